@@ -1,0 +1,170 @@
+"""Every exception bulkfetch raises.
+
+    BulkfetchError
+    ├── SettingsError               a setting is missing or wrong; nothing was sent or written
+    ├── OutputError                 the output directory cannot be used
+    │   └── OutputLockedError       another run is writing to it
+    ├── StorageError                the disk refused a write, or what is on it cannot be read
+    ├── RequestError                one request ended without a usable answer
+    │   ├── ConnectionFailedError   no connection, or it broke
+    │   ├── NoProgressError         connected, and then nothing came for too long
+    │   ├── HttpStatusError         an answer with a status that is not a success
+    │   ├── MalformedBodyError      a success whose body is not what the API sends
+    │   └── ForeignLinkError        a link or redirect that leaves the configured origin
+    ├── SignInError                 no token, or the server takes none of ours
+    ├── ServerUnavailableError      the retry budget of the run is used up
+    ├── TransferError               a transfer cannot be completed
+    │   └── ContradictionError      its pages contradict each other
+    └── NotFoundError               what was asked for does not exist in this tenant
+
+The message of each says what happened and what the reader can do; facts for programs are attributes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class BulkfetchError(Exception):
+    """The base of every error raised on purpose. `reason` is a stable code for machines."""
+
+    reason = "error"
+
+
+class SettingsError(BulkfetchError):
+    """A setting is missing, contradictory or wrong. The message names it, its source and what would be right."""
+
+    reason = "settings"
+
+
+class OutputError(BulkfetchError):
+    """The output directory cannot be used: not writable, or not empty and not an archive of ours."""
+
+    reason = "output"
+
+
+class OutputLockedError(OutputError):
+    """Another run is writing to the same output directory."""
+
+    reason = "output_locked"
+
+
+class StorageError(BulkfetchError):
+    """The disk refused a write or a read, or holds something that is no archive."""
+
+    reason = "storage"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What Microsoft's support asks for about one request, and how often it was tried."""
+
+    method: str = "GET"
+    path: str = ""
+    request_id: str = ""
+    correlation_id: str = ""
+    attempts: int = 1
+
+    def __str__(self) -> str:
+        tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        ids = f"MS-RequestId {self.request_id}, MS-CorrelationId {self.correlation_id}"
+        return f"{self.method} {self.path} ({tries}; {ids})"
+
+
+class RequestError(BulkfetchError):
+    """One request ended without a usable answer. `facts` identify it for Microsoft's support."""
+
+    reason = "request"
+
+    def __init__(self, message: str, *, facts: RequestFacts | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.facts = facts
+
+    def __str__(self) -> str:
+        return self.message if self.facts is None else f"{self.message}: {self.facts}"
+
+
+class ConnectionFailedError(RequestError):
+    """No connection could be made, or it broke before the whole answer had come."""
+
+    reason = "connection"
+
+
+class NoProgressError(RequestError):
+    """The connection stood, but nothing came for longer than the time-out allows."""
+
+    reason = "no_progress"
+
+
+class HttpStatusError(RequestError):
+    """An answer whose status is not a success.
+
+    `status` is the HTTP status, `code` and `description` are the API's own words where it gave any,
+    `retry_after_s` is the wait the server asked for, in seconds.
+    """
+
+    reason = "http_status"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        description: str | None = None,
+        retry_after_s: float | None = None,
+        facts: RequestFacts | None = None,
+    ) -> None:
+        super().__init__(message, facts=facts)
+        self.status = status
+        self.code = code
+        self.description = description
+        self.retry_after_s = retry_after_s
+
+
+class MalformedBodyError(RequestError):
+    """A success whose body is cut, not JSON, too large, or not the shape that the API sends."""
+
+    reason = "malformed_body"
+
+
+class ForeignLinkError(RequestError):
+    """A redirect, or a link in an answer, that leads away from the configured origin. Never followed."""
+
+    reason = "foreign_link"
+
+
+class SignInError(BulkfetchError):
+    """No token could be had, or the server refuses the one there is."""
+
+    reason = "sign_in"
+
+
+class ServerUnavailableError(BulkfetchError):
+    """The server failed so often that the run's retry budget is used up."""
+
+    reason = "server_unavailable"
+
+
+class TransferError(BulkfetchError):
+    """A transfer cannot be completed. The message names the transfer and, where there is one, the page."""
+
+    reason = "transfer"
+
+
+class ContradictionError(TransferError):
+    """The pages of a transfer contradict each other, so that no complete table can be made of them."""
+
+    reason = "contradiction"
+
+
+class NotFoundError(BulkfetchError):
+    """An invoice, provider or line-item type that was asked for does not exist in this tenant."""
+
+    reason = "not_found"
+
+
+def printable(text: str) -> str:
+    """Return `text` from the server without characters that could act on a terminal or forge a log line."""
+    return "".join(c if c.isprintable() else " " for c in text)
