@@ -1,0 +1,153 @@
+"""The sandbox as a command: its arguments, and serving until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+from dataclasses import fields
+
+import orjson
+
+from bulkfetch.sandbox.options import MARKS, PAST_END, PROVIDERS_AND_TYPES, SandboxOptions
+from bulkfetch.sandbox.server import RunningSandbox, serve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add an argument for each field of SandboxOptions."""
+    tenant = parser.add_argument_group("the tenant")
+    _number(tenant, "seed", "what every id, name and amount is drawn from")
+    _number(tenant, "invoices", "invoices in the list")
+    _number(tenant, "line-items", "line items of each detail of each invoice")
+    _number(tenant, "line-items-spread", "how far those counts vary, from 0 to 1")
+    tenant.add_argument(
+        "--details",
+        type=_pairs,
+        default=(),
+        metavar="PAIRS",
+        help=f"what every invoice offers, separated by commas: {', '.join(PROVIDERS_AND_TYPES)}"
+        " (default: what real tenants offer)",
+    )
+    _number(tenant, "amendments", "modern invoices that carry an amendment")
+    _number(tenant, "unreconciled", "invoices whose total is not the sum of their line items")
+    _add_access(parser.add_argument_group("who may ask"))
+    _add_answers(parser.add_argument_group("how it answers"))
+    _add_faults(parser.add_argument_group("what it gets wrong"))
+    _switch(parser, "until-stdin-closes", "serve until the standard input ends")
+
+
+def options_from_arguments(arguments: argparse.Namespace) -> SandboxOptions:
+    """The options that were given. Raises ValueError if they contradict each other."""
+    return SandboxOptions(**{field.name: getattr(arguments, field.name) for field in fields(SandboxOptions)})
+
+
+def run(options: SandboxOptions) -> int:
+    """Serve until SIGINT or SIGTERM, or the end of the standard input; the exit code."""
+    asyncio.run(_serve_until_told(options))
+    return 0
+
+
+async def _serve_until_told(options: SandboxOptions) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with serve(options) as sandbox:
+        _announce(sandbox)
+        if options.until_stdin_closes:
+            threading.Thread(target=_wait_for_end_of_stdin, args=(loop, stop), daemon=True).start()
+        await stop.wait()
+
+
+def _announce(sandbox: RunningSandbox) -> None:
+    facts = {
+        "base_url": sandbox.base_url,
+        "token": sandbox.token,
+        "pid": os.getpid(),
+        "authority": sandbox.authority,
+        "tenant_id": sandbox.tenant_id,
+    }
+    print(orjson.dumps(facts).decode(), flush=True)
+    hint = f"A Partner Center sandbox is at {sandbox.base_url}, bearer token {sandbox.token}. Ctrl-C ends it."
+    print(hint, file=sys.stderr, flush=True)
+
+
+def _wait_for_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    # The descriptor, because a thread blocked in sys.stdin would hold its lock when the program ends.
+    while os.read(0, 4096):
+        pass
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _add_access(group: argparse._ArgumentGroup) -> None:
+    _text(group, "tenant-id", "the tenant of the token endpoint")
+    _text(group, "client-id", "the one client it knows")
+    _text(group, "client-secret", "and its secret")
+    _text(group, "token", "a bearer token that never expires")
+    group.add_argument(
+        "--token-lifetime",
+        dest="token_lifetime_s",
+        type=int,
+        default=_default("token_lifetime_s"),
+        metavar="SECONDS",
+        help="how long other tokens are good (default: %(default)s)",
+    )
+
+
+def _add_answers(group: argparse._ArgumentGroup) -> None:
+    _number(group, "port", "the port on 127.0.0.1; 0 takes a free one")
+    _number(group, "max-size", "the most line items of a page")
+    _number(group, "default-size", "the page size of a legacy request without a size")
+    _choice(group, "bom", MARKS, "the byte-order mark of a success")
+    _switch(group, "gzip", "compress for clients that accept it")
+    _number(group, "latency-ms", "how long every answer waits")
+    _number(group, "max-in-flight", "refuse more requests at once than this with 429; 0 refuses none")
+    _number(group, "requests-per-second", "refuse requests above this rate with 429; 0 refuses none")
+    _number(group, "burst", "how many requests may come at once before the rate counts")
+
+
+def _add_faults(group: argparse._ArgumentGroup) -> None:
+    _choice(group, "past-end", PAST_END, "what an offset behind the last line item answers")
+    _switch(group, "ignore-size", "every page has the default size")
+    _switch(group, "ignore-offset", "every legacy page is the first")
+    _switch(group, "ignore-offset-echo", "the same, but links echo the offset that was asked for")
+    _page(group, "short-page", "this page of a legacy stream has half its rows")
+    _page(group, "short-page-gap", "the same, and its next link skips the other half")
+    _switch(group, "true-total", "totalCount counts the stream, not the page")
+    _switch(group, "lying-total", "totalCount counts the stream, and misses one")
+
+
+def _default(name: str) -> object:
+    return getattr(SandboxOptions(), name.replace("-", "_"))
+
+
+def _number(group: argparse._ArgumentGroup, name: str, words: str) -> None:
+    default = _default(name)
+    group.add_argument(
+        f"--{name}", type=type(default), default=default, metavar="N", help=f"{words} (default: %(default)s)"
+    )
+
+
+def _text(group: argparse._ArgumentGroup, name: str, words: str) -> None:
+    group.add_argument(f"--{name}", default=_default(name), help=f"{words} (default: %(default)s)")
+
+
+def _choice(group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], words: str) -> None:
+    group.add_argument(
+        f"--{name}", choices=choices, default=_default(name), help=f"{words} (default: %(default)s)"
+    )
+
+
+def _page(group: argparse._ArgumentGroup, name: str, words: str) -> None:
+    group.add_argument(f"--{name}", type=int, default=None, metavar="PAGE", help=words)
+
+
+def _switch(group: argparse._ActionsContainer, name: str, words: str) -> None:
+    group.add_argument(f"--{name}", action="store_true", help=words)
+
+
+def _pairs(value: str) -> tuple[str, ...]:
+    return tuple(pair.strip() for pair in value.split(",") if pair.strip())

@@ -1,0 +1,109 @@
+"""Everything that can be chosen about a sandbox: its tenant, its manners and its faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROVIDERS_AND_TYPES = (
+    "office/billing_line_items",
+    "azure/billing_line_items",
+    "azure/usage_line_items",
+    "one_time/billing_line_items",
+    "one_time/usage_line_items",
+    "marketplace/usage_line_items",
+    "all/billing_line_items",
+)
+PAST_END = ("empty", "400", "404", "repeat", "stall")
+MARKS = ("utf8", "none", "utf16")
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxOptions:
+    """The knobs of one sandbox. The same options always give the same bytes."""
+
+    # The tenant.
+    seed: int = 1
+    """What every id, name and amount is drawn from."""
+    invoices: int = 6
+    """Invoices at the top level of the list; amendments come on top."""
+    line_items: int = 500
+    """Line items of each detail of each invoice; an amendment has a tenth of it."""
+    line_items_spread: float = 0.0
+    """How far those counts vary: 0.5 draws each from half to one and a half times `line_items`."""
+    details: tuple[str, ...] = ()
+    """The provider/type pairs that every invoice offers; nothing means what real tenants offer."""
+    amendments: int = 1
+    """Modern invoices that carry an amendment of their own."""
+    unreconciled: int = 1
+    """Invoices whose header total is not the sum of their line items."""
+
+    # Who may ask.
+    tenant_id: str = "7d1c4a52-93ab-4f0e-8d26-5b0a6c3e9f11"
+    client_id: str = "sandbox-client"
+    client_secret: str = "sandbox-secret"  # noqa: S105  it opens nothing but this sandbox
+    token: str = "sandbox-token"  # noqa: S105  the same
+    """A token that never expires."""
+    token_lifetime_s: int = 3600
+    """How long a token from the token endpoint is good."""
+
+    # How it answers.
+    port: int = 0
+    """0 takes a free one."""
+    until_stdin_closes: bool = False
+    """Whether the command ends when its standard input does."""
+    max_size: int = 2000
+    """The most line items a page holds, whatever size is asked for."""
+    default_size: int = 200
+    """The page size of a legacy request that names none, and of every page with `ignore_size`."""
+    bom: str = "utf8"
+    """The byte-order mark, and so the encoding, of every 200: utf8, none or utf16."""
+    gzip: bool = False
+    """Compress for clients that accept it."""
+    latency_ms: float = 0.0
+    """How long every answer of the API waits."""
+    max_in_flight: int = 0
+    """More requests than this at once are refused with 429; 0 refuses none."""
+    requests_per_second: float = 0.0
+    """A request above this rate is refused with 429; 0 refuses none."""
+    burst: int = 1
+    """How many requests may come at once before the rate counts."""
+
+    # What it gets wrong.
+    past_end: str = "empty"
+    """What an offset behind the last line item answers: empty, 400, 404, repeat or stall."""
+    ignore_size: bool = False
+    """Every page has `default_size` rows, and links that say so."""
+    ignore_offset: bool = False
+    """Every legacy page is the first, and links that say so."""
+    ignore_offset_echo: bool = False
+    """Every legacy page has the rows of the first, but links of the offset asked for."""
+    short_page: int | None = None
+    """This page of every legacy stream has half its rows, and a `next` right behind them."""
+    short_page_gap: int | None = None
+    """The same, but `next` leads to the following page, past the rows left out."""
+    true_total: bool = False
+    """`totalCount` counts the stream, not the page."""
+    lying_total: bool = False
+    """`totalCount` counts the stream, and misses one."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for options that contradict themselves."""
+        _check(self)
+
+
+def _check(options: SandboxOptions) -> None:
+    unknown = [pair for pair in options.details if pair not in PROVIDERS_AND_TYPES]
+    if unknown:
+        raise ValueError(f"no such detail: {', '.join(unknown)}; there are {', '.join(PROVIDERS_AND_TYPES)}")
+    if options.past_end not in PAST_END:
+        raise ValueError(f"past_end is one of {', '.join(PAST_END)}, not {options.past_end!r}")
+    if options.bom not in MARKS:
+        raise ValueError(f"bom is one of {', '.join(MARKS)}, not {options.bom!r}")
+    if min(options.max_size, options.default_size, options.burst) < 1:
+        raise ValueError("max_size, default_size and burst are at least 1")
+    if min(options.invoices, options.line_items, options.amendments, options.unreconciled) < 0:
+        raise ValueError("invoices, line_items, amendments and unreconciled cannot be negative")
+    if not 0 <= options.line_items_spread <= 1:
+        raise ValueError("line_items_spread is between 0 and 1")
+    if options.line_items * (1 + options.line_items_spread) >= 10**9:
+        raise ValueError("a detail holds fewer than 1,000,000,000 line items")

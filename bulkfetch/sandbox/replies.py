@@ -1,0 +1,85 @@
+"""The shapes an answer can have: a collection or object of the service, and the faults of its four layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from bulkfetch.sandbox.json_text import link, obj, object_type, text
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer before it is sent. `pieces` are joined when it is."""
+
+    status: int
+    pieces: list[bytes]
+    line_items: int = 0
+    """How many of them `pieces` hold, for the counters."""
+    from_service: bool = True
+    """Whether the service itself speaks, with its MS-* headers, or a gateway before it."""
+    reason: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def success(body: str) -> Reply:
+    """One object of the service."""
+    return Reply(200, [body.encode()])
+
+
+def collection(
+    items: list[bytes],
+    *,
+    line_items: int,
+    total_count: int,
+    self_uri: str,
+    next_uri: str | None = None,
+    previous_uri: str | None = None,
+    token: str | None = None,
+    token_on_top: bool = False,
+) -> Reply:
+    """A page of rows with its links. `token` goes into the headers of `next`, and on top if told so."""
+    links = {"self": link(self_uri)}
+    if next_uri:
+        links["next"] = link(next_uri, {"MS-ContinuationToken": token} if token else None)
+    if previous_uri:
+        links["previous"] = link(previous_uri)
+    head = f'"continuationToken":{text(token)},' if token and token_on_top else ""
+    head = f'{{{head}"totalCount":{total_count},"items":['
+    tail = f'],"links":{obj(links)},"attributes":{object_type("Collection")}}}'
+    return Reply(200, [head.encode(), *items, tail.encode()], line_items=line_items)
+
+
+def service_fault(status: int, code: int, description: str, *data: str) -> Reply:
+    """A fault of the service: a numeric code, and texts about it."""
+    body = {"code": code, "description": description, "data": list(data), "source": "PartnerFD"}
+    return Reply(status, [orjson.dumps(body)])
+
+
+def gateway_fault(
+    status: int, message: str, *, reason: str | None = None, headers: Mapping[str, str] | None = None
+) -> Reply:
+    """A fault of the gateway before the service, in its own spacing and without MS-* headers."""
+    body = f'{{ "statusCode": {status}, "message": {text(message)} }}'
+    return Reply(status, [body.encode()], from_service=False, reason=reason, headers=headers or {})
+
+
+def invalid_request() -> Reply:
+    """A fault of the web framework, which could not make sense of the query."""
+    return Reply(400, [b'{"message":"The request is invalid."}'])
+
+
+def not_found() -> Reply:
+    """No such path."""
+    return gateway_fault(404, "Resource not found", reason="Resource Not Found")
+
+
+def throttled(retry_after_s: int) -> Reply:
+    """Too many requests."""
+    return gateway_fault(
+        429,
+        f"Rate limit is exceeded. Try again in {retry_after_s} seconds.",
+        headers={"Retry-After": str(retry_after_s)},
+    )

@@ -1,0 +1,237 @@
+"""The sandbox as a web server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from bulkfetch.sandbox.admission import Gate
+from bulkfetch.sandbox.api import Asked, InvoiceApi, Stalled, words_of
+from bulkfetch.sandbox.ledger import Exchange, Ledger
+from bulkfetch.sandbox.options import SandboxOptions
+from bulkfetch.sandbox.replies import Reply, gateway_fault, not_found, service_fault, throttled
+from bulkfetch.sandbox.tenant import Tenant
+from bulkfetch.sandbox.tokens import Tokens, instance_discovery, openid_configuration
+
+STALL_S = 600.0
+"""The longest that a stalled request stays without an answer."""
+SHUTDOWN_S = 0.5
+PARTS_SENT = 300
+"""Parts of a body joined and sent at once, some 100 rows: costs half the CPU of sending it in one piece."""
+CLIENT_LEFT = 499
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSandbox:
+    """A sandbox that is serving: where, for which token, and what it has seen so far."""
+
+    base_url: str
+    authority: str
+    token: str
+    tenant_id: str
+    stats: Ledger
+    tenant: Tenant
+
+
+LEDGER: web.AppKey[Ledger] = web.AppKey("ledger", Ledger)
+TENANT: web.AppKey[Tenant] = web.AppKey("tenant", Tenant)
+
+
+def make_app(options: SandboxOptions, *, clock: Clock = time.time) -> web.Application:
+    """The sandbox as an aiohttp application. `clock` tells seconds since 1970, for tokens and rates."""
+    tenant, ledger = Tenant(options), Ledger()
+    service = _Service(tenant, ledger, clock)
+    app = web.Application()
+    app[LEDGER], app[TENANT] = ledger, tenant
+    app.router.add_get("/sandbox/stats", service.stats)
+    app.router.add_route("*", "/{path:.*}", service.handle)
+    app.on_shutdown.append(service.close)
+    return app
+
+
+@asynccontextmanager
+async def serve(options: SandboxOptions, *, clock: Clock = time.time) -> AsyncIterator[RunningSandbox]:
+    """Serve on loopback, on `options.port` or a free one, until the block ends."""
+    app = make_app(options, clock=clock)
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", options.port).start()
+        origin = "http://{}:{}".format(*runner.addresses[0][:2])
+        yield RunningSandbox(
+            base_url=f"{origin}/v1",
+            authority=origin,
+            token=options.token,
+            tenant_id=options.tenant_id,
+            stats=app[LEDGER],
+            tenant=app[TENANT],
+        )
+    finally:
+        await runner.cleanup()
+
+
+class _Service:
+    """Takes requests off aiohttp's hands, and gives back what the API answers."""
+
+    def __init__(self, tenant: Tenant, ledger: Ledger, clock: Clock) -> None:
+        self._options = tenant.options
+        self._api = InvoiceApi(tenant)
+        self._tokens = Tokens(tenant.options, clock)
+        self._gate = Gate(tenant.options, clock)
+        self._ledger = ledger
+        self._closing = asyncio.Event()
+
+    async def close(self, _app: web.Application) -> None:
+        """Let go of the requests that are stalled."""
+        self._closing.set()
+
+    async def stats(self, _request: web.Request) -> web.Response:
+        """The counters of the ledger, which this request is not in."""
+        return web.Response(body=orjson.dumps(self._ledger.as_json()), content_type="application/json")
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request, and write it down."""
+        words = words_of(request.path)
+        status = CLIENT_LEFT
+        body_bytes = line_items = 0
+        self._ledger.begin()
+        try:
+            reply = await self._reply(request, words)
+            headers, parts = await self._encoded(request, reply)
+            body_bytes, line_items = sum(map(len, parts)), reply.line_items
+            response = web.StreamResponse(status=reply.status, reason=reply.reason, headers=headers)
+            response.content_length = body_bytes
+            with suppress(ConnectionResetError):  # the client left while it was being answered
+                await _send(request, response, parts)
+                status = reply.status
+            return response
+        finally:
+            exchange = Exchange(request.path, request.query_string, status)
+            self._ledger.end(exchange, kind=kind_of(words), body_bytes=body_bytes, line_items=line_items)
+
+    async def _reply(self, request: web.Request, words: tuple[str, ...]) -> Reply:
+        if words and words[0].lower() == "v1":
+            return await self._api_reply(request, words[1:])
+        return await self._sign_in_reply(request, words)
+
+    async def _api_reply(self, request: web.Request, words: tuple[str, ...]) -> Reply:
+        admission = self._gate.admit(self._ledger.in_flight)
+        if admission.refused:
+            return throttled(admission.retry_after_s)
+        if admission.delay_s:
+            await asyncio.sleep(admission.delay_s)
+        if request.method != "GET":
+            return gateway_fault(405, "Method not allowed")
+        refusal = self._unauthorized(request)
+        if refusal:
+            return refusal
+        reply = self._api.answer(
+            Asked(words, tuple(request.query.items()), request.headers.get("MS-ContinuationToken"))
+        )
+        return await self._stalled() if isinstance(reply, Stalled) else reply
+
+    def _unauthorized(self, request: web.Request) -> Reply | None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not token:
+            return service_fault(401, 800001, "The authentication token is missing.")
+        if scheme.lower() != "bearer" or not self._tokens.is_good(token.strip()):
+            return service_fault(401, 400, "Access denied. The token is not valid or has expired.")
+        return None
+
+    async def _stalled(self) -> Reply:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), STALL_S)
+        return gateway_fault(504, "Gateway timeout")
+
+    async def _sign_in_reply(self, request: web.Request, words: tuple[str, ...]) -> Reply:
+        origin = f"{request.headers.get('X-Forwarded-Proto', 'http')}://{request.host}"
+        match [request.method, *(word.lower() for word in words)]:
+            case ["POST", _, "oauth2", "token"]:
+                return self._token_reply(words[0], 1, await request.post())
+            case ["POST", _, "oauth2", "v2.0", "token"]:
+                return self._token_reply(words[0], 2, await request.post())
+            case ["GET", _, "v2.0", ".well-known", "openid-configuration"]:
+                if self._tokens.knows_tenant(words[0]):
+                    return _plain(200, openid_configuration(origin, words[0]))
+                return _plain(400, b'{"error":"invalid_tenant"}')
+            case ["GET", "common", "discovery", "instance"]:
+                return _plain(200, instance_discovery(origin, request.host, self._options.tenant_id))
+        return not_found()
+
+    def _token_reply(self, tenant: str, version: int, form: Mapping[str, object]) -> Reply:
+        texts = {name: value for name, value in form.items() if isinstance(value, str)}
+        answer = self._tokens.answer(tenant=tenant, version=version, form=texts)
+        return _plain(answer.status, answer.body)
+
+    async def _encoded(self, request: web.Request, reply: Reply) -> tuple[dict[str, str], list[bytes]]:
+        marked = reply.status == 200 and reply.from_service
+        parts = _marked(reply.pieces, self._options.bom) if marked else reply.pieces
+        utf16 = marked and self._options.bom == "utf16"
+        charset = "; charset=utf-8" if reply.from_service and not utf16 else ""
+        headers = {"Content-Type": f"application/json{charset}", **reply.headers}
+        if reply.from_service:
+            headers |= _service_headers(request)
+        if marked and self._options.gzip and "gzip" in request.headers.get("Accept-Encoding", ""):
+            parts = [await asyncio.to_thread(_gzipped, parts)]
+            headers["Content-Encoding"] = "gzip"
+        return headers, parts
+
+
+def kind_of(words: tuple[str, ...]) -> str:
+    """What a request is about, for the counters."""
+    match [word.lower() for word in words]:
+        case ["v1", "invoices"]:
+            return "invoices"
+        case ["v1", "invoices", "summary"]:
+            return "summary"
+        case ["v1", "invoices", _]:
+            return "invoice"
+        case ["v1", "invoices", _, "lineitems", *_]:
+            return "line_items"
+        case [_, "oauth2", *_, "token"]:
+            return "token"
+        case [_, "v2.0", ".well-known", _] | ["common", "discovery", "instance"]:
+            return "discovery"
+    return "unknown"
+
+
+def _plain(status: int, body: bytes) -> Reply:
+    return Reply(status, [body], from_service=False)
+
+
+def _marked(pieces: list[bytes], bom: str) -> list[bytes]:
+    if bom == "utf16":
+        return [b"\xff\xfe", b"".join(pieces).decode().encode("utf-16-le")]
+    return [b"\xef\xbb\xbf", *pieces] if bom == "utf8" else pieces
+
+
+def _gzipped(parts: list[bytes]) -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    return packer.compress(b"".join(parts)) + packer.flush()
+
+
+async def _send(request: web.Request, response: web.StreamResponse, parts: list[bytes]) -> None:
+    await response.prepare(request)
+    for first in range(0, len(parts), PARTS_SENT):
+        await response.write(b"".join(parts[first : first + PARTS_SENT]))
+    await response.write_eof()
+
+
+def _service_headers(request: web.Request) -> dict[str, str]:
+    return {
+        "MS-CorrelationId": request.headers.get("MS-CorrelationId") or str(uuid.uuid4()),
+        "MS-RequestId": request.headers.get("MS-RequestId") or str(uuid.uuid4()),
+        "MS-CV": "iGs3zdGMI0KFc/07.0",
+        "MS-ServerId": "201020822",
+    }
