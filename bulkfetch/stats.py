@@ -1,0 +1,103 @@
+"""The live counters of one run: what it has done, and what that says about the time left."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, fields
+
+_WINDOW_S = 10.0
+
+
+@dataclass(slots=True)
+class RunStats:
+    """Counters that the run raises as it goes; whoever shows them calls `sample` now and then.
+
+    Times are seconds of one monotonic clock, which the caller reads.
+    """
+
+    invoices: int = 0
+    """Invoices found so far by walking the tenant."""
+    invoices_done: int = 0
+    """Invoices with nothing left to do."""
+    transfers: int = 0
+    """Transfers planned so far, those to skip included."""
+    transfers_done: int = 0
+    """Transfers committed by this run."""
+    transfers_skipped: int = 0
+    """Transfers that an earlier run has committed."""
+    transfers_failed: int = 0
+    """Transfers that this run gave up."""
+    rows: int = 0
+    """Line items decoded by this run."""
+    rows_expected: int | None = None
+    """Line items that this run will decode, where that is known."""
+    rescued: int = 0
+    """Values kept as JSON text because their column could not hold them."""
+    pages: int = 0
+    """Pages that became rows."""
+    pages_discarded: int = 0
+    """Pages asked for beyond the end of a transfer."""
+    bytes_received: int = 0
+    """Bytes of bodies as they came over the wire, compressed or not."""
+    requests: int = 0
+    """Requests sent, retries included."""
+    retries: int = 0
+    """Requests sent again after a failure."""
+    throttled: int = 0
+    """Answers that said the server is asked too much."""
+    in_flight: int = 0
+    """Requests running now."""
+    limit: int = 0
+    """Requests that may run now."""
+    started_at: float | None = None
+    """When the run began: the time of the first sample."""
+    _samples: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
+
+    @property
+    def transfers_ended(self) -> int:
+        """Transfers with nothing left to do, however they ended."""
+        return self.transfers_done + self.transfers_skipped + self.transfers_failed
+
+    def sample(self, now: float) -> None:
+        """Note how many rows there are at `now`; the first sample starts the run's time."""
+        if self.started_at is None:
+            self.started_at = now
+        self._samples.append((now, self.rows))
+        while len(self._samples) > 1 and self._samples[1][0] <= now - _WINDOW_S:
+            self._samples.popleft()
+
+    def elapsed_s(self, now: float) -> float:
+        """Return the seconds since the first sample, 0 before it."""
+        return 0.0 if self.started_at is None else max(0.0, now - self.started_at)
+
+    def rows_per_s(self, now: float) -> float:
+        """Return the rows per second of about the last 10 s, 0 before the first sample."""
+        if not self._samples:
+            return 0.0
+        since, rows = self._samples[0]
+        return max(0, self.rows - rows) / (now - since) if now > since else 0.0
+
+    def time_left_s(self, now: float) -> float | None:
+        """Estimate the seconds left, or return None while there is nothing to tell it from.
+
+        Transfers to come are taken to be as large as those done; the rate is that of the last 10 s.
+        """
+        if self.transfers and self.transfers_ended >= self.transfers:
+            return 0.0
+        rate = self.rows_per_s(now)
+        if self.rows_expected is not None:
+            return max(0, self.rows_expected - self.rows) / rate if rate else None
+        if not self.transfers_done:
+            return None
+        to_come = self.transfers - self.transfers_ended
+        if not self.rows:  # the transfers done were empty: only their number tells
+            return self.elapsed_s(now) / self.transfers_done * to_come
+        return self.rows / self.transfers_done * to_come / rate if rate else None
+
+    def snapshot(self) -> dict[str, int | None]:
+        """Return the counters by name, for JSON."""
+        return {
+            counter.name: getattr(self, counter.name)
+            for counter in fields(self)
+            if counter.name not in ("started_at", "_samples")
+        }
