@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlsplit
@@ -116,14 +116,10 @@ _LARGEST_PAGE_BYTES = 1 << 30  # pyarrow counts the bytes of a JSON block in 32 
 
 def _read_size(value: object) -> int:
     size = _integer(value)
-    if isinstance(value, str) and (
-        match := re.fullmatch(r"([0-9]{1,15}) ?([KMG]iB)", value.strip(), re.IGNORECASE)
-    ):
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,15}) ?([KMG]iB)", value.strip(), re.IGNORECASE)):
         size = int(match[1]) * _UNITS[match[2].lower()]
     if size is None or not 1 <= size <= _LARGEST_PAGE_BYTES:
-        raise ValueError(
-            f"must be a number of bytes, or text such as 256MiB, up to 1GiB, not {_quoted(value)}"
-        )
+        raise ValueError(f"must be a number of bytes, or text such as 256MiB, up to 1GiB, not {_quoted(value)}")
     return size
 
 
@@ -144,9 +140,7 @@ def _choice(*choices: str) -> _Kind:
 def _read_id(value: object) -> str:
     """Read what becomes a segment of an address. A secret given here by mistake is not repeated."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", value.strip()):
-        raise ValueError(
-            "must be an id (8-4-4-4-12 hexadecimal digits) or a domain name; its value is not shown here"
-        )
+        raise ValueError("must be an id (8-4-4-4-12 hexadecimal digits) or a domain name; its value is not shown here")
     return value.strip()
 
 
@@ -180,9 +174,7 @@ def _read_url(value: object) -> str:
     if "?" in text or "#" in text:
         raise ValueError("must end with its path, without ? or #")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
-        raise ValueError(
-            "must begin with https:// (http:// is for loopback only: localhost, 127.0.0.1, [::1])"
-        )
+        raise ValueError("must begin with https:// (http:// is for loopback only: localhost, 127.0.0.1, [::1])")
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
@@ -225,9 +217,7 @@ class Settings:
 
     base_url: str = field(
         default="https://api.partnercenter.microsoft.com/v1",
-        metadata=_about(
-            _BASE_URL, "Where the Partner Center API answers, with its version: it ends with /v1."
-        ),
+        metadata=_about(_BASE_URL, "Where the Partner Center API answers, with its version: it ends with /v1."),
     )
     token: Secret | None = field(
         default=None,
@@ -247,9 +237,7 @@ class Settings:
     )
     client_secret: Secret | None = field(
         default=None,
-        metadata=_about(
-            _SECRET, "The secret of that application; better kept in the environment variable too."
-        ),
+        metadata=_about(_SECRET, "The secret of that application; better kept in the environment variable too."),
     )
     authority: str = field(
         default="https://login.microsoftonline.com",
@@ -263,9 +251,7 @@ class Settings:
     )
     page_size: int = field(
         default=2000,
-        metadata=_about(
-            _whole_number(1, 2000), "How many line items to ask for at once; the API gives 2000 at most."
-        ),
+        metadata=_about(_whole_number(1, 2000), "How many line items to ask for at once; the API gives 2000 at most."),
     )
     invoice_page_size: int = field(
         default=200,
@@ -284,9 +270,7 @@ class Settings:
     )
     first_byte_timeout_s: float = field(
         default=180.0,
-        metadata=_about(
-            _SECONDS, "How long to wait for the first byte of an answer; those of large pages come late."
-        ),
+        metadata=_about(_SECONDS, "How long to wait for the first byte of an answer; those of large pages come late."),
     )
     read_timeout_s: float = field(
         default=60.0,
@@ -298,16 +282,14 @@ class Settings:
     )
     max_page_bytes: int = field(
         default=256 << 20,
-        metadata=_about(
-            _SIZE, "The largest page to accept, compressed or not; a larger one fails its transfer."
-        ),
+        metadata=_about(_SIZE, "The largest page to accept, compressed or not; a larger one fails its transfer."),
     )
     part_rows: int = field(
         default=1_000_000,
         metadata=_about(_whole_number(1), "About how many rows to put into one Parquet file."),
     )
     row_group_rows: int = field(
-        default=100_000,
+        default=50_000,
         metadata=_about(_whole_number(1), "How many rows to put into one row group; part_rows at most."),
     )
     usage_period: Literal["previous", "current"] = field(
@@ -322,9 +304,7 @@ class Settings:
             value = getattr(self, setting.name)
             if value is not None or setting.default is not None:
                 object.__setattr__(self, setting.name, _read(setting, value, source=setting.name))
-        object.__setattr__(
-            self, "row_group_rows", _row_group_rows(self.row_group_rows, self.part_rows, sources={})
-        )
+        object.__setattr__(self, "row_group_rows", _row_group_rows(self.row_group_rows, self.part_rows, sources={}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,11 +338,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: bulkfetch.toml here, else bulkfetch/config.toml in ~/.config; BULKFETCH_CONFIG)",
     )
     for setting in fields(Settings):
-        shown = (
-            f"default: {_kind(setting).show(setting.default)}"
-            if setting.default is not None
-            else "no default"
-        )
+        shown = f"default: {_kind(setting).show(setting.default)}" if setting.default is not None else "no default"
         group.add_argument(
             _flag(setting.name),
             dest=setting.name,
@@ -397,20 +373,31 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str], *, cw
     return LoadedSettings(Settings(**values), sources, file.warnings if file else ())
 
 
-def read_settings(**flags: object) -> Settings:
-    """Return the settings of the environment and the TOML file, with `flags` winning. Raises SettingsError."""
-    return load_settings(flags, os.environ, cwd=Path.cwd()).settings
+def read_settings(settings: Settings | None = None, /, **flags: object) -> Settings:
+    """Return `settings`, or else those of the environment and the TOML file, with `flags` winning.
+
+    A flag that is None is not given. Raises SettingsError, also for a flag that is no setting.
+    """
+    for name in flags:
+        if name not in (*_names(), "config"):
+            raise SettingsError(f"keyword argument {name!r}: no such setting; {_nearest(name, _names())}")
+    if settings is None:
+        return load_settings(flags, os.environ, cwd=Path.cwd()).settings
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    if "config" in given:
+        raise SettingsError("keyword argument 'config': names a file, and settings are given already")
+    return replace(settings, **given)
 
 
 def check_credentials(settings: Settings) -> None:
     """Raise SettingsError unless there is a token, or tenant_id, client_id and client_secret together."""
-    missing = [
-        name for name in ("tenant_id", "client_id", "client_secret") if getattr(settings, name) is None
-    ]
+    missing = [name for name in ("tenant_id", "client_id", "client_secret") if getattr(settings, name) is None]
     if settings.token is not None or not missing:
         return
-    lacking = " and ".join(_ways(name) for name in missing)
-    raise SettingsError(f"no credentials: give {lacking}; or {_ways('token')}; --sandbox needs none")
+    raise SettingsError(
+        f"no credentials: give {_ways('token')}, or {', '.join(map(_ways, missing))}; each can also be "
+        "a key of bulkfetch.toml; `bulkfetch export --sandbox DIR` needs none"
+    )
 
 
 def describe(loaded: LoadedSettings) -> list[SettingLine]:
@@ -458,7 +445,7 @@ def _variable(name: str) -> str:
 
 
 def _ways(name: str) -> str:
-    return f"{name} ({_flag(name)}, {_variable(name)}, or the key {name} in bulkfetch.toml)"
+    return f"{name} ({_flag(name)} or {_variable(name)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,9 +484,7 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     for variable in sorted(environ):
         ours = variable.startswith(_PREFIX) and not variable.startswith(_NOT_OURS)
         if ours and environ[variable] and variable not in known:
-            raise SettingsError(
-                f"environment variable {variable!r}: no such setting; {_nearest(variable, known)}"
-            )
+            raise SettingsError(f"environment variable {variable!r}: no such setting; {_nearest(variable, known)}")
 
 
 def _names() -> list[str]:

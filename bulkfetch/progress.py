@@ -26,7 +26,7 @@ async def show_progress(
     interval_s: float | None = None,
     quiet: bool = False,
 ) -> AsyncIterator[None]:
-    """Show `stats` on `stream` while the body runs, and a final line when it ends, however it ends.
+    """Show `stats` on `stream` while the body runs, and a final line when it ends, if it came to transfers.
 
     `terminal` chooses the live block over plain lines, `quiet` shows nothing. The block is redrawn four times
     a second and a plain line comes every 10 s, unless `interval_s` is given. What the body raises leaves
@@ -40,7 +40,8 @@ async def show_progress(
     pause_s = interval_s if interval_s is not None else (_REDRAW_S if terminal else _LINE_S)
     error: Exception | None = None
     try:
-        _show(display.show, clock())
+        if _has_transfers(stats):
+            _show(display.show, clock())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_keep_showing, display, stats, clock, pause_s)
             try:
@@ -56,6 +57,14 @@ async def show_progress(
 
 def progress_line(stats: RunStats, now: float) -> str:
     """Return one line on a run under way."""
+    if not _has_transfers(stats):
+        return ", ".join(
+            [
+                f"listing invoices: {stats.invoices:,} so far",
+                *_troubles(stats),
+                f"{format_duration(stats.elapsed_s(now))} elapsed",
+            ]
+        )
     return ", ".join(
         [
             f"invoices {_of(stats.invoices_done, stats.invoices)}",
@@ -87,6 +96,8 @@ def final_line(stats: RunStats, now: float) -> str:
 
 def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = False) -> list[str]:
     """Return the lines of the live block, none wider than `width` columns from 60 on."""
+    if not _has_transfers(stats):
+        return packed(progress_line(stats, now).split(", "), width)
     counted = _GAP.join([_of(stats.transfers_ended, stats.transfers), *_time_left(stats, now)])
     narrowest, widest = _BAR_WIDTHS
     room = max(narrowest, min(widest, width - len(f"transfers  {counted}")))
@@ -140,6 +151,11 @@ def format_bytes(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{size:,.1f} {unit}"
 
 
+def _has_transfers(stats: RunStats) -> bool:
+    """Tell whether there is more to show than the listing of invoices: no line of zeros before an error."""
+    return bool(stats.transfers or stats.rows)
+
+
 def _of(part: int, whole: int) -> str:
     return f"{part:,}/{whole:,}"
 
@@ -183,7 +199,8 @@ class _PlainLines:
         print(progress_line(self._stats, now), file=self._stream, flush=True)
 
     def finish(self, now: float) -> None:
-        print(final_line(self._stats, now), file=self._stream, flush=True)
+        if _has_transfers(self._stats):
+            print(final_line(self._stats, now), file=self._stream, flush=True)
 
 
 class _LiveBlock:
@@ -213,12 +230,11 @@ class _LiveBlock:
 
     def finish(self, now: float) -> None:
         self._live.stop()
-        print(final_line(self._stats, now), file=self._stream, flush=True)
+        if _has_transfers(self._stats):
+            print(final_line(self._stats, now), file=self._stream, flush=True)
 
 
-async def _keep_showing(
-    display: _Display, stats: RunStats, clock: Callable[[], float], pause_s: float
-) -> None:
+async def _keep_showing(display: _Display, stats: RunStats, clock: Callable[[], float], pause_s: float) -> None:
     while True:
         await anyio.sleep(pause_s)
         now = clock()

@@ -29,8 +29,8 @@ class RunStats:
     """Transfers that this run gave up."""
     rows: int = 0
     """Line items decoded by this run."""
-    rows_expected: int | None = None
-    """Line items that this run will decode, where that is known."""
+    rows_committed: int = 0
+    """Line items of the transfers committed by this run."""
     rescued: int = 0
     """Values kept as JSON text because their column could not hold them."""
     pages: int = 0
@@ -80,21 +80,21 @@ class RunStats:
     def time_left_s(self, now: float) -> float | None:
         """Estimate the seconds left, or return None while there is nothing to tell it from.
 
-        Transfers to come are taken to be as large as those done; the rate is that of the last 10 s.
+        The API does not tell how many line items there are: transfers to come, and those under way, are taken
+        to be as large as those done. The rate is that of the last 10 s.
         """
         if self.transfers and self.transfers_ended >= self.transfers:
             return 0.0
-        rate = self.rows_per_s(now)
-        if self.rows_expected is not None:
-            return max(0, self.rows_expected - self.rows) / rate if rate else None
         if not self.transfers_done:
             return None
         to_come = self.transfers - self.transfers_ended
         if not self.rows:  # the transfers done were empty: only their number tells
             return self.elapsed_s(now) / self.transfers_done * to_come
-        return self.rows / self.transfers_done * to_come / rate if rate else None
+        rate = self.rows_per_s(now)
+        rows_left = self.rows_committed / self.transfers_done * to_come - (self.rows - self.rows_committed)
+        return rows_left / rate if rate and rows_left > 0 else None
 
-    def snapshot(self) -> dict[str, int | None]:
+    def snapshot(self) -> dict[str, int]:
         """Return the counters by name, for JSON."""
         return {
             counter.name: getattr(self, counter.name)

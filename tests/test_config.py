@@ -20,6 +20,7 @@ from bulkfetch.config import (
     check_credentials,
     describe,
     load_settings,
+    read_settings,
 )
 from bulkfetch.errors import SettingsError
 
@@ -207,9 +208,7 @@ def test_the_file_asked_for_by_flag_is_read_instead_of_all_others(tmp_path: Path
     (tmp_path / "asked.toml").write_text("page_size = 1")
     (tmp_path / "variable.toml").write_text("page_size = 2")
     environ = {"BULKFETCH_CONFIG": "variable.toml"}
-    by_flag = load(
-        tmp_path, flags={"config": "asked.toml"}, environ=environ, toml="page_size = 3\nmax_attempts = 3"
-    )
+    by_flag = load(tmp_path, flags={"config": "asked.toml"}, environ=environ, toml="page_size = 3\nmax_attempts = 3")
     by_variable = load(tmp_path, environ=environ)
     assert by_flag.settings.page_size == 1
     assert by_flag.settings.max_attempts == 8
@@ -218,9 +217,7 @@ def test_the_file_asked_for_by_flag_is_read_instead_of_all_others(tmp_path: Path
 
 
 @pytest.mark.parametrize("variable", ["XDG_CONFIG_HOME", "HOME"])
-def test_the_file_of_the_user_is_read_where_the_current_directory_has_none(
-    tmp_path: Path, variable: str
-) -> None:
+def test_the_file_of_the_user_is_read_where_the_current_directory_has_none(tmp_path: Path, variable: str) -> None:
     home, cwd = tmp_path / "home", tmp_path / "cwd"
     folder = home / "bulkfetch" if variable == "XDG_CONFIG_HOME" else home / ".config" / "bulkfetch"
     folder.mkdir(parents=True)
@@ -257,9 +254,7 @@ def test_a_table_in_the_file_is_refused_without_showing_what_it_holds(tmp_path: 
     assert message == "bulkfetch.toml, key page_size: must be a whole number from 1 to 2000, not a dict"
 
 
-@pytest.mark.parametrize(
-    "content", [b"page_size = ", b"\xff\xfe", b"x = " + b"[" * 100_000, b"x = " + b"9" * 5000]
-)
+@pytest.mark.parametrize("content", [b"page_size = ", b"\xff\xfe", b"x = " + b"[" * 100_000, b"x = " + b"9" * 5000])
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bulkfetch.toml").write_bytes(content)
     assert refusal(tmp_path).startswith("bulkfetch.toml: must be TOML")
@@ -303,9 +298,7 @@ def test_a_file_with_a_secret_that_others_may_read_gives_a_warning(
 
 def test_a_variable_that_is_no_setting_is_refused_with_the_nearest(tmp_path: Path) -> None:
     message = refusal(tmp_path, environ={"BULKFETCH_PAGESIZE": "5"})
-    assert message == (
-        "environment variable 'BULKFETCH_PAGESIZE': no such setting; did you mean BULKFETCH_PAGE_SIZE?"
-    )
+    assert message == ("environment variable 'BULKFETCH_PAGESIZE': no such setting; did you mean BULKFETCH_PAGE_SIZE?")
     assert "did you mean BULKFETCH_CONFIG?" in refusal(tmp_path, environ={"BULKFETCH_CONFG": "x"})
 
 
@@ -349,14 +342,10 @@ def test_a_wrong_value_is_refused_with_its_source_and_what_would_be_right(
 
 def test_an_error_shows_the_wrong_value_of_a_plain_setting(tmp_path: Path) -> None:
     message = refusal(tmp_path, environ={"BULKFETCH_PAGE_SIZE": "5000"})
-    assert message == (
-        "environment variable BULKFETCH_PAGE_SIZE: must be a whole number from 1 to 2000, not '5000'"
-    )
+    assert message == ("environment variable BULKFETCH_PAGE_SIZE: must be a whole number from 1 to 2000, not '5000'")
 
 
-@pytest.mark.parametrize(
-    "name", ["token", "client_secret", "tenant_id", "client_id", "base_url", "authority"]
-)
+@pytest.mark.parametrize("name", ["token", "client_secret", "tenant_id", "client_id", "base_url", "authority"])
 def test_an_error_never_shows_what_may_be_a_secret(tmp_path: Path, name: str) -> None:
     assert HIDDEN not in refusal(tmp_path, flags={name: f"{HIDDEN} {HIDDEN}"})
 
@@ -444,9 +433,7 @@ def test_a_base_url_is_kept_without_the_slash_at_its_end(given: str, kept: str) 
         (5, "such as https://host/v1"),
     ],
 )
-def test_a_base_url_that_is_not_safe_is_refused_and_not_repeated(
-    tmp_path: Path, url: object, right: str
-) -> None:
+def test_a_base_url_that_is_not_safe_is_refused_and_not_repeated(tmp_path: Path, url: object, right: str) -> None:
     message = refusal(tmp_path, flags={"base_url": url})
     assert message.startswith("--base-url: must ")
     assert right in message
@@ -481,26 +468,45 @@ def test_without_any_credentials_the_error_tells_every_way_to_give_them() -> Non
     message = str(raised.value)
     for name in ("token", "tenant_id", "client_id", "client_secret"):
         flag, variable = f"--{name.replace('_', '-')}", f"BULKFETCH_{name.upper()}"
-        assert f"{name} ({flag}, {variable}, or the key {name} in bulkfetch.toml)" in message
-    assert "--sandbox needs none" in message
+        assert f"{name} ({flag} or {variable})" in message
+    assert "bulkfetch.toml" in message
+    assert "--sandbox DIR` needs none" in message
     assert "\n" not in message
 
 
 def test_with_some_client_credentials_the_error_names_the_missing_ones_only() -> None:
     with pytest.raises(SettingsError) as raised:
         check_credentials(Settings(tenant_id="t", client_secret=Secret(HIDDEN)))
-    assert "give client_id (--client-id, " in str(raised.value)
+    assert "or client_id (--client-id or BULKFETCH_CLIENT_ID)" in str(raised.value)
     assert "tenant_id" not in str(raised.value)
     assert HIDDEN not in str(raised.value)
+
+
+# Settings given in Python
+
+
+def test_a_keyword_argument_that_is_no_setting_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="'pagesize': no such setting; did you mean page_size"):
+        read_settings(pagesize=3)
+    with pytest.raises(SettingsError, match="did you mean max_in_flight"):
+        read_settings(Settings(), max_inflight=3)
+
+
+def test_keyword_arguments_win_over_settings_that_are_given_too() -> None:
+    given = read_settings(Settings(page_size=7, token=Secret("a")), page_size="9", token=None)
+    assert given == Settings(page_size=9, token=Secret("a"))
+
+
+def test_a_file_cannot_be_named_beside_settings() -> None:
+    with pytest.raises(SettingsError, match="names a file, and settings are given already"):
+        read_settings(Settings(), config="bulkfetch.toml")
 
 
 # What is in force
 
 
 def test_what_is_in_force_is_described_with_secrets_hidden(tmp_path: Path) -> None:
-    loaded = load(
-        tmp_path, flags={"token": HIDDEN, "max_page_bytes": "1500"}, environ={"BULKFETCH_PAGE_SIZE": "5"}
-    )
+    loaded = load(tmp_path, flags={"token": HIDDEN, "max_page_bytes": "1500"}, environ={"BULKFETCH_PAGE_SIZE": "5"})
     lines = {line.name: (line.value, line.source) for line in describe(loaded)}
     assert list(lines) == [setting.name for setting in dataclasses.fields(Settings)]
     assert lines["token"] == ("***", "--token")

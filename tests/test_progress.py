@@ -50,7 +50,8 @@ def half_done() -> RunStats:
     stats = RunStats(invoices=40, transfers=120, limit=16)
     stats.sample(0.0)
     stats.invoices_done, stats.transfers_done, stats.transfers_skipped, stats.transfers_failed = 12, 50, 8, 2
-    stats.rows, stats.bytes_received, stats.in_flight = 1_200_000, 5 << 30, 12
+    stats.rows, stats.rows_committed = 1_200_000, 1_200_000
+    stats.bytes_received, stats.in_flight = 5 << 30, 12
     stats.retries, stats.throttled = 1, 3
     return stats
 
@@ -109,10 +110,25 @@ def test_a_progress_line_tells_the_run_in_plain_words() -> None:
 
 
 def test_a_progress_line_leaves_out_a_time_left_that_nobody_knows() -> None:
-    assert progress_line(RunStats(), 0.0) == (
-        "invoices 0/0, transfers 0/0, 0 rows at 0/s, 0 B, 0/0 requests in flight, "
-        "0 retries, 0 throttled, 0:00 elapsed"
+    assert progress_line(RunStats(invoices=1, transfers=2, limit=4), 0.0) == (
+        "invoices 0/1, transfers 0/2, 0 rows at 0/s, 0 B, 0/4 requests in flight, 0 retries, 0 throttled, 0:00 elapsed"
     )
+
+
+def test_before_there_are_transfers_the_listing_is_shown() -> None:
+    listing = RunStats(invoices=1200, retries=1)
+    assert progress_line(listing, 0.0) == ("listing invoices: 1,200 so far, 1 retry, 0 throttled, 0:00 elapsed")
+    assert live_block(listing, 0.0, width=80) == [
+        "listing invoices: 1,200 so far   1 retry   0 throttled   0:00 elapsed"
+    ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+async def test_a_run_that_never_came_to_transfers_ends_without_a_line_of_zeros(terminal: bool) -> None:
+    stream = io.StringIO()
+    async with show_progress(RunStats(requests=1), stream=stream, terminal=terminal, clock=seconds()):
+        pass
+    assert stream.getvalue() == ""
 
 
 def test_a_final_line_tells_the_rate_of_the_whole_run() -> None:
@@ -151,14 +167,14 @@ def test_a_live_block_is_never_wider_than_the_terminal(width: int) -> None:
 
 
 async def test_in_a_pipe_a_line_comes_at_the_start_now_and_then_and_at_the_end() -> None:
-    stats, stream = RunStats(), Watched("5 rows at")
+    stats, stream = RunStats(transfers=1), Watched("5 rows at")
     async with show_progress(stats, stream=stream, terminal=False, clock=seconds(), interval_s=0.01):
         assert len(stream.getvalue().splitlines()) == 1
         stats.rows = 5
         with anyio.fail_after(5):
             await stream.seen.wait()
     lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("invoices 0/0, transfers 0/0, 0 rows at 0/s")
+    assert lines[0].startswith("invoices 0/0, transfers 0/1, 0 rows at 0/s")
     assert "5 rows at " in lines[1]
     assert "5 rows in " in lines[-1]
     assert "\x1b" not in stream.getvalue()
@@ -174,7 +190,7 @@ async def test_the_rate_shown_is_that_of_the_last_seconds() -> None:
 
 async def test_a_pipe_is_not_written_to_more_often_than_every_ten_seconds() -> None:
     stream = io.StringIO()
-    async with show_progress(RunStats(), stream=stream, terminal=False, clock=seconds()):
+    async with show_progress(RunStats(transfers=1), stream=stream, terminal=False, clock=seconds()):
         await anyio.sleep(0.05)
     assert len(stream.getvalue().splitlines()) == 2
 
@@ -182,9 +198,7 @@ async def test_a_pipe_is_not_written_to_more_often_than_every_ten_seconds() -> N
 @pytest.mark.parametrize("terminal", [True, False])
 async def test_quiet_shows_nothing_but_keeps_the_time(terminal: bool) -> None:
     stats, stream = RunStats(), io.StringIO()
-    async with show_progress(
-        stats, stream=stream, terminal=terminal, clock=lambda: 7.0, interval_s=0.001, quiet=True
-    ):
+    async with show_progress(stats, stream=stream, terminal=terminal, clock=lambda: 7.0, interval_s=0.001, quiet=True):
         await anyio.sleep(0.01)
     assert stream.getvalue() == ""
     assert stats.started_at == 7.0
@@ -205,9 +219,7 @@ async def test_on_a_terminal_the_block_is_redrawn_and_gives_way_to_the_final_lin
     assert shown.startswith(HIDE_CURSOR)
     assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
     final = shown.splitlines()[-1]
-    assert re.sub(r"\x1b\[[0-9?]*[A-Za-z]|\r", "", final).startswith(
-        "invoices 0/0, transfers 2/4, 0 rows in 0:"
-    )
+    assert re.sub(r"\x1b\[[0-9?]*[A-Za-z]|\r", "", final).startswith("invoices 0/0, transfers 2/4, 0 rows in 0:")
 
 
 async def test_results_on_stdout_stay_there_while_the_block_is_shown(
@@ -225,7 +237,7 @@ async def test_an_error_of_the_body_leaves_as_it_is_and_the_final_line_comes_fir
     stream = io.StringIO()
     error = ValueError("of the body")
     with pytest.raises(ValueError, match="of the body") as raised:
-        async with show_progress(RunStats(), stream=stream, terminal=terminal, clock=seconds()):
+        async with show_progress(RunStats(transfers=1), stream=stream, terminal=terminal, clock=seconds()):
             raise error
     assert raised.value is error
     assert " 0 rows in 0:" in stream.getvalue().splitlines()[-1]
@@ -236,7 +248,7 @@ async def test_a_cancelled_run_still_shows_its_final_line_and_stays_cancelled(te
     stream = io.StringIO()
     with anyio.move_on_after(0.02) as scope:
         async with show_progress(
-            RunStats(), stream=stream, terminal=terminal, clock=seconds(), interval_s=0.005
+            RunStats(transfers=1), stream=stream, terminal=terminal, clock=seconds(), interval_s=0.005
         ):
             await anyio.sleep(60)
     assert scope.cancelled_caught
@@ -247,7 +259,7 @@ async def test_a_task_cancelled_by_asyncio_ends_as_cancelled() -> None:
     stream = io.StringIO()
 
     async def run() -> None:
-        async with show_progress(RunStats(), stream=stream, terminal=False, clock=seconds()):
+        async with show_progress(RunStats(transfers=1), stream=stream, terminal=False, clock=seconds()):
             await anyio.sleep(60)
 
     async with asyncio.TaskGroup() as tasks:

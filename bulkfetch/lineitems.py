@@ -1,0 +1,369 @@
+"""The walk over a transfer's pages: asked for ahead, checked against each other, yielded in order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from bulkfetch.config import Settings
+from bulkfetch.decode import peek
+from bulkfetch.errors import (
+    BulkfetchError,
+    ContradictionError,
+    MalformedBodyError,
+    RequestError,
+    TransferError,
+)
+from bulkfetch.jsontext import utf8_of
+from bulkfetch.paging import CONTINUATION_HEADER, AnyPage, Envelope, SeenPages, is_sendable
+from bulkfetch.plan import Transfer
+from bulkfetch.session import Session
+from bulkfetch.transport import Request
+
+_SPARE_PAGES = 4
+"""Pages asked for beyond the limit, so that it stays full while arrived ones are decoded and written."""
+_MAX_EMPTY_PAGES = 100
+"""Empty pages in a row after which a chain that names yet another is taken for endless."""
+
+T = TypeVar("T")
+P = TypeVar("P", bound=AnyPage)
+
+
+class Lookahead:
+    """How many pages the walks of one run may hold ahead of their turn, all together: what bounds memory."""
+
+    def __init__(self, pages: int) -> None:
+        self._free = pages
+
+    def take(self) -> bool:
+        """Take a page's place, if one is free."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    def give_back(self) -> None:
+        """Give a place back."""
+        self._free += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Walk(Generic[P]):
+    """All that a walk needs: where to ask, in which task group, how to decode, how far ahead."""
+
+    session: Session
+    tasks: anyio.abc.TaskGroup
+    settings: Settings
+    lookahead: Lookahead
+    decode: Callable[[bytes], P]
+    on_discard: Callable[[], None] = lambda: None
+
+
+async def walk_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
+    """Yield the pages of `transfer` in the server's order, whatever order they arrive in.
+
+    Raises ContradictionError if the pages do not add up to one complete table, and TransferError, from its
+    RequestError, for a page that cannot be had; either names the transfer and the page.
+    """
+    pages = _chained_pages(transfer, walk) if transfer.is_modern else _offset_pages(transfer, walk)
+    async with aclosing(pages):
+        async for page in pages:
+            yield page
+
+
+class _Ask(Generic[T]):
+    """One page that has been asked for: a task of the walk, and in time what was read of it, or its error."""
+
+    def __init__(
+        self,
+        walk: Walk[P],
+        request: Request,
+        read: Callable[[bytes], T],
+        *,
+        size: int = 0,
+        held: bool = False,
+    ) -> None:
+        self.size = size
+        self.held = held
+        self.arrived: T | None = None
+        self._scope = anyio.CancelScope()
+        self._done = anyio.Event()
+        self._error: BulkfetchError | None = None
+        walk.tasks.start_soon(self._run, walk.session, request, read)
+
+    async def _run(self, session: Session, request: Request, read: Callable[[bytes], T]) -> None:
+        """Ask. An error is kept: it only matters if the page turns out to be needed."""
+        with self._scope:
+            try:
+                self.arrived = await session.get(request, read)
+            except BulkfetchError as error:
+                self._error = error
+        self._done.set()
+
+    def cancel(self) -> None:
+        """Give the page up."""
+        self._scope.cancel()
+
+    async def answer(self, transfer: Transfer, place: str) -> T:
+        """Wait for the page. Raises a TransferError that names it, or the error that ends the run."""
+        await self._done.wait()
+        if isinstance(self._error, RequestError):
+            raise _page_error(transfer, place, self._error) from self._error
+        if self._error is not None:
+            raise self._error
+        if self.arrived is None:
+            raise TransferError(f"transfer {transfer}, {place}: it was given up before it came")
+        return self.arrived
+
+
+class _OffsetWalk(Generic[P]):
+    """Offset paging in parallel, although nobody tells how many pages there are.
+
+    `position` is the number of the next row. Pages are asked for in a window from there on that doubles while
+    pages come back full (1, 2, 4, …), up to the limit; where a server tells the true total, at once. A page's
+    own words decide: the last one is the one without a `next` link. Whatever does not start at `position`
+    when its turn comes, because a page was shorter than asked for, is thrown away and asked for anew.
+    """
+
+    def __init__(self, transfer: Transfer, walk: Walk[P]) -> None:
+        self._transfer = transfer
+        self._walk = walk
+        self._size = walk.settings.page_size
+        self._position = 0
+        self._confirmed = 0
+        self._seen = SeenPages()
+        self._asks: dict[int, _Ask[P]] = {}
+
+    async def pages(self) -> AsyncGenerator[P, None]:
+        try:
+            while True:
+                page = await self._next_page()
+                self._check(page)
+                if page.rows:
+                    yield page
+                is_first = self._position == 0
+                self._position += page.rows
+                if page.envelope.next_link is None:
+                    self._check_end()
+                    return
+                self._confirmed += 1
+                if page.rows != self._size:
+                    self._realign(page.rows, is_first=is_first)
+        finally:
+            for offset in list(self._asks):
+                self._discard(offset)
+
+    async def _next_page(self) -> P:
+        self._ask_ahead()
+        page = await self._page_at_position()
+        if not page.rows and self._position:  # the page before said that there is more: once more, to be sure
+            self._discard(self._position)
+            self._ask(self._position)
+            page = await self._page_at_position()
+        self._take(self._position)
+        return page
+
+    async def _page_at_position(self) -> P:
+        return await self._asks[self._position].answer(self._transfer, _place(self._position))
+
+    def _ask_ahead(self) -> None:
+        for offset in [offset for offset in self._asks if not self._is_aligned(offset)]:
+            self._discard(offset)
+        for step in range(self._window()):
+            offset = self._position + step * self._size
+            if offset in self._asks:
+                continue
+            if offset == self._position:
+                self._ask(offset)
+            elif self._is_beyond(offset) or not self._walk.lookahead.take():
+                return
+            else:
+                self._ask(offset, held=True)
+
+    def _window(self) -> int:
+        """Return how many pages to ask for: the largest power of two up to one more than came back full."""
+        most = self._walk.session.limit + _SPARE_PAGES
+        if self._seen.total is not None and self._confirmed:
+            return most
+        return min(1 << (self._confirmed + 1).bit_length() - 1, most)
+
+    def _is_aligned(self, offset: int) -> bool:
+        ahead = offset - self._position
+        return ahead >= 0 and ahead % self._size == 0 and self._asks[offset].size == self._size
+
+    def _is_beyond(self, offset: int) -> bool:
+        return self._seen.total is not None and offset >= self._seen.total
+
+    def _ask(self, offset: int, *, held: bool = False) -> None:
+        query = (("size", str(self._size)), ("offset", str(offset)))
+        request = Request(self._transfer.resource_path, query)
+        self._asks[offset] = _Ask(self._walk, request, self._walk.decode, size=self._size, held=held)
+
+    def _take(self, offset: int) -> _Ask[P]:
+        ask = self._asks.pop(offset)
+        if ask.held:
+            self._walk.lookahead.give_back()
+        return ask
+
+    def _discard(self, offset: int) -> None:
+        self._take(offset).cancel()
+        self._walk.on_discard()
+
+    def _check(self, page: P) -> None:
+        """Hold the page at `position` against what was asked for, and against the pages before it."""
+        envelope, position = page.envelope, self._position
+        said = envelope.self_link.offset if envelope.self_link else None
+        following = envelope.next_link
+        if said is not None and said != position:
+            raise self._contradiction(f"was asked for offset {position} and answered with offset {said}")
+        if following is not None and not page.rows:
+            raise self._contradiction("is empty, yet says that another page follows")
+        if following is not None and following.offset not in (None, position + page.rows):
+            raise self._contradiction(
+                f"has {page.rows} rows, yet says that the next page starts at offset {following.offset}"
+            )
+        if page.rows > self._size and position:
+            raise self._contradiction(f"has {page.rows} rows where {self._size} were asked for")
+        if what := self._seen.add(page, _place(position), says_where=said is not None):
+            raise self._contradiction(what)
+
+    def _check_end(self) -> None:
+        """Hold the end against the total, where one was told, and against pages beyond it that have come."""
+        if what := self._seen.end():
+            raise ContradictionError(f"transfer {self._transfer}: {what}")
+        for offset, ask in self._asks.items():
+            page = ask.arrived
+            if page is None or not page.rows or page in self._seen:
+                continue
+            if page.envelope.self_link is not None and page.envelope.self_link.offset == offset:
+                raise ContradictionError(
+                    f"transfer {self._transfer}: its pages end after {self._position} rows, "
+                    f"but the {_place(offset)} has {page.rows} more"
+                )
+
+    def _realign(self, rows: int, *, is_first: bool) -> None:
+        """Go on behind a page of another size than asked for, from a window of one.
+
+        A server that caps or ignores the size shows it on the first page, and is asked for its own from then
+        on.
+        """
+        self._confirmed = 0
+        if is_first:
+            self._size = rows
+            self._confirmed = 1
+
+    def _contradiction(self, what: str) -> ContradictionError:
+        return ContradictionError(f"transfer {self._transfer}: the {_place(self._position)} {what}")
+
+
+def _offset_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
+    return _OffsetWalk(transfer, walk).pages()
+
+
+async def _chained_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
+    """Follow continuation tokens; the next page is asked for while this one is decoded and used."""
+    chain = _Chain(transfer)
+    ask = _Ask(walk, _chain_request(transfer, walk.settings, None), _with_envelope)
+    try:
+        while True:
+            body, envelope = await ask.answer(transfer, chain.place)
+            token = chain.token_of(envelope)
+            if token is not None:
+                ask = _Ask(walk, _chain_request(transfer, walk.settings, token), _with_envelope)
+            page = await _decoded(transfer, walk, body, chain.place)
+            chain.check(page, is_last=token is None)
+            if page.rows:
+                yield page
+            if token is None:
+                return
+            chain.number += 1
+    finally:
+        ask.cancel()
+
+
+class _Chain:
+    """A chain of pages so far: the number of its page, and what that must not contradict."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self.number = 0
+        self._transfer = transfer
+        self._tokens: set[str] = set()
+        self._seen = SeenPages()
+        self._empty = 0
+
+    @property
+    def place(self) -> str:
+        """How messages name the page."""
+        return f"page {self.number}"
+
+    def token_of(self, envelope: Envelope) -> str | None:
+        """Return the token that leads on, None at the end. Raises ContradictionError for one that cannot."""
+        token = envelope.continuation_token
+        if token is None and envelope.next_link is not None:
+            raise self._contradiction("names a next page, but no token for it")
+        if token is None:
+            return None
+        if not is_sendable(token):
+            raise self._contradiction("gives a continuation token that cannot be sent: it has control characters")
+        if token in self._tokens:
+            raise self._contradiction("gives a continuation token that was used")
+        self._tokens.add(token)
+        return token
+
+    def check(self, page: AnyPage, *, is_last: bool) -> None:
+        """Hold the page against those before it, and against the end. Raises ContradictionError."""
+        self._empty = 0 if page.rows else self._empty + 1
+        if self._empty >= _MAX_EMPTY_PAGES and not is_last:
+            raise self._contradiction(f"is number {self._empty} of empty pages in a row, and names another")
+        if what := self._seen.add(page, self.place):
+            raise self._contradiction(what)
+        if is_last and (what := self._seen.end()):
+            raise ContradictionError(f"transfer {self._transfer}: {what}")
+
+    def _contradiction(self, what: str) -> ContradictionError:
+        return ContradictionError(f"transfer {self._transfer}: {self.place} {what}")
+
+
+async def _decoded(transfer: Transfer, walk: Walk[P], body: bytes, place: str) -> P:
+    try:
+        return await anyio.to_thread.run_sync(walk.decode, body, limiter=walk.session.decoding, abandon_on_cancel=True)
+    except MalformedBodyError as error:
+        raise _page_error(transfer, place, error) from error
+
+
+def _chain_request(transfer: Transfer, settings: Settings, token: str | None) -> Request:
+    """Ask in the query form: for modern usage the path form answers with an empty list.
+
+    The original query is sent again with every token; links of the samples have damaged ones.
+    """
+    query = [
+        ("provider", transfer.query_provider),
+        ("invoicelineitemtype", transfer.line_item_type.replace("_", "")),
+    ]
+    if transfer.line_item_type == "usage_line_items":
+        if transfer.currency:
+            query.append(("currencycode", transfer.currency))
+        query.append(("period", settings.usage_period))
+    query.append(("size", str(settings.page_size)))
+    if token is None:
+        return Request(transfer.resource_path, tuple(query))
+    query.append(("seekOperation", "Next"))
+    return Request(transfer.resource_path, tuple(query), {CONTINUATION_HEADER: token})
+
+
+def _with_envelope(body: bytes) -> tuple[bytes, Envelope]:
+    return body, peek(utf8_of(body))
+
+
+def _place(offset: int) -> str:
+    return f"page at offset {offset}"
+
+
+def _page_error(transfer: Transfer, page: str, error: BulkfetchError) -> TransferError:
+    return TransferError(f"transfer {transfer}, {page}: {error}")

@@ -1,0 +1,189 @@
+"""Which transfers a run has to do: every detail of every invoice that was selected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from urllib.parse import urlsplit
+
+from bulkfetch.errors import ForeignLinkError, NotFoundError, SettingsError, printable
+from bulkfetch.invoices import Invoice, InvoiceDetail, flattened
+from bulkfetch.transport import path_segment
+
+_MODERN = {"one_time": "onetime", "marketplace": "marketplace", "all": "all"}
+"""Providers that page by continuation token, and how a query spells them: `one_time` is refused there."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Transfer:
+    """All line items of one detail: what is complete or not, and is committed as a whole.
+
+    Two transfers are equal if they are of the same detail; `path`, the detail's link below the base URL where it gave
+    one, and `currency`, the invoice's, only say how to ask.
+    """
+
+    invoice_id: str
+    provider: str
+    line_item_type: str
+    path: str | None = field(default=None, compare=False)
+    currency: str | None = field(default=None, compare=False)
+
+    @property
+    def is_modern(self) -> bool:
+        """Whether its pages are a chain of continuation tokens instead of offsets."""
+        return self.provider in _MODERN
+
+    @property
+    def resource_path(self) -> str:
+        """The path of its line items: the detail's own link, or the documented one."""
+        invoice = f"/invoices/{path_segment(self.invoice_id)}/lineitems"
+        if self.is_modern:
+            return invoice
+        if self.path is not None:
+            return self.path
+        return f"{invoice}/{_pascal_case(self.provider)}/{_pascal_case(self.line_item_type)}"
+
+    @property
+    def query_provider(self) -> str:
+        """How a query names the provider."""
+        return _MODERN.get(self.provider, self.provider)
+
+    def __str__(self) -> str:
+        return printable(f"{self.invoice_id} {self.provider}/{self.line_item_type}")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which invoices and details are wanted; an empty tuple or None means all.
+
+    `since` and `until` are the first and last invoice date, both included, in UTC. Raises SettingsError if the first
+    is after the last. An amendment is an invoice of its own: with its own date, and by its own id.
+    """
+
+    since: date | None = None
+    until: date | None = None
+    invoices: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    line_item_types: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.since and self.until and self.since > self.until:
+            raise SettingsError(f"--since {self.since} is after --until {self.until}: no invoice can be dated between")
+
+    def wants(self, invoice: Invoice) -> bool:
+        """Tell whether `invoice` is selected. One without a date is, unless dates are asked for."""
+        if self.invoices and invoice.id not in self.invoices:
+            return False
+        if self.since is None and self.until is None:
+            return True
+        if invoice.invoice_date is None:
+            return False
+        day = invoice.invoice_date.date()
+        return (self.since is None or day >= self.since) and (self.until is None or day <= self.until)
+
+    def wants_detail(self, detail: InvoiceDetail) -> bool:
+        """Tell whether a detail of a selected invoice is selected."""
+        provider, line_item_type = (
+            api_spelling(detail.billing_provider),
+            api_spelling(detail.invoice_line_item_type),
+        )
+        return (not self.providers or provider in map(api_spelling, self.providers)) and (
+            not self.line_item_types or line_item_type in map(api_spelling, self.line_item_types)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The invoices of a run, amendments among them, and the transfers they come to, in the server's order."""
+
+    invoices: tuple[Invoice, ...]
+    transfers: tuple[Transfer, ...]
+
+
+def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
+    """Plan an export of `walked` invoices.
+
+    Raises NotFoundError for a selected invoice, provider or line-item type that is nowhere among them.
+    """
+    everything = list(flattened(walked))
+    _check_selection(selection, everything)
+    invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
+    return Plan(invoices, tuple(dict.fromkeys(_transfers_of(invoices, selection))))
+
+
+def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
+    """Return the transfer that fetches `detail`. Raises ForeignLinkError for a link that leads elsewhere."""
+    path = None if detail.link is None else own_path(detail.link)
+    return replace(transfer_named(invoice.id, detail), path=path, currency=invoice.currency_code)
+
+
+def transfer_named(invoice_id: str, detail: InvoiceDetail) -> Transfer:
+    """Return the transfer of `detail` by its name alone, as it is compared, not as it is asked for."""
+    return Transfer(invoice_id, api_spelling(detail.billing_provider), api_spelling(detail.invoice_line_item_type))
+
+
+def api_spelling(name: str) -> str:
+    """Return the API's JSON spelling of a provider or type: `OneTime`, `onetime` and `one_time` are one.
+
+    The rule is that of the .NET SDK's enum converter: an underscore before each capital, then lower case.
+    """
+    spelled = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip()).lower()
+    return _UNSEPARATED.get(spelled, spelled)
+
+
+_UNSEPARATED = {
+    "onetime": "one_time",
+    "billinglineitems": "billing_line_items",
+    "usagelineitems": "usage_line_items",
+    "azuredatamarket": "azure_data_market",
+}
+
+
+def own_path(link: str) -> str | None:
+    """Return a link's path below the base URL, without `/v1` and query; None for one that is no plain path.
+
+    Raises ForeignLinkError for a link with a host: the token goes to the configured origin only.
+    """
+    try:
+        parts = urlsplit(link)
+    except ValueError:  # brackets that are no IPv6 address
+        return None
+    if parts.scheme or parts.netloc:
+        raise ForeignLinkError(f"a link in the invoice list leaves the configured origin: {parts.netloc!r}")
+    path = re.sub(r"^/v[0-9.]+(?=/)", "", parts.path)
+    segments = path.split("/")[1:]
+    plain = all(re.fullmatch(r"[\w-][\w.~-]*", segment, re.ASCII) for segment in segments)
+    is_invoice = path.casefold().startswith("/invoic")
+    return path if plain and is_invoice and not parts.query else None
+
+
+def _check_selection(selection: Selection, everything: Sequence[Invoice]) -> None:
+    """Refuse what the tenant does not have: a misspelt name would select nothing, and look like a success."""
+    if missing := set(selection.invoices) - {invoice.id for invoice in everything}:
+        named = ", ".join(sorted(map(repr, missing)))
+        raise NotFoundError(f"this tenant has no invoice {named}; `bulkfetch invoices list` shows those it has")
+    details = [detail for invoice in everything for detail in invoice.details]
+    for what, wanted, had in (
+        ("provider", selection.providers, (detail.billing_provider for detail in details)),
+        ("line-item type", selection.line_item_types, (detail.invoice_line_item_type for detail in details)),
+    ):
+        present = set(map(api_spelling, had))
+        if absent := [name for name in wanted if api_spelling(name) not in present]:
+            raise NotFoundError(
+                f"no invoice of this tenant has details of {what} {absent[0]!r}; "
+                f"there are {', '.join(map(printable, sorted(present))) or 'none at all'}"
+            )
+
+
+def _transfers_of(invoices: Iterable[Invoice], selection: Selection) -> Iterable[Transfer]:
+    for invoice in invoices:
+        for detail in invoice.details:
+            if selection.wants_detail(detail):
+                yield transfer_of(invoice, detail)
+
+
+def _pascal_case(name: str) -> str:
+    """Spell `billing_line_items` as the path does: `BillingLineItems`."""
+    return path_segment("".join(word[:1].upper() + word[1:] for word in name.split("_")))

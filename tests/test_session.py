@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+from collections.abc import Callable
+
+import anyio
+import pytest
+from fakes import Bench, Reply, Sent, answered, bench, one_after_the_other
+
+from bulkfetch.errors import (
+    BulkfetchError,
+    ConnectionFailedError,
+    ForeignLinkError,
+    HttpStatusError,
+    MalformedBodyError,
+    NoProgressError,
+    RequestError,
+    ServerUnavailableError,
+    SignInError,
+)
+from bulkfetch.retry import RetryPolicy
+from bulkfetch.transport import Answer, Request
+
+ANYTHING = Request("/invoices/D1", (("size", "5"),))
+
+
+def read(body: bytes) -> str:
+    if b"bad" in body:
+        raise MalformedBodyError("the body is not JSON")
+    return body.decode()
+
+
+async def get(at: Bench, request: Request = ANYTHING) -> str:
+    return await at.session.get(request, read)
+
+
+def ids(at: Bench, header: str) -> list[str]:
+    return [sent.headers[header] for sent in at.transport.sent]
+
+
+async def error_of(answer: Callable[[Sent], Reply]) -> tuple[BulkfetchError, Bench]:
+    """Ask once, and return the error it ends with."""
+    async with bench(answer) as at:
+        try:
+            await get(at)
+        except BulkfetchError as error:
+            return error, at
+    raise AssertionError("there was no error")
+
+
+async def test_a_request_carries_the_headers_the_api_wants() -> None:
+    async with bench(one_after_the_other(answered(200, b"ok"))) as at:
+        assert await at.session.get(Request("/x", headers={"MS-ContinuationToken": "t"}), read) == "ok"
+    headers = dict(at.transport.sent[0].headers)
+    assert uuid.UUID(headers.pop("MS-RequestId"))
+    assert headers == {
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip",
+        "Authorization": "Bearer token-0",
+        "MS-Contract-Version": "v1",
+        "MS-PartnerCenter-Application": "bulkfetch",
+        "MS-CorrelationId": at.session.correlation_id,
+        "MS-ContinuationToken": "t",
+    }
+
+
+async def test_retries_keep_the_request_id_and_a_run_its_correlation_id() -> None:
+    broken = ConnectionFailedError("it broke")
+    answer = one_after_the_other(answered(503), answered(200, b"bad"), broken, answered(200, b"ok"))
+    async with bench(answer) as at:
+        assert await get(at) == "ok"
+        assert await get(at) == "ok"
+    assert len(set(ids(at, "MS-RequestId")[:4])) == 1
+    assert len(set(ids(at, "MS-RequestId"))) == 2
+    assert set(ids(at, "MS-CorrelationId")) == {at.session.correlation_id}
+    assert (at.stats.requests, at.stats.retries, at.stats.throttled, at.stats.in_flight) == (5, 3, 0, 0)
+
+
+# --- What is tried again, and how often.
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 410, 204, 206, 501])
+async def test_a_refusal_is_not_tried_again(status: int) -> None:
+    error, at = await error_of(one_after_the_other(answered(status)))
+    assert isinstance(error, HttpStatusError)
+    assert error.status == status
+    assert at.stats.requests == 1
+    assert "(1 attempt;" in str(error)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
+async def test_a_redirect_is_never_followed(status: int) -> None:
+    error, at = await error_of(one_after_the_other(answered(status, location="https://elsewhere.test/")))
+    assert isinstance(error, ForeignLinkError)
+    assert at.stats.requests == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [answered(500), answered(408), ConnectionFailedError("it broke"), NoProgressError("nothing came")],
+)
+async def test_a_failing_request_is_tried_eight_times_with_full_jitter(reply: Answer | RequestError) -> None:
+    error, at = await error_of(lambda sent: reply)
+    assert isinstance(error, HttpStatusError if isinstance(reply, Answer) else type(reply))
+    assert at.stats.requests == 8
+    bounds = [0.5, 1, 2, 4, 8, 16, 30]
+    assert len(at.time.slept) == len(bounds)
+    assert all(0 <= slept <= bound for slept, bound in zip(at.time.slept, bounds, strict=True))
+    assert len(set(at.time.slept)) == len(bounds)
+    assert "8 attempts" in str(error)
+
+
+async def test_a_malformed_body_is_asked_for_three_times() -> None:
+    error, at = await error_of(lambda sent: answered(200, b"bad"))
+    assert isinstance(error, MalformedBodyError)
+    assert at.stats.requests == 3
+
+
+async def test_a_cut_gzip_body_is_asked_for_again() -> None:
+    whole = gzip.compress(b"ok")
+    replies = [
+        answered(200, whole[:-1], content_encoding="gzip"),
+        answered(200, whole, content_encoding="gzip"),
+    ]
+    async with bench(one_after_the_other(*replies)) as at:
+        assert await get(at) == "ok"
+
+
+async def test_an_idle_connection_that_was_given_up_costs_one_free_retry_at_once() -> None:
+    async with bench(one_after_the_other(None, answered(200, b"ok"))) as at:
+        assert await get(at) == "ok"
+    assert at.time.slept == []
+    assert (at.stats.requests, at.stats.retries) == (2, 1)
+    assert at.transport.sent[0].headers == at.transport.sent[1].headers
+
+
+async def test_connections_that_are_given_up_every_time_are_a_failure_like_others() -> None:
+    error, at = await error_of(lambda sent: None)
+    assert isinstance(error, ConnectionFailedError)
+    assert at.stats.requests == 2 * 8
+    assert "16 attempts" in str(error)
+
+
+async def test_a_dead_server_ends_the_run_soon_however_many_ask() -> None:
+    errors: list[BulkfetchError] = []
+
+    async def ask(at: Bench) -> None:
+        try:
+            await get(at)
+        except BulkfetchError as error:
+            errors.append(error)
+
+    async with bench(lambda sent: answered(500), limit=64) as at, anyio.create_task_group() as tasks:
+        for _ in range(64):
+            tasks.start_soon(ask, at)
+    assert len(errors) == 64
+    unavailable = [error for error in errors if isinstance(error, ServerUnavailableError)]
+    assert unavailable
+    assert "with no success for a while; the last failure: the server answered 500" in str(unavailable[0])
+    assert at.stats.requests <= 64 + 100
+
+
+# --- The token.
+
+
+async def test_an_expired_token_is_renewed_once_for_all_who_ask() -> None:
+    def answer(sent: Sent) -> Reply:
+        return answered(200 if sent.headers["Authorization"] == "Bearer token-1" else 401, b"ok")
+
+    async with bench(answer, limit=64) as at, anyio.create_task_group() as tasks:
+        for _ in range(64):
+            tasks.start_soon(get, at)
+    assert at.tokens.renewed == 1
+    assert at.stats.requests <= 2 * 64
+    assert at.time.slept == []
+
+
+async def test_a_token_that_is_refused_when_new_ends_the_run() -> None:
+    error, at = await error_of(lambda sent: answered(401, {"code": 400, "description": "Access denied."}))
+    assert isinstance(error, SignInError)
+    assert "just issued: the server answered 401 (code 400): Access denied." in str(error)
+    assert at.stats.requests == 2
+    assert ids(at, "Authorization") == ["Bearer token-0", "Bearer token-1"]
+
+
+async def test_a_token_that_expires_while_a_request_waits_is_renewed_again() -> None:
+    """The second refusal is of a token that worked, an hour of failures ago."""
+    replies = [answered(401), answered(500), answered(401), answered(200, b"ok")]
+    async with bench(one_after_the_other(*replies)) as at:
+        assert await get(at) == "ok"
+    assert at.tokens.renewed == 2
+
+
+async def test_a_request_that_waited_at_the_gate_takes_the_token_of_the_moment() -> None:
+    replies = [answered(429, retry_after="3000"), answered(200, b"ok")]
+    async with bench(one_after_the_other(*replies)) as at, anyio.create_task_group() as tasks:
+        tasks.start_soon(get, at)
+        await at.time.wait(1)
+        at.tokens.renewed = 5
+    assert ids(at, "Authorization") == ["Bearer token-0", "Bearer token-5"]
+
+
+# --- Throttling.
+
+
+async def test_a_throttled_request_waits_as_long_as_the_server_asked() -> None:
+    async with bench(one_after_the_other(answered(429, retry_after="57"), answered(200, b"ok"))) as at:
+        assert await get(at) == "ok"
+    first, second = (sent.at for sent in at.transport.sent)
+    assert second == pytest.approx(first + 0.1 + 57)
+    assert (at.stats.throttled, at.stats.retries) == (1, 1)
+
+
+@pytest.mark.parametrize(("retry_after", "least"), [("30", 30.0), (None, 0.25), ("soon", 0.25), ("0", 0.25)])
+async def test_a_throttled_answer_holds_everybody(retry_after: str | None, least: float) -> None:
+    asked = 0
+
+    def answer(sent: Sent) -> Reply:
+        nonlocal asked
+        asked += 1
+        headers = {"retry_after": retry_after} if retry_after else {}
+        return answered(429, **headers) if asked == 3 else answered(200, b"ok")
+
+    async with bench(answer, limit=4) as at, anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(get, at)
+    refused_at = 0.1
+    after = sorted(sent.at for sent in at.transport.sent if sent.at > refused_at)
+    assert after[0] >= refused_at + least
+    assert at.stats.throttled == 1
+
+
+async def test_a_burst_of_refusals_halves_the_limit_once() -> None:
+    answer = one_after_the_other(*[answered(429)] * 4, answered(200, b"ok"))
+    async with bench(answer, limit=4) as at, anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(get, at)
+        await at.time.wait(0.11)
+        assert at.stats.throttled == 4
+        assert at.limit.limit == 2
+
+
+@pytest.mark.parametrize("hidden", [1, 4, 8, 16])
+async def test_a_hidden_limit_of_the_server_costs_few_refused_requests(hidden: int) -> None:
+    """A server that takes so many at once, and a client that may send 32."""
+
+    def answer(sent: Sent) -> Reply:
+        return answered(429, retry_after="1") if at.transport.in_flight > hidden else answered(200, b"ok")
+
+    async with bench(answer, limit=32) as at, anyio.create_task_group() as tasks:
+        for _ in range(1500):
+            tasks.start_soon(get, at)
+    assert at.stats.requests == 1500 + at.stats.throttled
+    assert at.stats.throttled < 0.02 * at.stats.requests
+    assert at.time.now < 1.5 * (1500 * 0.1 / hidden) + 10
+
+
+async def test_throttled_answers_do_not_use_up_the_attempts() -> None:
+    replies = [answered(429, retry_after="1")] * 50 + [answered(200, b"ok")]
+    async with bench(one_after_the_other(*replies)) as at:
+        assert await get(at) == "ok"
+    assert at.stats.throttled == 50
+
+
+async def test_attempts_are_counted_apart_from_throttled_answers() -> None:
+    replies = [answered(500), answered(429)] * 7 + [answered(200, b"ok")]
+    async with bench(one_after_the_other(*replies)) as at:
+        assert await get(at) == "ok"
+
+
+@pytest.mark.parametrize("headers", [{"retry_after": "57"}, {}, {"retry_after": "1"}])
+async def test_a_storm_of_throttled_answers_ends_after_a_quarter_of_an_hour(headers: dict[str, str]) -> None:
+    error, at = await error_of(lambda sent: answered(429, **headers))
+    assert isinstance(error, ServerUnavailableError)
+    assert "the server refuses everything as too much" in str(error)
+    assert 900 <= at.time.now < 1000
+    assert at.stats.requests < 1000
+
+
+async def test_a_server_that_asks_for_long_waits_is_given_ten_of_them() -> None:
+    error, at = await error_of(lambda sent: answered(429, retry_after="3600"))
+    assert isinstance(error, ServerUnavailableError)
+    assert at.stats.requests == 10
+    assert 9 * 3600 <= at.time.now < 9.1 * 3600
+
+
+async def test_a_storm_does_not_end_while_others_succeed() -> None:
+    def answer(sent: Sent) -> Reply:
+        if sent.request.path == "/slow":
+            return answered(429, retry_after="30") if sent.at < 3000 else answered(200, b"ok")
+        return answered(200, b"ok")
+
+    async def others(at: Bench) -> None:
+        while at.time.now < 3000:
+            await get(at)
+            await at.time.wait(100)
+
+    async with bench(answer) as at, anyio.create_task_group() as tasks:
+        tasks.start_soon(others, at)
+        assert await get(at, Request("/slow")) == "ok"
+
+
+# --- What errors say.
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "words"),
+    [
+        (
+            400,
+            {
+                "code": 3000,
+                "description": "One or more properties.",
+                "data": ["offset"],
+                "source": "PartnerFD",
+            },
+            "3000",
+            "One or more properties.",
+        ),
+        (404, b'{ "statusCode": 404, "message": "Resource not found" }', None, "Resource not found"),
+        (400, {"message": "The request is invalid."}, None, "The request is invalid."),
+        (
+            400,
+            {"error": "invalid_grant", "error_description": "AADSTS70002: Expired.", "error_codes": [70002]},
+            "invalid_grant",
+            "AADSTS70002: Expired.",
+        ),
+        (403, {"error": {"code": "Forbidden", "message": "No right."}}, "Forbidden", "No right."),
+        (500, b"", None, None),
+        (500, b"<html>Bad gateway</html>", None, None),
+        (500, b"[]", None, None),
+        (500, b'"\xff"', None, None),
+        (
+            400,
+            b'\xef\xbb\xbf{"code":900126,"description":"Cannot parse enum."}',
+            "900126",
+            "Cannot parse enum.",
+        ),
+        (400, '{"code":1,"description":"Sixteen"}'.encode("utf-16"), "1", "Sixteen"),
+    ],
+)
+async def test_an_error_says_what_the_api_said(status: int, body: object, code: str | None, words: str | None) -> None:
+    error, at = await error_of(lambda sent: answered(status, body))
+    assert isinstance(error, HttpStatusError)
+    assert (error.status, error.code, error.description) == (status, code, words)
+    assert f"the server answered {status}" in str(error)
+    for said in (code, words):
+        assert said is None or said in str(error)
+    assert f"MS-RequestId {ids(at, 'MS-RequestId')[0]}" in str(error)
+    assert f"MS-CorrelationId {at.session.correlation_id}" in str(error)
+    assert "GET /invoices/D1" in str(error)
+
+
+async def test_an_error_body_is_read_compressed_too() -> None:
+    body = gzip.compress(json.dumps({"code": 1000, "description": "Not found."}).encode())
+    error, _ = await error_of(lambda sent: answered(404, body, content_encoding="gzip"))
+    assert "(code 1000): Not found." in str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"code":1,"description":"' + b"x" * 70_000 + b'"}',
+        gzip.compress(b'{"code":1,"description":"' + b"x" * 70_000 + b'"}'),
+        gzip.compress(b'{"code":1}')[:-1],
+    ],
+)
+async def test_an_error_body_that_is_large_or_damaged_is_left_alone(body: bytes) -> None:
+    coding = {"content_encoding": "gzip"} if body[0] == 0x1F else {}
+    error, _ = await error_of(lambda sent: answered(404, body, **coding))
+    assert isinstance(error, HttpStatusError)
+    assert error.code is None
+
+
+async def test_control_characters_of_the_server_do_not_reach_the_terminal() -> None:
+    fault = {"code": "7\r\nX", "description": "a\x1b[2J\x07b\r\nINFO all is well \u202e \x9b \x00 c"}
+    error, _ = await error_of(lambda sent: answered(400, fault))
+    assert all(character.isprintable() for character in str(error))
+    assert "INFO all is well" in str(error)
+
+
+async def test_long_words_of_the_server_are_cut() -> None:
+    error, _ = await error_of(lambda sent: answered(400, {"code": "9" * 500, "description": "x" * 5000}))
+    assert len(str(error)) < 700
+
+
+@pytest.mark.parametrize(
+    "reply", [answered(401), answered(403), answered(500), answered(429), answered(200, b"bad"), None]
+)
+async def test_no_error_holds_the_token(reply: Reply) -> None:
+    error: BaseException | None
+    error, _ = await error_of(lambda sent: reply)
+    while error is not None:
+        assert "token-" not in f"{error!s} {error!r} {error.args!r} {vars(error)!r}"
+        error = error.__cause__ or error.__context__
+
+
+async def test_what_a_reader_can_do_is_said() -> None:
+    forbidden, _ = await error_of(lambda sent: answered(403))
+    assert "needs the Admin agent or Billing admin role" in str(forbidden)
+
+
+# --- Leaving.
+
+
+async def test_a_cancelled_request_gives_its_place_back() -> None:
+    async with bench(lambda sent: answered(200, b"ok"), limit=1, latency=lambda: 10.0) as at:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(get, at)
+                await at.time.wait(1)
+                scope.cancel()
+        assert at.limit.in_flight == at.stats.in_flight == 0
+        assert await get(at) == "ok"
+
+
+async def test_a_bug_in_reading_is_not_taken_for_a_bad_answer() -> None:
+    def buggy(body: bytes) -> str:
+        raise ZeroDivisionError
+
+    async with bench(lambda sent: answered(200, b"ok")) as at:
+        with pytest.raises(ZeroDivisionError):
+            await at.session.get(ANYTHING, buggy)
+    assert at.stats.requests == 1
+
+
+async def test_fewer_attempts_can_be_asked_for() -> None:
+    async with bench(lambda sent: answered(500), policy=RetryPolicy(max_attempts=2)) as at:
+        with pytest.raises(HttpStatusError):
+            await get(at)
+    assert at.stats.requests == 2
