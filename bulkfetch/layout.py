@@ -1,0 +1,113 @@
+"""Where everything lies in an archive, and how names from the server become names of files.
+
+invoices/part-00000.parquet
+line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00000.parquet
+_bulkfetch/archive.json                  what makes a directory an archive of ours
+_bulkfetch/invoices.json                 the hash of the table of invoice headers
+_bulkfetch/commits/<transfer>.json       one for each finished transfer
+_bulkfetch/staging/…                     parts of transfers that are under way
+_bulkfetch/runs/…                        what each run did
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+from pathlib import PurePosixPath
+
+from bulkfetch.plan import Transfer
+
+FORMAT_VERSION = 1
+"""Raised whenever what is on disk changes in a way that older versions cannot read."""
+
+LINE_ITEMS = PurePosixPath("line_items")
+INVOICES = PurePosixPath("invoices")
+HEADERS = INVOICES / "part-00000.parquet"
+STATE = PurePosixPath("_bulkfetch")  # readers of data lakes skip names that begin with an underscore
+ARCHIVE = STATE / "archive.json"
+HEADERS_RECORD = STATE / "invoices.json"
+COMMITS = STATE / "commits"
+STAGING = STATE / "staging"
+RUNS = STATE / "runs"
+LOCK = STATE / "lock"
+
+_MAX_NAME = 72  # three of them and an ending have to fit into the 255 bytes of a file name
+_KEPT = 36
+_ID_SAFE = frozenset((string.ascii_uppercase + string.digits + "-").encode())
+_WORD_SAFE = frozenset((string.ascii_lowercase + string.digits + "_-").encode())
+
+
+def id_name(invoice_id: str) -> str:
+    """Return the name of an invoice in file names: itself, if it is of capitals and digits as real ids are.
+
+    Everything else is percent-encoded, small letters too, so that ids differing in case alone stay apart on
+    file systems that ignore it. An overlong name is cut and ends in a hash of the whole.
+    """
+    return _escaped(invoice_id, _ID_SAFE)
+
+
+def word_name(word: str) -> str:
+    """Return the name of a provider or a line-item type in partition directories, escaped likewise."""
+    return _escaped(word, _WORD_SAFE)
+
+
+def partition(provider: str, line_item_type: str) -> PurePosixPath:
+    """Return the Hive partition of what was asked for; its keys are no columns of the files."""
+    return LINE_ITEMS / f"provider={word_name(provider)}" / f"line_item_type={word_name(line_item_type)}"
+
+
+def part_name(transfer: Transfer, number: int) -> PurePosixPath:
+    """Return where part `number` of `transfer` is published."""
+    directory = partition(transfer.provider, transfer.line_item_type)
+    return directory / f"{id_name(transfer.invoice_id)}-{number:05d}.parquet"
+
+
+def is_part_of(name: str, transfer: Transfer) -> bool:
+    """Tell whether a file name in the transfer's partition is one of its parts."""
+    return re.fullmatch(re.escape(id_name(transfer.invoice_id)) + r"-[0-9]{5,}\.parquet", name) is not None
+
+
+def commit_of_part(name: PurePosixPath) -> PurePosixPath | None:
+    """Return where the commit of a published part is, or None for a file that is not named like one."""
+    match = _PART.fullmatch(str(name))
+    return COMMITS / f"{match[3]}+{match[1]}+{match[2]}.json" if match else None
+
+
+def staged_name(transfer: Transfer, number: int) -> PurePosixPath:
+    """Return where part `number` is written until the transfer is whole; no reader takes it for data."""
+    return STAGING / f"{transfer_name(transfer)}+{number:05d}.part"
+
+
+def commit_name(transfer: Transfer) -> PurePosixPath:
+    """Return where the transfer's commit is written."""
+    return COMMITS / f"{transfer_name(transfer)}.json"
+
+
+def transfer_name(transfer: Transfer) -> str:
+    """Return one name for the whole transfer; the plus sign occurs in none of its escaped parts."""
+    words = word_name(transfer.provider), word_name(transfer.line_item_type)
+    return "+".join((id_name(transfer.invoice_id), *words))
+
+
+_PART = re.compile(r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-[0-9]{5,}\.parquet")
+
+
+def _escaped(name: str, safe: frozenset[int]) -> str:
+    raw, text = name.encode("utf-8", "surrogatepass"), name.encode("utf-8", "replace")
+    escaped = [_escaped_character(character, safe) for character in text.decode()]
+    if raw == text and sum(map(len, escaped)) <= _MAX_NAME:
+        return "".join(escaped) or _EMPTY
+    kept = ""
+    for piece in escaped:  # whole characters only: readers decode these names, and refuse half a character
+        if len(kept) + len(piece) > _KEPT:
+            break
+        kept += piece
+    return f"{kept}~{hashlib.sha256(raw).hexdigest()[:32].upper()}"
+
+
+def _escaped_character(character: str, safe: frozenset[int]) -> str:
+    return "".join(chr(byte) if byte in safe else f"%{byte:02X}" for byte in character.encode())
+
+
+_EMPTY = "~"  # no other name begins with a tilde and ends there

@@ -1,0 +1,221 @@
+"""An export, from the walk over the invoices to the report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import orjson
+
+from bulkfetch.commits import Commit, claim_archive, commit_names, read_commit
+from bulkfetch.config import Settings, check_credentials, read_settings
+from bulkfetch.errors import BulkfetchError, ServerUnavailableError, SignInError, StorageError
+from bulkfetch.headers import keep_headers
+from bulkfetch.invoices import walk_invoices
+from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, RUNS, STAGING, commit_of_part
+from bulkfetch.lineitems import Lookahead
+from bulkfetch.plan import Plan, Selection, Transfer, plan_export
+from bulkfetch.reconcile import reconcile
+from bulkfetch.report import ExportReport, Failure, failure_of
+from bulkfetch.session import Session, open_session
+from bulkfetch.stats import RunStats
+from bulkfetch.store import Store, prepare_output
+from bulkfetch.worker import Job, export_transfer
+
+_FATAL = (SignInError, ServerUnavailableError, StorageError)
+"""Errors that the next transfer would meet as well: they end the run instead of one transfer."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What the workers of a run have come to."""
+
+    committed: dict[Transfer, Commit] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    fatal: BulkfetchError | None = None
+    to_do: Counter[str] = field(default_factory=Counter)
+    """How many transfers of each invoice have not ended."""
+
+
+async def plan_only(settings: Settings, selection: Selection) -> Plan:
+    """Walk the invoices and plan an export, without fetching a line item or writing anything."""
+    check_credentials(settings)
+    async with open_session(settings, RunStats()) as session:
+        return await _planned(session, settings, selection, RunStats())
+
+
+async def export_async(
+    output: str | Path,
+    settings: Settings | None = None,
+    *,
+    selection: Selection | None = None,
+    stats: RunStats | None = None,
+    **flags: object,
+) -> ExportReport:
+    """Archive the selected invoices and all their line items under `output`, and report what was done.
+
+    Settings come from `settings`, or else from the environment and the TOML file as for the command line; keyword
+    arguments named like settings (`token=…`, `page_size=…`) win over both, others raise SettingsError. `stats` shows
+    the progress while it runs.
+
+    What an earlier run committed there is kept and not fetched again. A transfer that cannot be completed is listed
+    in the report's `failures`, and the others go on. Raises SettingsError, OutputError, SignInError,
+    ServerUnavailableError or StorageError where nothing could go on, and RequestError or NotFoundError if the
+    invoices cannot be listed.
+    """
+    settings = read_settings(settings, **flags)
+    check_credentials(settings)
+    stats = stats or RunStats()
+    store = prepare_output(Path(output), ARCHIVE)
+    started = anyio.current_time()
+    with store.locked(LOCK):
+        claim_archive(store, {"part_rows": settings.part_rows, "row_group_rows": settings.row_group_rows})
+        _sweep(store)
+        async with open_session(settings, stats) as session:
+            plan = await _planned(session, settings, selection or Selection(), stats)
+            await anyio.to_thread.run_sync(keep_headers, store, plan.invoices)
+            skipped = await anyio.to_thread.run_sync(_already_committed, store, plan.transfers)
+            pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+            stats.invoices = len(plan.invoices)
+            stats.invoices_done = len(plan.invoices) - len({transfer.invoice_id for transfer in pending})
+            stats.transfers, stats.transfers_skipped = len(plan.transfers), len(skipped)
+            progress = await _run_transfers(pending, session, settings, store, stats)
+        report = _report(str(output), plan, skipped, progress, stats, session, anyio.current_time() - started)
+        _keep_report(store, report)
+    if progress.fatal is not None:
+        raise progress.fatal
+    return report
+
+
+def export(
+    output: str | Path,
+    settings: Settings | None = None,
+    *,
+    selection: Selection | None = None,
+    **flags: object,
+) -> ExportReport:
+    """Archive a tenant as `export_async` does, for scripts.
+
+    Raises BulkfetchError where an event loop is running, as in a notebook: there, await `export_async`.
+    """
+    settings = read_settings(settings, **flags)
+    if _in_event_loop():
+        raise BulkfetchError(
+            "an event loop is running, as in a notebook: use `await bulkfetch.export_async(...)` instead of "
+            "`bulkfetch.export(...)`"
+        )
+    return anyio.run(lambda: export_async(output, settings, selection=selection))
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _planned(session: Session, settings: Settings, selection: Selection, stats: RunStats) -> Plan:
+    walked = []
+    async for invoice in walk_invoices(session, size=settings.invoice_page_size):
+        walked.append(invoice)
+        stats.invoices += 1
+    return plan_export(walked, selection)
+
+
+async def _run_transfers(
+    pending: Sequence[Transfer], session: Session, settings: Settings, store: Store, stats: RunStats
+) -> _Progress:
+    """Run the transfers, as many at a time as requests may be in flight; the limit is theirs together."""
+    progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
+    waiting = iter(pending)
+    async with anyio.create_task_group() as tasks:
+        job = Job(session, tasks, settings, Lookahead(2 * settings.max_in_flight), store, stats)
+
+        async def work() -> None:
+            for transfer in waiting:
+                await _run_one(transfer, job, progress)
+                if progress.fatal is not None:
+                    tasks.cancel_scope.cancel()
+
+        for _ in range(min(settings.max_in_flight, len(pending))):
+            tasks.start_soon(work)
+    return progress
+
+
+async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
+    """Carry one transfer to its commit, or record why it failed: one of the three places where errors are caught."""
+    try:
+        commit = await export_transfer(transfer, job)
+    except _FATAL as error:
+        progress.fatal = progress.fatal or error
+        return
+    except BulkfetchError as error:
+        progress.failures.append(failure_of(transfer, error))
+        job.stats.transfers_failed += 1
+    else:
+        progress.committed[transfer] = commit
+        job.stats.transfers_done += 1
+        job.stats.rows_committed += commit.rows
+    progress.to_do[transfer.invoice_id] -= 1
+    if not progress.to_do[transfer.invoice_id]:
+        job.stats.invoices_done += 1
+
+
+def _already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
+    """Return the commits of transfers that are done and whose parts are all there."""
+    present = set(map(str, store.list(LINE_ITEMS)))
+    commits = ((transfer, read_commit(store, transfer)) for transfer in transfers)
+    return {
+        transfer: commit
+        for transfer, commit in commits
+        if commit is not None and all(part.name in present for part in commit.parts)
+    }
+
+
+def _sweep(store: Store) -> None:
+    """Remove what a run that was killed left behind: staged parts, and published ones without a commit."""
+    for name in store.list(STAGING):
+        store.remove(name)
+    committed = set(commit_names(store))
+    for name in store.list(LINE_ITEMS):
+        commit = commit_of_part(name)
+        if commit is not None and commit not in committed:
+            store.remove(name)
+
+
+def _report(
+    output: str,
+    plan: Plan,
+    skipped: dict[Transfer, Commit],
+    progress: _Progress,
+    stats: RunStats,
+    session: Session,
+    elapsed_s: float,
+) -> ExportReport:
+    commits = {**skipped, **progress.committed}
+    return ExportReport(
+        output=output,
+        invoices=len(plan.invoices),
+        committed=tuple(progress.committed[transfer] for transfer in plan.transfers if transfer in progress.committed),
+        skipped=tuple(skipped.values()),
+        failures=tuple(sorted(progress.failures, key=lambda failure: failure.transfer)),
+        reconciliations=tuple(reconcile(invoice, commits) for invoice in plan.invoices),
+        requests=stats.requests,
+        retries=stats.retries,
+        throttled=stats.throttled,
+        elapsed_s=elapsed_s,
+        correlation_id=session.correlation_id,
+    )
+
+
+def _keep_report(store: Store, report: ExportReport) -> None:
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    content = orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    store.write(RUNS / f"{moment}.json", content)

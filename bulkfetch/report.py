@@ -1,0 +1,174 @@
+"""What a run did, for people and for machines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from bulkfetch.commits import Commit
+from bulkfetch.errors import BulkfetchError, RequestError, printable
+from bulkfetch.plan import Transfer
+from bulkfetch.reconcile import Reconciliation, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A transfer that could not be completed, and why."""
+
+    transfer: Transfer
+    reason: str
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the failure as plain values."""
+        return {
+            "invoice_id": self.transfer.invoice_id,
+            "provider": self.transfer.provider,
+            "line_item_type": self.transfer.line_item_type,
+            "reason": self.reason,
+            "message": self.message,
+        }
+
+
+def failure_of(transfer: Transfer, error: BulkfetchError) -> Failure:
+    """Return the failure that `error` means for `transfer`; the reason is that of the request behind it."""
+    cause = error.__cause__
+    reason = cause.reason if isinstance(cause, RequestError) else error.reason
+    return Failure(transfer, reason, str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export did. `committed` are this run's transfers, `skipped` those that were done before.
+
+    `rows` and `size_bytes` count this run's; `elapsed_s` is wall time in seconds; `requests` counts every attempt.
+    """
+
+    output: str
+    invoices: int
+    committed: tuple[Commit, ...]
+    skipped: tuple[Commit, ...]
+    failures: tuple[Failure, ...]
+    reconciliations: tuple[Reconciliation, ...]
+    requests: int
+    retries: int
+    throttled: int
+    elapsed_s: float
+    correlation_id: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned transfer is committed."""
+        return not self.failures
+
+    @property
+    def rows(self) -> int:
+        """Line items written by this run."""
+        return sum(commit.rows for commit in self.committed)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the Parquet files written by this run, in bytes."""
+        return sum(commit.size_bytes for commit in self.committed)
+
+    @property
+    def rescues(self) -> Counter[str]:
+        """How many values this run kept in `_rescued`, by field."""
+        counts: Counter[str] = Counter()
+        for commit in self.committed:
+            counts.update(commit.rescues)
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON. Amounts are text, so that they stay exact."""
+        return {
+            "output": self.output,
+            "complete": self.complete,
+            "invoices": self.invoices,
+            "transfers_committed": len(self.committed),
+            "transfers_skipped": len(self.skipped),
+            "transfers_failed": len(self.failures),
+            "rows": self.rows,
+            "size_bytes": self.size_bytes,
+            "rescues": dict(self.rescues.most_common()),
+            "failures": [failure.to_dict() for failure in self.failures],
+            "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
+            "requests": self.requests,
+            "retries": self.retries,
+            "throttled": self.throttled,
+            "elapsed_s": round(self.elapsed_s, 3),
+            "correlation_id": self.correlation_id,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text."""
+        lines = [f"{self.output}: {self._outcome()}"]
+        if self.committed:
+            lines.append(
+                f"{counted(self.rows, 'line item')} in {self.size_bytes / 1e6:,.1f} MB of Parquet, "
+                f"{self.elapsed_s:.1f} s, {self.rows / max(self.elapsed_s, 1e-9):,.0f} line items/s, "
+                f"{counted(self.requests, 'request')}, {self.retries:,} retried, {self.throttled:,} throttled"
+            )
+        lines += _by_partition(self.committed)
+        lines += reconciliation_lines(self.reconciliations)
+        if self.rescues:
+            named = [f"{printable(name)} {count:,}" for name, count in self.rescues.most_common(8)]
+            lines.append(f"kept as exact JSON in _rescued: {', '.join(named)}")
+        lines += [f"FAILED {failure.message}" for failure in self.failures]
+        if self.failures:
+            lines.append(
+                "Run the same command again: what is committed is kept, only the failed transfers are fetched."
+            )
+        return lines
+
+    def _outcome(self) -> str:
+        invoices = counted(self.invoices, "invoice")
+        if not self.invoices:
+            return "no invoice was found or selected"
+        if not self.committed and not self.failures:
+            return f"nothing to fetch: {counted(len(self.skipped), 'transfer')} of {invoices} committed before"
+        return (
+            f"{counted(len(self.committed), 'transfer')} committed, {len(self.skipped):,} committed before, "
+            f"{len(self.failures):,} failed, of {invoices}"
+        )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, in the plural where it is not one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
+    """Return a reconciliation as plain values; amounts are text, so that they stay exact."""
+    return {
+        "invoice_id": each.invoice_id,
+        "verdict": each.verdict.value,
+        "charged": None if each.charged is None else f"{each.charged:f}",
+        "listed": None if each.listed is None else f"{each.listed:f}",
+        "difference": None if each.difference is None else f"{each.difference:f}",
+        "why": each.why or None,
+    }
+
+
+def reconciliation_lines(reconciliations: tuple[Reconciliation, ...]) -> list[str]:
+    """Return a count of the verdicts, and a line for each invoice that differs."""
+    if not reconciliations:
+        return []
+    counts = Counter(each.verdict for each in reconciliations)
+    words = ", ".join(_count(verdict, counts[verdict]) for verdict in Verdict if counts[verdict])
+    lines = [f"reconciliation of {counted(len(reconciliations), 'invoice')} with the header: {words}"]
+    lines += [f"DIFFERS {each}" for each in reconciliations if each.verdict is Verdict.DIFFERS]
+    return lines
+
+
+def _count(verdict: Verdict, number: int) -> str:
+    plural = number != 1 and verdict is not Verdict.NOT_COMPARABLE
+    return f"{number:,} {verdict.value.removesuffix('s') if plural else verdict.value}"
+
+
+def _by_partition(commits: tuple[Commit, ...]) -> list[str]:
+    rows: Counter[str] = Counter()
+    for commit in commits:
+        rows[printable(f"{commit.transfer.provider}/{commit.transfer.line_item_type}")] += commit.rows
+    return [f"  {name}: {counted(count, 'line item')}" for name, count in sorted(rows.items())]

@@ -1,0 +1,227 @@
+"""The files of an archive: written durably, seen whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+from bulkfetch.errors import OutputError, OutputLockedError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two runs at once are then up to the user
+    fcntl = None  # type: ignore[assignment]
+
+
+class Store(Protocol):
+    """Where an archive lives. Names are relative, with forward slashes. All calls block: use threads.
+
+    Every method raises StorageError, whose message says what to do, where the storage refuses.
+    """
+
+    def create(self, name: PurePosixPath) -> BinaryIO:
+        """Open a new file to write a staged part; what was there of an earlier run is replaced."""
+        ...
+
+    def seal(self, file: BinaryIO) -> None:
+        """Make a staged file durable and close it."""
+        ...
+
+    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
+        """Move a sealed file to where readers look, atomically and durably."""
+        ...
+
+    def write(self, name: PurePosixPath, content: bytes) -> None:
+        """Write a small file atomically and durably, replacing one of the same name."""
+        ...
+
+    def read(self, name: PurePosixPath) -> bytes | None:
+        """Return the content of a small file, or None if there is none."""
+        ...
+
+    def list(self, directory: PurePosixPath) -> list[PurePosixPath]:
+        """Return the names of all files below `directory`, sorted."""
+        ...
+
+    def remove(self, name: PurePosixPath) -> bool:
+        """Remove a file durably, if it is there; return whether it was."""
+        ...
+
+    def open(self, name: PurePosixPath) -> BinaryIO:
+        """Open a file for reading."""
+        ...
+
+
+class LocalStore:
+    """A Store in a directory of a local file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, name: PurePosixPath) -> BinaryIO:
+        """Open a new file to write a staged part; what was there of an earlier run is replaced."""
+        with self._refusals(name):
+            path = self._path(name)
+            self._make_directory(path.parent)
+            path.unlink(missing_ok=True)
+            return path.open("xb")
+
+    def seal(self, file: BinaryIO) -> None:
+        """Make a staged file durable and close it."""
+        with self._refusals(PurePosixPath(str(getattr(file, "name", "a staged part")))), file:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
+        """Move a sealed file to where readers look, atomically and durably."""
+        with self._refusals(name):
+            target = self._path(name)
+            self._make_directory(target.parent)
+            os.replace(self._path(staged), target)
+            _sync_directory(target.parent)
+
+    def write(self, name: PurePosixPath, content: bytes) -> None:
+        """Write a small file atomically and durably, replacing one of the same name."""
+        temporary = name.with_name(f"{name.name}.tmp")
+        with self._refusals(name):
+            file = self.create(temporary)
+            try:
+                file.write(content)
+                self.seal(file)
+                self.publish(temporary, name)
+            except BaseException:
+                with suppress(OSError):
+                    file.close()  # writes what it still holds
+                with suppress(StorageError):
+                    self.remove(temporary)
+                raise
+
+    def read(self, name: PurePosixPath) -> bytes | None:
+        """Return the content of a small file, or None if there is none."""
+        with self._refusals(name):
+            try:
+                return self._path(name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def list(self, directory: PurePosixPath) -> list[PurePosixPath]:
+        """Return the names of all files below `directory`, sorted."""
+        with self._refusals(directory):
+            found: list[PurePosixPath] = []
+            for folder, _, names in os.walk(self._path(directory), onerror=_unless_missing):
+                relative = PurePosixPath(Path(folder).relative_to(self.root).as_posix())
+                found.extend(relative / name for name in names)
+            return sorted(found)
+
+    def remove(self, name: PurePosixPath) -> bool:
+        """Remove a file durably, if it is there; return whether it was."""
+        with self._refusals(name):
+            path = self._path(name)
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
+            _sync_directory(path.parent)
+            return True
+
+    def open(self, name: PurePosixPath) -> BinaryIO:
+        """Open a file for reading."""
+        with self._refusals(name):
+            return self._path(name).open("rb")
+
+    @contextmanager
+    def locked(self, name: PurePosixPath) -> Iterator[None]:
+        """Hold the one writer's lock; a killed run does not leave it stuck. Raises OutputLockedError."""
+        with self._refusals(name):
+            path = self._path(name)
+            self._make_directory(path.parent)
+            file = path.open("ab")
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise OutputLockedError(
+                        f"another bulkfetch is writing to {self.root}; wait for it to end, or choose another directory"
+                    ) from None
+            yield
+
+    def _path(self, name: PurePosixPath) -> Path:
+        if name.is_absolute() or ".." in name.parts or "\0" in str(name):
+            raise StorageError(f"{str(name)!r} does not lie in the archive")
+        return self.root.joinpath(*name.parts)
+
+    def _make_directory(self, path: Path) -> None:
+        """Create a directory durably; the root itself must be there, or it has been taken away."""
+        if path.is_dir():
+            return
+        if path == self.root:
+            raise StorageError(f"the output directory {self.root} is gone; it was there when the run began")
+        self._make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
+
+    @contextmanager
+    def _refusals(self, name: PurePosixPath) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(_explained(error, self.root / name)) from error
+
+
+def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
+    """Return the store of an output directory, which is created if need be.
+
+    Raises OutputError if it is no directory, cannot be written to, or holds something that is no archive of
+    ours: `marker` is the file that an archive has.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        names = os.listdir(root)
+        is_archive = root.joinpath(marker).is_file()
+    except (FileExistsError, NotADirectoryError):
+        raise OutputError(f"{root} is a file; the output has to be a directory") from None
+    except OSError as error:
+        raise OutputError(f"the output directory cannot be used: {_explained(error, root)}") from error
+    if names and not is_archive and set(names) != {marker.parts[0]}:
+        raise OutputError(
+            f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or new directory"
+        )
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise OutputError(f"the output directory {root} is not writable; check its owner and mode")
+    return LocalStore(root.resolve())
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _sync_directory(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows does not open directories
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync directories
+            raise
+    finally:
+        os.close(handle)
+
+
+def _explained(error: OSError, path: Path) -> str:
+    advice = {
+        errno.ENOSPC: "the disk is full: free some space and run the same command again",
+        errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission denied: check the owner and mode of the output directory",
+        errno.EPERM: "the operation is not permitted: check the owner and mode of the output directory",
+        errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower --max-in-flight",
+    }
+    return f"{path}: {advice.get(error.errno or 0, error.strerror or str(error))}"

@@ -1,0 +1,281 @@
+"""Whether an archive is what its commits say, proved from the files alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bulkfetch.commits import Commit, CommittedPart, commit_names, parse_commit, read_archive
+from bulkfetch.errors import OutputError, StorageError, printable
+from bulkfetch.exact import exact_sum
+from bulkfetch.headers import read_headers
+from bulkfetch.invoices import details_of
+from bulkfetch.jsontext import loads
+from bulkfetch.layout import (
+    ARCHIVE,
+    FORMAT_VERSION,
+    HEADERS,
+    INVOICES,
+    LINE_ITEMS,
+    commit_name,
+    commit_of_part,
+)
+from bulkfetch.plan import Transfer, transfer_named
+from bulkfetch.reconcile import Reconciliation, reconcile_total
+from bulkfetch.report import reconciliation_dict, reconciliation_lines
+from bulkfetch.schema import INVOICE_ARROW, INVOICE_ID, LINE_NUMBER, schema_of
+from bulkfetch.store import LocalStore
+from bulkfetch.worker import sum_of
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: in which file, and what."""
+
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verification found. `usage` says which usage rows do not add up to their billing rows."""
+
+    output: str
+    transfers: int
+    parts: int
+    rows: int
+    size_bytes: int
+    findings: tuple[Finding, ...]
+    reconciliations: tuple[Reconciliation, ...]
+    usage: tuple[str, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether every file is what its commit says; reconciliation is reported beside it."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {
+            "output": self.output,
+            "sound": self.sound,
+            "transfers": self.transfers,
+            "parts": self.parts,
+            "rows": self.rows,
+            "size_bytes": self.size_bytes,
+            "findings": [{"name": finding.name, "what": finding.what} for finding in self.findings],
+            "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
+            "usage": list(self.usage),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text."""
+        lines = [f"FAULT {finding}" for finding in self.findings]
+        lines += reconciliation_lines(self.reconciliations)
+        lines += [f"DIFFERS {each}" for each in self.usage]
+        verdict = "every file is what its commit says" if self.sound else f"{len(self.findings)} faults"
+        lines.append(
+            f"{self.output}: {self.transfers} transfers, {self.parts} parts, {self.rows:,} line items, "
+            f"{self.size_bytes / 1e6:,.1f} MB: {verdict}"
+        )
+        if not self.sound:
+            lines.append("Remove the faulty files and run the same export again: it fetches just what is missing.")
+        return lines
+
+
+def verify(output: str | Path) -> VerifyReport:
+    """Check an archive: hashes, sizes, row counts, line numbers, schemas, strays, and the invoices' sums.
+
+    Raises OutputError if the directory is no archive that this version reads, StorageError if the disk
+    refuses.
+    """
+    store = LocalStore(Path(output))
+    if not store.root.is_dir():
+        raise OutputError(f"{store.root} is not an archive of bulkfetch: there is no such directory")
+    _check_archive(store)
+    commits, findings = _commits(store)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(lambda commit: _check_commit(store, commit), commits):
+            findings += found
+    findings += _strays(store, commits)
+    reconciliations, header_findings = _reconciled(store, commits)
+    return VerifyReport(
+        output=str(output),
+        transfers=len(commits),
+        parts=sum(len(commit.parts) for commit in commits),
+        rows=sum(commit.rows for commit in commits),
+        size_bytes=sum(commit.size_bytes for commit in commits),
+        findings=(*findings, *header_findings),
+        reconciliations=reconciliations,
+        usage=() if findings else tuple(_usage_differences(store, commits)),
+    )
+
+
+def _check_archive(store: LocalStore) -> None:
+    archive = read_archive(store)
+    if archive is None:
+        raise OutputError(f"{store.root} is not an archive of bulkfetch: it has no {ARCHIVE}")
+    if (version := archive.get("format_version")) != FORMAT_VERSION:
+        raise OutputError(
+            f"{store.root} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}"
+        )
+
+
+def _commits(store: LocalStore) -> tuple[list[Commit], list[Finding]]:
+    """Read all commits, and find those that are damaged."""
+    commits: list[Commit] = []
+    findings: list[Finding] = []
+    for name in commit_names(store):
+        try:
+            commits.append(parse_commit(store.read(name) or b"", name))
+        except StorageError as error:
+            findings.append(Finding(str(name), str(error)))
+    return commits, findings
+
+
+def _check_commit(store: LocalStore, commit: Commit) -> list[Finding]:
+    findings: list[Finding] = []
+    expected = 0
+    totals: list[Decimal] = []
+    for part in commit.parts:
+        if part.first_line != expected:
+            findings.append(Finding(part.name, f"starts at line {part.first_line} where {expected} was due"))
+        expected = part.first_line + part.rows
+        try:
+            found = _check_file(store, part) or _check_rows(store, part, commit, totals)
+        except StorageError as error:
+            found = str(error)
+        except (OSError, pa.ArrowException) as error:
+            found = f"cannot be read as Parquet ({error})"
+        if found:
+            findings.append(Finding(part.name, found))
+    if expected != commit.rows:
+        findings.append(Finding(str(commit.transfer), f"its parts hold {expected} rows, its commit says {commit.rows}"))
+    if not findings and commit.total is not None and exact_sum(totals) != commit.total:
+        findings.append(
+            Finding(str(commit.transfer), f"its rows add up to {exact_sum(totals):f}, not {commit.total:f}")
+        )
+    return findings
+
+
+def _check_file(store: LocalStore, part: CommittedPart) -> str | None:
+    """Hold the bytes of a part against its commit."""
+    digest, size = hashlib.sha256(), 0
+    with store.open(PurePosixPath(part.name)) as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+            size += len(piece)
+    if size != part.size_bytes:
+        return f"has {size} bytes, its commit says {part.size_bytes}"
+    return None if digest.hexdigest() == part.sha256 else "its sha256 is not that of its commit: it was altered"
+
+
+def _check_rows(store: LocalStore, part: CommittedPart, commit: Commit, totals: list[Decimal]) -> str | None:
+    """Hold the rows of a part against its commit; the sum of its charges goes to `totals`."""
+    with store.open(PurePosixPath(part.name)) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        if parquet.metadata.num_rows != part.rows:
+            return f"has {parquet.metadata.num_rows} rows, its commit says {part.rows}"
+        schema = schema_of(commit.transfer.provider, commit.transfer.line_item_type)
+        if schema is not None and not parquet.schema_arrow.equals(schema.arrow):
+            return "has another schema than its line-item type"
+        columns = [INVOICE_ID, LINE_NUMBER, *([commit.total_column] if commit.total_column else [])]
+        line = part.first_line
+        for batch in parquet.iter_batches(columns=columns):
+            lines = pa.array(range(line, line + batch.num_rows), pa.int64())
+            if not batch.column(LINE_NUMBER).equals(lines):
+                return f"its line numbers are not contiguous from {line} on"
+            if pc.any(pc.not_equal(batch.column(INVOICE_ID), commit.transfer.invoice_id)).as_py():
+                return f"holds rows of another invoice than {commit.transfer.invoice_id!r}"
+            if commit.total_column:
+                totals.append(sum_of(batch.column(commit.total_column)))
+            line += batch.num_rows
+    return None
+
+
+def _strays(store: LocalStore, commits: Sequence[Commit]) -> Iterator[Finding]:
+    """Find files that readers would take for data and that no commit names, a damaged one included."""
+    known = {str(HEADERS), *(part.name for commit in commits for part in commit.parts)}
+    damaged = {*commit_names(store)} - {commit_name(commit.transfer) for commit in commits}
+    for name in store.list(PurePosixPath()):
+        if str(name) in known or commit_of_part(name) in damaged:
+            continue
+        is_data = name.parts[0] in (LINE_ITEMS.name, INVOICES.name) and name.name[0] not in "._"
+        if is_data or name.suffix == ".parquet":
+            yield Finding(str(name), "no commit names this file, yet readers see it")
+
+
+def _reconciled(store: LocalStore, commits: Sequence[Commit]) -> tuple[tuple[Reconciliation, ...], list[Finding]]:
+    """Compare the invoice headers of the archive with its commits."""
+    try:
+        headers = read_headers(store)
+    except StorageError as error:
+        return (), [Finding(str(HEADERS), str(error))]
+    if headers is None:
+        return (), [Finding(str(HEADERS), "is missing; the next export writes it again")] if commits else []
+    if not headers.schema.equals(INVOICE_ARROW):
+        return (), [Finding(str(HEADERS), "has another schema than invoice headers have")]
+    unnamed = sorted({commit.transfer.invoice_id for commit in commits} - set(headers.column("id").to_pylist()))
+    findings = [Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed]
+    by_transfer = {commit.transfer: commit for commit in commits}
+    columns = (headers.column(name).to_pylist() for name in ("id", "totalCharges", "invoiceDetails"))
+    return tuple(
+        reconcile_total(identifier, charged, _transfers_of(identifier, details), by_transfer)
+        for identifier, charged, details in zip(*columns, strict=True)
+    ), findings
+
+
+def _transfers_of(invoice_id: str, details: str | None) -> list[Transfer]:
+    """Return the transfers that a header's details, kept as JSON text, stand for."""
+    found = () if details is None else details_of(loads(details.encode()), invoice_id)
+    return [transfer_named(invoice_id, each) for each in found]
+
+
+def _usage_differences(store: LocalStore, commits: Sequence[Commit]) -> Iterator[str]:
+    """Compare usage with billing quantities of each azure invoice, by subscription and resource."""
+    by_transfer: Mapping[Transfer, Commit] = {commit.transfer: commit for commit in commits}
+    for usage in commits:
+        if (usage.transfer.provider, usage.transfer.line_item_type) != ("azure", "usage_line_items"):
+            continue
+        billing = by_transfer.get(Transfer(usage.transfer.invoice_id, "azure", "billing_line_items"))
+        if billing is None:
+            continue
+        used, billed = _quantities(store, usage), _quantities(store, billing)
+        pairs = sorted({*used, *billed}, key=str)
+        differing = [key for key in pairs if (used.get(key) or 0) != (billed.get(key) or 0)]
+        if differing:
+            yield (
+                f"invoice {printable(usage.transfer.invoice_id)}: azure usage and billing quantities differ "
+                f"for {len(differing)} of {len(billed)} (subscription, resource) pairs, first {differing[0]}"
+            )
+
+
+def _quantities(store: LocalStore, commit: Commit) -> dict[tuple[str | None, str | None], Decimal]:
+    keys = ["subscriptionId", "resourceGuid"]
+    tables = []
+    for part in commit.parts:
+        with store.open(PurePosixPath(part.name)) as file:
+            for batch in pq.ParquetFile(file).iter_batches(100_000, columns=[*keys, "consumedQuantity"]):
+                wide = batch.column("consumedQuantity").cast(pa.decimal256(76, 24))
+                rows = pa.table([batch.column(keys[0]), batch.column(keys[1]), wide], names=[*keys, "quantity"])
+                tables.append(rows.group_by(keys).aggregate([("quantity", "sum")]))
+    if not tables:
+        return {}
+    summed = pa.concat_tables(tables).group_by(keys).aggregate([("quantity_sum", "sum")])
+    columns = (summed.column(name).to_pylist() for name in (*keys, "quantity_sum_sum"))
+    return {(one, two): quantity for one, two, quantity in zip(*columns, strict=True)}

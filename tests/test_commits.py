@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkfetch.commits import (
+    Commit,
+    CommittedPart,
+    claim_archive,
+    commit_names,
+    money,
+    parse_commit,
+    read_archive,
+    read_commit,
+    write_commit,
+)
+from bulkfetch.errors import OutputError, StorageError
+from bulkfetch.layout import ARCHIVE, COMMITS, commit_name
+from bulkfetch.plan import Transfer
+from bulkfetch.store import LocalStore
+
+TRANSFER = Transfer("D080002CPL", "office", "billing_line_items")
+COMMIT = Commit(
+    transfer=TRANSFER,
+    rows=147,
+    parts=(CommittedPart("line_items/p-00000.parquet", 0, 147, 4711, "ab" * 32),),
+    total_column="totalForCustomer",
+    total=Decimal("26560.39"),
+    rescues={"orderDate": 2},
+)
+NAME = commit_name(TRANSFER)
+counts = st.integers(0, 2**53)
+commits = st.builds(
+    Commit,
+    transfer=st.builds(Transfer, *[st.text(st.characters(exclude_categories=["Cs"]))] * 3),
+    rows=counts,
+    parts=st.lists(st.builds(CommittedPart, st.just("x"), counts, counts, counts, st.just("y"))).map(tuple),
+    total_column=st.none() | st.just("totalForCustomer"),
+    total=st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=24, min_value=-(10**14)),
+    rescues=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), counts),
+)
+
+
+@given(commits)
+def test_a_commit_reads_back_as_it_was_written(commit: Commit) -> None:
+    assert parse_commit(commit.to_json(), commit_name(commit.transfer)) == commit
+
+
+def test_the_same_commit_is_written_in_the_same_bytes() -> None:
+    other_order = replace(COMMIT, rescues={"b": 1, "a": 2})
+
+    assert COMMIT.to_json() == replace(COMMIT).to_json()
+    assert other_order.to_json() == replace(COMMIT, rescues={"a": 2, "b": 1}).to_json()
+
+
+def test_a_commit_tells_the_size_of_all_its_parts() -> None:
+    assert replace(COMMIT, parts=COMMIT.parts * 3).size_bytes == 3 * 4711
+
+
+def test_a_transfer_is_done_once_its_commit_is_written(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert read_commit(store, TRANSFER) is None
+
+    write_commit(store, COMMIT)
+
+    assert read_commit(store, TRANSFER) == COMMIT
+    assert commit_names(store) == [NAME]
+
+
+def test_what_is_no_commit_is_not_listed_as_one(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    write_commit(store, COMMIT)
+    store.write(COMMITS / "half.json.tmp", b"{")
+
+    assert commit_names(store) == [NAME]
+
+
+def test_a_bit_that_flips_anywhere_in_a_commit_is_noticed() -> None:
+    content = COMMIT.to_json()
+
+    for place in range(len(content) - 1):  # the line end behind it says nothing
+        for bit in (0, 2, 5):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            if orjson_or_none(bytes(damaged)) == orjson.loads(content):
+                continue  # one kind of white space for another
+            with pytest.raises(StorageError, match="_bulkfetch/commits"):
+                parse_commit(bytes(damaged), NAME)
+
+
+def orjson_or_none(content: bytes) -> object:
+    try:
+        return orjson.loads(content)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b"1", b"{}", b'{"format_version":1}', COMMIT.to_json()[:-9], b"\xff"]
+)
+def test_what_is_no_commit_is_damaged(content: bytes) -> None:
+    with pytest.raises(StorageError, match=r"is damaged .* remove it, and the next export fetches it again"):
+        parse_commit(content, NAME)
+
+
+def test_a_commit_under_the_name_of_another_transfer_is_damaged() -> None:
+    with pytest.raises(StorageError, match="it is that of D080002CPL office/billing_line_items"):
+        parse_commit(COMMIT.to_json(), commit_name(Transfer("D080002CPL", "azure", "billing_line_items")))
+
+
+def test_a_commit_of_a_later_version_is_left_to_that_version() -> None:
+    content = COMMIT.to_json().replace(b'"format_version": 1', b'"format_version": 2')
+
+    with pytest.raises(StorageError, match="format version 2; this bulkfetch reads version 1"):
+        parse_commit(content, NAME)
+
+
+def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    claim_archive(store, {"part_rows": 5})
+    made = store.read(ARCHIVE)
+
+    claim_archive(store, {"part_rows": 5})
+
+    assert store.read(ARCHIVE) == made
+    assert (read_archive(store) or {})["part_rows"] == 5
+
+
+def test_an_archive_made_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    claim_archive(store, {"part_rows": 5, "row_group_rows": 5})
+
+    with pytest.raises(OutputError, match=r"other settings \(part_rows is 5, now 6\); use the same ones"):
+        claim_archive(store, {"part_rows": 6, "row_group_rows": 5})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'"archive"'])
+def test_a_damaged_archive_file_is_an_error(content: bytes, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write(ARCHIVE, content)
+
+    with pytest.raises(OutputError, match=r"archive\.json is damaged"):
+        claim_archive(store, {})
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        ("0", "0.00"),
+        ("30154.250000000000000000000000", "30154.25"),
+        ("3158969.73", "3158969.73"),
+        ("-87993.070", "-87993.07"),
+        ("0.1234500", "0.12345"),
+        ("1E+3", "1000.00"),
+        ("12345678901234.000000000000000000000001", "12345678901234.000000000000000000000001"),
+    ],
+)
+def test_an_amount_has_no_tail_of_zeros_and_at_least_two_decimals(amount: str, text: str) -> None:
+    assert str(money(Decimal(amount))) == text
+    assert money(Decimal(amount)) == Decimal(amount)
+
+
+def test_a_name_is_a_path_below_the_commits() -> None:
+    assert NAME.parent == COMMITS
+    assert isinstance(NAME, PurePosixPath)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import pyarrow.parquet as pq
+import pytest
+
+from bulkfetch.errors import StorageError
+from bulkfetch.headers import keep_headers, read_headers
+from bulkfetch.invoices import Invoice
+from bulkfetch.jsontext import Json, Number, Pairs
+from bulkfetch.layout import HEADERS, HEADERS_RECORD
+from bulkfetch.schema import INVOICE_ARROW
+from bulkfetch.store import LocalStore
+
+
+class Killed(BaseException):
+    """The end of a process."""
+
+
+class KilledAt(LocalStore):
+    """A store that is killed before its `last`-th change."""
+
+    def __init__(self, root: Path, last: int) -> None:
+        super().__init__(root)
+        self.left = last
+
+    def _tick(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def write(self, name: PurePosixPath, content: bytes) -> None:
+        self._tick()
+        super().write(name, content)
+
+    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
+        self._tick()
+        super().publish(staged, name)
+
+    def remove(self, name: PurePosixPath) -> bool:
+        self._tick()
+        return super().remove(name)
+
+
+def header(identifier: str, day: int = 1, **fields: Json) -> Invoice:
+    date = f"2021-06-{day:02}T00:00:00Z"
+    source = Pairs([("id", identifier), ("invoiceDate", date), *fields.items()])
+    return Invoice(identifier, source=source)
+
+
+def ids(store: LocalStore) -> list[str]:
+    table = read_headers(store)
+    assert table is not None
+    return [str(each) for each in table.column("id").to_pylist()]
+
+
+def test_an_archive_without_headers_has_none(tmp_path: Path) -> None:
+    assert read_headers(LocalStore(tmp_path)) is None
+
+
+def test_headers_are_kept_in_the_order_of_their_dates(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    keep_headers(store, [header("C", 1), header("A", 3), header("B", 1)])
+
+    assert ids(store) == ["B", "C", "A"]
+    assert pq.read_schema(tmp_path / HEADERS).equals(INVOICE_ARROW)
+
+
+def test_no_invoices_are_a_table_without_rows(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    keep_headers(store, [])
+
+    assert ids(store) == []
+
+
+def test_headers_of_earlier_runs_are_kept_and_new_ones_win(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    keep_headers(store, [header("A", 1, paidAmount=Number("0.0")), header("B", 2)])
+
+    keep_headers(store, [header("A", 1, paidAmount=Number("12.5")), header("C", 3)])
+
+    table = read_headers(store)
+    assert table is not None
+    assert ids(store) == ["A", "B", "C"]
+    assert str(table.column("paidAmount").to_pylist()[0].normalize()) == "12.5"
+
+
+def test_the_same_headers_are_the_same_bytes_and_not_written_again(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    keep_headers(store, [header("A"), header("B")])
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}
+
+    keep_headers(store, [header("B"), header("A")])
+
+    after = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_any_bit_that_flips_in_the_table_is_noticed_before_it_is_copied(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    keep_headers(store, [header("A", 1, totalCharges=Number("30154.25"))])
+    path = tmp_path / HEADERS
+    content = path.read_bytes()
+
+    for place in range(0, len(content), 41):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(StorageError, match="its sha256 is not the one on record"):
+            read_headers(store)
+        with pytest.raises(StorageError, match="remove it"):
+            keep_headers(store, [header("B")])
+        assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("record", [None, b"", b"{", b"[]", b'{"sha256":7}', b'{"sha256":["0"]}'])
+def test_a_table_whose_record_is_lost_is_not_trusted(record: bytes | None, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    keep_headers(store, [header("A")])
+    if record is None:
+        store.remove(HEADERS_RECORD)
+    else:
+        store.write(HEADERS_RECORD, record)
+
+    with pytest.raises(StorageError, match="is damaged"):
+        read_headers(store)
+
+
+def test_something_that_is_no_parquet_is_damaged_even_if_it_is_on_record(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write(HEADERS, b"")
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    store.write(HEADERS_RECORD, b'{"sha256":["%s"]}' % empty.encode())
+
+    with pytest.raises(StorageError, match="is damaged"):
+        read_headers(store)
+
+
+def test_a_run_killed_at_any_step_leaves_the_old_table_or_the_new_one(tmp_path: Path) -> None:
+    for last in range(6):
+        store = LocalStore(tmp_path / str(last))
+        store.root.mkdir()
+        keep_headers(store, [header("A")])
+
+        try:
+            keep_headers(KilledAt(store.root, last), [header("B")])
+        except Killed:
+            pass
+        else:
+            assert last > 2
+
+        assert ids(store) in (["A"], ["A", "B"])
+        keep_headers(store, [header("B")])
+        assert ids(store) == ["A", "B"]

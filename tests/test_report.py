@@ -1,0 +1,130 @@
+"""What a run tells of itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from bulkfetch.commits import Commit, CommittedPart
+from bulkfetch.errors import ContradictionError, MalformedBodyError, TransferError
+from bulkfetch.plan import Transfer
+from bulkfetch.reconcile import Reconciliation, Verdict
+from bulkfetch.report import ExportReport, Failure, counted, failure_of, reconciliation_lines
+
+OFFICE = Transfer("D1", "office", "billing_line_items")
+USAGE = Transfer("D1", "azure", "usage_line_items")
+
+
+def commit(transfer: Transfer = OFFICE, rows: int = 10, **rescues: int) -> Commit:
+    part = CommittedPart("line_items/x.parquet", 0, rows, 2_500_000, "0" * 64)
+    return Commit(transfer, rows, (part,), "totalForCustomer", Decimal("1.50"), rescues)
+
+
+def report(**changes: object) -> ExportReport:
+    plain = ExportReport(
+        output="lake",
+        invoices=2,
+        committed=(commit(), commit(USAGE, 1_000_000)),
+        skipped=(),
+        failures=(),
+        reconciliations=(),
+        requests=1501,
+        retries=1,
+        throttled=2,
+        elapsed_s=10.0,
+        correlation_id="c",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]  # what a test chooses
+
+
+FAILURE = Failure(USAGE, "malformed_body", "transfer D1 azure/usage_line_items, page at offset 0: the body is not JSON")
+
+
+def test_a_complete_run_tells_what_it_did() -> None:
+    assert report().complete
+    assert report().lines() == [
+        "lake: 2 transfers committed, 0 committed before, 0 failed, of 2 invoices",
+        "1,000,010 line items in 5.0 MB of Parquet, 10.0 s, 100,001 line items/s, 1,501 requests, 1 retried, "
+        "2 throttled",
+        "  azure/usage_line_items: 1,000,000 line items",
+        "  office/billing_line_items: 10 line items",
+    ]
+
+
+def test_a_failed_transfer_makes_the_run_incomplete_and_is_told_with_what_to_do() -> None:
+    failed = report(failures=(FAILURE,), committed=(commit(),))
+    assert not failed.complete
+    assert failed.lines()[0] == "lake: 1 transfer committed, 0 committed before, 1 failed, of 2 invoices"
+    assert failed.lines()[-2:] == [
+        f"FAILED {FAILURE.message}",
+        "Run the same command again: what is committed is kept, only the failed transfers are fetched.",
+    ]
+
+
+def test_a_run_that_had_nothing_to_do_says_so() -> None:
+    idle = report(committed=(), skipped=(commit(), commit(USAGE)), invoices=1)
+    assert idle.lines() == ["lake: nothing to fetch: 2 transfers of 1 invoice committed before"]
+    nobody = report(committed=(), invoices=0)
+    assert nobody.lines() == ["lake: no invoice was found or selected"]
+
+
+def test_rescues_are_counted_by_field_the_most_frequent_first() -> None:
+    rescued = report(committed=(commit(a=1, b=2), commit(USAGE, b=3, c=4)))
+    assert rescued.rescues == {"b": 5, "c": 4, "a": 1}
+    assert rescued.lines()[-1] == "kept as exact JSON in _rescued: b 5, c 4, a 1"
+    assert list(rescued.to_dict()["rescues"]) == ["b", "c", "a"]
+
+
+def test_names_from_the_server_cannot_act_on_the_terminal() -> None:
+    evil = Transfer("D1", "x\x1b[2J", "y\n")
+    shown = "\n".join(report(committed=(commit(evil, **{"f\x1b": 1}),)).lines())
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 4
+
+
+def test_a_machine_gets_every_fact_and_amounts_as_text() -> None:
+    reconciled = Reconciliation("D1", Verdict.DIFFERS, Decimal("100.10"), Decimal("100.05"))
+    facts = report(failures=(FAILURE,), skipped=(commit(),), reconciliations=(reconciled,)).to_dict()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["failures"] == [
+        {
+            "invoice_id": "D1",
+            "provider": "azure",
+            "line_item_type": "usage_line_items",
+            "reason": "malformed_body",
+            "message": FAILURE.message,
+        }
+    ]
+    (each,) = facts["reconciliation"]
+    assert (each["charged"], each["listed"], each["difference"]) == ("100.10", "100.05", "-0.05")
+    assert (facts["transfers_committed"], facts["transfers_skipped"], facts["rows"]) == (2, 1, 1_000_010)
+    assert (facts["complete"], facts["size_bytes"]) == (False, 5_000_000)
+
+
+def test_verdicts_are_counted_and_differences_are_named() -> None:
+    agrees = Reconciliation("D1", Verdict.AGREES, Decimal(1), Decimal(1))
+    differs = Reconciliation("D2", Verdict.DIFFERS, Decimal("30154.25"), Decimal("30154.24"))
+    unknown = Reconciliation("D3", Verdict.NOT_COMPARABLE, why="the header has no totalCharges")
+    lines = reconciliation_lines((agrees, agrees, differs, unknown, unknown))
+    assert lines[0] == "reconciliation of 5 invoices with the header: 2 agree, 1 differs, 2 not comparable"
+    assert len(lines) == 2
+    assert lines[1].startswith("DIFFERS ")
+    assert "30154.24" in lines[1]
+    assert "30154.25" in lines[1]
+    assert reconciliation_lines((agrees, differs, differs))[0].endswith(": 1 agrees, 2 differ")
+    assert reconciliation_lines(()) == []
+
+
+def test_the_reason_of_a_failure_is_that_of_the_request_behind_it() -> None:
+    error = TransferError("transfer D1 …")
+    error.__cause__ = MalformedBodyError("the body is cut")
+    assert failure_of(USAGE, error) == Failure(USAGE, "malformed_body", "transfer D1 …")
+    assert failure_of(USAGE, ContradictionError("pages differ")).reason == "contradiction"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (12345, "12,345 rows")])
+def test_what_is_counted_is_in_the_plural_unless_it_is_one(number: int, text: str) -> None:
+    assert counted(number, "row") == text

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bulkfetch.errors import StorageError
+from bulkfetch.sink import CHUNK_ROWS, PartWriter, StagedPart, WaitingRoom, stage_table
+from bulkfetch.store import LocalStore
+
+SCHEMA = pa.schema(
+    [
+        pa.field("line_number", pa.int64(), nullable=False),
+        pa.field("name", pa.string()),
+        pa.field("amount", pa.decimal128(38, 24)),
+        pa.field("tags", pa.list_(pa.string())),
+    ]
+)
+
+
+def rows(count: int, start: int = 0) -> pa.Table:
+    numbers = range(start, start + count)
+    return pa.table(
+        {
+            "line_number": list(numbers),
+            "name": [None if n % 7 == 0 else f"customer {n % 50}" for n in numbers],
+            "amount": [Decimal(n).scaleb(-3) for n in numbers],
+            "tags": [[f"t{n % 3}"] * (n % 4) for n in numbers],
+        },
+        schema=SCHEMA,
+    )
+
+
+def cut(table: pa.Table, lengths: Sequence[int]) -> list[pa.RecordBatch]:
+    """Cut a table into batches of these lengths, over and over, each in memory of its own."""
+    batches: list[pa.RecordBatch] = []
+    start = turn = 0
+    while start < table.num_rows:
+        length = lengths[turn % len(lengths)]
+        piece = pa.table(table.slice(start, length).to_pydict(), schema=table.schema)
+        batches += piece.to_batches() or []
+        start, turn = start + length, turn + 1
+    return batches
+
+
+class Memory:
+    """A Store's staging area in memory, which may have room for so many bytes only."""
+
+    def __init__(self, room: int = 1 << 40) -> None:
+        self.room = room
+        self.files: dict[PurePosixPath, _File] = {}
+
+    def create(self, name: PurePosixPath) -> BinaryIO:
+        self.files[name] = _File(self)
+        return cast("BinaryIO", self.files[name])
+
+    def seal(self, file: BinaryIO) -> None:
+        file.close()
+
+    def remove(self, name: PurePosixPath) -> bool:
+        """Leave it, so that tests can look at what a crash would leave."""
+        return False
+
+    def content(self, part: StagedPart) -> bytes:
+        return bytes(self.files[part.name].content)
+
+
+class _File:
+    def __init__(self, disk: Memory) -> None:
+        self.disk = disk
+        self.content = bytearray()
+
+    def write(self, data: Any) -> int:
+        taken = bytes(data)[: self.disk.room]
+        self.content += taken
+        self.disk.room -= len(taken)
+        if len(taken) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(data)
+
+    def close(self) -> None:
+        pass
+
+
+def name_of(number: int) -> PurePosixPath:
+    return PurePosixPath(f"{number:05d}.part")
+
+
+def writer(store: Any, *, part_rows: int = 1_000_000, row_group_rows: int = 100_000) -> PartWriter:
+    return PartWriter(store, name_of, part_rows=part_rows, row_group_rows=row_group_rows)
+
+
+def written(table: pa.Table, lengths: Sequence[int] = (2000,), **sizes: int) -> tuple[list[StagedPart], list[bytes]]:
+    store = Memory()
+    parts_of = writer(store, **sizes)
+    for batch in cut(table, lengths):
+        parts_of.write(batch)
+    parts = parts_of.finish(table.schema)
+    return parts, [store.content(part) for part in parts]
+
+
+def row_groups(content: bytes) -> list[int]:
+    metadata = pq.ParquetFile(io.BytesIO(content)).metadata
+    return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+
+@pytest.mark.parametrize(
+    ("count", "part_rows", "row_group_rows", "expected"),
+    [
+        (0, 100, 10, [[]]),
+        (1, 100, 10, [[1]]),
+        (100, 100, 100, [[100]]),
+        (101, 100, 100, [[100], [1]]),
+        (250, 100, 30, [[30, 30, 30, 10], [30, 30, 30, 10], [30, 20]]),
+        (200, 100, 50, [[50, 50], [50, 50]]),
+        (3, 1, 1, [[1], [1], [1]]),
+        (25_000, 1_000_000, 100_000, [[25_000]]),
+        (25_000, 24_000, 12_345, [[12_345, 11_655], [1000]]),
+    ],
+)
+def test_parts_and_row_groups_have_as_many_rows_as_the_settings_say(
+    count: int, part_rows: int, row_group_rows: int, expected: list[list[int]]
+) -> None:
+    parts, contents = written(rows(count), part_rows=part_rows, row_group_rows=row_group_rows)
+
+    assert [row_groups(content) for content in contents] == expected
+    assert [part.rows for part in parts] == [sum(groups) for groups in expected]
+    assert [part.first_line for part in parts] == [number * part_rows for number in range(len(expected))]
+
+
+def test_a_row_group_spans_many_pages() -> None:
+    _, (content,) = written(rows(2 * CHUNK_ROWS + 1), lengths=(137,), row_group_rows=2 * CHUNK_ROWS)
+
+    assert row_groups(content) == [2 * CHUNK_ROWS, 1]
+
+
+def test_what_is_written_is_read_back_in_order() -> None:
+    _, contents = written(rows(25_000), lengths=(1999, 1), part_rows=7000, row_group_rows=3000)
+
+    read = pa.concat_tables([pq.read_table(io.BytesIO(content)) for content in contents])
+    assert read.equals(rows(25_000))
+
+
+def test_a_part_says_what_its_file_is_made_of() -> None:
+    parts, contents = written(rows(250), part_rows=100, row_group_rows=100)
+
+    assert [part.size_bytes for part in parts] == [len(content) for content in contents]
+    assert [part.sha256 for part in parts] == [hashlib.sha256(content).hexdigest() for content in contents]
+
+
+def test_a_part_is_compressed_and_has_statistics_an_index_and_checksums() -> None:
+    _, (content,) = written(rows(1000))
+
+    metadata = pq.ParquetFile(io.BytesIO(content)).metadata
+    column = metadata.row_group(0).column(0)
+    assert column.compression == "ZSTD"
+    assert (column.statistics.min, column.statistics.max) == (0, 999)
+    assert column.has_offset_index
+    assert column.has_column_index
+    damaged = bytearray(content)
+    damaged[column.dictionary_page_offset + 60] ^= 1
+    with pytest.raises((OSError, pa.ArrowException)):
+        pq.read_table(io.BytesIO(bytes(damaged)), page_checksum_verification=True)
+
+
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 700), min_size=1, max_size=8),
+    count=st.integers(0, 3000),
+    part_rows=st.integers(400, 4000),
+    row_group_rows=st.integers(50, 400),
+)
+def test_the_bytes_of_a_part_depend_on_its_rows_alone_however_they_came(
+    lengths: list[int], count: int, part_rows: int, row_group_rows: int
+) -> None:
+    table = rows(count)
+
+    one = written(table, lengths, part_rows=part_rows, row_group_rows=row_group_rows)
+    other = written(table, (10_000,), part_rows=part_rows, row_group_rows=row_group_rows)
+
+    assert one == other
+
+
+def test_the_bytes_of_a_large_part_depend_on_its_rows_alone() -> None:
+    table = rows(3 * CHUNK_ROWS + 17)
+
+    contents = [written(table, lengths, row_group_rows=2 * CHUNK_ROWS)[1] for lengths in ((2000,), (137,), (40_000,))]
+
+    assert contents[0] == contents[1] == contents[2]
+
+
+def is_readable(content: bytes) -> bool:
+    try:
+        pq.read_table(io.BytesIO(content))
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
+def test_a_part_that_is_given_up_can_not_be_read() -> None:
+    for count in (1, 150, 450):
+        store = Memory()
+        given_up = writer(store, part_rows=400, row_group_rows=100)
+        for batch in cut(rows(count), (50,)):
+            given_up.write(batch)
+
+        given_up.abort()
+        del given_up  # a ParquetWriter that is collected closes itself
+
+        assert store.files or count == 1
+        whole = [is_readable(bytes(file.content)) for file in store.files.values()]
+        assert whole == [number < count // 400 for number in range(len(whole))]
+
+
+def test_giving_up_removes_every_staged_file(tmp_path: Path) -> None:
+    given_up = writer(LocalStore(tmp_path), part_rows=100, row_group_rows=50)
+    given_up.write(rows(250).combine_chunks().to_batches()[0])
+    assert len(list(tmp_path.iterdir())) == 3
+
+    given_up.abort()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def attempt(store: Memory, table: pa.Table) -> list[StagedPart]:
+    """Write as the worker does: to the end, or not at all."""
+    parts_of = writer(store, part_rows=400, row_group_rows=100)
+    try:
+        for batch in cut(table, (50,)):
+            parts_of.write(batch)
+        return parts_of.finish(table.schema)
+    except BaseException:
+        parts_of.abort()
+        raise
+
+
+def test_a_disk_that_fills_up_at_any_byte_is_a_storage_error_and_leaves_no_part_that_can_be_read() -> None:
+    table = rows(1000)
+    plenty = Memory()
+    needed = sum(part.size_bytes for part in attempt(plenty, table))
+
+    for room in [*range(12), *range(12, needed, 173), needed - 9, needed - 1]:
+        store = Memory(room)
+        with pytest.raises(StorageError, match="No space left"):
+            attempt(store, table)
+        *sealed, last = store.files.values()
+        assert all(is_readable(bytes(file.content)) for file in sealed)
+        assert not is_readable(bytes(last.content)), room
+
+    assert attempt(Memory(needed), table)
+
+
+def test_a_table_is_staged_as_one_file(tmp_path: Path) -> None:
+    table = rows(25_000)
+
+    part = stage_table(LocalStore(tmp_path), PurePosixPath("table.part"), table)
+
+    assert pq.read_table(tmp_path / "table.part").equals(table)
+    assert part.rows == 25_000
+
+
+def test_a_table_that_cannot_be_staged_leaves_nothing(tmp_path: Path) -> None:
+    class Full(LocalStore):
+        def create(self, name: PurePosixPath) -> BinaryIO:
+            super().create(name).close()
+            return open("/dev/full", "wb")  # the writer closes it
+
+    stage: Callable[[], StagedPart] = lambda: stage_table(Full(tmp_path), PurePosixPath("x"), rows(9))  # noqa: E731
+
+    with pytest.raises(StorageError):
+        stage()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_wait_compressed_when_it_is_crowded_and_come_out_the_same() -> None:
+    waiting = rows(5_000)
+    room = WaitingRoom(roomy_bytes=waiting.nbytes + 1)
+    roomy, crowded = room.enter(waiting), room.enter(waiting)
+    assert (roomy.packed, crowded.rows) == (None, None)
+    assert crowded.packed is not None
+    assert crowded.packed.size < waiting.nbytes
+    assert room.leave(crowded).equals(waiting)
+    assert room.leave(roomy).equals(waiting)
+    assert room.enter(waiting).packed is None  # the room is free again
+
+
+def test_the_bytes_of_a_part_do_not_depend_on_how_crowded_it_was() -> None:
+    contents = []
+    for room in (WaitingRoom(), WaitingRoom(roomy_bytes=0)):
+        store = Memory()
+        crowded = PartWriter(cast(Any, store), name_of, part_rows=100_000, row_group_rows=25_000, waiting_room=room)
+        for batch in cut(rows(60_000), [7_000]):
+            crowded.write(batch)
+        contents.append([store.content(part) for part in crowded.finish(SCHEMA)])
+    assert contents[0] == contents[1]

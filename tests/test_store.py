@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import pytest
+
+from bulkfetch.errors import OutputError, OutputLockedError, StorageError
+from bulkfetch.layout import ARCHIVE, LOCK
+from bulkfetch.store import LocalStore, prepare_output
+
+NAME = PurePosixPath("_bulkfetch/staging/part")
+PUBLISHED = PurePosixPath("line_items/part.parquet")
+
+
+class Refusing(LocalStore):
+    """A store on a file system that refuses to create files."""
+
+    def __init__(self, root: Path, code: int) -> None:
+        super().__init__(root)
+        self.code = code
+
+    def _make_directory(self, path: Path) -> None:
+        raise OSError(self.code, os.strerror(self.code))
+
+
+class FullDisk(LocalStore):
+    """A store whose files are on a disk that has no room left: Linux has one."""
+
+    def create(self, name: PurePosixPath) -> BinaryIO:
+        super().create(name).close()
+        return open("/dev/full", "wb")  # the store closes it
+
+
+def staged(store: LocalStore, name: PurePosixPath = NAME, content: bytes = b"rows") -> None:
+    file = store.create(name)
+    file.write(content)
+    store.seal(file)
+
+
+def test_a_staged_file_is_seen_where_it_is_published_and_nowhere_else(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    staged(store)
+    assert store.list(PurePosixPath("line_items")) == []
+    store.publish(NAME, PUBLISHED)
+
+    assert store.read(PUBLISHED) == b"rows"
+    assert store.list(PurePosixPath()) == [PUBLISHED]
+
+
+def test_a_new_staged_file_replaces_an_earlier_one(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    staged(store, content=b"a long one of an earlier run")
+    staged(store, content=b"new")
+
+    assert store.read(NAME) == b"new"
+
+
+def test_a_small_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    store.write(NAME, b"first, and longer")
+    store.write(NAME, b"second")
+
+    assert store.read(NAME) == b"second"
+    assert store.list(PurePosixPath()) == [NAME]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_small_file_on_a_full_disk_is_the_earlier_one_or_none(tmp_path: Path) -> None:
+    LocalStore(tmp_path).write(NAME, b"earlier")
+
+    with pytest.raises(StorageError, match="the disk is full: free some space"):
+        FullDisk(tmp_path).write(NAME, b"later")
+    with pytest.raises(StorageError, match="the disk is full"):
+        FullDisk(tmp_path).write(PUBLISHED, b"later")
+
+    assert LocalStore(tmp_path).read(NAME) == b"earlier"
+    assert LocalStore(tmp_path).list(PurePosixPath()) == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "check the owner and mode"),
+        (errno.EPERM, "check the owner and mode"),
+        (errno.EMFILE, "ulimit"),
+        (errno.EIO, os.strerror(errno.EIO)),
+    ],
+)
+def test_a_refusal_says_what_to_do(code: int, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=advice) as caught:
+        Refusing(tmp_path, code).create(NAME)
+
+    assert str(tmp_path / NAME) in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_reading_a_file_that_is_not_there_gives_none_and_removing_it_is_fine(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    store.remove(NAME)
+
+    assert store.read(NAME) is None
+    assert store.list(PurePosixPath("line_items")) == []
+    with pytest.raises(StorageError, match="No such file"):
+        store.open(NAME)
+
+
+def test_a_directory_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
+    tmp_path.joinpath("line_items").write_bytes(b"a file where a directory was")
+
+    with pytest.raises(StorageError, match="Not a directory"):
+        LocalStore(tmp_path).list(PurePosixPath("line_items"))
+
+
+@pytest.mark.parametrize("name", ["../outside", "line_items/../../outside", "/etc/passwd", "nul\0"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    for use in (store.create, store.read, store.remove, store.open, store.list):
+        with pytest.raises(StorageError, match="does not lie in the archive"):
+            use(PurePosixPath(name))
+
+
+def test_an_output_directory_that_is_taken_away_is_not_made_again(tmp_path: Path) -> None:
+    root = tmp_path / "lake"
+    store = prepare_output(root, ARCHIVE)
+    root.rmdir()
+
+    with pytest.raises(StorageError, match="is gone"):
+        store.create(NAME)
+
+    assert not root.exists()
+
+
+def test_an_output_directory_is_created_with_its_parents(tmp_path: Path) -> None:
+    store = prepare_output(tmp_path / "a" / "b", ARCHIVE)
+
+    assert store.root == tmp_path / "a" / "b"
+    assert store.root.is_dir()
+
+
+def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
+    tmp_path.joinpath("holiday.jpg").write_bytes(b"")
+
+    with pytest.raises(OutputError, match="is not empty and not an archive"):
+        prepare_output(tmp_path, ARCHIVE)
+
+
+def test_a_directory_that_was_begun_by_a_killed_run_is_ours(tmp_path: Path) -> None:
+    tmp_path.joinpath("_bulkfetch").mkdir()
+
+    assert prepare_output(tmp_path, ARCHIVE).root == tmp_path
+
+
+@pytest.mark.parametrize("below", ["", "lake", "lake/deeper"])
+def test_an_output_that_is_a_file_or_lies_below_one_is_refused(below: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+
+    with pytest.raises(OutputError, match="is a file"):
+        prepare_output(file / below, ARCHIVE)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a place where nobody can write")
+def test_an_output_that_nobody_can_write_to_is_refused() -> None:
+    with pytest.raises(OutputError, match="cannot be used"):
+        prepare_output(Path("/proc/lake"), ARCHIVE)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+
+    with pytest.raises(OutputError, match="not writable"):
+        prepare_output(tmp_path, ARCHIVE)
+
+
+def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    with store.locked(LOCK), pytest.raises(OutputLockedError, match="another bulkfetch"), store.locked(LOCK):
+        pass
+
+    with store.locked(LOCK):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
+    hold = (
+        "import sys, pathlib\n"
+        "from bulkfetch.store import LocalStore\nfrom bulkfetch.layout import LOCK\n"
+        "with LocalStore(pathlib.Path(sys.argv[1])).locked(LOCK):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(OutputLockedError), LocalStore(tmp_path).locked(LOCK):
+            pass
+        process.kill()
+
+    with LocalStore(tmp_path).locked(LOCK):
+        pass
