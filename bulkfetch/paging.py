@@ -81,9 +81,7 @@ def _value(mapping: Any, name: str) -> Any:
 
 
 def _says_something(link: Any) -> bool:
-    return (
-        any(value is not None for value in link.values()) if isinstance(link, Mapping) else link is not None
-    )
+    return any(value is not None for value in link.values()) if isinstance(link, Mapping) else link is not None
 
 
 def _link(value: Any) -> Link | None:
@@ -92,10 +90,7 @@ def _link(value: Any) -> Link | None:
         return None
     headers = _value(value, "headers")
     for header in headers if isinstance(headers, list) else ():
-        if (
-            isinstance(header, Mapping)
-            and str(_value(header, "key")).casefold() == CONTINUATION_HEADER.casefold()
-        ):
+        if isinstance(header, Mapping) and str(_value(header, "key")).casefold() == CONTINUATION_HEADER.casefold():
             token = _value(header, "value")
             return Link(uri, token if isinstance(token, str) and token.strip() else None)
     return Link(uri)
@@ -166,8 +161,4 @@ class SeenPages:
             return None
         if self.total is None:
             self.total = told
-        return (
-            None
-            if told == self.total
-            else f"says there are {told} rows in all, an earlier page said {self.total}"
-        )
+        return None if told == self.total else f"says there are {told} rows in all, an earlier page said {self.total}"

@@ -17,9 +17,7 @@ TENANT = Tenant(SandboxOptions())
 def ask(uri: str, *, tenant: Tenant = TENANT, token: str | None = None) -> tuple[int, Any]:
     """The status and body for a link as it stands in a body: host-less and without /v1."""
     path, _, query = uri.partition("?")
-    pairs = tuple(
-        (name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)
-    )
+    pairs = tuple((name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair))
     reply = InvoiceApi(tenant).answer(Asked(tuple(word for word in path.split("/") if word), pairs, token))
     assert isinstance(reply, Reply)
     return reply.status, json.loads(b"".join(reply.pieces), parse_float=Decimal)
@@ -143,9 +141,7 @@ def test_the_query_form_has_the_same_rows_and_links_of_its_own_form() -> None:
     by_query = page(f"{base}?provider=Azure&InvoiceLineItemType=BillingLineItems&size=10&offset=20")
 
     assert by_query["items"] == by_path["items"]
-    assert links(by_query)["next"] == (
-        f"{base}?provider=Azure&InvoiceLineItemType=BillingLineItems&size=10&offset=30"
-    )
+    assert links(by_query)["next"] == (f"{base}?provider=Azure&InvoiceLineItemType=BillingLineItems&size=10&offset=30")
 
 
 def test_the_case_of_paths_and_queries_does_not_matter() -> None:
@@ -155,8 +151,7 @@ def test_the_case_of_paths_and_queries_does_not_matter() -> None:
 
     assert lower == page(f"{base}/Office/BillingLineItems?size=5&offset=5")
     assert (
-        lower["items"]
-        == page(f"{base}?PROVIDER=OFFICE&invoicelineitemtype=BILLINGLINEITEMS&size=5&offset=5")["items"]
+        lower["items"] == page(f"{base}?PROVIDER=OFFICE&invoicelineitemtype=BILLINGLINEITEMS&size=5&offset=5")["items"]
     )
 
 
@@ -169,9 +164,7 @@ def test_modern_pages_are_a_chain_of_continuation_tokens(line_item_type: str) ->
     while True:
         rows += body["items"]
         uris.append(links(body)["self"])
-        assert ("continuationToken" in body) == (
-            line_item_type == "billinglineitems" and "next" in body["links"]
-        )
+        assert ("continuationToken" in body) == (line_item_type == "billinglineitems" and "next" in body["links"])
         if "next" not in body["links"]:
             break
         header = body["links"]["next"]["headers"][0]
@@ -213,9 +206,7 @@ def test_one_time_usage_is_empty_by_path_and_full_by_query() -> None:
 
 
 def test_marketplace_and_all_are_served_when_offered() -> None:
-    tenant = Tenant(
-        SandboxOptions(details=("marketplace/usage_line_items", "all/billing_line_items"), invoices=1)
-    )
+    tenant = Tenant(SandboxOptions(details=("marketplace/usage_line_items", "all/billing_line_items"), invoices=1))
     base = f"/invoices/{tenant.invoices[0].id}/lineitems"
 
     usage = page(f"{base}?provider=Marketplace&invoicelineitemtype=usagelineitems&size=10", tenant=tenant)

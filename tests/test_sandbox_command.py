@@ -73,9 +73,7 @@ def test_the_command_tells_where_it_is_and_serves_until_it_is_told_to_stop() -> 
     with command() as process:
         assert process.stdout
         ready = json.loads(process.stdout.readline())
-        request = Request(
-            f"{ready['base_url']}/invoices", headers={"Authorization": f"Bearer {ready['token']}"}
-        )
+        request = Request(f"{ready['base_url']}/invoices", headers={"Authorization": f"Bearer {ready['token']}"})
         with urlopen(request, timeout=5) as answer:
             body = json.loads(answer.read().decode("utf-8-sig"))
         process.send_signal(signal.SIGTERM)

@@ -90,9 +90,7 @@ def test_a_short_page_with_a_gap_loses_half_a_page() -> None:
 
 
 def test_a_server_that_ignores_the_size_serves_its_own() -> None:
-    assert page_of(1000, 2000, 0, SandboxOptions(ignore_size=True)) == Page(
-        0, 200, Place(200, 0), Place(200, 200)
-    )
+    assert page_of(1000, 2000, 0, SandboxOptions(ignore_size=True)) == Page(0, 200, Place(200, 0), Place(200, 200))
 
 
 def test_a_server_that_ignores_the_offset_always_serves_the_first_page() -> None:

@@ -33,9 +33,7 @@ async def sandbox_and_client(
 
 def office_url(sandbox: RunningSandbox, *, size: int = 10, offset: int = 0) -> str:
     invoice = sandbox.tenant.invoices[0].id
-    return (
-        f"{sandbox.base_url}/invoices/{invoice}/lineitems/Office/BillingLineItems?size={size}&offset={offset}"
-    )
+    return f"{sandbox.base_url}/invoices/{invoice}/lineitems/Office/BillingLineItems?size={size}&offset={offset}"
 
 
 def token_url(sandbox: RunningSandbox, version: str = "oauth2") -> str:
@@ -74,9 +72,7 @@ async def test_a_page_arrives_whole_with_the_headers_of_the_service() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(
-    ("bom", "start", "charset"), [("none", b"{", "utf-8"), ("utf16", b"\xff\xfe{\0", None)]
-)
+@pytest.mark.parametrize(("bom", "start", "charset"), [("none", b"{", "utf-8"), ("utf16", b"\xff\xfe{\0", None)])
 async def test_the_mark_of_a_success_can_be_chosen(bom: str, start: bytes, charset: str | None) -> None:
     async with (
         sandbox_and_client(SandboxOptions(bom=bom)) as (sandbox, client),
@@ -156,9 +152,7 @@ async def test_the_second_token_endpoint_tells_the_lifetime_as_a_number() -> Non
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
     ],
 )
-async def test_wrong_credentials_get_the_error_body_of_entra(
-    wrong: dict[str, str], status: int, error: str
-) -> None:
+async def test_wrong_credentials_get_the_error_body_of_entra(wrong: dict[str, str], status: int, error: str) -> None:
     async with (
         sandbox_and_client() as (sandbox, client),
         client.post(token_url(sandbox), data=CREDENTIALS | wrong) as answer,
@@ -255,9 +249,7 @@ async def test_gzip_is_sent_only_if_both_sides_want_it() -> None:
 async def test_a_stalled_request_waits_until_the_client_leaves() -> None:
     async with sandbox_and_client(SandboxOptions(past_end="stall")) as (sandbox, client):
         with pytest.raises(TimeoutError):
-            await status_of(
-                client, office_url(sandbox, offset=500), timeout=aiohttp.ClientTimeout(total=0.05)
-            )
+            await status_of(client, office_url(sandbox, offset=500), timeout=aiohttp.ClientTimeout(total=0.05))
         for _ in range(100):
             if not sandbox.stats.in_flight:
                 break

@@ -48,9 +48,7 @@ def digest(options: SandboxOptions) -> str:
     for invoice in tenant.all_invoices():
         seen.update(f"{invoice.id} {invoice.total_charges}".encode())
         for detail in invoice.details:
-            seen.update(
-                tenant.page_bytes(invoice.id, detail.provider, detail.line_item_type, 0, detail.line_items)
-            )
+            seen.update(tenant.page_bytes(invoice.id, detail.provider, detail.line_item_type, 0, detail.line_items))
     return seen.hexdigest()
 
 
@@ -122,9 +120,7 @@ def test_rows_of_all_and_marketplace_are_those_of_one_time() -> None:
 
     billing, usage = "billing_line_items", "usage_line_items"
     assert tenant.row_bytes(invoice.id, "all", billing, 5).startswith(b'{"partnerId"')
-    assert len(rows_of(tenant, invoice, f"all/{billing}")) == len(
-        rows_of(tenant, invoice, f"one_time/{billing}")
-    )
+    assert len(rows_of(tenant, invoice, f"all/{billing}")) == len(rows_of(tenant, invoice, f"one_time/{billing}"))
     assert "meterId" in json.loads(tenant.row_bytes(invoice.id, "marketplace", usage, 5))
 
 
@@ -147,9 +143,7 @@ def test_the_default_tenant_alternates_kinds_and_has_what_recorded_tenants_have(
 
 
 def test_named_details_are_offered_by_every_invoice_of_their_kind() -> None:
-    tenant = Tenant(
-        SandboxOptions(details=("office/billing_line_items", "azure/usage_line_items"), invoices=4)
-    )
+    tenant = Tenant(SandboxOptions(details=("office/billing_line_items", "azure/usage_line_items"), invoices=4))
 
     offered = [[detail.kind for detail in invoice.details] for invoice in tenant.invoices]
     assert offered == [["office/billing_line_items", "azure/usage_line_items"]] * 4

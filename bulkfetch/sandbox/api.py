@@ -134,9 +134,7 @@ class InvoiceApi:
             return invalid_request()
         return self._line_items(asked, PROVIDERS[provider], TYPES[line_item_type], by_query=True)
 
-    def _line_items(
-        self, asked: Asked, provider: str, line_item_type: str, *, by_query: bool
-    ) -> Reply | Stalled:
+    def _line_items(self, asked: Asked, provider: str, line_item_type: str, *, by_query: bool) -> Reply | Stalled:
         invoice = self._tenant.find(asked.path[1])
         if not invoice:
             return _no_invoice(asked.path[1])
@@ -147,9 +145,7 @@ class InvoiceApi:
         if provider in LEGACY_PROVIDERS:
             return self._offset_page(asked, stream)
         if not by_query and detail.kind == "one_time/usage_line_items":
-            return collection(
-                [], line_items=0, total_count=0, self_uri=stream.uri()
-            )  # the rows come by query only
+            return collection([], line_items=0, total_count=0, self_uri=stream.uri())  # the rows come by query only
         return self._continued_page(asked, stream)
 
     def _offset_page(self, asked: Asked, stream: Stream) -> Reply | Stalled:
@@ -210,9 +206,7 @@ def _stream(asked: Asked, invoice: Invoice, detail: Detail, *, by_query: bool) -
     kept = tuple((name, value) for name, value in asked.query if name.lower() not in PAGING_PARAMETERS)
     base = f"/invoices/{invoice.id}/lineitems"
     if not by_query:
-        base = (
-            f"/invoices/{invoice.link_id}/lineitems/{pascal(detail.provider)}/{pascal(detail.line_item_type)}"
-        )
+        base = f"/invoices/{invoice.link_id}/lineitems/{pascal(detail.provider)}/{pascal(detail.line_item_type)}"
     return Stream(invoice, detail, base, kept)
 
 

@@ -136,9 +136,7 @@ def _text(group: argparse._ArgumentGroup, name: str, words: str) -> None:
 
 
 def _choice(group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], words: str) -> None:
-    group.add_argument(
-        f"--{name}", choices=choices, default=_default(name), help=f"{words} (default: %(default)s)"
-    )
+    group.add_argument(f"--{name}", choices=choices, default=_default(name), help=f"{words} (default: %(default)s)")
 
 
 def _page(group: argparse._ArgumentGroup, name: str, words: str) -> None:

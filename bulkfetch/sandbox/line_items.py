@@ -263,9 +263,7 @@ def _azure_base(seed: int, used: Consumption, style: RowStyle, *, plain: bool) -
         "mpnId": _mpn_id(seed),
         "tier2MpnId": "-1",
         "invoiceNumber": '"<invoice>"',
-        "subscriptionId": text(
-            used.customer.subscription.upper() if style.early else used.customer.subscription
-        ),
+        "subscriptionId": text(used.customer.subscription.upper() if style.early else used.customer.subscription),
         "subscriptionName": '"MICROSOFT AZURE"',
         "subscriptionDescription": '"MICROSOFT AZURE"',
     }
@@ -398,9 +396,7 @@ def _one_time_head(seed: int, draws: Draws, index: int, shape: _OneTimeShape) ->
     return row
 
 
-def _one_time_charge(
-    draws: Draws, index: int, shape: _OneTimeShape, style: RowStyle
-) -> tuple[int, dict[str, str]]:
+def _one_time_charge(draws: Draws, index: int, shape: _OneTimeShape, style: RowStyle) -> tuple[int, dict[str, str]]:
     plain, refund = index % 6 != 0, index % 11 == 5
     unit_cents = PRODUCTS[index % len(PRODUCTS)][1]
     quantity = draws.between(1, 50) * (-1 if refund else 1) * style.sign
@@ -527,9 +523,7 @@ def _daily_rated_meter(draws: Draws, index: int) -> dict[str, str]:
         "resourceGroup": text(group),
         "resourceUri": f'"/subscriptions/{draws.guid()}/resourceGroups/{group}/providers/'
         'Microsoft.Compute/virtualMachines/vm<row>"',
-        "tags": text(obj({"costCenter": text(f"CC-{index % 30}"), "env": '"prod"'}))
-        if index % 4 == 0
-        else '""',
+        "tags": text(obj({"costCenter": text(f"CC-{index % 30}"), "env": '"prod"'})) if index % 4 == 0 else '""',
         "additionalInfo": text(obj(info).replace(",", ",  ")) if index % 5 else '""',
         "serviceInfo1": '""',
         "serviceInfo2": '""',

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bulkfetch.errors import SettingsError
+
 _STOP_S = 5.0
 
 
@@ -25,7 +27,7 @@ class SpawnedSandbox:
 def spawned(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
     """Start `bulkfetch sandbox` with `arguments`, and end it afterwards; it also ends if this process dies.
 
-    Raises RuntimeError with what it said if it does not start.
+    Raises SettingsError with what it said if it does not start.
     """
     process = subprocess.Popen(  # noqa: S603  # our own module, our own arguments
         [sys.executable, "-m", "bulkfetch.sandbox", "--until-stdin-closes", *arguments],
@@ -51,8 +53,6 @@ def _announced(process: subprocess.Popen[str]) -> SpawnedSandbox:
     line = process.stdout.readline() if process.stdout else ""
     if not line:
         said = process.stderr.read().strip() if process.stderr else ""
-        raise RuntimeError(
-            f"the sandbox did not start: {said.splitlines()[-1] if said else 'it said nothing'}"
-        )
+        raise SettingsError(f"the sandbox did not start: {said.splitlines()[-1] if said else 'it said nothing'}")
     facts = json.loads(line)
     return SpawnedSandbox(facts["base_url"], facts["token"], facts["pid"])

@@ -112,16 +112,12 @@ class Tenant:
         """One line item as JSON. Raises LookupError if the tenant does not have it."""
         return self.page_bytes(invoice_id, provider, line_item_type, index, 1)[1:-1]
 
-    def page_bytes(
-        self, invoice_id: str, provider: str, line_item_type: str, start: int, count: int
-    ) -> bytes:
+    def page_bytes(self, invoice_id: str, provider: str, line_item_type: str, start: int, count: int) -> bytes:
         """A JSON array of `count` line items from `start` on. Raises LookupError if the tenant has fewer."""
         invoice = self.find(invoice_id)
         detail = invoice.detail(provider, line_item_type) if invoice else None
         if not invoice or not detail or not 0 <= start <= start + count <= detail.line_items:
-            raise LookupError(
-                f"no line items {start} to {start + count} in {invoice_id} {provider}/{line_item_type}"
-            )
+            raise LookupError(f"no line items {start} to {start + count} in {invoice_id} {provider}/{line_item_type}")
         return b"[" + b"".join(self.pieces(invoice, detail, start, count)) + b"]"
 
     def pieces(self, invoice: Invoice, detail: Detail, start: int, count: int) -> list[bytes]:
@@ -183,9 +179,7 @@ def _invoice(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> I
     chronological, legacy = options.invoices - age, kind == LEGACY
     currency, symbol = CURRENCIES[0 if legacy else of_kind % len(CURRENCIES)]
     invoice = Invoice(
-        id=f"D0800{_base36(90_000 + chronological * 139)}"
-        if legacy
-        else f"G000{700_000 + chronological * 37}",
+        id=f"D0800{_base36(90_000 + chronological * 139)}" if legacy else f"G000{700_000 + chronological * 37}",
         kind=kind,
         year=year,
         month=month,
@@ -221,17 +215,14 @@ def _line_items(options: SandboxOptions, pair: str, age: int) -> int:
 
 def _charges(options: SandboxOptions, invoice: Invoice) -> int:
     """The cents of all line items that charge; an invoice that offers none has a total all the same."""
-    kinds = {
-        detail.kind: detail.line_items for detail in invoice.details if "billing" in detail.line_item_type
-    }
+    kinds = {detail.kind: detail.line_items for detail in invoice.details if "billing" in detail.line_item_type}
     if "one_time/billing_line_items" in kinds:
         kinds.pop("all/billing_line_items", None)  # the same rows once more
     if not kinds:
         hidden = LEGACY_DETAILS[1] if invoice.kind == LEGACY else MODERN_DETAILS[0]
         kinds = {hidden: invoice.details[0].line_items}
     return sum(
-        template_pool(options.seed, kind, invoice.style).cents(invoice.shift, count)
-        for kind, count in kinds.items()
+        template_pool(options.seed, kind, invoice.style).cents(invoice.shift, count) for kind, count in kinds.items()
     )
 
 
@@ -242,8 +233,7 @@ def _amendments(options: SandboxOptions, invoice: Invoice, of_kind: int) -> tupl
     amendment = replace(
         invoice,
         id=f"G{int(invoice.id[1:]) + 1:09d}",
-        details=tuple(detail for detail in smaller if detail.line_item_type == "billing_line_items")
-        or smaller,
+        details=tuple(detail for detail in smaller if detail.line_item_type == "billing_line_items") or smaller,
         style=RowStyle(credit=True),
         amends=invoice.id,
     )

@@ -1,0 +1,80 @@
+"""Archive every invoice of a Microsoft Partner Center tenant as exact, verified, partitioned Parquet.
+
+`bulkfetch.export` is the main job; `bulkfetch.Client` is the API behind it. Importing this package does nothing but
+define names: what is heavy is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BulkfetchError",
+    "Client",
+    "ExportReport",
+    "Invoice",
+    "InvoiceDetail",
+    "InvoicePage",
+    "LineItemPage",
+    "LineItemSchema",
+    "Secret",
+    "Selection",
+    "Settings",
+    "VerifyReport",
+    "errors",
+    "export",
+    "export_async",
+    "read_settings",
+    "schema_of",
+    "verify",
+]
+
+if TYPE_CHECKING:
+    from bulkfetch import errors
+    from bulkfetch.client import Client, LineItemPage
+    from bulkfetch.config import Secret, Settings, read_settings
+    from bulkfetch.errors import BulkfetchError
+    from bulkfetch.invoices import Invoice, InvoiceDetail, InvoicePage
+    from bulkfetch.pipeline import export, export_async
+    from bulkfetch.plan import Selection
+    from bulkfetch.report import ExportReport
+    from bulkfetch.schema import LineItemSchema, schema_of
+    from bulkfetch.verification import VerifyReport, verify
+
+_HOMES = {
+    "BulkfetchError": "errors",
+    "Client": "client",
+    "ExportReport": "report",
+    "Invoice": "invoices",
+    "InvoiceDetail": "invoices",
+    "InvoicePage": "invoices",
+    "LineItemPage": "client",
+    "LineItemSchema": "schema",
+    "Secret": "config",
+    "Selection": "plan",
+    "Settings": "config",
+    "VerifyReport": "verification",
+    "export": "pipeline",
+    "export_async": "pipeline",
+    "read_settings": "config",
+    "schema_of": "schema",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("bulkfetch.errors")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bulkfetch' has no attribute {name!r}")
+    value = getattr(import_module(f"bulkfetch.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,651 @@
+"""The command line: each command is one function that returns an exit code.
+
+0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours; ended by a signal, 128
+plus its number as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. Results go to stdout,
+progress and messages to stderr. Heavy modules are imported inside the commands: `--help` comes without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from bulkfetch import __version__, config
+from bulkfetch.errors import (
+    BulkfetchError,
+    ConnectionFailedError,
+    ForeignLinkError,
+    HttpStatusError,
+    MalformedBodyError,
+    OutputError,
+    RequestError,
+    SettingsError,
+    StorageError,
+    TransferError,
+)
+
+if TYPE_CHECKING:
+    from bulkfetch.config import Settings
+    from bulkfetch.invoices import Invoice
+    from bulkfetch.plan import Plan, Selection, Transfer
+    from bulkfetch.stats import RunStats
+
+T = TypeVar("T")
+
+COMPLETE, INCOMPLETE, USAGE, BUG = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Nothing is raised: this is the last of the places where errors are caught.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = argparse.Namespace(command=None)
+    try:
+        _prepare_streams()
+        arguments = _parsed(words)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except (SettingsError, OutputError) as error:
+        return _failed(error, USAGE)
+    except BulkfetchError as error:
+        return _failed(error, INCOMPLETE)
+    except KeyboardInterrupt as stop:
+        return _farewell(arguments, stop.args[0] if stop.args else signal.SIGINT)
+    except BrokenPipeError:  # whoever read our results has enough of them
+        _drop_stdout()
+        return COMPLETE
+    except Exception as error:
+        return _bug(error)
+
+
+def _prepare_streams() -> None:
+    """Make standard streams that were closed harmless, and results UTF-8 wherever a program reads them."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # the same
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="backslashreplace")
+
+
+def _drop_stdout() -> None:
+    with suppress(OSError):  # a stream of tests, without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _failed(error: BulkfetchError, code: int) -> int:
+    _say(f"error: {error}{_advice(error)}")
+    return code
+
+
+def _advice(error: BulkfetchError) -> str:
+    """Say what to look at when the invoice list, which every Partner Center has, cannot be had."""
+    listing = isinstance(error, RequestError) and error.facts is not None and error.facts.path == "/invoices"
+    elsewhere = isinstance(error, MalformedBodyError | ForeignLinkError | ConnectionFailedError) or (
+        isinstance(error, HttpStatusError) and error.status == 404
+    )
+    wrong = "; is the base URL that of Partner Center? `bulkfetch config` shows it"
+    return wrong if listing and elsewhere else ""
+
+
+def _farewell(arguments: argparse.Namespace, number: int) -> int:
+    """Say what a signal has ended, and return the exit code that goes with it."""
+    cause = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    writes = arguments.command is _export and not arguments.plan
+    advice = "; what is committed is kept: run the same command again to go on" if writes else ""
+    _say(f"{cause}{advice}")
+    return 128 + number
+
+
+def _bug(error: Exception) -> int:
+    import traceback
+
+    with suppress(OSError):
+        traceback.print_exception(error)
+    _say("this is a bug in bulkfetch; please report it with the lines above. What is committed is kept")
+    return BUG
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # nobody may be listening any more
+        print(f"bulkfetch: {message}", file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and that takes no abbreviations: scripts rely on the names."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="bulkfetch",
+        description="Archive all invoices of a Microsoft Partner Center tenant as exact, partitioned Parquet.",
+        epilog="`bulkfetch export --sandbox DIR` shows it at work and needs no account.",
+    )
+    parser.add_argument("--version", action="version", version=f"bulkfetch {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (summary, fill) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[:1].upper()}{summary[1:]}.")
+        if name in words:  # the arguments of the others would cost start-up time
+            fill(command)
+    if not words:
+        parser.print_help(sys.stderr)
+        raise SystemExit(USAGE)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        known = [option for option in arguments.parser._option_string_actions if option.startswith("--")]
+        _refuse(arguments.parser, unknown, known)
+    return arguments
+
+
+def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str], known: Sequence[str]) -> NoReturn:
+    from difflib import get_close_matches  # needed for this message only
+
+    close = get_close_matches(unknown[0].partition("=")[0], known, n=1)
+    parser.error(f"unknown argument {unknown[0]}{f', did you mean {close[0]}?' if close else ''}")
+
+
+def _whole_number(low: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number, at least {low}, not {text!r}")
+        return number
+
+    return read
+
+
+def _directory(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must name a directory; . is the current one")
+    return Path(text)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a day such as 2024-12-31, not {text!r}") from None
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUT", type=_directory, help="the directory to write the archive to")
+    parser.add_argument("--plan", action="store_true", help="show what would be fetched, and fetch no line items")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    _selection_arguments(parser)
+    sandbox = parser.add_argument_group("sandbox")
+    sandbox.add_argument("--sandbox", action="store_true", help="export a made-up tenant: needs no account")
+    for name, meaning in _SANDBOX_SIZES.items():
+        sandbox.add_argument(f"--sandbox-{name}", metavar="N", help=meaning)
+    config.add_arguments(parser)
+    parser.set_defaults(command=_export, parser=parser)
+
+
+_SANDBOX_SIZES = {
+    "invoices": "invoices of the made-up tenant",
+    "line-items": "line items of each of their details",
+    "seed": "what the made-up tenant is drawn from",
+    "latency-ms": "milliseconds that each answer takes",
+}
+
+
+def _selection_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("selection")
+    group.add_argument("--since", type=_day, metavar="YYYY-MM-DD", help="invoices dated this day or later")
+    group.add_argument("--until", type=_day, metavar="YYYY-MM-DD", help="invoices dated this day or earlier")
+    for flag, metavar, meaning in (
+        ("--invoice", "ID", "this invoice"),
+        ("--provider", "P", "details of this billing provider: office, azure …"),
+        ("--line-item-type", "T", "details of this type: billing_line_items …"),
+    ):
+        group.add_argument(flag, action="append", default=[], metavar=metavar, help=f"{meaning}; may be repeated")
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    with _settings(arguments) as settings:
+        selection = _selection(arguments)
+        return (_show_plan if arguments.plan else _run_export)(arguments, settings, selection)
+
+
+def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    from bulkfetch.pipeline import export_async
+    from bulkfetch.stats import RunStats
+
+    stats = RunStats()
+    report = _run(
+        arguments,
+        lambda: export_async(arguments.output, settings, selection=selection, stats=stats),
+        progress=None if arguments.quiet else stats,
+    )
+    code = COMPLETE if report.complete else INCOMPLETE
+    try:
+        _print(report.to_dict() if arguments.json else report.lines())
+    except BrokenPipeError:  # nobody reads the report; the exit code still says how it went
+        _drop_stdout()
+    if arguments.json:
+        for failure in report.failures:
+            _say(f"FAILED {failure.message}")
+    return code
+
+
+def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    from bulkfetch.pipeline import plan_only
+
+    plan = _run(arguments, lambda: plan_only(settings, selection))
+    committed = _committed(arguments.output, plan.transfers)
+    to_fetch = [transfer for transfer in plan.transfers if transfer not in committed]
+    if arguments.json:
+        _print(_plan_dict(plan, to_fetch))
+    else:
+        _print(_plan_lines(plan, to_fetch, settings.page_size))
+    return COMPLETE
+
+
+def _committed(output: Path, transfers: Sequence[Transfer]) -> set[Transfer]:
+    """Return which of `transfers` an archive holds already. There need not be one, and none is made."""
+    from bulkfetch.commits import read_commit
+    from bulkfetch.layout import ARCHIVE
+    from bulkfetch.store import LocalStore
+
+    if not (output / ARCHIVE).is_file():
+        return set()
+    store = LocalStore(output)
+    return {transfer for transfer in transfers if read_commit(store, transfer) is not None}
+
+
+def _plan_dict(plan: Plan, to_fetch: Sequence[Transfer]) -> dict[str, Any]:
+    return {
+        "invoices": [invoice.id for invoice in plan.invoices],
+        "transfers": [
+            {
+                "invoice_id": each.invoice_id,
+                "provider": each.provider,
+                "line_item_type": each.line_item_type,
+                "committed": each not in to_fetch,
+            }
+            for each in plan.transfers
+        ],
+        "requests_at_least": len(to_fetch),
+    }
+
+
+def _plan_lines(plan: Plan, to_fetch: Sequence[Transfer], page_size: int) -> list[str]:
+    from bulkfetch.report import counted
+
+    pending = set(to_fetch)
+    lines = [f"{each}{'' if each in pending else ' (committed)'}" for each in plan.transfers]
+    lines.append(
+        f"{counted(len(plan.invoices), 'invoice')}, {counted(len(plan.transfers), 'transfer')}, "
+        f"{len(plan.transfers) - len(to_fetch):,} of them committed before"
+    )
+    lines.append(
+        f"at least {counted(len(to_fetch), 'request')} to come, one for every {page_size:,} line items of a "
+        "transfer; the API does not tell beforehand how many there are"
+    )
+    return lines
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    from bulkfetch.plan import Selection
+
+    return Selection(
+        since=arguments.since,
+        until=arguments.until,
+        invoices=tuple(arguments.invoice),
+        providers=tuple(arguments.provider),
+        line_item_types=tuple(arguments.line_item_type),
+    )
+
+
+def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    parser.set_defaults(parser=parser)
+    listing = actions.add_parser("list", help="list the invoices of the tenant")
+    listing.add_argument("--size", type=_whole_number(1), metavar="N", help="only one page, of N invoices")
+    listing.add_argument("--offset", type=_whole_number(0), metavar="N", help="where that page starts (default: 0)")
+    getting = actions.add_parser("get", help="show one invoice; needs app+user credentials")
+    getting.add_argument("invoice", metavar="ID")
+    for action, command in ((listing, _list_invoices), (getting, _get_invoice)):
+        action.add_argument("--json", action="store_true", help="print JSON lines, values as the server wrote them")
+        config.add_arguments(action)
+        action.set_defaults(command=command, parser=action)
+
+
+def _list_invoices(arguments: argparse.Namespace) -> int:
+    from bulkfetch.client import Client
+
+    if arguments.offset is not None and arguments.size is None:
+        arguments.parser.error("--offset is the start of one page: give its --size too")
+    offset = arguments.offset or 0
+
+    async def listed() -> tuple[list[Invoice], bool]:
+        async with Client(settings) as client:
+            if arguments.size is None:
+                return [invoice async for invoice in client.invoices], False
+            page = await client.invoices.page(arguments.size, offset)
+            return list(page.items), page.has_more
+
+    with _settings(arguments) as settings:
+        invoices, has_more = _run(arguments, listed)
+    if arguments.json:
+        _print(_json_lines(invoices))
+    else:
+        _print(_invoice_table(invoices))
+    if has_more:
+        _say(f"more invoices follow: --offset {offset + arguments.size}")
+    return COMPLETE
+
+
+def _get_invoice(arguments: argparse.Namespace) -> int:
+    from bulkfetch.client import Client
+
+    async def got() -> Invoice:
+        async with Client(settings) as client:
+            return await client.invoices.by_id(arguments.invoice).get()
+
+    with _settings(arguments) as settings:
+        invoice = _run(arguments, got)
+    _print(_json_lines([invoice]) if arguments.json else _invoice_lines(invoice))
+    return COMPLETE
+
+
+def _json_lines(invoices: Sequence[Invoice]) -> list[str]:
+    from bulkfetch.jsontext import dumps
+
+    return [dumps(invoice.whole_source()) for invoice in invoices]
+
+
+def _invoice_table(invoices: Sequence[Invoice]) -> list[str]:
+    """Lay invoices out for people, each amendment below the invoice it came in."""
+    from bulkfetch.invoices import flattened
+    from bulkfetch.report import counted
+    from bulkfetch.tables import TextTable
+
+    everything = list(flattened(invoices))
+    rows = [
+        {
+            "id": invoice.id,
+            "date": invoice.invoice_date.date() if invoice.invoice_date else None,
+            "type": invoice.document_type,
+            "charges": invoice.total_charges,
+            "currency": invoice.currency_code,
+            "amends": invoice.amends_of or invoice.amendment_of,
+            "details": ", ".join(_detail_names(invoice)),
+        }
+        for invoice in everything
+    ]
+    columns = ["id", "date", "type", "charges", "currency", "amends", "details"]
+    lines = TextTable(columns, max_width=200).lines(rows)
+    counts = counted(len(invoices), "invoice"), counted(len(everything) - len(invoices), "amendment")
+    return [*lines, f"{counts[0]}, {counts[1]}"]
+
+
+def _invoice_lines(invoice: Invoice) -> list[str]:
+    """Lay one invoice out for people: its plain fields, its details, its amendments."""
+    from bulkfetch.errors import printable
+    from bulkfetch.jsontext import Pairs
+
+    nested = list, Pairs
+    facts = [(name, value) for name, value in invoice.source if not isinstance(value, nested)]
+    facts += [("details", name) for name in _detail_names(invoice)]
+    facts += [("amendments", amendment.id) for amendment in invoice.amendments]
+    width = max(len(name) for name, _ in facts)
+    return [f"{printable(name):<{width}}  {printable(str(value))}".rstrip() for name, value in facts]
+
+
+def _detail_names(invoice: Invoice) -> list[str]:
+    return [f"{detail.billing_provider}/{detail.invoice_line_item_type}" for detail in invoice.details]
+
+
+def _line_items_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("invoice", metavar="ID", help="the invoice")
+    parser.add_argument("provider", metavar="PROVIDER", help="office, azure, one_time, marketplace or all")
+    parser.add_argument("line_item_type", metavar="TYPE", help="billing_line_items or usage_line_items")
+    parser.add_argument("--currency", metavar="CODE", help="the invoice's currency; modern usage wants it")
+    parser.add_argument("--table", action="store_true", help="print a table for people instead of JSON lines")
+    parser.add_argument("--columns", metavar="A,B,…", help="the columns of that table")
+    parser.add_argument("--limit", type=_whole_number(1), metavar="N", help="stop after N line items")
+    config.add_arguments(parser)
+    parser.set_defaults(command=_line_items, parser=parser)
+
+
+def _line_items(arguments: argparse.Namespace) -> int:
+    with _settings(arguments) as settings:
+        try:
+            _run(arguments, lambda: _print_line_items(arguments, settings))
+        except TransferError as error:
+            refusal = error.__cause__
+            if isinstance(refusal, HttpStatusError) and refusal.status in (400, 404):
+                raise TransferError(
+                    f"{error}. `bulkfetch invoices list` shows the invoices and their details"
+                ) from refusal
+            raise
+    return COMPLETE
+
+
+async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -> None:
+    from contextlib import aclosing
+    from dataclasses import replace
+
+    from bulkfetch.client import Client, python_value
+    from bulkfetch.jsontext import dumps
+    from bulkfetch.tables import TextTable, telling_columns
+
+    left = sys.maxsize if arguments.limit is None else arguments.limit
+    settings = replace(settings, page_size=min(settings.page_size, left))
+    columns = [name for name in (arguments.columns or "").split(",") if name]
+    table: TextTable | None = None
+    async with Client(settings) as client:
+        items = client.invoices.by_id(arguments.invoice).by(
+            arguments.provider, arguments.line_item_type, currency=arguments.currency
+        )
+        async with aclosing(items.sources()) as pages:
+            async for page in pages:
+                shown = page[:left]
+                left -= len(shown)
+                if arguments.table or columns:
+                    rows = [python_value(item) for item in shown]
+                    if table is None:
+                        _check_columns(columns, rows, items.transfer)
+                        table = TextTable(columns or telling_columns(rows))
+                    _print(table.lines(rows))
+                else:
+                    _print([dumps(item) for item in shown])
+                if left <= 0:
+                    return
+
+
+def _check_columns(columns: Sequence[str], rows: Sequence[dict[str, Any]], transfer: Transfer) -> None:
+    """Refuse columns that neither the first line items have nor their type declares."""
+    from bulkfetch.schema import schema_of
+
+    declared = schema_of(transfer.provider, transfer.line_item_type)
+    known = {name for row in rows for name in row}
+    known |= {field.name for field in declared.fields} if declared else set()
+    for name in columns:
+        if name not in known:
+            raise SettingsError(f"--columns: there is no {name!r}; there are {', '.join(sorted(known))}")
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="DIR", type=_directory, help="the archive")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(command=_verify, parser=parser)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from bulkfetch.verification import verify
+
+    report = verify(arguments.output)
+    _print(report.to_dict() if arguments.json else report.lines())
+    return COMPLETE if report.sound else INCOMPLETE
+
+
+def _schema_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "detail",
+        metavar="PROVIDER/TYPE",
+        nargs="?",
+        help="one detail, as office/billing_line_items (default: all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the schemas as JSON")
+    parser.set_defaults(command=_schema, parser=parser)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from bulkfetch.schema import DECLARED
+
+    names = {f"{provider}/{line_item_type}": schema for (provider, line_item_type), schema in DECLARED.items()}
+    if arguments.detail is not None and arguments.detail not in names:
+        raise SettingsError(f"there is no schema {arguments.detail!r}; there are {', '.join(names)}")
+    chosen = names if arguments.detail is None else {arguments.detail: names[arguments.detail]}
+    facts = {
+        name: [{"name": column.name, "type": str(column.type), "nullable": column.nullable} for column in schema.arrow]
+        for name, schema in chosen.items()
+    }
+    if arguments.json:
+        _print(facts)
+        return COMPLETE
+    for name, columns in facts.items():
+        _print([f"{name} ({chosen[name].resource})"])
+        _print([f"  {column['name']:<38} {column['type']}" for column in columns])
+    return COMPLETE
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the settings as JSON")
+    config.add_arguments(parser)
+    parser.set_defaults(command=_config, parser=parser)
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    loaded = _loaded(arguments)
+    lines = config.describe(loaded)
+    if arguments.json:
+        _print({line.name: {"value": line.value, "source": line.source} for line in lines})
+    else:
+        _print([f"{line.name:<22} {line.value:<50} {line.source}" for line in lines])
+    return COMPLETE
+
+
+def _sandbox_arguments(parser: argparse.ArgumentParser) -> None:
+    from bulkfetch.sandbox import add_arguments
+
+    add_arguments(parser)
+    parser.set_defaults(command=_sandbox, parser=parser)
+
+
+def _sandbox(arguments: argparse.Namespace) -> int:
+    from bulkfetch.sandbox import options_from_arguments, run
+
+    try:
+        options = options_from_arguments(arguments)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return run(options)
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "export": ("archive invoices and their line items as Parquet", _export_arguments),
+    "invoices": ("list the invoices, or show one", _invoices_arguments),
+    "line-items": ("print the line items of one detail", _line_items_arguments),
+    "verify": ("check an archive against its commits and its invoices", _verify_arguments),
+    "schema": ("show the columns of each line-item type", _schema_arguments),
+    "config": ("show the settings in force, and where each comes from", _config_arguments),
+    "sandbox": ("serve a made-up Partner Center on this machine", _sandbox_arguments),
+}
+
+
+def _loaded(arguments: argparse.Namespace) -> config.LoadedSettings:
+    loaded = config.load_settings(vars(arguments), os.environ, cwd=Path.cwd())
+    for warning in loaded.warnings:
+        _say(f"warning: {warning}")
+    return loaded
+
+
+@contextmanager
+def _settings(arguments: argparse.Namespace) -> Iterator[Settings]:
+    """Yield the settings in force; with --sandbox, those of a sandbox that lives as long as the block."""
+    settings = _loaded(arguments).settings
+    given = {name: getattr(arguments, f"sandbox_{name.replace('-', '_')}", None) for name in _SANDBOX_SIZES}
+    flags = [flag for name, value in given.items() if value is not None for flag in (f"--{name}", value)]
+    if getattr(arguments, "sandbox", False):
+        from dataclasses import replace
+
+        from bulkfetch.sandbox.process import spawned
+
+        with spawned(flags) as sandbox:
+            yield replace(settings, base_url=sandbox.base_url, token=config.Secret(sandbox.token))
+        return
+    if flags:
+        arguments.parser.error(f"--sandbox-{flags[0].removeprefix('--')} is for the sandbox: give --sandbox too")
+    config.check_credentials(settings)
+    yield settings
+
+
+def _run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, progress: RunStats | None = None) -> T:
+    """Run `work` in an event loop, with its progress on stderr.
+
+    Raises KeyboardInterrupt with the number of the signal that ended it.
+    """
+    import gc
+
+    import anyio
+
+    from bulkfetch.progress import show_progress
+    from bulkfetch.signals import Signalled, until_signalled
+
+    async def shown() -> T:
+        terminal, clock = sys.stderr.isatty(), anyio.current_time
+        async with (
+            nullcontext()
+            if progress is None
+            else show_progress(progress, stream=sys.stderr, terminal=terminal, clock=clock)
+        ):
+            return await work()
+
+    async def until_told() -> T | Signalled:
+        return await until_signalled(shown, farewell=partial(_farewell, arguments))
+
+    gc.freeze()  # modules live as long as the run: looking through them over and over cost a tenth of its CPU
+    outcome = anyio.run(until_told)
+    if isinstance(outcome, Signalled):
+        raise KeyboardInterrupt(outcome.number)
+    return outcome
+
+
+def _print(result: dict[str, Any] | list[str]) -> None:
+    """Write a result to stdout. Raises BrokenPipeError if nobody reads it, StorageError if it is refused."""
+    lines = [json.dumps(result, indent=2)] if isinstance(result, dict) else result
+    try:
+        for line in lines:
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_stdout()
+        raise StorageError(f"the standard output cannot be written to: {error.strerror}") from error

@@ -1,0 +1,225 @@
+"""The API as users of Microsoft's SDKs know it, asynchronous: invoices, their details, their line items."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+import anyio.abc
+import pyarrow as pa
+
+from bulkfetch.config import Settings, check_credentials, read_settings
+from bulkfetch.decode import PageDecoder, decode_json_page
+from bulkfetch.errors import BulkfetchError, NotFoundError
+from bulkfetch.invoices import (
+    Invoice,
+    InvoiceDetail,
+    InvoicePage,
+    get_invoice,
+    get_invoice_page,
+    walk_invoices,
+)
+from bulkfetch.jsontext import Json, Number, Pairs
+from bulkfetch.lineitems import Lookahead, Walk, walk_pages
+from bulkfetch.paging import AnyPage
+from bulkfetch.plan import Transfer, api_spelling
+from bulkfetch.schema import schema_of
+from bulkfetch.session import Session, open_session
+from bulkfetch.stats import RunStats
+
+P = TypeVar("P", bound=AnyPage)
+
+_MAX_INT_DIGITS = 4000
+
+
+class Client:
+    """A Partner Center tenant, for `async with`.
+
+    Settings come from `settings`, or else from the environment and the TOML file as for the command line;
+    keyword arguments named like settings (`token=…`, `base_url=…`) win over both, others raise SettingsError.
+    Entering it raises SettingsError without credentials.
+
+        async with bulkfetch.Client(token="…") as client:
+            invoice = await client.invoices.by_id("D070002EGD").get()
+            async for batch in client.invoices.by_id(invoice.id).by("office", "billing_line_items").batches():
+                ...
+    """
+
+    def __init__(self, settings: Settings | None = None, **flags: object) -> None:
+        self.settings = read_settings(settings, **flags)
+        self.stats = RunStats()
+        self._stack = AsyncExitStack()
+        self._open: _Open | None = None
+
+    async def __aenter__(self) -> Self:
+        check_credentials(self.settings)
+        if self._open is not None:
+            raise BulkfetchError("this Client is open already: make another, or share the one that is open")
+        session = await self._stack.enter_async_context(open_session(self.settings, self.stats))
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._open = _Open(session, tasks, Lookahead(2 * self.settings.max_in_flight))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if self._open is not None:
+            self._open.tasks.cancel_scope.cancel()
+        self._open = None
+        try:
+            return await self._stack.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            if error is not None and group.exceptions == (error,):
+                raise error from error.__cause__  # the body's own error, not wrapped by our task group
+            raise
+
+    @property
+    def invoices(self) -> Invoices:
+        """The invoices of the tenant."""
+        return Invoices(self)
+
+    def opened(self) -> _Open:
+        """Return what is open. Raises BulkfetchError outside of `async with`."""
+        if self._open is None:
+            raise BulkfetchError(
+                "this Client is not open: use it inside of `async with bulkfetch.Client(...) as client:`"
+            )
+        return self._open
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    session: Session
+    tasks: anyio.abc.TaskGroup
+    lookahead: Lookahead
+
+
+@dataclass(frozen=True, slots=True)
+class Invoices:
+    """The invoices of a tenant: `async for invoice in client.invoices` yields each of them once."""
+
+    client: Client
+
+    def __aiter__(self) -> AsyncIterator[Invoice]:
+        return walk_invoices(self.client.opened().session, size=self.client.settings.invoice_page_size)
+
+    async def page(self, size: int = 200, offset: int = 0) -> InvoicePage:
+        """Get up to `size` invoices from the zero-based `offset` on.
+
+        It is what `BuildIndexedQuery(size, offset)` asks for in the official SDKs.
+        """
+        return await get_invoice_page(self.client.opened().session, size=size, offset=offset)
+
+    def by_id(self, invoice_id: str) -> InvoiceById:
+        """Return the operations of one invoice; nothing is sent yet. Raises NotFoundError for an empty id."""
+        if not invoice_id:
+            raise NotFoundError("there is no invoice without an id")
+        return InvoiceById(self.client, invoice_id)
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceById:
+    """The operations of one invoice."""
+
+    client: Client
+    invoice_id: str
+
+    async def get(self) -> Invoice:
+        """Get the invoice. Raises NotFoundError. The service wants app+user credentials for this call."""
+        return await get_invoice(self.client.opened().session, self.invoice_id)
+
+    async def details(self) -> tuple[InvoiceDetail, ...]:
+        """Get the invoice's details: the (billing provider, line-item type) pairs that it has."""
+        return (await self.get()).details
+
+    def by(self, provider: str, line_item_type: str, *, currency: str | None = None) -> LineItems:
+        """Return the line items of one detail; `OneTime`, `onetime` and `one_time` name the same provider.
+
+        `currency` is the invoice's currency code, which the service wants for modern usage.
+        """
+        transfer = Transfer(self.invoice_id, api_spelling(provider), api_spelling(line_item_type), currency=currency)
+        return LineItems(self.client, transfer)
+
+
+@dataclass(frozen=True, slots=True)
+class LineItemPage:
+    """One page of line items as Python values; `first_line` is the place of its first one in the transfer.
+
+    Numbers are int or Decimal, exactly as the server wrote them.
+    """
+
+    items: list[dict[str, Any]]
+    first_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineItems:
+    """The line items of one detail, in the server's order.
+
+    Pages are fetched ahead, in parallel where their paging allows it. All of its methods raise TransferError, with
+    the request's own error as the cause, SignInError or ServerUnavailableError.
+    """
+
+    client: Client
+    transfer: Transfer
+
+    async def get(self) -> list[dict[str, Any]]:
+        """Get all line items as Python values."""
+        return [item async for page in self.pages() for item in page.items]
+
+    async def pages(self) -> AsyncGenerator[LineItemPage, None]:
+        """Yield the line items page by page."""
+        first_line = 0
+        async with aclosing(self.sources()) as pages:
+            async for items in pages:
+                yield LineItemPage([python_value(item) for item in items], first_line)
+                first_line += len(items)
+
+    async def sources(self) -> AsyncGenerator[list[Json], None]:
+        """Yield the line items of each page as `jsontext` values, which keep the source's text of numbers."""
+        async with aclosing(self._walk(decode_json_page)) as pages:
+            async for page in pages:
+                yield page.items
+
+    async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
+        """Yield the line items as Arrow record batches of the type's declared schema, one a page."""
+        declared = schema_of(self.transfer.provider, self.transfer.line_item_type)
+        decoder = PageDecoder(self.transfer.invoice_id, declared)
+        first_line = 0
+        async with aclosing(self._walk(decoder.decode)) as pages:
+            async for page in pages:
+                yield decoder.batch(page, first_line)
+                first_line += page.rows
+
+    async def table(self) -> pa.Table:
+        """Get all line items as one Arrow table of the type's declared schema."""
+        declared = schema_of(self.transfer.provider, self.transfer.line_item_type)
+        batches = [batch async for batch in self.batches()]
+        if batches:
+            return pa.Table.from_batches(batches)
+        return declared.arrow.empty_table() if declared else pa.table({})
+
+    def _walk(self, decode: Callable[[bytes], P]) -> AsyncGenerator[P, None]:
+        opened = self.client.opened()
+        walk = Walk(opened.session, opened.tasks, self.client.settings, opened.lookahead, decode)
+        return walk_pages(self.transfer, walk)
+
+
+def python_value(value: Json) -> Any:
+    """Turn a JSON value into plain Python without rounding.
+
+    Whole numbers become int, others Decimal, and objects dict, in which the last of equal keys stays.
+    """
+    if isinstance(value, Number):
+        is_whole = value.lstrip("-").isdigit() and len(value) <= _MAX_INT_DIGITS
+        return int(value) if is_whole else Decimal(value)
+    if isinstance(value, Pairs):
+        return {name: python_value(inner) for name, inner in value}
+    if isinstance(value, list):
+        return [python_value(inner) for inner in value]
+    return value

@@ -1,0 +1,77 @@
+"""Signals that end a run: the first one cleanly, the second at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import anyio
+import anyio.abc
+
+T = TypeVar("T")
+
+PATIENCE_S = 1.5
+"""How long the clean-up may take: a run has to end within 2 s of its Ctrl-C."""
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """What a run that was told to end comes to, instead of a result: the number of the signal."""
+
+    number: int
+
+
+async def until_signalled(
+    work: Callable[[], Awaitable[T]], *, farewell: Callable[[int], object], patience_s: float = PATIENCE_S
+) -> T | Signalled:
+    """Run `work`, and cancel it on SIGINT, SIGTERM or SIGHUP. What it raises leaves as it is.
+
+    No step of the clean-up is needed for correctness. So on a second signal, and if the process has not
+    ended `patience_s` after the first, say because a thread waits for a name server, `farewell` is called with
+    the number of the signal, and the process ends with 128 plus that: for command lines only.
+    """
+    outcome: list[T] = []
+    errors: list[Exception] = []
+    told: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        scope = anyio.CancelScope()
+
+        async def listen(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+            with anyio.open_signal_receiver(*_ENDING) as signals:
+                task_status.started()
+                async for number in signals:
+                    if told:
+                        _end_now(told[0], farewell)
+                    told.append(int(number))
+                    _start_watchdog(patience_s, number, farewell)
+                    scope.cancel()
+
+        with suppress(NotImplementedError, RuntimeError):  # Windows, or not the main thread
+            await tasks.start(listen)
+        with scope:
+            try:
+                outcome.append(await work())
+            except Exception as error:  # carried out of the task group, which would wrap it
+                errors.append(error)
+        tasks.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+    return outcome[0] if outcome else Signalled(told[0])
+
+
+def _start_watchdog(patience_s: float, number: int, farewell: Callable[[int], object]) -> None:
+    """End the process when its time is up; in a thread, because the event loop may have ended by then."""
+    watchdog = threading.Timer(patience_s, _end_now, (number, farewell))
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def _end_now(number: int, farewell: Callable[[int], object]) -> None:
+    farewell(number)
+    os._exit(128 + number)

@@ -1,0 +1,77 @@
+"""Rows as a table of text, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+from unicodedata import combining, east_asian_width
+
+from bulkfetch.errors import printable
+
+_TELLING = (
+    *("customerName", "customerCompanyName", "usageDate", "chargeStartDate", "offerName", "productName"),
+    *("skuName", "serviceName", "resourceName", "meterName", "chargeType", "quantity", "consumedQuantity"),
+    *("unitPrice", "totalForCustomer", "postTaxTotal", "billingPreTaxTotal", "currency", "billingCurrency"),
+)
+MAX_WIDTH = 32
+"""Columns of the terminal that one value may take, unless a table is made wider."""
+
+
+def telling_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of line items that people look at first, as far as `rows` have them."""
+    present = {name for row in rows for name in row}
+    return [name for name in _TELLING if name in present] or sorted(present)
+
+
+class TextTable:
+    """Lays rows out in aligned columns, batch by batch; a later batch keeps the widths of those before it.
+
+    Numbers stand at the right. Values wider than `max_width` columns are cut, and what could act on a terminal
+    is blanked.
+    """
+
+    def __init__(self, columns: Sequence[str], *, max_width: int = MAX_WIDTH) -> None:
+        self._columns = columns
+        self._max_width = max_width
+        self._widths = [0] * len(columns)
+        self._at_right = [False] * len(columns)
+        self._begun = False
+
+    def lines(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the next rows as lines, the first time below a line of the columns' names."""
+        cells = [[self._cell(row.get(name)) for name in self._columns] for row in rows]
+        if not self._begun:
+            self._begun = True
+            self._at_right = [_are_numbers([row.get(name) for row in rows]) for name in self._columns]
+            cells.insert(0, [self._cell(name) for name in self._columns])
+        for place in range(len(self._columns)):
+            self._widths[place] = max([self._widths[place], *(width_of(line[place]) for line in cells)])
+        return [self._line(line) for line in cells]
+
+    def _line(self, cells: Sequence[str]) -> str:
+        padded = []
+        for cell, width, at_right in zip(cells, self._widths, self._at_right, strict=True):
+            space = " " * (width - width_of(cell))
+            padded.append(space + cell if at_right else cell + space)
+        return "  ".join(padded).rstrip()
+
+    def _cell(self, value: Any) -> str:
+        text = "" if value is None else printable(str(value))
+        if width_of(text) <= self._max_width:
+            return text
+        while width_of(text) >= self._max_width:
+            text = text[:-1]
+        return f"{text}…"
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal `text` takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(value, int | Decimal) for value in known)

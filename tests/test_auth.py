@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+import trustme
+from aiohttp import web
+
+from bulkfetch.auth import ClientCredentials, FixedToken, token_source
+from bulkfetch.config import Secret, Settings
+from bulkfetch.errors import SignInError
+from bulkfetch.retry import RetryPolicy
+from bulkfetch.sandbox import SandboxOptions, make_app
+from bulkfetch.session import open_session
+from bulkfetch.stats import RunStats
+from bulkfetch.transport import Request
+
+TENANT = SandboxOptions().tenant_id
+CANARY = "canary-Secret~123"
+SECRET = SandboxOptions().client_secret
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Meddle = Callable[[web.Request], web.StreamResponse | None]
+
+
+@dataclass(slots=True)
+class Entra:
+    """A sandbox behind TLS, with time of its own, that counts what it is asked."""
+
+    origin: str
+    ca_file: Path
+    now: float = 1_625_000_000.0
+    asked: Counter[str] = field(default_factory=Counter)
+    meddle: Meddle = lambda request: None
+    """What answers instead, if it returns anything."""
+
+    def settings(self, **given: object) -> Settings:
+        credentials = {
+            "base_url": f"{self.origin}/v1",
+            "authority": self.origin,
+            "ca_file": self.ca_file,
+            "tenant_id": TENANT,
+            "client_id": "sandbox-client",
+            "client_secret": Secret(SECRET),
+        }
+        return Settings(**{**credentials, **given})  # type: ignore[arg-type]  # any of them
+
+    @property
+    def tokens_asked(self) -> int:
+        return sum(count for path, count in self.asked.items() if path.endswith("/token"))
+
+
+@asynccontextmanager
+async def entra(folder: Path, options: SandboxOptions | None = None) -> AsyncIterator[Entra]:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    found = Entra("", folder / "ca.pem")
+
+    @web.middleware
+    async def behind_tls(request: web.Request, handler: Handler) -> web.StreamResponse:
+        found.asked[request.path] += 1
+        headers = {**request.headers, "X-Forwarded-Proto": "https"}
+        return found.meddle(request) or await handler(request.clone(headers=headers))
+
+    app = make_app(options or SandboxOptions(), clock=lambda: found.now)
+    app.middlewares.append(behind_tls)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        found.origin = f"https://localhost:{runner.addresses[0][1]}"
+        with anyio.fail_after(20):
+            yield found
+    finally:
+        await runner.cleanup()
+        await asyncio.sleep(0.01)  # TLS connections take their leave one turn later
+
+
+def credentials(settings: Settings, slept: list[float] | None = None) -> ClientCredentials:
+    async def sleep(seconds: float) -> None:
+        if slept is not None:
+            slept.append(seconds)
+
+    return ClientCredentials(settings, RetryPolicy(max_attempts=5), sleep=sleep, draw=lambda: 1.0)
+
+
+# --- Signing in with a secret.
+
+
+async def test_a_run_signs_in_once_and_asks_the_api(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+        async with open_session(there.settings(), RunStats()) as session, anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(session.get, Request("/invoices"), bytes)
+        assert there.tokens_asked == 1
+        assert there.asked["/v1/invoices"] == 20
+
+
+async def test_a_token_that_expires_in_mid_run_is_renewed_once_for_everyone(tmp_path: Path) -> None:
+    async with entra(tmp_path, SandboxOptions(token_lifetime_s=60)) as there:
+        stats = RunStats()
+        async with open_session(there.settings(), stats) as session:
+            await session.get(Request("/invoices"), bytes)
+            there.now += 61
+            async with anyio.create_task_group() as tasks:
+                for _ in range(20):
+                    tasks.start_soon(session.get, Request("/invoices"), bytes)
+        assert there.tokens_asked == 2
+        assert stats.retries <= 16
+
+
+async def test_a_wrong_secret_is_refused_in_entras_words_and_not_repeated(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+        source = credentials(there.settings(client_secret=Secret(CANARY)))
+        with pytest.raises(SignInError) as caught:
+            await source.token()
+        assert there.tokens_asked == 1
+    assert "signing in was refused: AADSTS7000215: Invalid client secret provided." in str(caught.value)
+    assert "correlation id" in str(caught.value)
+    assert str(caught.value).isprintable()
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert CANARY not in f"{error!s} {error!r} {error.args!r} {vars(error)!r}"
+        error = error.__cause__ or error.__context__
+    assert CANARY not in repr(vars(source))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tenant_id": "no-such.test"}, "signing in at https://localhost"),
+        ({"client_id": "someone-else"}, "AADSTS700016"),
+    ],
+)
+async def test_a_refusal_is_not_asked_again(tmp_path: Path, given: dict[str, object], words: str) -> None:
+    async with entra(tmp_path) as there:
+        with pytest.raises(SignInError, match=words):
+            await credentials(there.settings(**given)).token()
+        assert max(there.asked.values()) == 1
+
+
+async def test_a_certificate_of_nobody_we_trust_ends_in_an_error(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+        slept: list[float] = []
+        with pytest.raises(SignInError, match=r"(?i)certificate"):
+            await credentials(there.settings(ca_file=None), slept).token()
+        assert not there.asked
+        assert slept == []
+
+
+async def test_a_token_endpoint_that_stumbles_is_asked_again(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+
+        def stumble(request: web.Request) -> web.StreamResponse | None:
+            is_early = request.path.endswith("/token") and there.tokens_asked < 3
+            return web.Response(status=503) if is_early else None
+
+        there.meddle = stumble
+        slept: list[float] = []
+        token = await credentials(there.settings(), slept).token()
+        assert token.startswith("sandbox.")
+        assert there.tokens_asked == 3
+        assert slept == [0.5, 1.0]
+
+
+async def test_a_token_endpoint_that_is_down_is_given_up(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+        there.meddle = lambda request: web.Response(status=500)
+        slept: list[float] = []
+        with pytest.raises(SignInError, match="5 attempts"):
+            await credentials(there.settings(), slept).token()
+        assert slept == [0.5, 1.0, 2.0, 4.0]
+
+
+async def test_a_redirect_of_the_token_endpoint_is_not_followed(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+
+        def elsewhere(request: web.Request) -> web.StreamResponse | None:
+            if not request.path.endswith("/token"):
+                return None
+            return web.Response(status=307, headers={"Location": f"{there.origin}/honeypot"})
+
+        there.meddle = elsewhere
+        with pytest.raises(SignInError, match="it redirects elsewhere"):
+            await credentials(there.settings()).token()
+        assert there.asked["/honeypot"] == 0
+        assert there.tokens_asked == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"{}", b"[]", b'{"access_token": 5}', b'{"access_token": ""}', b"\xff", b'"x"']
+)
+async def test_an_answer_that_is_no_token_is_an_error(tmp_path: Path, body: bytes) -> None:
+    async with entra(tmp_path) as there:
+        there.meddle = lambda request: (
+            web.Response(body=body, content_type="application/json") if request.path.endswith("/token") else None
+        )
+        with pytest.raises(SignInError):
+            await credentials(there.settings()).token()
+
+
+async def test_a_token_is_asked_for_once_however_many_wait(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+        source = credentials(there.settings())
+        tokens: list[str] = []
+
+        async def renew(refused: str) -> None:
+            tokens.append(await source.renew(refused))
+
+        first = await source.token()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(renew, first)
+        assert len(set(tokens)) == 1
+        assert tokens[0] != first
+        assert await source.renew(first) == tokens[0]
+        assert there.tokens_asked == 2
+
+
+async def test_signing_in_can_be_left(tmp_path: Path) -> None:
+    """msal sits in a thread that cannot be stopped; the run does not wait for it."""
+    async with entra(tmp_path) as there:
+
+        def slow(_request: web.Request) -> None:
+            time.sleep(0.3)
+
+        there.meddle = slow
+        with anyio.move_on_after(0.05) as scope:
+            await credentials(there.settings()).token()
+        assert scope.cancelled_caught
+
+
+async def test_an_authority_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+        gone = there.settings()
+    with pytest.raises(SignInError, match=f"signing in at {gone.authority} failed"):
+        await credentials(gone).token()
+
+
+# --- A given token.
+
+
+async def test_a_given_token_is_used_as_it_is_and_cannot_be_renewed() -> None:
+    source = token_source(Settings(token=Secret(CANARY), tenant_id="t", client_id="c", client_secret=Secret("s")))
+    assert isinstance(source, FixedToken)
+    assert await source.token() == CANARY
+    with pytest.raises(SignInError, match="refuses the bearer token") as caught:
+        await source.renew(CANARY)
+    assert CANARY not in str(caught.value)
+
+
+def test_credentials_are_used_where_no_token_is_given() -> None:
+    settings = Settings(tenant_id="t", client_id="c", client_secret=Secret("s"))
+    assert isinstance(token_source(settings), ClientCredentials)

@@ -1,0 +1,870 @@
+"""The command line as its users meet it: what is printed where, and which exit code comes back."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulkfetch.cli import main
+from bulkfetch.sandbox.process import SpawnedSandbox, spawned
+
+ROWS = 20
+TOKEN = "s3cr3t-t0ken"
+SETTINGS = [
+    *("base_url", "token", "tenant_id", "client_id", "client_secret", "authority", "ca_file", "page_size"),
+    *("invoice_page_size", "max_in_flight", "connect_timeout_s", "first_byte_timeout_s", "read_timeout_s"),
+    *("max_attempts", "max_page_bytes", "part_rows", "row_group_rows", "usage_period"),
+]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SpawnedSandbox]:
+    with spawned(["--line-items", str(ROWS), "--token", TOKEN]) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Run in an empty folder, without the settings that the machine may have."""
+    for name in list(os.environ):
+        if name.startswith("BULKFETCH_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def at_sandbox(sandbox: SpawnedSandbox, monkeypatch: pytest.MonkeyPatch) -> SpawnedSandbox:
+    monkeypatch.setenv("BULKFETCH_BASE_URL", sandbox.base_url)
+    monkeypatch.setenv("BULKFETCH_TOKEN", sandbox.token)
+    return sandbox
+
+
+class Ran:
+    """A command that has ended: its exit code and what it wrote."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+        assert TOKEN not in out + err
+        assert "Traceback" not in err or code == 3
+
+    @property
+    def error(self) -> str:
+        """The one line that says what is wrong."""
+        assert self.out == ""
+        (line,) = self.err.splitlines()
+        assert ": error: " in line
+        return line.partition(": error: ")[2]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: str) -> Ran:
+        capsys.readouterr()
+        code = main(words)
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+def counts(sandbox: SpawnedSandbox) -> dict[str, int]:
+    """How many requests of each kind the sandbox has answered so far."""
+    origin = sandbox.base_url.removesuffix("/v1")
+    with urllib.request.urlopen(f"{origin}/sandbox/stats") as answer:
+        by_kind: dict[str, int] = json.load(answer)["by_kind"]
+    return by_kind
+
+
+@contextmanager
+def requests_to(sandbox: SpawnedSandbox) -> Iterator[dict[str, int]]:
+    """Give the number of requests of each kind that the block has caused."""
+    before, difference = counts(sandbox), dict[str, int]()
+    yield difference
+    difference.update(
+        {kind: count - before.get(kind, 0) for kind, count in counts(sandbox).items() if count > before.get(kind, 0)}
+    )
+
+
+# Usage
+
+
+def test_without_a_command_the_help_shows_what_there_is(run: Run) -> None:
+    shown = run()
+    assert shown.code == 2
+    assert shown.out == ""
+    for command in ("export", "invoices", "line-items", "verify", "schema", "config", "sandbox"):
+        assert f"\n    {command}" in shown.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["export"],
+        ["invoices"],
+        ["invoices", "list"],
+        ["invoices", "get"],
+        ["line-items"],
+        ["verify"],
+        ["schema"],
+        ["config"],
+        ["sandbox"],
+    ],
+)
+def test_every_command_has_a_help(run: Run, words: list[str]) -> None:
+    shown = run(*words, "--help")
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith(" ".join(["usage: bulkfetch", *words]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["export"], "the following arguments are required: OUT; see `bulkfetch export --help`"),
+        (["export", ""], "must name a directory"),
+        (["export", "lake", "--pagesize", "3"], "unknown argument --pagesize, did you mean --page-size?"),
+        (["export", "lake", "--page", "3"], "unknown argument --page, did you mean --page-size?"),
+        (["export", "lake", "more"], "unknown argument more"),
+        (
+            ["export", "lake", "--since", "2021-13-01"],
+            "--since: must be a day such as 2024-12-31, not '2021-13-01'",
+        ),
+        (["export", "lake", "--sandbox-seed", "3"], "--sandbox-seed is for the sandbox: give --sandbox too"),
+        (["invoices"], "the following arguments are required: ACTION; see `bulkfetch invoices --help`"),
+        (["invoices", "list", "--ofset", "3"], "did you mean --offset?"),
+        (["invoices", "list", "--offset", "3"], "--offset is the start of one page: give its --size too"),
+        (["invoices", "list", "--size", "0"], "--size: must be a whole number, at least 1, not '0'"),
+        (
+            ["invoices", "list", "--size", "3", "--offset", "-1"],
+            "--offset: must be a whole number, at least 0",
+        ),
+        (["line-items", "D1", "office", "t", "--limit", "-1"], "--limit: must be a whole number, at least 1"),
+        (["verify"], "the following arguments are required: DIR"),
+        (
+            ["schema", "office/nothing"],
+            "there is no schema 'office/nothing'; there are office/billing_line_items, ",
+        ),
+        (["sandbox", "--invoices", "-1"], "cannot be negative"),
+    ],
+)
+def test_a_usage_error_is_one_line_that_says_what_would_be_right(run: Run, words: list[str], message: str) -> None:
+    ended = run(*words)
+    assert ended.code == 2
+    assert message in ended.error
+
+
+def test_the_version_is_shown(run: Run) -> None:
+    assert run("--version").out.startswith("bulkfetch 0.")
+
+
+# Settings
+
+
+def test_every_flag_of_the_settings_is_accepted_by_every_command_that_has_them(run: Run) -> None:
+    for command in (["export"], ["invoices", "list"], ["invoices", "get"], ["line-items"], ["config"]):
+        shown = run(*command, "--help").out
+        for name in [*SETTINGS, "config"]:
+            assert f"--{name.replace('_', '-')} " in shown, (command, name)
+
+
+def test_the_fixed_names_work_together(run: Run, sandbox: SpawnedSandbox) -> None:
+    listed = run("invoices", "list", "--json", "--base-url", sandbox.base_url, "--token", TOKEN)
+    first, second = (json.loads(line)["id"] for line in listed.out.splitlines()[:2])
+    words = ["--base-url", sandbox.base_url, "--token", TOKEN, "--page-size", "7", "--max-in-flight", "3"]
+    words += ["--invoice", first, "--invoice", second, "--provider", "azure", "--provider", "OneTime"]
+    words += ["--line-item-type", "usage_line_items", "--line-item-type", "BillingLineItems", "--json"]
+    ended = run("export", "lake", *words)
+    assert ended.code == 0
+    partitions = {path.parent.relative_to("lake/line_items") for path in Path("lake/line_items").rglob("*.parquet")}
+    assert {str(path) for path in partitions} == {
+        "provider=azure/line_item_type=billing_line_items",
+        "provider=azure/line_item_type=usage_line_items",
+        "provider=one_time/line_item_type=billing_line_items",
+        "provider=one_time/line_item_type=usage_line_items",
+    }
+    assert ended.json["rows"] == 4 * ROWS
+
+
+def test_a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def page_size(*flags: str) -> tuple[str, str]:
+        line = run("config", "--json", *flags).json["page_size"]
+        return line["value"], line["source"]
+
+    assert page_size() == ("2000", "default")
+    Path("bulkfetch.toml").write_text("page_size = 300\n")
+    assert page_size() == ("300", "bulkfetch.toml, key page_size")
+    monkeypatch.setenv("BULKFETCH_PAGE_SIZE", "200")
+    assert page_size() == ("200", "environment variable BULKFETCH_PAGE_SIZE")
+    assert page_size("--page-size", "100") == ("100", "--page-size")
+
+
+def test_the_settings_in_force_are_those_that_a_request_is_made_with(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    Path("bulkfetch.toml").write_text("invoice_page_size = 2\n")
+    with requests_to(at_sandbox) as made:
+        assert run("invoices", "list").code == 0
+    assert made == {"invoices": 3}
+
+
+def test_the_settings_in_force_are_shown_with_secrets_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BULKFETCH_CLIENT_SECRET", TOKEN)
+    monkeypatch.setenv("BULKFETCH_TENANT_ID", "contoso.example")
+    for shown in (run("config", "--token", TOKEN).out, run("config", "--token", TOKEN, "--json").out):
+        assert "contoso.example" in shown
+        assert shown.count("***") == 2
+        assert "environment variable BULKFETCH_CLIENT_SECRET" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--page-size", "0"], "--page-size: must be a whole number from 1 to 2000, not '0'"),
+        (["--max-in-flight", "many"], "--max-in-flight: must be a whole number from 1 to 256, not 'many'"),
+        (["--base-url", "http://host.example/v1"], "--base-url: must begin with https://"),
+        (["--base-url", "https://host.example"], "--base-url: must include the version of the API"),
+        (["--token", "two words"], "--token: must be visible ASCII characters without spaces"),
+        (["--ca-file", "nowhere.pem"], "--ca-file: must be a PEM file that exists"),
+        (["--config", "nowhere.toml"], "--config: nowhere.toml: cannot be read"),
+        (["--first-byte-timeout-s", "-1"], "--first-byte-timeout-s: must be a number of seconds above 0"),
+        (["--max-page-bytes", "lots"], "--max-page-bytes: must be a number of bytes, or text such as 256MiB"),
+        (["--usage-period", "next"], "--usage-period: must be previous or current, not 'next'"),
+        (
+            ["--part-rows", "5", "--row-group-rows", "6"],
+            "--row-group-rows: must be at most part_rows, 5 (--part-rows)",
+        ),
+        (
+            ["--since", "2022-01-02", "--until", "2022-01-01"],
+            "--since 2022-01-02 is after --until 2022-01-01",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_source_and_nothing_is_written(
+    run: Run, words: list[str], message: str
+) -> None:
+    ended = run("export", "lake", "--token", "t", *words)
+    assert ended.code == 2
+    assert message in ended.error
+    assert not Path("lake").exists()
+
+
+def test_a_misspelt_variable_and_key_are_refused_with_the_nearest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BULKFETCH_PAGESIZE", "3")
+    assert "did you mean BULKFETCH_PAGE_SIZE?" in run("config").error
+    monkeypatch.delenv("BULKFETCH_PAGESIZE")
+    Path("bulkfetch.toml").write_text("tokn = 'x'\n")
+    assert "bulkfetch.toml, key 'tokn': no such setting; did you mean token?" in run("config").error
+
+
+def test_without_credentials_every_way_to_give_them_is_told(run: Run) -> None:
+    for command in (
+        ["export", "lake"],
+        ["invoices", "list"],
+        ["invoices", "get", "D1"],
+        ["line-items", *"abc"],
+    ):
+        ended = run(*command)
+        assert ended.code == 2
+        assert ended.error.startswith("no credentials: give token (--token or BULKFETCH_TOKEN), or tenant_id ")
+        assert "`bulkfetch export --sandbox DIR` needs none" in ended.error
+    assert not Path("lake").exists()
+
+
+# Export
+
+
+def test_an_export_reports_on_stdout_and_shows_its_progress_on_stderr(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    with requests_to(at_sandbox) as made:
+        ended = run("export", "lake")
+    assert ended.code == 0
+    assert ended.out.splitlines()[0] == "lake: 14 transfers committed, 0 committed before, 0 failed, of 7 invoices"
+    assert "  one_time/usage_line_items: 60 line items" in ended.out
+    assert "reconciliation of 7 invoices with the header: 6 agree, 1 differs" in ended.out
+    assert ended.err.splitlines()[-1].startswith("invoices 7/7, transfers 14/14, 262 rows in 0:")
+    assert made == {"invoices": 1, "line_items": 14}  # and none that app-only credentials may not make
+
+
+def test_a_second_export_fetches_nothing_and_says_so(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet")
+    before = {path: path.read_bytes() for path in Path("lake/line_items").rglob("*.parquet")}
+    with requests_to(at_sandbox) as made:
+        ended = run("export", "lake")
+    assert ended.code == 0
+    assert ended.out.splitlines()[0] == "lake: nothing to fetch: 14 transfers of 7 invoices committed before"
+    assert "transfers 14/14 (14 skipped)" in ended.err
+    assert made == {"invoices": 1}
+    assert {path: path.read_bytes() for path in Path("lake/line_items").rglob("*.parquet")} == before
+
+
+def test_quiet_shows_no_progress(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    ended = run("export", "lake", "--quiet")
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_json_is_one_document_with_exact_amounts(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    report = run("export", "lake", "--json").json
+    assert (report["complete"], report["transfers_committed"], report["failures"]) == (True, 14, [])
+    assert {each["verdict"] for each in report["reconciliation"]} == {"agrees", "differs"}
+    assert all(isinstance(each["charged"], str) for each in report["reconciliation"])
+
+
+def test_an_export_needs_no_account_with_the_sandbox(run: Run) -> None:
+    sizes = [
+        "--sandbox-invoices",
+        "2",
+        "--sandbox-line-items",
+        "3",
+        "--sandbox-seed",
+        "9",
+        "--sandbox-latency-ms",
+        "1",
+    ]
+    ended = run("export", "lake", "--sandbox", *sizes, "--json")
+    assert ended.code == 0
+    assert ended.json["rows"] == 16
+
+
+def test_a_sandbox_that_does_not_start_says_why(run: Run) -> None:
+    ended = run("export", "lake", "--sandbox", "--sandbox-seed", "x")
+    assert ended.code == 2
+    assert "the sandbox did not start: " in ended.error
+    assert "--seed: invalid int value: 'x'" in ended.error
+
+
+def test_a_plan_sends_no_request_for_line_items_and_writes_nothing(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    with requests_to(at_sandbox) as made:
+        ended = run("export", "lake", "--plan")
+    assert ended.code == 0
+    assert made == {"invoices": 1}
+    assert not Path("lake").exists()
+    *transfers, invoices, requests = ended.out.splitlines()
+    assert len(transfers) == 14
+    assert transfers[0].endswith(" office/billing_line_items")
+    assert invoices == "7 invoices, 14 transfers, 0 of them committed before"
+    assert requests.startswith("at least 14 requests to come")
+
+
+def test_a_plan_tells_what_is_committed_already(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet", "--provider", "office")
+    plan = run("export", "lake", "--plan", "--json").json
+    assert plan["requests_at_least"] == 11
+    assert {each["provider"] for each in plan["transfers"] if each["committed"]} == {"office"}
+    assert run("export", "lake", "--plan").out.count(" (committed)\n") == 3
+
+
+def test_a_selection_by_days_takes_the_invoices_of_these_days(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    invoices = run("export", "lake", "--plan", "--json", "--since", "2021-05-08", "--until", "2021-05-08").json[
+        "invoices"
+    ]
+    assert len(invoices) == 1
+    ended = run("export", "lake", "--quiet", "--since", "2030-01-01")
+    assert (ended.code, ended.out) == (0, "lake: no invoice was found or selected\n")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        (
+            "--invoice",
+            "nope",
+            "this tenant has no invoice 'nope'; `bulkfetch invoices list` shows those it has",
+        ),
+        ("--provider", "ofice", "provider 'ofice'; there are azure, office, one_time"),
+        ("--line-item-type", "usage", "type 'usage'; there are billing_line_items, usage_line_items"),
+    ],
+)
+def test_what_the_tenant_does_not_have_is_an_error(
+    run: Run, at_sandbox: SpawnedSandbox, flag: str, value: str, message: str
+) -> None:
+    ended = run("export", "lake", flag, value)
+    assert ended.code == 1
+    assert message in ended.error
+
+
+# Output that cannot be used
+
+
+def test_a_directory_that_is_not_ours_is_left_alone(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    Path("lake").mkdir()
+    Path("lake/photo.jpg").write_bytes(b"mine")
+    with requests_to(at_sandbox) as made:
+        ended = run("export", "lake")
+    assert ended.code == 2
+    assert "lake is not empty and not an archive of bulkfetch" in ended.error
+    assert [path.name for path in Path("lake").iterdir()] == ["photo.jpg"]
+    assert made == {}
+
+
+def test_a_file_is_no_output_directory(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    Path("lake").write_bytes(b"mine")
+    assert "lake is a file" in run("export", "lake").error
+    assert run("export", "lake/below").code == 2
+    assert Path("lake").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only to root")
+def test_a_directory_that_is_read_only_is_refused(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    Path("lake").mkdir(mode=0o500)
+    ended = run("export", "lake")
+    assert ended.code == 2
+    assert "not writable" in ended.error
+
+
+def test_a_directory_that_cannot_be_made_is_refused(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    ended = run("export", "/proc/lake")
+    assert ended.code == 2
+    assert "/proc/lake" in ended.error
+
+
+# Servers that are no good
+
+
+@contextmanager
+def server(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[str]:
+    """Serve `answers` by the end of the path, "" being the rest; give the base URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            status, body = next(
+                (answers[end] for end in answers if end and path.endswith(end)), answers.get("", (404, b""))
+            )
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_address[1]}/v1"
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+LIST = json.dumps(
+    {
+        "items": [
+            {
+                "id": "D1",
+                "totalCharges": 1,
+                "invoiceDetails": [
+                    {"billingProvider": "office", "invoiceLineItemType": "billing_line_items"},
+                    {"billingProvider": "azure", "invoiceLineItemType": "billing_line_items"},
+                ],
+            }
+        ]
+    }
+).encode()
+EMPTY = b'{"totalCount":0,"items":[]}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (200, b"<!DOCTYPE html><html></html>", "the body is not JSON at byte 0"),
+        (404, b"<html>not here</html>", "the server answered 404"),
+        (200, b'{"items": [{"id": "D1"', "the body is not JSON at byte 22"),
+        (200, b'{"totalCount": 0}', "it has no `items`"),
+        (302, b"", "redirects elsewhere"),
+    ],
+)
+def test_a_server_that_is_no_partner_center_is_told_as_such(run: Run, status: int, body: bytes, message: str) -> None:
+    with server({"": (status, body)}) as base_url:
+        ended = run("export", "lake", "--token", TOKEN, "--base-url", base_url)
+    assert ended.code == 1
+    assert message in ended.error
+    assert "is the base URL that of Partner Center?" in ended.error
+    assert "MS-RequestId" in ended.error
+    assert not list(Path("lake").rglob("*.parquet"))
+
+
+def test_a_server_that_refuses_the_token_ends_the_run(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    for command in (
+        ["export", "lake"],
+        ["invoices", "list"],
+        ["line-items", "D1", "office", "billing_line_items"],
+    ):
+        ended = run(*command, "--token", "secret-of-another")
+        assert ended.code == 1
+        assert "the server refuses the bearer token (401)" in ended.error
+        assert "secret-of-another" not in ended.err
+
+
+def test_a_dead_server_is_named(run: Run) -> None:
+    ended = run("invoices", "list", "--token", "t", "--base-url", "http://127.0.0.1:9/v1", "--max-attempts", "2")
+    assert ended.code == 1
+    assert "127.0.0.1:9" in ended.error
+    assert "is the base URL that of Partner Center?" in ended.error
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message", "reason"),
+    [
+        (200, b'{"items": [', "the body is not JSON at byte 11", "malformed_body"),
+        (200, b'{"totalCount": 0}', "it has no `items`", "malformed_body"),
+        (403, b'{"code":900150,"description":"role lacks rights"}', "role lacks rights", "http_status"),
+    ],
+)
+def test_a_transfer_that_fails_is_named_with_its_page_and_the_others_are_committed(
+    run: Run, status: int, body: bytes, message: str, reason: str
+) -> None:
+    answers = {
+        "/invoices": (200, LIST),
+        "/Office/BillingLineItems": (200, EMPTY),
+        "/Azure/BillingLineItems": (status, body),
+    }
+    with server(answers) as base_url:
+        words = ["export", "lake", "--token", TOKEN, "--base-url", base_url, "--quiet"]
+        ended = run(*words)
+    assert ended.code == 1
+    assert ended.out.splitlines()[0] == "lake: 1 transfer committed, 0 committed before, 1 failed, of 1 invoice"
+    assert "FAILED transfer D1 azure/billing_line_items, page at offset 0: " in ended.out
+    assert message in ended.out
+    assert "Run the same command again" in ended.out
+    (kept,) = Path("lake/_bulkfetch/runs").iterdir()
+    (failure,) = json.loads(kept.read_bytes())["failures"]
+    assert (failure["invoice_id"], failure["provider"], failure["reason"]) == ("D1", "azure", reason)
+    assert not list(Path("lake/line_items").rglob("provider=azure/*/*.parquet"))
+
+
+def test_a_failed_transfer_is_in_the_json_and_told_on_stderr(run: Run) -> None:
+    answers = {"/invoices": (200, LIST), "/Office/BillingLineItems": (200, EMPTY), "": (404, b"{}")}
+    with server(answers) as base_url:
+        ended = run("export", "lake", "--token", TOKEN, "--base-url", base_url, "--quiet", "--json")
+    assert ended.code == 1
+    assert (ended.json["complete"], len(ended.json["failures"])) == (False, 1)
+    assert "FAILED transfer D1 azure/billing_line_items" in ended.err
+
+
+def test_words_of_the_server_cannot_act_on_the_terminal(run: Run) -> None:
+    evil = json.dumps({"code": "\x1b[2J", "description": "a\x1b[31m\r\nbulkfetch: all is well"}).encode()
+    with server({"": (403, evil)}) as base_url:
+        ended = run("invoices", "list", "--token", TOKEN, "--base-url", base_url)
+    assert "\x1b" not in ended.err
+    assert ended.code == 1
+    assert ended.error
+
+
+# Invoices and line items
+
+
+def test_invoices_are_listed_for_people(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    header, *rows, summary = run("invoices", "list").out.splitlines()
+    assert header.split() == ["id", "date", "type", "charges", "currency", "amends", "details"]
+    assert len(rows) == 7
+    assert summary == "6 invoices, 1 amendment"
+    amended = next(number for number, row in enumerate(rows) if "adjustment_note" in row)
+    assert rows[amended].split()[-2] == rows[amended - 1].split()[0]
+    assert "office/billing_line_items, azure/billing_line_items, azure/usage_line_items" in rows[0]
+    charges = header.index("charges") + len("charges")
+    assert all(row[charges - 1].isdigit() and row[charges] == " " for row in rows)
+
+
+def test_one_page_of_invoices_says_where_the_next_begins(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    ids = [json.loads(line)["id"] for line in run("invoices", "list", "--json").out.splitlines()]
+    page = run("invoices", "list", "--json", "--size", "2", "--offset", "3")
+    assert [json.loads(line)["id"] for line in page.out.splitlines()] == ids[3:5]
+    assert page.err == "bulkfetch: more invoices follow: --offset 5\n"
+    last = run("invoices", "list", "--json", "--size", "2", "--offset", "4")
+    assert ([json.loads(line)["id"] for line in last.out.splitlines()], last.err) == (ids[4:], "")
+
+
+def test_invoices_come_as_the_server_wrote_them_amendments_included(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    listed = [json.loads(line) for line in run("invoices", "list", "--json").out.splitlines()]
+    (amended,) = [invoice for invoice in listed if "amendments" in invoice]
+    got = run("invoices", "get", amended["id"], "--json")
+    assert json.loads(got.out) == amended
+    assert amended["amendments"][0]["documentType"] == "adjustment_note"
+    request = urllib.request.Request(
+        f"{at_sandbox.base_url}/invoices/{amended['id']}", headers={"Authorization": f"Bearer {TOKEN}"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert json.loads(answer.read().decode("utf-8-sig")) == amended
+
+
+def test_one_invoice_is_shown_for_people(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    listed = [json.loads(line) for line in run("invoices", "list", "--json").out.splitlines()]
+    (amended,) = [invoice for invoice in listed if "amendments" in invoice]
+    facts = [line.split(maxsplit=1) for line in run("invoices", "get", amended["id"]).out.splitlines()]
+    assert ["totalCharges", f"{amended['totalCharges']:.2f}"] in facts
+    assert ["details", "one_time/usage_line_items"] in facts
+    assert ["amendments", amended["amendments"][0]["id"]] in facts
+
+
+def test_an_unknown_invoice_is_an_error(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    for invoice_id in ("nope", "../D1", ""):
+        ended = run("invoices", "get", invoice_id)
+        assert ended.code == 1
+        assert "there is no invoice" in ended.error
+    ended = run("line-items", "nope", "office", "billing_line_items")
+    assert ended.code == 1
+    assert "`bulkfetch invoices list` shows the invoices and their details" in ended.error
+
+
+def an_invoice(run: Run, provider: str) -> str:
+    for line in run("invoices", "list", "--json").out.splitlines():
+        invoice = json.loads(line)
+        if provider in [detail["billingProvider"] for detail in invoice["invoiceDetails"]]:
+            return str(invoice["id"])
+    raise LookupError(provider)
+
+
+@pytest.mark.parametrize("detail", [("Azure", "UsageLineItems"), ("onetime", "billing_line_items")])
+def test_line_items_are_json_lines_as_the_server_wrote_them(
+    run: Run, at_sandbox: SpawnedSandbox, detail: tuple[str, str]
+) -> None:
+    invoice = an_invoice(run, {"Azure": "azure"}.get(detail[0], "one_time"))
+    ended = run("line-items", invoice, *detail, "--page-size", "6")
+    lines = ended.out.splitlines()
+    assert (ended.code, ended.err, len(lines)) == (0, "", ROWS)
+    query = f"provider={detail[0]}&invoicelineitemtype={detail[1].replace('_', '')}&size=2000"
+    request = urllib.request.Request(
+        f"{at_sandbox.base_url}/invoices/{invoice}/lineitems?{query}",
+        headers={"Authorization": f"Bearer {TOKEN}"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        page = answer.read().decode("utf-8-sig")
+    assert [exactly(line) for line in lines] == exact_items(page)
+
+
+def exactly(text: str) -> Any:
+    return json.loads(text, parse_float=lambda number: ("number", number), object_pairs_hook=tuple)
+
+
+def exact_items(page: str) -> list[Any]:
+    return list(dict(exactly(page))["items"])
+
+
+def test_a_limit_ends_early_and_asks_for_no_more(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    invoice = an_invoice(run, "office")
+    with requests_to(at_sandbox) as made:
+        ended = run("line-items", invoice, "office", "billing_line_items", "--limit", "3")
+    assert len(ended.out.splitlines()) == 3
+    assert made["line_items"] <= 3
+
+
+def test_line_items_as_a_table_show_what_people_look_at(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    invoice = an_invoice(run, "office")
+    table = run("line-items", invoice, "office", "billing_line_items", "--table", "--page-size", "3").out.splitlines()
+    assert table[0].split()[:3] == ["customerName", "chargeStartDate", "offerName"]
+    assert len(table) == 1 + ROWS
+    chosen = run("line-items", invoice, "office", "billing_line_items", "--columns", "orderId,quantity", "--limit", "2")
+    assert chosen.out.splitlines()[0].split() == ["orderId", "quantity"]
+    ended = run("line-items", invoice, "office", "billing_line_items", "--columns", "orderId,nope")
+    assert ended.code == 2
+    assert "--columns: there is no 'nope'; there are " in ended.error
+
+
+# Verify and schema
+
+
+def test_an_archive_is_verified_and_a_damaged_one_is_not(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet")
+    ended = run("verify", "lake")
+    assert ended.code == 0
+    assert "every file is what its commit says" in ended.out
+    assert run("verify", "lake", "--json").json["sound"] is True
+    part = next(Path("lake/line_items").rglob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-1])
+    assert run("verify", "lake").code == 1
+    assert run("verify", "lake", "--json").json["sound"] is False
+
+
+def test_what_is_no_archive_cannot_be_verified(run: Run) -> None:
+    for name in ("nowhere", "."):
+        ended = run("verify", name)
+        assert ended.code == 2
+        assert "is not an archive of bulkfetch" in ended.error
+
+
+def test_the_schemas_are_shown(run: Run) -> None:
+    shown = run("schema", "office/billing_line_items").out
+    assert "  totalForCustomer                       decimal128(38, 24)\n" in shown
+    facts = run("schema", "--json").json
+    assert len(facts) == 8
+    assert {"name": "line_number", "type": "int64", "nullable": False} in facts["azure/usage_line_items"]
+
+
+# Bugs
+
+
+def test_a_bug_of_ours_is_exit_code_3_and_shows_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bulkfetch.schema", None)  # any import of it fails
+    ended = run("schema")
+    assert ended.code == 3
+    assert "Traceback" in ended.err
+    assert "this is a bug in bulkfetch; please report it" in ended.err.splitlines()[-1]
+
+
+# Processes
+
+
+def started(*words: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bulkfetch", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        **options,
+    )
+
+
+def finished(process: subprocess.Popen[str], timeout_s: float = 30) -> Ran:
+    out, err = process.communicate(timeout=timeout_s)
+    return Ran(process.returncode, out, err)
+
+
+def long_export(output: Path) -> subprocess.Popen[str]:
+    """Start an export whose invoices of 2021 come slowly, and return once some transfer is committed."""
+    sizes = [
+        "--sandbox-line-items",
+        "2000",
+        "--sandbox-latency-ms",
+        "150",
+        "--page-size",
+        "50",
+        "--max-in-flight",
+        "8",
+    ]
+    process = started("export", str(output), "--sandbox", *sizes)
+    deadline = time.monotonic() + 30
+    while not list(output.glob("_bulkfetch/commits/*.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")],
+)
+def test_a_signal_ends_an_export_within_two_seconds_and_keeps_what_is_committed(
+    run: Run, tmp_path: Path, number: signal.Signals, code: int, word: str
+) -> None:
+    lake = tmp_path / "lake"
+    process = long_export(lake)
+    began = time.monotonic()
+    process.send_signal(number)
+    ended = finished(process)
+    assert time.monotonic() - began < 2
+    assert (ended.code, ended.out) == (code, "")
+    progress, farewell = ended.err.splitlines()[-2:]
+    assert progress.startswith("invoices ")
+    assert farewell == f"bulkfetch: {word}; what is committed is kept: run the same command again to go on"
+    committed = len(list(lake.glob("_bulkfetch/commits/*.json")))
+    assert 0 < committed < 14
+    assert run("verify", str(lake)).code == 0
+    plan = run("export", str(lake), "--plan", "--json", "--sandbox", "--sandbox-line-items", "2000")
+    assert plan.json["requests_at_least"] == 14 - committed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_a_signal_ends_a_run_that_nobody_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        process = started("invoices", "list", "--token", TOKEN, "--base-url", base_url)
+        silent.settimeout(20)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGINT)
+            ended = finished(process, 2)
+    assert (ended.code, ended.err) == (130, "bulkfetch: interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such shell")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("export lake | head -c 1 > /dev/null", 0),
+        ("line-items $INVOICE office billing_line_items | head -1 > /dev/null", 0),
+        ("schema | head -1 > /dev/null", 0),
+        ("config >&-", 0),
+        ("export lake >&-", 0),
+        ("export lake 2>&-", 0),
+        ("invoices list --token another 2>&-", 1),
+        pytest.param(
+            "config > /dev/full",
+            1,
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it"),
+        ),
+    ],
+)
+def test_streams_that_are_closed_full_or_left_by_their_reader_are_no_bug(
+    run: Run, at_sandbox: SpawnedSandbox, command: str, code: int
+) -> None:
+    environment = {**os.environ, "INVOICE": an_invoice(run, "office")}
+    line = f'set -o pipefail; "{sys.executable}" -m bulkfetch {command}'
+    ended = subprocess.run(
+        ["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == code
+    if "/dev/full" in command:
+        assert ended.stderr == "bulkfetch: error: the standard output cannot be written to: No space left on device\n"
+
+
+def test_results_are_utf_8_in_a_pipe_whatever_the_locale(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = ["line-items", an_invoice(run, "office"), "office", "billing_line_items"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bulkfetch", *words],
+        env=environment,
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    assert any(not line.isascii() for line in done.stdout.decode("utf-8").splitlines())
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == ROWS
+
+
+def test_help_comes_without_the_heavy_modules() -> None:
+    program = (
+        "import sys; from bulkfetch.cli import main; main(['export', '--help']); "
+        "print([m for m in 'aiohttp anyio pyarrow msal orjson rich'.split() if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_two_exports_cannot_write_to_one_archive(run: Run, at_sandbox: SpawnedSandbox, tmp_path: Path) -> None:
+    process = long_export(tmp_path / "lake")
+    try:
+        ended = run("export", str(tmp_path / "lake"))
+    finally:
+        process.kill()
+        process.communicate()
+    assert ended.code == 2
+    assert "another bulkfetch is writing to" in ended.error
