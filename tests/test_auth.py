@@ -82,8 +82,10 @@ async def entra(folder: Path, options: SandboxOptions | None = None) -> AsyncIte
         with anyio.fail_after(20):
             yield found
     finally:
+        with anyio.move_on_after(5):  # until the clients in threads have taken their leave
+            while runner.server is not None and runner.server.connections:
+                await asyncio.sleep(0.005)
         await runner.cleanup()
-        await asyncio.sleep(0.01)  # TLS connections take their leave one turn later
 
 
 def credentials(settings: Settings, slept: list[float] | None = None) -> ClientCredentials:
@@ -231,8 +233,9 @@ async def test_signing_in_can_be_left(tmp_path: Path) -> None:
     """msal sits in a thread that cannot be stopped; the run does not wait for it."""
     async with entra(tmp_path) as there:
 
-        def slow(_request: web.Request) -> None:
-            time.sleep(0.3)
+        def slow(_request: web.Request) -> web.StreamResponse:
+            time.sleep(0.1)
+            return web.Response(status=500)
 
         there.meddle = slow
         with anyio.move_on_after(0.05) as scope:
