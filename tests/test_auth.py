@@ -83,7 +83,7 @@ async def entra(folder: Path, options: SandboxOptions | None = None) -> AsyncIte
             yield found
     finally:
         with anyio.move_on_after(5):  # until the clients in threads have taken their leave
-            while runner.server is not None and runner.server.connections:
+            while runner.server and runner.server.connections:  # noqa: ASYNC110  aiohttp has no event for it
                 await asyncio.sleep(0.005)
         await runner.cleanup()
 
