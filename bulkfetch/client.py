@@ -25,7 +25,7 @@ from bulkfetch.invoices import (
     walk_invoices,
 )
 from bulkfetch.jsontext import Json, Number, Pairs
-from bulkfetch.lineitems import Lookahead, Walk, walk_pages
+from bulkfetch.lineitems import Lookahead, Walk, lookahead_for, walk_pages
 from bulkfetch.paging import AnyPage
 from bulkfetch.plan import Transfer, api_spelling
 from bulkfetch.schema import schema_of
@@ -62,7 +62,7 @@ class Client:
             raise BulkfetchError("this Client is open already: make another, or share the one that is open")
         session = await self._stack.enter_async_context(open_session(self.settings, self.stats))
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._open = _Open(session, tasks, Lookahead(2 * self.settings.max_in_flight))
+        self._open = _Open(session, tasks, lookahead_for(self.settings))
         return self
 
     async def __aexit__(

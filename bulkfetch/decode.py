@@ -154,13 +154,13 @@ def _kind_of(value: Json) -> Kind | None:
 
 
 def _digest(text: bytes) -> bytes:
-    """Sum up a page up to its links: these follow the items in real pages, and differ between equal ones.
+    """Sum up a page's rows, from its items to its links: what stands around them differs between equal pages.
 
     Two checksums of 32 bits, at a twentieth of the time of a cryptographic hash: they tell pages of one
     transfer apart, and no one gains by making two pages look alike.
     """
-    end = text.rfind(b'"links"')
-    rows = memoryview(text)[:end] if end > text.find(b'"items"') else text
+    start, end = max(text.find(b'"items"'), 0), text.rfind(b'"links"')
+    rows = memoryview(text)[start : end if end > start else len(text)]
     return isal_zlib.crc32(rows).to_bytes(4) + isal_zlib.adler32(rows).to_bytes(4)
 
 

@@ -28,6 +28,10 @@ from bulkfetch.transport import Request
 
 _SPARE_PAGES = 4
 """Pages asked for beyond the limit, so that it stays full while arrived ones are decoded and written."""
+_LOOKAHEAD_BYTES = 256 << 20
+"""What pages ahead of their turn may come to in memory."""
+_HEAVIEST_ROW_BYTES = 2048
+"""Daily-rated usage rows weigh 1.7 to 2 kB as JSON, the most of all types, and about as much decoded."""
 _MAX_EMPTY_PAGES = 100
 """Empty pages in a row after which a chain that names yet another is taken for endless."""
 
@@ -51,6 +55,12 @@ class Lookahead:
     def give_back(self) -> None:
         """Give a place back."""
         self._free += 1
+
+
+def lookahead_for(settings: Settings) -> Lookahead:
+    """Return the places of a run: twice the limit, or fewer where so many of the heaviest pages were too much."""
+    fitting = _LOOKAHEAD_BYTES // (settings.page_size * _HEAVIEST_ROW_BYTES)
+    return Lookahead(max(1, min(2 * settings.max_in_flight, fitting)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from bulkfetch.errors import BulkfetchError, ServerUnavailableError, SignInError
 from bulkfetch.headers import keep_headers
 from bulkfetch.invoices import walk_invoices
 from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, RUNS, STAGING, commit_of_part
-from bulkfetch.lineitems import Lookahead
+from bulkfetch.lineitems import lookahead_for
 from bulkfetch.plan import Plan, Selection, Transfer, plan_export
 from bulkfetch.reconcile import reconcile
 from bulkfetch.report import ExportReport, Failure, failure_of
@@ -136,7 +136,7 @@ async def _run_transfers(
     progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
     waiting = iter(pending)
     async with anyio.create_task_group() as tasks:
-        job = Job(session, tasks, settings, Lookahead(2 * settings.max_in_flight), store, stats)
+        job = Job(session, tasks, settings, lookahead_for(settings), store, stats)
 
         async def work() -> None:
             for transfer in waiting:

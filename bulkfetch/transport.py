@@ -12,7 +12,6 @@ from typing import Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
-import anyio
 from isal import isal_zlib
 from yarl import URL
 
@@ -128,29 +127,30 @@ class AiohttpTransport:
                 trace_request_ctx=exchange,
             ) as response,
         ):
-            patience.reschedule(None)
             exchange.answered = True
-            body = await self._body_of(response)
+            body = await self._body_of(response, patience)
             found = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, found, body, self._settings.max_page_bytes)
 
-    async def _body_of(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _body_of(self, response: aiohttp.ClientResponse, patience: asyncio.Timeout) -> bytes:
         chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
         if response.status == 200 and not chunked and "Content-Length" not in response.headers:
             raise MalformedBodyError("the answer has neither a length nor chunks, so a cut could not be seen")
-        settings, begun_at = self._settings, anyio.current_time()
+        settings, now = self._settings, asyncio.get_running_loop().time
+        begun_at = now()
         chunks: list[bytes] = []
         received = 0
         while not response.content.at_eof():
-            async with asyncio.timeout(settings.read_timeout_s):
-                chunk = await response.content.readany()
+            patience.reschedule(now() + settings.read_timeout_s)
+            chunk = await response.content.readany()
             chunks.append(chunk)
             received += len(chunk)
             self._stats.bytes_received += len(chunk)
             if received > settings.max_page_bytes:
                 raise MalformedBodyError(f"the body is larger than {settings.max_page_bytes} bytes (--max-page-bytes)")
-            if is_drip(received, anyio.current_time() - begun_at, patience_s=settings.read_timeout_s):
+            if is_drip(received, now() - begun_at, patience_s=settings.read_timeout_s):
                 raise NoProgressError(f"the body came in drips: {received} bytes so far")
+        patience.reschedule(None)
         return b"".join(chunks)
 
 

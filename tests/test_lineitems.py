@@ -17,7 +17,7 @@ from bulkfetch.config import Secret, Settings
 from bulkfetch.decode import JsonPage, decode_json_page
 from bulkfetch.errors import ConnectionFailedError, SignInError, TransferError
 from bulkfetch.jsontext import Pairs, loads
-from bulkfetch.lineitems import Lookahead, Walk, walk_pages
+from bulkfetch.lineitems import Lookahead, Walk, lookahead_for, walk_pages
 from bulkfetch.plan import Transfer
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.paging import Page, PastEnd, offset_page, total_count
@@ -751,3 +751,17 @@ async def test_the_sandbox_sees_the_limit_filled_and_few_requests_beyond_the_end
         asked = Counter(exchange.query for exchange in sandbox.stats.exchanges)
         assert set(asked.values()) == {1}
         assert 200 <= sandbox.stats.requests <= 200 + 16 + SPARE
+
+
+def test_pages_ahead_are_bounded_by_their_weight_as_well_as_by_the_limit() -> None:
+    def places(**settings: int) -> int:
+        lookahead = lookahead_for(Settings(**settings))  # type: ignore[arg-type]  # integers only
+        count = 0
+        while lookahead.take():
+            count += 1
+        return count
+
+    assert places(max_in_flight=16) == 32
+    assert places(max_in_flight=256) * 2000 * 2048 <= 256 << 20
+    assert places(max_in_flight=256, page_size=100) == 512
+    assert places(max_in_flight=1, page_size=1) == 2
