@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from bulkfetch.errors import (
     SettingsError,
     StorageError,
     TransferError,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from bulkfetch.invoices import Invoice
     from bulkfetch.plan import Plan, Selection, Transfer
     from bulkfetch.stats import RunStats
+    from bulkfetch.store import LocalStore
 
 T = TypeVar("T")
 
@@ -115,24 +118,35 @@ def _bug(error: Exception) -> int:
     import traceback
 
     with suppress(OSError):
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            print(printable(line), file=sys.stderr)
     _say("this is a bug in bulkfetch; please report it with the lines above. What is committed is kept")
     return BUG
 
 
 def _say(message: str) -> None:
     with suppress(OSError):  # nobody may be listening any more
-        print(f"bulkfetch: {message}", file=sys.stderr, flush=True)
+        print(printable(f"bulkfetch: {message}"), file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and that takes no abbreviations: scripts rely on the names."""
+    """A parser whose errors are one line, and that takes no abbreviations: scripts rely on the names.
+
+    A word that fits nowhere is not shown: with a flag misplaced or forgotten before it, it may be a token.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+        message = re.sub(r"ignored explicit argument .*", "takes no value", message, flags=re.DOTALL)
+        self.exit(USAGE, f"{printable(f'{self.prog}: error: {message}; see `{self.prog} --help`')}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            advice = _closest(str(value), choices) or f", choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice{advice}")
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -158,10 +172,18 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str], known: Sequence[str]) -> NoReturn:
-    from difflib import get_close_matches  # needed for this message only
+    """Refuse words that fit nowhere. Only the names of flags are shown: anything else may be a token."""
+    flags = [found[0] for word in unknown if (found := re.match(r"--[\w-]+", word))]
+    if flags:
+        parser.error(f"unknown argument {flags[0]}{_closest(flags[0], known)}")
+    parser.error(f"{len(unknown)} argument{'' if len(unknown) == 1 else 's'} too many")
 
-    close = get_close_matches(unknown[0].partition("=")[0], known, n=1)
-    parser.error(f"unknown argument {unknown[0]}{f', did you mean {close[0]}?' if close else ''}")
+
+def _closest(word: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches  # needed for messages only
+
+    close = get_close_matches(word, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
 
 
 def _whole_number(low: int) -> Callable[[str], int]:
@@ -237,7 +259,9 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
     stats = RunStats()
     report = _run(
         arguments,
-        lambda: export_async(arguments.output, settings, selection=selection, stats=stats),
+        lambda: export_async(
+            arguments.output, settings, selection=selection, stats=stats, source=_sandbox_named(arguments)
+        ),
         progress=None if arguments.quiet else stats,
     )
     code = COMPLETE if report.complete else INCOMPLETE
@@ -251,11 +275,24 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
     return code
 
 
-def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    from bulkfetch.pipeline import plan_only
+def _sandbox_named(arguments: argparse.Namespace) -> str | None:
+    """Name the tenant of a sandbox of ours, so that no archive takes another's; None for any other server."""
+    if not arguments.sandbox:
+        return None
+    from bulkfetch.sandbox import SandboxOptions
 
+    default = SandboxOptions()
+    seed = default.seed if arguments.sandbox_seed is None else int(arguments.sandbox_seed)
+    line_items = default.line_items if arguments.sandbox_line_items is None else int(arguments.sandbox_line_items)
+    return f"sandbox, seed {seed}, {line_items} line items"
+
+
+def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    from bulkfetch.pipeline import already_committed, plan_only
+
+    store = _store_at(arguments.output)
     plan = _run(arguments, lambda: plan_only(settings, selection))
-    committed = _committed(arguments.output, plan.transfers)
+    committed = already_committed(store, plan.transfers) if store else {}
     to_fetch = [transfer for transfer in plan.transfers if transfer not in committed]
     if arguments.json:
         _print(_plan_dict(plan, to_fetch))
@@ -264,16 +301,18 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     return COMPLETE
 
 
-def _committed(output: Path, transfers: Sequence[Transfer]) -> set[Transfer]:
-    """Return which of `transfers` an archive holds already. There need not be one, and none is made."""
-    from bulkfetch.commits import read_commit
-    from bulkfetch.layout import ARCHIVE
-    from bulkfetch.store import LocalStore
+def _store_at(output: Path) -> LocalStore | None:
+    """Return the archive at `output`, or None if nothing is there yet: a plan makes none.
 
-    if not (output / ARCHIVE).is_file():
-        return set()
-    store = LocalStore(output)
-    return {transfer for transfer in transfers if read_commit(store, transfer) is not None}
+    Raises OutputError if an export could not write to what is there.
+    """
+    from bulkfetch.layout import ARCHIVE
+    from bulkfetch.store import prepare_output
+
+    nearest = next((path for path in (output, *output.parents) if os.path.lexists(path)), output)
+    if nearest != output and nearest.is_dir():
+        return None
+    return prepare_output(output, ARCHIVE)
 
 
 def _plan_dict(plan: Plan, to_fetch: Sequence[Transfer]) -> dict[str, Any]:
@@ -351,7 +390,7 @@ def _list_invoices(arguments: argparse.Namespace) -> int:
     with _settings(arguments) as settings:
         invoices, has_more = _run(arguments, listed)
     if arguments.json:
-        _print(_json_lines(invoices))
+        _print_json_lines(_json_lines(invoices))
     else:
         _print(_invoice_table(invoices))
     if has_more:
@@ -368,7 +407,10 @@ def _get_invoice(arguments: argparse.Namespace) -> int:
 
     with _settings(arguments) as settings:
         invoice = _run(arguments, got)
-    _print(_json_lines([invoice]) if arguments.json else _invoice_lines(invoice))
+    if arguments.json:
+        _print_json_lines(_json_lines([invoice]))
+    else:
+        _print(_invoice_lines(invoice))
     return COMPLETE
 
 
@@ -405,7 +447,6 @@ def _invoice_table(invoices: Sequence[Invoice]) -> list[str]:
 
 def _invoice_lines(invoice: Invoice) -> list[str]:
     """Lay one invoice out for people: its plain fields, its details, its amendments."""
-    from bulkfetch.errors import printable
     from bulkfetch.jsontext import Pairs
 
     nested = list, Pairs
@@ -473,7 +514,7 @@ async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -
                         table = TextTable(columns or telling_columns(rows))
                     _print(table.lines(rows))
                 else:
-                    _print([dumps(item) for item in shown])
+                    _print_json_lines([dumps(item) for item in shown])
                 if left <= 0:
                     return
 
@@ -638,8 +679,17 @@ def _run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, pro
 
 
 def _print(result: dict[str, Any] | list[str]) -> None:
-    """Write a result to stdout. Raises BrokenPipeError if nobody reads it, StorageError if it is refused."""
-    lines = [json.dumps(result, indent=2)] if isinstance(result, dict) else result
+    """Write a result to stdout: facts as JSON, or lines for people, in which nothing can act on the terminal."""
+    _write([json.dumps(result, indent=2)] if isinstance(result, dict) else [printable(line) for line in result])
+
+
+def _print_json_lines(lines: Sequence[str]) -> None:
+    """Write JSON lines to stdout, with the control characters that JSON leaves as they are written as escapes."""
+    _write([re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", line) for line in lines])
+
+
+def _write(lines: Sequence[str]) -> None:
+    """Write lines to stdout. Raises BrokenPipeError if nobody reads it, StorageError if it is refused."""
     try:
         for line in lines:
             sys.stdout.write(line + "\n")

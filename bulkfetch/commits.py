@@ -124,19 +124,19 @@ def parse_commit(content: bytes, name: PurePosixPath) -> Commit:
 
 
 def claim_archive(store: Store, facts: Mapping[str, Any]) -> None:
-    """Mark an output directory as ours, or check that it was made with the same `facts`.
+    """Mark an output directory as ours, or check that it was made with the same `facts`; None is not known.
 
-    Raises OutputError if what shapes the files differs: one archive never mixes two shapes.
+    Raises OutputError if what it was made from, or what shapes its files, differs: one archive never mixes two.
     """
-    wanted = {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **facts}
-    found = read_archive(store)
-    if found is None:
-        store.write(ARCHIVE, _dumps(wanted))
-        return
-    differing = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    known = {name: value for name, value in facts.items() if value is not None}
+    wanted = {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **known}
+    found = read_archive(store) or {}
+    differing = [name for name in sorted(wanted) if found.get(name, wanted[name]) != wanted[name]]
     if differing:
-        words = ", ".join(f"{name} is {found.get(name)}, now {wanted.get(name)}" for name in differing)
+        words = ", ".join(f"{name} is {found[name]}, now {wanted[name]}" for name in differing)
         raise OutputError(f"this archive was made with other settings ({words}); use the same ones, or a new directory")
+    if not wanted.items() <= found.items():
+        store.write(ARCHIVE, _dumps({**found, **wanted}))
 
 
 def read_archive(store: Store) -> Mapping[str, Any] | None:

@@ -173,12 +173,12 @@ def _read_url(value: object) -> str:
         raise ValueError("must hold no user name or password; credentials have settings of their own")
     if "?" in text or "#" in text:
         raise ValueError("must end with its path, without ? or #")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
         raise ValueError("must begin with https:// (http:// is for loopback only: localhost, 127.0.0.1, [::1])")
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     import ipaddress  # needed for http only
 
     try:

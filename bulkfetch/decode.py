@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from isal import isal_zlib
 
-from bulkfetch.errors import MalformedBodyError
+from bulkfetch.errors import MalformedBodyError, printable
 from bulkfetch.exact import Columns, columns_of
 from bulkfetch.fast import FastDecoder, read_envelope
 from bulkfetch.jsontext import Json, Number, Pairs, is_unicode, loads, utf8_of
@@ -177,5 +177,5 @@ def _plain(value: Json) -> Any:
 
 def _said_instead(top: Pairs) -> str:
     """Quote an error that came with a status of success."""
-    said = [f"{name} {value}" for name, value in top if name in ("code", "description", "message", "error")]
+    said = [printable(f"{name} {value}") for name, value in top if name in ("code", "description", "message", "error")]
     return f"; it says: {', '.join(said)[:200]}" if said else ""

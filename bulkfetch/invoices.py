@@ -26,6 +26,7 @@ _MAX_LIST_PAGES = 100_000
 _MAX_IDLE_PAGES = 10
 """Pages in a row that name a next one and bring no invoice that was not seen: the list does not get on."""
 _STEERING = ("id", "invoiceDetails", "amendments")
+_PDF_LINKS = ("pdfdownloadlink", "taxreceiptpdfdownloadlink")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Invoice:
     """An invoice header. Fields that the API left out are None; `amendments` are invoices of their own.
 
     `amendment_of` is the id of the invoice an amendment came in. `source` is the header as the server wrote it, without
-    its amendments, which have their own, and without the access token in an absolute PDF link.
+    its amendments, which have their own, and without the access tokens in absolute PDF links.
     """
 
     id: str
@@ -94,22 +95,31 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
     """Yield every invoice of the tenant once, in the server's order, following the pages' `next` links.
 
     Modern invoices ignore size and offset and may come on every page, so invoices are told apart by their id.
-    Raises ContradictionError if the pages lead in circles.
+    Raises ContradictionError if the pages lead in circles, end before all invoices that they tell of have come, or
+    give one invoice twice and differently.
     """
-    seen: set[str] = set()
+    seen: dict[str, _Told] = {}
     asked: set[tuple[int, int]] = set()
-    offset = idle = 0
+    offset = idle = total = 0
     while len(asked) < _MAX_LIST_PAGES:
         asked.add((size, offset))
         page = await get_invoice_page(session, size=size, offset=offset)
         idle += 1
         for invoice in page.items:
+            told = _told_of(invoice)
             if invoice.id not in seen:
-                seen.add(invoice.id)
+                seen[invoice.id] = told
                 idle = 0
                 yield invoice
+            elif told != seen[invoice.id]:
+                raise ContradictionError(
+                    f"the invoice list has invoice {invoice.id!r} twice, with different details or totalCharges; "
+                    "it may have been changed just now: run the same command again"
+                )
+        total = max(total, _collection_total(page))
         following = page.envelope.next_link
         if following is None:
+            _check_end(page.envelope, seen=len(seen), total=total)
             return
         size = following.size or size
         offset = following.offset if following.offset is not None else offset + len(page.items)
@@ -120,6 +130,37 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
                 f"the invoice list does not get on: {idle} pages up to offset {offset} bring no new invoice"
             )
     raise ContradictionError(f"the invoice list does not end after {_MAX_LIST_PAGES} pages")
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What an invoice list says of an invoice that decides what is fetched and what it is held against."""
+
+    details: frozenset[tuple[str, str]]
+    total_charges: Decimal | None
+    amendments: tuple[tuple[str, _Told], ...]
+
+
+def _told_of(invoice: Invoice) -> _Told:
+    return _Told(
+        frozenset((detail.billing_provider, detail.invoice_line_item_type) for detail in invoice.details),
+        invoice.total_charges,
+        tuple((amendment.id, _told_of(amendment)) for amendment in invoice.amendments),
+    )
+
+
+def _collection_total(page: InvoicePage) -> int:
+    """Return how many invoices the whole list has, if a page tells it, or 0: most totals count the page."""
+    told = page.envelope.total_count or 0
+    return told if told > len(page.items) else 0
+
+
+def _check_end(envelope: Envelope, *, seen: int, total: int) -> None:
+    """Refuse an end that the last page or the total contradicts; repeats may count in the total or not."""
+    if envelope.continuation_token is not None:
+        raise ContradictionError("the last page of the invoice list has a continuationToken, but no next link")
+    if seen < total:
+        raise ContradictionError(f"the invoice list ends after {seen} invoices, but says there are {total}")
 
 
 def flattened(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
@@ -156,7 +197,7 @@ def _invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
     if not isinstance(value, Pairs) or not invoice_id:
         raise MalformedBodyError("the body is JSON, but not an invoice: an object with an `id`")
     if len([key for key, _ in value if key in _STEERING]) != len({key for key, _ in value if key in _STEERING}):
-        raise MalformedBodyError(f"invoice {invoice_id} says one of {', '.join(_STEERING)} twice")
+        raise MalformedBodyError(f"invoice {invoice_id!r} says one of {', '.join(_STEERING)} twice")
     amendments = _list_of(value.get("amendments"), "amendments", invoice_id)
     total, paid = decimal_of(value.get("totalCharges")), decimal_of(value.get("paidAmount"))
     return Invoice(
@@ -189,10 +230,17 @@ def _list_of(value: Json, name: str, invoice_id: str) -> list[Json]:
 
 
 def _record_of(key: str, value: Json) -> tuple[str, Json]:
-    """Leave the access token out of an absolute PDF link: it is a credential, new on every call, and no record."""
-    if key == "pdfDownloadLink" and isinstance(value, str) and _WITH_HOST.match(value):
+    """Leave the access token out of absolute PDF links: it is a credential, new on every call, and no record."""
+    name = key.casefold()
+    if name in _PDF_LINKS and isinstance(value, str) and _WITH_HOST.match(value):
         return key, value.partition("?")[0]
-    return key, value
+    return key, _receipts_of(value) if name == "taxreceipts" else value
+
+
+def _receipts_of(value: Json) -> Json:
+    if isinstance(value, list):
+        return [_receipts_of(each) for each in value]
+    return Pairs(_record_of(key, inner) for key, inner in value) if isinstance(value, Pairs) else value
 
 
 def _detail_of(value: Json, invoice_id: str) -> InvoiceDetail:

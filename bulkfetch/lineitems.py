@@ -32,6 +32,8 @@ _LOOKAHEAD_BYTES = 256 << 20
 """What pages ahead of their turn may come to in memory."""
 _HEAVIEST_ROW_BYTES = 2048
 """Daily-rated usage rows weigh 1.7 to 2 kB as JSON, the most of all types, and about as much decoded."""
+_BEYOND_END_S = 2.0
+"""How long to wait for pages beyond the end, which only matter if they have rows."""
 _MAX_EMPTY_PAGES = 100
 """Empty pages in a row after which a chain that names yet another is taken for endless."""
 
@@ -73,6 +75,7 @@ class Walk(Generic[P]):
     lookahead: Lookahead
     decode: Callable[[bytes], P]
     on_discard: Callable[[], None] = lambda: None
+    beyond_end_s: float = _BEYOND_END_S
 
 
 async def walk_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
@@ -102,6 +105,7 @@ class _Ask(Generic[T]):
         self.size = size
         self.held = held
         self.arrived: T | None = None
+        self.asked_at = self.ended_at = walk.session.now()
         self._scope = anyio.CancelScope()
         self._done = anyio.Event()
         self._error: BulkfetchError | None = None
@@ -114,11 +118,16 @@ class _Ask(Generic[T]):
                 self.arrived = await session.get(request, read)
             except BulkfetchError as error:
                 self._error = error
+        self.ended_at = session.now()
         self._done.set()
 
     def cancel(self) -> None:
         """Give the page up."""
         self._scope.cancel()
+
+    async def ended(self) -> None:
+        """Wait until the page is here, or cannot be had."""
+        await self._done.wait()
 
     async def answer(self, transfer: Transfer, place: str) -> T:
         """Wait for the page. Raises a TransferError that names it, or the error that ends the run."""
@@ -147,6 +156,7 @@ class _OffsetWalk(Generic[P]):
         self._size = walk.settings.page_size
         self._position = 0
         self._confirmed = 0
+        self._last: _Ask[P] | None = None
         self._seen = SeenPages()
         self._asks: dict[int, _Ask[P]] = {}
 
@@ -160,7 +170,7 @@ class _OffsetWalk(Generic[P]):
                 is_first = self._position == 0
                 self._position += page.rows
                 if page.envelope.next_link is None:
-                    self._check_end()
+                    await self._check_end()
                     return
                 self._confirmed += 1
                 if page.rows != self._size:
@@ -176,7 +186,7 @@ class _OffsetWalk(Generic[P]):
             self._discard(self._position)
             self._ask(self._position)
             page = await self._page_at_position()
-        self._take(self._position)
+        self._last = self._take(self._position)
         return page
 
     async def _page_at_position(self) -> P:
@@ -232,6 +242,8 @@ class _OffsetWalk(Generic[P]):
         following = envelope.next_link
         if said is not None and said != position:
             raise self._contradiction(f"was asked for offset {position} and answered with offset {said}")
+        if following is None and envelope.continuation_token is not None:
+            raise self._contradiction("gives a continuation token, but no next link")
         if following is not None and not page.rows:
             raise self._contradiction("is empty, yet says that another page follows")
         if following is not None and following.offset not in (None, position + page.rows):
@@ -243,19 +255,35 @@ class _OffsetWalk(Generic[P]):
         if what := self._seen.add(page, _place(position), says_where=said is not None):
             raise self._contradiction(what)
 
-    def _check_end(self) -> None:
-        """Hold the end against the total, where one was told, and against pages beyond it that have come."""
+    async def _check_end(self) -> None:
+        """Hold the end against the total, where one was told, and against the pages asked for beyond it.
+
+        Those asked for together with the last page come with it, and are waited for shortly, since a server may
+        never answer beyond the end; to wait for later ones would cost every transfer the time of a request.
+        """
         if what := self._seen.end():
             raise ContradictionError(f"transfer {self._transfer}: {what}")
+        due = [ask for ask in self._asks.values() if self._is_due(ask)]
+        if due and self._walk.beyond_end_s > 0:
+            with anyio.move_on_after(self._walk.beyond_end_s):
+                for ask in due:
+                    await ask.ended()
         for offset, ask in self._asks.items():
-            page = ask.arrived
-            if page is None or not page.rows or page in self._seen:
-                continue
-            if page.envelope.self_link is not None and page.envelope.self_link.offset == offset:
+            if (page := ask.arrived) is not None and self._is_news(page, offset):
                 raise ContradictionError(
                     f"transfer {self._transfer}: its pages end after {self._position} rows, "
                     f"but the {_place(offset)} has {page.rows} more"
                 )
+
+    def _is_due(self, ask: _Ask[P]) -> bool:
+        """Tell whether `ask` was sent about when the last page was, and so should have come with it."""
+        last = self._last
+        return last is not None and ask.asked_at - last.asked_at <= (last.ended_at - last.asked_at) / 2
+
+    def _is_news(self, page: P, offset: int) -> bool:
+        """Tell whether a page from beyond the end has rows of its own; some servers repeat the last page there."""
+        said = page.envelope.self_link.offset if page.envelope.self_link else None
+        return page.rows > 0 and page not in self._seen and said in (None, offset)
 
     def _realign(self, rows: int, *, is_first: bool) -> None:
         """Go on behind a page of another size than asked for, from a window of one.

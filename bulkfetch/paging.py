@@ -53,9 +53,14 @@ class Envelope:
 def envelope_of(page: Mapping[str, Any]) -> Envelope:
     """Read the envelope of a decoded page leniently: what is not as documented counts as absent.
 
-    Raises MalformedBodyError for a next link without a target: its absence is the only sign of the end.
+    Raises MalformedBodyError for links that are no object, and for a next link without a target: its absence is the
+    only sign of the end.
     """
     links = _value(page, "links")
+    if links is not None and not isinstance(links, Mapping):
+        raise MalformedBodyError(
+            "the body is a page, but its links are no object: whether a next page follows is unknown"
+        )
     following = _value(links, "next")
     next_link = _link(following)
     if next_link is None and _says_something(following):

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 import orjson
 
 from bulkfetch.commits import Commit, claim_archive, commit_names, read_commit
-from bulkfetch.config import Settings, check_credentials, read_settings
+from bulkfetch.config import Settings, check_credentials, is_loopback, read_settings
 from bulkfetch.errors import BulkfetchError, ServerUnavailableError, SignInError, StorageError
 from bulkfetch.headers import keep_headers
 from bulkfetch.invoices import walk_invoices
 from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, RUNS, STAGING, commit_of_part
 from bulkfetch.lineitems import lookahead_for
-from bulkfetch.plan import Plan, Selection, Transfer, plan_export
+from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_of
 from bulkfetch.reconcile import reconcile
 from bulkfetch.report import ExportReport, Failure, failure_of
 from bulkfetch.session import Session, open_session
@@ -56,13 +57,15 @@ async def export_async(
     *,
     selection: Selection | None = None,
     stats: RunStats | None = None,
+    source: str | None = None,
     **flags: object,
 ) -> ExportReport:
     """Archive the selected invoices and all their line items under `output`, and report what was done.
 
     Settings come from `settings`, or else from the environment and the TOML file as for the command line; keyword
     arguments named like settings (`token=…`, `page_size=…`) win over both, others raise SettingsError. `stats` shows
-    the progress while it runs.
+    the progress while it runs. `source` names where the invoices come from, the base URL if nothing better: an
+    archive takes those of one source only.
 
     What an earlier run committed there is kept and not fetched again. A transfer that cannot be completed is listed
     in the report's `failures`, and the others go on. Raises SettingsError, OutputError, SignInError,
@@ -75,18 +78,19 @@ async def export_async(
     store = prepare_output(Path(output), ARCHIVE)
     started = anyio.current_time()
     with store.locked(LOCK):
-        claim_archive(store, {"part_rows": settings.part_rows, "row_group_rows": settings.row_group_rows})
+        claim_archive(store, _identity(settings, source))
         _sweep(store)
         async with open_session(settings, stats) as session:
             plan = await _planned(session, settings, selection or Selection(), stats)
             await anyio.to_thread.run_sync(keep_headers, store, plan.invoices)
-            skipped = await anyio.to_thread.run_sync(_already_committed, store, plan.transfers)
+            skipped = await anyio.to_thread.run_sync(already_committed, store, plan.transfers)
             pending = [transfer for transfer in plan.transfers if transfer not in skipped]
             stats.invoices = len(plan.invoices)
             stats.invoices_done = len(plan.invoices) - len({transfer.invoice_id for transfer in pending})
             stats.transfers, stats.transfers_skipped = len(plan.transfers), len(skipped)
             progress = await _run_transfers(pending, session, settings, store, stats)
-        report = _report(str(output), plan, skipped, progress, stats, session, anyio.current_time() - started)
+        earlier = await anyio.to_thread.run_sync(_commits_besides, store, plan)
+        report = _report(str(output), plan, skipped, progress, stats, session, anyio.current_time() - started, earlier)
         _keep_report(store, report)
     if progress.fatal is not None:
         raise progress.fatal
@@ -111,6 +115,18 @@ def export(
             "`bulkfetch.export(...)`"
         )
     return anyio.run(lambda: export_async(output, settings, selection=selection))
+
+
+def _identity(settings: Settings, source: str | None) -> dict[str, object]:
+    """Return what all runs into one archive have in common: whose invoices it has, and what shapes its files."""
+    url = urlsplit(settings.base_url)
+    return {
+        "source": source or ("a server on this machine" if is_loopback(url.hostname or "") else settings.base_url),
+        "tenant_id": settings.tenant_id,
+        "part_rows": settings.part_rows,
+        "row_group_rows": settings.row_group_rows,
+        "usage_period": settings.usage_period,
+    }
 
 
 def _in_event_loop() -> bool:
@@ -155,6 +171,7 @@ async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
         commit = await export_transfer(transfer, job)
     except _FATAL as error:
         progress.fatal = progress.fatal or error
+        progress.failures.append(failure_of(transfer, error))
         return
     except BulkfetchError as error:
         progress.failures.append(failure_of(transfer, error))
@@ -168,8 +185,8 @@ async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
         job.stats.invoices_done += 1
 
 
-def _already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
-    """Return the commits of transfers that are done and whose parts are all there."""
+def already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
+    """Return the commits of those `transfers` that are done and whose parts are all there; it blocks."""
     present = set(map(str, store.list(LINE_ITEMS)))
     commits = ((transfer, read_commit(store, transfer)) for transfer in transfers)
     return {
@@ -177,6 +194,13 @@ def _already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Tran
         for transfer, commit in commits
         if commit is not None and all(part.name in present for part in commit.parts)
     }
+
+
+def _commits_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
+    """Return what earlier runs committed of the planned invoices and was not selected now: it counts as well."""
+    planned = set(plan.transfers)
+    details = (transfer_of(invoice, detail) for invoice in plan.invoices for detail in invoice.details)
+    return already_committed(store, [transfer for transfer in details if transfer not in planned])
 
 
 def _sweep(store: Store) -> None:
@@ -198,8 +222,9 @@ def _report(
     stats: RunStats,
     session: Session,
     elapsed_s: float,
+    besides: dict[Transfer, Commit],
 ) -> ExportReport:
-    commits = {**skipped, **progress.committed}
+    commits = {**besides, **skipped, **progress.committed}
     return ExportReport(
         output=output,
         invoices=len(plan.invoices),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from urllib.parse import urlsplit
 
-from bulkfetch.errors import ForeignLinkError, NotFoundError, SettingsError, printable
+from bulkfetch.errors import NotFoundError, SettingsError, printable
 from bulkfetch.invoices import Invoice, InvoiceDetail, flattened
 from bulkfetch.transport import path_segment
 
@@ -21,7 +21,7 @@ class Transfer:
     """All line items of one detail: what is complete or not, and is committed as a whole.
 
     Two transfers are equal if they are of the same detail; `path`, the detail's link below the base URL where it gave
-    one, and `currency`, the invoice's, only say how to ask.
+    one that leads to this very detail, and `currency`, the invoice's, only say how to ask.
     """
 
     invoice_id: str
@@ -114,9 +114,10 @@ def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
 
 
 def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
-    """Return the transfer that fetches `detail`. Raises ForeignLinkError for a link that leads elsewhere."""
-    path = None if detail.link is None else own_path(detail.link)
-    return replace(transfer_named(invoice.id, detail), path=path, currency=invoice.currency_code)
+    """Return the transfer that fetches `detail`: at its link, or at the documented path where that leads elsewhere."""
+    transfer = transfer_named(invoice.id, detail)
+    path = None if detail.link is None else own_path(detail.link, transfer)
+    return replace(transfer, path=path, currency=invoice.currency_code)
 
 
 def transfer_named(invoice_id: str, detail: InvoiceDetail) -> Transfer:
@@ -141,22 +142,39 @@ _UNSEPARATED = {
 }
 
 
-def own_path(link: str) -> str | None:
-    """Return a link's path below the base URL, without `/v1` and query; None for one that is no plain path.
+def own_path(link: str, transfer: Transfer) -> str | None:
+    """Return a link's path below the base URL, without `/v1`, if it leads to the line items of `transfer`.
 
-    Raises ForeignLinkError for a link with a host: the token goes to the configured origin only.
+    Anything else is None: a link with a host, as the token goes to the configured origin only; one with a query or
+    odd characters; and that of another invoice, provider or type, whose rows would pass for those of this one.
     """
     try:
         parts = urlsplit(link)
     except ValueError:  # brackets that are no IPv6 address
         return None
-    if parts.scheme or parts.netloc:
-        raise ForeignLinkError(f"a link in the invoice list leaves the configured origin: {parts.netloc!r}")
+    if parts.scheme or parts.netloc or parts.query:
+        return None
     path = re.sub(r"^/v[0-9.]+(?=/)", "", parts.path)
-    segments = path.split("/")[1:]
-    plain = all(re.fullmatch(r"[\w-][\w.~-]*", segment, re.ASCII) for segment in segments)
-    is_invoice = path.casefold().startswith("/invoic")
-    return path if plain and is_invoice and not parts.query else None
+    root, *segments = path.split("/")
+    if root or not all(re.fullmatch(r"[\w-][\w.~-]*", segment, re.ASCII) for segment in segments):
+        return None
+    return path if _leads_to(segments, transfer) else None
+
+
+def _leads_to(segments: Sequence[str], transfer: Transfer) -> bool:
+    """Tell whether a path of these segments is that of a transfer's line items, as the API or its preview spells it."""
+    if len(segments) != 5:
+        return False
+    collection, invoice, resource, provider, line_item_type = segments
+    return (
+        (collection.casefold(), resource.casefold()) in (("invoices", "lineitems"), ("invoicing", "products"))
+        and invoice in (transfer.invoice_id, *(f"{prefix}-{transfer.invoice_id}" for prefix in _INVOICE_PREFIXES))
+        and (api_spelling(provider), api_spelling(line_item_type)) == (transfer.provider, transfer.line_item_type)
+    )
+
+
+_INVOICE_PREFIXES = ("Recurring", "OneTime")
+"""What links put before an invoice's id, as in `/invoices/Recurring-D02005YFHI`."""
 
 
 def _check_selection(selection: Selection, everything: Sequence[Invoice]) -> None:

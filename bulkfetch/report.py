@@ -10,6 +10,7 @@ from bulkfetch.commits import Commit
 from bulkfetch.errors import BulkfetchError, RequestError, printable
 from bulkfetch.plan import Transfer
 from bulkfetch.reconcile import Reconciliation, Verdict
+from bulkfetch.schema import schema_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,12 @@ class ExportReport:
             counts.update(commit.rescues)
         return counts
 
+    @property
+    def undeclared(self) -> list[str]:
+        """The details of this run whose type nobody declared: their columns were inferred from the first page."""
+        names = {(each.transfer.provider, each.transfer.line_item_type) for each in self.committed}
+        return sorted("/".join(name) for name in names if schema_of(*name) is None)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON. Amounts are text, so that they stay exact."""
         return {
@@ -92,6 +99,7 @@ class ExportReport:
             "rows": self.rows,
             "size_bytes": self.size_bytes,
             "rescues": dict(self.rescues.most_common()),
+            "undeclared": self.undeclared,
             "failures": [failure.to_dict() for failure in self.failures],
             "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
             "requests": self.requests,
@@ -115,6 +123,10 @@ class ExportReport:
         if self.rescues:
             named = [f"{printable(name)} {count:,}" for name, count in self.rescues.most_common(8)]
             lines.append(f"kept as exact JSON in _rescued: {', '.join(named)}")
+        lines += [
+            f"WARNING {printable(name)} is no line-item type that this version knows: its columns were inferred"
+            for name in self.undeclared
+        ]
         lines += [f"FAILED {failure.message}" for failure in self.failures]
         if self.failures:
             lines.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TypeVar
 from uuid import uuid4
@@ -77,7 +77,7 @@ class _Tries:
     sent: int = 0
     failed: int = 0
     throttled: int = 0
-    token: str = ""
+    token: str = field(default="", repr=False)
     was_refused: bool = False
 
 
@@ -111,6 +111,10 @@ class Session:
     def limit(self) -> int:
         """How many requests may be in flight now."""
         return self._limit.limit
+
+    def now(self) -> float:
+        """Return the time, in seconds of the run's clock."""
+        return self._clock.now()
 
     async def get(self, request: Request, read: Callable[[bytes], T]) -> T:
         """Get one resource and return what `read` makes of its body; `read` runs in a thread.

@@ -63,6 +63,7 @@ class VerifyReport:
     findings: tuple[Finding, ...]
     reconciliations: tuple[Reconciliation, ...]
     usage: tuple[str, ...] = ()
+    not_exported: tuple[Transfer, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -81,6 +82,7 @@ class VerifyReport:
             "findings": [{"name": finding.name, "what": finding.what} for finding in self.findings],
             "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
             "usage": list(self.usage),
+            "not_exported": list(map(str, self.not_exported)),
         }
 
     def lines(self) -> list[str]:
@@ -88,7 +90,11 @@ class VerifyReport:
         lines = [f"FAULT {finding}" for finding in self.findings]
         lines += reconciliation_lines(self.reconciliations)
         lines += [f"DIFFERS {each}" for each in self.usage]
-        verdict = "every file is what its commit says" if self.sound else f"{len(self.findings)} faults"
+        if self.not_exported:
+            first = ", ".join(map(str, self.not_exported[:3]))
+            lines.append(f"{len(self.not_exported)} details of these invoices were not exported: {first} …")
+        faults = "1 fault" if len(self.findings) == 1 else f"{len(self.findings)} faults"
+        verdict = "every file is what its commit says" if self.sound else faults
         lines.append(
             f"{self.output}: {self.transfers} transfers, {self.parts} parts, {self.rows:,} line items, "
             f"{self.size_bytes / 1e6:,.1f} MB: {verdict}"
@@ -123,6 +129,7 @@ def verify(output: str | Path) -> VerifyReport:
         findings=(*findings, *header_findings),
         reconciliations=reconciliations,
         usage=() if findings else tuple(_usage_differences(store, commits)),
+        not_exported=() if header_findings else tuple(_not_exported(store, commits)),
     )
 
 
@@ -238,6 +245,18 @@ def _reconciled(store: LocalStore, commits: Sequence[Commit]) -> tuple[tuple[Rec
         reconcile_total(identifier, charged, _transfers_of(identifier, details), by_transfer)
         for identifier, charged, details in zip(*columns, strict=True)
     ), findings
+
+
+def _not_exported(store: LocalStore, commits: Sequence[Commit]) -> Iterator[Transfer]:
+    """Yield the details of the archive's invoices that have no commit: left out by selection, or still to come."""
+    headers = read_headers(store)
+    if headers is None:
+        return
+    committed = {commit.transfer for commit in commits}
+    for identifier, details in zip(
+        *(headers.column(name).to_pylist() for name in ("id", "invoiceDetails")), strict=True
+    ):
+        yield from (transfer for transfer in _transfers_of(identifier, details) if transfer not in committed)
 
 
 def _transfers_of(invoice_id: str, details: str | None) -> list[Transfer]:

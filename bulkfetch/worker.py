@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from itertools import count
+from pathlib import PurePosixPath
 
 import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulkfetch.commits import Commit, CommittedPart, write_commit
+from bulkfetch.commits import Commit, CommittedPart, parse_commit, write_commit
 from bulkfetch.config import Settings
 from bulkfetch.decode import Page, PageDecoder
 from bulkfetch.errors import StorageError
 from bulkfetch.exact import exact_sum
-from bulkfetch.layout import commit_name, is_part_of, part_name, partition, staged_name
+from bulkfetch.layout import commit_name, part_name, staged_name
 from bulkfetch.lineitems import Lookahead, Walk, walk_pages
 from bulkfetch.plan import Transfer
 from bulkfetch.schema import LineItemSchema, schema_of
@@ -28,7 +29,7 @@ from bulkfetch.sink import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.stats import RunStats
 from bulkfetch.store import Store
 
-_WRITING = 4
+_WRITING = 2
 """How many transfers may encode or sync at once: each holds a row group, and more threads than that gain nothing."""
 
 
@@ -115,10 +116,7 @@ def _commit(transfer: Transfer, store: Store, decoder: PageDecoder, writer: Part
     """Publish the parts, then say so: a part without a commit is replaced by the next run."""
     schema = decoder.schema if tally.rows else schema_of(transfer.provider, transfer.line_item_type)
     staged = [] if schema is None else writer.finish(schema.arrow)
-    if store.read(commit_name(transfer)) is not None:  # its parts are gone: it must not come to vouch for others
-        store.remove(commit_name(transfer))
-        remove_scattered(store, transfer)
-    remove_published(store, transfer)
+    withdraw(store, transfer)
     try:
         parts = tuple(_published(transfer, store, number, part) for number, part in enumerate(staged))
         commit = Commit(
@@ -132,7 +130,7 @@ def _commit(transfer: Transfer, store: Store, decoder: PageDecoder, writer: Part
         write_commit(store, commit)
     except BaseException:
         with suppress(StorageError):  # what cannot be removed is swept by the next run
-            remove_published(store, transfer)
+            withdraw(store, transfer)
         raise
     return commit
 
@@ -143,15 +141,25 @@ def _published(transfer: Transfer, store: Store, number: int, part: StagedPart) 
     return CommittedPart(str(name), part.first_line, part.rows, part.size_bytes, part.sha256)
 
 
-def remove_published(store: Store, transfer: Transfer) -> None:
-    """Remove parts of a transfer that an earlier run published, in their order, and did not live to commit."""
+def withdraw(store: Store, transfer: Transfer) -> None:
+    """Remove an earlier commit of a transfer, of whose parts some are gone, and all parts that are there.
+
+    The commit goes first: it must not come to vouch for other parts. Parts without a commit were published in their
+    order by a run that did not live to commit them.
+    """
+    name = commit_name(transfer)
+    content = store.read(name)
+    if content is not None:
+        store.remove(name)
+        for part in _part_names(content, name):
+            store.remove(part)
     for number in count():
         if not store.remove(part_name(transfer, number)):
             return
 
 
-def remove_scattered(store: Store, transfer: Transfer) -> None:
-    """Remove parts of a transfer of which some have been taken away; it looks through its whole partition."""
-    for name in store.list(partition(transfer.provider, transfer.line_item_type)):
-        if is_part_of(name.name, transfer):
-            store.remove(name)
+def _part_names(content: bytes, name: PurePosixPath) -> list[PurePosixPath]:
+    try:
+        return [PurePosixPath(part.name) for part in parse_commit(content, name).parts]
+    except StorageError:  # damaged: what it does not tell is swept by the next run
+        return []

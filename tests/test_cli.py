@@ -144,12 +144,16 @@ def test_every_command_has_a_help(run: Run, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["frobnicate"], "invalid choice, choose from export, invoices, line-items, "),
+        (["exprt"], "invalid choice, did you mean export?"),
+        (["export", "lake", "--quiet=much"], "argument --quiet: takes no value"),
         (["export"], "the following arguments are required: OUT; see `bulkfetch export --help`"),
         (["export", ""], "must name a directory"),
         (["export", "lake", "--pagesize", "3"], "unknown argument --pagesize, did you mean --page-size?"),
         (["export", "lake", "--page", "3"], "unknown argument --page, did you mean --page-size?"),
-        (["export", "lake", "more"], "unknown argument more"),
+        (["export", "lake", "more"], "1 argument too many; see `bulkfetch export --help`"),
+        (["export", "lake", "more", "-x"], "2 arguments too many"),
+        (["export", "lake", "more", "--pagesize=3"], "unknown argument --pagesize, did you mean --page-size?"),
         (
             ["export", "lake", "--since", "2021-13-01"],
             "--since: must be a day such as 2024-12-31, not '2021-13-01'",
@@ -175,6 +179,28 @@ def test_every_command_has_a_help(run: Run, words: list[str]) -> None:
 def test_a_usage_error_is_one_line_that_says_what_would_be_right(run: Run, words: list[str], message: str) -> None:
     ended = run(*words)
     assert ended.code == 2
+    assert message in ended.error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["export", "lake", "--token", "Bearer", TOKEN], "1 argument too many"),
+        (["config", "Bearer", TOKEN], "2 arguments too many"),
+        (["config", f"-t{TOKEN}"], "1 argument too many"),
+        (["config", f"--tokn={TOKEN}"], "unknown argument --tokn, did you mean --token?"),
+        (["config", f"--tokn:{TOKEN}"], "unknown argument --tokn, did you mean --token?"),
+        (["config", f"--tokn {TOKEN}"], "unknown argument --tokn, did you mean --token?"),
+        (["config", "--tokn", TOKEN], "unknown argument --tokn, did you mean --token?"),
+        (["config", f"--json={TOKEN}"], "takes no value"),
+        (["--token", TOKEN, "config"], "invalid choice, choose from"),
+        (["invoices", TOKEN], "invalid choice, choose from list, get"),
+    ],
+)
+def test_a_usage_error_never_shows_what_may_be_a_token(run: Run, words: list[str], message: str) -> None:
+    ended = run(*words)
+    assert ended.code == 2
+    assert TOKEN not in ended.err
     assert message in ended.error
 
 
@@ -349,6 +375,20 @@ def test_an_export_needs_no_account_with_the_sandbox(run: Run) -> None:
     assert ended.json["rows"] == 16
 
 
+def test_archives_of_different_sandboxes_never_mix(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    small = ["--sandbox-invoices", "1", "--sandbox-line-items", "3", "--quiet"]
+    assert run("export", "lake", "--sandbox", *small).code == 0
+    again = run("export", "lake", "--sandbox", *small, "--sandbox-seed", "01")
+    assert (again.code, again.out.partition(":")[2][:17]) == (0, " nothing to fetch")
+    for other in (["--sandbox", *small, "--sandbox-seed", "2"], ["--sandbox", "--sandbox-line-items", "4"], []):
+        ended = run("export", "lake", *other)
+        assert ended.code == 2
+        assert "source is sandbox, seed 1, 3 line items, now " in ended.error
+    assert run("export", "other", "--sandbox", "--sandbox-invoices", "0", "--quiet").code == 0
+    ended = run("export", "other", *["--sandbox", *small])
+    assert "source is sandbox, seed 1, 500 line items, now sandbox, seed 1, 3 line items" in ended.error
+
+
 def test_a_sandbox_that_does_not_start_says_why(run: Run) -> None:
     ended = run("export", "lake", "--sandbox", "--sandbox-seed", "x")
     assert ended.code == 2
@@ -375,6 +415,33 @@ def test_a_plan_tells_what_is_committed_already(run: Run, at_sandbox: SpawnedSan
     assert plan["requests_at_least"] == 11
     assert {each["provider"] for each in plan["transfers"] if each["committed"]} == {"office"}
     assert run("export", "lake", "--plan").out.count(" (committed)\n") == 3
+
+
+def test_a_plan_counts_a_transfer_whose_part_is_gone_as_still_to_fetch(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet", "--provider", "office")
+    next(Path("lake/line_items").rglob("*.parquet")).unlink()
+    assert run("export", "lake", "--plan", "--json").json["requests_at_least"] == 12
+
+
+def test_a_plan_refuses_the_output_that_an_export_would_and_makes_none(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    Path("file").write_bytes(b"mine")
+    Path("photos").mkdir()
+    Path("photos/photo.jpg").write_bytes(b"mine")
+    before = sorted(Path().rglob("*"))
+    with requests_to(at_sandbox) as made:
+        for output, message in (
+            ("file", "file is a file"),
+            ("file/below", "is a file"),
+            ("photos", "photos is not empty and not an archive of bulkfetch"),
+        ):
+            ended = run("export", output, "--plan")
+            assert ended.code == 2
+            assert message in ended.error
+    assert made == {}
+    for output in ("photos/new", "new/below", "."):
+        Path("photos/photo.jpg").unlink(missing_ok=True)
+        assert run("export", output, "--plan").code == (2 if output == "." else 0)
+    assert sorted(Path().rglob("*")) == [path for path in before if path.suffix != ".jpg"]
 
 
 def test_a_selection_by_days_takes_the_invoices_of_these_days(run: Run, at_sandbox: SpawnedSandbox) -> None:
@@ -574,6 +641,52 @@ def test_words_of_the_server_cannot_act_on_the_terminal(run: Run) -> None:
     assert "\x1b" not in ended.err
     assert ended.code == 1
     assert ended.error
+
+
+CONTROLS = "\x1b[2J\x9b2J\x7f\x07\r\n"
+
+
+def test_words_of_the_server_cannot_act_on_the_terminal_in_what_is_listed_either(run: Run) -> None:
+    detail = {"billingProvider": f"office{CONTROLS}", "invoiceLineItemType": "billing_line_items"}
+    invoice = {"id": f"D{CONTROLS}1", "totalCharges": 1, "documentType": CONTROLS, "invoiceDetails": [detail]}
+    raw = json.dumps(invoice, ensure_ascii=False)
+    line_items = json.dumps({"items": [{"customerName": CONTROLS, f"n{CONTROLS}": 1}]}, ensure_ascii=False)
+    answers = {
+        "/invoices": (200, f'{{"items": [{raw}]}}'.encode()),
+        "/invoices/D1": (200, raw.encode()),
+        "": (200, line_items.encode()),
+    }
+    with server(answers) as base_url:
+        for words in (
+            ["export", "lake", "--plan"],
+            ["export", "lake", "--quiet"],
+            ["export", "lake", "--quiet", "--json"],
+            ["invoices", "list"],
+            ["invoices", "list", "--json"],
+            ["invoices", "get", "D1"],
+            ["invoices", "get", "D1", "--json"],
+            ["line-items", "D1", "office", "billing_line_items"],
+            ["line-items", "D1", "office", "billing_line_items", "--table"],
+            ["line-items", "D1", "office", "billing_line_items", "--columns", "nope"],
+        ):
+            ended = run(*words, "--token", TOKEN, "--base-url", base_url)
+            assert ended.code in (0, 2), (words, ended.err)
+            controls = [c for c in ended.out + ended.err if ord(c) < 32 or 127 <= ord(c) < 160]
+            assert set(controls) == {"\n"}, words
+        listed = run("invoices", "list", "--json", "--token", TOKEN, "--base-url", base_url)
+        assert json.loads(listed.out) == invoice
+
+
+def test_words_of_the_server_cannot_act_on_the_terminal_in_a_message_or_a_bug(
+    capsys: pytest.CaptureFixture[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = run("config", "--config", f"no{CONTROLS}where.toml")
+    assert ended.code == 2
+    assert not set(ended.err.removesuffix("\n")) & set(CONTROLS) - set("[2J")
+    monkeypatch.setattr(Path, "cwd", lambda: (_ for _ in ()).throw(RuntimeError(CONTROLS)))
+    ended = run("config")
+    assert ended.code == 3
+    assert not set(ended.err) & set("\x1b\x9b\x7f\x07\r")
 
 
 # Invoices and line items

@@ -197,6 +197,36 @@ async def test_the_access_token_of_a_pdf_link_is_no_record(link: str, kept: str)
     assert "s3cr3t" not in str(table.to_pylist())
 
 
+async def test_the_access_token_of_a_pdf_link_is_no_record_in_any_case_and_of_receipts_neither() -> None:
+    link, path = "https://storage.example/D1.pdf?sig=s3cr3t", "/invoices/D1/receipts/1?x=1"
+    receipts = [
+        {"id": "1", "taxReceiptPdfDownloadLink": link, "taxreceiptPDFdownloadlink": link},
+        {"id": "2", "taxReceiptPdfDownloadLink": path},
+        {"id": "3", "taxReceiptPdfDownloadLink": None},
+    ]
+    invoice = await one_of({"id": "D1", "PdfDownloadLink": link, "taxReceipts": receipts, "TaxReceipts": receipts[:1]})
+    bare = "https://storage.example/D1.pdf"
+    first = {"id": "1", "taxReceiptPdfDownloadLink": bare, "taxreceiptPDFdownloadlink": bare}
+    assert json.loads(dumps(invoice.source)) == {
+        "id": "D1",
+        "PdfDownloadLink": bare,
+        "taxReceipts": [first, *receipts[1:]],
+        "TaxReceipts": [first],
+    }
+    assert "s3cr3t" not in str(header_table([invoice]).to_pylist())
+
+
+@pytest.mark.parametrize("receipts", [None, [], {}, "none", 5, [None, 7, ["x"]]])
+async def test_odd_tax_receipts_stay_as_they_are(receipts: object) -> None:
+    text = json.dumps({"id": "D1", "taxReceipts": receipts}, separators=(",", ":"))
+    assert dumps((await one_of(text)).source) == text
+
+
+async def test_a_message_quotes_the_id_of_an_invoice() -> None:
+    with pytest.raises(MalformedBodyError, match=r"invoice 'D\\x1b1' says one of"):
+        await one_of('{"id":"D\\u001b1","invoiceDetails":[],"invoiceDetails":[]}')
+
+
 @pytest.mark.parametrize(
     "header",
     [
@@ -328,6 +358,68 @@ async def test_a_list_that_never_brings_anything_new_ends_as_an_error() -> None:
         with pytest.raises(ContradictionError, match="does not get on"):
             await walked(running)
         assert len(running.transport.sent) == 11
+
+
+async def test_a_last_page_with_a_continuation_token_is_not_taken_for_the_end() -> None:
+    async with answering(a_page(["D1"], None) | {"continuationToken": "more"}) as running:
+        with pytest.raises(ContradictionError, match="has a continuationToken, but no next link"):
+            await walked(running)
+    follows = {0: "/invoices?size=1&offset=1", 1: None}
+
+    def answer(sent: Sent) -> Any:
+        offset = asked(sent)[1]
+        return answered(200, a_page([f"D{offset}"], follows[offset]) | ({} if offset else {"continuationToken": "t"}))
+
+    async with bench(answer) as running:
+        assert await walked(running) == ["D0", "D1"]
+
+
+@pytest.mark.parametrize(("told", "complete"), [(4, True), (3, True), (2, True), (5, False), (500, False)])
+async def test_a_list_that_ends_before_the_total_it_told_is_an_error(told: int, complete: bool) -> None:
+    pages = {0: ["D1", "D2", "G1"], 2: ["D3", "G1"]}  # the total of the last page counts that page
+
+    def answer(sent: Sent) -> Any:
+        offset = asked(sent)[1]
+        page = a_page(pages[offset], None if offset else "/invoices?size=2&offset=2")
+        return answered(200, page if offset else page | {"totalCount": told})
+
+    async with bench(answer) as running:
+        if complete:
+            assert await walked(running) == ["D1", "D2", "G1", "D3"]
+            return
+        with pytest.raises(ContradictionError, match=f"ends after 4 invoices, but says there are {told}$"):
+            await walked(running)
+
+
+DETAIL = {"billingProvider": "office", "invoiceLineItemType": "billing_line_items"}
+USAGE = {"billingProvider": "azure", "invoiceLineItemType": "usage_line_items"}
+
+
+@pytest.mark.parametrize(
+    ("again", "same"),
+    [
+        ({}, True),
+        ({"totalCharges": "7.500"}, True),
+        ({"paidAmount": 3, "pdfDownloadLink": "/new"}, True),
+        ({"invoiceDetails": [USAGE, DETAIL]}, True),
+        ({"totalCharges": 7.51}, False),
+        ({"totalCharges": None}, False),
+        ({"invoiceDetails": [DETAIL]}, False),
+        ({"invoiceDetails": None}, False),
+        ({"amendments": [{"id": "G2", "invoiceDetails": [DETAIL]}]}, False),
+    ],
+)
+async def test_an_invoice_that_comes_again_has_to_be_the_same(again: dict[str, Any], same: bool) -> None:
+    invoice = {"id": "G\x1b1", "totalCharges": 7.5, "invoiceDetails": [DETAIL, USAGE]}
+    for items in ([invoice, invoice | again], [invoice | again, invoice]):
+        async with answering({"items": items}) as running:
+            if same:
+                assert await walked(running) == ["G\x1b1"]
+                continue
+            with pytest.raises(
+                ContradictionError, match=r"has invoice 'G\\x1b1' twice, with different details or total"
+            ):
+                await walked(running)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b'{"totalCount":0}', b'{"items":{}}', b'{"items":[', b"[]", b""])

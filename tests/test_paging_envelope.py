@@ -10,7 +10,7 @@ from payloads import AZURE_USAGE, LINE_ITEMS, OFFICE_BILLING, UTF_16, Payload, b
 
 from bulkfetch.decode import PageDecoder, decode_json_page, page_of, peek
 from bulkfetch.errors import MalformedBodyError
-from bulkfetch.fast import FastDecoder
+from bulkfetch.fast import FastDecoder, read_envelope
 from bulkfetch.jsontext import utf8_of
 from bulkfetch.paging import Envelope, Link, envelope_of
 from bulkfetch.schema import ONE_TIME, schema_of
@@ -131,7 +131,6 @@ def test_a_total_is_a_whole_number_or_absent(total: object, expected: int | None
         *(
             {},
             {"links": None},
-            {"links": []},
             {"links": {}},
             {"links": {"next": None}},
             {"links": {"next": {}}},
@@ -153,6 +152,21 @@ def test_what_is_not_said_is_absent(page: dict[str, Any]) -> None:
 def test_a_next_link_that_cannot_be_read_is_not_taken_for_the_end(link: object) -> None:
     with pytest.raises(MalformedBodyError, match="next"):
         said({"links": {"next": link}})
+
+
+@pytest.mark.parametrize("name", ["links", "Links"])
+@pytest.mark.parametrize("links", [[], [{"next": {"uri": "/x"}}], "", "/x", 0, 5, False, True])
+def test_links_that_cannot_be_read_are_not_taken_for_the_end_on_any_way(name: str, links: object) -> None:
+    text = json.dumps({"items": [{"customerName": "a"}], name: links}).encode()
+    assert isinstance(read_envelope(text), dict), "peeking took the exact way, which is tested besides"
+    for read in (
+        lambda: peek(text),
+        lambda: envelope_of(page_of(text)[0]),
+        lambda: decode_json_page(text),
+        lambda: PageDecoder("I", schema_of("office", "billing_line_items")).decode(text),
+    ):
+        with pytest.raises(MalformedBodyError, match="its links are no object"):
+            read()
 
 
 @pytest.mark.parametrize("headers", [None, [], [None], ["x"], [{}], [{"key": None}], {"key": "MS-ContinuationToken"}])

@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -634,3 +635,43 @@ async def test_an_invoice_that_cannot_be_named_ends_the_run_with_a_clear_error(l
             await export_async(tmp_path, server.settings())
 
     assert data(tmp_path) == {}
+
+
+async def test_an_archive_takes_the_invoices_of_one_source_only(tmp_path: Path) -> None:
+    async with serve(SandboxOptions(invoices=1, line_items=3)) as sandbox:
+        settings = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token))
+        await export_async(tmp_path / "lake", settings, source="sandbox, seed 1")
+        with pytest.raises(OutputError, match="source is sandbox, seed 1, now sandbox, seed 7"):
+            await export_async(tmp_path / "lake", settings, source="sandbox, seed 7")
+        with pytest.raises(OutputError, match="source is sandbox, seed 1, now a server on this machine"):
+            await export_async(tmp_path / "lake", settings)
+        with pytest.raises(OutputError, match="usage_period is previous, now current"):
+            await export_async(tmp_path / "lake", replace(settings, usage_period="current"), source="sandbox, seed 1")
+
+
+async def test_the_report_of_a_run_that_died_is_not_complete(tmp_path: Path) -> None:
+    def answer(asked: Asked) -> web.Response:
+        if asked.is_list:
+            return web.json_response({"items": [invoice("D1", ("office", "billing_line_items"))]})
+        return web.Response(status=401)
+
+    async with serving(answer) as server:
+        with pytest.raises(SignInError):
+            await export_async(tmp_path / "lake", server.settings())
+    (report,) = (tmp_path / "lake" / "_bulkfetch" / "runs").glob("*.json")
+    facts = json.loads(report.read_text())
+    assert facts["complete"] is False
+    assert {failure["reason"] for failure in facts["failures"]} == {"sign_in"}
+
+
+async def test_what_was_exported_before_counts_for_the_reconciliation(tmp_path: Path) -> None:
+    async with serve(SandboxOptions(invoices=1, line_items=3, unreconciled=0)) as sandbox:
+        settings = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token))
+        first = await export_async(tmp_path / "lake", settings, selection=Selection(providers=("office",)))
+        between = verify(tmp_path / "lake")
+        second = await export_async(tmp_path / "lake", settings, selection=Selection(providers=("azure",)))
+    assert [each.verdict for each in first.reconciliations] == [Verdict.NOT_COMPARABLE]
+    assert [each.verdict for each in second.reconciliations] == [Verdict.AGREES]
+    assert {transfer.provider for transfer in between.not_exported} == {"azure"}
+    assert "2 details of these invoices were not exported" in "\n".join(between.lines())
+    assert verify(tmp_path / "lake").not_exported == ()

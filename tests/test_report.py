@@ -82,7 +82,8 @@ def test_names_from_the_server_cannot_act_on_the_terminal() -> None:
     evil = Transfer("D1", "x\x1b[2J", "y\n")
     shown = "\n".join(report(committed=(commit(evil, **{"f\x1b": 1}),)).lines())
     assert "\x1b" not in shown
-    assert len(shown.splitlines()) == 4
+    assert len(shown.splitlines()) == 5
+    assert "WARNING x [2J/y  is no line-item type that this version knows" in shown
 
 
 def test_a_machine_gets_every_fact_and_amounts_as_text() -> None:

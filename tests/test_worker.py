@@ -25,7 +25,7 @@ from bulkfetch.schema import MONEY
 from bulkfetch.session import open_session
 from bulkfetch.stats import RunStats
 from bulkfetch.store import LocalStore
-from bulkfetch.worker import Job, export_transfer, remove_published, sum_of
+from bulkfetch.worker import Job, export_transfer, sum_of, withdraw
 
 OFFICE = Transfer("I", "office", "billing_line_items")
 TEAPOTS = Transfer("I", "teapots", "billing_line_items")
@@ -365,7 +365,7 @@ def test_removing_what_was_published_leaves_the_parts_of_others(tmp_path: Path) 
     for each in (OFFICE, *others):
         store.write(part_name(each, 0), b"")
 
-    remove_published(store, OFFICE)
+    withdraw(store, OFFICE)
 
     assert {PurePosixPath(name) for name in tree(tmp_path)} == {part_name(each, 0) for each in others}
     assert commit_name(OFFICE).suffix == ".json"
