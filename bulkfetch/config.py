@@ -179,6 +179,7 @@ def _read_url(value: object) -> str:
 
 
 def is_loopback(host: str) -> bool:
+    """Tell whether `host` is this machine: `localhost`, or a loopback address."""
     import ipaddress  # needed for http only
 
     try:
