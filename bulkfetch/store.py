@@ -191,7 +191,7 @@ def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
         raise OutputError(
             f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or new directory"
         )
-    if not os.access(root, os.W_OK | os.X_OK):
+    if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         raise OutputError(f"the output directory {root} is not writable; check its owner and mode")
     return LocalStore(root.resolve())
 
