@@ -88,7 +88,7 @@ async def get_invoice(session: Session, invoice_id: str) -> Invoice:
 
 async def get_invoice_page(session: Session, *, size: int, offset: int) -> InvoicePage:
     """Get one page of the invoice list: up to `size` invoices from the zero-based `offset` on."""
-    return await _page_at(session, (("size", str(size)), ("offset", str(offset))))
+    return await session.get(Request("/invoices", (("size", str(size)), ("offset", str(offset)))), _page_from)
 
 
 async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice]:
@@ -180,10 +180,6 @@ def header_table(invoices: Sequence[Invoice]) -> pa.Table:
 def details_of(value: Json, invoice_id: str) -> tuple[InvoiceDetail, ...]:
     """Read `invoiceDetails`. Raises MalformedBodyError for a detail without provider or type."""
     return tuple(_detail_of(each, invoice_id) for each in _list_of(value, "invoiceDetails", invoice_id))
-
-
-async def _page_at(session: Session, query: tuple[tuple[str, str], ...]) -> InvoicePage:
-    return await session.get(Request("/invoices", query), _page_from)
 
 
 def _page_from(body: bytes) -> InvoicePage:

@@ -63,11 +63,6 @@ def part_name(transfer: Transfer, number: int) -> PurePosixPath:
     return directory / f"{id_name(transfer.invoice_id)}-{number:05d}.parquet"
 
 
-def is_part_of(name: str, transfer: Transfer) -> bool:
-    """Tell whether a file name in the transfer's partition is one of its parts."""
-    return re.fullmatch(re.escape(id_name(transfer.invoice_id)) + r"-[0-9]{5,}\.parquet", name) is not None
-
-
 def commit_of_part(name: PurePosixPath) -> PurePosixPath | None:
     """Return where the commit of a published part is, or None for a file that is not named like one."""
     match = _PART.fullmatch(str(name))

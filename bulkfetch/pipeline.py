@@ -21,7 +21,7 @@ from bulkfetch.headers import keep_headers
 from bulkfetch.invoices import walk_invoices
 from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, RUNS, STAGING, commit_of_part
 from bulkfetch.lineitems import lookahead_for
-from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_of
+from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_named
 from bulkfetch.reconcile import reconcile
 from bulkfetch.report import ExportReport, Failure, failure_of
 from bulkfetch.session import Session, open_session
@@ -47,8 +47,9 @@ class _Progress:
 async def plan_only(settings: Settings, selection: Selection) -> Plan:
     """Walk the invoices and plan an export, without fetching a line item or writing anything."""
     check_credentials(settings)
-    async with open_session(settings, RunStats()) as session:
-        return await _planned(session, settings, selection, RunStats())
+    stats = RunStats()
+    async with open_session(settings, stats) as session:
+        return await _planned(session, settings, selection, stats)
 
 
 async def export_async(
@@ -187,6 +188,8 @@ async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
 
 def already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
     """Return the commits of those `transfers` that are done and whose parts are all there; it blocks."""
+    if not transfers:
+        return {}
     present = set(map(str, store.list(LINE_ITEMS)))
     commits = ((transfer, read_commit(store, transfer)) for transfer in transfers)
     return {
@@ -199,7 +202,7 @@ def already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Trans
 def _commits_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
     """Return what earlier runs committed of the planned invoices and was not selected now: it counts as well."""
     planned = set(plan.transfers)
-    details = (transfer_of(invoice, detail) for invoice in plan.invoices for detail in invoice.details)
+    details = (transfer_named(invoice.id, detail) for invoice in plan.invoices for detail in invoice.details)
     return already_committed(store, [transfer for transfer in details if transfer not in planned])
 
 

@@ -119,7 +119,9 @@ def verify(output: str | Path) -> VerifyReport:
         for found in pool.map(lambda commit: _check_commit(store, commit), commits):
             findings += found
     findings += _strays(store, commits)
-    reconciliations, header_findings = _reconciled(store, commits)
+    headers, header_findings = _headers(store, commits)
+    by_transfer = {commit.transfer: commit for commit in commits}
+    left_out = (each for header in headers for each in header.transfers if each not in by_transfer)
     return VerifyReport(
         output=str(output),
         transfers=len(commits),
@@ -127,9 +129,11 @@ def verify(output: str | Path) -> VerifyReport:
         rows=sum(commit.rows for commit in commits),
         size_bytes=sum(commit.size_bytes for commit in commits),
         findings=(*findings, *header_findings),
-        reconciliations=reconciliations,
-        usage=() if findings else tuple(_usage_differences(store, commits)),
-        not_exported=() if header_findings else tuple(_not_exported(store, commits)),
+        reconciliations=tuple(
+            reconcile_total(header.invoice_id, header.charged, header.transfers, by_transfer) for header in headers
+        ),
+        usage=() if findings else tuple(_usage_differences(store, by_transfer)),
+        not_exported=() if header_findings else tuple(left_out),
     )
 
 
@@ -227,48 +231,44 @@ def _strays(store: LocalStore, commits: Sequence[Commit]) -> Iterator[Finding]:
             yield Finding(str(name), "no commit names this file, yet readers see it")
 
 
-def _reconciled(store: LocalStore, commits: Sequence[Commit]) -> tuple[tuple[Reconciliation, ...], list[Finding]]:
-    """Compare the invoice headers of the archive with its commits."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What an invoice header of the archive says that can be held against its commits."""
+
+    invoice_id: str
+    charged: Decimal | None
+    transfers: tuple[Transfer, ...]
+
+
+def _headers(store: LocalStore, commits: Sequence[Commit]) -> tuple[list[_Header], list[Finding]]:
+    """Read the invoice headers of the archive, and find what is wrong with their table."""
     try:
-        headers = read_headers(store)
+        table = read_headers(store)
     except StorageError as error:
-        return (), [Finding(str(HEADERS), str(error))]
-    if headers is None:
-        return (), [Finding(str(HEADERS), "is missing; the next export writes it again")] if commits else []
-    if not headers.schema.equals(INVOICE_ARROW):
-        return (), [Finding(str(HEADERS), "has another schema than invoice headers have")]
-    unnamed = sorted({commit.transfer.invoice_id for commit in commits} - set(headers.column("id").to_pylist()))
+        return [], [Finding(str(HEADERS), str(error))]
+    if table is None:
+        return [], [Finding(str(HEADERS), "is missing; the next export writes it again")] if commits else []
+    if not table.schema.equals(INVOICE_ARROW):
+        return [], [Finding(str(HEADERS), "has another schema than invoice headers have")]
+    unnamed = sorted({commit.transfer.invoice_id for commit in commits} - set(table.column("id").to_pylist()))
     findings = [Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed]
-    by_transfer = {commit.transfer: commit for commit in commits}
-    columns = (headers.column(name).to_pylist() for name in ("id", "totalCharges", "invoiceDetails"))
-    return tuple(
-        reconcile_total(identifier, charged, _transfers_of(identifier, details), by_transfer)
+    columns = (table.column(name).to_pylist() for name in ("id", "totalCharges", "invoiceDetails"))
+    headers = [
+        _Header(identifier, charged, _transfers_of(identifier, details))
         for identifier, charged, details in zip(*columns, strict=True)
-    ), findings
+    ]
+    return headers, findings
 
 
-def _not_exported(store: LocalStore, commits: Sequence[Commit]) -> Iterator[Transfer]:
-    """Yield the details of the archive's invoices that have no commit: left out by selection, or still to come."""
-    headers = read_headers(store)
-    if headers is None:
-        return
-    committed = {commit.transfer for commit in commits}
-    for identifier, details in zip(
-        *(headers.column(name).to_pylist() for name in ("id", "invoiceDetails")), strict=True
-    ):
-        yield from (transfer for transfer in _transfers_of(identifier, details) if transfer not in committed)
-
-
-def _transfers_of(invoice_id: str, details: str | None) -> list[Transfer]:
+def _transfers_of(invoice_id: str, details: str | None) -> tuple[Transfer, ...]:
     """Return the transfers that a header's details, kept as JSON text, stand for."""
     found = () if details is None else details_of(loads(details.encode()), invoice_id)
-    return [transfer_named(invoice_id, each) for each in found]
+    return tuple(transfer_named(invoice_id, each) for each in found)
 
 
-def _usage_differences(store: LocalStore, commits: Sequence[Commit]) -> Iterator[str]:
+def _usage_differences(store: LocalStore, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
     """Compare usage with billing quantities of each azure invoice, by subscription and resource."""
-    by_transfer: Mapping[Transfer, Commit] = {commit.transfer: commit for commit in commits}
-    for usage in commits:
+    for usage in by_transfer.values():
         if (usage.transfer.provider, usage.transfer.line_item_type) != ("azure", "usage_line_items"):
             continue
         billing = by_transfer.get(Transfer(usage.transfer.invoice_id, "azure", "billing_line_items"))
