@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from measuring import announce, conditions, keep, run_client, sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +43,10 @@ class Measure:
     requests: int
 
 
-@contextmanager
-def sandbox(*, line_items: int, detail: str, latency_ms: int) -> Iterator[dict[str, Any]]:
-    """Serve one invoice of `line_items` rows from a process of its own."""
+def serving(*, line_items: int, detail: str, latency_ms: int) -> AbstractContextManager[dict[str, Any]]:
+    """Serve one invoice of `line_items` rows."""
     sizes = ["--invoices", "1", "--amendments", "0", "--unreconciled", "0", "--line-items", str(line_items)]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "bulkfetch", "sandbox", "--until-stdin-closes", *sizes),
-            *("--details", detail, "--latency-ms", str(latency_ms)),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with process:
-        try:
-            yield json.loads(process.stdout.readline() if process.stdout else "{}")
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            process.wait(10)
-
-
-def run_client(command: Sequence[str]) -> tuple[float, float, float, bytes]:
-    """Run a command and return its wall and CPU seconds, its peak memory in MB, and what it printed."""
-    with tempfile.TemporaryFile() as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"the client failed with exit code {process.returncode}: {' '.join(command)}")
-        output.seek(0)
-        return wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output.read()
+    return sandbox(*sizes, "--details", detail, "--latency-ms", str(latency_ms))
 
 
 def measure(case: Case, server: dict[str, Any]) -> Measure:
@@ -111,20 +74,6 @@ def median(measures: Sequence[Measure]) -> Measure:
     )
 
 
-def conditions() -> dict[str, Any]:
-    """Say where and with what the figures were made."""
-    import aiohttp
-    import pyarrow
-
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "pyarrow": pyarrow.__version__,
-        "aiohttp": aiohttp.__version__,
-    }
-
-
 def main() -> int:
     """Measure every case and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,7 +89,7 @@ def main() -> int:
     if arguments.smoke:
         arguments.line_items, arguments.runs, arguments.latencies_ms = 6_000, 1, "5"
     made = conditions()
-    print(", ".join(f"{name} {value}" for name, value in made.items()))
+    announce(made)
     print(f"{arguments.line_items:,} line items of one invoice, median of {arguments.runs} runs, client process alone")
     print(
         f"{'detail':<30}{'latency':>8}{'limit':>6}{'wall s':>8}{'CPU s':>8}{'peak MB':>8}"
@@ -149,7 +98,7 @@ def main() -> int:
     results = []
     for detail in arguments.details.split(","):
         for latency_ms in map(int, arguments.latencies_ms.split(",")):
-            with sandbox(line_items=arguments.line_items, detail=detail, latency_ms=latency_ms) as server:
+            with serving(line_items=arguments.line_items, detail=detail, latency_ms=latency_ms) as server:
                 for limit in map(int, arguments.limits.split(",")):
                     case = Case(detail, latency_ms, limit)
                     result = median([measure(case, server) for _ in range(arguments.runs)])
@@ -160,9 +109,7 @@ def main() -> int:
                         f"{result.rows / result.wall_s:>10,.0f}{result.requests:>9}",
                         flush=True,
                     )
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "large_invoice.json"
-    path.write_text(json.dumps({"conditions": made, "results": results}, indent=2) + "\n")
+    keep("large_invoice", made, results)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +14,7 @@ import anyio.to_thread
 from bulkfetch.config import Settings
 from bulkfetch.errors import ConnectionFailedError, SignInError, printable
 from bulkfetch.retry import RetryPolicy, backoff_s, may_retry
+from bulkfetch.runlog import RunLog
 from bulkfetch.transport import trust
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 SCOPE = "https://api.partnercenter.microsoft.com/.default"
 _HTTP_TIMEOUT_S = 30
+_MARGIN_S, _MARGIN_SHARE = 60.0, 0.1
+"""How long before its end a token is renewed: a minute, or a tenth of a short life."""
 _MAX_SIGN_IN_ATTEMPTS = 5
 _ODD_ANSWERS = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 """What msal raises for an answer that is not what it expects: it does not look before it uses it."""
@@ -56,11 +61,20 @@ class FixedToken:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """A token, and how long it is good in seconds, as far as the one who issued it told."""
+
+    token: str = field(repr=False)
+    lifetime_s: float
+
+
 class ClientCredentials:
     """App-only sign-in with a client secret at Microsoft Entra, by msal in a thread.
 
-    What fails on the way there is tried again as `policy` says; a refusal is not. `sleep` and `draw` are
-    passed in so that tests need not wait.
+    A token is renewed when it is refused, and shortly before it expires. Its lifetime is measured from its arrival with
+    a monotonic clock: what time it is here, or there, does not matter. What fails on the way to a token is tried again
+    as `policy` says; a refusal is not. `sleep`, `draw` and `now` are passed in so that tests need not wait.
     """
 
     def __init__(
@@ -70,13 +84,18 @@ class ClientCredentials:
         *,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         draw: Callable[[], float] = _draw,
+        now: Callable[[], float] = anyio.current_time,
+        log: RunLog | None = None,
     ) -> None:
         self._settings = settings
         self._policy = policy
         self._sleep = sleep
         self._draw = draw
+        self._now = now
+        self._log = log or RunLog()
         self._lock = anyio.Lock()
         self._current: str | None = None
+        self._renew_at = math.inf
 
     async def token(self) -> str:
         """Return the token of the moment, after signing in if that is due. Raises SignInError."""
@@ -85,23 +104,31 @@ class ClientCredentials:
     async def renew(self, refused: str) -> str:
         """Sign in again, once for everyone who was refused the same token. Raises SignInError."""
         async with self._lock:
-            if self._current is None or self._current == refused:
-                self._current = await self._sign_in()
+            if self._current is None or self._current == refused or self._now() >= self._renew_at:
+                issued = await self._sign_in()
+                self._current = issued.token
+                margin_s = min(_MARGIN_S, issued.lifetime_s * _MARGIN_SHARE)
+                self._renew_at = self._now() + issued.lifetime_s - margin_s
             return self._current
 
-    async def _sign_in(self) -> str:
+    async def _sign_in(self) -> _Issued:
         attempts = 0
         while True:
             attempts += 1
             try:
-                return await anyio.to_thread.run_sync(_acquired, self._settings, abandon_on_cancel=True)
+                issued = await anyio.to_thread.run_sync(_acquired, self._settings, abandon_on_cancel=True)
             except ConnectionFailedError as error:
                 if not may_retry(error, attempts, self._policy):
                     raise SignInError(f"{error} ({attempts} attempts)") from error
-                await self._sleep(backoff_s(attempts, self._draw(), self._policy))
+                wait_s = backoff_s(attempts, self._draw(), self._policy)
+                self._log.note("sign_in_retry", error=error.message, attempt=attempts, wait_s=round(wait_s, 3))
+                await self._sleep(wait_s)
+            else:
+                self._log.note("signed_in", attempt=attempts)
+                return issued
 
 
-def _acquired(settings: Settings) -> str:
+def _acquired(settings: Settings) -> _Issued:
     """Ask Entra for a token, whatever was asked before.
 
     Every time begins anew, without the caches of msal: they hold the token that was refused, and failures of
@@ -122,6 +149,8 @@ def _acquired(settings: Settings) -> str:
                 instance_discovery=settings.authority == "https://login.microsoftonline.com",
             )
             answer = application.acquire_token_for_client(scopes=[SCOPE])
+    except requests.exceptions.SSLError as error:
+        raise SignInError(f"{settings.authority} cannot be trusted with the secret: {_first_line(error)}") from None
     except (requests.RequestException, MsalServiceError) as error:
         raise ConnectionFailedError(f"signing in at {settings.authority} failed: {_first_line(error)}") from None
     except _ODD_ANSWERS as error:
@@ -129,7 +158,16 @@ def _acquired(settings: Settings) -> str:
     token = answer.get("access_token")
     if not isinstance(token, str) or not token:
         raise SignInError(_refusal(answer))
-    return token
+    return _Issued(token, _lifetime_s(answer.get("expires_in")))
+
+
+def _lifetime_s(told: object) -> float:
+    """Read `expires_in`, a number in some answers and text in others; without it only a refusal tells."""
+    try:
+        lifetime_s = float(str(told))
+    except ValueError:
+        return math.inf
+    return lifetime_s if 0 < lifetime_s <= 1e9 else math.inf
 
 
 def _http_client(settings: Settings) -> requests.Session:
@@ -155,11 +193,11 @@ def _http_client(settings: Settings) -> requests.Session:
     return client
 
 
-def token_source(settings: Settings) -> TokenSource:
+def token_source(settings: Settings, log: RunLog | None = None) -> TokenSource:
     """Return the source that the settings name: a given token wins over client credentials."""
     if settings.token is not None:
         return FixedToken(settings.token.reveal())
-    return ClientCredentials(settings, RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS))
+    return ClientCredentials(settings, RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS), log=log)
 
 
 def _refusal(answer: dict[str, Any]) -> str:

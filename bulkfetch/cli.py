@@ -96,13 +96,19 @@ def _failed(error: BulkfetchError, code: int) -> int:
 
 
 def _advice(error: BulkfetchError) -> str:
-    """Say what to look at when the invoice list, which every Partner Center has, cannot be had."""
+    """Say what the reader can do; every Partner Center has an invoice list, so where it has none, what to check."""
     listing = isinstance(error, RequestError) and error.facts is not None and error.facts.path == "/invoices"
     elsewhere = isinstance(error, MalformedBodyError | ForeignLinkError | ConnectionFailedError) or (
         isinstance(error, HttpStatusError) and error.status == 404
     )
-    wrong = "; is the base URL that of Partner Center? `bulkfetch config` shows it"
-    return wrong if listing and elsewhere else ""
+    if listing and elsewhere:
+        return "; is the base URL that of Partner Center? `bulkfetch config` shows it"
+    if not isinstance(error, RequestError | TransferError):
+        return ""
+    from bulkfetch.refusals import advice_on  # loaded by now: it made the error
+
+    advice = advice_on(error)
+    return f"; {advice}" if advice else ""
 
 
 def _farewell(arguments: argparse.Namespace, number: int) -> int:
@@ -217,6 +223,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="show what would be fetched, and fetch no line items")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    _verbosity_argument(parser)
     _selection_arguments(parser)
     sandbox = parser.add_argument_group("sandbox")
     sandbox.add_argument("--sandbox", action="store_true", help="export a made-up tenant: needs no account")
@@ -254,6 +261,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     from bulkfetch.pipeline import export_async
+    from bulkfetch.report import failure_lines
     from bulkfetch.stats import RunStats
 
     stats = RunStats()
@@ -270,8 +278,8 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
     except BrokenPipeError:  # nobody reads the report; the exit code still says how it went
         _drop_stdout()
     if arguments.json:
-        for failure in report.failures:
-            _say(f"FAILED {failure.message}")
+        for line in failure_lines(report.failures):
+            _say(line)
     return code
 
 
@@ -369,6 +377,7 @@ def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
     getting.add_argument("invoice", metavar="ID")
     for action, command in ((listing, _list_invoices), (getting, _get_invoice)):
         action.add_argument("--json", action="store_true", help="print JSON lines, values as the server wrote them")
+        _verbosity_argument(action)
         config.add_arguments(action)
         action.set_defaults(command=command, parser=action)
 
@@ -469,6 +478,7 @@ def _line_items_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", action="store_true", help="print a table for people instead of JSON lines")
     parser.add_argument("--columns", metavar="A,B,…", help="the columns of that table")
     parser.add_argument("--limit", type=_whole_number(1), metavar="N", help="stop after N line items")
+    _verbosity_argument(parser)
     config.add_arguments(parser)
     parser.set_defaults(command=_line_items, parser=parser)
 
@@ -659,8 +669,10 @@ def _run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, pro
     from bulkfetch.progress import show_progress
     from bulkfetch.signals import Signalled, until_signalled
 
+    verbose = _tell_what_happens(arguments.verbose)
+
     async def shown() -> T:
-        terminal, clock = sys.stderr.isatty(), anyio.current_time
+        terminal, clock = sys.stderr.isatty() and not verbose, anyio.current_time
         async with (
             nullcontext()
             if progress is None
@@ -676,6 +688,30 @@ def _run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, pro
     if isinstance(outcome, Signalled):
         raise KeyboardInterrupt(outcome.number)
     return outcome
+
+
+def _tell_what_happens(verbosity: int) -> bool:
+    """Show the log of the run on stderr as well, if that was asked for; only our own words, never a library's."""
+    if not verbosity:
+        return False
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("bulkfetch")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    logger.propagate = False
+    return True
+
+
+def _verbosity_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verbose",
+        action="count",
+        default=0,
+        help="tell of retries, waits, changes of the limit and new tokens; twice: of every answer",
+    )
 
 
 def _print(result: dict[str, Any] | list[str]) -> None:

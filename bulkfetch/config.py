@@ -100,14 +100,17 @@ def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _read_seconds(value: object) -> float:
-    try:
-        seconds = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # caught
-    except (TypeError, ValueError, OverflowError):
-        seconds = float("nan")
-    if not 0 < seconds <= 86_400:
-        raise ValueError(f"must be a number of seconds above 0 and up to 86400, not {_quoted(value)}")
-    return seconds
+def _number_between(low: float, high: float, right: str) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        try:
+            number = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # caught
+        except (TypeError, ValueError, OverflowError):
+            number = float("nan")
+        if not low <= number <= high:
+            raise ValueError(f"must be {right}, not {_quoted(value)}")
+        return number
+
+    return read
 
 
 _UNITS = {"gib": 1 << 30, "mib": 1 << 20, "kib": 1 << 10}
@@ -201,7 +204,12 @@ _URL = _Kind("URL", _read_url)
 _ID = _Kind("ID", _read_id)
 _SECRET = _Kind("SECRET", _read_secret)
 _FILE = _Kind("FILE", _read_existing_file)
-_SECONDS = _Kind("SECONDS", _read_seconds, lambda seconds: f"{seconds:.10g}")
+_SECONDS = _Kind(
+    "SECONDS",
+    _number_between(1e-9, 86_400, "a number of seconds above 0 and up to 86400"),
+    lambda seconds: f"{seconds:.10g}",
+)
+_RATE = _Kind("N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), lambda rate: f"{rate:.10g}")
 _SIZE = _Kind("SIZE", _read_size, _show_size)
 
 
@@ -280,6 +288,20 @@ class Settings:
     max_attempts: int = field(
         default=8,
         metadata=_about(_whole_number(1, 100), "How often to try one request, the first try included."),
+    )
+    max_requests_per_second: float | None = field(
+        default=None,
+        metadata=_about(
+            _RATE, "The most requests to send a second; without it, the pace is learned from what the server refuses."
+        ),
+    )
+    patience_s: float = field(
+        default=900.0,
+        metadata=_about(_SECONDS, "How long to go on without a single success before the run is given up."),
+    )
+    deadline_s: float | None = field(
+        default=None,
+        metadata=_about(_SECONDS, "How long a whole run may take; what is not committed by then is left to the next."),
     )
     max_page_bytes: int = field(
         default=256 << 20,

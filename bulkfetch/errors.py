@@ -6,13 +6,17 @@
     │   └── OutputLockedError       another run is writing to it
     ├── StorageError                the disk refused a write, or what is on it cannot be read
     ├── RequestError                one request ended without a usable answer
-    │   ├── ConnectionFailedError   no connection, or it broke
+    │   ├── ConnectionFailedError   no connection could be made
+    │   ├── ConnectionLostError     it broke before the whole answer had come
+    │   ├── UntrustedServerError    its certificate does not prove that it is the server asked for
+    │   ├── TooManyFilesError       this machine allows no more connections
     │   ├── NoProgressError         connected, and then nothing came for too long
     │   ├── HttpStatusError         an answer with a status that is not a success
     │   ├── MalformedBodyError      a success whose body is not what the API sends
     │   └── ForeignLinkError        a link or redirect that leaves the configured origin
     ├── SignInError                 no token, or the server takes none of ours
-    ├── ServerUnavailableError      the retry budget of the run is used up
+    ├── ServerUnavailableError      the server has answered nothing useful for too long
+    ├── DeadlineError               the run has used up the time it was given
     ├── TransferError               a transfer cannot be completed
     │   └── ContradictionError      its pages contradict each other
     └── NotFoundError               what was asked for does not exist in this tenant
@@ -22,6 +26,7 @@ The message of each says what happened and what the reader can do; facts for pro
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -86,9 +91,27 @@ class RequestError(BulkfetchError):
 
 
 class ConnectionFailedError(RequestError):
-    """No connection could be made, or it broke before the whole answer had come."""
+    """No connection could be made: the server has seen nothing of the request."""
 
     reason = "connection"
+
+
+class ConnectionLostError(RequestError):
+    """The connection broke before the whole answer had come."""
+
+    reason = "connection_lost"
+
+
+class UntrustedServerError(RequestError):
+    """The server's certificate does not prove that it is the server asked for. Never tried again."""
+
+    reason = "untrusted"
+
+
+class TooManyFilesError(RequestError):
+    """This machine allows no more connections: the limit on open files is reached."""
+
+    reason = "too_many_files"
 
 
 class NoProgressError(RequestError):
@@ -100,7 +123,7 @@ class NoProgressError(RequestError):
 class HttpStatusError(RequestError):
     """An answer whose status is not a success.
 
-    `status` is the HTTP status, `code` and `description` are the API's own words where it gave any,
+    `status` is the HTTP status; `code`, `description`, `data` and `source` are the API's own words where it gave any;
     `retry_after_s` is the wait the server asked for, in seconds.
     """
 
@@ -113,6 +136,8 @@ class HttpStatusError(RequestError):
         status: int,
         code: str | None = None,
         description: str | None = None,
+        data: tuple[str, ...] = (),
+        source: str | None = None,
         retry_after_s: float | None = None,
         facts: RequestFacts | None = None,
     ) -> None:
@@ -120,6 +145,8 @@ class HttpStatusError(RequestError):
         self.status = status
         self.code = code
         self.description = description
+        self.data = data
+        self.source = source
         self.retry_after_s = retry_after_s
 
 
@@ -142,9 +169,15 @@ class SignInError(BulkfetchError):
 
 
 class ServerUnavailableError(BulkfetchError):
-    """The server failed so often that the run's retry budget is used up."""
+    """The server has answered nothing useful for so long, or so often, that the run is given up."""
 
     reason = "server_unavailable"
+
+
+class DeadlineError(BulkfetchError):
+    """The run has used up the time it was given (`deadline_s`)."""
+
+    reason = "deadline"
 
 
 class TransferError(BulkfetchError):
@@ -165,6 +198,23 @@ class NotFoundError(BulkfetchError):
     reason = "not_found"
 
 
+_CREDENTIALS = re.compile(
+    r"eyJ[\w-]{4,}\.[\w-]+\.[\w-]*"  # a JSON web token
+    r"|(?i:bearer\s+)(?P<bearer>[\w.~+/-]{8,}=*)"
+    r"|(?i:\b(?:access_token|refresh_token|id_token|client_secret|client_assertion|token|sig)(?:=|\"\s*:\s*\"))"
+    r"(?P<named>[^\s\"&']+)"
+)
+
+
 def printable(text: str) -> str:
-    """Return `text` from the server without characters that could act on a terminal or forge a log line."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    """Return `text` from the server without characters that could act on a terminal or forge a log line.
+
+    What looks like a credential in it is shown as `***`.
+    """
+    safe = "".join(c if c.isprintable() else " " for c in text)
+    return _CREDENTIALS.sub(_hidden, safe)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    secret = found["bearer"] or found["named"] or found[0]
+    return found[0].removesuffix(secret) + "***"

@@ -6,7 +6,9 @@ _bulkfetch/archive.json                  what makes a directory an archive of ou
 _bulkfetch/invoices.json                 the hash of the table of invoice headers
 _bulkfetch/commits/<transfer>.json       one for each finished transfer
 _bulkfetch/staging/…                     parts of transfers that are under way
+_bulkfetch/failures.jsonl                the transfers that no run could complete so far, if there are any
 _bulkfetch/runs/…                        what each run did
+_bulkfetch/logs/…                        what happened to its requests
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ ARCHIVE = STATE / "archive.json"
 HEADERS_RECORD = STATE / "invoices.json"
 COMMITS = STATE / "commits"
 STAGING = STATE / "staging"
+FAILURES = STATE / "failures.jsonl"
 RUNS = STATE / "runs"
+LOGS = STATE / "logs"
 LOCK = STATE / "lock"
 
 _MAX_NAME = 72  # three of them and an ending have to fit into the 255 bytes of a file name

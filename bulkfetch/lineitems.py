@@ -17,6 +17,7 @@ from bulkfetch.errors import (
     BulkfetchError,
     ContradictionError,
     MalformedBodyError,
+    NoProgressError,
     RequestError,
     TransferError,
 )
@@ -34,6 +35,8 @@ _HEAVIEST_ROW_BYTES = 2048
 """Daily-rated usage rows weigh 1.7 to 2 kB as JSON, the most of all types, and about as much decoded."""
 _BEYOND_END_S = 2.0
 """How long to wait for pages beyond the end, which only matter if they have rows."""
+_SMALLEST_PAGE = 50
+"""What a page that keeps timing out is not made smaller than."""
 _MAX_EMPTY_PAGES = 100
 """Empty pages in a row after which a chain that names yet another is taken for endless."""
 
@@ -190,7 +193,15 @@ class _OffsetWalk(Generic[P]):
         return page
 
     async def _page_at_position(self) -> P:
-        return await self._asks[self._position].answer(self._transfer, _place(self._position))
+        while True:
+            try:
+                return await self._asks[self._position].answer(self._transfer, _place(self._position))
+            except TransferError as error:
+                if not _may_shrink(error, self._size):
+                    raise
+                self._size = _shrunk(self._transfer, self._walk, self._size)
+                self._confirmed = 0
+                self._ask_ahead()
 
     def _ask_ahead(self) -> None:
         for offset in [offset for offset in self._asks if not self._is_aligned(offset)]:
@@ -306,14 +317,21 @@ def _offset_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
 
 async def _chained_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
     """Follow continuation tokens; the next page is asked for while this one is decoded and used."""
-    chain = _Chain(transfer)
-    ask = _Ask(walk, _chain_request(transfer, walk.settings, None), _with_envelope)
+    chain, size = _Chain(transfer), walk.settings.page_size
+    ask = _Ask(walk, _chain_request(transfer, walk.settings, None, size), _with_envelope)
     try:
         while True:
-            body, envelope = await ask.answer(transfer, chain.place)
+            try:
+                body, envelope = await ask.answer(transfer, chain.place)
+            except TransferError as error:
+                if chain.has_begun or not _may_shrink(error, size):  # a token goes with the size it was given for
+                    raise
+                size = _shrunk(transfer, walk, size)
+                ask = _Ask(walk, _chain_request(transfer, walk.settings, None, size), _with_envelope)
+                continue
             token = chain.token_of(envelope)
             if token is not None:
-                ask = _Ask(walk, _chain_request(transfer, walk.settings, token), _with_envelope)
+                ask = _Ask(walk, _chain_request(transfer, walk.settings, token, size), _with_envelope)
             page = await _decoded(transfer, walk, body, chain.place)
             chain.check(page, is_last=token is None)
             if page.rows:
@@ -334,6 +352,11 @@ class _Chain:
         self._tokens: set[str] = set()
         self._seen = SeenPages()
         self._empty = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a page has come."""
+        return self.number > 0 or bool(self._tokens)
 
     @property
     def place(self) -> str:
@@ -375,7 +398,7 @@ async def _decoded(transfer: Transfer, walk: Walk[P], body: bytes, place: str) -
         raise _page_error(transfer, place, error) from error
 
 
-def _chain_request(transfer: Transfer, settings: Settings, token: str | None) -> Request:
+def _chain_request(transfer: Transfer, settings: Settings, token: str | None, size: int) -> Request:
     """Ask in the query form: for modern usage the path form answers with an empty list.
 
     The original query is sent again with every token; links of the samples have damaged ones.
@@ -388,11 +411,23 @@ def _chain_request(transfer: Transfer, settings: Settings, token: str | None) ->
         if transfer.currency:
             query.append(("currencycode", transfer.currency))
         query.append(("period", settings.usage_period))
-    query.append(("size", str(settings.page_size)))
+    query.append(("size", str(size)))
     if token is None:
         return Request(transfer.resource_path, tuple(query))
     query.append(("seekOperation", "Next"))
     return Request(transfer.resource_path, tuple(query), {CONTINUATION_HEADER: token})
+
+
+def _may_shrink(error: TransferError, size: int) -> bool:
+    """Tell whether a page of half the `size` may come where this one did not: Azure pages have run into time-outs."""
+    return isinstance(error.__cause__, NoProgressError) and size > _SMALLEST_PAGE
+
+
+def _shrunk(transfer: Transfer, walk: Walk[P], size: int) -> int:
+    """Return the next smaller page size; which rows a transfer has does not depend on it."""
+    smaller = max(_SMALLEST_PAGE, size // 2)
+    walk.session.log.note("smaller_pages", transfer=str(transfer), page_size=smaller)
+    return smaller
 
 
 def _with_envelope(body: bytes) -> tuple[bytes, Envelope]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +18,16 @@ import orjson
 
 from bulkfetch.commits import Commit, claim_archive, commit_names, read_commit
 from bulkfetch.config import Settings, check_credentials, is_loopback, read_settings
-from bulkfetch.errors import BulkfetchError, ServerUnavailableError, SignInError, StorageError
+from bulkfetch.errors import BulkfetchError, DeadlineError, ServerUnavailableError, SignInError, StorageError
+from bulkfetch.failures import keep_failures
 from bulkfetch.headers import keep_headers
 from bulkfetch.invoices import walk_invoices
-from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, RUNS, STAGING, commit_of_part
+from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, LOGS, RUNS, STAGING, commit_of_part
 from bulkfetch.lineitems import lookahead_for
 from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_named
 from bulkfetch.reconcile import reconcile
-from bulkfetch.report import ExportReport, Failure, failure_of
+from bulkfetch.report import ExportReport, Failure, failure_of, not_tried
+from bulkfetch.runlog import RunLog
 from bulkfetch.session import Session, open_session
 from bulkfetch.stats import RunStats
 from bulkfetch.store import Store, prepare_output
@@ -42,6 +46,15 @@ class _Progress:
     fatal: BulkfetchError | None = None
     to_do: Counter[str] = field(default_factory=Counter)
     """How many transfers of each invoice have not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a run has come to: its plan, what of it was committed before, and how the rest fared."""
+
+    plan: Plan
+    skipped: dict[Transfer, Commit]
+    progress: _Progress
 
 
 async def plan_only(settings: Settings, selection: Selection) -> Plan:
@@ -77,24 +90,19 @@ async def export_async(
     check_credentials(settings)
     stats = stats or RunStats()
     store = prepare_output(Path(output), ARCHIVE)
-    started = anyio.current_time()
+    started, moment = anyio.current_time(), _moment()
     with store.locked(LOCK):
         claim_archive(store, _identity(settings, source))
         _sweep(store)
-        async with open_session(settings, stats) as session:
-            plan = await _planned(session, settings, selection or Selection(), stats)
-            await anyio.to_thread.run_sync(keep_headers, store, plan.invoices)
-            skipped = await anyio.to_thread.run_sync(already_committed, store, plan.transfers)
-            pending = [transfer for transfer in plan.transfers if transfer not in skipped]
-            stats.invoices = len(plan.invoices)
-            stats.invoices_done = len(plan.invoices) - len({transfer.invoice_id for transfer in pending})
-            stats.transfers, stats.transfers_skipped = len(plan.transfers), len(skipped)
-            progress = await _run_transfers(pending, session, settings, store, stats)
-        earlier = await anyio.to_thread.run_sync(_commits_besides, store, plan)
-        report = _report(str(output), plan, skipped, progress, stats, session, anyio.current_time() - started, earlier)
-        _keep_report(store, report)
-    if progress.fatal is not None:
-        raise progress.fatal
+        with _log_of_run(store, moment) as log:
+            async with open_session(settings, stats, log) as session:
+                outcome = await _archived(session, settings, selection or Selection(), store, stats)
+        elapsed_s = anyio.current_time() - started
+        report = await anyio.to_thread.run_sync(_report, str(output), outcome, store, stats, session, elapsed_s)
+        _keep_report(store, moment, report)
+        await anyio.to_thread.run_sync(_keep_failures, store, moment, report, outcome.plan)
+    if outcome.progress.fatal is not None:
+        raise outcome.progress.fatal
     return report
 
 
@@ -138,6 +146,34 @@ def _in_event_loop() -> bool:
     return True
 
 
+async def _archived(
+    session: Session, settings: Settings, selection: Selection, store: Store, stats: RunStats
+) -> _Outcome:
+    """Plan and fetch, within the deadline of the run."""
+    until = math.inf if settings.deadline_s is None else anyio.current_time() + settings.deadline_s
+    plan: Plan | None = None
+    with anyio.CancelScope(deadline=until):
+        plan = await _planned(session, settings, selection, stats)
+    if plan is None:
+        raise DeadlineError(f"the deadline of {settings.deadline_s:g} s has passed before all invoices were listed")
+    await anyio.to_thread.run_sync(keep_headers, store, plan.invoices)
+    skipped = await anyio.to_thread.run_sync(already_committed, store, plan.transfers)
+    pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    stats.invoices = len(plan.invoices)
+    stats.invoices_done = len(plan.invoices) - len({transfer.invoice_id for transfer in pending})
+    stats.transfers, stats.transfers_skipped = len(plan.transfers), len(skipped)
+    session.log.note("planned", invoices=len(plan.invoices), transfers=len(plan.transfers), committed=len(skipped))
+    progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
+    with anyio.CancelScope(deadline=until) as scope:
+        await _run_transfers(pending, session, settings, store, stats, progress)
+    if scope.cancelled_caught:
+        progress.fatal = DeadlineError(
+            f"the deadline of {settings.deadline_s:g} s has passed with {stats.transfers_done} of {len(pending)} "
+            "transfers committed; run the same command again to go on"
+        )
+    return _Outcome(plan, skipped, progress)
+
+
 async def _planned(session: Session, settings: Settings, selection: Selection, stats: RunStats) -> Plan:
     walked = []
     async for invoice in walk_invoices(session, size=settings.invoice_page_size):
@@ -147,10 +183,14 @@ async def _planned(session: Session, settings: Settings, selection: Selection, s
 
 
 async def _run_transfers(
-    pending: Sequence[Transfer], session: Session, settings: Settings, store: Store, stats: RunStats
-) -> _Progress:
+    pending: Sequence[Transfer],
+    session: Session,
+    settings: Settings,
+    store: Store,
+    stats: RunStats,
+    progress: _Progress,
+) -> None:
     """Run the transfers, as many at a time as requests may be in flight; the limit is theirs together."""
-    progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
     waiting = iter(pending)
     async with anyio.create_task_group() as tasks:
         job = Job(session, tasks, settings, lookahead_for(settings), store, stats)
@@ -163,7 +203,6 @@ async def _run_transfers(
 
         for _ in range(min(settings.max_in_flight, len(pending))):
             tasks.start_soon(work)
-    return progress
 
 
 async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
@@ -218,22 +257,16 @@ def _sweep(store: Store) -> None:
 
 
 def _report(
-    output: str,
-    plan: Plan,
-    skipped: dict[Transfer, Commit],
-    progress: _Progress,
-    stats: RunStats,
-    session: Session,
-    elapsed_s: float,
-    besides: dict[Transfer, Commit],
+    output: str, outcome: _Outcome, store: Store, stats: RunStats, session: Session, elapsed_s: float
 ) -> ExportReport:
-    commits = {**besides, **skipped, **progress.committed}
+    plan, skipped, progress = outcome.plan, outcome.skipped, outcome.progress
+    commits = {**_commits_besides(store, plan), **skipped, **progress.committed}
     return ExportReport(
         output=output,
         invoices=len(plan.invoices),
         committed=tuple(progress.committed[transfer] for transfer in plan.transfers if transfer in progress.committed),
         skipped=tuple(skipped.values()),
-        failures=tuple(sorted(progress.failures, key=lambda failure: failure.transfer)),
+        failures=_failures(outcome),
         reconciliations=tuple(reconcile(invoice, commits) for invoice in plan.invoices),
         requests=stats.requests,
         retries=stats.retries,
@@ -243,7 +276,44 @@ def _report(
     )
 
 
-def _keep_report(store: Store, report: ExportReport) -> None:
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+def _failures(outcome: _Outcome) -> tuple[Failure, ...]:
+    """Return the failures of a run, those it never came to included, in the order of their transfers."""
+    progress = outcome.progress
+    ended = {*progress.committed, *outcome.skipped, *(failure.transfer for failure in progress.failures)}
+    missing = [not_tried(transfer) for transfer in outcome.plan.transfers if transfer not in ended]
+    return tuple(sorted([*progress.failures, *missing], key=lambda failure: failure.transfer))
+
+
+def _moment() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+@contextmanager
+def _log_of_run(store: Store, moment: str) -> Iterator[RunLog]:
+    """Open the log of a run; it is there while the run goes on, and also if that is killed."""
+    file = store.create(LOGS / f"{moment}.jsonl")
+
+    def append(line: bytes) -> None:
+        file.write(line)
+        file.flush()
+
+    try:
+        yield RunLog(append)
+    finally:
+        with suppress(StorageError):  # the archive does not depend on its log
+            store.seal(file)
+
+
+def _keep_failures(store: Store, moment: str, report: ExportReport, plan: Plan) -> None:
+    keep_failures(
+        store,
+        report.failures,
+        planned=plan.transfers,
+        is_committed=lambda transfer: bool(already_committed(store, [transfer])),
+        at=moment,
+    )
+
+
+def _keep_report(store: Store, moment: str, report: ExportReport) -> None:
     content = orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     store.write(RUNS / f"{moment}.json", content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol, TextIO
@@ -61,6 +62,7 @@ def progress_line(stats: RunStats, now: float) -> str:
         return ", ".join(
             [
                 f"listing invoices: {stats.invoices:,} so far",
+                *_hold(stats, now),
                 *_troubles(stats),
                 f"{format_duration(stats.elapsed_s(now))} elapsed",
             ]
@@ -72,6 +74,7 @@ def progress_line(stats: RunStats, now: float) -> str:
             f"{stats.rows:,} rows at {stats.rows_per_s(now):,.0f}/s",
             format_bytes(stats.bytes_received),
             f"{_of(stats.in_flight, stats.limit)} requests in flight",
+            *_hold(stats, now),
             *_troubles(stats),
             f"{format_duration(stats.elapsed_s(now))} elapsed",
             *_time_left(stats, now),
@@ -103,6 +106,7 @@ def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = Fa
     room = max(narrowest, min(widest, width - len(f"transfers  {counted}")))
     done = stats.transfers_ended / stats.transfers if stats.transfers else 0.0
     facts = [
+        *_hold(stats, now),
         *_unusual(stats),
         f"invoices {_of(stats.invoices_done, stats.invoices)}",
         f"rows {stats.rows:,}",
@@ -168,6 +172,11 @@ def _transfers(stats: RunStats) -> str:
 def _unusual(stats: RunStats) -> list[str]:
     counts = (("skipped", stats.transfers_skipped), ("failed", stats.transfers_failed))
     return [f"{count:,} {word}" for word, count in counts if count]
+
+
+def _hold(stats: RunStats, now: float) -> list[str]:
+    left_s = math.ceil(stats.held_until - now)
+    return [f"{stats.held_by}, resuming in {left_s} s"] if left_s > 0 else []
 
 
 def _troubles(stats: RunStats) -> list[str]:

@@ -3,40 +3,90 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bulkfetch.commits import Commit
-from bulkfetch.errors import BulkfetchError, RequestError, printable
+from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError, printable
 from bulkfetch.plan import Transfer
 from bulkfetch.reconcile import Reconciliation, Verdict
+from bulkfetch.refusals import advice, advice_on
 from bulkfetch.schema import schema_of
+
+NOT_TRIED = "not_tried"
+"""The reason of transfers that a run did not come to before it ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A transfer that could not be completed, and why."""
+    """A transfer that could not be completed, and why.
+
+    `message` says it in a sentence with all facts that there are, `advice` what to do; the rest is for machines:
+    `status` and `code` of the last answer, the ids that Microsoft's support asks for, how often it was tried.
+    """
 
     transfer: Transfer
     reason: str
     message: str
+    advice: str = ""
+    status: int | None = None
+    code: str | None = None
+    description: str | None = None
+    path: str | None = None
+    attempts: int | None = None
+    request_id: str | None = None
+    correlation_id: str | None = None
+
+    def line(self) -> str:
+        """Return the failure as one line."""
+        return f"FAILED {self.message}" + (f"; {self.advice}" if self.advice else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the failure as plain values."""
+        facts = {fact.name: getattr(self, fact.name) for fact in fields(self) if fact.name != "transfer"}
         return {
             "invoice_id": self.transfer.invoice_id,
             "provider": self.transfer.provider,
             "line_item_type": self.transfer.line_item_type,
-            "reason": self.reason,
-            "message": self.message,
+            **facts,
         }
 
 
 def failure_of(transfer: Transfer, error: BulkfetchError) -> Failure:
-    """Return the failure that `error` means for `transfer`; the reason is that of the request behind it."""
-    cause = error.__cause__
-    reason = cause.reason if isinstance(cause, RequestError) else error.reason
-    return Failure(transfer, reason, str(error))
+    """Return the failure that `error` means for `transfer`; the facts are those of the request behind it."""
+    cause = error if isinstance(error, RequestError) else error.__cause__
+    if not isinstance(cause, RequestError):
+        return Failure(transfer, error.reason, str(error), advice_on(error))
+    facts, answer = cause.facts, cause if isinstance(cause, HttpStatusError) else None
+    return Failure(
+        transfer,
+        cause.reason,
+        str(error),
+        advice_on(error),
+        status=answer.status if answer else None,
+        code=answer.code if answer else None,
+        description=answer.description if answer else None,
+        path=facts.path if facts else None,
+        attempts=facts.attempts if facts else None,
+        request_id=facts.request_id if facts else None,
+        correlation_id=facts.correlation_id if facts else None,
+    )
+
+
+def not_tried(transfer: Transfer) -> Failure:
+    """Return the failure of a transfer that a run did not come to."""
+    message = f"transfer {transfer}: the run ended before it was tried"
+    return Failure(transfer, NOT_TRIED, message, advice(NOT_TRIED))
+
+
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """Return a line for each failure, and one for all transfers that were not tried together."""
+    tried = [failure for failure in failures if failure.reason != NOT_TRIED]
+    lines = [failure.line() for failure in tried]
+    if missing := len(failures) - len(tried):
+        lines.append(f"NOT TRIED: {counted(missing, 'transfer')}; the run ended before")
+    return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +177,7 @@ class ExportReport:
             f"WARNING {printable(name)} is no line-item type that this version knows: its columns were inferred"
             for name in self.undeclared
         ]
-        lines += [f"FAILED {failure.message}" for failure in self.failures]
+        lines += failure_lines(self.failures)
         if self.failures:
             lines.append(
                 "Run the same command again: what is committed is kept, only the failed transfers are fetched."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,13 +11,16 @@ from email.utils import parsedate_to_datetime
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
+    ConnectionLostError,
     HttpStatusError,
     MalformedBodyError,
     NoProgressError,
+    TooManyFilesError,
 )
 
 THROTTLED = 429
 _HTTP_DATE = re.compile("[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+_MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
 _TRANSIENT_STATUSES = frozenset({408, 500, 502, 503, 504})
 
 
@@ -25,21 +29,30 @@ class RetryPolicy:
     """How often and after how long a request is tried again.
 
     `max_attempts` counts the first try. A body that is no page is asked for `max_malformed` times: the
-    service has sent cut ones, but one that stays malformed will not mend. Waits are drawn evenly from zero to
-    a bound that doubles from `base_s` up to `cap_s` (full jitter). A wait that the server asks for is
-    honoured up to `max_retry_after_s`.
+    service has sent cut ones, but one that stays malformed will not mend. `max_stalled` is how often a request may
+    end for lack of progress: smaller pages are the better answer then. Waits are drawn evenly from zero to a bound
+    that doubles from `base_s` up to `cap_s` (full jitter).
 
-    Throttled answers do not use up the attempts: they say "later", not "no". They end a request that has had
-    `max_throttled` of them, once nothing at all has succeeded for `max_silence_s`.
+    A wait that the server asks for is honoured up to `max_retry_after_s`; a longer one ends the run. Throttled answers
+    do not use up the attempts: they say "later", not "no". They end the run after `max_waits` of them, once nothing at
+    all has succeeded for `patience_s`.
+
+    `outage_failures` failures in a row, over all requests, are an outage: then everybody waits, and one request tries.
+    For its first `outage_grace_s` seconds it uses up nobody's attempts. It ends the run after `patience_s` without a
+    success, or after `first_patience_s` if there never was one.
     """
 
     max_attempts: int = 8
     max_malformed: int = 3
+    max_stalled: int = 3
     base_s: float = 0.5
     cap_s: float = 30.0
     max_retry_after_s: float = 3600.0
-    max_throttled: int = 10
-    max_silence_s: float = 900.0
+    max_waits: int = 10
+    patience_s: float = 900.0
+    outage_failures: int = 5
+    outage_grace_s: float = 90.0
+    first_patience_s: float = 120.0
 
 
 def is_throttled(error: BulkfetchError) -> bool:
@@ -49,6 +62,29 @@ def is_throttled(error: BulkfetchError) -> bool:
     return error.status == THROTTLED or (error.status == 503 and error.retry_after_s is not None)
 
 
+def is_failing(error: BulkfetchError) -> bool:
+    """Tell whether `error` may mean that the server is down, and not just that it refuses this request."""
+    if isinstance(error, HttpStatusError):
+        return error.status in _TRANSIENT_STATUSES
+    return isinstance(error, ConnectionFailedError | ConnectionLostError | NoProgressError)
+
+
+def is_outage(error: BulkfetchError, failures: int, silence_s: float, policy: RetryPolicy) -> bool:
+    """Tell whether a failure says more of the server than of the request, `failures` after the last success.
+
+    A server that cannot be reached is gone for all; one that answers with errors may only dislike this request.
+    """
+    if isinstance(error, ConnectionFailedError):
+        return True
+    return is_failing(error) and failures >= policy.outage_failures and silence_s < policy.outage_grace_s
+
+
+def is_gone(failures: int, silence_s: float, policy: RetryPolicy, *, ever_worked: bool) -> bool:
+    """Tell whether an outage has lasted so long that the run is given up."""
+    patience_s = policy.patience_s if ever_worked else min(policy.patience_s, policy.first_patience_s)
+    return failures >= policy.outage_failures and silence_s >= patience_s
+
+
 def may_retry(error: BulkfetchError, attempts: int, policy: RetryPolicy) -> bool:
     """Tell whether a request that failed with `error` after `attempts` tries is worth another.
 
@@ -56,16 +92,19 @@ def may_retry(error: BulkfetchError, attempts: int, policy: RetryPolicy) -> bool
     """
     if isinstance(error, MalformedBodyError):
         return attempts < policy.max_malformed
-    if isinstance(error, HttpStatusError):
-        return error.status in _TRANSIENT_STATUSES and attempts < policy.max_attempts
-    if isinstance(error, ConnectionFailedError):
-        return "certificate" not in error.message and attempts < policy.max_attempts
-    return isinstance(error, NoProgressError) and attempts < policy.max_attempts
+    if isinstance(error, NoProgressError):
+        return attempts < policy.max_stalled
+    return (is_failing(error) or isinstance(error, TooManyFilesError)) and attempts < policy.max_attempts
 
 
-def may_wait(throttled: int, silence_s: float, policy: RetryPolicy) -> bool:
-    """Tell whether to wait again after `throttled` throttled answers, `silence_s` after the last success."""
-    return throttled < policy.max_throttled or silence_s < policy.max_silence_s
+def may_wait(waits: int, silence_s: float, policy: RetryPolicy) -> bool:
+    """Tell whether to wait once more after `waits` waits, `silence_s` after the last success."""
+    return waits < policy.max_waits or silence_s < policy.patience_s
+
+
+def is_too_long(asked_s: float | None, policy: RetryPolicy) -> bool:
+    """Tell whether the server asks for a longer wait than a run is kept up for."""
+    return asked_s is not None and asked_s > policy.max_retry_after_s
 
 
 def hold_s(asked_s: float | None, throttled: int, draw: float, policy: RetryPolicy) -> float:
@@ -77,24 +116,37 @@ def hold_s(asked_s: float | None, throttled: int, draw: float, policy: RetryPoli
     return asked_s or backoff_s(throttled, (1 + draw) / 2, policy)
 
 
+def outage_hold_s(holds: int, draw: float, policy: RetryPolicy) -> float:
+    """Return for how long nobody sends in an outage, for the `holds`-th time.
+
+    It is 1 s, then twice as long each time up to the cap, and half of it is drawn.
+    """
+    return (1 + draw) / 2 * min(policy.cap_s, 2.0 ** min(holds - 1, 32))
+
+
 def backoff_s(attempts: int, draw: float, policy: RetryPolicy) -> float:
     """Return the wait in seconds after `attempts` tries; `draw` is even in [0, 1)."""
     return draw * min(policy.cap_s, policy.base_s * 2.0 ** min(attempts - 1, 32))
 
 
-def retry_after_s(value: str | None, date: str | None, policy: RetryPolicy) -> float | None:
-    """Read a `Retry-After` header (RFC 9110, 10.2.3): seconds, or a date against the answer's own `Date`.
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read the wait that an answer asks for, in seconds; `headers` have lower-case names.
 
-    Returns None for anything else, and for a date that has passed; a longer wait than the policy allows is
-    cut.
+    `Retry-After` (RFC 9110, 10.2.3) is a number of seconds, or a date, which is held against the answer's own `Date`:
+    clocks differ. Azure services name milliseconds in headers of their own. Returns None for anything else, and for a
+    date that has passed.
     """
-    text = (value or "").strip()
+    for name in _MILLISECONDS:
+        text = headers.get(name, "").strip()
+        if text.isascii() and text.isdigit():
+            return float(text) / 1000
+    text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
-        return min(float(text), policy.max_retry_after_s)
-    until, now = _http_date(text), _http_date(date or "") or datetime.now(UTC)
+        return float(text)
+    until, now = _http_date(text), _http_date(headers.get("date", "")) or datetime.now(UTC)
     if until is None or until <= now:
         return None
-    return min((until - now).total_seconds(), policy.max_retry_after_s)
+    return (until - now).total_seconds()
 
 
 def _http_date(text: str) -> datetime | None:
@@ -107,7 +159,7 @@ def _http_date(text: str) -> datetime | None:
 
 
 class RetryBudget:
-    """How many retries the whole run may spend: a dead server ends it soon, a stumbling one does not.
+    """How many retries the whole run may spend: a server that hardly works ends it, a stumbling one does not.
 
     A retry costs one, a success gives back a tenth. An empty budget only counts when nothing has succeeded
     for `patience_s` seconds. `last_success` is when something did.
@@ -119,6 +171,11 @@ class RetryBudget:
         self._give_back = give_back
         self._patience_s = patience_s
         self.last_success = float("-inf")
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether anything has succeeded so far."""
+        return self.last_success > float("-inf")
 
     def succeeded(self, now: float) -> None:
         """Note a success at `now`, in seconds of a monotonic clock."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 from uuid import uuid4
@@ -13,33 +13,36 @@ from uuid import uuid4
 import anyio
 import anyio.abc
 import anyio.to_thread
-import orjson
 
 from bulkfetch.auth import TokenSource, token_source
 from bulkfetch.config import Settings
 from bulkfetch.errors import (
-    BulkfetchError,
-    ConnectionFailedError,
-    ForeignLinkError,
+    ConnectionLostError,
     HttpStatusError,
     RequestError,
     RequestFacts,
     ServerUnavailableError,
     SignInError,
-    printable,
+    TooManyFilesError,
 )
-from bulkfetch.jsontext import utf8_of
-from bulkfetch.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.limits import AdaptiveLimit, LimitPolicy, Place
+from bulkfetch.pace import PacePolicy
+from bulkfetch.refusals import refusal
 from bulkfetch.retry import (
     RetryBudget,
     RetryPolicy,
     backoff_s,
     hold_s,
+    is_failing,
+    is_gone,
+    is_outage,
     is_throttled,
+    is_too_long,
     may_retry,
     may_wait,
-    retry_after_s,
+    outage_hold_s,
 )
+from bulkfetch.runlog import RunLog
 from bulkfetch.stats import RunStats
 from bulkfetch.transport import Answer, Request, Transport, open_transport
 
@@ -51,8 +54,8 @@ _CONSTANT_HEADERS = {
     "MS-Contract-Version": "v1",
     "MS-PartnerCenter-Application": "bulkfetch",
 }
-_MAX_FAULT_BYTES = 64 << 10
-"""Larger error bodies are not read: they are no fault of the API, and would hold up everybody else."""
+_CROWDED_HOLD_S = 1.0
+"""How long nobody sends after this machine refused a connection: until some of those open have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +71,27 @@ class Clock:
 class _Tries:
     """How one logical request has fared so far.
 
-    `sent` counts all its attempts; only the `failed` ones use up those it has. `token` is the one last sent;
-    it `was_refused` if the last answer was a 401.
+    `sent` counts all its attempts; only the `failed` ones use up those it has, not those that had to `wait`: they were
+    throttled, or did not reach the server. `token` is the one last sent; it `was_refused` if the last answer was a 401.
     """
 
     request_id: str
     started_at: float
     sent: int = 0
+    sent_at: float = 0.0
     failed: int = 0
-    throttled: int = 0
+    waits: int = 0
     token: str = field(default="", repr=False)
     was_refused: bool = False
+
+
+@dataclass(slots=True)
+class _Outage:
+    """Failures in a row, over all requests, and the holds since there are too many: at most one a round trip."""
+
+    failures: int = 0
+    holds: int = 0
+    held_at: float = float("-inf")
 
 
 class Session:
@@ -96,6 +109,7 @@ class Session:
         limit: AdaptiveLimit,
         policy: RetryPolicy,
         clock: Clock,
+        log: RunLog | None = None,
     ) -> None:
         self._transport = transport
         self._tokens = tokens
@@ -103,7 +117,9 @@ class Session:
         self._limit = limit
         self._policy = policy
         self._clock = clock
-        self._budget = RetryBudget()
+        self.log = log or RunLog()
+        self._budget = RetryBudget(patience_s=policy.patience_s)
+        self._outage = _Outage()
         self.correlation_id = str(uuid4())
         self.decoding = anyio.CapacityLimiter(os.cpu_count() or 2)
 
@@ -147,53 +163,108 @@ class Session:
         tries.was_refused = False
         if is_throttled(error):  # everybody waits for the gate, this request as well
             self._check_patience(error, tries)
+            self._note("throttled", error, tries, self._limit.closed_s)
             return
-        tries.failed += 1
-        if not may_retry(error, tries.failed, self._policy):
-            raise error
-        if not self._budget.spend(self._clock.now()):
-            raise ServerUnavailableError(
-                f"the server failed too often, with no success for a while; the last failure: {error}"
-            ) from error
-        await self._clock.sleep(backoff_s(tries.failed, self._clock.draw(), self._policy))
+        self._note_outage(error, tries)
+        self._count(error, tries)
+        wait_s = backoff_s(tries.failed + tries.waits, self._clock.draw(), self._policy)
+        self._note("retry", error, tries, max(wait_s, self._limit.closed_s))
+        await self._clock.sleep(wait_s)
+
+    def _count(self, error: RequestError, tries: _Tries) -> None:
+        """Charge a failure to the request, or to nobody while the server is gone. Raises what ends either."""
+        silence_s = self._silence_s(tries)
+        if self._budget.has_succeeded and is_outage(error, self._outage.failures, silence_s, self._policy):
+            tries.waits += 1
+        else:
+            tries.failed += 1
+            if not may_retry(error, tries.failed, self._policy):
+                raise error
+        if isinstance(error, TooManyFilesError):
+            return
+        gone = is_gone(self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded)
+        if gone or not self._budget.spend(self._clock.now()):
+            raise ServerUnavailableError(_unavailable(error, silence_s)) from error
+
+    def _silence_s(self, tries: _Tries) -> float:
+        return self._clock.now() - max(self._budget.last_success, tries.started_at)
 
     async def _renew_token(self, error: HttpStatusError, tries: _Tries) -> None:
         """Renew the token at once: whoever sends next waits for it, instead of being refused as well."""
         if tries.was_refused:
             raise SignInError(f"the server refuses a token that was just issued: {error}") from error
         tries.was_refused = True
+        self._note("token_refused", error, tries, 0.0)
         await self._tokens.renew(tries.token)
 
     def _check_patience(self, error: RequestError, tries: _Tries) -> None:
-        silence_s = self._clock.now() - max(self._budget.last_success, tries.started_at)
-        if not may_wait(tries.throttled, silence_s, self._policy):
-            raise ServerUnavailableError(
-                f"the server refuses everything as too much, for {silence_s:.0f} s now; "
-                f"run the same command again later; its last answer: {error}"
-            ) from error
+        silence_s = self._silence_s(tries)
+        if not may_wait(tries.waits, silence_s, self._policy):
+            raise ServerUnavailableError(_unavailable(error, silence_s)) from error
+
+    def _note_outage(self, error: RequestError, tries: _Tries) -> None:
+        """Hold everybody back once so many failures came in a row that the server must be down."""
+        if not is_failing(error):
+            if isinstance(error, HttpStatusError):
+                self._outage = _Outage()
+            return
+        outage = self._outage
+        outage.failures += 1
+        if outage.failures < self._policy.outage_failures or tries.sent_at <= outage.held_at:
+            return
+        outage.holds += 1
+        outage.held_at = self._clock.now()
+        wait_s = outage_hold_s(outage.holds, self._clock.draw(), self._policy)
+        self._limit.hold(wait_s)
+        self._stats.held("the server is failing", outage.held_at + wait_s)
+        self.log.note("outage", failures=outage.failures, wait_s=round(wait_s, 3))
+
+    def _note(self, event: str, error: RequestError, tries: _Tries, wait_s: float) -> None:
+        status = error.status if isinstance(error, HttpStatusError) else None
+        self.log.note(
+            event,
+            reason=error.reason,
+            status=status,
+            error=error.message,
+            path=error.facts.path if error.facts else None,
+            attempt=tries.sent,
+            wait_s=round(wait_s, 3),
+            request_id=tries.request_id,
+        )
 
     async def _send_within_limit(self, request: Request, tries: _Tries) -> Answer:
-        async with self._limit.slot():
+        await self._tokens.token()  # while one is being renewed, nobody takes a place
+        async with self._limit.slot() as place:
             tries.token = await self._tokens.token()
-            sent_at = self._clock.now()
+            tries.sent_at = self._clock.now()
             self._stats.in_flight += 1
             try:
                 answer = await self._send_once(request, tries)
-            except HttpStatusError as error:
-                if is_throttled(error):
-                    self._note_throttled(error, tries, sent_at)
+            except RequestError as error:
+                self._note_crowded(error, tries, place)
                 raise
             finally:
                 self._stats.in_flight -= 1
                 self._stats.limit = self._limit.limit
-            self._limit.healthy()
+            self._limit.healthy(place)
+            self._outage = _Outage()
+            self.log.trace(
+                "answered", path=request.path, bytes=len(answer.wire_body), s=round(self.now() - tries.sent_at, 3)
+            )
             return answer
 
-    def _note_throttled(self, error: HttpStatusError, tries: _Tries, sent_at: float) -> None:
-        tries.throttled += 1
-        self._stats.throttled += 1
-        wait_s = hold_s(error.retry_after_s, tries.throttled, self._clock.draw(), self._policy)
-        self._limit.throttled(sent_at=sent_at, wait_s=wait_s)
+    def _note_crowded(self, error: RequestError, tries: _Tries, place: Place) -> None:
+        """Let everybody wait where the server, or this machine, says that there is too much."""
+        if isinstance(error, TooManyFilesError):
+            self._limit.throttled(place, wait_s=_CROWDED_HOLD_S)
+        if isinstance(error, HttpStatusError) and is_throttled(error):
+            tries.waits += 1
+            self._stats.throttled += 1
+            if is_too_long(error.retry_after_s, self._policy):
+                raise ServerUnavailableError(_too_long(error)) from error
+            wait_s = hold_s(error.retry_after_s, tries.waits, self._clock.draw(), self._policy)
+            self._limit.throttled(place, wait_s=wait_s)
+            self._stats.held("throttled", self._clock.now() + wait_s)
 
     async def _send_once(self, request: Request, tries: _Tries) -> Answer:
         """Send, and once more for free if the connection was one that the server had just given up."""
@@ -202,10 +273,10 @@ class Session:
             self._stats.retries += 1
             answer = await self._send(request, tries)
         if answer is None:
-            raise ConnectionFailedError("the server closes its connections as soon as they are used again")
+            raise ConnectionLostError("the server closes its connections as soon as they are used again")
         if answer.status == 200:
             return answer
-        raise _refusal(answer, self._policy)
+        raise refusal(answer, token=tries.token)
 
     async def _send(self, request: Request, tries: _Tries) -> Answer | None:
         tries.sent += 1
@@ -222,61 +293,42 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(settings: Settings, stats: RunStats) -> AsyncIterator[Session]:
+async def open_session(settings: Settings, stats: RunStats, log: RunLog | None = None) -> AsyncIterator[Session]:
     """Open a session with the settings' credentials, and close its connections at the end."""
-    clock = Clock()
-    policy = LimitPolicy(ceiling=settings.max_in_flight)
-    limit = AdaptiveLimit(policy, clock=clock.now, sleep=clock.sleep)
+    clock, log = Clock(), log or RunLog()
+
+    def note_limit(why: str, limit: int, pace: float | None) -> None:
+        log.note("limit", change=why, limit=limit, requests_per_second=None if pace is None else round(pace, 2))
+
+    limit = AdaptiveLimit(
+        LimitPolicy(ceiling=settings.max_in_flight),
+        clock=clock.now,
+        sleep=clock.sleep,
+        pace=PacePolicy(ceiling=settings.max_requests_per_second),
+        on_change=note_limit,
+    )
     stats.limit = limit.limit
     async with open_transport(settings, stats) as transport:
         yield Session(
             transport,
-            token_source(settings),
+            token_source(settings, log),
             stats=stats,
             limit=limit,
-            policy=RetryPolicy(max_attempts=settings.max_attempts),
+            policy=RetryPolicy(max_attempts=settings.max_attempts, patience_s=settings.patience_s),
             clock=clock,
+            log=log,
         )
 
 
-def _refusal(answer: Answer, policy: RetryPolicy) -> RequestError:
-    """Say what an answer that is no success means, in the API's words where it gave any."""
-    if 300 <= answer.status < 400:
-        return ForeignLinkError(f"the server redirects elsewhere (status {answer.status}), which is never followed")
-    code, description = _fault(answer)
-    words = (f" (code {code})" if code else "") + (f": {description}" if description else "")
-    return HttpStatusError(
-        f"the server answered {answer.status}{words}{_advice(answer.status)}",
-        status=answer.status,
-        code=code,
-        description=description,
-        retry_after_s=retry_after_s(answer.headers.get("retry-after"), answer.headers.get("date"), policy),
-    )
-
-
-def _fault(answer: Answer) -> tuple[str | None, str | None]:
-    """Read the code and the words of an error body, in any shape of the service and what stands before it."""
-    if len(answer.wire_body) > _MAX_FAULT_BYTES:
-        return None, None
-    try:
-        fault = orjson.loads(utf8_of(replace(answer, max_bytes=_MAX_FAULT_BYTES).body()))
-    except (ValueError, BulkfetchError):
-        return None, None
-    if not isinstance(fault, dict):
-        return None, None
-    error = fault.get("error")  # a name in those of Entra, an object in those of newer services
-    fault = error if isinstance(error, dict) else {"code": error, **fault}
-    code = fault.get("code")
-    said = fault.get("description") or fault.get("message") or fault.get("error_description")
+def _unavailable(error: RequestError, silence_s: float) -> str:
+    done = "refused everything as too much" if is_throttled(error) else "answered nothing useful"
     return (
-        None if code is None else printable(str(code))[:40],
-        None if said is None else printable(str(said))[:300],
+        f"the server has {done} for {silence_s:.0f} s, so the run is given up; "
+        f"run the same command again later; its last failure: {error}"
     )
 
 
-def _advice(status: int) -> str:
-    if status == 403:
-        return " (the token lacks the right to read this; it needs the Admin agent or Billing admin role)"
-    if status == 429:
-        return " (asked too much; lower --max-in-flight)"
-    return ""
+def _too_long(error: HttpStatusError) -> str:
+    wait_s = error.retry_after_s or 0.0
+    words = f"{wait_s / 3600:,.1f} hours" if wait_s < 1e7 else "for longer than anybody waits"
+    return f"the server asks to wait {words}; run the same command again after that: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 _WINDOW_S = 10.0
 
@@ -49,6 +49,9 @@ class RunStats:
     """Requests running now."""
     limit: int = 0
     """Requests that may run now."""
+    held_until: float = 0.0
+    """When requests may be sent again, if nobody may now; `held_by` says why."""
+    held_by: str = ""
     started_at: float | None = None
     """When the run began: the time of the first sample."""
     _samples: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
@@ -57,6 +60,11 @@ class RunStats:
     def transfers_ended(self) -> int:
         """Transfers with nothing left to do, however they ended."""
         return self.transfers_done + self.transfers_skipped + self.transfers_failed
+
+    def held(self, why: str, until: float) -> None:
+        """Note that nobody may send before `until`."""
+        if until > self.held_until:
+            self.held_by, self.held_until = why, until
 
     def sample(self, now: float) -> None:
         """Note how many rows there are at `now`; the first sample starts the run's time."""
@@ -93,11 +101,3 @@ class RunStats:
         rate = self.rows_per_s(now)
         rows_left = self.rows_committed / self.transfers_done * to_come - (self.rows - self.rows_committed)
         return rows_left / rate if rate and rows_left > 0 else None
-
-    def snapshot(self) -> dict[str, int]:
-        """Return the counters by name, for JSON."""
-        return {
-            counter.name: getattr(self, counter.name)
-            for counter in fields(self)
-            if counter.name not in ("started_at", "_samples")
-        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,10 +19,13 @@ from yarl import URL
 from bulkfetch.config import Settings
 from bulkfetch.errors import (
     ConnectionFailedError,
+    ConnectionLostError,
     MalformedBodyError,
     NoProgressError,
     RequestError,
     SettingsError,
+    TooManyFilesError,
+    UntrustedServerError,
     printable,
 )
 from bulkfetch.stats import RunStats
@@ -86,7 +90,7 @@ class Transport(Protocol):
         """Send once and read the whole answer; None if a connection broke that had served before.
 
         In that case nothing was answered: the server had given the idle connection up just as it was used
-        again, which is nobody's fault. Raises ConnectionFailedError, NoProgressError, MalformedBodyError.
+        again, which is nobody's fault. Raises a RequestError that is no HttpStatusError.
         """
         ...
 
@@ -180,14 +184,18 @@ def _translated(error: Exception, settings: Settings, *, answered: bool) -> Requ
         case TimeoutError():
             return NoProgressError(f"the server did not answer for {settings.first_byte_timeout_s:g} s")
         case aiohttp.ClientConnectorCertificateError():
-            return ConnectionFailedError(f"the server's certificate is not trusted ({_words(error.certificate_error)})")
+            return UntrustedServerError(f"the server's certificate is not trusted ({_words(error.certificate_error)})")
         case aiohttp.ClientSSLError() | ssl.SSLError():
             return ConnectionFailedError(f"TLS with the server failed ({_words(error)})")
         case aiohttp.ClientResponseError():  # raised by aiohttp's parser, not by a status
             return MalformedBodyError(f"the answer is not HTTP ({_words(error)})")
         case aiohttp.ClientPayloadError():
-            return ConnectionFailedError("the connection broke in the middle of the answer")
-    return ConnectionFailedError(f"no connection to {host}, or it broke ({_words(error)})")
+            return ConnectionLostError("the connection broke in the middle of the answer")
+        case OSError() if error.errno in (errno.EMFILE, errno.ENFILE):
+            return TooManyFilesError("this machine allows no more open files, so no more connections")
+        case aiohttp.ClientConnectorError():
+            return ConnectionFailedError(f"no connection to {host} ({_words(error)})")
+    return ConnectionLostError(f"the connection to {host} broke before an answer came ({_words(error)})")
 
 
 @asynccontextmanager

@@ -121,6 +121,36 @@ async def test_a_token_that_expires_in_mid_run_is_renewed_once_for_everyone(tmp_
         assert stats.retries <= 16
 
 
+@pytest.mark.parametrize(("lifetime_s", "renewed_after_s"), [(3600, 3540), (10, 9)])
+async def test_a_token_is_renewed_shortly_before_it_expires(
+    lifetime_s: int, renewed_after_s: float, tmp_path: Path
+) -> None:
+    async with entra(tmp_path, SandboxOptions(token_lifetime_s=lifetime_s)) as there:
+        now = 100.0
+        source = ClientCredentials(there.settings(), RetryPolicy(), now=lambda: now)
+        first = await source.token()
+        now += renewed_after_s - 0.1
+        assert await source.token() == first
+        now += 0.2
+        assert await source.token() != first
+        assert there.tokens_asked == 2
+
+
+@pytest.mark.parametrize("told", [b"", b',"expires_in":-5', b',"expires_in":0'])
+async def test_a_token_of_unknown_life_is_kept_until_it_is_refused(told: bytes, tmp_path: Path) -> None:
+    async with entra(tmp_path) as there:
+        body = b'{"token_type":"Bearer","access_token":"t1"' + told + b"}"
+        there.meddle = lambda request: json_answer(body) if request.path.endswith("/token") else None
+        source = credentials(there.settings())
+        assert await source.token() == "t1"
+        assert await source.token() == "t1"
+        assert there.tokens_asked == 1
+
+
+def json_answer(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
 async def test_a_wrong_secret_is_refused_in_entras_words_and_not_repeated(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
         source = credentials(there.settings(client_secret=Secret(CANARY)))

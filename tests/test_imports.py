@@ -13,14 +13,15 @@ ORDER = [
     word
     for row in """
     errors
-    config stats jsontext dates schema
+    config stats jsontext dates schema runlog pace
     transport retry limits store
+    refusals
     exact fast
     paging decode
     auth session
     invoices plan lineitems layout
     sink commits headers
-    reconcile worker report
+    reconcile worker report failures
     pipeline verification client
     tables progress signals
     cli

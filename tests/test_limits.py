@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -7,47 +9,91 @@ from fakes import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.limits import AdaptiveLimit, LimitPolicy, lowered, raised
+from bulkfetch.limits import AdaptiveLimit, Bound, LimitPolicy, Place, after_refusal, lowered, may_try_again, raised
+from bulkfetch.pace import PacePolicy
 
 POLICY = LimitPolicy(ceiling=16)
+RIPE = Bound(8, at=0.0, answers=64)
 
 
-def test_a_throttled_answer_halves_the_limit_and_leaves_one() -> None:
-    assert lowered(20.0, policy=POLICY) == 10.0
-    assert lowered(1.5, policy=POLICY) == 1.0
+def grown(limit: float, bound: Bound | None = None, in_flight: int | None = None, now: float = 100.0) -> float:
+    in_use = int(limit) if in_flight is None else in_flight
+    return raised(limit, in_flight=in_use, bound=bound, now=now, policy=POLICY)
 
 
-def test_the_limit_grows_by_one_an_answer_at_first_and_by_one_a_round_trip_later() -> None:
-    assert raised(4.0, in_flight=4, refused_at=None, policy=POLICY) == 5.0
-    assert raised(4.0, in_flight=4, refused_at=8.0, policy=POLICY) == 4.25
-    assert raised(8.0, in_flight=8, refused_at=8.0, policy=POLICY) == 8.125
+# --- The decisions.
 
 
-def test_the_limit_hardly_grows_just_below_what_was_refused() -> None:
-    assert raised(7.0, in_flight=7, refused_at=8.0, policy=POLICY) == 7.0025
-    assert raised(1.0, in_flight=1, refused_at=2.0, policy=POLICY) == 1.0025
+def test_the_limit_grows_by_one_an_answer_until_something_is_refused() -> None:
+    assert grown(4.0) == 5.0
+    assert grown(16.0) == 16.0
 
 
-def test_the_limit_does_not_grow_while_it_is_not_used_or_beyond_its_ceiling() -> None:
-    assert raised(8.0, in_flight=3, refused_at=None, policy=POLICY) == 8.0
-    assert raised(16.0, in_flight=16, refused_at=None, policy=POLICY) == 16.0
+def test_the_limit_grows_by_one_a_round_trip_below_what_was_refused_and_stops_there() -> None:
+    assert grown(4.0, Bound(8, at=0.0)) == 4.25
+    assert grown(6.9, Bound(8, at=0.0)) == 7.0
+    assert grown(7.0, Bound(8, at=0.0)) == 7.0
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 300)), max_size=200), st.integers(1, 256))
+def test_what_was_refused_is_tried_again_in_small_steps() -> None:
+    assert grown(7.0, RIPE) == pytest.approx(7.1)
+    assert grown(7.95, RIPE) == pytest.approx(8.05)
+    assert grown(8.05, RIPE) == pytest.approx(8.05 + 1 / 8.05)
+
+
+def test_the_limit_does_not_grow_while_it_is_not_used() -> None:
+    assert grown(8.0, in_flight=3) == 8.0
+
+
+def test_each_trial_waits_twice_as_long_as_the_one_before() -> None:
+    assert may_try_again(Bound(8, at=0.0, wait_s=1.0, strikes=1, answers=64), 10.0, POLICY)
+    assert not may_try_again(Bound(8, at=0.0, wait_s=1.0, strikes=1, answers=63), 10.0, POLICY)
+    assert not may_try_again(Bound(8, at=0.0, wait_s=1.0, strikes=1, answers=64), 9.9, POLICY)
+    assert not may_try_again(Bound(8, at=0.0, wait_s=1.0, strikes=3, answers=256), 39.9, POLICY)
+    assert may_try_again(Bound(8, at=0.0, wait_s=1.0, strikes=3, answers=256), 40.0, POLICY)
+    assert may_try_again(Bound(8, at=0.0, wait_s=1.0, strikes=99, answers=64 * 16), 160.0, POLICY)
+
+
+def test_the_first_refusal_halves_what_is_in_flight_and_leaves_one() -> None:
+    assert lowered(20.0, in_flight=20, bound=None, policy=POLICY) == 10.0
+    assert lowered(20.0, in_flight=12, bound=None, policy=POLICY) == 6.0
+    assert lowered(1.5, in_flight=1, bound=None, policy=POLICY) == 1.0
+
+
+def test_a_refusal_near_a_known_bound_leaves_the_number_below_it() -> None:
+    assert lowered(13.0, in_flight=13, bound=Bound(13, at=0.0), policy=POLICY) == 12.0
+    assert lowered(13.0, in_flight=10, bound=Bound(13, at=0.0), policy=POLICY) == 9.0
+    assert lowered(13.0, in_flight=9, bound=Bound(13, at=0.0), policy=POLICY) == 4.5
+
+
+def test_a_refusal_at_the_bound_confirms_it_and_any_other_is_a_new_one() -> None:
+    before = Bound(13, at=0.0, strikes=2, answers=500)
+    assert after_refusal(before, 13, limit=12.2, now=9.0, wait_s=1.0) == Bound(13, 9.0, 1.0, strikes=3)
+    assert after_refusal(before, 9, limit=12.0, now=9.0, wait_s=1.0) == Bound(9, 9.0, 1.0)
+    assert after_refusal(before, 15, limit=14.6, now=9.0, wait_s=1.0) == Bound(15, 9.0, 1.0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 300)), max_size=200), st.integers(1, 256))
 def test_the_limit_stays_within_its_bounds(answers: list[tuple[bool, int]], ceiling: int) -> None:
-    policy, limit, refused_at = LimitPolicy(ceiling=ceiling), 1.0, None
-    for throttled, in_flight in answers:
-        refused_at = limit if throttled else refused_at
-        limit = (
-            lowered(limit, policy=policy)
-            if throttled
-            else raised(limit, in_flight=in_flight, refused_at=refused_at, policy=policy)
-        )
+    policy, limit, bound = LimitPolicy(ceiling=ceiling), 1.0, None
+    for now, (throttled, in_flight) in enumerate(answers):
+        if throttled:
+            after = after_refusal(bound, in_flight, limit=limit, now=now, wait_s=0.0)
+            limit, bound = lowered(limit, in_flight=in_flight, bound=bound, policy=policy), after
+        else:
+            limit = raised(limit, in_flight=in_flight, bound=bound, now=now, policy=policy)
         assert 1 <= limit <= ceiling
 
 
-def new(time: VirtualTime, **policy: int) -> AdaptiveLimit:
-    return AdaptiveLimit(LimitPolicy(**policy), clock=lambda: time.now, sleep=time.sleep)
+# --- The limit.
+
+
+def new(time: VirtualTime, pace: PacePolicy | None = None, **policy: int) -> AdaptiveLimit:
+    return AdaptiveLimit(LimitPolicy(**policy), clock=lambda: time.now, sleep=time.sleep, pace=pace)
+
+
+def place(taken_at: float, in_flight: int) -> Place:
+    return Place(taken_at, in_flight, hold=0)
 
 
 def test_a_limit_starts_low_but_never_above_its_ceiling() -> None:
@@ -59,11 +105,37 @@ def test_requests_refused_together_halve_the_limit_once() -> None:
     time = VirtualTime()
     limit = new(time, ceiling=16, start=16)
     time.now = 10.0
-    for sent_at in (9.0, 9.1, 9.2, 9.9):
-        limit.throttled(sent_at=sent_at, wait_s=0.0)
+    for taken_at in (9.0, 9.1, 9.2, 9.9):
+        limit.throttled(place(taken_at, 16), wait_s=0.0)
     assert limit.limit == 8
-    limit.throttled(sent_at=10.5, wait_s=0.0)
+
+
+def test_a_storm_lowers_the_limit_no_further_than_its_first_refusal() -> None:
+    """Nothing was served in between: it tells nothing of how many may be in flight."""
+    time = VirtualTime()
+    limit = new(time, ceiling=16, start=16)
+    for second in range(1, 60):
+        time.now = float(second)
+        limit.throttled(place(second - 0.5, 8), wait_s=0.5)
     assert limit.limit == 4
+
+
+def test_a_number_that_was_served_before_is_not_to_blame() -> None:
+    time = VirtualTime()
+    changes: list[tuple[str, int, float | None]] = []
+    limit = AdaptiveLimit(
+        LimitPolicy(ceiling=4),
+        clock=lambda: time.now,
+        sleep=time.sleep,
+        on_change=lambda why, most, pace: changes.append((why, most, pace)),
+    )
+    for number in range(100):
+        time.now = number / 10
+        limit.healthy(place(time.now - 0.1, 4))
+    limit.throttled(place(time.now, 4), wait_s=1.0)
+    assert limit.limit == 4
+    assert [(why, most) for why, most, _ in changes] == [("slowed", 4)]
+    assert limit.pace == pytest.approx(10.0, rel=0.1) or limit.pace is None
 
 
 async def test_places_are_given_in_the_order_they_were_asked_for() -> None:
@@ -83,24 +155,51 @@ async def test_places_are_given_in_the_order_they_were_asked_for() -> None:
     assert limit.in_flight == 0
 
 
-async def test_a_wait_holds_everybody_who_has_a_place_or_gets_one() -> None:
-    time = VirtualTime()
-    limit = new(time, ceiling=4, start=4)
+async def entries(limit: AdaptiveLimit, time: VirtualTime, count: int, lasting_s: float = 0.0) -> list[float]:
+    """Let so many requests run at once, each for so long, and return when each began."""
     entered: list[float] = []
 
     async def take() -> None:
-        async with limit.slot():
+        async with limit.slot() as taken:
             entered.append(time.now)
+            await time.wait(lasting_s)
+            limit.healthy(taken)
 
-    limit.throttled(sent_at=0.0, wait_s=5.0)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as driving:
             driving.start_soon(time.run, lambda: False)
             async with anyio.create_task_group() as tasks:
-                for _ in range(6):
+                for _ in range(count):
                     tasks.start_soon(take)
             driving.cancel_scope.cancel()
-    assert entered == [5.0] * 6
+    return entered
+
+
+async def test_a_wait_holds_everybody() -> None:
+    time = VirtualTime()
+    limit = new(time, ceiling=8, start=4)
+    limit.throttled(place(0.0, 8), wait_s=5.0)
+    assert (await entries(limit, time, 4))[0] == 5.0
+
+
+async def test_after_a_second_wait_in_vain_one_request_goes_first() -> None:
+    time = VirtualTime()
+    limit = new(time, ceiling=8, start=8)
+    limit.hold(5.0)
+    assert await entries(limit, time, 4, lasting_s=1.0) == [5.0] * 4
+    limit.hold(5.0)
+    limit.hold(6.0)
+    first, *others = await entries(limit, time, 4, lasting_s=1.0)
+    assert first == 12.0
+    assert others == [13.0] * 3
+
+
+async def test_a_fixed_bound_spaces_requests_from_the_start() -> None:
+    time = VirtualTime()
+    limit = new(time, PacePolicy(ceiling=10.0), ceiling=16)
+    entered = await entries(limit, time, 20)
+    gaps = [after - before for before, after in pairwise(entered)]
+    assert gaps == pytest.approx([0.1] * 19)
 
 
 @pytest.mark.parametrize("holding", [True, False])

@@ -790,3 +790,72 @@ async def test_rows_beyond_a_page_that_lost_its_next_link_are_a_contradiction(wi
 async def test_an_offset_page_with_a_continuation_token_but_no_next_link_is_not_the_end() -> None:
     result = await walked(lambda sent: answered(200, {"items": [{"n": 0}], "continuationToken": "abc"}))
     assert "gives a continuation token, but no next link" in result.error
+
+
+# --- Pages that do not come.
+
+
+def stalling(answer: Callable[[Sent], Reply], *, above: int, since: int = 0) -> Callable[[Sent], Reply]:
+    """A server that never ends a page of more than so many rows, from an offset on."""
+
+    def reply(sent: Sent) -> Reply:
+        query = dict(sent.request.query)
+        beyond = int(query.get("offset", 0)) + int(query["size"]) > since
+        return Stall() if beyond and int(query["size"]) > above else answer(sent)
+
+    return reply
+
+
+@pytest.mark.parametrize("since", [0, 3000])
+@pytest.mark.parametrize("limit", [1, 8])
+async def test_a_page_that_keeps_timing_out_is_asked_for_in_smaller_ones(since: int, limit: int) -> None:
+    server = stalling(OffsetServer(10_000), above=600, since=since)
+
+    result = await walked(server, size=1000, limit=limit)
+
+    assert result.error == ""
+    assert result.rows == list(range(10_000))
+
+
+async def test_a_page_that_times_out_at_every_size_is_given_up() -> None:
+    result = await walked(stalling(OffsetServer(1000), above=0), size=200, limit=4)
+
+    assert "page at offset 0: the server did not answer for 180 s" in result.error
+    assert result.elapsed < 3 * 3 * 250
+
+
+async def test_a_page_that_times_out_once_keeps_its_size() -> None:
+    sizes: list[int] = []
+
+    def once(sent: Sent) -> Reply:
+        sizes.append(int(dict(sent.request.query)["size"]))
+        return Stall() if len(sizes) == 3 else OffsetServer(50)(sent)
+
+    result = await walked(once, size=10, limit=4)
+
+    assert result.rows == list(range(50))
+    assert set(sizes) == {10}
+
+
+async def test_the_first_page_of_a_chain_that_keeps_timing_out_is_asked_for_smaller() -> None:
+    sizes: list[str] = []
+
+    def slow(sent: Sent) -> Reply:
+        sizes.append(dict(sent.request.query)["size"])
+        return Stall() if sizes[-1] == "1000" else chain(sent)
+
+    chain = Chain(3)
+    result = await walked(slow, transfer=MODERN, size=1000)
+
+    assert result.rows == list(range(30))
+    assert sizes == ["1000"] * 3 + ["500"] * 3
+
+
+async def test_a_later_page_of_a_chain_keeps_the_size_that_its_token_was_given_for() -> None:
+    chain = Chain(3)
+    result = await walked(
+        lambda sent: Stall() if "MS-ContinuationToken" in sent.headers else chain(sent), transfer=MODERN, size=1000
+    )
+
+    assert result.rows == list(range(10))
+    assert "page 1: the server did not answer for 180 s" in result.error

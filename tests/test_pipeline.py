@@ -21,8 +21,8 @@ from replay import Asked, MadeUp, Served, invoice, serving
 
 from bulkfetch.commits import read_commit
 from bulkfetch.config import Secret, Settings
-from bulkfetch.errors import OutputError, OutputLockedError, RequestError, SignInError
-from bulkfetch.layout import LOCK, part_name
+from bulkfetch.errors import DeadlineError, OutputError, OutputLockedError, RequestError, SignInError
+from bulkfetch.layout import FAILURES, LOCK, part_name
 from bulkfetch.pipeline import export_async, plan_only
 from bulkfetch.plan import Selection, Transfer
 from bulkfetch.reconcile import Verdict
@@ -48,7 +48,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {
         name: path.read_bytes()
         for name, path in names.items()
-        if not name.startswith("_bulkfetch/runs/") and name != str(LOCK)
+        if not name.startswith(("_bulkfetch/runs/", "_bulkfetch/logs/")) and name != str(LOCK)
     }
 
 
@@ -675,3 +675,72 @@ async def test_what_was_exported_before_counts_for_the_reconciliation(tmp_path: 
     assert {transfer.provider for transfer in between.not_exported} == {"azure"}
     assert "2 details of these invoices were not exported" in "\n".join(between.lines())
     assert verify(tmp_path / "lake").not_exported == ()
+
+
+# What happened to the requests, and how long they may take.
+
+
+def log_of(root: Path) -> list[dict[str, Any]]:
+    (path,) = (root / "_bulkfetch" / "logs").iterdir()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_the_log_of_a_run_tells_what_happened_to_its_requests(tmp_path: Path) -> None:
+    options = SandboxOptions(invoices=8, line_items=400, max_in_flight=2, latency_ms=5)
+    async with serve(options) as sandbox:
+        report = await export_async(tmp_path, settings_for(sandbox, page_size=100))
+
+    assert report.complete
+    events = log_of(tmp_path)
+    assert {"planned", "limit", "throttled"} <= {event["event"] for event in events}
+    throttled = [event for event in events if event["event"] == "throttled"]
+    assert len(throttled) == report.throttled
+    assert throttled[0]["status"] == 429
+    assert throttled[0]["wait_s"] > 0
+    assert any(event["event"] == "limit" and event["change"] == "lowered" for event in events)
+    assert sandbox.token not in json.dumps(events)
+
+
+async def test_a_deadline_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    async with serve(SandboxOptions(invoices=30, line_items=20, latency_ms=40)) as sandbox:
+        with pytest.raises(
+            DeadlineError, match=r"the deadline of 0\.5 s has passed with \d+ of \d+ transfers committed"
+        ):
+            await export_async(tmp_path, settings_for(sandbox, deadline_s=0.5, max_in_flight=1))
+        (report,) = (json.loads(path.read_bytes()) for path in (tmp_path / "_bulkfetch" / "runs").iterdir())
+        assert not report["complete"]
+        finished = await export_async(tmp_path, settings_for(sandbox))
+
+    assert finished.complete
+    assert len(finished.skipped) >= report["transfers_committed"] > 0
+    assert verify(tmp_path).sound
+
+
+async def test_a_deadline_may_pass_before_all_invoices_are_listed(tmp_path: Path) -> None:
+    async with serve(SandboxOptions(latency_ms=5000)) as sandbox:
+        with pytest.raises(DeadlineError, match="before all invoices were listed"):
+            await export_async(tmp_path, settings_for(sandbox, deadline_s=0.2))
+
+
+async def test_a_fixed_rate_is_kept_from_the_first_request_on(tmp_path: Path) -> None:
+    async with serve(SandboxOptions(invoices=4, line_items=20, requests_per_second=40, burst=2)) as sandbox:
+        report = await export_async(tmp_path, settings_for(sandbox, max_requests_per_second=30))
+
+    assert report.complete
+    assert report.throttled == 0
+
+
+def lacking(root: Path) -> list[dict[str, Any]]:
+    path = root / FAILURES
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+async def test_a_run_that_ends_early_lists_the_transfers_it_never_came_to(tmp_path: Path) -> None:
+    async with serve(SandboxOptions(invoices=30, line_items=20, latency_ms=40)) as sandbox:
+        with pytest.raises(DeadlineError):
+            await export_async(tmp_path, settings_for(sandbox, deadline_s=0.5, max_in_flight=1))
+        assert {each["reason"] for each in lacking(tmp_path)} == {"not_tried"}
+        finished = await export_async(tmp_path, settings_for(sandbox))
+
+    assert finished.complete
+    assert lacking(tmp_path) == []

@@ -9,10 +9,23 @@ from decimal import Decimal
 import pytest
 
 from bulkfetch.commits import Commit, CommittedPart
-from bulkfetch.errors import ContradictionError, MalformedBodyError, TransferError
+from bulkfetch.errors import (
+    ContradictionError,
+    HttpStatusError,
+    RequestFacts,
+    TransferError,
+)
 from bulkfetch.plan import Transfer
 from bulkfetch.reconcile import Reconciliation, Verdict
-from bulkfetch.report import ExportReport, Failure, counted, failure_of, reconciliation_lines
+from bulkfetch.report import (
+    ExportReport,
+    Failure,
+    counted,
+    failure_lines,
+    failure_of,
+    not_tried,
+    reconciliation_lines,
+)
 
 OFFICE = Transfer("D1", "office", "billing_line_items")
 USAGE = Transfer("D1", "azure", "usage_line_items")
@@ -90,15 +103,13 @@ def test_a_machine_gets_every_fact_and_amounts_as_text() -> None:
     reconciled = Reconciliation("D1", Verdict.DIFFERS, Decimal("100.10"), Decimal("100.05"))
     facts = report(failures=(FAILURE,), skipped=(commit(),), reconciliations=(reconciled,)).to_dict()
     assert json.loads(json.dumps(facts)) == facts
-    assert facts["failures"] == [
-        {
-            "invoice_id": "D1",
-            "provider": "azure",
-            "line_item_type": "usage_line_items",
-            "reason": "malformed_body",
-            "message": FAILURE.message,
-        }
-    ]
+    (failure,) = facts["failures"]
+    assert (failure["invoice_id"], failure["provider"], failure["line_item_type"]) == (
+        "D1",
+        "azure",
+        "usage_line_items",
+    )
+    assert (failure["reason"], failure["message"]) == ("malformed_body", FAILURE.message)
     (each,) = facts["reconciliation"]
     assert (each["charged"], each["listed"], each["difference"]) == ("100.10", "100.05", "-0.05")
     assert (facts["transfers_committed"], facts["transfers_skipped"], facts["rows"]) == (2, 1, 1_000_010)
@@ -119,11 +130,59 @@ def test_verdicts_are_counted_and_differences_are_named() -> None:
     assert reconciliation_lines(()) == []
 
 
-def test_the_reason_of_a_failure_is_that_of_the_request_behind_it() -> None:
-    error = TransferError("transfer D1 …")
-    error.__cause__ = MalformedBodyError("the body is cut")
-    assert failure_of(USAGE, error) == Failure(USAGE, "malformed_body", "transfer D1 …")
-    assert failure_of(USAGE, ContradictionError("pages differ")).reason == "contradiction"
+def refused() -> TransferError:
+    """A transfer that the service refused to give."""
+    facts = RequestFacts("GET", "/invoices/D1/lineitems/Azure/UsageLineItems", "request-1", "run-1", 1)
+    cause = HttpStatusError(
+        "the server answered 403 (code 900150): role lacks rights",
+        status=403,
+        code="900150",
+        description="role lacks rights",
+        facts=facts,
+    )
+    error = TransferError(f"transfer {USAGE}, page at offset 0: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+def test_the_facts_of_a_failure_are_those_of_the_request_behind_it() -> None:
+    facts = failure_of(USAGE, refused()).to_dict()
+    assert facts.pop("message").startswith("transfer D1 azure/usage_line_items, page at offset 0: ")
+    assert (
+        facts.pop("advice") == "the token lacks the right to read this; it needs the Admin agent or Billing admin role"
+    )
+    assert facts == {
+        "invoice_id": "D1",
+        "provider": "azure",
+        "line_item_type": "usage_line_items",
+        "reason": "http_status",
+        "status": 403,
+        "code": "900150",
+        "description": "role lacks rights",
+        "path": "/invoices/D1/lineitems/Azure/UsageLineItems",
+        "attempts": 1,
+        "request_id": "request-1",
+        "correlation_id": "run-1",
+    }
+
+
+def test_a_failure_is_one_line_with_every_fact_once() -> None:
+    line = failure_of(USAGE, refused()).line()
+    assert "\n" not in line
+    for fact in ("D1 azure/usage_line_items", "403", "900150", "request-1", "run-1", "1 attempt", "Billing admin"):
+        assert line.count(fact) == 1, fact
+
+
+def test_a_failure_without_a_request_has_the_reason_of_its_error() -> None:
+    failure = failure_of(USAGE, ContradictionError("pages differ"))
+    assert (failure.reason, failure.status) == ("contradiction", None)
+    assert "may have changed while it was read" in failure.line()
+
+
+def test_transfers_that_were_not_tried_are_one_line_together() -> None:
+    failures = [FAILURE, not_tried(OFFICE), not_tried(USAGE)]
+    assert failure_lines(failures) == [FAILURE.line(), "NOT TRIED: 2 transfers; the run ended before"]
+    assert failure_lines([]) == []
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (12345, "12,345 rows")])

@@ -11,20 +11,28 @@ from hypothesis import strategies as st
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
+    ConnectionLostError,
     ForeignLinkError,
     HttpStatusError,
     MalformedBodyError,
     NoProgressError,
     SignInError,
+    TooManyFilesError,
+    UntrustedServerError,
 )
 from bulkfetch.retry import (
     RetryBudget,
     RetryPolicy,
     backoff_s,
     hold_s,
+    is_failing,
+    is_gone,
+    is_outage,
     is_throttled,
+    is_too_long,
     may_retry,
     may_wait,
+    outage_hold_s,
     retry_after_s,
 )
 
@@ -47,10 +55,17 @@ def test_a_refusal_is_not_asked_again(code: int) -> None:
     assert not may_retry(status(code), 1, POLICY)
 
 
-@pytest.mark.parametrize("error", [ConnectionFailedError("it broke"), NoProgressError("nothing came")])
+@pytest.mark.parametrize(
+    "error", [ConnectionFailedError("refused"), ConnectionLostError("it broke"), TooManyFilesError("no more")]
+)
 def test_a_broken_connection_is_tried_again(error: BulkfetchError) -> None:
     assert may_retry(error, 7, POLICY)
     assert not may_retry(error, 8, POLICY)
+
+
+def test_a_page_that_does_not_come_is_asked_for_three_times_in_all() -> None:
+    assert may_retry(NoProgressError("nothing came"), 2, POLICY)
+    assert not may_retry(NoProgressError("nothing came"), 3, POLICY)
 
 
 def test_a_malformed_body_is_asked_for_three_times_in_all() -> None:
@@ -61,7 +76,7 @@ def test_a_malformed_body_is_asked_for_three_times_in_all() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        ConnectionFailedError("the server's certificate is not trusted"),
+        UntrustedServerError("the server's certificate is not trusted"),
         ForeignLinkError("a redirect"),
         SignInError("no"),
     ],
@@ -110,37 +125,99 @@ def test_backoff_is_drawn_below_a_bound_that_doubles_up_to_the_cap(attempts: int
         (" 57 ", 57.0),
         ("0", 0.0),
         ("000000000000005", 5.0),
-        ("3601", 3600.0),
-        ("9" * 5000, 3600.0),
+        ("3601", 3601.0),
+        ("9" * 5000, math.inf),
         (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
-        (format_datetime(NOW + timedelta(days=9000), usegmt=True), 3600.0),
+        (format_datetime(NOW + timedelta(days=9000), usegmt=True), 9000 * 86_400.0),
         (format_datetime(NOW, usegmt=True), None),
         (format_datetime(NOW - timedelta(seconds=1), usegmt=True), None),
         *[
             (odd, None)
             for odd in (
-                *("-5", "+5", "5.0", "inf", "nan", "1e3", "1_000", "٥", "²", "12, 13", "soon", "", None),
+                *("-5", "+5", "5.0", "inf", "nan", "1e3", "1_000", "٥", "²", "12, 13", "soon", ""),
                 *("Wed, 99 Jun 2021 12:00:00 GMT", "Wed, 30 Jun 0000 12:00:00 GMT", "30 Jun 2099 12:00:00"),
                 *("Wed, 30 Xyz 2021 12:00:00 GMT", "Wed, 30 Jun 2021 99:00:00 GMT"),
             )
         ],
     ],
 )
-def test_retry_after_is_read_strictly(value: str | None, seconds: float | None) -> None:
-    assert retry_after_s(value, format_datetime(NOW, usegmt=True), POLICY) == seconds
+def test_retry_after_is_read_strictly(value: str, seconds: float | None) -> None:
+    assert retry_after_s({"retry-after": value, "date": format_datetime(NOW, usegmt=True)}) == seconds
+
+
+@pytest.mark.parametrize("name", ["retry-after-ms", "x-ms-retry-after-ms"])
+def test_milliseconds_win_over_seconds(name: str) -> None:
+    assert retry_after_s({name: "1500", "retry-after": "57"}) == 1.5
+    assert retry_after_s({name: "soon", "retry-after": "57"}) == 57.0
+
+
+def test_an_answer_without_a_wait_names_none() -> None:
+    assert retry_after_s({}) is None
 
 
 def test_a_date_is_measured_against_our_clock_where_the_answer_has_none() -> None:
     value = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    wait = retry_after_s(value, None, POLICY)
+    wait = retry_after_s({"retry-after": value})
     assert wait is not None
     assert 90 < wait <= 100
 
 
+@pytest.mark.parametrize("skew", [timedelta(days=-1), timedelta(days=1)])
+def test_a_clock_that_is_a_day_off_does_not_change_the_wait(skew: timedelta) -> None:
+    now = datetime.now(UTC) + skew
+    headers = {
+        "date": format_datetime(now, usegmt=True),
+        "retry-after": format_datetime(now + timedelta(seconds=30), usegmt=True),
+    }
+    assert retry_after_s(headers) == 30.0
+
+
 @given(st.text() | st.from_regex("[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT"), st.text())
 def test_no_retry_after_is_too_odd(value: str, date: str) -> None:
-    wait = retry_after_s(value, date, POLICY)
-    assert wait is None or (math.isfinite(wait) and 0 <= wait <= 3600)
+    wait = retry_after_s({"retry-after": value, "date": date})
+    assert wait is None or wait >= 0
+
+
+def test_a_wait_of_more_than_an_hour_is_too_long() -> None:
+    assert not is_too_long(None, POLICY)
+    assert not is_too_long(3600.0, POLICY)
+    assert is_too_long(3600.5, POLICY)
+    assert is_too_long(math.inf, POLICY)
+
+
+# --- Outages.
+
+
+def test_a_server_that_refuses_one_request_is_not_failing() -> None:
+    assert is_failing(status(500))
+    assert is_failing(ConnectionLostError("it broke"))
+    assert not is_failing(status(404))
+    assert not is_failing(MalformedBodyError("cut"))
+    assert not is_failing(TooManyFilesError("no more"))
+
+
+def test_a_server_that_cannot_be_reached_is_gone_for_all() -> None:
+    assert is_outage(ConnectionFailedError("refused"), 1, 0.0, POLICY)
+
+
+def test_errors_in_a_row_are_an_outage_for_a_while() -> None:
+    assert not is_outage(status(503), 4, 0.0, POLICY)
+    assert is_outage(status(503), 5, 89.0, POLICY)
+    assert not is_outage(status(503), 50, 90.0, POLICY)
+    assert not is_outage(MalformedBodyError("cut"), 50, 0.0, POLICY)
+
+
+def test_an_outage_holds_everybody_for_longer_and_longer() -> None:
+    assert [outage_hold_s(holds, 0.0, POLICY) for holds in (1, 2, 3, 6, 1000)] == [0.5, 1, 2, 15, 15]
+    assert outage_hold_s(1000, 0.999, POLICY) < 30
+
+
+def test_an_outage_ends_the_run_after_a_quarter_of_an_hour_or_two_minutes_if_nothing_ever_worked() -> None:
+    assert not is_gone(5, 899.0, POLICY, ever_worked=True)
+    assert is_gone(5, 900.0, POLICY, ever_worked=True)
+    assert not is_gone(5, 119.0, POLICY, ever_worked=False)
+    assert is_gone(5, 120.0, POLICY, ever_worked=False)
+    assert not is_gone(4, 1e6, POLICY, ever_worked=False)
 
 
 def test_a_budget_that_is_used_up_ends_the_run_when_nothing_has_succeeded_for_a_while() -> None:

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from dataclasses import fields
-
 from bulkfetch.stats import RunStats
 
 
@@ -102,10 +99,8 @@ def test_nothing_is_left_when_every_transfer_has_ended() -> None:
     assert stats.time_left_s(5.0) == 0.0
 
 
-def test_a_snapshot_holds_every_counter_and_is_json() -> None:
-    stats = RunStats(rows=5, requests=2, retries=1)
-    stats.sample(1.0)
-    snapshot = stats.snapshot()
-    assert set(snapshot) == {counter.name for counter in fields(RunStats)} - {"started_at", "_samples"}
-    assert (snapshot["rows"], snapshot["requests"], snapshot["retries"]) == (5, 2, 1)
-    assert json.loads(json.dumps(snapshot)) == snapshot
+def test_the_longest_hold_is_the_one_that_counts() -> None:
+    stats = RunStats()
+    stats.held("throttled", 20.0)
+    stats.held("the server is failing", 12.0)
+    assert (stats.held_by, stats.held_until) == ("throttled", 20.0)

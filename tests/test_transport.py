@@ -23,9 +23,11 @@ from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
+    ConnectionLostError,
     MalformedBodyError,
     NoProgressError,
     SettingsError,
+    UntrustedServerError,
 )
 from bulkfetch.retry import RetryPolicy, may_retry
 from bulkfetch.session import open_session
@@ -158,15 +160,15 @@ async def test_bytes_are_counted_as_they_come_over_the_wire() -> None:
 @pytest.mark.parametrize(
     ("served", "kind", "words"),
     [
-        (response(BODY[:-1], length=len(BODY)), ConnectionFailedError, "in the middle"),
-        (response(b"", length=len(BODY)), ConnectionFailedError, "in the middle"),
-        (chunked(BODY, end=False), ConnectionFailedError, "in the middle"),
-        (chunked(BODY)[:-2], ConnectionFailedError, "in the middle"),
+        (response(BODY[:-1], length=len(BODY)), ConnectionLostError, "in the middle"),
+        (response(b"", length=len(BODY)), ConnectionLostError, "in the middle"),
+        (chunked(BODY, end=False), ConnectionLostError, "in the middle"),
+        (chunked(BODY)[:-2], ConnectionLostError, "in the middle"),
         (response(BODY, length=None), MalformedBodyError, "neither a length nor chunks"),
         (response(BODY[:5], length=None), MalformedBodyError, "neither a length nor chunks"),
-        (b"", ConnectionFailedError, "no connection"),
-        (b"HTTP/1.1 200", ConnectionFailedError, ""),
-        (b"HTTP/1.1 200 OK\r\nContent-Le", ConnectionFailedError, ""),
+        (b"", ConnectionLostError, "broke before an answer"),
+        (b"HTTP/1.1 200", ConnectionLostError, ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", ConnectionLostError, ""),
         (b"\x1b[2JSSH-2.0-OpenSSH_9.6\r\n\r\n", MalformedBodyError, "the answer is not HTTP"),
         (b"HTTP/1.1 ABC OK\r\n\r\n", MalformedBodyError, "the answer is not HTTP"),
         (response(BODY, headers={"X": "x" * 100_000}), MalformedBodyError, "the answer is not HTTP"),
@@ -197,7 +199,7 @@ async def test_a_cut_is_seen_at_every_byte() -> None:
 
     async with opened(serve) as (transport, server, _):
         for _ in range(len(whole)):
-            with pytest.raises((ConnectionFailedError, MalformedBodyError)):
+            with pytest.raises((ConnectionLostError, MalformedBodyError)):
                 await transport.send(ANYTHING, {})
         assert len(server.heads) == server.connections == len(whole)
 
@@ -206,7 +208,7 @@ async def test_a_reset_before_the_answer_is_a_broken_connection() -> None:
     async def serve(connection: Connection, head: bytes) -> None:
         await connection.reset()
 
-    assert isinstance(await error_of(serve), ConnectionFailedError)
+    assert isinstance(await error_of(serve), ConnectionLostError)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 1000])
@@ -215,7 +217,7 @@ async def test_a_reset_in_the_middle_of_the_body_is_a_broken_connection(cut: int
         await connection.send(response(BODY[:cut], length=len(BODY)))
         await connection.reset()
 
-    assert isinstance(await error_of(serve), ConnectionFailedError)
+    assert isinstance(await error_of(serve), ConnectionLostError)
 
 
 async def test_a_refused_connection_is_an_error_that_names_the_host() -> None:
@@ -406,7 +408,7 @@ async def test_every_attempt_is_one_request_and_every_retry_is_counted() -> None
     async with wire(b"") as server:
         settings = settings_for(server.base_url, max_attempts=2)
         async with open_session(settings, stats) as session:
-            with pytest.raises(ConnectionFailedError, match="2 attempts"):
+            with pytest.raises(ConnectionLostError, match="2 attempts"):
                 await session.get(ANYTHING, bytes)
         assert len(server.heads) == stats.requests == 2
         assert stats.retries == 1
@@ -439,7 +441,7 @@ async def test_a_connection_that_breaks_in_the_middle_of_an_answer_is_no_idle_on
 
     async with opened(serve) as (transport, _, _):
         await transport.send(ANYTHING, {})
-        with pytest.raises(ConnectionFailedError, match="in the middle of the answer"):
+        with pytest.raises(ConnectionLostError, match="in the middle of the answer"):
             await transport.send(ANYTHING, {})
 
 
@@ -524,7 +526,7 @@ async def test_a_certificate_that_is_not_trusted_is_an_error_that_is_not_tried_a
     async with serving_tls(authority, name) as base_url:
         settings = settings_for(base_url, **({"ca_file": tmp_path / "ca.pem"} if trusted else {}))
         async with open_transport(settings, RunStats()) as transport:
-            with pytest.raises(ConnectionFailedError, match="the server's certificate is not trusted") as caught:
+            with pytest.raises(UntrustedServerError, match="the server's certificate is not trusted") as caught:
                 await transport.send(ANYTHING, {})
     assert not may_retry(caught.value, 1, RetryPolicy())
 

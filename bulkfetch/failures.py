@@ -1,0 +1,57 @@
+"""The list of transfers that an archive lacks: what no run has been able to complete so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from bulkfetch.layout import FAILURES
+from bulkfetch.plan import Transfer
+from bulkfetch.report import Failure
+from bulkfetch.store import Store
+
+
+def keep_failures(
+    store: Store,
+    failures: Sequence[Failure],
+    *,
+    planned: Iterable[Transfer],
+    is_committed: Callable[[Transfer], bool],
+    at: str,
+) -> None:
+    """Write what the archive lacks after a run: a line of JSON for each transfer; no file if it lacks nothing.
+
+    What an earlier run failed at stays in it, if this run did not plan it and none has committed it since.
+    Raises StorageError.
+    """
+    tried = set(planned)
+    left = [
+        each for each in _read(store) if (transfer := _transfer_of(each)) not in tried and not is_committed(transfer)
+    ]
+    lines = [*left, *({"at": at, **failure.to_dict()} for failure in failures)]
+    if lines:
+        store.write(FAILURES, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+    else:
+        store.remove(FAILURES)
+
+
+def _read(store: Store) -> list[dict[str, Any]]:
+    """Return the lines of the earlier file; what is damaged in it is left out, since commits alone decide."""
+    found = []
+    for line in (store.read(FAILURES) or b"").splitlines():
+        try:
+            failure = orjson.loads(line)
+        except ValueError:
+            continue
+        if isinstance(failure, dict) and all(isinstance(failure.get(name), str) for name in _KEY):
+            found.append(failure)
+    return found
+
+
+_KEY = ("invoice_id", "provider", "line_item_type")
+
+
+def _transfer_of(failure: dict[str, Any]) -> Transfer:
+    return Transfer(*(failure[name] for name in _KEY))

@@ -1,0 +1,160 @@
+"""What an answer that is no success means, in the API's own words, and what the reader of an error can do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from bulkfetch.errors import (
+    BulkfetchError,
+    ForeignLinkError,
+    HttpStatusError,
+    RequestError,
+    printable,
+)
+from bulkfetch.jsontext import utf8_of
+from bulkfetch.retry import retry_after_s
+from bulkfetch.transport import Answer
+
+_MAX_FAULT_BYTES = 64 << 10
+"""Larger error bodies are not read: they are no fault of the API, and would hold up everybody else."""
+_MAX_CODE, _MAX_WORDS, _MAX_DATA = 40, 300, 5
+_TITLE = re.compile(r"<title[^>]*>([^<]{1,200})", re.IGNORECASE)
+_MEANINGS = {
+    "1000": "not found",
+    "2032": "access denied",
+    "3000": "a property is not valid",
+    "800001": "the authentication token is missing",
+    "800003": "unexpected error of the service",
+    "900126": "a name in the path is none that the service knows",
+    "900150": "the role lacks the right",
+}
+"""What the documented codes mean, for answers that leave their description out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What an error body says, made safe to show."""
+
+    code: str | None = None
+    description: str | None = None
+    data: tuple[str, ...] = ()
+    source: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The fault in words that follow the status."""
+        description = self.description or _MEANINGS.get(self.code or "")
+        named = [("data", ", ".join(self.data)), ("source", self.source)]
+        more = "; ".join(f"{name}: {value}" for name, value in named if value)
+        return (
+            (f" (code {self.code})" if self.code else "")
+            + (f": {description}" if description else "")
+            + (f" ({more})" if more else "")
+        )
+
+
+def refusal(answer: Answer, *, token: str = "") -> RequestError:
+    """Return the error that an answer which is no success means; `token`, the one that was sent, is not shown."""
+    if 300 <= answer.status < 400:
+        return ForeignLinkError(f"the server redirects elsewhere (status {answer.status}), which is never followed")
+    fault = _fault(answer, token)
+    return HttpStatusError(
+        f"the server answered {answer.status}{fault.words}",
+        status=answer.status,
+        code=fault.code,
+        description=fault.description,
+        data=fault.data,
+        source=fault.source,
+        retry_after_s=retry_after_s(answer.headers),
+    )
+
+
+def _fault(answer: Answer, token: str) -> _Fault:
+    """Read an error body, in any shape of the service and of what stands before it."""
+    if len(answer.wire_body) > _MAX_FAULT_BYTES:
+        return _Fault()
+    try:
+        text = utf8_of(replace(answer, max_bytes=_MAX_FAULT_BYTES).body()).decode(errors="replace")
+    except BulkfetchError:
+        return _Fault()
+    text = text.replace(token, "***") if token else text
+    try:
+        said = orjson.loads(text)
+    except ValueError:
+        return _Fault(description=_other_words(text))
+    return _read_fault(said) if isinstance(said, dict) else _Fault()
+
+
+def _read_fault(said: Mapping[str, Any]) -> _Fault:
+    error = said.get("error")  # a name in those of Entra, an object in those of newer services
+    said = error if isinstance(error, dict) else {"code": error, **said}
+    description = said.get("description") or said.get("message") or said.get("error_description")
+    data = said.get("data")
+    listed = data if isinstance(data, list) else [data]
+    return _Fault(
+        code=_shown(said.get("code"), _MAX_CODE),
+        description=_shown(description, _MAX_WORDS),
+        data=tuple(filter(None, (_shown(each, _MAX_WORDS // 3) for each in listed[:_MAX_DATA]))),
+        source=_shown(said.get("source"), _MAX_CODE),
+    )
+
+
+def _shown(value: Any, most: int) -> str | None:
+    return None if value in (None, "") else printable(str(value))[:most]
+
+
+def _other_words(text: str) -> str | None:
+    """Say what a body is that is no JSON: a page of a proxy or a sign-in, or the first of its words."""
+    start = text.lstrip()[:200].casefold()
+    if not start:
+        return None
+    if start.startswith(("<!doctype html", "<html")):
+        title = _TITLE.search(text)
+        return "an HTML page" + (f' titled "{printable(title[1]).strip()}"' if title else "")
+    return f'"{printable(text[:100]).strip()}"'
+
+
+_SUPPORT = "if it happens again, give Microsoft's support the two ids"
+_AGAIN = "run the same command again"
+_ADVICE = {
+    "connection": f"check the network and the base URL, then {_AGAIN}",
+    "connection_lost": f"{_AGAIN}; where something on the way cuts long answers, a smaller --page-size helps",
+    "untrusted": "if a proxy of yours stands in between, give its certificate with --ca-file",
+    "too_many_files": "raise the limit on open files (ulimit -n) or lower --max-in-flight",
+    "no_progress": f"{_AGAIN}; --first-byte-timeout-s and --read-timeout-s wait longer",
+    "malformed_body": f"{_AGAIN}; {_SUPPORT}",
+    "foreign_link": "check the base URL: `bulkfetch config` shows it",
+    "contradiction": f"the invoice may have changed while it was read: {_AGAIN}; {_SUPPORT}",
+    "transfer": f"{_AGAIN}; {_SUPPORT}",
+    "not_tried": _AGAIN,
+}
+_ADVICE_BY_STATUS = {
+    400: f"the service does not give this in the form it was asked for; {_SUPPORT}",
+    401: "sign in again",
+    403: "the token lacks the right to read this; it needs the Admin agent or Billing admin role",
+    404: "it is not there (any more), or belongs to another tenant: `bulkfetch invoices list` shows what there is",
+    410: "it is not there any more: `bulkfetch invoices list` shows what there is",
+    429: "lower --max-in-flight, or set --max-requests-per-second",
+}
+
+
+def advice(reason: str, status: int | None = None) -> str:
+    """Return what the reader of an error can do, as a clause; nothing where its message says it."""
+    if status is None:
+        return _ADVICE.get(reason, "")
+    if status == 408 or status >= 500:
+        return f"{_AGAIN} later; {_SUPPORT}"
+    return _ADVICE_BY_STATUS.get(status, _SUPPORT)
+
+
+def advice_on(error: BulkfetchError) -> str:
+    """Return the advice on an error, or on the request behind it."""
+    cause = error if isinstance(error, RequestError) else error.__cause__
+    if isinstance(cause, HttpStatusError):
+        return advice(cause.reason, cause.status)
+    return advice(cause.reason if isinstance(cause, RequestError) else error.reason)

@@ -1,0 +1,56 @@
+"""The log of a run: what happened to its requests, one event a line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import orjson
+
+from bulkfetch.errors import printable
+
+LOGGER = logging.getLogger("bulkfetch")
+LOGGER.addHandler(logging.NullHandler())
+MAX_LINES = 100_000
+"""Lines of one log; a run that goes on for weeks against a bad server says nothing new any more."""
+
+
+class RunLog:
+    """Notes events, each a name and its facts: to `write` as lines of JSON, and to the logger `bulkfetch`.
+
+    What is noted is kept; what is traced, a line for each request, goes to the logger alone, at its level DEBUG.
+    """
+
+    def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
+        self._write = write
+        self._lines = 0
+
+    def note(self, event: str, **facts: object) -> None:
+        """Note something out of the ordinary: a retry, a new limit, a new token."""
+        if LOGGER.isEnabledFor(logging.INFO):
+            LOGGER.info("%s", _text(event, facts))
+        if self._write is not None and self._lines < MAX_LINES:
+            self._lines += 1
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            if self._lines == MAX_LINES:
+                event, facts = "log_full", {}
+            self._append(orjson.dumps({"at": at, "event": event, **facts}, option=orjson.OPT_APPEND_NEWLINE))
+
+    def trace(self, event: str, **facts: object) -> None:
+        """Tell those who listen closely of something ordinary."""
+        if LOGGER.isEnabledFor(logging.DEBUG):
+            LOGGER.debug("%s", _text(event, facts))
+
+    def _append(self, line: bytes) -> None:
+        try:
+            if self._write is not None:
+                self._write(line)
+        except OSError as error:  # the archive does not depend on its log
+            self._write = None
+            LOGGER.warning("the log of this run cannot be written any more: %s", error.strerror)
+
+
+def _text(event: str, facts: dict[str, object]) -> str:
+    shown = (f"{name}={value}" for name, value in facts.items() if value is not None)
+    return printable(" ".join([event, *shown]))
