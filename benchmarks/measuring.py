@@ -1,4 +1,4 @@
-"""What all benchmarks share: a sandbox in a process of its own, a client measured as a whole process, the conditions."""
+"""What all benchmarks share: a sandbox in a process of its own, a client measured as a whole, the conditions."""
 
 from __future__ import annotations
 

@@ -227,17 +227,18 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     _selection_arguments(parser)
     sandbox = parser.add_argument_group("sandbox")
     sandbox.add_argument("--sandbox", action="store_true", help="export a made-up tenant: needs no account")
-    for name, meaning in _SANDBOX_SIZES.items():
-        sandbox.add_argument(f"--sandbox-{name}", metavar="N", help=meaning)
+    for name, meaning in _SANDBOX_OPTIONS.items():
+        sandbox.add_argument(f"--sandbox-{name}", metavar="FILE" if name == "faults" else "N", help=meaning)
     config.add_arguments(parser)
     parser.set_defaults(command=_export, parser=parser)
 
 
-_SANDBOX_SIZES = {
+_SANDBOX_OPTIONS = {
     "invoices": "invoices of the made-up tenant",
     "line-items": "line items of each of their details",
     "seed": "what the made-up tenant is drawn from",
     "latency-ms": "milliseconds that each answer takes",
+    "faults": "a TOML file of faults to rehearse; `bulkfetch sandbox --list-faults` shows what it may say",
 }
 
 
@@ -641,7 +642,7 @@ def _loaded(arguments: argparse.Namespace) -> config.LoadedSettings:
 def _settings(arguments: argparse.Namespace) -> Iterator[Settings]:
     """Yield the settings in force; with --sandbox, those of a sandbox that lives as long as the block."""
     settings = _loaded(arguments).settings
-    given = {name: getattr(arguments, f"sandbox_{name.replace('-', '_')}", None) for name in _SANDBOX_SIZES}
+    given = {name: getattr(arguments, f"sandbox_{name.replace('-', '_')}", None) for name in _SANDBOX_OPTIONS}
     flags = [flag for name, value in given.items() if value is not None for flag in (f"--{name}", value)]
     if getattr(arguments, "sandbox", False):
         from dataclasses import replace

@@ -13,7 +13,7 @@ from isal import isal_zlib
 
 from bulkfetch.errors import MalformedBodyError, printable
 from bulkfetch.exact import Columns, columns_of
-from bulkfetch.fast import FastDecoder, read_envelope
+from bulkfetch.fast import TELLING, FastDecoder, read_envelope
 from bulkfetch.jsontext import Json, Number, Pairs, is_unicode, loads, utf8_of
 from bulkfetch.paging import Envelope, envelope_of
 from bulkfetch.schema import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema
@@ -106,12 +106,14 @@ def page_of(text: bytes) -> tuple[Mapping[str, Any], list[Json]]:
     top = loads(text)
     if not isinstance(top, Pairs):
         raise MalformedBodyError("the body is JSON, but not a page: no object at its top")
-    names = Counter(name for name, _ in top)
+    names = Counter(name.casefold() if name.casefold() in TELLING else name for name, _ in top)
     if twice := [name for name, times in names.items() if times > 1]:
         raise MalformedBodyError(f"the body is JSON, but not a page: {twice[0]!r} stands twice at its top")
     items = top.get("items")
     if not isinstance(items, list):
         raise MalformedBodyError(f"the body is JSON, but not a page: it has no `items`{_said_instead(top)}")
+    if any(_repeats_a_key(value) for name, value in top if name.casefold() == "links"):
+        raise MalformedBodyError("the body is a page, but its links say something twice: what follows it is unknown")
     return {name: _plain(value) for name, value in top if name != "items"}, items
 
 
@@ -164,14 +166,22 @@ def _digest(text: bytes) -> bytes:
     return isal_zlib.crc32(rows).to_bytes(4) + isal_zlib.adler32(rows).to_bytes(4)
 
 
+def _repeats_a_key(value: Json) -> bool:
+    """Tell whether an object in `value` has a key twice, in whatever case: a dict would keep one of them."""
+    if isinstance(value, Pairs):
+        keys = {key.casefold() for key, _ in value}
+        return len(keys) < len(value) or any(_repeats_a_key(inner) for _, inner in value)
+    return isinstance(value, list) and any(map(_repeats_a_key, value))
+
+
 def _plain(value: Json) -> Any:
-    """Turn an envelope value into plain Python: whole numbers as int, objects as dict."""
+    """Turn an envelope value into plain Python: numbers as int or float, objects as dict."""
     if isinstance(value, Pairs):
         return {name: _plain(inner) for name, inner in value}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     if isinstance(value, Number):
-        return int(value) if value.lstrip("-").isdigit() and len(value) <= 20 else str(value)
+        return int(value) if value.lstrip("-").isdigit() and len(value) <= 20 else float(value)
     return value
 
 

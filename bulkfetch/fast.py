@@ -44,7 +44,8 @@ _LINK = pa.struct(
         ("headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))),
     ]
 )
-_TELLING = ("totalcount", "continuationtoken", "links")
+TELLING = ("totalcount", "continuationtoken", "links")
+"""What matters of an envelope, in whatever case it is spelled."""
 _ENVELOPE = [
     ("totalCount", pa.int64()),
     ("continuationToken", pa.string()),
@@ -98,8 +99,8 @@ class FastDecoder:
             return self._decode(text, page) if self._learn(rows, found) else None
         if not _has_shape(table.schema, wire) or not self._nothing_lost(text, page, table):
             return None
-        columns = self._columns(rows)
-        return None if columns is None else FastPage(_envelope_of(page), len(rows), columns)
+        columns, envelope = self._columns(rows), _envelope_of(page)
+        return None if columns is None or envelope is None else FastPage(envelope, len(rows), columns)
 
     def _learn(self, rows: pa.StructArray, found: tuple[str, ...]) -> bool:
         """Take unknown text fields in, for the page to be parsed again: some may have become dates."""
@@ -171,10 +172,30 @@ def read_envelope(text: bytes) -> Mapping[str, Any] | None:
     return _envelope_of(document)
 
 
-def _envelope_of(document: simdjson.Object) -> Mapping[str, Any]:
-    """Return what matters of the envelope; to iterate over the document would make Python values of all items."""
-    named = ((name, document[name]) for name in document if name.casefold() in _TELLING)
-    return {name: value.as_dict() if isinstance(value, simdjson.Object) else value for name, value in named}
+def _envelope_of(document: simdjson.Object) -> Mapping[str, Any] | None:
+    """Return what matters of the envelope, or None if a key of it stands twice, of which a dict would keep one.
+
+    To iterate over the document's values would make Python values of all items.
+    """
+    names = list(document)
+    telling = [name for name in names if name.casefold() in TELLING]
+    if len(set(names)) < len(names) or len({name.casefold() for name in telling}) < len(telling):
+        return None
+    values = {name: document[name] for name in telling}
+    if any(_repeats_a_key(value, _MAX_ENVELOPE_DEPTH) for value in values.values()):
+        return None
+    return {name: value.as_dict() if isinstance(value, simdjson.Object) else value for name, value in values.items()}
+
+
+def _repeats_a_key(value: Any, levels: int) -> bool:
+    """Tell whether an object in `value` may have a key twice, in whatever case; what is nested deeply may."""
+    if isinstance(value, simdjson.Object):
+        keys = list(value)
+        distinct = {key.casefold() for key in keys if "\0" not in key}  # a key with a null in it cannot be looked up
+        return levels == 0 or len(distinct) < len(keys) or any(_repeats_a_key(value[key], levels - 1) for key in keys)
+    if isinstance(value, simdjson.Array):
+        return levels == 0 or any(_repeats_a_key(inner, levels - 1) for inner in value)
+    return False
 
 
 def _validated(text: bytes) -> simdjson.Object | None:

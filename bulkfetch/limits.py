@@ -195,12 +195,20 @@ class AdaptiveLimit:
         elif not nothing_new:
             self._lower(place.in_flight, wait_s)
 
-    def hold(self, wait_s: float) -> None:
-        """Hold everyone back for so many seconds. If the last hold helped nobody, one request goes first."""
+    def hold(self, wait_s: float, *, alone: bool = False) -> None:
+        """Hold everyone back for so many seconds.
+
+        One request goes first then, if the last hold helped nobody, or if it shall be `alone`.
+        """
         self._closed_until = max(self._closed_until, self._clock() + wait_s)
         self._holds += 1
-        self._unserved_holds += 1
+        self._unserved_holds += 2 if alone else 1
         self._sent_since_hold = 0
+
+    def release(self) -> None:
+        """Let everyone go again: what they were held for is over."""
+        self._unserved_holds = 0
+        self._left.set()
 
     def _has_served(self, in_flight: int) -> bool:
         """Tell whether so many in flight have been served often enough to show that it is not their number."""

@@ -160,6 +160,7 @@ class _OffsetWalk(Generic[P]):
         self._position = 0
         self._confirmed = 0
         self._last: _Ask[P] | None = None
+        self._last_is_full = False
         self._seen = SeenPages()
         self._asks: dict[int, _Ask[P]] = {}
 
@@ -172,6 +173,7 @@ class _OffsetWalk(Generic[P]):
                     yield page
                 is_first = self._position == 0
                 self._position += page.rows
+                self._last_is_full = page.rows == self._size
                 if page.envelope.next_link is None:
                     await self._check_end()
                     return
@@ -270,11 +272,16 @@ class _OffsetWalk(Generic[P]):
         """Hold the end against the total, where one was told, and against the pages asked for beyond it.
 
         Those asked for together with the last page come with it, and are waited for shortly, since a server may
-        never answer beyond the end; to wait for later ones would cost every transfer the time of a request.
+        never answer beyond the end; to wait for later ones would cost every transfer the time of a request. Only a
+        last page that is full costs one: a `next` link may just be missing.
         """
         if what := self._seen.end():
             raise ContradictionError(f"transfer {self._transfer}: {what}")
         due = [ask for ask in self._asks.values() if self._is_due(ask)]
+        if self._last_is_full and not due and not self._is_beyond(self._position):
+            if self._position not in self._asks:
+                self._ask(self._position)
+            due = [self._asks[self._position]]
         if due and self._walk.beyond_end_s > 0:
             with anyio.move_on_after(self._walk.beyond_end_s):
                 for ask in due:

@@ -19,7 +19,9 @@ from bulkfetch.errors import (
 )
 
 THROTTLED = 429
-_HTTP_DATE = re.compile("[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+_HTTP_DATE = re.compile(
+    "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} [A-Z][a-z]{2} [1-9][0-9]{3} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+)
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
 _TRANSIENT_STATUSES = frozenset({408, 500, 502, 503, 504})
 
@@ -37,9 +39,9 @@ class RetryPolicy:
     do not use up the attempts: they say "later", not "no". They end the run after `max_waits` of them, once nothing at
     all has succeeded for `patience_s`.
 
-    `outage_failures` failures in a row, over all requests, are an outage: then everybody waits, and one request tries.
-    For its first `outage_grace_s` seconds it uses up nobody's attempts. It ends the run after `patience_s` without a
-    success, or after `first_patience_s` if there never was one.
+    `outage_failures` failures in a row, over all requests, may be an outage: then everybody waits, and one request
+    tries. An outage uses up nobody's attempts. It ends the run after `patience_s` without a success, or after
+    `first_patience_s` if there never was one.
     """
 
     max_attempts: int = 8
@@ -51,7 +53,6 @@ class RetryPolicy:
     max_waits: int = 10
     patience_s: float = 900.0
     outage_failures: int = 5
-    outage_grace_s: float = 90.0
     first_patience_s: float = 120.0
 
 
@@ -69,17 +70,7 @@ def is_failing(error: BulkfetchError) -> bool:
     return isinstance(error, ConnectionFailedError | ConnectionLostError | NoProgressError)
 
 
-def is_outage(error: BulkfetchError, failures: int, silence_s: float, policy: RetryPolicy) -> bool:
-    """Tell whether a failure says more of the server than of the request, `failures` after the last success.
-
-    A server that cannot be reached is gone for all; one that answers with errors may only dislike this request.
-    """
-    if isinstance(error, ConnectionFailedError):
-        return True
-    return is_failing(error) and failures >= policy.outage_failures and silence_s < policy.outage_grace_s
-
-
-def is_gone(failures: int, silence_s: float, policy: RetryPolicy, *, ever_worked: bool) -> bool:
+def is_over(failures: int, silence_s: float, policy: RetryPolicy, *, ever_worked: bool) -> bool:
     """Tell whether an outage has lasted so long that the run is given up."""
     patience_s = policy.patience_s if ever_worked else min(policy.patience_s, policy.first_patience_s)
     return failures >= policy.outage_failures and silence_s >= patience_s

@@ -17,6 +17,7 @@ import anyio.to_thread
 from bulkfetch.auth import TokenSource, token_source
 from bulkfetch.config import Settings
 from bulkfetch.errors import (
+    ConnectionFailedError,
     ConnectionLostError,
     HttpStatusError,
     RequestError,
@@ -34,8 +35,7 @@ from bulkfetch.retry import (
     backoff_s,
     hold_s,
     is_failing,
-    is_gone,
-    is_outage,
+    is_over,
     is_throttled,
     is_too_long,
     may_retry,
@@ -87,11 +87,12 @@ class _Tries:
 
 @dataclass(slots=True)
 class _Outage:
-    """Failures in a row, over all requests, and the holds since there are too many: at most one a round trip."""
+    """Failures in a row, over all requests; `holds` are those since the server was found down, if it `is_down`."""
 
     failures: int = 0
     holds: int = 0
     held_at: float = float("-inf")
+    is_down: bool = False
 
 
 class Session:
@@ -120,6 +121,7 @@ class Session:
         self.log = log or RunLog()
         self._budget = RetryBudget(patience_s=policy.patience_s)
         self._outage = _Outage()
+        self._known_good: Request | None = None
         self.correlation_id = str(uuid4())
         self.decoding = anyio.CapacityLimiter(os.cpu_count() or 2)
 
@@ -153,6 +155,7 @@ class Session:
             lambda: read(answer.body()), limiter=self.decoding, abandon_on_cancel=True
         )
         self._budget.succeeded(self._clock.now())
+        self._known_good = request
         return result
 
     async def _wait_or_give_up(self, error: RequestError, tries: _Tries) -> None:
@@ -165,7 +168,7 @@ class Session:
             self._check_patience(error, tries)
             self._note("throttled", error, tries, self._limit.closed_s)
             return
-        self._note_outage(error, tries)
+        await self._note_outage(error, tries)
         self._count(error, tries)
         wait_s = backoff_s(tries.failed + tries.waits, self._clock.draw(), self._policy)
         self._note("retry", error, tries, max(wait_s, self._limit.closed_s))
@@ -174,7 +177,8 @@ class Session:
     def _count(self, error: RequestError, tries: _Tries) -> None:
         """Charge a failure to the request, or to nobody while the server is gone. Raises what ends either."""
         silence_s = self._silence_s(tries)
-        if self._budget.has_succeeded and is_outage(error, self._outage.failures, silence_s, self._policy):
+        gone = isinstance(error, ConnectionFailedError) and self._budget.has_succeeded
+        if gone or (self._outage.is_down and is_failing(error)):
             tries.waits += 1
         else:
             tries.failed += 1
@@ -182,8 +186,8 @@ class Session:
                 raise error
         if isinstance(error, TooManyFilesError):
             return
-        gone = is_gone(self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded)
-        if gone or not self._budget.spend(self._clock.now()):
+        over = is_over(self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded)
+        if over or not self._budget.spend(self._clock.now()):
             raise ServerUnavailableError(_unavailable(error, silence_s)) from error
 
     def _silence_s(self, tries: _Tries) -> float:
@@ -202,8 +206,11 @@ class Session:
         if not may_wait(tries.waits, silence_s, self._policy):
             raise ServerUnavailableError(_unavailable(error, silence_s)) from error
 
-    def _note_outage(self, error: RequestError, tries: _Tries) -> None:
-        """Hold everybody back once so many failures came in a row that the server must be down."""
+    async def _note_outage(self, error: RequestError, tries: _Tries) -> None:
+        """Hold everybody back once so many failures came in a row that the server must be down.
+
+        To tell a server that is down from pages that it cannot make, a request that it has served before is sent again.
+        """
         if not is_failing(error):
             if isinstance(error, HttpStatusError):
                 self._outage = _Outage()
@@ -212,12 +219,29 @@ class Session:
         outage.failures += 1
         if outage.failures < self._policy.outage_failures or tries.sent_at <= outage.held_at:
             return
+        outage.held_at = self._clock.now()
+        self._limit.hold(0.0, alone=True)
+        if self._known_good is not None and await self._serves(self._known_good):
+            self._outage = _Outage()
+            self._limit.release()
+            return
+        outage.is_down = self._known_good is not None
         outage.holds += 1
         outage.held_at = self._clock.now()
         wait_s = outage_hold_s(outage.holds, self._clock.draw(), self._policy)
-        self._limit.hold(wait_s)
+        self._limit.hold(wait_s, alone=True)
         self._stats.held("the server is failing", outage.held_at + wait_s)
         self.log.note("outage", failures=outage.failures, wait_s=round(wait_s, 3))
+
+    async def _serves(self, request: Request) -> bool:
+        """Tell whether the server is well enough to answer `request`, in whatever way: now, before all who wait."""
+        tries = _Tries(str(uuid4()), self._clock.now(), token=await self._tokens.token())
+        self._stats.retries += 1
+        try:
+            await self._send_once(request, tries)
+        except RequestError as error:
+            return not is_failing(error)
+        return True
 
     def _note(self, event: str, error: RequestError, tries: _Tries, wait_s: float) -> None:
         status = error.status if isinstance(error, HttpStatusError) else None

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
 from isal import isal_zlib
 from yarl import URL
 
@@ -79,7 +80,7 @@ class Answer:
         if coding in ("", "identity"):
             return self.wire_body
         if coding not in ("gzip", "x-gzip"):
-            raise MalformedBodyError(f"the body is coded as {coding!r}, which nobody asked for")
+            raise MalformedBodyError(f"the body is coded as {printable(coding)[:40]!r}, which nobody asked for")
         return gunzip(self.wire_body, max_bytes=self.max_bytes)
 
 
@@ -101,6 +102,17 @@ class _Exchange:
 
     reused: bool = False
     answered: bool = False
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Gives no connection back on which the server has spoken unasked: its words would answer the next request."""
+
+    async def _get(self, *asked: Any) -> Connection | None:
+        while (connection := await super()._get(*asked)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
 
 
 class AiohttpTransport:
@@ -133,12 +145,13 @@ class AiohttpTransport:
         ):
             exchange.answered = True
             body = await self._body_of(response, patience)
-            found = {name.lower(): value for name, value in response.headers.items()}
+            found = {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
             return Answer(response.status, found, body, self._settings.max_page_bytes)
 
     async def _body_of(self, response: aiohttp.ClientResponse, patience: asyncio.Timeout) -> bytes:
-        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-        if response.status == 200 and not chunked and "Content-Length" not in response.headers:
+        codings = [value.strip(" \t").lower() for value in response.headers.getall("Transfer-Encoding", ())]
+        framed = codings == ["chunked"] if codings else "Content-Length" in response.headers
+        if response.status == 200 and not framed:
             raise MalformedBodyError("the answer has neither a length nor chunks, so a cut could not be seen")
         settings, now = self._settings, asyncio.get_running_loop().time
         begun_at = now()
@@ -204,7 +217,7 @@ async def open_transport(settings: Settings, stats: RunStats) -> AsyncIterator[A
     reuse = aiohttp.TraceConfig()
     reuse.on_connection_reuseconn.append(_note_reuse)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=trust(settings)),
+        connector=_Connector(limit=0, ssl=trust(settings)),
         timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # aiohttp accepts a cut gzip stream; `gunzip` does not
@@ -260,6 +273,6 @@ def trust(settings: Settings) -> ssl.SSLContext:
 
 
 def _words(error: Exception) -> str:
-    """Say what an exception says on one line, or its name: some of aiohttp's are empty."""
-    said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    """Say what an exception says on one line, or its name: some of aiohttp's are empty, and later lines quote bytes."""
+    said = error.message.partition("\n")[0] if isinstance(error, aiohttp.ClientResponseError) else str(error)
     return printable(said)[:_MAX_WORDS].strip() or type(error).__name__

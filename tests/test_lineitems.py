@@ -267,7 +267,7 @@ KINDS = [
     Kind(
         "tells the true total, exact multiple",
         optioned(SandboxOptions(true_total=True, past_end="404"), short_by=0),
-        wasted=lambda pages, limit: 0,
+        wasted=lambda pages, limit: int(pages == 1),  # the count of a single page may be its own
     ),
     Kind(
         "tells a total that lies",
@@ -328,7 +328,7 @@ async def test_a_long_transfer_fills_the_limit_from_beginning_to_end() -> None:
 
 async def test_a_short_transfer_is_not_slowed_down_by_looking_ahead() -> None:
     """Seven pages: one, then two, then four at once."""
-    result = await walked(OffsetServer(7), size=1, limit=32, latency=lambda: 1.0)
+    result = await walked(OffsetServer(13), size=2, limit=32, latency=lambda: 1.0)
 
     assert result.elapsed == pytest.approx(3.0)
 
@@ -342,6 +342,16 @@ def break_page(server: OffsetServer, offset: int, *replies: Reply) -> Callable[[
     """Answer as `server` does, but one page with `replies` in turn, and with the last of them ever after."""
     broken = one_after_the_other(*replies)
     return lambda sent: broken(sent) if ("offset", str(offset)) in sent.request.query else server(sent)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+async def test_a_full_page_without_a_next_link_is_not_taken_for_the_last(limit: int) -> None:
+    whole = OffsetServer(60)
+    cut = answered(200, page_body(range(21, 24), total=3, links={"self": link(3, 21)}))
+
+    result = await walked(break_page(whole, 21, cut), limit=limit)
+
+    assert "its pages end after 24 rows, but the page at offset" in result.error
 
 
 @pytest.mark.parametrize("limit", LIMITS)
@@ -818,10 +828,11 @@ async def test_a_page_that_keeps_timing_out_is_asked_for_in_smaller_ones(since: 
 
 
 async def test_a_page_that_times_out_at_every_size_is_given_up() -> None:
-    result = await walked(stalling(OffsetServer(1000), above=0), size=200, limit=4)
+    result = await walked(stalling(OffsetServer(1000), above=0, since=200), size=200, limit=4)
 
-    assert "page at offset 0: the server did not answer for 180 s" in result.error
-    assert result.elapsed < 3 * 3 * 250
+    assert result.rows == list(range(200))
+    assert "page at offset 200: the server did not answer for 180 s" in result.error
+    assert result.elapsed < 3 * 3 * 400
 
 
 async def test_a_page_that_times_out_once_keeps_its_size() -> None:

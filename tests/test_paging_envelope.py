@@ -204,3 +204,44 @@ def test_a_next_link_in_another_case_is_seen_on_both_ways(decode: Any) -> None:
     body = b'{"items":[{"customerName":"a"}],"Links":{"NEXT":{"uri":"/x?size=1&offset=1"}}}'
     assert decode(body).envelope.next_link == Link("/x?size=1&offset=1")
     assert peek(body).next_link == Link("/x?size=1&offset=1")
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        '{"next":{"uri":"/x"},"next":null}',
+        '{"next":null,"next":{"uri":"/x"}}',
+        '{"Next":{"uri":"/x"},"next":null}',
+        '{"next":{"uri":"/x","uri":null}}',
+        '{"next":{"uri":null,"Uri":"/x"}}',
+        '{"next":{"uri":"/x","headers":[{"key":"MS-ContinuationToken","value":"a","value":"b"}]}}',
+        '{"self":{"uri":"a"},"self":{"uri":"b"}}',
+    ],
+)
+def test_links_that_say_something_twice_are_malformed_on_any_way(links: str) -> None:
+    text = f'{{"items":[{{"customerName":"a"}}],"links":{links}}}'.encode()
+    for read in (peek, page_of, decode_json_page, PageDecoder("I", schema_of("office", "billing_line_items")).decode):
+        with pytest.raises(MalformedBodyError, match="say something twice"):
+            read(text)
+
+
+@pytest.mark.parametrize(
+    "twice", ['"links":{},"Links":{"next":{"uri":"/x"}}', '"totalCount":1,"TotalCount":2', '"items":[]']
+)
+def test_a_page_that_says_something_twice_is_malformed_on_any_way(twice: str) -> None:
+    text = f'{{"items":[{{"customerName":"a"}}],{twice}}}'.encode()
+    for read in (peek, page_of, decode_json_page, PageDecoder("I", schema_of("office", "billing_line_items")).decode):
+        with pytest.raises(MalformedBodyError, match="twice at its top"):
+            read(text)
+
+
+def test_a_number_is_no_text_on_either_way() -> None:
+    assert said({"continuationToken": 1.5}) == Envelope()
+    with pytest.raises(MalformedBodyError, match="next link has no uri"):
+        said({"links": {"next": {"uri": 1.5}}})
+    with pytest.raises(MalformedBodyError, match="next link has no uri"):
+        peek(b'{"items":[],"links":{"next":{"uri":1.5}}}')
+
+
+def test_a_key_with_a_null_in_it_is_read_on_both_ways() -> None:
+    assert said({"links": {"\0": {"a": 1}, "next": {"uri": "/x", "a\0b": 1}}}) == Envelope(next_link=Link("/x"))

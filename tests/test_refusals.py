@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from bulkfetch.transport import Answer
 TOKEN = "eyJ0eXAiOiJKV1Qi.eyJhdWQiOiJodHRwczov.c2lnbmF0dXJl"
 
 
-def refused(body: object = b"", status: int = 400, **headers: str) -> HttpStatusError:
+def refused(body: object = b"", status: int = 400, **headers: Any) -> HttpStatusError:
     wire = body if isinstance(body, bytes) else json.dumps(body).encode()
     error = refusal(Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, wire))
     assert isinstance(error, HttpStatusError)
@@ -82,7 +83,7 @@ def test_the_wait_that_was_asked_for_is_a_fact() -> None:
 
 @pytest.mark.parametrize("body", [b'{"code":1,"description":"' + b"x" * 70_000 + b'"}', gzip.compress(b"{}")[:-1]])
 def test_a_body_that_is_large_or_damaged_is_left_alone(body: bytes) -> None:
-    coding = {"content_encoding": "gzip"} if body[0] == 0x1F else {}
+    coding: dict[str, Any] = {"content_encoding": "gzip"} if body[0] == 0x1F else {}
     assert refused(body, **coding).description is None
 
 

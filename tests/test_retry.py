@@ -26,8 +26,7 @@ from bulkfetch.retry import (
     backoff_s,
     hold_s,
     is_failing,
-    is_gone,
-    is_outage,
+    is_over,
     is_throttled,
     is_too_long,
     may_retry,
@@ -196,28 +195,17 @@ def test_a_server_that_refuses_one_request_is_not_failing() -> None:
     assert not is_failing(TooManyFilesError("no more"))
 
 
-def test_a_server_that_cannot_be_reached_is_gone_for_all() -> None:
-    assert is_outage(ConnectionFailedError("refused"), 1, 0.0, POLICY)
-
-
-def test_errors_in_a_row_are_an_outage_for_a_while() -> None:
-    assert not is_outage(status(503), 4, 0.0, POLICY)
-    assert is_outage(status(503), 5, 89.0, POLICY)
-    assert not is_outage(status(503), 50, 90.0, POLICY)
-    assert not is_outage(MalformedBodyError("cut"), 50, 0.0, POLICY)
-
-
 def test_an_outage_holds_everybody_for_longer_and_longer() -> None:
     assert [outage_hold_s(holds, 0.0, POLICY) for holds in (1, 2, 3, 6, 1000)] == [0.5, 1, 2, 15, 15]
     assert outage_hold_s(1000, 0.999, POLICY) < 30
 
 
 def test_an_outage_ends_the_run_after_a_quarter_of_an_hour_or_two_minutes_if_nothing_ever_worked() -> None:
-    assert not is_gone(5, 899.0, POLICY, ever_worked=True)
-    assert is_gone(5, 900.0, POLICY, ever_worked=True)
-    assert not is_gone(5, 119.0, POLICY, ever_worked=False)
-    assert is_gone(5, 120.0, POLICY, ever_worked=False)
-    assert not is_gone(4, 1e6, POLICY, ever_worked=False)
+    assert not is_over(5, 899.0, POLICY, ever_worked=True)
+    assert is_over(5, 900.0, POLICY, ever_worked=True)
+    assert not is_over(5, 119.0, POLICY, ever_worked=False)
+    assert is_over(5, 120.0, POLICY, ever_worked=False)
+    assert not is_over(4, 1e6, POLICY, ever_worked=False)
 
 
 def test_a_budget_that_is_used_up_ends_the_run_when_nothing_has_succeeded_for_a_while() -> None:

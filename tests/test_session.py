@@ -197,20 +197,36 @@ async def test_a_server_that_is_not_reached_for_five_minutes_costs_no_request_it
         await get(at)
         await at.time.wait(10)
         assert await get(at) == "ok"
-    assert at.stats.requests < 30
+    assert at.stats.requests < 45
 
 
-async def test_a_run_is_given_up_when_the_server_stays_away_for_a_quarter_of_an_hour() -> None:
-    async with bench(down(5, 1e9)) as at:
-        await get(at)
-        await at.time.wait(10)
-        with pytest.raises((ServerUnavailableError, HttpStatusError)):
-            await get(at)
-    async with bench(lambda sent: ConnectionFailedError("refused") if sent.at > 5 else answered(200, b"ok")) as at:
+@pytest.mark.parametrize("reply", [answered(503), ConnectionFailedError("refused"), ConnectionLostError("it broke")])
+async def test_a_run_is_given_up_when_the_server_stays_away_for_a_quarter_of_an_hour(reply: Reply) -> None:
+    async with bench(lambda sent: reply if sent.at > 5 else answered(200, b"ok")) as at:
         await get(at)
         await at.time.wait(10)
         with pytest.raises(ServerUnavailableError, match=r"nothing useful for 9\d\d s"):
             await get(at)
+    assert at.stats.requests < 150
+
+
+async def test_pages_that_the_server_cannot_make_are_no_outage() -> None:
+    """Nothing else is left to do, so nothing succeeds; yet what was served before still is."""
+
+    def answer(sent: Sent) -> Reply:
+        return answered(500) if sent.request.path.startswith("/bad") else answered(200, b"ok")
+
+    async def fail(at: Bench, number: int) -> None:
+        with pytest.raises(HttpStatusError):
+            await get(at, Request(f"/bad/{number}"))
+
+    async with bench(answer, limit=16) as at:
+        await get(at)
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(fail, at, number)
+    assert at.time.now < 90
+    assert at.stats.requests <= 1 + 8 * 10 + 8 * 10 / 5
 
 
 async def test_one_request_that_always_fails_does_not_hold_up_a_server_that_works() -> None:

@@ -544,3 +544,33 @@ async def test_a_bundle_that_is_none_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not a PEM bundle"):
         async with open_transport(settings_for("https://x.test/v1", ca_file=tmp_path / "ca.pem"), RunStats()):
             pass
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
+    async def serve(connection: Connection, head: bytes) -> None:
+        asked = int(head.split(b" ")[1].removeprefix(b"/v1/"))
+        await connection.send(response(b"asked %d" % asked))
+        if asked == 0:
+            await asyncio.sleep(0.01)
+            await connection.send(response(b"unasked"))
+
+    async with opened(serve) as (transport, server, _):
+        for number in range(3):
+            answer = await transport.send(Request(f"/{number}"), {})
+            assert answer is not None
+            assert answer.wire_body == b"asked %d" % number
+            await asyncio.sleep(0.03)
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("coding", ["chunked, x", "x, chunked", "\x18chunked", "identity"])
+async def test_a_body_that_ends_with_its_connection_is_refused_whatever_its_coding_is_called(coding: str) -> None:
+    with pytest.raises(BulkfetchError):
+        await sent(response(BODY, length=None, headers={"Transfer-Encoding": coding}))
+
+
+async def test_a_second_content_coding_does_not_hide_the_first() -> None:
+    served = response(gzip.compress(BODY), headers={"Content-Encoding": "gzip"})
+    answer = await sent(served.replace(b"\r\n\r\n", b"\r\nContent-Encoding: identity\r\n\r\n", 1))
+    with pytest.raises(MalformedBodyError, match="coded as"):
+        answer.body()

@@ -9,9 +9,11 @@ import signal
 import sys
 import threading
 from dataclasses import fields
+from typing import Any, NoReturn
 
 import orjson
 
+from bulkfetch.sandbox.faults import KINDS, NO_FAULTS, Fault, Faults, read_faults
 from bulkfetch.sandbox.options import MARKS, PAST_END, PROVIDERS_AND_TYPES, SandboxOptions
 from bulkfetch.sandbox.server import RunningSandbox, serve
 
@@ -35,7 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _number(tenant, "unreconciled", "invoices whose total is not the sum of their line items")
     _add_access(parser.add_argument_group("who may ask"))
     _add_answers(parser.add_argument_group("how it answers"))
-    _add_faults(parser.add_argument_group("what it gets wrong"))
+    wrong = parser.add_argument_group("what it gets wrong")
+    _add_faults(wrong)
+    wrong.add_argument(
+        "--faults",
+        type=_faults,
+        default=NO_FAULTS,
+        metavar="FILE",
+        help="a TOML file of faults: a table [[fault]] each",
+    )
+    wrong.add_argument("--list-faults", action=_ListFaults, help="show the kinds of faults, and the keys of a rule")
     _switch(parser, "until-stdin-closes", "serve until the standard input ends")
 
 
@@ -99,6 +110,7 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
 
 def _add_answers(group: argparse._ArgumentGroup) -> None:
     _number(group, "port", "the port on 127.0.0.1; 0 takes a free one")
+    _text(group, "certificate", "a PEM file of a key and its certificate: serve by TLS")
     _number(group, "max-size", "the most line items of a page")
     _number(group, "default-size", "the page size of a legacy request without a size")
     _choice(group, "bom", MARKS, "the byte-order mark of a success")
@@ -118,6 +130,27 @@ def _add_faults(group: argparse._ArgumentGroup) -> None:
     _page(group, "short-page-gap", "the same, and its next link skips the other half")
     _switch(group, "true-total", "totalCount counts the stream, not the page")
     _switch(group, "lying-total", "totalCount counts the stream, and misses one")
+
+
+def _faults(path: str) -> Faults:
+    try:
+        return read_faults(path)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class _ListFaults(argparse.Action):
+    """Prints what a file of faults may say, and ends."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_given: Any) -> NoReturn:
+        width = max(map(len, KINDS))
+        lines = [f"{kind:<{width}}  {words}" for kind, words in KINDS.items()]
+        keys = ", ".join(each.name for each in fields(Fault))
+        print("\n".join([*lines, "", f"Keys of a rule: {keys}"]))
+        parser.exit()
 
 
 def _default(name: str) -> object:

@@ -25,6 +25,7 @@ class Ledger:
     requests: int = 0
     by_status: Counter[int] = field(default_factory=Counter)
     by_kind: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
     bytes_sent: int = 0
     line_items_sent: int = 0
     in_flight: int = 0
@@ -35,12 +36,16 @@ class Ledger:
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
-    def end(self, exchange: Exchange, *, kind: str, body_bytes: int = 0, line_items: int = 0) -> None:
+    def end(
+        self, exchange: Exchange, *, kind: str, body_bytes: int = 0, line_items: int = 0, fault: str | None = None
+    ) -> None:
         """It was answered, or nobody waits for the answer any more."""
         self.in_flight -= 1
         self.requests += 1
         self.by_status[exchange.status] += 1
         self.by_kind[kind] += 1
+        if fault:
+            self.faults[fault] += 1
         self.bytes_sent += body_bytes
         self.line_items_sent += line_items
         self.exchanges.append(exchange)
@@ -56,6 +61,7 @@ class Ledger:
             "requests": self.requests,
             "by_status": {str(status): count for status, count in sorted(self.by_status.items())},
             "by_kind": dict(sorted(self.by_kind.items())),
+            "faults": dict(sorted(self.faults.items())),
             "throttled": self.throttled,
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,

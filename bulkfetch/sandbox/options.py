@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bulkfetch.sandbox.faults import NO_FAULTS, Faults
+
 PROVIDERS_AND_TYPES = (
     "office/billing_line_items",
     "azure/billing_line_items",
@@ -49,6 +51,8 @@ class SandboxOptions:
     # How it answers.
     port: int = 0
     """0 takes a free one."""
+    certificate: str = ""
+    """A PEM file of a key and its certificate: everything is served by TLS then."""
     until_stdin_closes: bool = False
     """Whether the command ends when its standard input does."""
     max_size: int = 2000
@@ -85,6 +89,8 @@ class SandboxOptions:
     """`totalCount` counts the stream, not the page."""
     lying_total: bool = False
     """`totalCount` counts the stream, and misses one."""
+    faults: Faults = NO_FAULTS
+    """What goes wrong on the wire, and when."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for options that contradict themselves."""

@@ -22,6 +22,8 @@ class Reply:
     """Whether the service itself speaks, with its MS-* headers, or a gateway before it."""
     reason: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_encoded: bool = False
+    """Whether `pieces` and `headers` are all there is to send: a fault has changed them."""
 
 
 def success(body: str) -> Reply:

@@ -36,6 +36,10 @@ class Tokens:
         """Whether a bearer token opens the API now."""
         return token == self._options.token or self._ends.get(token, 0.0) > self._clock()
 
+    def forget(self) -> None:
+        """Let no token that was issued so far open the API any more."""
+        self._ends.clear()
+
     def answer(self, *, tenant: str, version: int, form: Mapping[str, str]) -> TokenAnswer:
         """What the token endpoint of a tenant, version 1 or 2, answers to a form."""
         error = self._refusal(tenant, form)
