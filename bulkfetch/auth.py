@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from bulkfetch.config import Settings
 from bulkfetch.errors import ConnectionFailedError, SignInError, printable
-from bulkfetch.retry import RetryPolicy, backoff_s, may_retry
+from bulkfetch.retry import Attempts, RetryPolicy, backoff_s, may_retry
 from bulkfetch.runlog import RunLog
 from bulkfetch.transport import trust
 
@@ -24,7 +24,7 @@ SCOPE = "https://api.partnercenter.microsoft.com/.default"
 _HTTP_TIMEOUT_S = 30
 _MARGIN_S, _MARGIN_SHARE = 60.0, 0.1
 """How long before its end a token is renewed: a minute, or a tenth of a short life."""
-_MAX_SIGN_IN_ATTEMPTS = 5
+_MAX_SIGN_IN_ATTEMPTS = 7
 _ODD_ANSWERS = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 """What msal raises for an answer that is not what it expects: it does not look before it uses it."""
 _draw = Random().random
@@ -118,7 +118,7 @@ class ClientCredentials:
             try:
                 issued = await anyio.to_thread.run_sync(_acquired, self._settings, abandon_on_cancel=True)
             except ConnectionFailedError as error:
-                if not may_retry(error, attempts, self._policy):
+                if not may_retry(error, Attempts(attempts), self._policy):
                     raise SignInError(f"{error} ({attempts} attempts)") from error
                 wait_s = backoff_s(attempts, self._draw(), self._policy)
                 self._log.note("sign_in_retry", error=error.message, attempt=attempts, wait_s=round(wait_s, 3))

@@ -27,8 +27,10 @@ from bulkfetch.plan import Transfer
 from bulkfetch.session import Session
 from bulkfetch.transport import Request
 
-_SPARE_PAGES = 4
-"""Pages asked for beyond the limit, so that it stays full while arrived ones are decoded and written."""
+_SPARE_ROWS, _SPARE_PAGES = 8000, 4
+"""Asked for beyond the limit, so that it stays full while a page is decoded and written, or has to be asked again: so
+many rows, but at least so many pages, and no more than the limit."""
+_LARGEST_PAGE, _MOST_SMALL_PAGES = 2000, 4
 _LOOKAHEAD_BYTES = 256 << 20
 """What pages ahead of their turn may come to in memory."""
 _HEAVIEST_ROW_BYTES = 2048
@@ -63,9 +65,10 @@ class Lookahead:
 
 
 def lookahead_for(settings: Settings) -> Lookahead:
-    """Return the places of a run: twice the limit, or fewer where so many of the heaviest pages were too much."""
+    """Return the places of a run: twice the limit, some more of smaller pages, or fewer where that were too much."""
     fitting = _LOOKAHEAD_BYTES // (settings.page_size * _HEAVIEST_ROW_BYTES)
-    return Lookahead(max(1, min(2 * settings.max_in_flight, fitting)))
+    pages = 2 * settings.max_in_flight * min(_LARGEST_PAGE // settings.page_size, _MOST_SMALL_PAGES)
+    return Lookahead(max(1, min(pages, fitting)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,8 @@ class _OffsetWalk(Generic[P]):
 
     def _window(self) -> int:
         """Return how many pages to ask for: the largest power of two up to one more than came back full."""
-        most = self._walk.session.limit + _SPARE_PAGES
+        limit = self._walk.session.limit
+        most = limit + max(_SPARE_PAGES, min(_SPARE_ROWS // self._size, limit))
         if self._seen.total is not None and self._confirmed:
             return most
         return min(1 << (self._confirmed + 1).bit_length() - 1, most)

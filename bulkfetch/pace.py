@@ -8,6 +8,7 @@ from dataclasses import dataclass
 _LATENESS_S = 0.05
 """How much of a delay in the event loop is caught up: more would be a burst."""
 _SMOOTHING = 0.1
+_LONG_AGO_S, _WELL_BELOW = 3.0, 0.97
 _WINDOW_S = 5.0
 """The last seconds that the rate of answers is taken from."""
 
@@ -24,7 +25,7 @@ class PacePolicy:
     ceiling: float | None = None
     learned: bool = True
     return_s: float = 4.0
-    return_waits: float = 10.0
+    return_waits: float = 4.0
     most_strikes: int = 5
 
 
@@ -109,7 +110,13 @@ class Pace:
             self._refusal = None  # the bound is gone
 
     def throttled(self, now: float, *, reopens_at: float, too_fast: bool) -> None:
-        """Note a refusal, after which nobody sends until `reopens_at`. `too_fast` tells whether to slow down."""
+        """Note a refusal, after which nobody sends until `reopens_at`. `too_fast` tells whether to slow down.
+
+        A refusal long after the one before, at a pace well below what was refused then, is about something else.
+        """
+        if self._is_about_something_else(now) and self._opened_at is not None:
+            self._opened_at += reopens_at - now  # the pace goes on rising from where it was
+            return
         answers = sum(at > now - _WINDOW_S for at in self._answered_at)
         if self._policy.learned and too_fast and answers and self._opened_at is not None:
             elapsed_s = max(now - self._opened_at, self._latency_s, 1e-3)
@@ -122,6 +129,12 @@ class Pace:
             )
         self._opened_at = reopens_at
         self._answered_at.clear()
+
+    def _is_about_something_else(self, now: float) -> bool:
+        learned = self._learned(now)
+        if self._refusal is None or self._opened_at is None or learned is None:
+            return False
+        return now - self._opened_at > _LONG_AGO_S and learned < _WELL_BELOW * self._refusal.rate
 
     def _learned(self, now: float) -> float | None:
         if self._refusal is None or self._opened_at is None:

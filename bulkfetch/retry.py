@@ -33,7 +33,7 @@ class RetryPolicy:
     `max_attempts` counts the first try. A body that is no page is asked for `max_malformed` times: the
     service has sent cut ones, but one that stays malformed will not mend. `max_stalled` is how often a request may
     end for lack of progress: smaller pages are the better answer then. Waits are drawn evenly from zero to a bound
-    that doubles from `base_s` up to `cap_s` (full jitter).
+    that triples from `base_s` up to `cap_s` (full jitter): most failures pass at once, and pages wait for this one.
 
     A wait that the server asks for is honoured up to `max_retry_after_s`; a longer one ends the run. Throttled answers
     do not use up the attempts: they say "later", not "no". They end the run after `max_waits` of them, once nothing at
@@ -47,7 +47,8 @@ class RetryPolicy:
     max_attempts: int = 8
     max_malformed: int = 3
     max_stalled: int = 3
-    base_s: float = 0.5
+    base_s: float = 0.1
+    hold_s: float = 0.5
     cap_s: float = 30.0
     max_retry_after_s: float = 3600.0
     max_waits: int = 10
@@ -76,16 +77,27 @@ def is_over(failures: int, silence_s: float, policy: RetryPolicy, *, ever_worked
     return failures >= policy.outage_failures and silence_s >= patience_s
 
 
-def may_retry(error: BulkfetchError, attempts: int, policy: RetryPolicy) -> bool:
-    """Tell whether a request that failed with `error` after `attempts` tries is worth another.
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How many attempts of a request have failed, and how many of them were malformed or stalled."""
+
+    failed: int
+    malformed: int = 0
+    stalled: int = 0
+
+
+def may_retry(error: BulkfetchError, attempts: Attempts, policy: RetryPolicy) -> bool:
+    """Tell whether a request that failed with `error`, the last of `attempts`, is worth another.
 
     Throttled answers are no failures: `may_wait` decides about them.
     """
+    if attempts.failed >= policy.max_attempts:
+        return False
     if isinstance(error, MalformedBodyError):
-        return attempts < policy.max_malformed
+        return attempts.malformed < policy.max_malformed
     if isinstance(error, NoProgressError):
-        return attempts < policy.max_stalled
-    return (is_failing(error) or isinstance(error, TooManyFilesError)) and attempts < policy.max_attempts
+        return attempts.stalled < policy.max_stalled
+    return is_failing(error) or isinstance(error, TooManyFilesError)
 
 
 def may_wait(waits: int, silence_s: float, policy: RetryPolicy) -> bool:
@@ -101,10 +113,10 @@ def is_too_long(asked_s: float | None, policy: RetryPolicy) -> bool:
 def hold_s(asked_s: float | None, throttled: int, draw: float, policy: RetryPolicy) -> float:
     """Return for how long nobody sends after a request was throttled for the `throttled`-th time.
 
-    That is the wait the server asked for, or one of our own where it named none: half a backoff for certain,
-    so that nobody asks again at once, and a drawn part of the other half.
+    That is the wait the server asked for, or one of our own where it named none: it doubles from `hold_s` on, and
+    half of it is drawn, so that nobody asks again at once.
     """
-    return asked_s or backoff_s(throttled, (1 + draw) / 2, policy)
+    return asked_s or _half_drawn(min(policy.cap_s, policy.hold_s * 2.0 ** min(throttled - 1, 32)), draw)
 
 
 def outage_hold_s(holds: int, draw: float, policy: RetryPolicy) -> float:
@@ -112,12 +124,16 @@ def outage_hold_s(holds: int, draw: float, policy: RetryPolicy) -> float:
 
     It is 1 s, then twice as long each time up to the cap, and half of it is drawn.
     """
-    return (1 + draw) / 2 * min(policy.cap_s, 2.0 ** min(holds - 1, 32))
+    return _half_drawn(min(policy.cap_s, 2.0 ** min(holds - 1, 32)), draw)
+
+
+def _half_drawn(wait_s: float, draw: float) -> float:
+    return (1 + draw) / 2 * wait_s
 
 
 def backoff_s(attempts: int, draw: float, policy: RetryPolicy) -> float:
     """Return the wait in seconds after `attempts` tries; `draw` is even in [0, 1)."""
-    return draw * min(policy.cap_s, policy.base_s * 2.0 ** min(attempts - 1, 32))
+    return draw * min(policy.cap_s, policy.base_s * 3.0 ** min(attempts - 1, 32))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -20,6 +20,8 @@ from bulkfetch.errors import (
     ConnectionFailedError,
     ConnectionLostError,
     HttpStatusError,
+    MalformedBodyError,
+    NoProgressError,
     RequestError,
     RequestFacts,
     ServerUnavailableError,
@@ -30,6 +32,7 @@ from bulkfetch.limits import AdaptiveLimit, LimitPolicy, Place
 from bulkfetch.pace import PacePolicy
 from bulkfetch.refusals import refusal
 from bulkfetch.retry import (
+    Attempts,
     RetryBudget,
     RetryPolicy,
     backoff_s,
@@ -54,6 +57,8 @@ _CONSTANT_HEADERS = {
     "MS-Contract-Version": "v1",
     "MS-PartnerCenter-Application": "bulkfetch",
 }
+_MAX_REFUSED = 5
+"""How many tokens in a row one request may be refused with, if they work for others."""
 _CROWDED_HOLD_S = 1.0
 """How long nobody sends after this machine refused a connection: until some of those open have ended."""
 
@@ -71,8 +76,9 @@ class Clock:
 class _Tries:
     """How one logical request has fared so far.
 
-    `sent` counts all its attempts; only the `failed` ones use up those it has, not those that had to `wait`: they were
-    throttled, or did not reach the server. `token` is the one last sent; it `was_refused` if the last answer was a 401.
+    `sent` counts all its attempts; only the `failed` ones use up those it has (of them, how many were malformed or
+    stalled counts by itself), not the `waits`: those were throttled, or the server was down. `token` is the one last
+    sent; it was `refused` so often in a row, by a 401.
     """
 
     request_id: str
@@ -80,9 +86,11 @@ class _Tries:
     sent: int = 0
     sent_at: float = 0.0
     failed: int = 0
+    malformed: int = 0
+    stalled: int = 0
     waits: int = 0
     token: str = field(default="", repr=False)
-    was_refused: bool = False
+    refused: int = 0
 
 
 @dataclass(slots=True)
@@ -122,6 +130,7 @@ class Session:
         self._budget = RetryBudget(patience_s=policy.patience_s)
         self._outage = _Outage()
         self._known_good: Request | None = None
+        self._good_token = ""
         self.correlation_id = str(uuid4())
         self.decoding = anyio.CapacityLimiter(os.cpu_count() or 2)
 
@@ -163,7 +172,7 @@ class Session:
         if isinstance(error, HttpStatusError) and error.status == 401:
             await self._renew_token(error, tries)
             return
-        tries.was_refused = False
+        tries.refused = 0
         if is_throttled(error):  # everybody waits for the gate, this request as well
             self._check_patience(error, tries)
             self._note("throttled", error, tries, self._limit.closed_s)
@@ -182,7 +191,10 @@ class Session:
             tries.waits += 1
         else:
             tries.failed += 1
-            if not may_retry(error, tries.failed, self._policy):
+            tries.malformed += isinstance(error, MalformedBodyError)
+            tries.stalled += isinstance(error, NoProgressError)
+            attempts = Attempts(tries.failed, tries.malformed, tries.stalled)
+            if not may_retry(error, attempts, self._policy):
                 raise error
         if isinstance(error, TooManyFilesError):
             return
@@ -194,10 +206,13 @@ class Session:
         return self._clock.now() - max(self._budget.last_success, tries.started_at)
 
     async def _renew_token(self, error: HttpStatusError, tries: _Tries) -> None:
-        """Renew the token at once: whoever sends next waits for it, instead of being refused as well."""
-        if tries.was_refused:
+        """Renew the token at once: whoever sends next waits for it, instead of being refused as well.
+
+        A new token that opens nothing ends the run; one that has worked may have been revoked since.
+        """
+        tries.refused += 1
+        if tries.refused > 1 and (tries.token != self._good_token or tries.refused >= _MAX_REFUSED):
             raise SignInError(f"the server refuses a token that was just issued: {error}") from error
-        tries.was_refused = True
         self._note("token_refused", error, tries, 0.0)
         await self._tokens.renew(tries.token)
 
@@ -271,6 +286,7 @@ class Session:
                 self._stats.in_flight -= 1
                 self._stats.limit = self._limit.limit
             self._limit.healthy(place)
+            self._good_token = tries.token
             self._outage = _Outage()
             self.log.trace(
                 "answered", path=request.path, bytes=len(answer.wire_body), s=round(self.now() - tries.sent_at, 3)

@@ -21,9 +21,9 @@ def test_the_longer_a_rate_was_served_the_less_it_goes_down(elapsed_s: float, st
     assert refusal(elapsed_s).start == pytest.approx(start)
 
 
-def test_what_was_refused_is_reached_again_after_ten_times_the_wait_that_it_cost() -> None:
+def test_what_was_refused_is_reached_again_after_four_times_the_wait_that_it_cost() -> None:
     assert refusal(1.0).return_s == 4.0
-    assert refusal(1.0, wait_s=57.0).return_s == 570.0
+    assert refusal(1.0, wait_s=57.0).return_s == 228.0
 
 
 def test_each_refusal_at_about_the_same_rate_doubles_the_time_until_the_next_trial() -> None:

@@ -107,7 +107,7 @@ async def test_a_failing_request_is_tried_eight_times_with_full_jitter(reply: An
     error, at = await error_of(lambda sent: reply)
     assert isinstance(error, HttpStatusError if isinstance(reply, Answer) else type(reply))
     assert at.stats.requests == 8
-    bounds = [0.5, 1, 2, 4, 8, 16, 30]
+    bounds = [0.1, 0.3, 0.9, 2.7, 8.1, 24.3, 30]
     assert len(at.time.slept) == len(bounds)
     assert all(0 <= slept <= bound for slept, bound in zip(at.time.slept, bounds, strict=True))
     assert len(set(at.time.slept)) == len(bounds)
@@ -286,6 +286,46 @@ async def test_a_token_that_is_refused_when_new_ends_the_run() -> None:
     assert "just issued: the server answered 401 (code 400): Access denied." in str(error)
     assert at.stats.requests == 2
     assert ids(at, "Authorization") == ["Bearer token-0", "Bearer token-1"]
+
+
+async def test_a_token_that_worked_and_was_revoked_before_its_turn_came_is_renewed_again() -> None:
+    def answer(sent: Sent) -> Reply:
+        if sent.request.path == "/unlucky" and sent.headers["Authorization"] in ("Bearer token-0", "Bearer token-1"):
+            return answered(401)
+        return answered(200, b"ok")
+
+    async def others(at: Bench) -> None:
+        while True:
+            await get(at)
+
+    async with bench(answer) as at, anyio.create_task_group() as tasks:
+        tasks.start_soon(others, at)
+        assert await get(at, Request("/unlucky")) == "ok"
+        tasks.cancel_scope.cancel()
+    assert at.tokens.renewed == 2
+
+
+async def test_failures_of_one_kind_do_not_count_for_another() -> None:
+    lost = ConnectionLostError("it broke")
+    replies: list[Reply] = [answered(500), lost, answered(200, b"bad"), NoProgressError("nothing"), lost]
+    async with bench(one_after_the_other(*replies, answered(200, b"ok"))) as at:
+        assert await get(at) == "ok"
+
+
+async def test_a_request_that_every_token_is_refused_for_ends_the_run() -> None:
+    async def others(at: Bench) -> None:
+        while True:
+            await get(at)
+
+    def answer(sent: Sent) -> Reply:
+        return answered(401 if sent.request.path == "/never" else 200, b"ok")
+
+    async with bench(answer) as at, anyio.create_task_group() as tasks:
+        tasks.start_soon(others, at)
+        with pytest.raises(SignInError, match="just issued"):
+            await get(at, Request("/never"))
+        tasks.cancel_scope.cancel()
+    assert at.tokens.renewed <= 5
 
 
 async def test_a_token_that_expires_while_a_request_waits_is_renewed_again() -> None:

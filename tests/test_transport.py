@@ -29,7 +29,7 @@ from bulkfetch.errors import (
     SettingsError,
     UntrustedServerError,
 )
-from bulkfetch.retry import RetryPolicy, may_retry
+from bulkfetch.retry import Attempts, RetryPolicy, may_retry
 from bulkfetch.session import open_session
 from bulkfetch.stats import RunStats
 from bulkfetch.transport import (
@@ -183,7 +183,7 @@ async def test_an_answer_that_is_not_whole_is_an_error_that_may_be_tried_again(
     error = await error_of(served)
     assert type(error) is kind
     assert words in str(error)
-    assert may_retry(error, 1, RetryPolicy())
+    assert may_retry(error, Attempts(1), RetryPolicy())
     assert str(error).isprintable()
     assert len(str(error)) < 300
 
@@ -528,7 +528,7 @@ async def test_a_certificate_that_is_not_trusted_is_an_error_that_is_not_tried_a
         async with open_transport(settings, RunStats()) as transport:
             with pytest.raises(UntrustedServerError, match="the server's certificate is not trusted") as caught:
                 await transport.send(ANYTHING, {})
-    assert not may_retry(caught.value, 1, RetryPolicy())
+    assert not may_retry(caught.value, Attempts(1), RetryPolicy())
 
 
 async def test_a_server_without_tls_where_it_belongs_is_an_error() -> None:
