@@ -12,8 +12,17 @@ import anyio
 import anyio.to_thread
 
 from bulkfetch.config import Settings
-from bulkfetch.errors import ConnectionFailedError, SignInError, printable
-from bulkfetch.retry import Attempts, RetryPolicy, backoff_s, may_retry
+from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SignInError, printable
+from bulkfetch.retry import (
+    THROTTLED,
+    Attempts,
+    RetryPolicy,
+    backoff_s,
+    is_throttled,
+    is_too_long,
+    may_retry,
+    retry_after_s,
+)
 from bulkfetch.runlog import RunLog
 from bulkfetch.transport import trust
 
@@ -117,10 +126,10 @@ class ClientCredentials:
             attempts += 1
             try:
                 issued = await anyio.to_thread.run_sync(_acquired, self._settings, abandon_on_cancel=True)
-            except ConnectionFailedError as error:
-                if not may_retry(error, Attempts(attempts), self._policy):
+            except (ConnectionFailedError, HttpStatusError) as error:
+                wait_s = _wait_s(error, attempts, self._draw(), self._policy)
+                if wait_s is None:
                     raise SignInError(f"{error} ({attempts} attempts)") from error
-                wait_s = backoff_s(attempts, self._draw(), self._policy)
                 self._log.note("sign_in_retry", error=error.message, attempt=attempts, wait_s=round(wait_s, 3))
                 await self._sleep(wait_s)
             else:
@@ -128,11 +137,22 @@ class ClientCredentials:
                 return issued
 
 
+def _wait_s(
+    error: ConnectionFailedError | HttpStatusError, attempts: int, draw: float, policy: RetryPolicy
+) -> float | None:
+    """Return how long to wait before signing in once more, None where that is not worth it."""
+    asked_s = error.retry_after_s if isinstance(error, HttpStatusError) else None
+    again = attempts < policy.max_attempts if is_throttled(error) else may_retry(error, Attempts(attempts), policy)
+    if not again or is_too_long(asked_s, policy):
+        return None
+    return max(asked_s or 0.0, backoff_s(attempts, draw, policy))
+
+
 def _acquired(settings: Settings) -> _Issued:
     """Ask Entra for a token, whatever was asked before.
 
     Every time begins anew, without the caches of msal: they hold the token that was refused, and failures of
-    the last seconds. Raises SignInError for a refusal, and ConnectionFailedError for what may pass.
+    the last seconds. Raises SignInError for a refusal; ConnectionFailedError or HttpStatusError for what may pass.
     """
     import msal  # 300 ms of imports that a run with a given token does without
     import requests
@@ -184,6 +204,13 @@ def _http_client(settings: Settings) -> requests.Session:
             if response.is_redirect:
                 response.close()
                 raise RuntimeError("it redirects elsewhere, and the secret would go there as well")
+            if response.status_code == THROTTLED or response.status_code >= 500:
+                response.close()
+                raise HttpStatusError(
+                    f"signing in at {settings.authority} failed: it answered {response.status_code}",
+                    status=response.status_code,
+                    retry_after_s=retry_after_s({name.lower(): value for name, value in response.headers.items()}),
+                )
             return response
 
     client = requests.Session()

@@ -57,8 +57,8 @@ _CONSTANT_HEADERS = {
     "MS-Contract-Version": "v1",
     "MS-PartnerCenter-Application": "bulkfetch",
 }
-_MAX_REFUSED = 5
-"""How many tokens in a row one request may be refused with, if they work for others."""
+_MAX_REFUSED = 4
+"""How many tokens in a row one request may be refused with, where tokens have worked before."""
 _CROWDED_HOLD_S = 1.0
 """How long nobody sends after this machine refused a connection: until some of those open have ended."""
 
@@ -208,10 +208,13 @@ class Session:
     async def _renew_token(self, error: HttpStatusError, tries: _Tries) -> None:
         """Renew the token at once: whoever sends next waits for it, instead of being refused as well.
 
-        A new token that opens nothing ends the run; one that has worked may have been revoked since.
+        A new token that opens nothing ends the run; where tokens have worked before, it may just have been revoked, so
+        a few more are tried. A request that is refused with tokens that work for others fails alone.
         """
         tries.refused += 1
-        if tries.refused > 1 and (tries.token != self._good_token or tries.refused >= _MAX_REFUSED):
+        if tries.refused >= (_MAX_REFUSED if self._good_token else 2):
+            if tries.token == self._good_token:
+                raise error
             raise SignInError(f"the server refuses a token that was just issued: {error}") from error
         self._note("token_refused", error, tries, 0.0)
         await self._tokens.renew(tries.token)

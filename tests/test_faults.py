@@ -7,6 +7,8 @@ against an export that never met a fault. The table is printed at the end of the
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -24,7 +26,8 @@ from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import BulkfetchError
 from bulkfetch.layout import FAILURES, LOCK
 from bulkfetch.pipeline import export_async
-from bulkfetch.sandbox import Fault, Faults, SandboxOptions, serve
+from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
+from bulkfetch.sandbox.process import spawned
 from bulkfetch.verification import verify
 
 CANARY = "canary-token-0123456789abcdef"
@@ -324,3 +327,132 @@ async def test_a_certificate_that_proves_nothing_ends_the_run(
         words = "certificate is not trusted"
         await refused(tmp_path / "lake", settings, words, fault_table, f"certificate of {name}")
         assert sandbox.stats.requests == 0
+
+
+# Tokens, with an app that signs in by TLS.
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """A fault of signing in: `renewals` beyond the first token, and what must come of it."""
+
+    number: int
+    name: str
+    faults: tuple[Fault, ...]
+    outcome: str = "complete"
+    renewals: int | None = None
+
+
+def of_token(kind: str, **more: Any) -> Fault:
+    return Fault(kind, endpoint="token", **more)
+
+
+SIGN_INS = [
+    SignIn(27, "tokens are revoked in mid-run", (Fault("forget_tokens", path=ONE_PAGE, times=1),), renewals=1),
+    SignIn(27, "tokens are revoked three times", (Fault("forget_tokens", path="*", nth=(2,), times=3),)),
+    SignIn(28, "401 whatever the token", (Fault("status", status=401),), "sign_in", renewals=1),
+    SignIn(28, "401 once for each page", (fault("status", status=401, attempts=1),)),
+    SignIn(28, "the secret is refused", (of_token("status", status=401, body="entra"),), "sign_in"),
+    SignIn(29, "the token endpoint fails twice", (of_token("status", status=503, body="html", times=2),)),
+    SignIn(29, "the token endpoint drops a connection", (of_token("reset", times=1),)),
+    SignIn(29, "the token endpoint throttles", (of_token("status", status=429, retry_after="1", times=1),)),
+    SignIn(29, "the token endpoint is slow", (of_token("delay", seconds=1.0),)),
+    SignIn(29, "the token endpoint answers HTML", (of_token("status", status=200, body="html"),), "sign_in"),
+]
+
+
+@pytest.mark.parametrize("case", SIGN_INS, ids=lambda case: f"{case.number}-{case.name}".replace(" ", "-"))
+async def test_a_fault_of_signing_in_loses_and_doubles_nothing(
+    case: SignIn,
+    clean: dict[str, bytes],
+    authority: trustme.CA,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    fault_table: list[tuple[str, ...]],
+) -> None:
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    lake = tmp_path / "lake"
+    options = replace(TENANT, certificate=str(tmp_path / "server.pem"), client_secret=CANARY, token="another")
+
+    def signing_in(sandbox: RunningSandbox) -> Settings:
+        return settings_for(
+            sandbox.base_url,
+            token=None,
+            authority=sandbox.authority,
+            tenant_id=sandbox.tenant_id,
+            client_id="sandbox-client",
+            client_secret=Secret(CANARY),
+            ca_file=tmp_path / "ca.pem",
+        )
+
+    with caplog.at_level(logging.DEBUG), anyio.fail_after(60):
+        async with serve(replace(options, faults=Faults(case.faults))) as sandbox:
+            reasons, shown = await outcome_of(lake, signing_in(sandbox))
+            times, tokens = sum(sandbox.stats.faults.values()), sandbox.stats.by_kind["token"]
+        async with serve(options) as sandbox:
+            finished = await export_async(lake, signing_in(sandbox))
+
+    assert times > 0
+    assert reasons == (set() if case.outcome == "complete" else {case.outcome})
+    if case.renewals is not None:
+        assert tokens == 1 + case.renewals
+    assert finished.complete
+    assert tree(lake) == {**clean, **{name: tree(lake)[name] for name in ("_bulkfetch/archive.json",)}}
+    for text in (shown, caplog.text, everything_written(lake).decode(errors="replace")):
+        assert CANARY not in text
+        assert "sandbox." not in text.replace("sandbox.onmicrosoft", "").replace("bulkfetch.sandbox.", "")
+    fault_table.append((str(case.number), case.name, str(times), case.outcome, "0", "0"))
+
+
+# Faults of the machines.
+
+
+async def test_a_server_that_stands_still_for_a_while_is_waited_for(
+    clean: dict[str, bytes], tmp_path: Path, fault_table: list[tuple[str, ...]]
+) -> None:
+    sizes = ["--invoices", "3", "--line-items", "130", "--amendments", "0", "--unreconciled", "0"]
+    details = ["--details", ",".join(TENANT.details), "--latency-ms", "50", "--token", CANARY]
+    with spawned([*sizes, *details]) as sandbox, anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+
+            async def stand_still() -> None:
+                await anyio.sleep(0.15)
+                os.kill(sandbox.pid, signal.SIGSTOP)
+                await anyio.sleep(1.2)
+                os.kill(sandbox.pid, signal.SIGCONT)
+
+            tasks.start_soon(stand_still)
+            report = await export_async(tmp_path, settings_for(sandbox.base_url))
+    assert report.complete
+    assert report.retries > 0
+    assert tree(tmp_path) == clean
+    fault_table.append(("15", "server stopped for 1.2 s", "1", "complete", "0", "0"))
+
+
+async def test_a_machine_without_free_files_is_waited_for(
+    clean: dict[str, bytes], tmp_path: Path, fault_table: list[tuple[str, ...]]
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serve(replace(TENANT, latency_ms=50)) as sandbox:
+        async with anyio.create_task_group() as tasks:
+
+            async def run_out() -> None:
+                await anyio.sleep(0.12)
+                try:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (highest_descriptor() + 1, hard))
+                    await anyio.sleep(0.3)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+            tasks.start_soon(run_out)
+            reasons, _ = await outcome_of(tmp_path, settings_for(sandbox.base_url, page_size=10))
+        finished = await export_async(tmp_path, settings_for(sandbox.base_url))
+    assert reasons <= {"storage"}  # connections wait for files; a part that cannot be opened ends the run
+    assert finished.complete
+    assert tree(tmp_path) == clean
+    fault_table.append(("19", "no free file descriptors", "1", "complete", "0", "0"))
+
+
+def highest_descriptor() -> int:
+    return max(int(name) for name in os.listdir("/proc/self/fd"))
