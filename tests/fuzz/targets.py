@@ -216,7 +216,7 @@ def _is_wait(text: str) -> bool:
     if text and set(text) <= set("0123456789"):
         return True
     try:
-        datetime.strptime("Mon" + text[3:], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
+        datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     except ValueError:
         return False
     return len(text) == 29
