@@ -150,6 +150,11 @@ class AdaptiveLimit:
         """For how long nobody may send, in seconds; 0 while the gate is open."""
         return max(0.0, self._closed_until - self._clock())
 
+    @property
+    def holds_in_vain(self) -> int:
+        """How often everybody was held since the last healthy answer."""
+        return self._unserved_holds
+
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[Place]:
         """Wait for a place, the gate and the pace, and hold the place for one request."""

@@ -287,7 +287,7 @@ class _OffsetWalk(Generic[P]):
                 self._ask(self._position)
             due = [self._asks[self._position]]
         if due and self._walk.beyond_end_s > 0:
-            with anyio.move_on_after(self._walk.beyond_end_s):
+            with anyio.move_on_after(max(self._walk.beyond_end_s, 2 * self._last_took_s())):
                 for ask in due:
                     await ask.ended()
         for offset, ask in self._asks.items():
@@ -296,6 +296,9 @@ class _OffsetWalk(Generic[P]):
                     f"transfer {self._transfer}: its pages end after {self._position} rows, "
                     f"but the {_place(offset)} has {page.rows} more"
                 )
+
+    def _last_took_s(self) -> float:
+        return 0.0 if self._last is None else self._last.ended_at - self._last.asked_at
 
     def _is_due(self, ask: _Ask[P]) -> bool:
         """Tell whether `ask` was sent about when the last page was, and so should have come with it."""

@@ -111,7 +111,7 @@ def is_too_long(asked_s: float | None, policy: RetryPolicy) -> bool:
 
 
 def hold_s(asked_s: float | None, throttled: int, draw: float, policy: RetryPolicy) -> float:
-    """Return for how long nobody sends after a request was throttled for the `throttled`-th time.
+    """Return for how long nobody sends after requests were throttled for the `throttled`-th time in a row.
 
     That is the wait the server asked for, or one of our own where it named none: it doubles from `hold_s` on, and
     half of it is drawn, so that nobody asks again at once.

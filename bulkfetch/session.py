@@ -77,8 +77,8 @@ class _Tries:
     """How one logical request has fared so far.
 
     `sent` counts all its attempts; only the `failed` ones use up those it has (of them, how many were malformed or
-    stalled counts by itself), not the `waits`: those were throttled, or the server was down. `token` is the one last
-    sent; it was `refused` so often in a row, by a 401.
+    stalled counts by itself), not those that were `throttled`, or came while the server was down. `token` is the one
+    last sent; it was `refused` so often in a row, by a 401.
     """
 
     request_id: str
@@ -88,7 +88,7 @@ class _Tries:
     failed: int = 0
     malformed: int = 0
     stalled: int = 0
-    waits: int = 0
+    throttled: int = 0
     token: str = field(default="", repr=False)
     refused: int = 0
 
@@ -179,7 +179,7 @@ class Session:
             return
         await self._note_outage(error, tries)
         self._count(error, tries)
-        wait_s = backoff_s(tries.failed + tries.waits, self._clock.draw(), self._policy)
+        wait_s = backoff_s(max(1, tries.failed), self._clock.draw(), self._policy)
         self._note("retry", error, tries, max(wait_s, self._limit.closed_s))
         await self._clock.sleep(wait_s)
 
@@ -187,9 +187,7 @@ class Session:
         """Charge a failure to the request, or to nobody while the server is gone. Raises what ends either."""
         silence_s = self._silence_s(tries)
         gone = isinstance(error, ConnectionFailedError) and self._budget.has_succeeded
-        if gone or (self._outage.is_down and is_failing(error)):
-            tries.waits += 1
-        else:
+        if not gone and not (self._outage.is_down and is_failing(error)):
             tries.failed += 1
             tries.malformed += isinstance(error, MalformedBodyError)
             tries.stalled += isinstance(error, NoProgressError)
@@ -221,7 +219,7 @@ class Session:
 
     def _check_patience(self, error: RequestError, tries: _Tries) -> None:
         silence_s = self._silence_s(tries)
-        if not may_wait(tries.waits, silence_s, self._policy):
+        if not may_wait(tries.throttled, silence_s, self._policy):
             raise ServerUnavailableError(_unavailable(error, silence_s)) from error
 
     async def _note_outage(self, error: RequestError, tries: _Tries) -> None:
@@ -301,11 +299,12 @@ class Session:
         if isinstance(error, TooManyFilesError):
             self._limit.throttled(place, wait_s=_CROWDED_HOLD_S)
         if isinstance(error, HttpStatusError) and is_throttled(error):
-            tries.waits += 1
+            tries.throttled += 1
             self._stats.throttled += 1
             if is_too_long(error.retry_after_s, self._policy):
                 raise ServerUnavailableError(_too_long(error)) from error
-            wait_s = hold_s(error.retry_after_s, tries.waits, self._clock.draw(), self._policy)
+            in_vain = max(tries.throttled, self._limit.holds_in_vain + 1)
+            wait_s = hold_s(error.retry_after_s, in_vain, self._clock.draw(), self._policy)
             self._limit.throttled(place, wait_s=wait_s)
             self._stats.held("throttled", self._clock.now() + wait_s)
 

@@ -424,6 +424,24 @@ async def test_a_storm_of_throttled_answers_ends_after_a_quarter_of_an_hour(head
     assert at.stats.requests < 1000
 
 
+async def test_a_storm_without_waits_is_asked_less_and_less() -> None:
+    def answer(sent: Sent) -> Reply:
+        return answered(429) if 5 <= sent.at < 125 else answered(200, b"ok")
+
+    async with bench(answer, limit=16) as at, anyio.create_task_group() as tasks:
+        for _ in range(1500):
+            tasks.start_soon(get, at)
+    assert sum(5 <= sent.at < 125 for sent in at.transport.sent) <= 2 * 16 + 20
+    assert at.time.now < 125 + 30 + 30
+
+
+async def test_a_failure_after_many_throttled_answers_waits_as_a_first_one() -> None:
+    replies = [answered(429, retry_after="1")] * 8 + [answered(500), answered(200, b"ok")]
+    async with bench(one_after_the_other(*replies)) as at:
+        assert await get(at) == "ok"
+    assert max(at.time.slept) <= 0.1
+
+
 async def test_a_server_that_asks_for_long_waits_is_given_ten_of_them() -> None:
     error, at = await error_of(lambda sent: answered(429, retry_after="3600"))
     assert isinstance(error, ServerUnavailableError)
