@@ -144,10 +144,10 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     date that has passed.
     """
     for name in _MILLISECONDS:
-        text = headers.get(name, "").strip()
+        text = headers.get(name, "").strip(" \t")
         if text.isascii() and text.isdigit():
             return float(text) / 1000
-    text = headers.get("retry-after", "").strip()
+    text = headers.get("retry-after", "").strip(" \t")
     if text.isascii() and text.isdigit():
         return float(text)
     until, now = _http_date(text), _http_date(headers.get("date", "")) or datetime.now(UTC)

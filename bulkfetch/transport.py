@@ -76,7 +76,7 @@ class Answer:
         Raises MalformedBodyError for a stream that is cut, has something behind it, or expands beyond
         `max_bytes`.
         """
-        coding = self.headers.get("content-encoding", "identity").strip().casefold()
+        coding = self.headers.get("content-encoding", "identity").strip(" \t").casefold()
         if coding in ("", "identity"):
             return self.wire_body
         if coding not in ("gzip", "x-gzip"):

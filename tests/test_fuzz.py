@@ -106,6 +106,7 @@ def is_page(body: bytes) -> bool:
         (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", None),
         (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n[]", None),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n[]", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: \xe2\x80\xa8\r\nContent-Length: 2\r\n\r\n[]", None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 1\r\n\r\n[]", None),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n", None),
     ],
