@@ -44,6 +44,7 @@ class Run:
     peak_mb: float
     rows: int
     requests: int
+    retries: int
     faults: int
     throttled: int
     renewals: int
@@ -83,6 +84,7 @@ def export(day: str, arguments: argparse.Namespace, folder: Path, *faults: str) 
         peak_mb=peak_mb,
         rows=report["rows"],
         requests=report["requests"],
+        retries=report["retries"],
         faults=sum(seen["faults"].values()),
         throttled=report["throttled"],
         renewals=seen["by_kind"]["token"] - 1,
@@ -129,7 +131,7 @@ def main() -> int:
         f"{arguments.latency_ms} ms for an answer, {TIMEOUT_S:g} s without a byte are too long"
     )
     print(
-        f"{'day':<7}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'rows':>11}{'requests':>10}{'faults':>8}"
+        f"{'day':<7}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'rows':>11}{'requests':>10}{'retried':>9}{'faults':>8}"
         f"{'throttled':>11}{'renewals':>10}{'wall':>8}"
     )
     results, wrong = [], []
@@ -142,7 +144,7 @@ def main() -> int:
         for run in (good, bad):
             print(
                 f"{run.day:<7}{run.wall_s:>8.1f}{run.cpu_s:>8.1f}{run.peak_mb:>9.0f}{run.rows:>11,}{run.requests:>10,}"
-                f"{run.faults:>8}{run.throttled:>11}{run.renewals:>10}{run.wall_s / good.wall_s:>7.2f}x",
+                f"{run.retries / run.requests:>8.1%} {run.faults:>8}{run.throttled:>11}{run.renewals:>10}{run.wall_s / good.wall_s:>7.2f}x",
                 flush=True,
             )
         results.append({"good": asdict(good), "bad": asdict(bad), "wall_ratio": bad.wall_s / good.wall_s})
