@@ -53,6 +53,8 @@ def test_the_shell_commands_on_ones_own_tenant_work(environment: dict[str, str],
     ]
     assert len(commands) >= 6
     invoice = _run(["bulkfetch", "invoices", "list", "--json"], environment, tmp_path).split('"id":"')[1][:10]
+    (faults,) = _blocks("toml")
+    (tmp_path / "bad-day.toml").write_text(faults)
     for command in commands:
         known = command.replace("D070002EGD", invoice)
         _run(["bash", "-c", known], environment, tmp_path)
