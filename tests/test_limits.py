@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from random import Random
 
 import anyio
 import anyio.lowlevel
@@ -251,3 +252,48 @@ def test_no_place_is_lost_whoever_is_cancelled_when(cancelled: list[int], ceilin
         assert limit.in_flight == 0
 
     anyio.run(run)
+
+
+@given(st.integers(0, 10**9), st.integers(1, 20), st.floats(0, 0.9), st.floats(0, 0.3))
+def test_whatever_is_refused_held_or_cancelled_everybody_gets_a_turn(
+    seed: int, ceiling: int, refused: float, cancelled: float
+) -> None:
+    async def run() -> None:
+        time, random, turns = VirtualTime(), Random(seed), 0
+        limit = AdaptiveLimit(LimitPolicy(ceiling=ceiling), clock=lambda: time.now, sleep=time.wait)
+
+        async def take() -> None:
+            nonlocal turns
+            with anyio.CancelScope() as scope:
+                if random.random() < cancelled:
+                    tasks.start_soon(cancel, scope)
+                async with limit.slot() as taken:
+                    assert limit.in_flight <= ceiling
+                    await time.wait(random.random())
+                    chance = random.random()
+                    if chance < refused:
+                        limit.throttled(taken, wait_s=random.choice((0.0, 0.1, 30.0)))
+                    elif chance < refused + 0.05:
+                        limit.hold(random.random(), alone=random.random() < 0.5)
+                    else:
+                        limit.healthy(taken)
+            turns += 1
+
+        async def cancel(scope: anyio.CancelScope) -> None:
+            await time.wait(random.random() * 3)
+            scope.cancel()
+
+        async with anyio.create_task_group() as driving:
+            driving.start_soon(time.run, lambda: False)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(80):
+                    tasks.start_soon(take)
+            driving.cancel_scope.cancel()
+        assert turns == 80
+        assert limit.in_flight == 0
+
+    async def in_time() -> None:
+        with anyio.fail_after(20):
+            await run()
+
+    anyio.run(in_time)
