@@ -112,6 +112,15 @@ def differing(clean: Path, bad: Path) -> list[str]:
     return sorted([*changed, *missing, *(names(clean) ^ names(bad))])
 
 
+def line_of(run: Run, good: Run) -> str:
+    """Return a run's line of the table."""
+    return (
+        f"{run.day:<7}{run.wall_s:>8.1f}{run.cpu_s:>8.1f}{run.peak_mb:>9.0f}{run.rows:>11,}{run.requests:>10,}"
+        f"{run.retries / run.requests:>8.1%} {run.faults:>8}{run.throttled:>11}{run.renewals:>10}"
+        f"{run.wall_s / good.wall_s:>7.2f}x"
+    )
+
+
 def main() -> int:
     """Run both days, and hold the archives against each other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,11 +151,7 @@ def main() -> int:
             bad = export("bad", arguments, folder, "--faults", str(FAULTS))
             wrong += differing(folder / "good", folder / "bad")
         for run in (good, bad):
-            print(
-                f"{run.day:<7}{run.wall_s:>8.1f}{run.cpu_s:>8.1f}{run.peak_mb:>9.0f}{run.rows:>11,}{run.requests:>10,}"
-                f"{run.retries / run.requests:>8.1%} {run.faults:>8}{run.throttled:>11}{run.renewals:>10}{run.wall_s / good.wall_s:>7.2f}x",
-                flush=True,
-            )
+            print(line_of(run, good), flush=True)
         results.append({"good": asdict(good), "bad": asdict(bad), "wall_ratio": bad.wall_s / good.wall_s})
     print(f"files that differ: {', '.join(wrong) if wrong else 'none'}")
     keep("soak", made, results)
