@@ -169,9 +169,9 @@ def _acquired(settings: Settings) -> _Issued:
                 instance_discovery=settings.authority == "https://login.microsoftonline.com",
             )
             answer = application.acquire_token_for_client(scopes=[SCOPE])
-    except requests.exceptions.SSLError as error:
-        raise SignInError(f"{settings.authority} cannot be trusted with the secret: {_first_line(error)}") from None
     except (requests.RequestException, MsalServiceError) as error:
+        if "certificate" in str(error).casefold():  # TLS that breaks off has the same type
+            raise SignInError(f"{settings.authority} cannot be trusted with the secret: {_first_line(error)}") from None
         raise ConnectionFailedError(f"signing in at {settings.authority} failed: {_first_line(error)}") from None
     except _ODD_ANSWERS as error:
         raise SignInError(f"signing in at {settings.authority} failed: {_first_line(error)}") from None
