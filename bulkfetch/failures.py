@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -18,18 +18,19 @@ def keep_failures(
     failures: Sequence[Failure],
     *,
     planned: Iterable[Transfer],
-    is_committed: Callable[[Transfer], bool],
+    committed_of: Callable[[Sequence[Transfer]], Container[Transfer]],
     at: str,
 ) -> None:
     """Write what the archive lacks after a run: a line of JSON for each transfer; no file if it lacks nothing.
 
-    What an earlier run failed at stays in it, if this run did not plan it and none has committed it since.
-    Raises StorageError.
+    What an earlier run failed at stays in it, if this run did not plan it and none has committed it since:
+    `committed_of` tells which of some transfers are committed. Raises StorageError.
     """
     tried = set(planned)
-    left = [
-        each for each in _read(store) if (transfer := _transfer_of(each)) not in tried and not is_committed(transfer)
-    ]
+    earlier = {_transfer_of(each): each for each in _read(store)}
+    others = [transfer for transfer in earlier if transfer not in tried]
+    committed = committed_of(others)
+    left = [earlier[transfer] for transfer in others if transfer not in committed]
     lines = [*left, *({"at": at, **failure.to_dict()} for failure in failures)]
     if lines:
         store.write(FAILURES, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))

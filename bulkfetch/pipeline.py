@@ -309,7 +309,7 @@ def _keep_failures(store: Store, moment: str, report: ExportReport, plan: Plan) 
         store,
         report.failures,
         planned=plan.transfers,
-        is_committed=lambda transfer: bool(already_committed(store, [transfer])),
+        committed_of=lambda transfers: already_committed(store, transfers),
         at=moment,
     )
 

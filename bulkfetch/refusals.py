@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import unescape
 from typing import Any
 
 import orjson
@@ -23,8 +24,11 @@ from bulkfetch.transport import Answer
 _MAX_FAULT_BYTES = 64 << 10
 """Larger error bodies are not read: they are no fault of the API, and would hold up everybody else."""
 _MAX_CODE, _MAX_WORDS, _MAX_DATA = 40, 300, 5
-_TITLE = re.compile(r"<title[^>]*>([^<]{1,200})", re.IGNORECASE)
+_MAX_LOOKED_AT = 4 << 10
+"""Of a longer text no more is looked at: for a title, or for what must not show in the little that is shown of it."""
+_TITLE = re.compile(r"<title[^>]*>([^<]+)", re.IGNORECASE)
 _MEANINGS = {
+    "400": "access denied",
     "1000": "not found",
     "2032": "access denied",
     "3000": "a property is not valid",
@@ -82,41 +86,55 @@ def _fault(answer: Answer, token: str) -> _Fault:
         text = utf8_of(replace(answer, max_bytes=_MAX_FAULT_BYTES).body()).decode(errors="replace")
     except BulkfetchError:
         return _Fault()
-    text = text.replace(token, "***") if token else text
     try:
         said = orjson.loads(text)
     except ValueError:
-        return _Fault(description=_other_words(text))
-    return _read_fault(said) if isinstance(said, dict) else _Fault()
+        return _Fault(description=_other_words(text, token))
+    fault = _read_fault(said, token) if isinstance(said, dict) else _Fault()
+    return fault if fault != _Fault() or not said else _Fault(description=_quoted(said, token))
 
 
-def _read_fault(said: Mapping[str, Any]) -> _Fault:
+def _read_fault(said: Mapping[str, Any], token: str) -> _Fault:
     error = said.get("error")  # a name in those of Entra, an object in those of newer services
     said = error if isinstance(error, dict) else {"code": error, **said}
+    said = {name.casefold(): value for name, value in said.items()}
     description = said.get("description") or said.get("message") or said.get("error_description")
     data = said.get("data")
     listed = data if isinstance(data, list) else [data]
     return _Fault(
-        code=_shown(said.get("code"), _MAX_CODE),
-        description=_shown(description, _MAX_WORDS),
-        data=tuple(filter(None, (_shown(each, _MAX_WORDS // 3) for each in listed[:_MAX_DATA]))),
-        source=_shown(said.get("source"), _MAX_CODE),
+        code=_shown(said.get("code"), _MAX_CODE, token),
+        description=_shown(description, _MAX_WORDS, token),
+        data=tuple(filter(None, (_shown(each, _MAX_WORDS // 3, token) for each in listed[:_MAX_DATA]))),
+        source=_shown(said.get("source"), _MAX_CODE, token),
     )
 
 
-def _shown(value: Any, most: int) -> str | None:
-    return None if value in (None, "") else printable(str(value))[:most]
-
-
-def _other_words(text: str) -> str | None:
-    """Say what a body is that is no JSON: a page of a proxy or a sign-in, or the first of its words."""
-    start = text.lstrip()[:200].casefold()
-    if not start:
+def _shown(value: Any, most: int, token: str) -> str | None:
+    """Return a value of the server as safe text; cut last, since half a credential is not known for one."""
+    if value in (None, ""):
         return None
-    if start.startswith(("<!doctype html", "<html")):
-        title = _TITLE.search(text)
-        return "an HTML page" + (f' titled "{printable(title[1]).strip()}"' if title else "")
-    return f'"{printable(text[:100]).strip()}"'
+    try:
+        text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # nested more deeply than anybody would read
+        return None
+    text = text.replace(token, "***") if token else text
+    return printable(text[:_MAX_LOOKED_AT])[:most]
+
+
+def _quoted(value: Any, token: str) -> str | None:
+    shown = _shown(value, 100, token)
+    return f'"{shown.strip()}"' if shown else None
+
+
+def _other_words(text: str, token: str) -> str | None:
+    """Say what a body is that is no JSON: a page of a proxy or a sign-in, or the first of its words."""
+    text = text.lstrip()
+    start = text[:200].casefold()
+    if "<!doctype html" not in start and "<html" not in start:
+        return _quoted(text, token)
+    title = _TITLE.search(text[:_MAX_LOOKED_AT])
+    words = _shown(" ".join(unescape(title[1]).split()), 200, token) if title else None
+    return "an HTML page" + (f' titled "{words}"' if words else "")
 
 
 _SUPPORT = "if it happens again, give Microsoft's support the two ids"
@@ -135,7 +153,7 @@ _ADVICE = {
 }
 _ADVICE_BY_STATUS = {
     400: f"the service does not give this in the form it was asked for; {_SUPPORT}",
-    401: "sign in again",
+    401: "check that the app or the account is one of this Partner Center's tenant",
     403: "the token lacks the right to read this; it needs the Admin agent or Billing admin role",
     404: "it is not there (any more), or belongs to another tenant: `bulkfetch invoices list` shows what there is",
     410: "it is not there any more: `bulkfetch invoices list` shows what there is",

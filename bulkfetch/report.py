@@ -15,7 +15,7 @@ from bulkfetch.refusals import advice, advice_on
 from bulkfetch.schema import schema_of
 
 NOT_TRIED = "not_tried"
-"""The reason of transfers that a run did not come to before it ended."""
+"""The reason of transfers that a run did not come to, or had to leave, before it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """Return the failure as plain values."""
         facts = {fact.name: getattr(self, fact.name) for fact in fields(self) if fact.name != "transfer"}
+        facts["message"] = _encodable(self.message)
         return {
             "invoice_id": self.transfer.invoice_id,
             "provider": self.transfer.provider,
@@ -75,8 +76,8 @@ def failure_of(transfer: Transfer, error: BulkfetchError) -> Failure:
 
 
 def not_tried(transfer: Transfer) -> Failure:
-    """Return the failure of a transfer that a run did not come to."""
-    message = f"transfer {transfer}: the run ended before it was tried"
+    """Return the failure of a transfer that a run did not come to, or had to leave."""
+    message = f"transfer {transfer}: the run ended before it was complete"
     return Failure(transfer, NOT_TRIED, message, advice(NOT_TRIED))
 
 
@@ -140,7 +141,7 @@ class ExportReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON. Amounts are text, so that they stay exact."""
         return {
-            "output": self.output,
+            "output": _encodable(self.output),
             "complete": self.complete,
             "invoices": self.invoices,
             "transfers_committed": len(self.committed),
@@ -199,6 +200,11 @@ class ExportReport:
 def counted(number: int, noun: str) -> str:
     """Return a number and what it counts, in the plural where it is not one."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _encodable(text: str) -> str:
+    """Return `text` without what stands for bytes of a file name that are no text."""
+    return text.encode(errors="replace").decode()
 
 
 def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:

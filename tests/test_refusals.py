@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from typing import Any
 
 import pytest
@@ -56,11 +57,18 @@ def test_a_fault_of_the_service_is_told_in_its_words() -> None:
         ({"code": 77}, " (code 77)"),
         ({"data": "alone", "source": None}, " (data: alone)"),
         ({"data": [None, "", "x"] + ["y"] * 50}, " (data: x, y, y)"),
+        ({"Message": "No resource was found."}, ": No resource was found."),
+        ({"code": 400}, " (code 400): access denied"),
+        ({"code": 5, "data": [{"field": "size"}]}, ' (code 5) (data: {"field":"size"})'),
+        ({"errors": [1]}, ': "{"errors":[1]}"'),
+        ("Rate limit is exceeded.", ': "Rate limit is exceeded."'),
+        (b'{"code":5,"data":' + b"[" * 1000 + b"]" * 1000 + b"}", " (code 5)"),
         (b"", ""),
         (b"[]", ""),
         (b"null", ""),
         (b"<html><head><title>Sign in\r\n</title>", ': an HTML page titled "Sign in"'),
         (b"  <!DOCTYPE html>" + b"x" * 9000, ": an HTML page"),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html><title>502 &ndash; Bad</title>', ': an HTML page titled "502 – Bad"'),
         (b"upstream connect error", ': "upstream connect error"'),
         (b"\xff\xfe", ""),
     ],
@@ -115,6 +123,26 @@ def test_the_token_that_was_sent_is_not_shown_whatever_it_looks_like() -> None:
     assert "*** has no right" in str(error)
 
 
+def test_the_token_that_was_sent_does_not_show_however_it_is_written() -> None:
+    body = rb'{"code":1,"description":"plain\u002dtoken has no right"}'
+    assert "*** has no right" in str(refusal(Answer(403, {}, body), token="plain-token"))
+
+
+@pytest.mark.parametrize("frame", ["{}", "<html><title>{}</title>"])
+def test_no_part_of_a_credential_is_left_by_a_cut(frame: str) -> None:
+    head, payload = "eyJ0eXAiOiJKV1Qi" * 4, "eyJhdWQiOiJodHRwczov" * 60
+    shown = str(refused(frame.format(f"no right for {head}.{payload}.c2ln").encode()))
+    assert "no right for ***" in shown
+    assert "eyJ" not in shown
+
+
+@pytest.mark.parametrize("body", [b"eyJ" * 21_000, b'"' + b"eyJ" * 21_000 + b'"', b"<html>" + b"<title" * 10_000])
+def test_a_body_that_is_made_to_be_searched_for_long_is_looked_at_in_part(body: bytes) -> None:
+    began = time.process_time()
+    refused(body)
+    assert time.process_time() - began < 0.25
+
+
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode), st.integers(400, 599))
 def test_no_body_is_too_odd(body: bytes, status: int) -> None:
     error = refusal(Answer(status, {}, body))
@@ -134,7 +162,7 @@ def test_what_is_printable_stays_printable(text: str) -> None:
     ("status", "words"),
     [
         (400, "support"),
-        (401, "sign in again"),
+        (401, "Partner Center's tenant"),
         (403, "Billing admin role"),
         (404, "bulkfetch invoices list"),
         (408, "again later"),
