@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulkfetch.errors import StorageError
-from bulkfetch.store import Store
+from bulkfetch.store import Store, explained
 
 CHUNK_ROWS = 10_000
 """Rows are handed to Parquet in pieces of this many, counted from the start of their row group, whatever the
@@ -209,7 +209,7 @@ class _Part:
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
-                raise _disk_error(name, error) from error
+                raise StorageError(explained(error, name)) from error
             raise
 
     def write(self, rows: pa.Table) -> None:
@@ -226,7 +226,7 @@ class _Part:
         try:
             self._open_writer.close()
         except OSError as error:
-            raise _disk_error(self.name, error) from error
+            raise StorageError(explained(error, self.name)) from error
         self._store.seal(self._file)
         return StagedPart(self.name, self._first_line, self.rows, self._sink.size, self._sink.sha256.hexdigest())
 
@@ -253,7 +253,7 @@ class _Part:
         try:
             self._open_writer.write_table(pa.concat_tables(group), row_group_size=self._row_group_rows)
         except OSError as error:  # pyarrow passes on what the file raised
-            raise _disk_error(self.name, error) from error
+            raise StorageError(explained(error, self.name)) from error
 
     @property
     def _open_writer(self) -> pq.ParquetWriter:
@@ -310,8 +310,3 @@ def stage_table(store: Store, staged: PurePosixPath, table: pa.Table) -> StagedP
         writer.abort()
         raise
     return part
-
-
-def _disk_error(name: PurePosixPath, error: OSError) -> StorageError:
-    reason = error.strerror or str(error)
-    return StorageError(f"{name} could not be written ({reason}); free some space or check the disk, and run again")

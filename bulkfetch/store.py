@@ -51,38 +51,82 @@ class Store(Protocol):
         """Remove a file durably, if it is there; return whether it was."""
         ...
 
+    def size(self, name: PurePosixPath) -> int | None:
+        """Return the size of a file in bytes, or None if it is not there."""
+        ...
+
     def open(self, name: PurePosixPath) -> BinaryIO:
         """Open a file for reading."""
         ...
 
 
+class Disk:
+    """What changes a local file system, call by call: the one place to make it fail, or to tell what it was asked."""
+
+    def create(self, path: Path) -> BinaryIO:
+        """Open a new file for writing."""
+        return path.open("xb")
+
+    def sync(self, file: BinaryIO) -> None:
+        """Make the content of a file durable."""
+        file.flush()
+        os.fsync(file.fileno())
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the entries of a directory durable: files that came, went or got another name."""
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except PermissionError:  # Windows does not open directories
+            return
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync directories
+                raise
+        finally:
+            os.close(handle)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, atomically, in place of what has that name."""
+        os.replace(source, target)
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory, unless it is there."""
+        path.mkdir(exist_ok=True)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink()
+
+
 class LocalStore:
     """A Store in a directory of a local file system."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.root = root
+        self._disk = disk or Disk()
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file to write a staged part; what was there of an earlier run is replaced."""
         with self._refusals(name):
             path = self._path(name)
             self._make_directory(path.parent)
-            path.unlink(missing_ok=True)
-            return path.open("xb")
+            with suppress(FileNotFoundError):
+                self._disk.remove(path)
+            return self._disk.create(path)
 
     def seal(self, file: BinaryIO) -> None:
         """Make a staged file durable and close it."""
         with self._refusals(PurePosixPath(str(getattr(file, "name", "a staged part")))), file:
-            file.flush()
-            os.fsync(file.fileno())
+            self._disk.sync(file)
 
     def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
         """Move a sealed file to where readers look, atomically and durably."""
         with self._refusals(name):
             target = self._path(name)
             self._make_directory(target.parent)
-            os.replace(self._path(staged), target)
-            _sync_directory(target.parent)
+            self._disk.rename(self._path(staged), target)
+            self._disk.sync_directory(target.parent)
 
     def write(self, name: PurePosixPath, content: bytes) -> None:
         """Write a small file atomically and durably, replacing one of the same name."""
@@ -122,11 +166,19 @@ class LocalStore:
         with self._refusals(name):
             path = self._path(name)
             try:
-                path.unlink()
+                self._disk.remove(path)
             except FileNotFoundError:
                 return False
-            _sync_directory(path.parent)
+            self._disk.sync_directory(path.parent)
             return True
+
+    def size(self, name: PurePosixPath) -> int | None:
+        """Return the size of a file in bytes, or None if it is not there."""
+        with self._refusals(name):
+            try:
+                return self._path(name).stat().st_size
+            except FileNotFoundError:
+                return None
 
     def open(self, name: PurePosixPath) -> BinaryIO:
         """Open a file for reading."""
@@ -162,15 +214,15 @@ class LocalStore:
         if path == self.root:
             raise StorageError(f"the output directory {self.root} is gone; it was there when the run began")
         self._make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_directory(path.parent)
+        self._disk.make_directory(path)
+        self._disk.sync_directory(path.parent)
 
     @contextmanager
     def _refusals(self, name: PurePosixPath) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise StorageError(_explained(error, self.root / name)) from error
+            raise StorageError(explained(error, self.root / name)) from error
 
 
 def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
@@ -180,13 +232,13 @@ def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
     ours: `marker` is the file that an archive has.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        _make_durably(root)
         names = os.listdir(root)
         is_archive = root.joinpath(marker).is_file()
     except (FileExistsError, NotADirectoryError):
         raise OutputError(f"{root} is a file; the output has to be a directory") from None
     except OSError as error:
-        raise OutputError(f"the output directory cannot be used: {_explained(error, root)}") from error
+        raise OutputError(f"the output directory cannot be used: {explained(error, root)}") from error
     if names and not is_archive and set(names) != {marker.parts[0]}:
         raise OutputError(
             f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or new directory"
@@ -196,32 +248,34 @@ def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
     return LocalStore(root.resolve())
 
 
+def _make_durably(path: Path) -> None:
+    """Create a directory and those above it, so that a loss of power does not take them away with all that is in them.
+
+    Raises OSError.
+    """
+    if not os.path.lexists(path) and path.parent != path:
+        _make_durably(path.parent)
+        path.mkdir(exist_ok=True)
+        Disk().sync_directory(path.parent)
+    else:
+        path.mkdir(exist_ok=True)  # says so if it is a file
+
+
 def _unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
-def _sync_directory(path: Path) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows does not open directories
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync directories
-            raise
-    finally:
-        os.close(handle)
-
-
-def _explained(error: OSError, path: Path) -> str:
+def explained(error: OSError, path: Path | PurePosixPath) -> str:
+    """Say in words what the operating system refused, and what the reader can do."""
     advice = {
         errno.ENOSPC: "the disk is full: free some space and run the same command again",
         errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
-        errno.EROFS: "the file system is read-only",
+        errno.EROFS: "the file system is read-only: make it writable and run the same command again",
         errno.EACCES: "permission denied: check the owner and mode of the output directory",
         errno.EPERM: "the operation is not permitted: check the owner and mode of the output directory",
+        errno.ENOENT: "no such file: if something removed it meanwhile, run the same command again",
+        errno.EIO: "the disk reports an error: check it, then run the same command again",
         errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower --max-in-flight",
     }
     return f"{path}: {advice.get(error.errno or 0, error.strerror or str(error))}"

@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_at_any_byte_is_a_storage_error_and_leaves_no_part_
 
     for room in [*range(12), *range(12, needed, 173), needed - 9, needed - 1]:
         store = Memory(room)
-        with pytest.raises(StorageError, match="No space left"):
+        with pytest.raises(StorageError, match="the disk is full"):
             attempt(store, table)
         *sealed, last = store.files.values()
         assert all(is_readable(bytes(file.content)) for file in sealed)

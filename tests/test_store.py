@@ -97,7 +97,8 @@ def test_a_small_file_on_a_full_disk_is_the_earlier_one_or_none(tmp_path: Path) 
         (errno.EACCES, "check the owner and mode"),
         (errno.EPERM, "check the owner and mode"),
         (errno.EMFILE, "ulimit"),
-        (errno.EIO, os.strerror(errno.EIO)),
+        (errno.EIO, "check it, then run the same command again"),
+        (errno.EBUSY, os.strerror(errno.EBUSY)),
     ],
 )
 def test_a_refusal_says_what_to_do(code: int, advice: str, tmp_path: Path) -> None:
@@ -115,8 +116,16 @@ def test_reading_a_file_that_is_not_there_gives_none_and_removing_it_is_fine(tmp
 
     assert store.read(NAME) is None
     assert store.list(PurePosixPath("line_items")) == []
-    with pytest.raises(StorageError, match="No such file"):
+    with pytest.raises(StorageError, match="no such file"):
         store.open(NAME)
+
+
+def test_the_size_of_a_file_is_told_without_reading_it(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write(NAME, b"12345")
+
+    assert store.size(NAME) == 5
+    assert store.size(NAME.with_name("another")) is None
 
 
 def test_a_directory_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
