@@ -6,18 +6,20 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Any
 
 import orjson
 
-from bulkfetch.errors import OutputError, StorageError
-from bulkfetch.layout import ARCHIVE, COMMITS, FORMAT_VERSION, commit_name
+from bulkfetch.errors import DamagedError, OutputError, StorageError
+from bulkfetch.layout import ARCHIVE, COMMITS, FORMAT_VERSION, commit_name, part_name
 from bulkfetch.plan import Transfer
 from bulkfetch.schema import SCHEMA_VERSION
 from bulkfetch.store import Store
 
 _OWN_HASH = "commit_sha256"
+_ARCHIVE_HASH = "archive_sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class CommittedPart:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A transfer that is complete. `total` is the sum of the column that makes up the invoice's charges.
+    """A transfer that is complete, of an invoice that charged what `transfer.charged` says when it was fetched.
+
+    `total` is the sum of the column that makes up the invoice's charges.
 
     `total` is None where the type has no such column, or one of its values had to be rescued; `rescues`
     counts what is in `_rescued` by field.
@@ -62,6 +66,8 @@ class Commit:
             "invoice_id": self.transfer.invoice_id,
             "provider": self.transfer.provider,
             "line_item_type": self.transfer.line_item_type,
+            "charged": None if self.transfer.charged is None else f"{money(self.transfer.charged):f}",
+            "currency": self.transfer.currency,
             "rows": self.rows,
             "total_column": self.total_column,
             "total": None if self.total is None else f"{money(self.total):f}",
@@ -77,7 +83,7 @@ class Commit:
                 for part in self.parts
             ],
         }
-        return _dumps({**facts, _OWN_HASH: _hash(facts)})
+        return sealed(facts, _OWN_HASH)
 
 
 def write_commit(store: Store, commit: Commit) -> None:
@@ -99,16 +105,20 @@ def commit_names(store: Store) -> list[PurePosixPath]:
 def parse_commit(content: bytes, name: PurePosixPath) -> Commit:
     """Read a commit. Raises StorageError if it is damaged or of a version this program does not know."""
     try:
-        facts = orjson.loads(content)
-        version = facts["format_version"]
+        version = orjson.loads(content)["format_version"]
         if version != FORMAT_VERSION:
             raise StorageError(
                 f"{name} has format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
                 "use the version that wrote the archive, or export into a new directory"
             )
-        if facts.pop(_OWN_HASH) != _hash(facts):
-            raise ValueError("its hash is not that of its content")
-        transfer = Transfer(facts["invoice_id"], facts["provider"], facts["line_item_type"])
+        facts = unsealed(content, _OWN_HASH)
+        transfer = Transfer(
+            facts["invoice_id"],
+            facts["provider"],
+            facts["line_item_type"],
+            currency=facts.get("currency"),  # commits of earlier versions lack these two
+            charged=None if facts.get("charged") is None else Decimal(facts["charged"]),
+        )
         if commit_name(transfer) != name:
             raise ValueError(f"it is that of {transfer}")
         return Commit(
@@ -120,7 +130,31 @@ def parse_commit(content: bytes, name: PurePosixPath) -> Commit:
             rescues=facts["rescues"],
         )
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise StorageError(f"{name} is damaged ({error}); remove it, and the next export fetches it again") from error
+        raise DamagedError(f"{name} is damaged ({error}); the next export fetches its transfer again") from error
+
+
+def withdraw(store: Store, transfer: Transfer) -> None:
+    """Remove an earlier commit of a transfer, and all parts that are there.
+
+    The commit goes first: it must not come to vouch for other parts. Parts without a commit were published in their
+    order by a run that did not live to commit them.
+    """
+    name = commit_name(transfer)
+    content = store.read(name)
+    if content is not None:
+        store.remove(name)
+        for part in _part_names(content, name):
+            store.remove(part)
+    for number in count():
+        if not store.remove(part_name(transfer, number)):
+            return
+
+
+def _part_names(content: bytes, name: PurePosixPath) -> list[PurePosixPath]:
+    try:
+        return [PurePosixPath(part.name) for part in parse_commit(content, name).parts]
+    except StorageError:  # damaged: what it does not tell is swept by the next run
+        return []
 
 
 def claim_archive(store: Store, facts: Mapping[str, Any]) -> None:
@@ -131,32 +165,69 @@ def claim_archive(store: Store, facts: Mapping[str, Any]) -> None:
     known = {name: value for name, value in facts.items() if value is not None}
     wanted = {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **known}
     found = read_archive(store) or {}
-    differing = [name for name in sorted(wanted) if found.get(name, wanted[name]) != wanted[name]]
+    differing = [name for name in wanted if found.get(name, wanted[name]) != wanted[name]]
     if differing:
-        words = ", ".join(f"{name} is {found[name]}, now {wanted[name]}" for name in differing)
-        raise OutputError(f"this archive was made with other settings ({words}); use the same ones, or a new directory")
-    if not wanted.items() <= found.items():
-        store.write(ARCHIVE, _dumps({**found, **wanted}))
+        words = "; ".join(_difference(name, found[name], wanted[name]) for name in differing)
+        raise OutputError(f"this archive was made with other settings: {words}; or export into a new directory")
+    content = sealed({**found, **wanted}, _ARCHIVE_HASH)
+    if store.read(ARCHIVE) != content:  # none yet, or one of an earlier version, which had no hash of its own
+        store.write(ARCHIVE, content)
 
 
-def read_archive(store: Store) -> Mapping[str, Any] | None:
+def _difference(name: str, then: object, now: object) -> str:
+    """Say in what an archive differs from a run, and what to do to go on with it."""
+    if name in ("format_version", "schema_version"):
+        return f"{name} is {then}, this bulkfetch writes {now}: go on with the version that wrote it"
+    if name in ("source", "tenant_id"):
+        return f"its {name} is {then}, now {now}: go on with that one"
+    return f"{name} is {then}, now {now}: give --{name.replace('_', '-')} {then}"
+
+
+def read_archive(store: Store) -> dict[str, Any] | None:
     """Return what an archive says it was made with, or None if the directory is none. Raises OutputError."""
     content = store.read(ARCHIVE)
     if content is None:
         return None
     try:
         found = orjson.loads(content)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise OutputError(f"{ARCHIVE} is damaged; this is no archive that can be continued")
+        return unsealed(content, _ARCHIVE_HASH) if _ARCHIVE_HASH in found else _without_hash(found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise OutputError(
+            f"{ARCHIVE} is damaged ({error}); `bulkfetch repair` writes it again from the settings it is run with"
+        ) from error
+
+
+def _without_hash(found: object) -> dict[str, Any]:
+    """Check the archive file of an earlier version, which has no hash."""
+    if not isinstance(found, dict) or not {"format_version"} <= found.keys() <= _WITHOUT_HASH:
+        raise ValueError("it is not what an archive says of itself")
     return found
+
+
+_WITHOUT_HASH = frozenset(
+    "format_version schema_version source tenant_id part_rows row_group_rows usage_period".split()
+)
 
 
 def money(amount: Decimal) -> Decimal:
     """Return the same amount without superfluous zeros, with at least two decimals."""
     whole, _, fraction = f"{amount:f}".partition(".")
     return Decimal(f"{whole}.{fraction.rstrip('0').ljust(2, '0')}")
+
+
+def sealed(facts: Mapping[str, Any], key: str) -> bytes:
+    """Write `facts` as JSON, with the hash of all of them under `key`."""
+    return _dumps({**facts, key: _hash(facts)})
+
+
+def unsealed(content: bytes, key: str) -> dict[str, Any]:
+    """Read what `sealed` wrote, without the hash. Raises ValueError, KeyError or TypeError for anything else."""
+    facts = orjson.loads(content)
+    if content != _dumps(facts):
+        raise ValueError("it is not written as it was")
+    if facts.pop(key) != _hash(facts):
+        raise ValueError("its hash is not that of its content")
+    return dict(facts)
 
 
 def _hash(facts: Mapping[str, Any]) -> str:

@@ -308,8 +308,11 @@ class Settings:
         metadata=_about(_SIZE, "The largest page to accept, compressed or not; a larger one fails its transfer."),
     )
     part_rows: int = field(
-        default=1_000_000,
-        metadata=_about(_whole_number(1), "About how many rows to put into one Parquet file."),
+        default=100_000,
+        metadata=_about(
+            _whole_number(1),
+            "How many rows to put into one Parquet file; an interrupted transfer goes on behind whole ones.",
+        ),
     )
     row_group_rows: int = field(
         default=50_000,

@@ -5,6 +5,7 @@
     ├── OutputError                 the output directory cannot be used
     │   └── OutputLockedError       another run is writing to it
     ├── StorageError                the disk refused a write, or what is on it cannot be read
+    │   └── DamagedError            a file of the archive is not what was written
     ├── RequestError                one request ended without a usable answer
     │   ├── ConnectionFailedError   no connection could be made
     │   ├── ConnectionLostError     it broke before the whole answer had come
@@ -58,6 +59,12 @@ class StorageError(BulkfetchError):
     """The disk refused a write or a read, or holds something that is no archive."""
 
     reason = "storage"
+
+
+class DamagedError(StorageError):
+    """A file of the archive is not what was written: something else has altered it."""
+
+    reason = "damaged"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00000.pa
 _bulkfetch/archive.json                  what makes a directory an archive of ours
 _bulkfetch/invoices.json                 the hash of the table of invoice headers
 _bulkfetch/commits/<transfer>.json       one for each finished transfer
-_bulkfetch/staging/…                     parts of transfers that are under way
+_bulkfetch/staging/…                     parts of transfers that are under way, and where to go on behind them
 _bulkfetch/failures.jsonl                the transfers that no run could complete so far, if there are any
 _bulkfetch/runs/…                        what each run did
 _bulkfetch/logs/…                        what happened to its requests
@@ -78,6 +78,17 @@ def staged_name(transfer: Transfer, number: int) -> PurePosixPath:
     return STAGING / f"{transfer_name(transfer)}+{number:05d}.part"
 
 
+def checkpoint_name(transfer: Transfer, number: int) -> PurePosixPath:
+    """Return where a staged part is written down once it is whole, so that a later run can adopt it."""
+    return staged_name(transfer, number).with_suffix(".json")
+
+
+def staged_of_part(name: PurePosixPath) -> PurePosixPath | None:
+    """Return where a published part was staged, or None for a file that is not named like one."""
+    match = _PART.fullmatch(str(name))
+    return STAGING / f"{match[3]}+{match[1]}+{match[2]}+{match[4]}.part" if match else None
+
+
 def commit_name(transfer: Transfer) -> PurePosixPath:
     """Return where the transfer's commit is written."""
     return COMMITS / f"{transfer_name(transfer)}.json"
@@ -89,7 +100,7 @@ def transfer_name(transfer: Transfer) -> str:
     return "+".join((id_name(transfer.invoice_id), *words))
 
 
-_PART = re.compile(r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-[0-9]{5,}\.parquet")
+_PART = re.compile(r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-([0-9]{5,})\.parquet")
 
 
 def _escaped(name: str, safe: frozenset[int]) -> str:

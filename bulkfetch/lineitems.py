@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import anyio
@@ -72,8 +72,20 @@ def lookahead_for(settings: Settings) -> Lookahead:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page of a transfer starts: its first line and, in a chain, its number and the token to ask for it."""
+
+    line: int = 0
+    page: int = 0
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Walk(Generic[P]):
-    """All that a walk needs: where to ask, in which task group, how to decode, how far ahead."""
+    """All that a walk needs: where to ask, in which task group, how to decode, how far ahead, and from where on.
+
+    `on_page` is told where each page starts just before that is yielded: `start` of a later walk that goes on there.
+    """
 
     session: Session
     tasks: anyio.abc.TaskGroup
@@ -82,6 +94,8 @@ class Walk(Generic[P]):
     decode: Callable[[bytes], P]
     on_discard: Callable[[], None] = lambda: None
     beyond_end_s: float = _BEYOND_END_S
+    start: Place = field(default_factory=Place)
+    on_page: Callable[[Place], None] = lambda place: None
 
 
 async def walk_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
@@ -160,11 +174,11 @@ class _OffsetWalk(Generic[P]):
         self._transfer = transfer
         self._walk = walk
         self._size = walk.settings.page_size
-        self._position = 0
+        self._position = walk.start.line
         self._confirmed = 0
         self._last: _Ask[P] | None = None
         self._last_is_full = False
-        self._seen = SeenPages()
+        self._seen = SeenPages(walk.start.line)
         self._asks: dict[int, _Ask[P]] = {}
 
     async def pages(self) -> AsyncGenerator[P, None]:
@@ -173,8 +187,9 @@ class _OffsetWalk(Generic[P]):
                 page = await self._next_page()
                 self._check(page)
                 if page.rows:
+                    self._walk.on_page(Place(self._position))
                     yield page
-                is_first = self._position == 0
+                is_first = self._is_first
                 self._position += page.rows
                 self._last_is_full = page.rows == self._size
                 if page.envelope.next_link is None:
@@ -222,6 +237,11 @@ class _OffsetWalk(Generic[P]):
             else:
                 self._ask(offset, held=True)
 
+    @property
+    def _is_first(self) -> bool:
+        """Whether the page at `position` is the first one of this walk, which shows what size the server gives."""
+        return self._position == self._walk.start.line
+
     def _window(self) -> int:
         """Return how many pages to ask for: the largest power of two up to one more than came back full."""
         limit = self._walk.session.limit
@@ -267,7 +287,7 @@ class _OffsetWalk(Generic[P]):
             raise self._contradiction(
                 f"has {page.rows} rows, yet says that the next page starts at offset {following.offset}"
             )
-        if page.rows > self._size and position:
+        if page.rows > self._size and not self._is_first:
             raise self._contradiction(f"has {page.rows} rows where {self._size} were asked for")
         if what := self._seen.add(page, _place(position), says_where=said is not None):
             raise self._contradiction(what)
@@ -331,8 +351,8 @@ def _offset_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
 
 async def _chained_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
     """Follow continuation tokens; the next page is asked for while this one is decoded and used."""
-    chain, size = _Chain(transfer), walk.settings.page_size
-    ask = _Ask(walk, _chain_request(transfer, walk.settings, None, size), _with_envelope)
+    chain, size = _Chain(transfer, walk.start), walk.settings.page_size
+    ask = _Ask(walk, _chain_request(transfer, walk.settings, walk.start.token, size), _with_envelope)
     try:
         while True:
             try:
@@ -347,12 +367,14 @@ async def _chained_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P,
             if token is not None:
                 ask = _Ask(walk, _chain_request(transfer, walk.settings, token, size), _with_envelope)
             page = await _decoded(transfer, walk, body, chain.place)
+            here = chain.next_place
             chain.check(page, is_last=token is None)
             if page.rows:
+                walk.on_page(here)
                 yield page
             if token is None:
                 return
-            chain.number += 1
+            chain.go_on(token)
     finally:
         ask.cancel()
 
@@ -360,22 +382,33 @@ async def _chained_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P,
 class _Chain:
     """A chain of pages so far: the number of its page, and what that must not contradict."""
 
-    def __init__(self, transfer: Transfer) -> None:
-        self.number = 0
+    def __init__(self, transfer: Transfer, start: Place) -> None:
         self._transfer = transfer
-        self._tokens: set[str] = set()
-        self._seen = SeenPages()
+        self._number = start.page
+        self._token = start.token
+        self._tokens = set() if start.token is None else {start.token}
+        self._seen = SeenPages(start.line)
         self._empty = 0
 
     @property
     def has_begun(self) -> bool:
-        """Whether a page has come."""
-        return self.number > 0 or bool(self._tokens)
+        """Whether a token was sent or has come: it goes with the page size that it was given for."""
+        return bool(self._tokens)
 
     @property
     def place(self) -> str:
         """How messages name the page."""
-        return f"page {self.number}"
+        return f"page {self._number}"
+
+    @property
+    def next_place(self) -> Place:
+        """Where the page that is checked next starts."""
+        return Place(self._seen.rows, self._number, self._token)
+
+    def go_on(self, token: str) -> None:
+        """Turn to the page that `token` leads to."""
+        self._number += 1
+        self._token = token
 
     def token_of(self, envelope: Envelope) -> str | None:
         """Return the token that leads on, None at the end. Raises ContradictionError for one that cannot."""

@@ -128,11 +128,12 @@ class AnyPage(Protocol):
 class SeenPages:
     """The pages of one transfer so far, and what they say that the next one must not contradict.
 
-    `total` is the number of rows in the whole collection, from a server that tells it; most count the page.
+    `rows` counts those of all pages, the `before` the first one included. `total` is the number of rows in the whole
+    collection, from a server that tells it; most count the page.
     """
 
-    def __init__(self) -> None:
-        self.rows = 0
+    def __init__(self, before: int = 0) -> None:
+        self.rows = before
         self.total: int | None = None
         self._places: dict[bytes, str] = {}
         self._alike = 0

@@ -9,26 +9,34 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 import orjson
 
-from bulkfetch.commits import Commit, claim_archive, commit_names, read_commit
+from bulkfetch.commits import Commit, claim_archive, read_commit
 from bulkfetch.config import Settings, check_credentials, is_loopback, read_settings
-from bulkfetch.errors import BulkfetchError, DeadlineError, ServerUnavailableError, SignInError, StorageError
+from bulkfetch.errors import (
+    BulkfetchError,
+    DamagedError,
+    DeadlineError,
+    ServerUnavailableError,
+    SignInError,
+    StorageError,
+)
 from bulkfetch.failures import keep_failures
 from bulkfetch.headers import keep_headers
 from bulkfetch.invoices import walk_invoices
-from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, LOGS, RUNS, STAGING, commit_of_part
+from bulkfetch.layout import ARCHIVE, LOCK, LOGS, RUNS
 from bulkfetch.lineitems import lookahead_for
 from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_named
 from bulkfetch.reconcile import reconcile
 from bulkfetch.report import ExportReport, Failure, failure_of, not_tried
 from bulkfetch.runlog import RunLog
 from bulkfetch.session import Session, open_session
+from bulkfetch.staging import sweep, sweep_transfers
 from bulkfetch.stats import RunStats
 from bulkfetch.store import Store, prepare_output
 from bulkfetch.worker import Job, export_transfer
@@ -50,10 +58,12 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a run has come to: its plan, what of it was committed before, and how the rest fared."""
+    """What a run has come to: its plan, what of it was committed before, or of an invoice that has changed since, and
+    how the rest fared."""
 
     plan: Plan
     skipped: dict[Transfer, Commit]
+    changed: tuple[Transfer, ...]
     progress: _Progress
 
 
@@ -90,17 +100,24 @@ async def export_async(
     check_credentials(settings)
     stats = stats or RunStats()
     store = prepare_output(Path(output), ARCHIVE)
-    started, moment = anyio.current_time(), _moment()
     with store.locked(LOCK):
-        claim_archive(store, _identity(settings, source))
-        _sweep(store)
-        with _log_of_run(store, moment) as log:
-            async with open_session(settings, stats, log) as session:
-                outcome = await _archived(session, settings, selection or Selection(), store, stats)
-        elapsed_s = anyio.current_time() - started
-        report = await anyio.to_thread.run_sync(_report, str(output), outcome, store, stats, session, elapsed_s)
-        _keep_report(store, moment, report)
-        await anyio.to_thread.run_sync(_keep_failures, store, moment, report, outcome.plan)
+        return await archive(store, settings, selection or Selection(), stats, output=str(output), source=source)
+
+
+async def archive(
+    store: Store, settings: Settings, selection: Selection, stats: RunStats, *, output: str, source: str | None = None
+) -> ExportReport:
+    """Do what `export_async` does, in a store whose lock is held; `output` is what reports call it."""
+    started, moment = anyio.current_time(), _moment()
+    await anyio.to_thread.run_sync(claim_archive, store, _identity(settings, source))
+    await anyio.to_thread.run_sync(sweep, store)
+    with _log_of_run(store, moment) as log:
+        async with open_session(settings, stats, log) as session:
+            outcome = await _archived(session, settings, selection, store, stats)
+    elapsed_s = anyio.current_time() - started
+    report = await anyio.to_thread.run_sync(_report, output, outcome, store, stats, session, elapsed_s)
+    _keep_report(store, moment, report)
+    await anyio.to_thread.run_sync(_keep_failures, store, moment, report, outcome.plan)
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
     return report
@@ -158,7 +175,11 @@ async def _archived(
         raise DeadlineError(f"the deadline of {settings.deadline_s:g} s has passed before all invoices were listed")
     await anyio.to_thread.run_sync(keep_headers, store, plan.invoices)
     skipped = await anyio.to_thread.run_sync(already_committed, store, plan.transfers)
+    await anyio.to_thread.run_sync(sweep_transfers, store, skipped)
     pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    changed = await anyio.to_thread.run_sync(_changed, store, pending)
+    for transfer in changed:
+        session.log.note("invoice_changed", transfer=str(transfer))
     stats.invoices = len(plan.invoices)
     stats.invoices_done = len(plan.invoices) - len({transfer.invoice_id for transfer in pending})
     stats.transfers, stats.transfers_skipped = len(plan.transfers), len(skipped)
@@ -171,7 +192,7 @@ async def _archived(
             f"the deadline of {settings.deadline_s:g} s has passed with {stats.transfers_done} of {len(pending)} "
             "transfers committed; run the same command again to go on"
         )
-    return _Outcome(plan, skipped, progress)
+    return _Outcome(plan, skipped, changed, progress)
 
 
 async def _planned(session: Session, settings: Settings, selection: Selection, stats: RunStats) -> Plan:
@@ -226,16 +247,34 @@ async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
 
 
 def already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
-    """Return the commits of those `transfers` that are done and whose parts are all there; it blocks."""
-    if not transfers:
-        return {}
-    present = set(map(str, store.list(LINE_ITEMS)))
-    commits = ((transfer, read_commit(store, transfer)) for transfer in transfers)
-    return {
-        transfer: commit
-        for transfer, commit in commits
-        if commit is not None and all(part.name in present for part in commit.parts)
-    }
+    """Return the commits of those `transfers` that are done; it blocks.
+
+    One is done if its commit can be read, its parts are all there in their sizes, and its invoice charges what it did.
+    """
+    commits = ((transfer, _sound_commit(store, transfer)) for transfer in transfers)
+    return {transfer: commit for transfer, commit in commits if commit and not has_changed(transfer, commit.transfer)}
+
+
+def _sound_commit(store: Store, transfer: Transfer) -> Commit | None:
+    try:
+        commit = read_commit(store, transfer)
+    except DamagedError:
+        return None
+    is_whole = commit and all(store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts)
+    return commit if is_whole else None
+
+
+def _changed(store: Store, pending: Sequence[Transfer]) -> tuple[Transfer, ...]:
+    """Return those transfers that are to be fetched because their invoice has changed."""
+    commits = ((transfer, _sound_commit(store, transfer)) for transfer in pending)
+    return tuple(transfer for transfer, commit in commits if commit and has_changed(transfer, commit.transfer))
+
+
+def has_changed(now: Transfer, then: Transfer) -> bool:
+    """Tell whether the invoice of a transfer charges something else now; not known of some is not changed."""
+    return any(
+        None not in pair and pair[0] != pair[1] for pair in ((now.charged, then.charged), (now.currency, then.currency))
+    )
 
 
 def _commits_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
@@ -243,17 +282,6 @@ def _commits_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
     planned = set(plan.transfers)
     details = (transfer_named(invoice.id, detail) for invoice in plan.invoices for detail in invoice.details)
     return already_committed(store, [transfer for transfer in details if transfer not in planned])
-
-
-def _sweep(store: Store) -> None:
-    """Remove what a run that was killed left behind: staged parts, and published ones without a commit."""
-    for name in store.list(STAGING):
-        store.remove(name)
-    committed = set(commit_names(store))
-    for name in store.list(LINE_ITEMS):
-        commit = commit_of_part(name)
-        if commit is not None and commit not in committed:
-            store.remove(name)
 
 
 def _report(
@@ -266,6 +294,7 @@ def _report(
         invoices=len(plan.invoices),
         committed=tuple(progress.committed[transfer] for transfer in plan.transfers if transfer in progress.committed),
         skipped=tuple(skipped.values()),
+        changed=outcome.changed,
         failures=_failures(outcome),
         reconciliations=tuple(reconcile(invoice, commits) for invoice in plan.invoices),
         requests=stats.requests,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from decimal import Decimal
 from urllib.parse import urlsplit
 
 from bulkfetch.errors import NotFoundError, SettingsError, printable
@@ -21,7 +22,8 @@ class Transfer:
     """All line items of one detail: what is complete or not, and is committed as a whole.
 
     Two transfers are equal if they are of the same detail; `path`, the detail's link below the base URL where it gave
-    one that leads to this very detail, and `currency`, the invoice's, only say how to ask.
+    one that leads to this very detail, and `currency`, the invoice's, only say how to ask; `charged`, the invoice's
+    `totalCharges`, tells an invoice that has changed since.
     """
 
     invoice_id: str
@@ -29,6 +31,7 @@ class Transfer:
     line_item_type: str
     path: str | None = field(default=None, compare=False)
     currency: str | None = field(default=None, compare=False)
+    charged: Decimal | None = field(default=None, compare=False)
 
     @property
     def is_modern(self) -> bool:
@@ -117,7 +120,7 @@ def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
     """Return the transfer that fetches `detail`: at its link, or at the documented path where that leads elsewhere."""
     transfer = transfer_named(invoice.id, detail)
     path = None if detail.link is None else own_path(detail.link, transfer)
-    return replace(transfer, path=path, currency=invoice.currency_code)
+    return replace(transfer, path=path, currency=invoice.currency_code, charged=invoice.total_charges)
 
 
 def transfer_named(invoice_id: str, detail: InvoiceDetail) -> Transfer:

@@ -108,6 +108,7 @@ class ExportReport:
     throttled: int
     elapsed_s: float
     correlation_id: str = ""
+    changed: tuple[Transfer, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -147,6 +148,7 @@ class ExportReport:
             "transfers_committed": len(self.committed),
             "transfers_skipped": len(self.skipped),
             "transfers_failed": len(self.failures),
+            "changed": list(map(str, self.changed)),
             "rows": self.rows,
             "size_bytes": self.size_bytes,
             "rescues": dict(self.rescues.most_common()),
@@ -170,6 +172,9 @@ class ExportReport:
                 f"{counted(self.requests, 'request')}, {self.retries:,} retried, {self.throttled:,} throttled"
             )
         lines += _by_partition(self.committed)
+        lines += [
+            f"CHANGED {each}: its invoice charges something else than when it was archived" for each in self.changed
+        ]
         lines += reconciliation_lines(self.reconciliations)
         if self.rescues:
             named = [f"{printable(name)} {count:,}" for name, count in self.rescues.most_common(8)]

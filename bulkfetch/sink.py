@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -83,6 +83,9 @@ class PartWriter:
 
     `name_of(number)` names the staged file of each part. Unless `finish` returns, `abort` must be called.
     Up to `row_group_rows` rows wait in memory: pyarrow writes a row group at once.
+
+    `keep` is called with each part that is full as soon as it is sealed; what it was called with is not removed by
+    `abort`. `adopted` are such parts of an earlier run, to write on behind them.
     """
 
     def __init__(
@@ -93,17 +96,21 @@ class PartWriter:
         part_rows: int,
         row_group_rows: int,
         waiting_room: WaitingRoom | None = None,
+        keep: Callable[[StagedPart], None] | None = None,
+        adopted: Sequence[StagedPart] = (),
     ) -> None:
         self._store = store
         self._name_of = name_of
+        self._keep = keep
         self._room = waiting_room or WaitingRoom()
         self._part_rows = part_rows
         self._row_group_rows = row_group_rows
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = 0
-        self._written_rows = 0
+        self._written_rows = sum(part.rows for part in adopted)
         self._part: _Part | None = None
-        self._parts: list[StagedPart] = []
+        self._parts = list(adopted)
+        self._kept = len(self._parts)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows. Raises StorageError if the disk refuses."""
@@ -121,10 +128,10 @@ class PartWriter:
         return self._parts
 
     def abort(self) -> None:
-        """Close without a footer, so that half a part can never pass for a whole one; remove all parts."""
+        """Close without a footer, so that half a part can never pass for a whole one; remove what is not kept."""
         if self._part is not None:
             self._part.abandon()
-        for part in self._parts:
+        for part in self._parts[self._kept :]:
             with suppress(StorageError):  # what cannot be removed is swept by the next run
                 self._store.remove(part.name)
 
@@ -154,6 +161,9 @@ class PartWriter:
         self._written_rows += rows.num_rows
         if part.rows == self._part_rows:
             self._seal()
+            if self._keep is not None:
+                self._keep(self._parts[-1])
+                self._kept = len(self._parts)
 
     def _open(self, schema: pa.Schema) -> _Part:
         number = len(self._parts)

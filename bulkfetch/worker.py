@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
-from itertools import count
-from pathlib import PurePosixPath
+from typing import TypeVar
 
 import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bulkfetch.commits import Commit, CommittedPart, parse_commit, write_commit
+from bulkfetch.commits import Commit, CommittedPart, withdraw, write_commit
 from bulkfetch.config import Settings
 from bulkfetch.decode import Page, PageDecoder
-from bulkfetch.errors import StorageError
+from bulkfetch.errors import ContradictionError, RequestError, StorageError, TransferError
 from bulkfetch.exact import exact_sum
 from bulkfetch.layout import commit_name, part_name, staged_name
-from bulkfetch.lineitems import Lookahead, Walk, walk_pages
+from bulkfetch.lineitems import Lookahead, Place, Walk, walk_pages
 from bulkfetch.plan import Transfer
 from bulkfetch.schema import LineItemSchema, schema_of
 from bulkfetch.session import Session
 from bulkfetch.sink import PartWriter, StagedPart, WaitingRoom
+from bulkfetch.staging import Checkpoint, Staging, remove_staged, retract, rows_since
 from bulkfetch.stats import RunStats
 from bulkfetch.store import Store
+
+T = TypeVar("T")
 
 _WRITING = 2
 """How many transfers may encode or sync at once: each holds a row group, and more threads than that gain nothing."""
@@ -48,42 +51,131 @@ class Job:
 
 
 async def export_transfer(transfer: Transfer, job: Job) -> Commit:
-    """Fetch, decode, write and commit one transfer. Raises a BulkfetchError, then leaving nothing behind."""
-    decoder = PageDecoder(transfer.invoice_id, schema_of(transfer.provider, transfer.line_item_type))
-    writer = PartWriter(
-        job.store,
-        partial(staged_name, transfer),
-        part_rows=job.settings.part_rows,
-        row_group_rows=job.settings.row_group_rows,
-        waiting_room=job.waiting_room,
-    )
-    tally = Tally()
+    """Fetch, decode, write and commit one transfer, from where an earlier run left it if that left whole parts.
+
+    Raises a BulkfetchError, then leaving nothing that readers see, but the parts that are whole for a later run.
+    """
+    staging = Staging(job.store, transfer, job.settings)
+    adopted = await _in_thread(job, staging.adopt)
+    if adopted:
+        intake = await _in_thread(job, partial(_Intake, transfer, job, staging, adopted))
+        job.session.log.note("resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted))
+        try:
+            return await _fetched(transfer, job, intake)
+        except TransferError as error:
+            if not intake.is_outdated(error):
+                raise
+            job.session.log.note("started_again", transfer=str(transfer), why=str(error))
+            await _in_thread(job, partial(remove_staged, job.store, transfer))
+    return await _fetched(transfer, job, _Intake(transfer, job, staging))
+
+
+async def _fetched(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
     try:
-        async with aclosing(walk_pages(transfer, _walk(job, decoder))) as pages:
+        async with aclosing(walk_pages(transfer, _walk(job, intake))) as pages:
             async for page in pages:
-                await anyio.to_thread.run_sync(_append, page, decoder, writer, tally, limiter=job.writing)
+                await _in_thread(job, partial(intake.take, page))
                 job.stats.pages += 1
                 job.stats.rows += page.rows
                 job.stats.rescued += page.columns.rescues.total()
-        return await anyio.to_thread.run_sync(_commit, transfer, job.store, decoder, writer, tally, limiter=job.writing)
-    except BaseException:
-        writer.abort()
+        return await _in_thread(job, partial(_commit, transfer, job.store, intake))
+    except ContradictionError:
+        intake.writer.abort()
+        with suppress(StorageError):  # what cannot be removed is not adopted either: the pages will contradict it
+            remove_staged(job.store, transfer)
         raise
+    except BaseException:
+        intake.writer.abort()
+        raise
+
+
+async def _in_thread(job: Job, work: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(work, limiter=job.writing)
+
+
+class _Intake:
+    """Takes the pages of one transfer, in order, into staged parts, and counts them; all but `at` blocks.
+
+    With checkpoints of an earlier run it goes on behind their parts: the pages from the last one's place on are taken,
+    and what is in the parts already is held against them.
+    """
+
+    def __init__(self, transfer: Transfer, job: Job, staging: Staging, adopted: Sequence[Checkpoint] = ()) -> None:
+        declared = schema_of(transfer.provider, transfer.line_item_type)
+        parts = [checkpoint.part for checkpoint in adopted]
+        self.start = self.place = adopted[-1].place if adopted else Place()
+        self.decoder = PageDecoder(transfer.invoice_id, declared)
+        self.tally = Tally()
+        if adopted:
+            self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)
+        self._transfer = transfer
+        self._staging = staging
+        self._overlap = rows_since(job.store, parts, self.start.line)
+        self.writer = PartWriter(
+            job.store,
+            partial(staged_name, transfer),
+            part_rows=job.settings.part_rows,
+            row_group_rows=job.settings.row_group_rows,
+            waiting_room=job.waiting_room,
+            keep=None if declared is None else self._keep,  # the columns of others are not known to the next run
+            adopted=parts,
+        )
+
+    def at(self, place: Place) -> None:
+        """Note where the next page starts."""
+        self.place = place
+
+    def take(self, page: Page) -> None:
+        """Take the next page. Raises ContradictionError if it is not what the parts have, and StorageError."""
+        batch = self.decoder.batch(page, self.tally.rows)
+        known = min(self._overlap_left, page.rows)
+        if known and self._overlap is not None:
+            there = self._overlap.slice(self.tally.rows - self.start.line, known)
+            if not there.equals(pa.Table.from_batches([batch.slice(0, known)])):
+                raise self._changed(f"other rows from line {self.tally.rows} on")
+        if known < page.rows:
+            self.writer.write(batch.slice(known))
+        self.tally.add(page, self.decoder.schema)
+
+    def finish(self, schema: LineItemSchema) -> list[StagedPart]:
+        """Return all parts, sealed. Raises ContradictionError if the pages end before the adopted parts do."""
+        if self._overlap_left:
+            raise self._changed(f"only {self.tally.rows} rows now")
+        return self.writer.finish(schema.arrow)
+
+    def is_outdated(self, error: TransferError) -> bool:
+        """Tell whether an `error` is about the earlier run's parts, or about its token, which may have expired."""
+        is_refused = self.start.token is not None and self.tally.rows == self.start.line
+        return isinstance(error, ContradictionError) or (is_refused and isinstance(error.__cause__, RequestError))
+
+    @property
+    def _overlap_left(self) -> int:
+        """How many rows of the adopted parts have not come again yet."""
+        rows = 0 if self._overlap is None else self._overlap.num_rows
+        return max(0, self.start.line + rows - self.tally.rows)
+
+    def _keep(self, part: StagedPart) -> None:
+        """Write the checkpoint of a part that ends in the page at `place`, which is not in the tally yet."""
+        total = self.tally.total(self.decoder.schema)
+        self._staging.keep(Checkpoint(part, self.place, total, dict(self.tally.rescues)))
+
+    def _changed(self, what: str) -> ContradictionError:
+        return ContradictionError(f"transfer {self._transfer}: it has {what} than when an earlier run fetched it")
 
 
 class Tally:
     """What is counted while a transfer is written: its rows, the sum of its charges, its rescues."""
 
-    def __init__(self) -> None:
-        self.rows = 0
-        self.rescues: Counter[str] = Counter()
-        self._total: Decimal | None = Decimal(0)
+    def __init__(self, rows: int = 0, total: Decimal | None = None, rescues: Mapping[str, int] | None = None) -> None:
+        self.rows = rows
+        self.rescues = Counter(rescues)
+        self._total = total or Decimal(0)
 
     def add(self, page: Page, schema: LineItemSchema) -> None:
         """Count a page of the transfer."""
         self.rows += page.rows
         self.rescues.update(page.columns.rescues)
-        if schema.total is None or self._total is None:
+        if schema.total is None:
             return
         names = [field.name for field in schema.fields]
         amounts = page.columns.arrays[names.index(schema.total)]
@@ -100,22 +192,27 @@ def sum_of(amounts: pa.Array | pa.ChunkedArray) -> Decimal:
     return Decimal(0) if total is None else Decimal(total)
 
 
-def _walk(job: Job, decoder: PageDecoder) -> Walk[Page]:
+def _walk(job: Job, intake: _Intake) -> Walk[Page]:
     def discard() -> None:
         job.stats.pages_discarded += 1
 
-    return Walk(job.session, job.tasks, job.settings, job.lookahead, decoder.decode, discard)
+    return Walk(
+        job.session,
+        job.tasks,
+        job.settings,
+        job.lookahead,
+        intake.decoder.decode,
+        discard,
+        start=intake.start,
+        on_page=intake.at,
+    )
 
 
-def _append(page: Page, decoder: PageDecoder, writer: PartWriter, tally: Tally) -> None:
-    writer.write(decoder.batch(page, tally.rows))
-    tally.add(page, decoder.schema)
-
-
-def _commit(transfer: Transfer, store: Store, decoder: PageDecoder, writer: PartWriter, tally: Tally) -> Commit:
+def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
     """Publish the parts, then say so: a part without a commit is replaced by the next run."""
-    schema = decoder.schema if tally.rows else schema_of(transfer.provider, transfer.line_item_type)
-    staged = [] if schema is None else writer.finish(schema.arrow)
+    tally = intake.tally
+    schema = intake.decoder.schema if tally.rows else schema_of(transfer.provider, transfer.line_item_type)
+    staged = [] if schema is None else intake.finish(schema)
     withdraw(store, transfer)
     try:
         parts = tuple(_published(transfer, store, number, part) for number, part in enumerate(staged))
@@ -129,9 +226,13 @@ def _commit(transfer: Transfer, store: Store, decoder: PageDecoder, writer: Part
         )
         write_commit(store, commit)
     except BaseException:
-        with suppress(StorageError):  # what cannot be removed is swept by the next run
-            withdraw(store, transfer)
+        with suppress(StorageError):  # what cannot be taken back is swept by the next run
+            store.remove(commit_name(transfer))
+            for number in range(len(staged)):
+                retract(store, part_name(transfer, number))
         raise
+    with suppress(StorageError):  # it is committed; what cannot be removed is swept by the next run
+        remove_staged(store, transfer)
     return commit
 
 
@@ -139,27 +240,3 @@ def _published(transfer: Transfer, store: Store, number: int, part: StagedPart) 
     name = part_name(transfer, number)
     store.publish(part.name, name)
     return CommittedPart(str(name), part.first_line, part.rows, part.size_bytes, part.sha256)
-
-
-def withdraw(store: Store, transfer: Transfer) -> None:
-    """Remove an earlier commit of a transfer, of whose parts some are gone, and all parts that are there.
-
-    The commit goes first: it must not come to vouch for other parts. Parts without a commit were published in their
-    order by a run that did not live to commit them.
-    """
-    name = commit_name(transfer)
-    content = store.read(name)
-    if content is not None:
-        store.remove(name)
-        for part in _part_names(content, name):
-            store.remove(part)
-    for number in count():
-        if not store.remove(part_name(transfer, number)):
-            return
-
-
-def _part_names(content: bytes, name: PurePosixPath) -> list[PurePosixPath]:
-    try:
-        return [PurePosixPath(part.name) for part in parse_commit(content, name).parts]
-    except StorageError:  # damaged: what it does not tell is swept by the next run
-        return []

@@ -374,7 +374,7 @@ def test_a_row_group_larger_than_its_part_is_refused_naming_both_sources(tmp_pat
         "--row-group-rows: must be at most part_rows, 10 (environment variable BULKFETCH_PART_ROWS), not 20"
     )
     assert refusal(tmp_path, flags={"row_group_rows": 2_000_000}).startswith(
-        "--row-group-rows: must be at most part_rows, 1000000 (default)"
+        "--row-group-rows: must be at most part_rows, 100000 (default)"
     )
     with pytest.raises(SettingsError, match=r"row_group_rows: must be at most part_rows, 10 \(part_rows\)"):
         Settings(part_rows=10, row_group_rows=20)

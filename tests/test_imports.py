@@ -20,7 +20,7 @@ ORDER = [
     paging decode
     auth session
     invoices plan lineitems layout
-    sink commits headers
+    sink commits staging headers
     reconcile worker report failures
     pipeline verification client
     tables progress signals

@@ -435,7 +435,7 @@ async def test_an_archive_is_not_gone_on_with_other_settings(tmp_path: Path) -> 
         before = tree(tmp_path)
         server.requests.clear()
 
-        with pytest.raises(OutputError, match="part_rows is 1000000, now 7"):
+        with pytest.raises(OutputError, match="part_rows is 100000, now 7"):
             await export_async(tmp_path, server.settings(part_rows=7))
 
     assert server.requests == []

@@ -160,7 +160,7 @@ def test_a_part_that_is_gone_is_found(archive: Path) -> None:
     path = parts(archive)[0]
     path.unlink()
 
-    assert "No such file" in found(archive)[named(archive, path)]
+    assert "no such file" in found(archive)[named(archive, path)]
     assert len(found(archive)) == 1
 
 
@@ -226,7 +226,7 @@ def test_a_damaged_commit_is_found_and_its_parts_are_not_blamed(archive: Path) -
     path.write_bytes(path.read_bytes().replace(b'"rows": 60', b'"rows": 61'))
 
     assert list(found(archive)) == [named(archive, path)]
-    assert "remove it, and the next export fetches it again" in found(archive)[named(archive, path)]
+    assert "the next export fetches its transfer again" in found(archive)[named(archive, path)]
 
 
 def rewrite(archive: Path, change: Callable[[Commit], Commit]) -> Commit:

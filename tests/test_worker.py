@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -14,18 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
-from replay import Asked, MadeUp, serving
+from replay import Asked, MadeUp, page, serving
 
-from bulkfetch.commits import Commit, read_commit
-from bulkfetch.errors import StorageError, TransferError
-from bulkfetch.layout import commit_name, part_name
+from bulkfetch.commits import Commit, read_commit, withdraw
+from bulkfetch.errors import ContradictionError, StorageError, TransferError
+from bulkfetch.layout import STAGING, checkpoint_name, commit_name, part_name, staged_name
 from bulkfetch.lineitems import Lookahead
 from bulkfetch.plan import Transfer
 from bulkfetch.schema import MONEY
 from bulkfetch.session import open_session
+from bulkfetch.staging import sweep
 from bulkfetch.stats import RunStats
 from bulkfetch.store import LocalStore
-from bulkfetch.worker import Job, export_transfer, sum_of, withdraw
+from bulkfetch.worker import Job, export_transfer, sum_of
 
 OFFICE = Transfer("I", "office", "billing_line_items")
 TEAPOTS = Transfer("I", "teapots", "billing_line_items")
@@ -144,20 +146,36 @@ async def test_a_type_that_nobody_declared_and_that_has_no_rows_is_committed_wit
 
 @pytest.mark.parametrize("transfer", [OFFICE, CHAIN])
 @pytest.mark.parametrize("broken", [0, 5, 15, 25])
-async def test_an_error_in_the_middle_names_the_page_and_leaves_nothing(
+async def test_an_error_in_the_middle_names_the_page_and_leaves_whole_parts_for_the_next_run(
     transfer: Transfer, broken: int, tmp_path: Path
 ) -> None:
+    clean, store, asked_again = LocalStore(tmp_path / "clean"), LocalStore(tmp_path / "broken"), list[Asked]()
+    for each in (clean, store):
+        each.root.mkdir()
+    await exported(clean, line_items(27), transfer)
+
     def interrupt(asked: Asked) -> web.Response | None:
         return web.Response(status=500) if int(asked.token or asked.offset or 0) == broken else None
 
     page = f"page {broken // 5}" if transfer is CHAIN else f"page at offset {broken}"
     with pytest.raises(TransferError, match=f"^transfer {transfer}, {page}: the server answered 500"):
-        await exported(LocalStore(tmp_path), line_items(27), transfer, interrupt)
+        await exported(store, line_items(27), transfer, interrupt)
+    assert staged(store) == [f"{number:05d}{ending}" for number in range(broken // 10) for ending in (".json", ".part")]
+    assert len(tree(store.root)) == len(staged(store))
 
-    assert tree(tmp_path) == {}
+    await exported(store, line_items(27), transfer, asked_again.append)
+
+    lines = sorted(int(asked.token or asked.offset or 0) for asked in asked_again)
+    assert lines[0] == max(0, broken // 10 * 10 - 5)  # the page in which the last whole part ends
+    assert tree(store.root) == tree(clean.root)
 
 
-async def test_a_cancelled_transfer_leaves_nothing(tmp_path: Path) -> None:
+def staged(store: LocalStore) -> list[str]:
+    """The staged files of the one transfer there is, by number and ending."""
+    return [name.name.rpartition("+")[2] for name in store.list(STAGING)]
+
+
+async def test_a_cancelled_transfer_leaves_nothing_but_whole_parts(tmp_path: Path) -> None:
     reached = anyio.Event()
 
     async def stall(asked: Asked) -> web.Response:
@@ -176,7 +194,7 @@ async def test_a_cancelled_transfer_leaves_nothing(tmp_path: Path) -> None:
             scope.cancel()
 
     assert scope.cancelled_caught
-    assert tree(tmp_path) == {}
+    assert len(tree(tmp_path)) == len(staged(LocalStore(tmp_path))) in (2, 4)  # the second one waits for a page or not
 
 
 async def test_parts_that_a_killed_run_published_are_replaced_and_those_too_many_are_gone(
@@ -247,7 +265,7 @@ async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_
     clean = LocalStore(tmp_path / "clean")
     clean.root.mkdir()
     await exported(clean, line_items(27))
-    steps = 0
+    steps, refetched = 0, set()
     while True:
         store = KilledAt(tmp_path / str(steps), steps)
         store.root.mkdir()
@@ -256,14 +274,18 @@ async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_
             break
         except Killed:
             pass
-        assert not assert_commit_is_kept(LocalStore(store.root))
-        await exported(LocalStore(store.root), line_items(27))
-        data = {name: content for name, content in tree(store.root).items() if not name.endswith(".tmp")}
-        staged = {name for name in data if "/staging/" in name}
-        assert {name: data[name] for name in data.keys() - staged} == tree(clean.root)
+        survivor, stats = LocalStore(store.root), RunStats()
+        if not assert_commit_is_kept(survivor):
+            sweep(survivor)
+            assert visible(store.root) == []
+            await exported(survivor, line_items(27), stats=stats)
+            refetched.add(stats.rows)
+        sweep(survivor)
+        assert tree(store.root) == tree(clean.root)
         steps += 1
 
     assert steps > 10
+    assert refetched == {27, 22, 12}  # without a whole part, with one, with two
 
 
 async def test_a_commit_whose_part_is_gone_never_comes_to_vouch_for_other_rows(tmp_path: Path) -> None:
@@ -339,12 +361,12 @@ async def test_a_disk_that_fills_up_at_any_point_ends_in_nothing_visible_and_the
     commit = await exported(clean, line_items(27))
     needed = commit.size_bytes + len(commit.to_json())
 
-    for room in (0, 3, *range(4, needed, needed // 25), commit.size_bytes, needed - 1):
+    for room in sorted({0, 3, *range(4, needed, needed // 25), commit.size_bytes, needed - 1}):
         root = tmp_path / str(room)
         root.mkdir()
         with pytest.raises(StorageError, match=r"[Nn]o space left|disk is full"):
             await exported(SmallDisk(root, room), line_items(27))
-        assert tree(root) == {}, room
+        assert len(tree(root)) == len(staged(LocalStore(root))), room
 
     await exported(LocalStore(root), line_items(27))
     assert tree(root) == tree(clean.root)
@@ -372,3 +394,178 @@ def test_removing_what_was_published_leaves_the_parts_of_others(tmp_path: Path) 
 
 
 OFFICE_NAMES = ("office", "billing_line_items")
+
+
+# Going on where an earlier run broke off.
+
+
+def breaking_at(line: int) -> Callable[[Asked], web.Response | None]:
+    def interrupt(asked: Asked) -> web.Response | None:
+        return web.Response(status=500) if int(asked.token or asked.offset or 0) == line else None
+
+    return interrupt
+
+
+async def broken_off(store: LocalStore, rows: list[str], transfer: Transfer, line: int, **settings: Any) -> None:
+    with pytest.raises(TransferError):
+        await exported(store, rows, transfer, breaking_at(line), **settings)
+
+
+async def clean_tree(root: Path, rows: list[str], transfer: Transfer, **settings: Any) -> dict[str, bytes]:
+    store = store_at(root)
+    await exported(store, rows, transfer, **settings)
+    return tree(root)
+
+
+def store_at(root: Path) -> LocalStore:
+    root.mkdir()
+    return LocalStore(root)
+
+
+def numbered(count: int) -> list[str]:
+    return [f'{{"customerName":"c{number}","totalForCustomer":{number}.5,"colour":"red"}}' for number in range(count)]
+
+
+@pytest.mark.parametrize("transfer", [OFFICE, CHAIN])
+@pytest.mark.parametrize(("part_rows", "page_size"), [(10, 5), (10, 7), (3, 7), (7, 10), (1, 4), (10, 10)])
+async def test_what_goes_on_behind_whole_parts_ends_in_the_same_bytes_wherever_they_and_the_pages_end(
+    transfer: Transfer, part_rows: int, page_size: int, tmp_path: Path
+) -> None:
+    cut: dict[str, Any] = {"part_rows": part_rows, "row_group_rows": min(4, part_rows), "page_size": page_size}
+    clean = await clean_tree(tmp_path / "clean", numbered(43), transfer, **cut)
+    for line in range(0, 43, page_size):
+        store = store_at(tmp_path / str(line))
+        await broken_off(store, numbered(43), transfer, line, **cut)
+        stats = RunStats()
+
+        commit = await exported(store, numbered(43), transfer, stats=stats, **cut)
+
+        assert tree(store.root) == clean, line
+        whole = line // part_rows * part_rows
+        assert stats.rows == 43 - max(0, -(-whole // page_size) - 1) * page_size
+        assert (commit.total, commit.rescues) == (sum(map(Decimal, range(43)), Decimal("21.5")), {"colour": 43})
+
+
+async def test_a_run_with_another_page_size_goes_on_as_well(tmp_path: Path) -> None:
+    clean = await clean_tree(tmp_path / "clean", numbered(43), OFFICE)
+    store, stats = store_at(tmp_path / "broken"), RunStats()
+    await broken_off(store, numbered(43), OFFICE, 35, page_size=7)
+
+    await exported(store, numbered(43), page_size=2, stats=stats)
+
+    assert tree(store.root) == clean
+    assert stats.rows == 43 - 28
+
+
+@pytest.mark.parametrize(
+    "settings", [{"part_rows": 9, "row_group_rows": 4}, {"part_rows": 10, "row_group_rows": 5}], ids=str
+)
+async def test_parts_of_other_settings_are_not_gone_on_with(settings: dict[str, Any], tmp_path: Path) -> None:
+    clean = await clean_tree(tmp_path / "clean", numbered(27), OFFICE, **settings)
+    store, stats = store_at(tmp_path / "broken"), RunStats()
+    await broken_off(store, numbered(27), OFFICE, 25)
+
+    await exported(store, numbered(27), stats=stats, **settings)
+
+    assert tree(store.root) == clean
+    assert stats.rows == 27
+
+
+def altered(content: bytes) -> bytes:
+    return content[:40] + bytes([content[40] ^ 1]) + content[41:]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("name_of", [staged_name, checkpoint_name])
+@pytest.mark.parametrize("change", [altered, lambda content: content[:-1], lambda content: b"", None])
+async def test_a_staged_part_that_is_not_the_one_checked_in_is_fetched_again(
+    number: int,
+    name_of: Callable[[Transfer, int], PurePosixPath],
+    change: Callable[[bytes], bytes] | None,
+    tmp_path: Path,
+) -> None:
+    clean = await clean_tree(tmp_path / "clean", numbered(27), OFFICE)
+    store, stats = store_at(tmp_path / "broken"), RunStats()
+    await broken_off(store, numbered(27), OFFICE, 25)
+    name = name_of(OFFICE, number)
+    if change is None:
+        store.remove(name)
+    else:
+        store.write(name, change(store.read(name) or b""))
+    sweep(store)
+
+    await exported(store, numbered(27), stats=stats)
+
+    assert tree(store.root) == clean
+    assert stats.rows == (27 if number == 0 else 22)
+
+
+@pytest.mark.parametrize("transfer", [OFFICE, CHAIN])
+@pytest.mark.parametrize("there_now", [numbered(27)[1:], numbered(27)[:17], numbered(27)[:20], [], line_items(27)])
+async def test_rows_that_are_not_what_they_were_are_fetched_from_the_start(
+    transfer: Transfer, there_now: list[str], tmp_path: Path
+) -> None:
+    clean = await clean_tree(tmp_path / "clean", there_now, transfer)
+    store = store_at(tmp_path / "broken")
+    await broken_off(store, numbered(27), transfer, 25)
+
+    await exported(store, there_now, transfer)
+
+    assert tree(store.root) == clean
+
+
+async def test_a_token_that_has_expired_means_to_start_again(tmp_path: Path) -> None:
+    clean = await clean_tree(tmp_path / "clean", numbered(27), CHAIN)
+    store, asked_again = store_at(tmp_path / "broken"), list[Asked]()
+    await broken_off(store, numbered(27), CHAIN, 25)
+
+    def expired(asked: Asked) -> web.Response | None:
+        asked_again.append(asked)
+        return web.Response(status=400) if len(asked_again) == 1 else None
+
+    await exported(store, numbered(27), CHAIN, expired)
+
+    assert [asked.token for asked in asked_again] == ["15", None, "5", "10", "15", "20", "25"]
+    assert tree(store.root) == clean
+
+
+async def test_a_page_that_fails_where_a_run_goes_on_keeps_the_parts(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    await broken_off(store, numbered(27), OFFICE, 25)
+    before = tree(tmp_path)
+
+    await broken_off(store, numbered(27), OFFICE, 15)
+
+    assert tree(tmp_path) == before
+
+
+async def test_an_invoice_that_charges_something_else_is_fetched_from_the_start(tmp_path: Path) -> None:
+    store, stats = LocalStore(tmp_path), RunStats()
+    await broken_off(store, numbered(27), replace(OFFICE, charged=Decimal(5)), 25)
+
+    await exported(store, numbered(27), replace(OFFICE, charged=Decimal(6)), stats=stats)
+
+    assert stats.rows == 27
+
+
+async def test_contradictions_leave_nothing_to_go_on_with(tmp_path: Path) -> None:
+    def contradict(asked: Asked) -> web.Response | None:
+        repeated = b'{"items":[{"customerName":"again"},{}]}'
+        return page(repeated) if asked.offset == 25 else None
+
+    with pytest.raises(ContradictionError):
+        await exported(
+            LocalStore(tmp_path), numbered(25), interrupt=lambda asked: contradict(asked), page_size=5, part_rows=10
+        )
+
+    assert tree(tmp_path) == {}
+
+
+async def test_a_type_that_nobody_declared_starts_again(tmp_path: Path) -> None:
+    store, stats = LocalStore(tmp_path), RunStats()
+    await broken_off(store, numbered(27), TEAPOTS, 25)
+    assert tree(tmp_path) == {}
+
+    await exported(store, numbered(27), TEAPOTS, stats=stats)
+
+    assert stats.rows == 27
