@@ -20,6 +20,7 @@ __all__ = [
     "InvoicePage",
     "LineItemPage",
     "LineItemSchema",
+    "RepairReport",
     "Secret",
     "Selection",
     "Settings",
@@ -28,8 +29,11 @@ __all__ = [
     "export",
     "export_async",
     "read_settings",
+    "repair",
+    "repair_async",
     "schema_of",
     "verify",
+    "verify_against_server",
 ]
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     from bulkfetch.invoices import Invoice, InvoiceDetail, InvoicePage
     from bulkfetch.pipeline import export, export_async
     from bulkfetch.plan import Selection
+    from bulkfetch.recount import verify_against_server
+    from bulkfetch.repairs import RepairReport, repair, repair_async
     from bulkfetch.report import ExportReport
     from bulkfetch.schema import LineItemSchema, schema_of
     from bulkfetch.verification import VerifyReport, verify
@@ -53,6 +59,7 @@ _HOMES = {
     "InvoicePage": "invoices",
     "LineItemPage": "client",
     "LineItemSchema": "schema",
+    "RepairReport": "repairs",
     "Secret": "config",
     "Selection": "plan",
     "Settings": "config",
@@ -60,8 +67,11 @@ _HOMES = {
     "export": "pipeline",
     "export_async": "pipeline",
     "read_settings": "config",
+    "repair": "repairs",
+    "repair_async": "repairs",
     "schema_of": "schema",
     "verify": "verification",
+    "verify_against_server": "recount",
 }
 
 

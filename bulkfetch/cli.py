@@ -114,7 +114,7 @@ def _advice(error: BulkfetchError) -> str:
 def _farewell(arguments: argparse.Namespace, number: int) -> int:
     """Say what a signal has ended, and return the exit code that goes with it."""
     cause = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-    writes = arguments.command is _export and not arguments.plan
+    writes = arguments.command is _repair or (arguments.command is _export and not arguments.plan)
     advice = "; what is committed is kept: run the same command again to go on" if writes else ""
     _say(f"{cause}{advice}")
     return 128 + number
@@ -225,12 +225,17 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     _verbosity_argument(parser)
     _selection_arguments(parser)
+    _tenant_arguments(parser)
+    parser.set_defaults(command=_export, parser=parser)
+
+
+def _tenant_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says where the invoices come from: a sandbox, or the settings."""
     sandbox = parser.add_argument_group("sandbox")
-    sandbox.add_argument("--sandbox", action="store_true", help="export a made-up tenant: needs no account")
+    sandbox.add_argument("--sandbox", action="store_true", help="ask a made-up tenant: needs no account")
     for name, meaning in _SANDBOX_OPTIONS.items():
         sandbox.add_argument(f"--sandbox-{name}", metavar="FILE" if name == "faults" else "N", help=meaning)
     config.add_arguments(parser)
-    parser.set_defaults(command=_export, parser=parser)
 
 
 _SANDBOX_OPTIONS = {
@@ -544,14 +549,61 @@ def _check_columns(columns: Sequence[str], rows: Sequence[dict[str, Any]], trans
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="DIR", type=_directory, help="the archive")
+    parser.add_argument("--deep", action="store_true", help="read every line item as well, not only every byte")
+    parser.add_argument(
+        "--against-server", action="store_true", help="also ask the server for its invoices and count its line items"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 also where line items do not add up to an invoice"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    _verbosity_argument(parser)
+    _tenant_arguments(parser)
     parser.set_defaults(command=_verify, parser=parser)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     from bulkfetch.verification import verify
 
-    report = verify(arguments.output)
+    report = verify(arguments.output, deep=arguments.deep)
+    if arguments.against_server:
+        from bulkfetch.recount import verify_against_server
+
+        with _settings(arguments) as settings:
+            report = _run(arguments, partial(verify_against_server, report, settings))
+    _print(report.to_dict() if arguments.json else report.lines())
+    return COMPLETE if report.sound and (report.reconciled or not arguments.strict) else INCOMPLETE
+
+
+def _repair_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="DIR", type=_directory, help="the archive")
+    parser.add_argument(
+        "--against-server", action="store_true", help="also fetch again what has other numbers of line items there"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    _verbosity_argument(parser)
+    _tenant_arguments(parser)
+    parser.set_defaults(command=_repair, parser=parser)
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from bulkfetch.repairs import repair_async
+    from bulkfetch.stats import RunStats
+
+    stats = RunStats()
+    with _settings(arguments) as settings:
+        report = _run(
+            arguments,
+            lambda: repair_async(
+                arguments.output,
+                settings,
+                with_server=arguments.against_server,
+                stats=stats,
+                source=_sandbox_named(arguments),
+            ),
+            progress=None if arguments.quiet else stats,
+        )
     _print(report.to_dict() if arguments.json else report.lines())
     return COMPLETE if report.sound else INCOMPLETE
 
@@ -625,6 +677,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "invoices": ("list the invoices, or show one", _invoices_arguments),
     "line-items": ("print the line items of one detail", _line_items_arguments),
     "verify": ("check an archive against its commits and its invoices", _verify_arguments),
+    "repair": ("fetch again what a verification faults", _repair_arguments),
     "schema": ("show the columns of each line-item type", _schema_arguments),
     "config": ("show the settings in force, and where each comes from", _config_arguments),
     "sandbox": ("serve a made-up Partner Center on this machine", _sandbox_arguments),

@@ -205,7 +205,7 @@ def _without_hash(found: object) -> dict[str, Any]:
 
 
 _WITHOUT_HASH = frozenset(
-    "format_version schema_version source tenant_id part_rows row_group_rows usage_period".split()
+    ["format_version", "schema_version", "source", "tenant_id", "part_rows", "row_group_rows", "usage_period"]
 )
 
 

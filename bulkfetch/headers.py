@@ -10,21 +10,21 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bulkfetch.errors import StorageError
+from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.invoices import Invoice, header_table
 from bulkfetch.layout import HEADERS, HEADERS_RECORD, STAGING
 from bulkfetch.sink import stage_table
 from bulkfetch.store import Store
 
 
-def keep_headers(store: Store, invoices: Sequence[Invoice]) -> None:
-    """Write the headers of `invoices`, and keep those of earlier runs that are not among them.
+def keep_headers(store: Store, invoices: Sequence[Invoice], *, anew: bool = False) -> None:
+    """Write the headers of `invoices`, and keep those of earlier runs that are not among them, unless `anew`.
 
     Raises StorageError; then the table is the one that was there before.
     """
     table = header_table(invoices)
     named = {invoice.id for invoice in invoices}
-    content = _content(store)
+    content = None if anew else _content(store)
     if content is not None:
         earlier = _table(content)
         kept = [identifier.as_py() not in named for identifier in earlier.column("id")]
@@ -52,7 +52,7 @@ def read_headers(store: Store) -> pa.Table | None:
 def _content(store: Store) -> bytes | None:
     content = store.read(HEADERS)
     if content is not None and hashlib.sha256(content).hexdigest() not in _recorded(store):
-        raise _damaged("its sha256 is not the one on record: it was altered")
+        raise _damaged(f"its sha256 is not the one on record in {HEADERS_RECORD}: one of them was altered")
     return content
 
 
@@ -64,18 +64,23 @@ def _table(content: bytes) -> pa.Table:
 
 
 def _damaged(what: str) -> StorageError:
-    return StorageError(f"{HEADERS} is damaged ({what}); remove it, and the next export of everything writes it again")
+    return DamagedError(f"{HEADERS} is damaged ({what}); `bulkfetch repair` writes it again from the server's list")
 
 
 def _recorded(store: Store) -> list[str]:
     """Return the hashes on record: that of the table, and while it is replaced that of its successor too."""
     content = store.read(HEADERS_RECORD)
     with suppress(ValueError, KeyError, TypeError):
-        return [str(digest) for digest in orjson.loads(content or b"{}")["sha256"]]
+        digests = [str(digest) for digest in orjson.loads(content or b"{}")["sha256"]]
+        return digests if content == _record_of(digests) else []
     return []
 
 
 def _record(store: Store, digests: list[str]) -> None:
-    content = orjson.dumps({"sha256": digests}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    content = _record_of(digests)
     if store.read(HEADERS_RECORD) != content:
         store.write(HEADERS_RECORD, content)
+
+
+def _record_of(digests: list[str]) -> bytes:
+    return orjson.dumps({"sha256": digests}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

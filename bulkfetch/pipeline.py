@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -104,16 +105,42 @@ async def export_async(
         return await archive(store, settings, selection or Selection(), stats, output=str(output), source=source)
 
 
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What of an archive is to be made again: these transfers, and the table of headers if that is lost.
+
+    No line items are added: `holds` tells which transfers the archive has, faulty or not.
+    """
+
+    transfers: Collection[Transfer]
+    headers: bool
+    holds: Callable[[Transfer], bool]
+
+    def narrowed(self, plan: Plan) -> Plan:
+        """Leave out what the archive does not have."""
+        transfers = tuple(filter(self.holds, plan.transfers))
+        named = {transfer.invoice_id for transfer in transfers}
+        invoices = tuple(invoice for invoice in plan.invoices if self.headers or invoice.id in named)
+        return Plan(invoices, transfers)
+
+
 async def archive(
-    store: Store, settings: Settings, selection: Selection, stats: RunStats, *, output: str, source: str | None = None
+    store: Store,
+    settings: Settings,
+    selection: Selection,
+    stats: RunStats,
+    *,
+    output: str,
+    source: str | None = None,
+    repair: Repair | None = None,
 ) -> ExportReport:
-    """Do what `export_async` does, in a store whose lock is held; `output` is what reports call it."""
+    """Do what `export_async` does, or a `repair`, in a store whose lock is held; `output` is what reports call it."""
     started, moment = anyio.current_time(), _moment()
     await anyio.to_thread.run_sync(claim_archive, store, _identity(settings, source))
     await anyio.to_thread.run_sync(sweep, store)
     with _log_of_run(store, moment) as log:
         async with open_session(settings, stats, log) as session:
-            outcome = await _archived(session, settings, selection, store, stats)
+            outcome = await _archived(session, settings, selection, store, stats, repair)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_report, output, outcome, store, stats, session, elapsed_s)
     _keep_report(store, moment, report)
@@ -164,7 +191,7 @@ def _in_event_loop() -> bool:
 
 
 async def _archived(
-    session: Session, settings: Settings, selection: Selection, store: Store, stats: RunStats
+    session: Session, settings: Settings, selection: Selection, store: Store, stats: RunStats, repair: Repair | None
 ) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
     until = math.inf if settings.deadline_s is None else anyio.current_time() + settings.deadline_s
@@ -173,8 +200,11 @@ async def _archived(
         plan = await _planned(session, settings, selection, stats)
     if plan is None:
         raise DeadlineError(f"the deadline of {settings.deadline_s:g} s has passed before all invoices were listed")
-    await anyio.to_thread.run_sync(keep_headers, store, plan.invoices)
-    skipped = await anyio.to_thread.run_sync(already_committed, store, plan.transfers)
+    plan = repair.narrowed(plan) if repair else plan
+    anew = repair is not None and repair.headers
+    await anyio.to_thread.run_sync(partial(keep_headers, store, plan.invoices, anew=anew))
+    trusted = [transfer for transfer in plan.transfers if not repair or transfer not in repair.transfers]
+    skipped = await anyio.to_thread.run_sync(already_committed, store, trusted)
     await anyio.to_thread.run_sync(sweep_transfers, store, skipped)
     pending = [transfer for transfer in plan.transfers if transfer not in skipped]
     changed = await anyio.to_thread.run_sync(_changed, store, pending)

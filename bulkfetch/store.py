@@ -234,7 +234,7 @@ def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
     try:
         _make_durably(root)
         names = os.listdir(root)
-        is_archive = root.joinpath(marker).is_file()
+        is_archive = root.joinpath(marker).exists()
     except (FileExistsError, NotADirectoryError):
         raise OutputError(f"{root} is a file; the output has to be a directory") from None
     except OSError as error:

@@ -25,16 +25,18 @@ from bulkfetch.layout import (
     ARCHIVE,
     FORMAT_VERSION,
     HEADERS,
+    HEADERS_RECORD,
     INVOICES,
     LINE_ITEMS,
     commit_name,
     commit_of_part,
 )
 from bulkfetch.plan import Transfer, transfer_named
-from bulkfetch.reconcile import Reconciliation, reconcile_total
-from bulkfetch.report import reconciliation_dict, reconciliation_lines
+from bulkfetch.reconcile import Reconciliation, Verdict, reconcile_total
+from bulkfetch.report import counted, reconciliation_dict, reconciliation_lines
 from bulkfetch.schema import INVOICE_ARROW, INVOICE_ID, LINE_NUMBER, schema_of
 from bulkfetch.store import LocalStore
+from bulkfetch.tables import TextTable
 from bulkfetch.worker import sum_of
 
 _READ_BYTES = 1 << 20
@@ -42,10 +44,11 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: in which file, and what."""
+    """One thing that is wrong: in which file, transfer or invoice, and what; `transfer` is the one to fetch again."""
 
     name: str
     what: str
+    transfer: Transfer | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.what}"
@@ -53,13 +56,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a verification found. `usage` says which usage rows do not add up to their billing rows."""
+    """What a verification found: `findings` are what is wrong.
+
+    `commits` are those that can be read, `reconciliations` hold them against the invoices' headers, and `usage` says
+    which usage rows do not add up to their billing rows, where it was asked for (`deep`).
+    """
 
     output: str
-    transfers: int
-    parts: int
-    rows: int
-    size_bytes: int
+    deep: bool
+    commits: tuple[Commit, ...]
     findings: tuple[Finding, ...]
     reconciliations: tuple[Reconciliation, ...]
     usage: tuple[str, ...] = ()
@@ -67,14 +72,41 @@ class VerifyReport:
 
     @property
     def sound(self) -> bool:
-        """Whether every file is what its commit says; reconciliation is reported beside it."""
+        """Whether every file is what its commit says, and the server says the same if it was asked."""
         return not self.findings
+
+    @property
+    def reconciled(self) -> bool:
+        """Whether no invoice and no usage differs from what it is held against."""
+        return not self.usage and all(each.verdict is not Verdict.DIFFERS for each in self.reconciliations)
+
+    @property
+    def transfers(self) -> int:
+        """How many transfers are committed."""
+        return len(self.commits)
+
+    @property
+    def parts(self) -> int:
+        """How many parts they have."""
+        return sum(len(commit.parts) for commit in self.commits)
+
+    @property
+    def rows(self) -> int:
+        """How many line items they have."""
+        return sum(commit.rows for commit in self.commits)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all parts, in bytes."""
+        return sum(commit.size_bytes for commit in self.commits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
         return {
             "output": self.output,
             "sound": self.sound,
+            "reconciled": self.reconciled,
+            "deep": self.deep,
             "transfers": self.transfers,
             "parts": self.parts,
             "rows": self.rows,
@@ -87,36 +119,65 @@ class VerifyReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
-        lines = [f"FAULT {finding}" for finding in self.findings]
+        lines = self._table()
+        lines += [f"FAULT {finding}" for finding in self.findings]
         lines += reconciliation_lines(self.reconciliations)
         lines += [f"DIFFERS {each}" for each in self.usage]
         if self.not_exported:
             first = ", ".join(map(str, self.not_exported[:3]))
-            lines.append(f"{len(self.not_exported)} details of these invoices were not exported: {first} …")
-        faults = "1 fault" if len(self.findings) == 1 else f"{len(self.findings)} faults"
-        verdict = "every file is what its commit says" if self.sound else faults
+            more = " …" if len(self.not_exported) > 3 else ""
+            what = counted(len(self.not_exported), "detail")
+            lines.append(f"{what} of these invoices {'is' if what[:2] == '1 ' else 'are'} not exported: {first}{more}")
+        checked = "every line item is" if self.deep else "every file is"
+        verdict = f"{checked} what its commit says" if self.sound else counted(len(self.findings), "fault")
         lines.append(
-            f"{self.output}: {self.transfers} transfers, {self.parts} parts, {self.rows:,} line items, "
-            f"{self.size_bytes / 1e6:,.1f} MB: {verdict}"
+            f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
+            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB: {verdict}"
         )
         if not self.sound:
-            lines.append("Remove the faulty files and run the same export again: it fetches just what is missing.")
+            lines.append("`bulkfetch repair` fetches again what is faulty, and nothing else.")
         return lines
 
+    def _table(self) -> list[str]:
+        """Lay out what was checked, by provider and line-item type."""
+        if not self.commits:
+            return []
+        faulty = {finding.transfer for finding in self.findings}
+        names = sorted({(each.transfer.provider, each.transfer.line_item_type) for each in self.commits})
+        rows = []
+        for name in names:
+            commits = [each for each in self.commits if (each.transfer.provider, each.transfer.line_item_type) == name]
+            rows.append(
+                {
+                    "provider": name[0],
+                    "line-item type": name[1],
+                    "transfers": len(commits),
+                    "parts": sum(len(each.parts) for each in commits),
+                    "line items": sum(each.rows for each in commits),
+                    "bytes": sum(each.size_bytes for each in commits),
+                    "faulty": sum(each.transfer in faulty for each in commits),
+                }
+            )
+        return TextTable(list(rows[0])).lines(rows)
 
-def verify(output: str | Path) -> VerifyReport:
-    """Check an archive: hashes, sizes, row counts, line numbers, schemas, strays, and the invoices' sums.
 
-    Raises OutputError if the directory is no archive that this version reads, StorageError if the disk
-    refuses.
+def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
+    """Check an archive from its files alone.
+
+    Without `deep`: every file against the hash in its commit, sizes, the number of rows and schema in each footer, the
+    table of headers, strays, and the sums in the commits against the invoices' headers. With `deep` every line item is
+    read as well: page checksums, contiguous line numbers, invoice ids, sums, and usage against billing quantities.
+
+    Raises OutputError if the directory is no archive that this version reads, StorageError if the disk refuses.
     """
     store = LocalStore(Path(output))
     if not store.root.is_dir():
         raise OutputError(f"{store.root} is not an archive of bulkfetch: there is no such directory")
-    _check_archive(store)
-    commits, findings = _commits(store)
+    findings = _archive_file(store)
+    commits, damaged = _commits(store)
+    findings += damaged
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in pool.map(lambda commit: _check_commit(store, commit), commits):
+        for found in pool.map(lambda commit: _check_commit(store, commit, deep=deep), commits):
             findings += found
     findings += _strays(store, commits)
     headers, header_findings = _headers(store, commits)
@@ -124,27 +185,33 @@ def verify(output: str | Path) -> VerifyReport:
     left_out = (each for header in headers for each in header.transfers if each not in by_transfer)
     return VerifyReport(
         output=str(output),
-        transfers=len(commits),
-        parts=sum(len(commit.parts) for commit in commits),
-        rows=sum(commit.rows for commit in commits),
-        size_bytes=sum(commit.size_bytes for commit in commits),
+        deep=deep,
+        commits=tuple(commits),
         findings=(*findings, *header_findings),
         reconciliations=tuple(
             reconcile_total(header.invoice_id, header.charged, header.transfers, by_transfer) for header in headers
         ),
-        usage=() if findings else tuple(_usage_differences(store, by_transfer)),
+        usage=() if findings or not deep else tuple(_usage_differences(store, by_transfer)),
         not_exported=() if header_findings else tuple(left_out),
     )
 
 
-def _check_archive(store: LocalStore) -> None:
-    archive = read_archive(store)
-    if archive is None:
+def _archive_file(store: LocalStore) -> list[Finding]:
+    """Check what an archive says of itself. Raises OutputError if it is none, or one of another version."""
+    try:
+        archive = read_archive(store)
+    except OutputError as error:
+        return [Finding(str(ARCHIVE), str(error))]
+    if archive is None and not commit_names(store):
         raise OutputError(f"{store.root} is not an archive of bulkfetch: it has no {ARCHIVE}")
+    if archive is None:
+        return [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]
     if (version := archive.get("format_version")) != FORMAT_VERSION:
         raise OutputError(
-            f"{store.root} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}"
+            f"{store.root} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
+            "use the version that wrote it"
         )
+    return []
 
 
 def _commits(store: LocalStore) -> tuple[list[Commit], list[Finding]]:
@@ -159,28 +226,30 @@ def _commits(store: LocalStore) -> tuple[list[Commit], list[Finding]]:
     return commits, findings
 
 
-def _check_commit(store: LocalStore, commit: Commit) -> list[Finding]:
+def _check_commit(store: LocalStore, commit: Commit, *, deep: bool) -> list[Finding]:
     findings: list[Finding] = []
+    transfer = commit.transfer
     expected = 0
     totals: list[Decimal] = []
     for part in commit.parts:
         if part.first_line != expected:
-            findings.append(Finding(part.name, f"starts at line {part.first_line} where {expected} was due"))
+            place = f"starts at line {part.first_line} where {expected} was due"
+            findings.append(Finding(part.name, place, transfer))
         expected = part.first_line + part.rows
         try:
-            found = _check_file(store, part) or _check_rows(store, part, commit, totals)
+            found = _check_file(store, part) or _check_rows(store, part, commit, totals, deep=deep)
         except StorageError as error:
-            found = str(error)
+            found = str(error) if store.size(PurePosixPath(part.name)) is not None else "is missing"
         except (OSError, pa.ArrowException) as error:
             found = f"cannot be read as Parquet ({error})"
         if found:
-            findings.append(Finding(part.name, found))
+            findings.append(Finding(part.name, found, transfer))
     if expected != commit.rows:
-        findings.append(Finding(str(commit.transfer), f"its parts hold {expected} rows, its commit says {commit.rows}"))
-    if not findings and commit.total is not None and exact_sum(totals) != commit.total:
-        findings.append(
-            Finding(str(commit.transfer), f"its rows add up to {exact_sum(totals):f}, not {commit.total:f}")
-        )
+        found = f"its parts hold {expected} rows, its commit says {commit.rows}"
+        findings.append(Finding(str(transfer), found, transfer))
+    if deep and not findings and commit.total is not None and exact_sum(totals) != commit.total:
+        found = f"its rows add up to {exact_sum(totals):f}, not {commit.total:f}"
+        findings.append(Finding(str(transfer), found, transfer))
     return findings
 
 
@@ -196,7 +265,9 @@ def _check_file(store: LocalStore, part: CommittedPart) -> str | None:
     return None if digest.hexdigest() == part.sha256 else "its sha256 is not that of its commit: it was altered"
 
 
-def _check_rows(store: LocalStore, part: CommittedPart, commit: Commit, totals: list[Decimal]) -> str | None:
+def _check_rows(
+    store: LocalStore, part: CommittedPart, commit: Commit, totals: list[Decimal], *, deep: bool
+) -> str | None:
     """Hold the rows of a part against its commit; the sum of its charges goes to `totals`."""
     with store.open(PurePosixPath(part.name)) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -205,6 +276,8 @@ def _check_rows(store: LocalStore, part: CommittedPart, commit: Commit, totals: 
         schema = schema_of(commit.transfer.provider, commit.transfer.line_item_type)
         if schema is not None and not parquet.schema_arrow.equals(schema.arrow):
             return "has another schema than its line-item type"
+        if not deep:
+            return None
         columns = [INVOICE_ID, LINE_NUMBER, *([commit.total_column] if commit.total_column else [])]
         line = part.first_line
         for batch in parquet.iter_batches(columns=columns):
@@ -247,7 +320,8 @@ def _headers(store: LocalStore, commits: Sequence[Commit]) -> tuple[list[_Header
     except StorageError as error:
         return [], [Finding(str(HEADERS), str(error))]
     if table is None:
-        return [], [Finding(str(HEADERS), "is missing; the next export writes it again")] if commits else []
+        is_due = commits or store.size(HEADERS_RECORD) is not None
+        return [], [Finding(str(HEADERS), "is missing; the next export writes it again")] if is_due else []
     if not table.schema.equals(INVOICE_ARROW):
         return [], [Finding(str(HEADERS), "has another schema than invoice headers have")]
     unnamed = sorted({commit.transfer.invoice_id for commit in commits} - set(table.column("id").to_pylist()))

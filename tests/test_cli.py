@@ -116,7 +116,7 @@ def test_without_a_command_the_help_shows_what_there_is(run: Run) -> None:
     shown = run()
     assert shown.code == 2
     assert shown.out == ""
-    for command in ("export", "invoices", "line-items", "verify", "schema", "config", "sandbox"):
+    for command in ("export", "invoices", "line-items", "verify", "repair", "schema", "config", "sandbox"):
         assert f"\n    {command}" in shown.err
 
 
@@ -812,6 +812,59 @@ def test_an_archive_is_verified_and_a_damaged_one_is_not(run: Run, at_sandbox: S
     part.write_bytes(part.read_bytes()[:-1])
     assert run("verify", "lake").code == 1
     assert run("verify", "lake", "--json").json["sound"] is False
+
+
+def test_a_verification_lays_out_what_it_checked_for_people(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet")
+    header, first, *_ = run("verify", "lake", "--deep").out.splitlines()
+    assert header.split() == ["provider", "line-item", "type", "transfers", "parts", "line", "items", "bytes", "faulty"]
+    assert first.split()[:2] == ["azure", "billing_line_items"]
+    assert first.split()[-1] == "0"
+    assert "every line item is what its commit says" in run("verify", "lake", "--deep").out
+
+
+def test_differences_with_the_invoices_fail_a_strict_verification_only(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet")
+    assert run("verify", "lake").code == 0
+    ended = run("verify", "lake", "--strict", "--json")
+    assert (ended.code, ended.json["sound"], ended.json["reconciled"]) == (1, True, False)
+
+
+def test_an_archive_is_verified_against_the_server(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet")
+    ended = run("verify", "lake", "--against-server")
+    assert (ended.code, ended.err) == (0, "")
+    commit = next(Path("lake/_bulkfetch/commits").glob("*+office+*"))
+    commit.unlink()
+    run("repair", "lake", "--quiet")
+    assert commit.exists()
+
+
+def test_a_faulty_archive_is_repaired(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    run("export", "lake", "--quiet")
+    part = next(Path("lake/line_items").rglob("*.parquet"))
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1] + b"!")
+    shown = run("verify", "lake")
+    assert shown.code == 1
+    assert shown.out.splitlines()[-1] == "`bulkfetch repair` fetches again what is faulty, and nothing else."
+    ended = run("repair", "lake", "--quiet")
+    assert ended.code == 0
+    assert "its sha256 is not that of its commit" in ended.out
+    assert part.read_bytes() == whole
+    assert run("repair", "lake", "--json", "--quiet").json == {
+        "sound": True,
+        "before": run("verify", "lake", "--deep", "--json").json,
+        "export": None,
+        "after": None,
+    }
+
+
+def test_what_is_no_archive_cannot_be_repaired(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    ended = run("repair", "nowhere")
+    assert ended.code == 2
+    assert "nowhere is not an archive of bulkfetch: it has no _bulkfetch" in ended.error
+    assert not Path("nowhere").exists()
 
 
 def test_what_is_no_archive_cannot_be_verified(run: Run) -> None:

@@ -111,7 +111,7 @@ def test_any_bit_that_flips_in_the_table_is_noticed_before_it_is_copied(tmp_path
         path.write_bytes(damaged)
         with pytest.raises(StorageError, match="its sha256 is not the one on record"):
             read_headers(store)
-        with pytest.raises(StorageError, match="remove it"):
+        with pytest.raises(StorageError, match="`bulkfetch repair` writes it again"):
             keep_headers(store, [header("B")])
         assert path.read_bytes() == damaged
 

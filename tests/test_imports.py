@@ -21,9 +21,9 @@ ORDER = [
     auth session
     invoices plan lineitems layout
     sink commits staging headers
-    reconcile worker report failures
-    pipeline verification client
-    tables progress signals
+    reconcile worker tables report failures
+    pipeline verification recount repairs client
+    progress signals
     cli
     """.splitlines()
     for word in row.split()

@@ -1,0 +1,122 @@
+"""Fetch again what a verification faults, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from bulkfetch.commits import commit_names, read_archive
+from bulkfetch.config import Settings, check_credentials, read_settings
+from bulkfetch.errors import DamagedError, OutputError
+from bulkfetch.headers import read_headers
+from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, STATE, commit_name, commit_of_part
+from bulkfetch.pipeline import Repair, archive
+from bulkfetch.plan import Selection
+from bulkfetch.recount import verify_against_server
+from bulkfetch.report import ExportReport
+from bulkfetch.schema import INVOICE_ARROW
+from bulkfetch.stats import RunStats
+from bulkfetch.store import LocalStore, prepare_output
+from bulkfetch.verification import VerifyReport, verify
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What was faulty `before`, what was fetched, and what is still faulty `after`; the latter two only if need be."""
+
+    before: VerifyReport
+    export: ExportReport | None = None
+    after: VerifyReport | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is faulty any more."""
+        return (self.after or self.before).sound
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {
+            "sound": self.sound,
+            "before": self.before.to_dict(),
+            "export": self.export.to_dict() if self.export else None,
+            "after": self.after.to_dict() if self.after else None,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text."""
+        if self.export is None or self.after is None:
+            return [*self.before.lines(), "nothing is faulty: nothing was fetched"]
+        found = [f"FOUND {finding}" for finding in self.before.findings]
+        return [*found, *self.export.lines(), *self.after.lines()]
+
+
+async def repair_async(
+    output: str | Path,
+    settings: Settings | None = None,
+    *,
+    with_server: bool = False,
+    stats: RunStats | None = None,
+    source: str | None = None,
+    **flags: object,
+) -> RepairReport:
+    """Verify every line item of an archive, fetch again what is faulty, and verify it once more.
+
+    What is faulty stays until what replaces it is whole. `with_server` also asks the server how many rows each transfer
+    has, and fetches those again that have other ones. Settings and errors are those of `export_async`; files that are
+    not ours are only told of.
+    """
+    settings = read_settings(settings, **flags)
+    check_credentials(settings)
+    stats = stats or RunStats()
+    if not await anyio.Path(output, STATE).is_dir():
+        raise OutputError(f"{output} is not an archive of bulkfetch: it has no {STATE}")
+    store = prepare_output(Path(output), STATE)
+    with store.locked(LOCK):
+        before = await anyio.to_thread.run_sync(_verified, output)
+        if with_server:
+            before = await verify_against_server(before, settings, stats)
+        if before.sound:
+            return RepairReport(before)
+        await anyio.to_thread.run_sync(_drop_damaged_archive_file, store)
+        plan = await anyio.to_thread.run_sync(_repair_of, store, before)
+        export = await archive(store, settings, Selection(), stats, output=str(output), source=source, repair=plan)
+        after = await anyio.to_thread.run_sync(_verified, output)
+    return RepairReport(before, export, after)
+
+
+def repair(output: str | Path, settings: Settings | None = None, **options: Any) -> RepairReport:
+    """Repair an archive as `repair_async` does, for scripts."""
+    return anyio.run(lambda: repair_async(output, settings, **options))
+
+
+def _verified(output: str | Path) -> VerifyReport:
+    return verify(output, deep=True)
+
+
+def _drop_damaged_archive_file(store: LocalStore) -> None:
+    """Make room for an archive file that says what the settings are now; which ones it was made with is lost."""
+    try:
+        read_archive(store)
+    except OutputError:
+        store.remove(ARCHIVE)
+
+
+def _repair_of(store: LocalStore, report: VerifyReport) -> Repair:
+    held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, store.list(LINE_ITEMS))}
+    return Repair(
+        transfers={finding.transfer for finding in report.findings if finding.transfer is not None},
+        headers=_are_headers_lost(store),
+        holds=lambda transfer: commit_name(transfer) in held,
+    )
+
+
+def _are_headers_lost(store: LocalStore) -> bool:
+    try:
+        table = read_headers(store)
+    except DamagedError:
+        return True
+    return table is not None and not table.schema.equals(INVOICE_ARROW)
