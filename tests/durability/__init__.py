@@ -1,0 +1,1 @@
+"""What an archive survives: kills at any instant, disks that fail, losses of power."""

@@ -1,0 +1,32 @@
+"""One run in a process of its own, that kills itself at a step: `python child.py OUT BASE_URL TOKEN STEP`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import anyio
+
+from bulkfetch.config import Secret, Settings
+from bulkfetch.layout import ARCHIVE, LOCK
+from bulkfetch.pipeline import archive
+from bulkfetch.plan import Selection
+from bulkfetch.stats import RunStats
+from bulkfetch.store import LocalStore, prepare_output
+from durability.disks import WatchedDisk, killing
+from durability.trial import CUT
+
+
+async def main(*words: str) -> None:
+    output, base_url, token, step = words
+    prepare_output(Path(output), ARCHIVE)
+    store = LocalStore(Path(output), WatchedDisk(killing(int(step))))
+    settings = Settings(base_url=base_url, token=Secret(token), **CUT)
+    with store.locked(LOCK):
+        await archive(store, settings, Selection(), RunStats(), output=output)
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:])
