@@ -72,9 +72,7 @@ async def repair_async(
     settings = read_settings(settings, **flags)
     check_credentials(settings)
     stats = stats or RunStats()
-    if not await anyio.Path(output, STATE).is_dir():
-        raise OutputError(f"{output} is not an archive of bulkfetch: it has no {STATE}")
-    store = prepare_output(Path(output), STATE)
+    store = _opened(output)
     with store.locked(LOCK):
         before = await anyio.to_thread.run_sync(_verified, output)
         if with_server:
@@ -91,6 +89,13 @@ async def repair_async(
 def repair(output: str | Path, settings: Settings | None = None, **options: Any) -> RepairReport:
     """Repair an archive as `repair_async` does, for scripts."""
     return anyio.run(lambda: repair_async(output, settings, **options))
+
+
+def _opened(output: str | Path) -> LocalStore:
+    """Open an archive, also one whose archive file is gone. Raises OutputError if it is none."""
+    if not Path(output, STATE).is_dir():
+        raise OutputError(f"{output} is not an archive of bulkfetch: it has no {STATE}")
+    return prepare_output(Path(output), STATE)
 
 
 def _verified(output: str | Path) -> VerifyReport:

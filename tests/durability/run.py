@@ -87,7 +87,7 @@ class Trials:
                 while True:
                     delay_s = self.random.uniform(0.25, 1.0) * took_s if took_s and killed < 4 else None
                     started = time.monotonic()
-                    code, _ = await self._command(root, delay_s)
+                    code, _ = await self.command(root, delay_s)
                     if code == 0:
                         took_s = max(took_s * 0.9, time.monotonic() - started) if not killed else took_s
                         break
@@ -195,7 +195,8 @@ class Trials:
             faults = differences(root, self.clean)
             return faults or (await self._cut(again, depth - 1) if depth else [])
 
-    async def _command(self, root: Path, kill_after_s: float | None) -> tuple[int, str]:
+    async def command(self, root: Path, kill_after_s: float | None) -> tuple[int, str]:
+        """Run the command line; return its exit code and what it said last."""
         flags = [word for name, value in CUT.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         words = ["-m", "bulkfetch", "export", str(root), "--quiet", "--base-url", self.server.base_url, *flags]
         return await self._process(words, kill_after_s)
