@@ -1,0 +1,153 @@
+"""What a killed run costs: how many requests of one invoice of a million line items are sent a second time.
+
+    python benchmarks/resume.py            the figures of the README
+    python benchmarks/resume.py --smoke    seconds, to see that it works
+
+`bulkfetch export` is ended with SIGKILL once the server has been asked for a share of the pages, and run again. "Again"
+is what both runs together asked more than an undisturbed one, in per cent of what that asks. The archives are held
+against the undisturbed one, byte for byte. Results are also written as JSON to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from measuring import announce, conditions, keep, run_client, sandbox
+
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """One pair of runs: requests of each, and wall and CPU seconds of the second."""
+
+    detail: str
+    killed_at: float
+    clean_requests: int
+    first_requests: int
+    second_requests: int
+    again: float
+    wall_s: float
+    cpu_s: float
+    identical: bool
+
+
+def command(directory: str, server: dict[str, Any], flags: Sequence[str]) -> list[str]:
+    """Return the command of one export."""
+    words = [sys.executable, "-m", "bulkfetch", "export", directory, "--json", "--quiet"]
+    return [*words, "--base-url", server["base_url"], "--token", server["token"], *flags]
+
+
+def asked(server: dict[str, Any]) -> int:
+    """Return how many requests the server has had."""
+    url = server["base_url"].removesuffix("/v1") + "/sandbox/stats"
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # a server of ours
+        return int(json.load(answer)["requests"])
+
+
+def tree(directory: str) -> dict[str, str]:
+    """Return the hashes of all files but the reports, logs and lock of runs."""
+    root = Path(directory)
+    names = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    passing = ("_bulkfetch/runs/", "_bulkfetch/logs/", "_bulkfetch/lock")
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+        if not name.startswith(passing)
+    }
+
+
+def kill_at(share: float, pages: int, words: Sequence[str], server: dict[str, Any]) -> int:
+    """Run until the server has been asked for a share of the pages, end that run, and return what it asked."""
+    before = asked(server)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    while process.poll() is None and asked(server) - before < share * pages:
+        time.sleep(_POLL_S)
+    process.kill()
+    process.wait()
+    time.sleep(0.5)  # for what is on its way
+    return asked(server) - before
+
+
+def main() -> int:
+    """Measure every share of every detail, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--line-items", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--details", default="office/billing_line_items,one_time/billing_line_items")
+    parser.add_argument("--shares", default="0.5,0.9,0.98")
+    parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
+    arguments = parser.parse_args()
+    flags: list[str] = []
+    if arguments.smoke:
+        arguments.line_items, arguments.runs, arguments.shares = 20_000, 1, "0.5"
+        flags = ["--page-size", "500", "--part-rows", "2000", "--row-group-rows", "1000"]
+    pages = arguments.line_items // (500 if arguments.smoke else 2000)
+    made = conditions()
+    announce(made)
+    print(f"{arguments.line_items:,} line items of one invoice, {pages} pages, 20 ms; median of {arguments.runs} runs")
+    print(f"{'detail':<30}{'killed at':>10}{'again':>8}{'second run':>12}{'wall s':>8}{'CPU s':>8}  identical")
+    results: list[Resumed] = []
+    sizes = ["--invoices", "1", "--amendments", "0", "--unreconciled", "0", "--latency-ms", "20"]
+    for detail in arguments.details.split(","):
+        with sandbox(*sizes, "--line-items", str(arguments.line_items), "--details", detail) as server:
+            clean = tempfile.mkdtemp(prefix="bulkfetch-bench-")
+            before = asked(server)
+            run_client(command(clean, server, flags))
+            clean_requests, expected = asked(server) - before, tree(clean)
+            shutil.rmtree(clean)
+            for share in map(float, arguments.shares.split(",")):
+                each = [
+                    resumed(detail, share, pages, clean_requests, expected, server, flags)
+                    for _ in range(arguments.runs)
+                ]
+                results += each
+                print(
+                    f"{detail:<30}{share:>10.0%}{statistics.median(one.again for one in each):>8.1%}"
+                    f"{statistics.median(one.second_requests for one in each):>12}"
+                    f"{statistics.median(one.wall_s for one in each):>8.1f}"
+                    f"{statistics.median(one.cpu_s for one in each):>8.1f}  {all(one.identical for one in each)}",
+                    flush=True,
+                )
+    keep("resume", made, [asdict(each) for each in results])
+    return 0 if all(each.identical for each in results) else 1
+
+
+def resumed(
+    detail: str,
+    share: float,
+    pages: int,
+    clean_requests: int,
+    expected: dict[str, str],
+    server: dict[str, Any],
+    flags: Sequence[str],
+) -> Resumed:
+    """Kill one run, run again, and compare."""
+    directory = tempfile.mkdtemp(prefix="bulkfetch-bench-")
+    try:
+        words = command(directory, server, flags)
+        first = kill_at(share, pages, words, server)
+        before = asked(server)
+        wall_s, cpu_s, _, _ = run_client(words)
+        second = asked(server) - before
+        again = (first + second - clean_requests) / clean_requests
+        return Resumed(detail, share, clean_requests, first, second, again, wall_s, cpu_s, tree(directory) == expected)
+    finally:
+        shutil.rmtree(directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
