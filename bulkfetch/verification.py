@@ -202,7 +202,7 @@ def _archive_file(store: LocalStore) -> list[Finding]:
         archive = read_archive(store)
     except OutputError as error:
         return [Finding(str(ARCHIVE), str(error))]
-    if archive is None and not commit_names(store):
+    if archive is None and not commit_names(store) and store.size(HEADERS_RECORD) is None:
         raise OutputError(f"{store.root} is not an archive of bulkfetch: it has no {ARCHIVE}")
     if archive is None:
         return [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]

@@ -328,3 +328,48 @@ async def test_a_damaged_table_of_headers_ends_an_export_with_what_to_do(archive
     async with serving(tenant()) as server:
         with pytest.raises(StorageError, match="`bulkfetch repair` writes it again"):
             await export_async(archive, server.settings(**CUT))
+
+
+# Archives of earlier versions.
+
+EARLIER = Path(__file__).parent / "archives" / "without_checkpoints"
+"""Made before commits said what their invoice charged, and the archive file had a hash."""
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EARLIER, tmp_path / "earlier"))
+
+
+def test_an_archive_of_an_earlier_version_is_proved(earlier: Path) -> None:
+    report = verify(earlier, deep=True)
+
+    assert (report.sound, report.reconciled) == (True, True)
+    assert (report.transfers, report.parts, report.rows) == (3, 8, 66)
+
+
+async def test_an_archive_of_an_earlier_version_is_gone_on_with(earlier: Path) -> None:
+    before = data(earlier)
+    more = tenant()
+    more.invoices.append(invoice("C", OFFICE))
+    more.rows["C", *OFFICE] = rows(3)
+    earlier.joinpath(part_name(NAMES[0], 1)).unlink()
+    earlier.joinpath("_bulkfetch", "staging").mkdir(exist_ok=True)
+    earlier.joinpath("_bulkfetch", "staging", "C+office+billing_line_items+00000.part").write_bytes(b"PAR1")
+
+    async with serving(more) as server:
+        report = await export_async(earlier, server.settings(**CUT))
+
+    assert {each.invoice_id for each in server.line_item_requests} == {"A", "C"}
+    assert (len(report.committed), len(report.skipped)) == (2, 2)
+    after = data(earlier)
+    kept = [name for name in before if "office" not in name and "A+office" not in name and "invoices" not in name]
+    assert [name for name in kept if after[name] != before[name]] == [str(ARCHIVE)]  # which has a hash now
+    assert verify(earlier, deep=True).sound
+    assert not [name for name in after if "staging" in name]
+
+
+async def test_an_archive_of_an_earlier_default_says_how_to_go_on(earlier: Path) -> None:
+    async with serving(tenant()) as server:
+        with pytest.raises(OutputError, match=r"part_rows is 10, now 100000: give --part-rows 10; row_group_rows is 4"):
+            await export_async(earlier, server.settings())
