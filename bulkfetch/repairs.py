@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,7 +99,7 @@ def _opened(output: str | Path) -> LocalStore:
 
 
 def _verified(output: str | Path) -> VerifyReport:
-    return verify(output, deep=True)
+    return replace(verify(output, deep=True), being_written=False)  # by nobody but this repair
 
 
 def _drop_damaged_archive_file(store: LocalStore) -> None:

@@ -202,6 +202,17 @@ class LocalStore:
                     ) from None
             yield
 
+    def is_locked(self, name: PurePosixPath) -> bool:
+        """Tell whether a run holds the lock just now."""
+        with self._refusals(name), suppress(FileNotFoundError), self._path(name).open("rb") as file:
+            if fcntl is None:
+                return False
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
     def _path(self, name: PurePosixPath) -> Path:
         if name.is_absolute() or ".." in name.parts or "\0" in str(name):
             raise StorageError(f"{str(name)!r} does not lie in the archive")

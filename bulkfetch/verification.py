@@ -28,6 +28,7 @@ from bulkfetch.layout import (
     HEADERS_RECORD,
     INVOICES,
     LINE_ITEMS,
+    LOCK,
     commit_name,
     commit_of_part,
 )
@@ -59,7 +60,8 @@ class VerifyReport:
     """What a verification found: `findings` are what is wrong.
 
     `commits` are those that can be read, `reconciliations` hold them against the invoices' headers, and `usage` says
-    which usage rows do not add up to their billing rows, where it was asked for (`deep`).
+    which usage rows do not add up to their billing rows, where it was asked for (`deep`). `being_written` says that a
+    run was writing at the same time, whose unfinished transfers may be among the findings.
     """
 
     output: str
@@ -69,6 +71,7 @@ class VerifyReport:
     reconciliations: tuple[Reconciliation, ...]
     usage: tuple[str, ...] = ()
     not_exported: tuple[Transfer, ...] = ()
+    being_written: bool = False
 
     @property
     def sound(self) -> bool:
@@ -107,6 +110,7 @@ class VerifyReport:
             "sound": self.sound,
             "reconciled": self.reconciled,
             "deep": self.deep,
+            "being_written": self.being_written,
             "transfers": self.transfers,
             "parts": self.parts,
             "rows": self.rows,
@@ -134,7 +138,9 @@ class VerifyReport:
             f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
             f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB: {verdict}"
         )
-        if not self.sound:
+        if self.being_written:
+            lines.append("A run is writing to it: what that is at may show as faults. Verify again when it has ended.")
+        elif not self.sound:
             lines.append("`bulkfetch repair` fetches again what is faulty, and nothing else.")
         return lines
 
@@ -173,6 +179,7 @@ def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
     store = LocalStore(Path(output))
     if not store.root.is_dir():
         raise OutputError(f"{store.root} is not an archive of bulkfetch: there is no such directory")
+    being_written = store.is_locked(LOCK)
     findings = _archive_file(store)
     commits, damaged = _commits(store)
     findings += damaged
@@ -193,6 +200,7 @@ def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
         ),
         usage=() if findings or not deep else tuple(_usage_differences(store, by_transfer)),
         not_exported=() if header_findings else tuple(left_out),
+        being_written=being_written,
     )
 
 

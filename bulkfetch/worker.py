@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from bulkfetch.commits import Commit, CommittedPart, withdraw, write_commit
 from bulkfetch.config import Settings
 from bulkfetch.decode import Page, PageDecoder
-from bulkfetch.errors import ContradictionError, RequestError, StorageError, TransferError
+from bulkfetch.errors import ContradictionError, HttpStatusError, StorageError, TransferError
 from bulkfetch.exact import exact_sum
 from bulkfetch.layout import commit_name, part_name, staged_name
 from bulkfetch.lineitems import Lookahead, Place, Walk, walk_pages
@@ -34,6 +34,10 @@ T = TypeVar("T")
 
 _WRITING = 2
 """How many transfers may encode or sync at once: each holds a row group, and more threads than that gain nothing."""
+
+
+_NOT_ABOUT_TOKENS = (401, 403, 408, 429)
+"""Statuses of a refusal that does not say that a continuation token has expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +149,10 @@ class _Intake:
 
     def is_outdated(self, error: TransferError) -> bool:
         """Tell whether an `error` is about the earlier run's parts, or about its token, which may have expired."""
-        is_refused = self.start.token is not None and self.tally.rows == self.start.line
-        return isinstance(error, ContradictionError) or (is_refused and isinstance(error.__cause__, RequestError))
+        cause = error.__cause__
+        is_refused = isinstance(cause, HttpStatusError) and cause.status not in _NOT_ABOUT_TOKENS
+        is_first = self.start.token is not None and self.tally.rows == self.start.line
+        return isinstance(error, ContradictionError) or (is_first and is_refused)
 
     @property
     def _overlap_left(self) -> int:

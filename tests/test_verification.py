@@ -25,6 +25,7 @@ from bulkfetch.pipeline import export_async
 from bulkfetch.reconcile import Verdict
 from bulkfetch.report import ExportReport
 from bulkfetch.sandbox import SandboxOptions, serve
+from bulkfetch.store import LocalStore
 from bulkfetch.verification import VerifyReport, verify
 
 OPTIONS = SandboxOptions(invoices=4, line_items=60)
@@ -509,3 +510,15 @@ def test_a_thousand_alterations_of_any_file_are_found_one_by_one(archive: Path) 
         path.write_bytes(content)
 
     assert verify(archive, deep=True).findings == ()
+
+
+def test_an_archive_that_is_written_to_meanwhile_says_so(archive: Path) -> None:
+    assert not verify(archive).being_written
+    parts(archive)[0].unlink()
+
+    with LocalStore(archive).locked(LOCK):
+        verified = verify(archive)
+
+    assert verified.being_written
+    assert verified.lines()[-1].startswith("A run is writing to it")
+    assert "`bulkfetch repair`" in verify(archive).lines()[-1]

@@ -18,7 +18,7 @@ from aiohttp import web
 from replay import Asked, MadeUp, page, serving
 
 from bulkfetch.commits import Commit, read_commit, withdraw
-from bulkfetch.errors import ContradictionError, StorageError, TransferError
+from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, TransferError
 from bulkfetch.layout import STAGING, checkpoint_name, commit_name, part_name, staged_name
 from bulkfetch.lineitems import Lookahead
 from bulkfetch.plan import Transfer
@@ -529,12 +529,16 @@ async def test_a_token_that_has_expired_means_to_start_again(tmp_path: Path) -> 
     assert tree(store.root) == clean
 
 
-async def test_a_page_that_fails_where_a_run_goes_on_keeps_the_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("transfer", "status"), [(OFFICE, 400), (OFFICE, 500), (CHAIN, 401), (CHAIN, 403)])
+async def test_a_page_that_fails_where_a_run_goes_on_keeps_the_parts(
+    transfer: Transfer, status: int, tmp_path: Path
+) -> None:
     store = LocalStore(tmp_path)
-    await broken_off(store, numbered(27), OFFICE, 25)
+    await broken_off(store, numbered(27), transfer, 25)
     before = tree(tmp_path)
 
-    await broken_off(store, numbered(27), OFFICE, 15)
+    with pytest.raises(BulkfetchError):
+        await exported(store, numbered(27), transfer, lambda asked: web.Response(status=status))
 
     assert tree(tmp_path) == before
 
