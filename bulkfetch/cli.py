@@ -115,7 +115,7 @@ def _farewell(arguments: argparse.Namespace, number: int) -> int:
     """Say what a signal has ended, and return the exit code that goes with it."""
     cause = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     writes = arguments.command is _repair or (arguments.command is _export and not arguments.plan)
-    advice = "; what is committed is kept: run the same command again to go on" if writes else ""
+    advice = "; what is committed or whole is kept: run the same command again to go on" if writes else ""
     _say(f"{cause}{advice}")
     return 128 + number
 

@@ -325,6 +325,7 @@ def _report(
         committed=tuple(progress.committed[transfer] for transfer in plan.transfers if transfer in progress.committed),
         skipped=tuple(skipped.values()),
         changed=outcome.changed,
+        rows_resumed=stats.rows_resumed,
         failures=_failures(outcome),
         reconciliations=tuple(reconcile(invoice, commits) for invoice in plan.invoices),
         requests=stats.requests,

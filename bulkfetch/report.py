@@ -94,7 +94,9 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
 class ExportReport:
     """What an export did. `committed` are this run's transfers, `skipped` those that were done before.
 
-    `rows` and `size_bytes` count this run's; `elapsed_s` is wall time in seconds; `requests` counts every attempt.
+    `changed` are transfers fetched again because their invoice charges something else now. `rows` and `size_bytes`
+    count this run's, of which `rows_resumed` were in whole parts of one that broke off; `elapsed_s` is wall time in
+    seconds; `requests` counts every attempt.
     """
 
     output: str
@@ -109,6 +111,7 @@ class ExportReport:
     elapsed_s: float
     correlation_id: str = ""
     changed: tuple[Transfer, ...] = ()
+    rows_resumed: int = 0
 
     @property
     def complete(self) -> bool:
@@ -150,6 +153,7 @@ class ExportReport:
             "transfers_failed": len(self.failures),
             "changed": list(map(str, self.changed)),
             "rows": self.rows,
+            "rows_resumed": self.rows_resumed,
             "size_bytes": self.size_bytes,
             "rescues": dict(self.rescues.most_common()),
             "undeclared": self.undeclared,
@@ -166,11 +170,14 @@ class ExportReport:
         """Return the report as lines of text."""
         lines = [f"{self.output}: {self._outcome()}"]
         if self.committed:
+            rate = (self.rows - self.rows_resumed) / max(self.elapsed_s, 1e-9)
             lines.append(
                 f"{counted(self.rows, 'line item')} in {self.size_bytes / 1e6:,.1f} MB of Parquet, "
-                f"{self.elapsed_s:.1f} s, {self.rows / max(self.elapsed_s, 1e-9):,.0f} line items/s, "
+                f"{self.elapsed_s:.1f} s, {rate:,.0f} line items/s, "
                 f"{counted(self.requests, 'request')}, {self.retries:,} retried, {self.throttled:,} throttled"
             )
+        if self.rows_resumed:
+            lines.append(f"{counted(self.rows_resumed, 'line item')} of them an earlier run had in whole parts")
         lines += _by_partition(self.committed)
         lines += [
             f"CHANGED {each}: its invoice charges something else than when it was archived" for each in self.changed

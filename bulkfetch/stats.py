@@ -29,6 +29,8 @@ class RunStats:
     """Transfers that this run gave up."""
     rows: int = 0
     """Line items decoded by this run."""
+    rows_resumed: int = 0
+    """Line items in whole parts of an earlier run that this one goes on behind."""
     rows_committed: int = 0
     """Line items of the transfers committed by this run."""
     rescued: int = 0

@@ -130,8 +130,7 @@ class VerifyReport:
         if self.not_exported:
             first = ", ".join(map(str, self.not_exported[:3]))
             more = " …" if len(self.not_exported) > 3 else ""
-            what = counted(len(self.not_exported), "detail")
-            lines.append(f"{what} of these invoices {'is' if what[:2] == '1 ' else 'are'} not exported: {first}{more}")
+            lines.append(f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, {first}{more}")
         checked = "every line item is" if self.deep else "every file is"
         verdict = f"{checked} what its commit says" if self.sound else counted(len(self.findings), "fault")
         lines.append(

@@ -65,12 +65,15 @@ async def export_transfer(transfer: Transfer, job: Job) -> Commit:
         intake = await _in_thread(job, partial(_Intake, transfer, job, staging, adopted))
         job.session.log.note("resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted))
         try:
-            return await _fetched(transfer, job, intake)
+            commit = await _fetched(transfer, job, intake)
         except TransferError as error:
             if not intake.is_outdated(error):
                 raise
             job.session.log.note("started_again", transfer=str(transfer), why=str(error))
             await _in_thread(job, partial(remove_staged, job.store, transfer))
+        else:
+            job.stats.rows_resumed += sum(checkpoint.part.rows for checkpoint in adopted)
+            return commit
     return await _fetched(transfer, job, _Intake(transfer, job, staging))
 
 

@@ -950,7 +950,7 @@ def test_a_signal_ends_an_export_within_two_seconds_and_keeps_what_is_committed(
     assert (ended.code, ended.out) == (code, "")
     progress, farewell = ended.err.splitlines()[-2:]
     assert progress.startswith("invoices ")
-    assert farewell == f"bulkfetch: {word}; what is committed is kept: run the same command again to go on"
+    assert farewell == f"bulkfetch: {word}; what is committed or whole is kept: run the same command again to go on"
     committed = len(list(lake.glob("_bulkfetch/commits/*.json")))
     assert 0 < committed < 14
     assert run("verify", str(lake)).code == 0

@@ -245,3 +245,18 @@ async def test_a_power_cut_before_anything_was_synced_leaves_nothing_or_somethin
         disk.cut(5, Random(number), root)
         await run_into(root, server)
         assert differences(root, proved(disk.root)) == []
+
+
+async def test_a_report_tells_what_an_earlier_run_had(server: Served, tmp_path: Path) -> None:
+    root = folder(tmp_path, "lake")
+    with suppress(StorageError):
+        await run_into(
+            root, server, WatchedDisk(filling(sum(map(len, proved(await clean(server, tmp_path)).values()))))
+        )
+    whole = len(list(root.joinpath(STAGING).glob("*.json")))
+
+    report = await run_into(root, server)
+
+    assert report.rows_resumed == 10 * whole > 0
+    assert f"{report.rows_resumed} line items of them an earlier run had in whole parts" in report.lines()
+    assert report.to_dict()["rows_resumed"] == report.rows_resumed

@@ -673,7 +673,7 @@ async def test_what_was_exported_before_counts_for_the_reconciliation(tmp_path: 
     assert [each.verdict for each in first.reconciliations] == [Verdict.NOT_COMPARABLE]
     assert [each.verdict for each in second.reconciliations] == [Verdict.AGREES]
     assert {transfer.provider for transfer in between.not_exported} == {"azure"}
-    assert "2 details of these invoices were not exported" in "\n".join(between.lines())
+    assert "not exported: 2 details of these invoices, " in "\n".join(between.lines())
     assert verify(tmp_path / "lake").not_exported == ()
 
 
