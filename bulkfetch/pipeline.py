@@ -162,11 +162,7 @@ def export(
     Raises BulkfetchError where an event loop is running, as in a notebook: there, await `export_async`.
     """
     settings = read_settings(settings, **flags)
-    if _in_event_loop():
-        raise BulkfetchError(
-            "an event loop is running, as in a notebook: use `await bulkfetch.export_async(...)` instead of "
-            "`bulkfetch.export(...)`"
-        )
+    refuse_in_event_loop("export")
     return anyio.run(lambda: export_async(output, settings, selection=selection))
 
 
@@ -182,12 +178,16 @@ def _identity(settings: Settings, source: str | None) -> dict[str, object]:
     }
 
 
-def _in_event_loop() -> bool:
+def refuse_in_event_loop(name: str) -> None:
+    """Raise BulkfetchError where an event loop is running: there the function of that `name` cannot start its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return
+    raise BulkfetchError(
+        f"an event loop is running, as in a notebook: use `await bulkfetch.{name}_async(...)` instead of "
+        f"`bulkfetch.{name}(...)`"
+    )
 
 
 async def _archived(

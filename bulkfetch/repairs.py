@@ -14,7 +14,7 @@ from bulkfetch.config import Settings, check_credentials, read_settings
 from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.headers import read_headers
 from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, STATE, commit_name, commit_of_part
-from bulkfetch.pipeline import Repair, archive
+from bulkfetch.pipeline import Repair, archive, refuse_in_event_loop
 from bulkfetch.plan import Selection
 from bulkfetch.recount import verify_against_server
 from bulkfetch.report import ExportReport
@@ -87,7 +87,8 @@ async def repair_async(
 
 
 def repair(output: str | Path, settings: Settings | None = None, **options: Any) -> RepairReport:
-    """Repair an archive as `repair_async` does, for scripts."""
+    """Repair an archive as `repair_async` does, for scripts. Raises BulkfetchError where an event loop is running."""
+    refuse_in_event_loop("repair")
     return anyio.run(lambda: repair_async(output, settings, **options))
 
 

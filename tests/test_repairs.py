@@ -6,12 +6,22 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 from replay import Asked, MadeUp, invoice, serving
 
+import bulkfetch
 from bulkfetch.commits import commit_names
-from bulkfetch.errors import ConnectionFailedError, OutputError, OutputLockedError, SettingsError, StorageError
+from bulkfetch.config import Secret, Settings
+from bulkfetch.errors import (
+    BulkfetchError,
+    ConnectionFailedError,
+    OutputError,
+    OutputLockedError,
+    SettingsError,
+    StorageError,
+)
 from bulkfetch.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name, part_name
 from bulkfetch.pipeline import export_async
 from bulkfetch.plan import Selection, Transfer
@@ -124,6 +134,18 @@ async def test_a_sound_archive_is_left_alone_and_the_server_is_not_asked(archive
     assert report.export is None
     assert server.requests == []
     assert report.lines()[-1] == "nothing is faulty: nothing was fetched"
+
+
+def test_a_repair_can_be_had_without_an_event_loop_and_says_so_where_one_runs(tmp_path: Path) -> None:
+    settings = Settings(token=Secret("a token"))
+
+    async def in_a_notebook() -> None:
+        bulkfetch.repair(tmp_path, settings)
+
+    with pytest.raises(OutputError, match="is not an archive of bulkfetch"):
+        bulkfetch.repair(tmp_path, settings)
+    with pytest.raises(BulkfetchError, match=r"use `await bulkfetch.repair_async\(...\)` instead"):
+        anyio.run(in_a_notebook)
 
 
 async def test_a_repair_adds_nothing_that_the_archive_did_not_have(tmp_path: Path) -> None:
