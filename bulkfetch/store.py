@@ -17,6 +17,10 @@ except ImportError:  # Windows has no flock; two runs at once are then up to the
     fcntl = None  # type: ignore[assignment]
 
 
+_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+"""What a lock that another process holds is refused with."""
+
+
 class Store(Protocol):
     """Where an archive lives. Names are relative, with forward slashes. All calls block: use threads.
 
@@ -196,7 +200,12 @@ class LocalStore:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
+                except OSError as error:
+                    if error.errno not in _LOCKED:
+                        raise OutputError(
+                            f"{self.root}: its file system locks no files ({error.strerror}), so that two runs could "
+                            "mix; choose another directory"
+                        ) from error
                     raise OutputLockedError(
                         f"another bulkfetch is writing to {self.root}; wait for it to end, or choose another directory"
                     ) from None
@@ -209,8 +218,8 @@ class LocalStore:
                 return False
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
+            except OSError as error:
+                return error.errno in _LOCKED
         return False
 
     def _path(self, name: PurePosixPath) -> Path:

@@ -239,3 +239,23 @@ def test_the_lock_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
 
     with LocalStore(tmp_path).locked(LOCK):
         pass
+
+
+def test_a_file_system_without_locks_is_told_from_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("bulkfetch.store.fcntl.flock", no_locks)
+
+    with pytest.raises(OutputError, match="locks no files") as caught, LocalStore(tmp_path).locked(NAME):
+        pass
+    assert not isinstance(caught.value, OutputLockedError)
+    assert not LocalStore(tmp_path).is_locked(NAME)
+
+
+def test_a_lock_is_seen_by_others_as_long_as_it_is_held(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert not store.is_locked(NAME)
+    with store.locked(NAME):
+        assert store.is_locked(NAME)
+    assert not store.is_locked(NAME)
