@@ -1,14 +1,16 @@
-"""The fast way from a page to columns: Arrow's own JSON parser, and a proof that it lost nothing.
+"""The fast way from a page to columns: a native JSON parser, and a proof that it lost nothing.
 
-`pyarrow.json` parses a whole page as one JSON object, decimals and all, in native code. What it would drop
-or unify without a word is found by counting: every quotation mark of the page belongs to a key or a text that
-must appear in the result, so a null that was spelled out, or a number given as text, leaves some over. A page
-about which there is any doubt is refused, and takes the exact way.
+`arro3` parses a whole page as one JSON object, decimals and all, without the interpreter's lock. What it would drop,
+round or unify without a word is found out beforehand, or by counting: every quotation mark of the page belongs to a key
+or a text that must appear in the result, so an unknown field, a null that was spelled out, or a number given as text,
+leaves some over. A page about which there is any doubt is refused, and takes the exact way.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
+import struct
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -17,21 +19,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pj
 import simdjson
+from arro3.io import read_json
 
 from bulkfetch.dates import parse_date
-from bulkfetch.exact import PLAIN_NUMBER, Columns
-from bulkfetch.jsontext import quote
-from bulkfetch.schema import Field, Kind
-
-_WIDE = pa.decimal256(76, 24)
-"""Numbers are parsed wider than they are kept: Arrow's parser wraps silently where `decimal128` overflows."""
+from bulkfetch.exact import PLAIN_NUMBER, UNFIT, Columns, decimal_of
+from bulkfetch.jsontext import Number, quote
+from bulkfetch.schema import MONEY, Field, Kind
 
 _WIRE_TYPES = {
     Kind.TEXT: pa.string(),
-    Kind.INTEGER: _WIDE,
-    Kind.DECIMAL: _WIDE,
+    Kind.INTEGER: pa.decimal256(76, 24),  # as an integer, 1.5 would be read as 1
+    Kind.DECIMAL: MONEY,
     Kind.DATE: pa.string(),
     Kind.BOOLEAN: pa.bool_(),
     Kind.TEXT_LIST: pa.list_(pa.string()),
@@ -46,14 +45,16 @@ _LINK = pa.struct(
 )
 TELLING = ("totalcount", "continuationtoken", "links")
 """What matters of an envelope, in whatever case it is spelled."""
-_ENVELOPE = [
-    ("totalCount", pa.int64()),
-    ("continuationToken", pa.string()),
-    ("links", pa.struct([("self", _LINK), ("next", _LINK), ("previous", _LINK)])),
-    ("attributes", Kind.OBJECT_TYPE.arrow_type),
-]
+_ENVELOPE = pa.schema(
+    [
+        ("totalCount", pa.int64()),
+        ("continuationToken", pa.string()),
+        ("links", pa.struct([("self", _LINK), ("next", _LINK), ("previous", _LINK)])),
+        ("attributes", Kind.OBJECT_TYPE.arrow_type),
+    ]
+)
 _NEEDS_ESCAPE = r'["\\\x00-\x1f]'
-_QUOTE, _BACKSLASH = pa.scalar(ord('"'), pa.uint8()), pa.scalar(ord("\\"), pa.uint8())
+_QUOTE = pa.scalar(ord('"'), pa.uint8())
 _MAX_ENVELOPE_DEPTH = 16
 _MAX_STRANGERS = 100
 
@@ -78,41 +79,37 @@ class FastDecoder:
         self._fields = fields
         self._strangers: tuple[str, ...] = ()
         self._wires: dict[tuple[str, ...], pa.Schema] = {}
+        self._names = {field.name for field in fields}
         self._folded = {field.name.casefold() for field in fields}
-        self._numbers = [field.name for field in fields if field.kind in (Kind.INTEGER, Kind.DECIMAL)]
+        self._numbers = {field.name for field in fields if field.kind in (Kind.INTEGER, Kind.DECIMAL)}
+        self._number_as_text = _number_as_text(self._numbers)
         self._dates = [place for place, field in enumerate(fields) if field.kind is Kind.DATE]
 
     def decode(self, text: bytes) -> FastPage | None:
         """Decode the UTF-8 JSON of a page, or return None for one that the exact way must look at."""
         page = _validated(text)
-        return None if page is None or _may_be_too_fine(text) else self._decode(text, page)
+        return None if page is None or _is_risky(text) else self._decode(text, page)
 
     def _decode(self, text: bytes, page: simdjson.Object) -> FastPage | None:
         strangers = self._strangers
-        wire = self._wire(strangers)
-        table = _parse(text, wire)
+        table = _parse(text, self._wire(strangers))
         rows = None if table is None else _rows_of(table)
         if table is None or rows is None:
             return None
-        found = tuple(field.name for field in rows.type)[len(self._fields) :]
-        if found != strangers:
-            return self._decode(text, page) if self._learn(rows, found) else None
-        if not _has_shape(table.schema, wire) or not self._nothing_lost(text, page, table):
-            return None
+        if not self._nothing_lost(text, page, table):
+            return self._decode(text, page) if self._learn(page, strangers) else None
         columns, envelope = self._columns(rows), _envelope_of(page)
         return None if columns is None or envelope is None else FastPage(envelope, len(rows), columns)
 
-    def _learn(self, rows: pa.StructArray, found: tuple[str, ...]) -> bool:
-        """Take unknown text fields in, for the page to be parsed again: some may have become dates."""
-        known = len(self._fields)
-        for place, name in enumerate(found, start=known):
-            field_type = rows.type[place].type
-            is_text = pa.types.is_string(field_type) or pa.types.is_timestamp(field_type)
-            if not is_text or name.casefold() in self._folded:
-                return False
-        if len(found) > _MAX_STRANGERS:
+    def _learn(self, page: simdjson.Object, strangers: tuple[str, ...]) -> bool:
+        """Take unknown fields in as text, for the page to be parsed again; tell whether there are any to be taken."""
+        items: Any = page["items"]  # an array of objects, as the parser found
+        found = {name for row in items for name in row}.difference(self._names, strangers)
+        if not found or len(found) + len(strangers) > _MAX_STRANGERS:
             return False
-        self._strangers = found
+        if any(name.casefold() in self._folded for name in found):
+            return False
+        self._strangers = tuple(sorted(found.union(strangers)))
         return True
 
     def _wire(self, strangers: tuple[str, ...]) -> pa.Schema:
@@ -128,25 +125,25 @@ class FastDecoder:
                 *((name, pa.string()) for name in strangers),
             ]
         )
-        return pa.schema([*_ENVELOPE, ("items", pa.list_(item))])
+        return _ENVELOPE.append(pa.field("items", pa.list_(item)))
 
     def _nothing_lost(self, text: bytes, page: simdjson.Object, table: pa.Table) -> bool:
+        """Tell whether each key and each text of the page is in the table.
+
+        Whatever is not there has a key, and so leaves two quotation marks of its own over, besides those of numbers
+        given as text: these are in the table, as numbers, and are left over exactly if they are all there is.
+        """
         found = sum(2 * (len(column) - column.null_count) + _quotes_of(column) for column in table.columns)
         surplus: int = _quotes_in(text) - found
-        return surplus == 0 or (surplus > 0 and surplus == 2 * self._numbers_as_text(page))
+        if surplus:
+            surplus -= _quotes_beside(page, self._numbers)
+        return surplus == 0 or (surplus > 0 and surplus == 2 * self._numbers_as_text(text))
 
-    def _numbers_as_text(self, page: simdjson.Object) -> int:
-        """Count the line items' numbers given as text, or return -1 if one of them is not plainly one."""
-        count = 0
-        items: Any = page["items"]  # an array, as Arrow found
-        for row in items:
-            for name in self._numbers:
-                value = row.get(name)
-                if isinstance(value, str):
-                    if not PLAIN_NUMBER.fullmatch(value):
-                        return -1
-                    count += 1
-        return count
+    def _numbers_as_text(self, text: bytes) -> int:
+        """Count the line items' numbers given as text, if that is plainly the text of a number."""
+        if self._number_as_text is None:
+            return 0
+        return int(pc.count_substring_regex(_as_array(text), self._number_as_text)[0].as_py())
 
     def _columns(self, rows: pa.StructArray) -> Columns | None:
         known = len(self._fields)
@@ -156,12 +153,53 @@ class FastDecoder:
             arrays[place], inexact = _dates(arrays[place])
             if inexact is not None:
                 left.append((self._fields[place].name, inexact))
-        left.extend(sorted((field.name, rows.field(place)) for place, field in enumerate(rows.type) if place >= known))
+        left.extend((field.name, rows.field(place)) for place, field in enumerate(rows.type) if place >= known)
         try:
             arrays = [array.cast(field.kind.arrow_type) for array, field in zip(arrays, self._fields, strict=True)]
-        except pa.ArrowInvalid:  # a number too large or too fine for its column
+        except pa.ArrowInvalid:  # no whole number, or one of more than 64 bits
             return None
         return _with_rescued(arrays, left, len(rows))
+
+
+def _number_as_text(names: set[str]) -> str | None:
+    """Return what finds a number given as text under one of these names, or None where that could mislead.
+
+    A key follows a brace or a comma: within a text its quotation marks would be escaped.
+    """
+    beside = {_LINK.field(place).name for place in range(_LINK.num_fields)} | {"key", "value", "objectType"}
+    if not names or not names.isdisjoint(beside.union(_ENVELOPE.names, ("self", "next", "previous"))):
+        return None
+    keys = "|".join(re.escape(name) for name in sorted(names))
+    return rf'[{{,]\s*"(?:{keys})"\s*:\s*"{PLAIN_NUMBER.pattern}"'
+
+
+def _quotes_beside(page: simdjson.Object, numbers: set[str]) -> int:
+    """Count the quotation marks of what the top of a page has besides what we know of it; 0 if that is in doubt.
+
+    In doubt is what is nested deeply, has a key twice, or a text under the name of one of the line items' numbers:
+    that would be taken for one of them.
+    """
+    names = [name for name in page if name != "items" and name not in _ENVELOPE.names]
+    level: list[Any] = [{name: page[name] for name in names if "\0" not in name}]
+    quotes = 0
+    for _ in range(_MAX_ENVELOPE_DEPTH):
+        nested: list[Any] = []
+        for value in level:
+            quotes += 2 * isinstance(value, str)
+            if isinstance(value, (dict, simdjson.Object)):
+                names = list(value)
+                if len(set(names)) < len(names) or any("\0" in name for name in names):
+                    return 0
+                if any(isinstance(value[name], str) for name in numbers.intersection(names)):
+                    return 0
+                quotes += 2 * len(names)
+                nested.extend(value[name] for name in names)
+            elif isinstance(value, simdjson.Array):
+                nested.extend(value)
+        if not nested:
+            return quotes
+        level = nested
+    return 0
 
 
 def read_envelope(text: bytes) -> Mapping[str, Any] | None:
@@ -215,37 +253,43 @@ def _validated(text: bytes) -> simdjson.Object | None:
 _LOCAL = threading.local()
 
 
-def _may_be_too_fine(text: bytes) -> bool:
-    """Tell whether a number may have more than 100 decimals.
+def _is_risky(text: bytes) -> bool:
+    """Tell whether the parser may change a value, or fail in a way that cannot be caught.
 
-    For these Arrow reads outside of its table of powers of ten (https://github.com/apache/arrow/issues/50964):
-    `1e-2147483647` crashes pyarrow 26, and of `1e-216` it makes 0. What is searched for first begins with a
-    literal, which makes that cheap.
+    It rounds what lies behind the 24th decimal, cannot count more than 255 digits, and makes another character of an
+    escaped surrogate pair from U+20000 on; an error in which it quotes a null character ends the process. What is
+    searched for begins with a literal, which makes that cheap.
     """
-    if _DECIMALS in text[::4].translate(_ALL_ZEROS) or (b"\\u00" in text and _matches(_ESCAPED, text)):
+    if _matches(_TOO_FINE, text) or _MANY_DIGITS in text[::16].translate(_ALL_ZEROS) or _matches(_RISKY, text):
         return True
-    return _matches(_MAYBE_EXPONENT, text) and _matches(_EXPONENT, text)
+    if not _matches(_MAYBE_EXPONENT, text):
+        return False
+    return any(decimal_of(Number(token.decode())) is UNFIT for token in _EXPONENT.findall(text))
 
 
 def _matches(pattern: str, text: bytes) -> bool:
-    return bool(pc.match_substring_regex(pa.array([text], pa.large_binary()), pattern)[0].as_py())
+    return bool(pc.match_substring_regex(_as_array(text), pattern)[0].as_py())
 
 
+def _as_array(text: bytes) -> pa.Array:
+    """Return an array with `text` as its only value, without a copy of it."""
+    offsets = struct.pack("=qq", 0, len(text))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
+
+
+_TOO_FINE = r"\.[0-9]{25}"
 _ALL_ZEROS = bytes.maketrans(b"123456789", b"000000000")
-_DECIMALS = b"0" * 16  # each stands for four characters
-_ESCAPED = r"\\u00(?:2[DEde]|3[0-9]|[46]5)"  # a digit, a minus, a point or an E
-_MAYBE_EXPONENT = r'(?i)e-(?:[0-9]{2,11}|0[0-9]{11,})[",}\]\s]'  # not, as often, 12 digits that end a GUID
-_EXPONENT = r'[":,\[\s][-+]?[0-9.]*[Ee]-0*(?:2[5-9]|[3-9][0-9]|[1-9][0-9]{2,})[",}\]\s]'
+_MANY_DIGITS = b"0" * 12  # each stands for sixteen characters
+_ESCAPED_QUOTE, _ESCAPED_BACKSLASH_AND_QUOTE = r'\\"', r'\\\\"'
+_RISKY = r"\\u(?:0000|[dD](?:8[4-9a-fA-F]|[9aAbB]))"
+_MAYBE_EXPONENT = r":\s*-?[0-9.]+[eE]"
+_EXPONENT = re.compile(rb":\s*(-?[0-9.]+[eE][-+]?[0-9]+)")
 
 
 def _parse(text: bytes, wire: pa.Schema) -> pa.Table | None:
     try:
-        return pj.read_json(
-            pa.BufferReader(text),
-            read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
-            parse_options=pj.ParseOptions(explicit_schema=wire, unexpected_field_behavior="infer"),
-        )
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pa.table(read_json(text, wire))
+    except pa.ArrowInvalid:
         return None
 
 
@@ -257,34 +301,16 @@ def _rows_of(table: pa.Table) -> pa.StructArray | None:
     return None if rows.null_count else rows
 
 
-def _has_shape(schema: pa.Schema, wire: pa.Schema) -> bool:
-    """Tell whether a page has the items asked for; its envelope may say more, if that is not nested deeply.
-
-    Arrow drops the keys that a struct has too many, `attributes` say, when it casts one.
-    """
-    if schema.equals(wire):
-        return True
-    if not schema.field("items").type.equals(wire.field("items").type):
-        return False
-    return all(_is_shallow(field.type, _MAX_ENVELOPE_DEPTH) for field in schema)
-
-
-def _is_shallow(nested: pa.DataType, levels: int) -> bool:
-    inner = range(nested.num_fields)
-    return not inner or (levels > 0 and all(_is_shallow(nested.field(at).type, levels - 1) for at in inner))
-
-
 def _quotes_in(text: bytes) -> int:
     """Count the quotation marks that begin or end a key or a text; those inside a text are escaped.
 
-    Comparing all bytes as an Arrow array takes half the time of `bytes.count`.
+    Comparing all bytes as an Arrow array takes half the time of `bytes.count` where there are as many.
     """
     characters = pa.Array.from_buffers(pa.uint8(), len(text), [None, pa.py_buffer(text)])
-    quotes, backslashes = pc.equal(characters, _QUOTE), pc.equal(characters, _BACKSLASH)
-    escaped = pc.and_(backslashes[:-1], quotes[1:])
-    if pc.and_(backslashes[:-2], escaped[1:]).true_count:  # that backslash may itself be escaped
-        return _quotes_in(text.replace(b"\\\\", b""))
-    return int(quotes.true_count - escaped.true_count)
+    quotes = int(pc.equal(characters, _QUOTE).true_count)
+    if _matches(_ESCAPED_BACKSLASH_AND_QUOTE, text):  # that quotation mark may not be escaped itself
+        text = text.replace(b"\\\\", b"")
+    return quotes - int(pc.count_substring_regex(_as_array(text), _ESCAPED_QUOTE)[0].as_py())
 
 
 def _quotes_of(array: pa.Array | pa.ChunkedArray) -> int:

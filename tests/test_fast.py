@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -15,7 +16,7 @@ from bulkfetch.errors import MalformedBodyError
 from bulkfetch.exact import columns_of
 from bulkfetch.fast import FastDecoder
 from bulkfetch.paging import envelope_of
-from bulkfetch.schema import DECLARED, LICENSE_BASED, ONE_TIME, Field, LineItemSchema, schema_of
+from bulkfetch.schema import DECLARED, LICENSE_BASED, ONE_TIME, Field, Kind, LineItemSchema, schema_of
 
 SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
 of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
@@ -57,7 +58,7 @@ def test_the_fast_way_comes_to_the_same_as_the_exact_one_or_refuses(
 def test_the_fast_way_takes_a_good_share_of_odd_pages_and_refuses_another(schema: LineItemSchema) -> None:
     decoder = FastDecoder(schema.fields)
     taken = sum(took(decoder, page(Random(seed), Random(-seed), schema.fields), schema.fields) for seed in range(200))
-    assert 50 <= taken <= 150
+    assert 40 <= taken <= 150
 
 
 @of_each_schema
@@ -129,6 +130,11 @@ def test_these_pages_are_left_to_the_exact_way(text: str) -> None:
         pytest.param('{"items":[{"customerName":null}],"foo":{"unitPrice":"5"}}', id="a field's name elsewhere"),
         pytest.param('{"items":[{"unitPrice" : "007"}],"foo":{"unitPrice":"5"}}', id="two wrongs that cancel out"),
         pytest.param('{"items":[{"attributes":{"unitPrice":"5"},"customerName":null}]}', id="in the attributes"),
+        pytest.param('{"unitPrice":"5","items":[{"customerName":null}]}', id="beside the items"),
+        pytest.param('{"a":[{"unitPrice":"5"}],"items":[{"customerName":null}]}', id="deep beside the items"),
+        pytest.param('{"links":{"unitPrice":"5"},"items":[{"customerName":null}]}', id="in the links"),
+        pytest.param('{"a":"x","a":"x","items":[{"customerName":null}]}', id="twice beside the items"),
+        pytest.param(r'{"items":[{"customerName":",\"unitPrice\":\"5\"","productName":null}]}', id="in a text"),
     ],
 )
 def test_what_once_made_up_for_a_lost_value_does_so_no_more(text: str) -> None:
@@ -146,8 +152,8 @@ def escaped(number: str) -> str:
         *("5" + "0" * 60 + "e-120", "0." + "0" * 100 + "50", "0." + "0" * 175 + "1", "1." + "0" * 4_000),
     ],
 )
-def test_a_number_too_fine_for_arrows_parser_is_kept_from_it(number: str) -> None:
-    """Once it crashed for some of these, and made up a value for others: 5e60 times 1e-120 became 0.05."""
+def test_a_number_too_fine_for_its_column_is_kept_from_the_parser(number: str) -> None:
+    """It would round them; Arrow's own crashed for some, and made up a value for others: 5e60 times 1e-120 was 0.05."""
     for value in (number, f'"{number}"', escaped(number)):
         for text in ('{"items":[{"unitPrice":%s}]}', '{"items": [{"unitPrice" : %s, "quantity":1}, {}]}'):
             assert not takes(text % value)
@@ -157,6 +163,33 @@ def test_a_number_too_fine_for_arrows_parser_is_kept_from_it(number: str) -> Non
 def test_text_that_looks_like_a_small_exponent_is_fast(text: str) -> None:
     assert takes(f'{{"items":[{{"customerName":"{text}"}}]}}')
     assert takes('{"items":[{"unitPrice":1E-05,"quantity":25e-2}]}')
+
+
+@pytest.mark.parametrize("number", ["0.1234567890123456789012345", "1" * 240 + ".5", "-" + "7" * 300 + ".0", "1E-25"])
+def test_a_number_with_more_digits_than_the_parser_reads_is_kept_from_it(number: str) -> None:
+    """It counts them in eight bits: of 300, it would keep what 44 would leave."""
+    for value in (number, f'"{number}"'):
+        assert not takes(f'{{"items":[{{"unitPrice":1}},{{"unitPrice":{value}}}]}}')
+
+
+@pytest.mark.parametrize("number", ["1E-05", "-2.5e+3", "0.1e-23", "123456789e5", "9e13", "1e0"])
+def test_an_exponent_that_its_column_can_hold_is_fast(number: str) -> None:
+    assert takes(f'{{"items":[{{"unitPrice":{number}}},{{"unitPrice" : {number} }}]}}')
+
+
+def test_a_text_that_the_parser_would_change_is_kept_from_it() -> None:
+    """It makes U+10000 of U+20000: the bit that both halves of the pair have is set once instead of added."""
+    for character in ("\U00020000", "\U0002a6d6", "\U0010ffff"):
+        escaped_pair = json.dumps(character)
+        assert not takes(f'{{"items":[{{"customerName":{escaped_pair}}}]}}')
+        assert takes(f'{{"items":[{{"customerName":"{character}"}}]}}')
+    assert takes(r'{"items":[{"customerName":"Blue Yonder \ud83d\udeeb"}]}')
+    assert takes(r'{"items":[{"customerName":"\ud800\udc00\ud83f\udfff"}]}')
+
+
+def test_an_error_that_quotes_a_null_character_does_not_end_the_process() -> None:
+    assert not takes(r'{"items":[{"customerName":{"a\u0000b":5}}]}')
+    assert not takes(r'{"items":[{"unitPrice":"\u0000"}]}')
 
 
 @pytest.mark.parametrize("depth", [20, 240, 300, 500, 900, 1_000, 1_020, 1_030, 100_000])
@@ -213,6 +246,13 @@ def test_an_unknown_text_field_is_learned_once() -> None:
     assert took(decoder, '{"items":[{"customerName":"x"}]}', fields)
     assert not took(decoder, '{"items":[{"a":5}]}', fields)
     assert took(decoder, '{"items":[{"b":"1"},{"a":"2"},{"c":"3"}]}', fields)
+
+
+def test_a_numbers_column_called_like_a_part_of_a_link_is_not_taken_for_one() -> None:
+    fields = (Field("value", Kind.DECIMAL), Field("a", Kind.TEXT))
+    link = '"links":{"next":{"uri":"/x","headers":[{"key":"k","value":"5"}]}}'
+    assert took(FastDecoder(fields), f'{{"items":[{{"value":5,"a":"x"}}],{link}}}', fields)
+    assert not took(FastDecoder(fields), f'{{"items":[{{"value":5,"a":null}}],{link}}}', fields)
 
 
 def test_a_page_with_a_flood_of_unknown_fields_is_not_learned() -> None:
