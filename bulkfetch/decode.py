@@ -6,9 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from isal import isal_zlib
 
 from bulkfetch.errors import MalformedBodyError, printable
@@ -53,16 +55,27 @@ def decode_json_page(body: bytes) -> JsonPage:
     return JsonPage(envelope_of(top), items, _digest(text))
 
 
+class FastDecoders:
+    """The fast decoders of a run, one for each declared schema: what one transfer's pages teach it helps the next."""
+
+    def __init__(self) -> None:
+        self._decoders: dict[LineItemSchema, FastDecoder] = {}
+
+    def of(self, schema: LineItemSchema) -> FastDecoder:
+        """Return the decoder of a declared schema."""
+        return self._decoders.get(schema) or self._decoders.setdefault(schema, FastDecoder(schema.fields))
+
+
 class PageDecoder:
     """Decodes the pages of one transfer into record batches. Safe to share between threads.
 
     For a line-item type without a declared schema, the first page decides the columns.
     """
 
-    def __init__(self, invoice_id: str, schema: LineItemSchema | None) -> None:
+    def __init__(self, invoice_id: str, schema: LineItemSchema | None, decoders: FastDecoders | None = None) -> None:
         self.invoice_id = invoice_id
         self._schema = schema
-        self._fast = None if schema is None else FastDecoder(schema.fields)
+        self._fast = None if schema is None else (decoders or FastDecoders()).of(schema)
         self._inferring = threading.Lock()
 
     @property
@@ -95,10 +108,15 @@ class PageDecoder:
 
     def batch(self, page: Page, first_line: int) -> pa.RecordBatch:
         """Make a record batch of `page`, whose first row is number `first_line` of its transfer."""
-        lines = pa.array(range(first_line, first_line + page.rows), pa.int64())
+        lines = pc.add(_line_numbers(page.rows), pa.scalar(first_line, pa.int64()))
         invoice_ids = pa.repeat(pa.scalar(self.invoice_id), page.rows)
         arrays = [invoice_ids, lines, *page.columns.arrays, page.columns.rescued]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema.arrow)
+
+
+@lru_cache(maxsize=8)
+def _line_numbers(rows: int) -> pa.Array:
+    return pa.array(range(rows), pa.int64())
 
 
 def page_of(text: bytes) -> tuple[Mapping[str, Any], list[Json]]:

@@ -83,6 +83,7 @@ class FastDecoder:
         self._folded = {field.name.casefold() for field in fields}
         self._numbers = {field.name for field in fields if field.kind in (Kind.INTEGER, Kind.DECIMAL)}
         self._number_as_text = _number_as_text(self._numbers)
+        self._integers = [place for place, field in enumerate(fields) if field.kind is Kind.INTEGER]
         self._dates = [place for place, field in enumerate(fields) if field.kind is Kind.DATE]
 
     def decode(self, text: bytes) -> FastPage | None:
@@ -155,7 +156,8 @@ class FastDecoder:
                 left.append((self._fields[place].name, inexact))
         left.extend((field.name, rows.field(place)) for place, field in enumerate(rows.type) if place >= known)
         try:
-            arrays = [array.cast(field.kind.arrow_type) for array, field in zip(arrays, self._fields, strict=True)]
+            for place in self._integers:
+                arrays[place] = arrays[place].cast(Kind.INTEGER.arrow_type)
         except pa.ArrowInvalid:  # no whole number, or one of more than 64 bits
             return None
         return _with_rescued(arrays, left, len(rows))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from bulkfetch.plan import Transfer
@@ -103,6 +104,7 @@ def transfer_name(transfer: Transfer) -> str:
 _PART = re.compile(r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-([0-9]{5,})\.parquet")
 
 
+@lru_cache(maxsize=1 << 10)
 def _escaped(name: str, safe: frozenset[int]) -> str:
     raw, text = name.encode("utf-8", "surrogatepass"), name.encode("utf-8", "replace")
     escaped = [_escaped_character(character, safe) for character in text.decode()]

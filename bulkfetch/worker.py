@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from bulkfetch.commits import Commit, CommittedPart, withdraw, write_commit
 from bulkfetch.config import Settings
-from bulkfetch.decode import Page, PageDecoder
+from bulkfetch.decode import FastDecoders, Page, PageDecoder
 from bulkfetch.errors import ContradictionError, HttpStatusError, StorageError, TransferError
 from bulkfetch.exact import exact_sum
 from bulkfetch.layout import commit_name, part_name, staged_name
@@ -51,6 +51,7 @@ class Job:
     store: Store
     stats: RunStats
     waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
+    decoders: FastDecoders = field(default_factory=FastDecoders)
     writing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_WRITING))
 
 
@@ -111,7 +112,7 @@ class _Intake:
         declared = schema_of(transfer.provider, transfer.line_item_type)
         parts = [checkpoint.part for checkpoint in adopted]
         self.start = self.place = adopted[-1].place if adopted else Place()
-        self.decoder = PageDecoder(transfer.invoice_id, declared)
+        self.decoder = PageDecoder(transfer.invoice_id, declared, job.decoders)
         self.tally = Tally()
         if adopted:
             self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)
