@@ -737,11 +737,30 @@ def _run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, pro
     async def until_told() -> T | Signalled:
         return await until_signalled(shown, farewell=partial(_farewell, arguments))
 
+    _save_memory()
     gc.freeze()  # modules live as long as the run: looking through them over and over cost a tenth of its CPU
     outcome = anyio.run(until_told)
     if isinstance(outcome, Signalled):
         raise KeyboardInterrupt(outcome.number)
     return outcome
+
+
+def _save_memory() -> None:
+    """Let all threads allocate from one heap, where that can be said: freed pages are then used again by the others.
+
+    With a heap for each thread, and pyarrow's own besides, runs peaked a quarter higher, and took no less time.
+    """
+    import ctypes
+
+    import pyarrow
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def _tell_what_happens(verbosity: int) -> bool:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import codecs
 import re
 import struct
-import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +25,8 @@ from bulkfetch.dates import parse_date
 from bulkfetch.exact import PLAIN_NUMBER, UNFIT, Columns, decimal_of
 from bulkfetch.jsontext import Number, quote
 from bulkfetch.schema import MONEY, Field, Kind
+
+T = TypeVar("T")
 
 _WIRE_TYPES = {
     Kind.TEXT: pa.string(),
@@ -88,8 +89,7 @@ class FastDecoder:
 
     def decode(self, text: bytes) -> FastPage | None:
         """Decode the UTF-8 JSON of a page, or return None for one that the exact way must look at."""
-        page = _validated(text)
-        return None if page is None or _is_risky(text) else self._decode(text, page)
+        return _of_valid(text, lambda page: None if _is_risky(text) else self._decode(text, page))
 
     def _decode(self, text: bytes, page: simdjson.Object) -> FastPage | None:
         strangers = self._strangers
@@ -206,10 +206,7 @@ def _quotes_beside(page: simdjson.Object, numbers: set[str]) -> int:
 
 def read_envelope(text: bytes) -> Mapping[str, Any] | None:
     """Return a page's envelope without its items, or None for a text that the exact way must look at."""
-    document = _validated(text)
-    if document is None or not isinstance(document.get("items"), simdjson.Array):
-        return None
-    return _envelope_of(document)
+    return _of_valid(text, lambda page: _envelope_of(page) if isinstance(page.get("items"), simdjson.Array) else None)
 
 
 def _envelope_of(document: simdjson.Object) -> Mapping[str, Any] | None:
@@ -238,21 +235,30 @@ def _repeats_a_key(value: Any, levels: int) -> bool:
     return False
 
 
-def _validated(text: bytes) -> simdjson.Object | None:
-    """Return `text` parsed if it is JSON: Arrow's parser crashes on deep nesting, and takes NaN."""
+def _of_valid(text: bytes, read: Callable[[simdjson.Object], T | None]) -> T | None:
+    """Return what `read` makes of `text` parsed, or None if it is no JSON object; what comes after relies on that."""
     if text.startswith(codecs.BOM_UTF8):  # a second mark, which simdjson would skip and JSON does not allow
         return None
-    parser = getattr(_LOCAL, "parser", None)
-    if parser is None:
-        parser = _LOCAL.parser = simdjson.Parser()
+    try:
+        parser = _IDLE_PARSERS.pop()
+    except IndexError:
+        parser = simdjson.Parser()
+    try:
+        return _of_parsed(text, parser, read)
+    finally:
+        _IDLE_PARSERS.append(parser)  # nobody has a document of it any more, which would make it refuse the next text
+
+
+_IDLE_PARSERS: list[simdjson.Parser] = []
+"""Each has buffers of several times its largest text: as many as decode at once are enough."""
+
+
+def _of_parsed(text: bytes, parser: simdjson.Parser, read: Callable[[simdjson.Object], T | None]) -> T | None:
     try:
         document = parser.parse(text)
     except (ValueError, RuntimeError):  # UnicodeDecodeError among them; the exact way says what is wrong
         return None
-    return document if isinstance(document, simdjson.Object) else None
-
-
-_LOCAL = threading.local()
+    return read(document) if isinstance(document, simdjson.Object) else None
 
 
 def _is_risky(text: bytes) -> bool:

@@ -24,7 +24,7 @@ class LimitPolicy:
 
     floor: int = 1
     ceiling: int = 16
-    start: int = 4
+    start: int = 8
     decrease: float = 0.5
     retry_answers: int = 64
     retry_waits: float = 10.0
@@ -95,6 +95,25 @@ class Place:
     hold: int
 
 
+@dataclass(slots=True)
+class _Round:
+    """The most requests that were in flight at once in this round trip, and in the one before.
+
+    Those of a round trip are answered about together: how many are in flight when the last of them is says nothing of
+    how many the server has just borne.
+    """
+
+    most: int = 0
+    before: int = 0
+    since: float = float("-inf")
+
+    def answered(self, place: Place, now: float, in_flight: int) -> int:
+        """Note an answer, and return the most that were in flight while it was under way."""
+        if place.taken_at >= self.since:
+            self.before, self.most, self.since = self.most, in_flight, now
+        return max(self.before, self.most)
+
+
 class AdaptiveLimit:
     """Lets so many requests run as the server bears, and as fast as it bears, first come, first served.
 
@@ -124,6 +143,7 @@ class AdaptiveLimit:
         self._bound: Bound | None = None
         self._served: Counter[int] = Counter()
         self._in_flight = 0
+        self._round = _Round()
         self._closed_until = self._last_decrease = float("-inf")
         self._holds = self._unserved_holds = 0
         self._sent_since_hold = 0
@@ -162,6 +182,7 @@ class AdaptiveLimit:
             was_due = await self._admission()
             self._pace.sent(self._clock(), limit=self._limit, on_trial=self._is_trial(), was_due=was_due)
             self._in_flight += 1
+            self._round.most = max(self._round.most, self._in_flight)
             self._sent_since_hold += 1
         place = Place(self._clock(), self._in_flight, self._holds)
         try:
@@ -181,7 +202,8 @@ class AdaptiveLimit:
         self._pace.healthy(now, latency_s=now - place.taken_at)
         if self._bound is not None:
             self._bound = replace(self._bound, answers=self._bound.answers + 1)
-        limit = raised(self._limit, in_flight=self._in_flight, bound=self._bound, now=now, policy=self._policy)
+        used = self._round.answered(place, now, self._in_flight)
+        limit = raised(self._limit, in_flight=used, bound=self._bound, now=now, policy=self._policy)
         self._set_limit(limit, "raised")
 
     def throttled(self, place: Place, *, wait_s: float) -> None:

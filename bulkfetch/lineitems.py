@@ -85,6 +85,7 @@ class Walk(Generic[P]):
     """All that a walk needs: where to ask, in which task group, how to decode, how far ahead, and from where on.
 
     `on_page` is told where each page starts just before that is yielded: `start` of a later walk that goes on there.
+    `is_vouched_for` tells whether the pages so far are known to be all, from another witness than the paging.
     """
 
     session: Session
@@ -96,6 +97,7 @@ class Walk(Generic[P]):
     beyond_end_s: float = _BEYOND_END_S
     start: Place = field(default_factory=Place)
     on_page: Callable[[Place], None] = lambda place: None
+    is_vouched_for: Callable[[], bool] = lambda: False
 
 
 async def walk_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
@@ -121,9 +123,11 @@ class _Ask(Generic[T]):
         *,
         size: int = 0,
         held: bool = False,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.size = size
         self.held = held
+        self._on_end = on_end
         self.arrived: T | None = None
         self.asked_at = self.ended_at = walk.session.now()
         self._scope = anyio.CancelScope()
@@ -140,6 +144,8 @@ class _Ask(Generic[T]):
                 self._error = error
         self.ended_at = session.now()
         self._done.set()
+        if not self._scope.cancel_called:
+            self._on_end()
 
     def cancel(self) -> None:
         """Give the page up."""
@@ -165,9 +171,10 @@ class _OffsetWalk(Generic[P]):
     """Offset paging in parallel, although nobody tells how many pages there are.
 
     `position` is the number of the next row. Pages are asked for in a window from there on that doubles while
-    pages come back full (1, 2, 4, …), up to the limit; where a server tells the true total, at once. A page's
-    own words decide: the last one is the one without a `next` link. Whatever does not start at `position`
-    when its turn comes, because a page was shorter than asked for, is thrown away and asked for anew.
+    pages come back full (1, 2, 4, …), up to the limit; where places stand idle it takes those and quadruples (1, 4,
+    16, …), and where a server tells the true total, it opens at once. A page's own words decide: the last one is the
+    one without a `next` link. Whatever does not start at `position` when its turn comes, because a page was shorter
+    than asked for, is thrown away and asked for anew.
     """
 
     def __init__(self, transfer: Transfer, walk: Walk[P]) -> None:
@@ -176,6 +183,7 @@ class _OffsetWalk(Generic[P]):
         self._size = walk.settings.page_size
         self._position = walk.start.line
         self._confirmed = 0
+        self._has_page = self._is_over = False
         self._last: _Ask[P] | None = None
         self._last_is_full = False
         self._seen = SeenPages(walk.start.line)
@@ -185,12 +193,14 @@ class _OffsetWalk(Generic[P]):
         try:
             while True:
                 page = await self._next_page()
+                self._is_over = page.envelope.next_link is None
                 self._check(page)
                 if page.rows:
                     self._walk.on_page(Place(self._position))
                     yield page
                 is_first = self._is_first
                 self._position += page.rows
+                self._has_page = False
                 self._last_is_full = page.rows == self._size
                 if page.envelope.next_link is None:
                     await self._check_end()
@@ -199,6 +209,7 @@ class _OffsetWalk(Generic[P]):
                 if page.rows != self._size:
                     self._realign(page.rows, is_first=is_first)
         finally:
+            self._is_over = True
             for offset in list(self._asks):
                 self._discard(offset)
 
@@ -210,6 +221,7 @@ class _OffsetWalk(Generic[P]):
             self._ask(self._position)
             page = await self._page_at_position()
         self._last = self._take(self._position)
+        self._has_page = True
         return page
 
     async def _page_at_position(self) -> P:
@@ -224,11 +236,12 @@ class _OffsetWalk(Generic[P]):
                 self._ask_ahead()
 
     def _ask_ahead(self) -> None:
+        """Ask for the pages of the window that have not been asked for; those before it is moved are here or coming."""
         for offset in [offset for offset in self._asks if not self._is_aligned(offset)]:
             self._discard(offset)
         for step in range(self._window()):
             offset = self._position + step * self._size
-            if offset in self._asks:
+            if offset in self._asks or (offset == self._position and self._has_page):
                 continue
             if offset == self._position:
                 self._ask(offset)
@@ -243,12 +256,19 @@ class _OffsetWalk(Generic[P]):
         return self._position == self._walk.start.line
 
     def _window(self) -> int:
-        """Return how many pages to ask for: the largest power of two up to one more than came back full."""
-        limit = self._walk.session.limit
-        most = limit + max(_SPARE_PAGES, min(_SPARE_ROWS // self._size, limit))
+        """Return how many pages to ask for.
+
+        While pages come back full, so many that each round trip asks for twice as many as the one before; four times
+        as many, but no more than there are idle places for: what they ask for in vain keeps nobody waiting.
+        """
+        session = self._walk.session
+        here = self._has_page + sum(ask.arrived is not None for ask in self._asks.values())
+        most = here + session.limit + max(_SPARE_PAGES, min(_SPARE_ROWS // self._size, session.limit))
         if self._seen.total is not None and self._confirmed:
             return most
-        return min(1 << (self._confirmed + 1).bit_length() - 1, most)
+        twofold = 1 << (self._confirmed + 1).bit_length() - 1
+        fourfold = 1 << ((3 * self._confirmed + 1).bit_length() - 1) // 2 * 2
+        return min(max(twofold, min(fourfold, len(self._asks) + session.idle)), most)
 
     def _is_aligned(self, offset: int) -> bool:
         ahead = offset - self._position
@@ -260,7 +280,15 @@ class _OffsetWalk(Generic[P]):
     def _ask(self, offset: int, *, held: bool = False) -> None:
         query = (("size", str(self._size)), ("offset", str(offset)))
         request = Request(self._transfer.resource_path, query)
-        self._asks[offset] = _Ask(self._walk, request, self._walk.decode, size=self._size, held=held)
+        self._asks[offset] = _Ask(
+            self._walk, request, self._walk.decode, size=self._size, held=held, on_end=self._on_arrival
+        )
+
+    def _on_arrival(self) -> None:
+        """Ask for more in place of a page that has come before its turn, unless one of those here is the last."""
+        pages = [ask.arrived for ask in self._asks.values() if ask.arrived is not None]
+        if not self._is_over and all(page.envelope.next_link is not None for page in pages):
+            self._ask_ahead()
 
     def _take(self, offset: int) -> _Ask[P]:
         ask = self._asks.pop(offset)
@@ -297,12 +325,13 @@ class _OffsetWalk(Generic[P]):
 
         Those asked for together with the last page come with it, and are waited for shortly, since a server may
         never answer beyond the end; to wait for later ones would cost every transfer the time of a request. Only a
-        last page that is full costs one: a `next` link may just be missing.
+        last page that is full costs one, unless there is another witness: a `next` link may just be missing.
         """
         if what := self._seen.end():
             raise ContradictionError(f"transfer {self._transfer}: {what}")
         due = [ask for ask in self._asks.values() if self._is_due(ask)]
-        if self._last_is_full and not due and not self._is_beyond(self._position):
+        is_told = self._is_beyond(self._position) or self._walk.is_vouched_for()
+        if self._last_is_full and not due and not is_told:
             if self._position not in self._asks:
                 self._ask(self._position)
             due = [self._asks[self._position]]

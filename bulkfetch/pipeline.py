@@ -33,7 +33,7 @@ from bulkfetch.invoices import walk_invoices
 from bulkfetch.layout import ARCHIVE, LOCK, LOGS, RUNS
 from bulkfetch.lineitems import lookahead_for
 from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_named
-from bulkfetch.reconcile import reconcile
+from bulkfetch.reconcile import alone, reconcile
 from bulkfetch.report import ExportReport, Failure, failure_of, not_tried
 from bulkfetch.runlog import RunLog
 from bulkfetch.session import Session, open_session
@@ -216,7 +216,7 @@ async def _archived(
     session.log.note("planned", invoices=len(plan.invoices), transfers=len(plan.transfers), committed=len(skipped))
     progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
     with anyio.CancelScope(deadline=until) as scope:
-        await _run_transfers(pending, session, settings, store, stats, progress)
+        await _run_transfers(pending, session, settings, store, stats, progress, alone(plan.invoices))
     if scope.cancelled_caught:
         progress.fatal = DeadlineError(
             f"the deadline of {settings.deadline_s:g} s has passed with {stats.transfers_done} of {len(pending)} "
@@ -240,11 +240,15 @@ async def _run_transfers(
     store: Store,
     stats: RunStats,
     progress: _Progress,
+    alone: Collection[Transfer],
 ) -> None:
-    """Run the transfers, as many at a time as requests may be in flight; the limit is theirs together."""
+    """Run the transfers, some more at a time than requests may be in flight; the limit is theirs together.
+
+    While one is decoded, written and committed, it asks for nothing: those more keep its place in use.
+    """
     waiting = iter(pending)
     async with anyio.create_task_group() as tasks:
-        job = Job(session, tasks, settings, lookahead_for(settings), store, stats)
+        job = Job(session, tasks, settings, lookahead_for(settings), store, stats, alone)
 
         async def work() -> None:
             for transfer in waiting:
@@ -252,7 +256,7 @@ async def _run_transfers(
                 if progress.fatal is not None:
                     tasks.cancel_scope.cancel()
 
-        for _ in range(min(settings.max_in_flight, len(pending))):
+        for _ in range(min(settings.max_in_flight + settings.max_in_flight // 4, len(pending))):
             tasks.start_soon(work)
 
 

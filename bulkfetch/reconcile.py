@@ -64,6 +64,12 @@ def reconcile(invoice: Invoice, commits: Mapping[Transfer, Commit]) -> Reconcili
     )
 
 
+def alone(invoices: Iterable[Invoice]) -> set[Transfer]:
+    """Return the transfers that make up all charges of their invoice: those whose sum its header can witness."""
+    by_invoice = ([transfer_named(invoice.id, detail) for detail in invoice.details] for invoice in invoices)
+    return {only for transfers in by_invoice if len(found := _charging(transfers)) == 1 for only in found}
+
+
 def reconcile_total(
     invoice_id: str,
     charged: Decimal | None,
@@ -94,9 +100,9 @@ def _charging(transfers: Iterable[Transfer]) -> list[Transfer]:
 
     The provider `all` lists the rows of `one_time` and `marketplace` again, where an invoice has those too.
     """
-    charging = [transfer for transfer in dict.fromkeys(transfers) if _counts(transfer)]
-    single = [transfer for transfer in charging if transfer.provider != "all"]
-    return single if any(transfer.is_modern for transfer in single) else charging
+    counting = [transfer for transfer in dict.fromkeys(transfers) if _counts(transfer)]
+    single = [transfer for transfer in counting if transfer.provider != "all"]
+    return single if any(transfer.is_modern for transfer in single) else counting
 
 
 def _counts(transfer: Transfer) -> bool:

@@ -139,6 +139,11 @@ class Session:
         """How many requests may be in flight now."""
         return self._limit.limit
 
+    @property
+    def idle(self) -> int:
+        """How many more requests could be in flight now; none where it is their pace that is bounded."""
+        return 0 if self._limit.pace is not None else max(0, self._limit.limit - self._limit.in_flight)
+
     def now(self) -> float:
         """Return the time, in seconds of the run's clock."""
         return self._clock.now()

@@ -217,7 +217,7 @@ async def open_transport(settings: Settings, stats: RunStats) -> AsyncIterator[A
     reuse = aiohttp.TraceConfig()
     reuse.on_connection_reuseconn.append(_note_reuse)
     async with aiohttp.ClientSession(
-        connector=_Connector(limit=0, ssl=trust(settings)),
+        connector=_Connector(limit=0, ssl=True if settings.ca_file is None else trust(settings)),
         timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # aiohttp accepts a cut gzip stream; `gunzip` does not

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -42,7 +42,7 @@ _NOT_ABOUT_TOKENS = (401, 403, 408, 429)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all transfers of a run share."""
+    """What all transfers of a run share. `alone` are those that make up all charges of their invoice."""
 
     session: Session
     tasks: anyio.abc.TaskGroup
@@ -50,6 +50,7 @@ class Job:
     lookahead: Lookahead
     store: Store
     stats: RunStats
+    alone: Collection[Transfer] = ()
     waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
     decoders: FastDecoders = field(default_factory=FastDecoders)
     writing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_WRITING))
@@ -117,6 +118,7 @@ class _Intake:
         if adopted:
             self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)
         self._transfer = transfer
+        self._is_alone = transfer in job.alone
         self._staging = staging
         self._overlap = rows_since(job.store, parts, self.start.line)
         self.writer = PartWriter(
@@ -150,6 +152,12 @@ class _Intake:
         if self._overlap_left:
             raise self._changed(f"only {self.tally.rows} rows now")
         return self.writer.finish(schema.arrow)
+
+    def adds_up(self) -> bool:
+        """Tell whether the rows taken so far make up, to the cent, what the invoice charges, and that is something."""
+        if not self._is_alone or not self._transfer.charged:
+            return False
+        return self.tally.total(self.decoder.schema) == self._transfer.charged
 
     def is_outdated(self, error: TransferError) -> bool:
         """Tell whether an `error` is about the earlier run's parts, or about its token, which may have expired."""
@@ -215,6 +223,7 @@ def _walk(job: Job, intake: _Intake) -> Walk[Page]:
         discard,
         start=intake.start,
         on_page=intake.at,
+        is_vouched_for=intake.adds_up,
     )
 
 

@@ -98,7 +98,7 @@ def place(taken_at: float, in_flight: int) -> Place:
 
 
 def test_a_limit_starts_low_but_never_above_its_ceiling() -> None:
-    assert new(VirtualTime(), ceiling=16).limit == 4
+    assert new(VirtualTime(), ceiling=16).limit == 8
     assert new(VirtualTime(), ceiling=2).limit == 2
 
 

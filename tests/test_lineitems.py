@@ -187,8 +187,8 @@ class Kind:
 
 
 def at_most(pages: int, limit: int) -> int:
-    """What the design allows: nothing for one page, else about the window."""
-    return 0 if pages == 1 else min(limit + max(SPARE, limit), pages)
+    """What the design allows: nothing for one page, else about the window, or three times what was there."""
+    return 0 if pages == 1 else min(limit + max(SPARE, limit), 3 * (pages - 1))
 
 
 def beyond_one(words: str) -> Callable[[int], str]:
@@ -255,7 +255,13 @@ KINDS = [
         pages=MID,
         wasted=lambda pages, limit: 2 * at_most(pages, limit),
     ),
-    Kind("shortens the first page", shortened(gap=False, first=True), size=4, pages=MID),
+    Kind(
+        "shortens the first page",
+        shortened(gap=False, first=True),
+        size=4,
+        pages=MID,
+        wasted=lambda pages, limit: 2 + at_most(pages, limit),
+    ),
     Kind(
         "shortens a page, next leaves a gap",
         shortened(gap=True),
@@ -279,7 +285,7 @@ KINDS = [
         "last full page names an empty one",
         optioned(SandboxOptions(), short_by=0, trailing_next=True),
         pages=PAGES,
-        wasted=lambda pages, limit: 2 + min(limit + max(SPARE, limit), pages + 1),
+        wasted=lambda pages, limit: 2 + min(limit + max(SPARE, limit), 3 * pages),
     ),
     Kind(
         "last full page names a 404",
@@ -327,10 +333,19 @@ async def test_a_long_transfer_fills_the_limit_from_beginning_to_end() -> None:
 
 
 async def test_a_short_transfer_is_not_slowed_down_by_looking_ahead() -> None:
-    """Seven pages: one, then two, then four at once."""
-    result = await walked(OffsetServer(13), size=2, limit=32, latency=lambda: 1.0)
+    """Five pages: one, then four at once, as so many places are idle."""
+    result = await walked(OffsetServer(9), size=2, limit=32, latency=lambda: 1.0)
 
-    assert result.elapsed == pytest.approx(3.0)
+    assert result.elapsed == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("limit", "requests"), [(2, 3), (3, 4), (4, 5), (32, 5)])
+async def test_a_second_window_takes_idle_places_up_to_four(limit: int, requests: int) -> None:
+    """Two pages, of which the second is the last: where no place is idle, one page would be asked for in vain."""
+    result = await walked(OffsetServer(5), size=3, limit=limit, latency=lambda: 1.0)
+
+    assert result.requests == requests
+    assert result.elapsed == pytest.approx(2.0)
 
 
 # --- Offset paging: what is wrong is named.

@@ -99,6 +99,34 @@ async def test_every_line_item_of_a_tenant_is_archived_under_its_number(tmp_path
     assert verify(tmp_path).sound
 
 
+@pytest.mark.parametrize(("unreconciled", "requests"), [(0, 1 + 2), (1, 1 + 2 + 1), (2, 1 + 2 + 2)])
+async def test_a_full_last_page_is_believed_if_the_invoice_charges_just_that(
+    unreconciled: int, requests: int, tmp_path: Path
+) -> None:
+    """Two invoices of one page each, both full; whatever does not add up costs one more request."""
+    options = SandboxOptions(
+        invoices=2, line_items=50, amendments=0, unreconciled=unreconciled, details=("office/billing_line_items",)
+    )
+    async with serve(options) as sandbox:
+        report = await export_async(tmp_path, settings_for(sandbox, page_size=50, max_in_flight=1))
+
+    assert report.complete
+    assert report.rows == 100
+    assert sandbox.stats.requests == report.requests == requests
+
+
+async def test_a_full_last_page_is_not_believed_for_a_part_of_what_an_invoice_charges(tmp_path: Path) -> None:
+    options = SandboxOptions(invoices=1, line_items=50, amendments=0, unreconciled=0)
+    async with serve(options) as sandbox:
+        report = await export_async(tmp_path, settings_for(sandbox, page_size=50, max_in_flight=1), selection=LEGACY)
+
+    assert report.complete
+    assert report.requests == 1 + 3 * 2
+
+
+LEGACY = Selection(providers=("office", "azure"))
+
+
 async def test_invoices_reconcile_except_those_that_do_not(tmp_path: Path) -> None:
     async with serve(SandboxOptions(invoices=6, line_items=120, unreconciled=2, amendments=2)) as sandbox:
         report = await export_async(tmp_path, settings_for(sandbox))

@@ -191,6 +191,8 @@ async def test_a_cancelled_transfer_leaves_nothing_but_whole_parts(tmp_path: Pat
             tasks.start_soon(lambda: exported(LocalStore(tmp_path), line_items(27), interrupt=interrupt))
             with anyio.fail_after(10):
                 await reached.wait()
+                while "00000.json" not in staged(LocalStore(tmp_path)):  # noqa: ASYNC110  a directory has no event
+                    await anyio.sleep(0.01)
             scope.cancel()
 
     assert scope.cancelled_caught
