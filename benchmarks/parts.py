@@ -1,0 +1,163 @@
+"""The parts of an export alone: decoding a page each way, writing it, planning, starting up.
+
+    python benchmarks/parts.py            the figures of the README: a minute or two
+    python benchmarks/parts.py --smoke    seconds, to see that it works
+
+Pages of 2,000 line items come from the sandbox; times are CPU time of the calling thread, medians of several rounds.
+Start-up is the wall time of whole processes, and its ratio to `python -c pass`, in turn. Results are also written as
+JSON to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from exporting import Shape, serving
+from measuring import announce, conditions, keep
+
+PATHS = {
+    "office/billing_line_items": "lineitems/Office/BillingLineItems?size={size}&offset=0",
+    "azure/usage_line_items": "lineitems/Azure/UsageLineItems?size={size}&offset=0",
+    "one_time/billing_line_items": "lineitems?provider=onetime&invoicelineitemtype=billinglineitems&size={size}",
+}
+STARTS = {
+    "python -c pass": ["-c", "pass"],
+    "import bulkfetch": ["-c", "import bulkfetch"],
+    "bulkfetch --help": ["-m", "bulkfetch", "--help"],
+    "import bulkfetch.pipeline": ["-c", "import bulkfetch.pipeline"],
+}
+
+
+def cpu_ms(work: Callable[[], object], rounds: int) -> float:
+    """Return the median CPU time of `work` in this thread, in ms."""
+    work()
+    times = []
+    for _ in range(rounds):
+        started = time.thread_time()
+        work()
+        times.append(time.thread_time() - started)
+    return statistics.median(times) * 1e3
+
+
+def first_page(detail: str, size: int) -> bytes:
+    """Return the first page of a sandbox's only invoice."""
+    with serving(Shape(1, 2 * size), detail=detail) as server:
+
+        def get(path: str) -> bytes:
+            request = urllib.request.Request(  # noqa: S310  # a server of ours
+                f"{server['base_url']}/invoices{path}", headers={"Authorization": f"Bearer {server['token']}"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return bytes(answer.read())
+
+        from bulkfetch.invoices import _page_from
+
+        invoice = _page_from(get("?size=10&offset=0")).items[0].id
+        return get(f"/{invoice}/{PATHS[detail].format(size=size)}")
+
+
+def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
+    """Measure decoding and writing of a page, in ms of CPU time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from bulkfetch.decode import PageDecoder, page_of
+    from bulkfetch.exact import columns_of
+    from bulkfetch.fast import FastDecoder, _is_risky, _parse, _quotes_in
+    from bulkfetch.jsontext import utf8_of
+    from bulkfetch.schema import schema_of
+
+    body, schema = first_page(detail, size), schema_of(*detail.split("/"))
+    if schema is None:
+        raise SystemExit(f"{detail} has no schema")
+    text, wire, decoder = utf8_of(body), FastDecoder(schema.fields)._wire(()), PageDecoder("D1", schema)
+    table = pa.Table.from_batches([decoder.batch(decoder.decode(body), 0)] * 25)  # a row group's worth
+    few = max(1, rounds // 5)
+    return {
+        "MB": len(body) / 1e6,
+        "decode": cpu_ms(lambda: decoder.decode(body), rounds),
+        "parse": cpu_ms(lambda: _parse(text, wire), rounds),
+        "risks": cpu_ms(lambda: _is_risky(text), rounds),
+        "quotes": cpu_ms(lambda: _quotes_in(text), rounds),
+        "exact way": cpu_ms(lambda: columns_of(page_of(text)[1], schema.fields), few),
+        "Parquet": cpu_ms(lambda: pq.write_table(table, pa.BufferOutputStream(), compression="zstd"), few) / 25,
+    }
+
+
+def pages(rounds: int, size: int) -> list[dict[str, Any]]:
+    """Measure a page of each type, and print the table."""
+    print(f"\nms a page of {size:,} line items; the exact way is that of pages the fast one leaves to it")
+    results: list[dict[str, Any]] = []
+    for detail in PATHS:
+        figures = page_figures(detail, rounds, size)
+        if not results:
+            print(f"{'detail':<30}" + "".join(f"{name:>11}" for name in figures))
+        print(f"{detail:<30}" + "".join(f"{figure:>11.2f}" for figure in figures.values()), flush=True)
+        results.append({"detail": detail, **figures})
+    return results
+
+
+def plans(rounds: int, invoices: int) -> dict[str, float]:
+    """Measure planning an export of so many invoices, and print it."""
+    from bulkfetch.invoices import _page_from
+    from bulkfetch.plan import Selection, plan_export
+
+    detail = '{"invoiceLineItemType":"billing_line_items","billingProvider":"office","links":{}}'
+    items = ",".join(
+        f'{{"id":"D{number:09d}","invoiceDate":"2024-01-01T00:00:00Z","totalCharges":1.5,"invoiceDetails":[{detail}]}}'
+        for number in range(invoices)
+    )
+    body = f'{{"totalCount":{invoices},"items":[{items}]}}'.encode()
+    listed = _page_from(body).items
+    figures = {
+        "read": cpu_ms(lambda: _page_from(body), rounds),
+        "plan": cpu_ms(lambda: plan_export(listed, Selection()), rounds),
+    }
+    print(f"\n{invoices:,} invoices: {figures['read']:.0f} ms to read, {figures['plan']:.0f} ms to plan")
+    return figures
+
+
+def starts(rounds: int) -> list[dict[str, Any]]:
+    """Measure start-up, and print the table."""
+    times: dict[str, list[float]] = {name: [] for name in STARTS}
+    with tempfile.TemporaryDirectory() as elsewhere:
+        for _ in range(rounds + 1):  # the first one warms up
+            for name, words in STARTS.items():
+                started = time.perf_counter()
+                subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, cwd=elsewhere)
+                times[name].append(time.perf_counter() - started)
+    bare = statistics.median(times["python -c pass"][1:])
+    print(f"\n{'start-up':<30}{'ms':>8}{'x python -c pass':>18}")
+    results = []
+    for name, each in times.items():
+        wall_s = statistics.median(each[1:])
+        results.append({"start": name, "ms": wall_s * 1e3, "ratio": wall_s / bare})
+        print(f"{name:<30}{wall_s * 1e3:>8.0f}{wall_s / bare:>18.1f}")
+    return results
+
+
+def main() -> int:
+    """Measure every part and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
+    arguments = parser.parse_args()
+    size, invoices = (200, 100) if arguments.smoke else (2000, 10_000)
+    rounds = 3 if arguments.smoke else arguments.rounds
+    made = conditions()
+    announce(made)
+    results = [*pages(rounds, size), plans(max(3, rounds // 5), invoices), *starts(max(3, rounds // 5))]
+    keep("parts", made, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
