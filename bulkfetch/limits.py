@@ -238,14 +238,19 @@ class AdaptiveLimit:
         self._left.set()
 
     def _has_served(self, in_flight: int) -> bool:
-        """Tell whether so many in flight have been served often enough to show that it is not their number."""
+        """Tell whether so many in flight have been served often enough to show that it is not their number.
+
+        One alone is as few as can be: what is refused then has come too soon.
+        """
+        if in_flight == 1:
+            return self._served.total() > 0
         return sum(count for level, count in self._served.items() if level >= in_flight) >= 2 * in_flight
 
     def _lower(self, in_flight: int, wait_s: float) -> None:
         bound = after_refusal(self._bound, in_flight, limit=self._limit, now=self._clock(), wait_s=wait_s)
         limit = lowered(self._limit, in_flight=in_flight, bound=self._bound, policy=self._policy)
         self._bound = bound
-        for level in [level for level in self._served if level >= bound.in_flight]:
+        for level in [level for level in self._served if level >= max(2, bound.in_flight)]:
             del self._served[level]
         self._set_limit(limit, "lowered")
 

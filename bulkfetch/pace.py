@@ -9,6 +9,8 @@ _LATENESS_S = 0.05
 """How much of a delay in the event loop is caught up: more would be a burst."""
 _SMOOTHING = 0.1
 _LONG_AGO_S, _WELL_BELOW = 3.0, 0.97
+_MOST_ABOVE = 1.5
+"""How much more than what came is believed of the pace that was refused: more of it was a burst of ours."""
 _WINDOW_S = 5.0
 """The last seconds that the rate of answers is taken from."""
 
@@ -113,6 +115,8 @@ class Pace:
         """Note a refusal, after which nobody sends until `reopens_at`. `too_fast` tells whether to slow down.
 
         A refusal long after the one before, at a pace well below what was refused then, is about something else.
+        The server bears something between what came in the last seconds, while the pace rose, and the pace that it
+        came to.
         """
         if self._is_about_something_else(now) and self._opened_at is not None:
             self._opened_at += reopens_at - now  # the pace goes on rising from where it was
@@ -120,9 +124,10 @@ class Pace:
         answers = sum(at > now - _WINDOW_S for at in self._answered_at)
         if self._policy.learned and too_fast and answers and self._opened_at is not None:
             elapsed_s = max(now - self._opened_at, self._latency_s, 1e-3)
+            came, sent = answers / min(elapsed_s, _WINDOW_S), self._learned(now)
             self._refusal = refused(
                 self._refusal,
-                rate=answers / min(elapsed_s, _WINDOW_S),
+                rate=came if sent is None else (came + max(came, min(sent, _MOST_ABOVE * came))) / 2,
                 elapsed_s=elapsed_s,
                 wait_s=reopens_at - now,
                 policy=self._policy,

@@ -297,3 +297,29 @@ def test_whatever_is_refused_held_or_cancelled_everybody_gets_a_turn(
             await run()
 
     anyio.run(in_time)
+
+
+async def test_a_rate_that_allows_no_burst_is_learned_with_one_in_flight() -> None:
+    """Once every other request was refused for ever: one alone was never taken for too fast, only for too many."""
+    time = VirtualTime()
+
+    async def sleep(seconds: float) -> None:
+        time.now += seconds
+
+    limit = AdaptiveLimit(LimitPolicy(), clock=lambda: time.now, sleep=sleep)
+    served = refused = 0
+    next_at = 0.0
+    while served < 500:
+        async with limit.slot() as place:
+            sent_at = time.now
+            time.now += 0.05
+            if sent_at < next_at:
+                refused += 1
+                limit.throttled(place, wait_s=1.0)
+            else:
+                served += 1
+                next_at = sent_at + 0.25
+                limit.healthy(place)
+
+    assert refused < 0.05 * served
+    assert time.now < 1.1 * served * 0.25
