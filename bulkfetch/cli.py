@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bulkfetch.config import Settings
     from bulkfetch.invoices import Invoice
     from bulkfetch.plan import Plan, Selection, Transfer
+    from bulkfetch.schema import LineItemSchema
     from bulkfetch.stats import RunStats
     from bulkfetch.store import LocalStore
 
@@ -626,17 +627,34 @@ def _schema(arguments: argparse.Namespace) -> int:
     if arguments.detail is not None and arguments.detail not in names:
         raise SettingsError(f"there is no schema {arguments.detail!r}; there are {', '.join(names)}")
     chosen = names if arguments.detail is None else {arguments.detail: names[arguments.detail]}
-    facts = {
-        name: [{"name": column.name, "type": str(column.type), "nullable": column.nullable} for column in schema.arrow]
-        for name, schema in chosen.items()
-    }
+    facts = {name: _columns(schema) for name, schema in chosen.items()}
     if arguments.json:
         _print(facts)
         return COMPLETE
     for name, columns in facts.items():
         _print([f"{name} ({chosen[name].resource})"])
-        _print([f"  {column['name']:<38} {column['type']}" for column in columns])
+        _print(
+            [
+                f"  {column['name']:<38} {column['type']:<31} "
+                f"{'' if column['nullable'] else 'not null':<9} {column['source']}"
+                for column in columns
+            ]
+        )
     return COMPLETE
+
+
+def _columns(schema: LineItemSchema) -> list[dict[str, Any]]:
+    """Return the columns of a schema as plain values; `source` says where the field is known from."""
+    sources = {field.name: field.source.value for field in schema.fields}
+    return [
+        {
+            "name": column.name,
+            "type": str(column.type),
+            "nullable": column.nullable,
+            "source": sources.get(column.name, "bulkfetch"),
+        }
+        for column in schema.arrow
+    ]
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:

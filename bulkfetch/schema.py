@@ -1,13 +1,14 @@
 """The declared schemas: which columns each line-item type has, and of which type.
 
 Field lists are those of the API's resources (`LicenseBasedLineItem`, `UsageBasedLineItem`, `DailyUsageLineItem`,
-`OneTimeInvoiceLineItem`, `DailyRatedUsageLineItem` in Microsoft's "Invoice resources" page and the .NET SDK's models),
-in the order in which the API writes them. Columns keep the API's own spelling.
+`OneTimeInvoiceLineItem`, `DailyRatedUsageLineItem` in Microsoft's "Invoice resources" page and the .NET SDK's models;
+`AzureDataMarketLineItem` and `AzureDataMarketDailyUsageLineItem` in the first Java SDK), in the order in which the API
+writes them. Columns keep the API's own spelling.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
@@ -56,12 +57,24 @@ _ARROW_TYPES = {
 }
 
 
+class Source(Enum):
+    """Where a field is known from: the best evidence that is public."""
+
+    RECORDED = "recorded traffic"
+    SAMPLED = "documentation sample"
+    MODELLED = "SDK model"
+    """Only a model of Microsoft's SDKs, or a table of the documentation, names it: no row with it is public."""
+    SEEN = "first page"
+    """Nobody declared it: it was there when the transfer was fetched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a resource: its name as the API spells it, and what it holds."""
+    """One field of a resource: its name as the API spells it, what it holds, and where it is known from."""
 
     name: str
     kind: Kind
+    source: Source = field(default=Source.SEEN, compare=False)
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,16 @@ class LineItemSchema:
         )
 
 
-def _declare(order: str, **kinds: str) -> tuple[Field, ...]:
-    """Declare fields in the API's order; those that no kind names are text."""
+def _declare(order: str, source: Source, *, sampled: str = "", modelled: str = "", **kinds: str) -> tuple[Field, ...]:
+    """Declare fields in the API's order; those that no kind names are text.
+
+    All are known from `source`, but for those that are only `sampled` or only `modelled`.
+    """
     kind_of = {name: Kind[kind.upper()] for kind, names in kinds.items() for name in names.split()}
-    if strangers := kind_of.keys() - set(order.split()):
-        raise ValueError(f"a kind is given for fields that are not listed: {strangers}")
-    return tuple(Field(name, kind_of.get(name, Kind.TEXT)) for name in order.split())
+    source_of = dict.fromkeys(sampled.split(), Source.SAMPLED) | dict.fromkeys(modelled.split(), Source.MODELLED)
+    if strangers := (kind_of.keys() | source_of.keys()) - set(order.split()):
+        raise ValueError(f"something is said of fields that are not listed: {strangers}")
+    return tuple(Field(name, kind_of.get(name, Kind.TEXT), source_of.get(name, source)) for name in order.split())
 
 
 LICENSE_BASED = LineItemSchema(
@@ -108,6 +125,8 @@ LICENSE_BASED = LineItemSchema(
         chargeEndDate chargeType unitPrice quantity amount totalOtherDiscount subtotal tax totalForCustomer
         currency invoiceLineItemType billingProvider attributes
         """,
+        Source.RECORDED,
+        sampled="domainName billingCycleType subscriptionName subscriptionDescription",
         integer="mpnId tier2MpnId",
         decimal="unitPrice quantity amount totalOtherDiscount subtotal tax totalForCustomer",
         date="subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate",
@@ -132,6 +151,9 @@ USAGE_BASED = LineItemSchema(
         invoiceLineItemType
         """
         + _USAGE_BASE,
+        Source.RECORDED,
+        sampled="customerId domainName billingCycleType unit",
+        modelled="customerName",
         integer="detailLineItemId mpnId tier2MpnId",
         decimal="""
             includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
@@ -150,6 +172,8 @@ DAILY_USAGE = LineItemSchema(
         invoiceLineItemType
         """
         + _USAGE_BASE,
+        Source.RECORDED,
+        modelled="serviceInfo customerId customerName domainName billingCycleType unit",
         integer="mpnId tier2MpnId",
         decimal="consumedQuantity",
         date="usageDate chargeStartDate chargeEndDate",
@@ -171,6 +195,8 @@ ONE_TIME = LineItemSchema(
         pcToBCExchangeRateDate billableQuantity meterDescription billingFrequency reservationOrderId
         creditReasonCode invoiceLineItemType billingProvider promotionId attributes
         """,
+        Source.SAMPLED,
+        modelled="creditReasonCode",
         integer="resellerMpnId",
         decimal="""
             unitPrice effectiveUnitPrice quantity subtotal taxTotal totalForCustomer pcToBCExchangeRate
@@ -198,6 +224,8 @@ DAILY_RATED_USAGE = LineItemSchema(
         pcToBCExchangeRate pcToBCExchangeRateDate effectiveUnitPrice rateOfPartnerEarnedCredit
         hasPartnerEarnedCredit rateOfCredit creditType invoiceLineItemType billingProvider attributes
         """,
+        Source.SAMPLED,
+        modelled="hasPartnerEarnedCredit",
         decimal="""
             unitPrice quantity billingPreTaxTotal pricingPreTaxTotal pcToBCExchangeRate effectiveUnitPrice
             rateOfPartnerEarnedCredit rateOfCredit
@@ -208,23 +236,82 @@ DAILY_RATED_USAGE = LineItemSchema(
     ),
 )
 
+_DATA_MARKET_BASE = """
+    partnerId partnerName customerCompanyName partnerMpnId invoiceNumber chargeStartDate chargeEndDate
+    subscriptionId subscriptionName subscriptionDescription orderId serviceName resourceName region
+    consumedQuantity billingProvider attributes
+"""
+
+DATA_MARKET_BILLING = LineItemSchema(
+    resource="AzureDataMarketLineItem",
+    total="postTaxTotal",
+    fields=_declare(
+        """
+        includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
+        postTaxTotal currencyCode pretaxEffectiveRate postTaxEffectiveRate chargeType invoiceLineItemType
+        """
+        + _DATA_MARKET_BASE,
+        Source.MODELLED,
+        integer="partnerMpnId",
+        decimal="""
+            includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
+            postTaxTotal pretaxEffectiveRate postTaxEffectiveRate consumedQuantity
+        """,
+        date="chargeStartDate chargeEndDate",
+        object_type="attributes",
+    ),
+)
+
+DATA_MARKET_USAGE = LineItemSchema(
+    resource="AzureDataMarketDailyUsageLineItem",
+    fields=_declare(
+        """
+        usageDate meteredServiceName meteredServiceType resourceFriendlyName invoiceLineItemType
+        """
+        + _DATA_MARKET_BASE,
+        Source.MODELLED,
+        integer="partnerMpnId",
+        decimal="consumedQuantity",
+        date="usageDate chargeStartDate chargeEndDate",
+        object_type="attributes",
+    ),
+)
+
 DECLARED: dict[tuple[str, str], LineItemSchema] = {
     ("office", "billing_line_items"): LICENSE_BASED,
     ("azure", "billing_line_items"): USAGE_BASED,
     ("azure", "usage_line_items"): DAILY_USAGE,
+    ("azure_data_market", "billing_line_items"): DATA_MARKET_BILLING,
+    ("azure_data_market", "usage_line_items"): DATA_MARKET_USAGE,
     ("one_time", "billing_line_items"): ONE_TIME,
     ("one_time", "usage_line_items"): DAILY_RATED_USAGE,
+    ("marketplace", "billing_line_items"): ONE_TIME,
     ("marketplace", "usage_line_items"): DAILY_RATED_USAGE,
     ("all", "billing_line_items"): ONE_TIME,
     ("all", "usage_line_items"): DAILY_RATED_USAGE,
 }
-"""Schema of each (billing provider, line-item type), both in the API's JSON spelling."""
+"""Schema of each (billing provider, line-item type), both in the API's JSON spelling.
+
+`office` has no usage line items: the service refuses them.
+"""
+
+ONCE_INFERRED = frozenset(
+    {
+        ("azure_data_market", "billing_line_items"),
+        ("azure_data_market", "usage_line_items"),
+        ("marketplace", "billing_line_items"),
+    }
+)
+"""Details that were not declared from the start: an archive may have files of them with inferred columns."""
 
 INVOICE = _declare(
     """
     id invoiceDate billingPeriodStartDate billingPeriodEndDate totalCharges paidAmount currencyCode currencySymbol
     pdfDownloadLink taxReceipts invoiceDetails documentType amendsOf invoiceType state links attributes
     """,
+    Source.RECORDED,
+    sampled="billingPeriodStartDate billingPeriodEndDate taxReceipts amendsOf",
+    modelled="state",
     decimal="totalCharges paidAmount",
     date="invoiceDate billingPeriodStartDate billingPeriodEndDate",
     json="taxReceipts invoiceDetails links attributes",

@@ -35,7 +35,7 @@ from bulkfetch.layout import (
 from bulkfetch.plan import Transfer, transfer_named
 from bulkfetch.reconcile import Reconciliation, Verdict, reconcile_total
 from bulkfetch.report import counted, reconciliation_dict, reconciliation_lines
-from bulkfetch.schema import INVOICE_ARROW, INVOICE_ID, LINE_NUMBER, schema_of
+from bulkfetch.schema import INVOICE_ARROW, INVOICE_ID, LINE_NUMBER, ONCE_INFERRED, schema_of
 from bulkfetch.store import LocalStore
 from bulkfetch.tables import TextTable
 from bulkfetch.worker import sum_of
@@ -280,8 +280,9 @@ def _check_rows(
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         if parquet.metadata.num_rows != part.rows:
             return f"has {parquet.metadata.num_rows} rows, its commit says {part.rows}"
-        schema = schema_of(commit.transfer.provider, commit.transfer.line_item_type)
-        if schema is not None and not parquet.schema_arrow.equals(schema.arrow):
+        detail = (commit.transfer.provider, commit.transfer.line_item_type)
+        schema = schema_of(*detail)
+        if schema is not None and detail not in ONCE_INFERRED and not parquet.schema_arrow.equals(schema.arrow):
             return "has another schema than its line-item type"
         if not deep:
             return None

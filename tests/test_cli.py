@@ -876,10 +876,19 @@ def test_what_is_no_archive_cannot_be_verified(run: Run) -> None:
 
 def test_the_schemas_are_shown(run: Run) -> None:
     shown = run("schema", "office/billing_line_items").out
-    assert "  totalForCustomer                       decimal128(38, 24)\n" in shown
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["totalForCustomer", "decimal128(38,", "24)", "recorded", "traffic"] in lines
+    assert ["billingCycleType", "string", "documentation", "sample"] in lines
+    assert ["invoice_id", "string", "not", "null", "bulkfetch"] in lines
     facts = run("schema", "--json").json
-    assert len(facts) == 8
-    assert {"name": "line_number", "type": "int64", "nullable": False} in facts["azure/usage_line_items"]
+    assert len(facts) == 11
+    assert facts["azure/usage_line_items"][1] == {
+        "name": "line_number",
+        "type": "int64",
+        "nullable": False,
+        "source": "bulkfetch",
+    }
+    assert {each["source"] for each in facts["azure_data_market/billing_line_items"]} == {"bulkfetch", "SDK model"}
 
 
 # Bugs

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from field_lists import FIELD_LISTS
 from payloads import LINE_ITEMS, Payload, body_of
 from reference import items_of, read
 
@@ -17,6 +18,7 @@ from bulkfetch.schema import (
     Field,
     Kind,
     LineItemSchema,
+    Source,
     schema_of,
 )
 
@@ -71,14 +73,82 @@ def test_each_detail_of_the_api_has_a_schema_and_no_other() -> None:
     assert schema_of("Office", "BillingLineItems") is None
 
 
+_LEGACY = [(provider, each) for provider in ("office", "azure", "azure_data_market") for each in ("billing", "usage")]
+_MODERN = [(provider, each) for provider in ("one_time", "marketplace", "all") for each in ("billing", "usage")]
+
+
+@pytest.mark.parametrize(("provider", "line_item_type"), [*_LEGACY, *_MODERN])
+def test_every_pair_of_provider_and_type_is_declared_but_office_usage_which_the_service_refuses(
+    provider: str, line_item_type: str
+) -> None:
+    schema = schema_of(provider, f"{line_item_type}_line_items")
+    assert (schema is None) == ((provider, line_item_type) == ("office", "usage"))
+    if schema is not None:
+        assert (schema.total is not None) == (line_item_type == "billing")
+
+
+_KINDS = {
+    "text": (Kind.TEXT,),
+    "int": (Kind.INTEGER, Kind.DECIMAL),  # what the models count, and the wire gives decimals for
+    "decimal": (Kind.DECIMAL,),
+    "date": (Kind.DATE,),
+    "bool": (Kind.BOOLEAN,),
+    "list": (Kind.TEXT_LIST,),
+    "object": (Kind.OBJECT_TYPE,),
+}
+_NOT_IN_THE_MODELS = {
+    "UsageBasedLineItem": {"customerName"},  # in the documentation's table
+    "DailyUsageLineItem": {"customerName"},
+    "OneTimeInvoiceLineItem": {"quoteId", "providerName", "providerId"},  # in samples of March 2021
+}
+
+
+@pytest.mark.parametrize("resource", sorted(SCHEMAS))
+def test_a_schema_has_the_fields_of_its_model_in_their_types_and_no_others(resource: str) -> None:
+    declared = {field.name: field.kind for field in SCHEMAS[resource].fields}
+    assert declared.keys() - FIELD_LISTS[resource].keys() == _NOT_IN_THE_MODELS.get(resource, set())
+    for name, model in FIELD_LISTS[resource].items():
+        assert declared[name] in _KINDS[model], name
+    counted = [name for name, model in FIELD_LISTS[resource].items() if model == "int"]
+    assert all(declared[name] is Kind.INTEGER for name in counted if name.lower().endswith("id"))
+
+
+@pytest.mark.parametrize("resource", sorted(SCHEMAS))
+def test_the_source_of_each_field_is_the_best_evidence_among_the_payloads(resource: str) -> None:
+    seen: dict[str, Source] = {}
+    for payload in LINE_ITEMS:
+        usage_as_one_time = payload.name.endswith("usage-as-onetime")
+        schema = schema_of("one_time", "billing_line_items") if usage_as_one_time else _schema_of(payload)
+        if schema is None or schema.resource != resource:
+            continue
+        source = Source.RECORDED if payload.name.startswith("recorded/") else Source.SAMPLED
+        for name in {key for item in items_of(_text(payload)) for key, _ in item}:
+            if seen.get(name) is not Source.RECORDED:
+                seen[name] = source
+    assert {field.name: field.source for field in SCHEMAS[resource].fields} == {
+        field.name: seen.get(field.name, Source.MODELLED) for field in SCHEMAS[resource].fields
+    }
+
+
+def test_every_field_of_the_header_has_a_source() -> None:
+    assert Source.SEEN not in {field.source for field in INVOICE}
+
+
+def _schema_of(payload: Payload) -> LineItemSchema | None:
+    return schema_of(payload.provider, payload.line_item_type)
+
+
+def _text(payload: Payload) -> str:
+    return payload.body.decode("utf-16" if payload.body.startswith(b"\xff\xfe") else "utf-8-sig")
+
+
 @pytest.mark.parametrize("payload", LINE_ITEMS, ids=str)
 def test_the_fields_of_real_rows_are_declared(payload: Payload) -> None:
     """All but those of the samples that mix in other spellings, or rows of another type."""
-    schema = schema_of(payload.provider, payload.line_item_type)
+    schema = _schema_of(payload)
     assert schema is not None
     declared = {field.name for field in schema.fields}
-    text = payload.body.decode("utf-16" if payload.body.startswith(b"\xff\xfe") else "utf-8-sig")
-    strangers = {key for item in items_of(text) for key, _ in item} - declared
+    strangers = {key for item in items_of(_text(payload)) for key, _ in item} - declared
     if payload.name.startswith("recorded/"):
         assert not strangers
     elif not payload.name.endswith("usage-as-onetime"):

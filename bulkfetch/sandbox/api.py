@@ -18,7 +18,9 @@ from bulkfetch.sandbox.paging import (
 from bulkfetch.sandbox.replies import Reply, collection, invalid_request, not_found, service_fault, success
 from bulkfetch.sandbox.tenant import LEGACY_PROVIDERS, Detail, Invoice, Tenant
 
-PROVIDERS = {name.replace("_", ""): name for name in ("office", "azure", "one_time", "marketplace", "all")}
+PROVIDERS = {
+    name.replace("_", ""): name for name in ("office", "azure", "azure_data_market", "one_time", "marketplace", "all")
+}
 TYPES = {name.replace("_", ""): name for name in ("billing_line_items", "usage_line_items")}
 MODERN_SIZE = 2000
 """The page size of a modern request that names none."""

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_pairs,
         default=(),
         metavar="PAIRS",
-        help=f"what every invoice offers, separated by commas: {', '.join(PROVIDERS_AND_TYPES)}"
+        help=f"what every invoice offers, separated by commas: {', '.join(PROVIDERS_AND_TYPES)}; or the word every"
         " (default: what real tenants offer)",
     )
     _number(tenant, "amendments", "modern invoices that carry an amendment")
@@ -181,4 +181,6 @@ def _switch(group: argparse._ActionsContainer, name: str, words: str) -> None:
 
 
 def _pairs(value: str) -> tuple[str, ...]:
+    if value == "every":
+        return PROVIDERS_AND_TYPES
     return tuple(pair.strip() for pair in value.split(",") if pair.strip())

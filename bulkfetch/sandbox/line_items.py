@@ -331,6 +331,64 @@ def _azure_usage(seed: int, index: int, style: RowStyle) -> RowTemplate:
     return RowTemplate(obj(row | {"attributes": object_type("DailyUsageLineItem")}), 0)
 
 
+def _data_market_base(seed: int, used: Consumption, *, plain: bool) -> dict[str, str]:
+    service, _, resource_name, region, _ = used.meter
+    return {
+        "partnerId": text(_partner(seed).upper()),
+        "partnerName": '"SIERRA CLOUD SOLUTIONS"',
+        "customerCompanyName": used.customer.name,
+        "partnerMpnId": _mpn_id(seed),
+        "invoiceNumber": '"<invoice>"',
+        "chargeStartDate": _day("last", 5),
+        "chargeEndDate": _day("this", 4),
+        "subscriptionId": text(used.customer.subscription),
+        "subscriptionName": '"AZURE DATA MARKET"',
+        "subscriptionDescription": '"AZURE DATA MARKET"',
+        "orderId": f'"{used.order}<row>"',
+        "serviceName": text(service),
+        "resourceName": text(resource_name),
+        "region": text(region),
+        "consumedQuantity": used.quantity(plain=plain),
+        "billingProvider": '"azure_data_market"',
+    }
+
+
+def _data_market_billing(seed: int, index: int, style: RowStyle) -> RowTemplate:
+    used, draws, plain = _consumption(seed, index), Draws(seed, "data market", index), index % 2 == 0
+    pretax = style.sign * draws.between(1, 250_000)
+    tax = pretax * 95 // 1000
+    row = {
+        "includedQuantity": number(0, 0, plain=plain),
+        "overageQuantity": used.quantity(plain=plain),
+        "listPrice": number(draws.between(10, 5000), 4, plain=plain),
+        "consumptionPrice": number(draws.between(10, 5000), 4, plain=plain),
+        "consumptionDiscount": number(0, 0, plain=plain),
+        "pretaxCharges": money(pretax, plain=plain),
+        "taxAmount": money(tax, plain=plain),
+        "postTaxTotal": money(pretax + tax, plain=plain),
+        "currencyCode": '"<currency>"',
+        "pretaxEffectiveRate": number(draws.between(10, 50_000_000), 8, plain=plain),
+        "postTaxEffectiveRate": number(draws.between(10, 50_000_000), 8, plain=plain),
+        "chargeType": '"ASSESS USAGE FEE FOR CURRENT CYCLE"',
+        "invoiceLineItemType": '"billing_line_items"',
+    }
+    row |= _data_market_base(seed, used, plain=plain)
+    return RowTemplate(obj(row | {"attributes": object_type("AzureDataMarketLineItem")}), pretax + tax)
+
+
+def _data_market_usage(seed: int, index: int, _style: RowStyle) -> RowTemplate:
+    used = _consumption(seed, index)
+    row = {
+        "usageDate": _day("last", 5 + index % 24),
+        "meteredServiceName": text(used.meter[0]),
+        "meteredServiceType": text(used.meter[1]),
+        "resourceFriendlyName": text(f"ITDATA{index // ROWS_OF_A_RESOURCE:04d}"),
+        "invoiceLineItemType": '"usage_line_items"',
+    }
+    row |= _data_market_base(seed, used, plain=index % 2 == 1)
+    return RowTemplate(obj(row | {"attributes": object_type("AzureDataMarketDailyUsageLineItem")}), 0)
+
+
 @dataclass(frozen=True, slots=True)
 class _OneTimeShape:
     """Which of the documented shapes a one-time row has."""
@@ -572,8 +630,12 @@ _ROWS: Mapping[str, Callable[[int, int, RowStyle], RowTemplate]] = {
     "office/billing_line_items": _office,
     "azure/billing_line_items": _azure_billing,
     "azure/usage_line_items": _azure_usage,
+    "azure_data_market/billing_line_items": _data_market_billing,
+    "azure_data_market/usage_line_items": _data_market_usage,
     "one_time/billing_line_items": _one_time,
     "one_time/usage_line_items": _daily_rated,
+    "marketplace/billing_line_items": _one_time,
     "marketplace/usage_line_items": _daily_rated,
     "all/billing_line_items": _one_time,
+    "all/usage_line_items": _daily_rated,
 }

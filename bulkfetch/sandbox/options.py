@@ -10,10 +10,14 @@ PROVIDERS_AND_TYPES = (
     "office/billing_line_items",
     "azure/billing_line_items",
     "azure/usage_line_items",
+    "azure_data_market/billing_line_items",
+    "azure_data_market/usage_line_items",
     "one_time/billing_line_items",
     "one_time/usage_line_items",
+    "marketplace/billing_line_items",
     "marketplace/usage_line_items",
     "all/billing_line_items",
+    "all/usage_line_items",
 )
 PAST_END = ("empty", "400", "404", "repeat", "stall")
 MARKS = ("utf8", "none", "utf16")

@@ -15,7 +15,7 @@ from bulkfetch.sandbox.pool import POOL_ROWS, RowPool, template_pool
 LAST_MONTH = (2021, 6)
 """The month of the newest invoice."""
 LEGACY, MODERN = "Recurring", "OneTime"
-LEGACY_PROVIDERS = ("office", "azure")
+LEGACY_PROVIDERS = ("office", "azure", "azure_data_market")
 OFFICE_ONLY = ("office/billing_line_items",)
 LEGACY_DETAILS = (*OFFICE_ONLY, "azure/billing_line_items", "azure/usage_line_items")
 MODERN_DETAILS = ("one_time/billing_line_items", "one_time/usage_line_items")
@@ -208,7 +208,8 @@ def _detail(pair: str, line_items: int) -> Detail:
 
 def _line_items(options: SandboxOptions, pair: str, age: int) -> int:
     # One draw for both types of azure: each usage row is what one billing row charges for.
-    stream = "azure" if pair.startswith("azure/") else pair
+    provider = pair.split("/")[0]
+    stream = provider if provider in ("azure", "azure_data_market") else pair
     swing = 2 * Draws(options.seed, "line items", stream, age).fraction() - 1
     return round(options.line_items * (1 + options.line_items_spread * swing))
 
@@ -216,7 +217,7 @@ def _line_items(options: SandboxOptions, pair: str, age: int) -> int:
 def _charges(options: SandboxOptions, invoice: Invoice) -> int:
     """The cents of all line items that charge; an invoice that offers none has a total all the same."""
     kinds = {detail.kind: detail.line_items for detail in invoice.details if "billing" in detail.line_item_type}
-    if "one_time/billing_line_items" in kinds:
+    if {"one_time/billing_line_items", "marketplace/billing_line_items"} & kinds.keys():
         kinds.pop("all/billing_line_items", None)  # the same rows once more
     if not kinds:
         hidden = LEGACY_DETAILS[1] if invoice.kind == LEGACY else MODERN_DETAILS[0]
