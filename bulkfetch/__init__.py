@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BulkfetchError",
     "Client",
+    "Estimate",
     "ExportReport",
     "Invoice",
     "InvoiceDetail",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bulkfetch.client import Client, LineItemPage
     from bulkfetch.config import Secret, Settings, read_settings
     from bulkfetch.errors import BulkfetchError
+    from bulkfetch.estimates import Estimate
     from bulkfetch.invoices import Invoice, InvoiceDetail, InvoicePage
     from bulkfetch.pipeline import export, export_async
     from bulkfetch.plan import Selection
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BulkfetchError": "errors",
     "Client": "client",
+    "Estimate": "estimates",
     "ExportReport": "report",
     "Invoice": "invoices",
     "InvoiceDetail": "invoices",

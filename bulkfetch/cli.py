@@ -36,6 +36,7 @@ from bulkfetch.errors import (
 )
 
 if TYPE_CHECKING:
+    from bulkfetch.client import Client, LineItems
     from bulkfetch.config import Settings
     from bulkfetch.invoices import Invoice
     from bulkfetch.plan import Plan, Selection, Transfer
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COMPLETE, INCOMPLETE, USAGE, BUG = 0, 1, 2, 3
+PERIODS = ("current", "previous")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -256,8 +258,12 @@ def _selection_arguments(parser: argparse.ArgumentParser) -> None:
         ("--invoice", "ID", "this invoice"),
         ("--provider", "P", "details of this billing provider: office, azure …"),
         ("--line-item-type", "T", "details of this type: billing_line_items …"),
+        ("--currency", "CODE", "with --unbilled, line items in this currency (default: those of the invoices)"),
     ):
         group.add_argument(flag, action="append", default=[], metavar=metavar, help=f"{meaning}; may be repeated")
+    group.add_argument(
+        "--unbilled", action="store_true", help="also a new snapshot of the line items that no invoice has yet"
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -308,7 +314,7 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     store = _store_at(arguments.output)
     plan = _run(arguments, lambda: plan_only(settings, selection))
     committed = already_committed(store, plan.transfers) if store else {}
-    to_fetch = [transfer for transfer in plan.transfers if transfer not in committed]
+    to_fetch = [transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed]
     if arguments.json:
         _print(_plan_dict(plan, to_fetch))
     else:
@@ -338,6 +344,7 @@ def _plan_dict(plan: Plan, to_fetch: Sequence[Transfer]) -> dict[str, Any]:
                 "invoice_id": each.invoice_id,
                 "provider": each.provider,
                 "line_item_type": each.line_item_type,
+                **dict(zip(("period", "currency"), each.unbilled, strict=False)),
                 "committed": each not in to_fetch,
             }
             for each in plan.transfers
@@ -363,7 +370,7 @@ def _plan_lines(plan: Plan, to_fetch: Sequence[Transfer], page_size: int) -> lis
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
-    from bulkfetch.plan import Selection
+    from bulkfetch.plan import Selection, currency_code
 
     return Selection(
         since=arguments.since,
@@ -371,6 +378,8 @@ def _selection(arguments: argparse.Namespace) -> Selection:
         invoices=tuple(arguments.invoice),
         providers=tuple(arguments.provider),
         line_item_types=tuple(arguments.line_item_type),
+        unbilled=arguments.unbilled,
+        currencies=tuple(map(currency_code, arguments.currency)),
     )
 
 
@@ -382,7 +391,13 @@ def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--offset", type=_whole_number(0), metavar="N", help="where that page starts (default: 0)")
     getting = actions.add_parser("get", help="show one invoice; needs app+user credentials")
     getting.add_argument("invoice", metavar="ID")
-    for action, command in ((listing, _list_invoices), (getting, _get_invoice)):
+    estimating = actions.add_parser("estimates", help="show which line items there are that no invoice has yet")
+    estimating.add_argument("--currency", metavar="CODE", required=True, help="the currency, as in EUR")
+    for action, command in (
+        (listing, _list_invoices),
+        (getting, _get_invoice),
+        (estimating, _list_estimates),
+    ):
         action.add_argument("--json", action="store_true", help="print JSON lines, values as the server wrote them")
         _verbosity_argument(action)
         config.add_arguments(action)
@@ -427,6 +442,27 @@ def _get_invoice(arguments: argparse.Namespace) -> int:
         _print_json_lines(_json_lines([invoice]))
     else:
         _print(_invoice_lines(invoice))
+    return COMPLETE
+
+
+def _list_estimates(arguments: argparse.Namespace) -> int:
+    from bulkfetch.client import Client
+    from bulkfetch.estimates import Estimate
+    from bulkfetch.jsontext import dumps
+    from bulkfetch.tables import TextTable
+
+    async def listed() -> tuple[Estimate, ...]:
+        async with Client(settings) as client:
+            return await client.invoices.estimates(arguments.currency)
+
+    with _settings(arguments) as settings:
+        estimates = _run(arguments, listed)
+    if arguments.json:
+        _print_json_lines([dumps(each.source) for each in estimates])
+    else:
+        columns = ["type", "period", "title", "link"]
+        rows = [{name: getattr(each, name) for name in columns} for each in estimates]
+        _print(TextTable(columns, max_width=200).lines(rows) if rows else ["there are none"])
     return COMPLETE
 
 
@@ -478,10 +514,15 @@ def _detail_names(invoice: Invoice) -> list[str]:
 
 
 def _line_items_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("invoice", metavar="ID", help="the invoice")
+    parser.add_argument("invoice", metavar="ID", help="the invoice, or `unbilled` for line items that none has yet")
     parser.add_argument("provider", metavar="PROVIDER", help="office, azure, one_time, marketplace or all")
     parser.add_argument("line_item_type", metavar="TYPE", help="billing_line_items or usage_line_items")
     parser.add_argument("--currency", metavar="CODE", help="the invoice's currency; modern usage wants it")
+    parser.add_argument(
+        "--period",
+        choices=PERIODS,
+        help="the period of modern usage, or of what is unbilled (default: that of the settings, or current)",
+    )
     parser.add_argument("--table", action="store_true", help="print a table for people instead of JSON lines")
     parser.add_argument("--columns", metavar="A,B,…", help="the columns of that table")
     parser.add_argument("--limit", type=_whole_number(1), metavar="N", help="stop after N line items")
@@ -517,9 +558,7 @@ async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -
     columns = [name for name in (arguments.columns or "").split(",") if name]
     table: TextTable | None = None
     async with Client(settings) as client:
-        items = client.invoices.by_id(arguments.invoice).by(
-            arguments.provider, arguments.line_item_type, currency=arguments.currency
-        )
+        items = _line_items_of(client, arguments)
         async with aclosing(items.sources()) as pages:
             async for page in pages:
                 shown = page[:left]
@@ -534,6 +573,21 @@ async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -
                     _print_json_lines([dumps(item) for item in shown])
                 if left <= 0:
                     return
+
+
+def _line_items_of(client: Client, arguments: argparse.Namespace) -> LineItems:
+    if arguments.invoice.casefold() != "unbilled":
+        return client.invoices.by_id(arguments.invoice).by(
+            arguments.provider, arguments.line_item_type, currency=arguments.currency, period=arguments.period
+        )
+    if arguments.currency is None:
+        raise SettingsError("unbilled line items are those of one currency: give --currency, as in EUR")
+    return client.invoices.unbilled(
+        arguments.line_item_type,
+        currency=arguments.currency,
+        period=arguments.period or "current",
+        provider=arguments.provider,
+    )
 
 
 def _check_columns(columns: Sequence[str], rows: Sequence[dict[str, Any]], transfer: Transfer) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from bulkfetch.config import Settings, check_credentials, read_settings
 from bulkfetch.decode import PageDecoder, decode_json_page
 from bulkfetch.errors import BulkfetchError, NotFoundError
+from bulkfetch.estimates import Estimate, get_estimates
 from bulkfetch.invoices import (
     Invoice,
     InvoiceDetail,
@@ -27,7 +28,7 @@ from bulkfetch.invoices import (
 from bulkfetch.jsontext import Json, Number, Pairs
 from bulkfetch.lineitems import Lookahead, Walk, lookahead_for, walk_pages
 from bulkfetch.paging import AnyPage
-from bulkfetch.plan import Transfer, api_spelling
+from bulkfetch.plan import Transfer, api_spelling, currency_code, unbilled_transfer
 from bulkfetch.schema import schema_of
 from bulkfetch.session import Session, open_session
 from bulkfetch.stats import RunStats
@@ -115,6 +116,22 @@ class Invoices:
         """
         return await get_invoice_page(self.client.opened().session, size=size, offset=offset)
 
+    def unbilled(
+        self, line_item_type: str, *, currency: str, period: str = "current", provider: str = "one_time"
+    ) -> LineItems:
+        """Return the line items of a period, "current" or "previous", that no invoice has yet.
+
+        Raises SettingsError for another period, and for a currency that is no code of three letters.
+        """
+        return LineItems(self.client, unbilled_transfer(provider, line_item_type, period=period, currency=currency))
+
+    async def estimates(self, currency: str) -> tuple[Estimate, ...]:
+        """Get what the service has of a currency that no invoice has yet: types, periods, and where they are.
+
+        Raises SettingsError for a currency that is no code of three letters.
+        """
+        return await get_estimates(self.client.opened().session, currency_code(currency))
+
     def by_id(self, invoice_id: str) -> InvoiceById:
         """Return the operations of one invoice; nothing is sent yet. Raises NotFoundError for an empty id."""
         if not invoice_id:
@@ -137,13 +154,16 @@ class InvoiceById:
         """Get the invoice's details: the (billing provider, line-item type) pairs that it has."""
         return (await self.get()).details
 
-    def by(self, provider: str, line_item_type: str, *, currency: str | None = None) -> LineItems:
+    def by(
+        self, provider: str, line_item_type: str, *, currency: str | None = None, period: str | None = None
+    ) -> LineItems:
         """Return the line items of one detail; `OneTime`, `onetime` and `one_time` name the same provider.
 
-        `currency` is the invoice's currency code, which the service wants for modern usage.
+        `currency` is the invoice's currency code, which the service wants for modern usage, and `period` the one that
+        is named then, if not that of the settings.
         """
-        transfer = Transfer(self.invoice_id, api_spelling(provider), api_spelling(line_item_type), currency=currency)
-        return LineItems(self.client, transfer)
+        detail = api_spelling(provider), api_spelling(line_item_type)
+        return LineItems(self.client, Transfer(self.invoice_id, *detail, currency=currency, period=period))
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class Commit:
             "line_item_type": self.transfer.line_item_type,
             "charged": None if self.transfer.charged is None else f"{money(self.transfer.charged):f}",
             "currency": self.transfer.currency,
+            **({"period": self.transfer.unbilled[0]} if self.transfer.unbilled else {}),
             "rows": self.rows,
             "total_column": self.total_column,
             "total": None if self.total is None else f"{money(self.total):f}",
@@ -116,6 +117,7 @@ def parse_commit(content: bytes, name: PurePosixPath) -> Commit:
             facts["invoice_id"],
             facts["provider"],
             facts["line_item_type"],
+            (facts["period"], facts["currency"]) if "period" in facts else (),
             currency=facts.get("currency"),  # commits of earlier versions lack these two
             charged=None if facts.get("charged") is None else Decimal(facts["charged"]),
         )

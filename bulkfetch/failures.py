@@ -55,4 +55,6 @@ _KEY = ("invoice_id", "provider", "line_item_type")
 
 
 def _transfer_of(failure: dict[str, Any]) -> Transfer:
-    return Transfer(*(failure[name] for name in _KEY))
+    invoice_id, provider, line_item_type = (failure[name] for name in _KEY)
+    unbilled = tuple(str(failure[name]) for name in ("period", "currency") if name in failure)
+    return Transfer(invoice_id, provider, line_item_type, unbilled if len(unbilled) == 2 else ())

@@ -2,6 +2,7 @@
 
 invoices/part-00000.parquet
 line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00000.parquet
+unbilled_line_items/provider=one_time/line_item_type=usage_line_items/period=current/currency_code=EUR/unbilled-00000.parquet
 _bulkfetch/archive.json                  what makes a directory an archive of ours
 _bulkfetch/invoices.json                 the hash of the table of invoice headers
 _bulkfetch/commits/<transfer>.json       one for each finished transfer
@@ -19,12 +20,13 @@ import string
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from bulkfetch.plan import Transfer
+from bulkfetch.plan import PERIODS, Transfer, unbilled_transfer
 
 FORMAT_VERSION = 1
 """Raised whenever what is on disk changes in a way that older versions cannot read."""
 
 LINE_ITEMS = PurePosixPath("line_items")
+UNBILLED_LINE_ITEMS = PurePosixPath("unbilled_line_items")  # beside the others: who reads those must not count these
 INVOICES = PurePosixPath("invoices")
 HEADERS = INVOICES / "part-00000.parquet"
 STATE = PurePosixPath("_bulkfetch")  # readers of data lakes skip names that begin with an underscore
@@ -65,13 +67,17 @@ def partition(provider: str, line_item_type: str) -> PurePosixPath:
 def part_name(transfer: Transfer, number: int) -> PurePosixPath:
     """Return where part `number` of `transfer` is published."""
     directory = partition(transfer.provider, transfer.line_item_type)
+    if transfer.unbilled:
+        period, currency = transfer.unbilled
+        below = directory.relative_to(LINE_ITEMS) / f"period={word_name(period)}" / f"currency_code={id_name(currency)}"
+        return UNBILLED_LINE_ITEMS / below / f"unbilled-{number:05d}.parquet"
     return directory / f"{id_name(transfer.invoice_id)}-{number:05d}.parquet"
 
 
 def commit_of_part(name: PurePosixPath) -> PurePosixPath | None:
     """Return where the commit of a published part is, or None for a file that is not named like one."""
-    match = _PART.fullmatch(str(name))
-    return COMMITS / f"{match[3]}+{match[1]}+{match[2]}.json" if match else None
+    found = _transfer_and_number(name)
+    return COMMITS / f"{found[0]}.json" if found else None
 
 
 def staged_name(transfer: Transfer, number: int) -> PurePosixPath:
@@ -86,8 +92,8 @@ def checkpoint_name(transfer: Transfer, number: int) -> PurePosixPath:
 
 def staged_of_part(name: PurePosixPath) -> PurePosixPath | None:
     """Return where a published part was staged, or None for a file that is not named like one."""
-    match = _PART.fullmatch(str(name))
-    return STAGING / f"{match[3]}+{match[1]}+{match[2]}+{match[4]}.part" if match else None
+    found = _transfer_and_number(name)
+    return STAGING / f"{found[0]}+{found[1]}.part" if found else None
 
 
 def commit_name(transfer: Transfer) -> PurePosixPath:
@@ -98,10 +104,39 @@ def commit_name(transfer: Transfer) -> PurePosixPath:
 def transfer_name(transfer: Transfer) -> str:
     """Return one name for the whole transfer; the plus sign occurs in none of its escaped parts."""
     words = word_name(transfer.provider), word_name(transfer.line_item_type)
+    if transfer.unbilled:
+        period, currency = transfer.unbilled
+        return "+".join((_unbilled_name(word_name(period), id_name(currency)), *words))
     return "+".join((id_name(transfer.invoice_id), *words))
 
 
+def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:
+    """Return the transfer of unbilled line items that a commit is named for, or None for any other name."""
+    match = _UNBILLED_COMMIT.fullmatch(name.name)
+    return unbilled_transfer(match[3], match[4], period=match[1], currency=match[2]) if match else None
+
+
 _PART = re.compile(r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-([0-9]{5,})\.parquet")
+_UNBILLED_PART = re.compile(
+    r"unbilled_line_items/provider=([^/]+)/line_item_type=([^/]+)/period=([^/]+)/currency_code=([^/]+)"
+    r"/unbilled-([0-9]{5,})\.parquet"
+)
+_UNBILLED_COMMIT = re.compile(
+    rf"~unbilled-({'|'.join(PERIODS)})-([A-Z]{{3}})\+(one_time|marketplace|all)\+([a-z_]+)\.json"
+)
+
+
+def _unbilled_name(period: str, currency: str) -> str:
+    return f"~unbilled-{period}-{currency}"  # no name of an invoice begins with a tilde and goes on
+
+
+def _transfer_and_number(part: PurePosixPath) -> tuple[str, str] | None:
+    """Return the name of a published part's transfer, and the part's number as it is written."""
+    if match := _PART.fullmatch(str(part)):
+        return f"{match[3]}+{match[1]}+{match[2]}", match[4]
+    if match := _UNBILLED_PART.fullmatch(str(part)):
+        return f"{_unbilled_name(match[3], match[4])}+{match[1]}+{match[2]}", match[5]
+    return None
 
 
 @lru_cache(maxsize=1 << 10)

@@ -483,10 +483,10 @@ def _chain_request(transfer: Transfer, settings: Settings, token: str | None, si
         ("provider", transfer.query_provider),
         ("invoicelineitemtype", transfer.line_item_type.replace("_", "")),
     ]
-    if transfer.line_item_type == "usage_line_items":
+    if transfer.line_item_type == "usage_line_items" or transfer.unbilled:
         if transfer.currency:
             query.append(("currencycode", transfer.currency))
-        query.append(("period", settings.usage_period))
+        query.append(("period", transfer.period or settings.usage_period))
     query.append(("size", str(size)))
     if token is None:
         return Request(transfer.resource_path, tuple(query))

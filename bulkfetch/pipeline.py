@@ -109,19 +109,21 @@ async def export_async(
 class Repair:
     """What of an archive is to be made again: these transfers, and the table of headers if that is lost.
 
-    No line items are added: `holds` tells which transfers the archive has, faulty or not.
+    No line items are added: `holds` tells which transfers the archive has, faulty or not; those of `unbilled` line
+    items, which no invoice leads to, are named.
     """
 
     transfers: Collection[Transfer]
     headers: bool
     holds: Callable[[Transfer], bool]
+    unbilled: tuple[Transfer, ...] = ()
 
     def narrowed(self, plan: Plan) -> Plan:
         """Leave out what the archive does not have."""
         transfers = tuple(filter(self.holds, plan.transfers))
         named = {transfer.invoice_id for transfer in transfers}
         invoices = tuple(invoice for invoice in plan.invoices if self.headers or invoice.id in named)
-        return Plan(invoices, transfers)
+        return Plan(invoices, (*transfers, *self.unbilled))
 
 
 async def archive(
@@ -203,7 +205,7 @@ async def _archived(
     plan = repair.narrowed(plan) if repair else plan
     anew = repair is not None and repair.headers
     await anyio.to_thread.run_sync(partial(keep_headers, store, plan.invoices, anew=anew))
-    trusted = [transfer for transfer in plan.transfers if not repair or transfer not in repair.transfers]
+    trusted = [each for each in plan.transfers if (each not in repair.transfers if repair else not each.unbilled)]
     skipped = await anyio.to_thread.run_sync(already_committed, store, trusted)
     await anyio.to_thread.run_sync(sweep_transfers, store, skipped)
     pending = [transfer for transfer in plan.transfers if transfer not in skipped]
@@ -211,7 +213,7 @@ async def _archived(
     for transfer in changed:
         session.log.note("invoice_changed", transfer=str(transfer))
     stats.invoices = len(plan.invoices)
-    stats.invoices_done = len(plan.invoices) - len({transfer.invoice_id for transfer in pending})
+    stats.invoices_done = len(plan.invoices) - len({each.invoice_id for each in pending if not each.unbilled})
     stats.transfers, stats.transfers_skipped = len(plan.transfers), len(skipped)
     session.log.note("planned", invoices=len(plan.invoices), transfers=len(plan.transfers), committed=len(skipped))
     progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
@@ -276,7 +278,7 @@ async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
         job.stats.transfers_done += 1
         job.stats.rows_committed += commit.rows
     progress.to_do[transfer.invoice_id] -= 1
-    if not progress.to_do[transfer.invoice_id]:
+    if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
         job.stats.invoices_done += 1
 
 

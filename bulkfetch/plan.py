@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from itertools import product
 from urllib.parse import urlsplit
 
 from bulkfetch.errors import NotFoundError, SettingsError, printable
@@ -15,22 +16,31 @@ from bulkfetch.transport import path_segment
 
 _MODERN = {"one_time": "onetime", "marketplace": "marketplace", "all": "all"}
 """Providers that page by continuation token, and how a query spells them: `one_time` is refused there."""
+UNBILLED = "unbilled"
+"""What stands for the invoice id in the path of line items that no invoice has yet."""
+PERIODS = ("current", "previous")
+"""The periods whose line items may be unbilled."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Transfer:
     """All line items of one detail: what is complete or not, and is committed as a whole.
 
+    Line items that are not billed yet belong to no invoice, but to a period and a currency: `unbilled` has these two,
+    and is empty for those of an invoice.
+
     Two transfers are equal if they are of the same detail; `path`, the detail's link below the base URL where it gave
-    one that leads to this very detail, and `currency`, the invoice's, only say how to ask; `charged`, the invoice's
-    `totalCharges`, tells an invoice that has changed since.
+    one that leads to this very detail, `currency`, the invoice's, and `period` only say how to ask; `charged`, the
+    invoice's `totalCharges`, tells an invoice that has changed since.
     """
 
     invoice_id: str
     provider: str
     line_item_type: str
+    unbilled: tuple[str, ...] = ()
     path: str | None = field(default=None, compare=False)
     currency: str | None = field(default=None, compare=False)
+    period: str | None = field(default=None, compare=False)
     charged: Decimal | None = field(default=None, compare=False)
 
     @property
@@ -53,13 +63,41 @@ class Transfer:
         """How a query names the provider."""
         return _MODERN.get(self.provider, self.provider)
 
+    @property
+    def detail_name(self) -> str:
+        """How reports name the detail, those of all invoices alike."""
+        return f"{'unbilled ' if self.unbilled else ''}{self.provider}/{self.line_item_type}"
+
     def __str__(self) -> str:
-        return printable(f"{self.invoice_id} {self.provider}/{self.line_item_type}")
+        return printable(" ".join([self.invoice_id, f"{self.provider}/{self.line_item_type}", *self.unbilled]))
+
+
+def unbilled_transfer(provider: str, line_item_type: str, *, period: str, currency: str) -> Transfer:
+    """Return the transfer of line items that no invoice has yet, all names in any spelling.
+
+    Raises SettingsError for a provider that has none, another period than PERIODS, or a currency that is no code.
+    """
+    provider, period = api_spelling(provider), period.strip().lower()
+    if provider not in _MODERN:
+        raise SettingsError(f"only {', '.join(_MODERN)} have unbilled line items, not {printable(provider)!r}")
+    if period not in PERIODS:
+        raise SettingsError(f"the period of unbilled line items is {' or '.join(PERIODS)}, not {printable(period)!r}")
+    currency = currency_code(currency)
+    return Transfer(UNBILLED, provider, api_spelling(line_item_type), (period, currency), None, currency, period)
+
+
+def currency_code(text: str) -> str:
+    """Return a currency code in capitals. Raises SettingsError for text that is none."""
+    if not re.fullmatch(r"[A-Za-z]{3}", text.strip()):
+        raise SettingsError(f"a currency is a code of three letters such as EUR, not {printable(text)!r}")
+    return text.strip().upper()
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which invoices and details are wanted; an empty tuple or None means all.
+
+    `unbilled` wants the line items as well that no invoice has yet, in these `currencies`, or those of the invoices.
 
     `since` and `until` are the first and last invoice date, both included, in UTC. Raises SettingsError if the first
     is after the last. An amendment is an invoice of its own: with its own date, and by its own id.
@@ -70,8 +108,12 @@ class Selection:
     invoices: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
     line_item_types: tuple[str, ...] = ()
+    unbilled: bool = False
+    currencies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.currencies and not self.unbilled:
+            raise SettingsError("--currency is for unbilled line items: give --unbilled too")
         if self.since and self.until and self.since > self.until:
             raise SettingsError(f"--since {self.since} is after --until {self.until}: no invoice can be dated between")
 
@@ -99,7 +141,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The invoices of a run, amendments among them, and the transfers they come to, in the server's order."""
+    """The invoices of a run, amendments among them, and the transfers they come to, in the server's order.
+
+    Transfers of unbilled line items come last.
+    """
 
     invoices: tuple[Invoice, ...]
     transfers: tuple[Transfer, ...]
@@ -108,12 +153,43 @@ class Plan:
 def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
     """Plan an export of `walked` invoices.
 
-    Raises NotFoundError for a selected invoice, provider or line-item type that is nowhere among them.
+    Raises NotFoundError for a selected invoice, provider or line-item type that is nowhere among them, and where
+    unbilled line items are wanted and no invoice tells a currency.
     """
     everything = list(flattened(walked))
     _check_selection(selection, everything)
     invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
-    return Plan(invoices, tuple(dict.fromkeys(_transfers_of(invoices, selection))))
+    transfers = [*_transfers_of(invoices, selection), *_unbilled_of(everything, selection)]
+    return Plan(invoices, tuple(dict.fromkeys(transfers)))
+
+
+def _unbilled_of(everything: Sequence[Invoice], selection: Selection) -> Iterable[Transfer]:
+    """Return the transfers of unbilled line items, which one_time has, in all periods and currencies."""
+    if not selection.unbilled:
+        return
+    currencies = selection.currencies or _currencies(everything)
+    if not currencies:
+        raise NotFoundError("no invoice tells the currency of unbilled line items: give --currency, as in EUR")
+    wanted = [each for each in _UNBILLED_DETAILS if selection.wants_detail(each)]
+    for currency, detail, period in product(currencies, wanted, PERIODS):
+        yield unbilled_transfer(
+            detail.billing_provider, detail.invoice_line_item_type, period=period, currency=currency
+        )
+
+
+_UNBILLED_DETAILS = (
+    InvoiceDetail("one_time", "billing_line_items"),
+    InvoiceDetail("one_time", "usage_line_items"),
+)
+
+
+def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
+    """Return the currencies of new-commerce invoices, or of all where there are no such ones."""
+    modern = [
+        each for each in invoices if any(api_spelling(detail.billing_provider) in _MODERN for detail in each.details)
+    ]
+    codes = dict.fromkeys(each.currency_code for each in modern or invoices)
+    return tuple(code for code in codes if code and re.fullmatch(r"[A-Za-z]{3}", code))
 
 
 def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
@@ -190,12 +266,15 @@ def _check_selection(selection: Selection, everything: Sequence[Invoice]) -> Non
         ("provider", selection.providers, (detail.billing_provider for detail in details)),
         ("line-item type", selection.line_item_types, (detail.invoice_line_item_type for detail in details)),
     ):
-        present = set(map(api_spelling, had))
+        present = {*map(api_spelling, had), *(_UNBILLED_NAMES if selection.unbilled else ())}
         if absent := [name for name in wanted if api_spelling(name) not in present]:
             raise NotFoundError(
                 f"no invoice of this tenant has details of {what} {absent[0]!r}; "
                 f"there are {', '.join(map(printable, sorted(present))) or 'none at all'}"
             )
+
+
+_UNBILLED_NAMES = ("one_time", "billing_line_items", "usage_line_items")
 
 
 def _transfers_of(invoices: Iterable[Invoice], selection: Selection) -> Iterable[Transfer]:

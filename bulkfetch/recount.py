@@ -44,6 +44,8 @@ def _changed(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Fi
     charged = {each.invoice_id: each.charged for each in report.reconciliations}
     transfers: dict[str, list[Transfer]] = {}
     for commit in report.commits:
+        if commit.transfer.unbilled:
+            continue  # no invoice has them, and they are others from day to day
         transfers.setdefault(commit.transfer.invoice_id, []).append(commit.transfer)
     for identifier in sorted({*charged, *transfers} - listed.keys()):
         yield Finding(_named(identifier), "the server no longer lists it")

@@ -13,7 +13,16 @@ from bulkfetch.commits import commit_names, read_archive
 from bulkfetch.config import Settings, check_credentials, read_settings
 from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.headers import read_headers
-from bulkfetch.layout import ARCHIVE, LINE_ITEMS, LOCK, STATE, commit_name, commit_of_part
+from bulkfetch.layout import (
+    ARCHIVE,
+    LINE_ITEMS,
+    LOCK,
+    STATE,
+    UNBILLED_LINE_ITEMS,
+    commit_name,
+    commit_of_part,
+    unbilled_of_commit,
+)
 from bulkfetch.pipeline import Repair, archive, refuse_in_event_loop
 from bulkfetch.plan import Selection
 from bulkfetch.recount import verify_against_server
@@ -112,11 +121,14 @@ def _drop_damaged_archive_file(store: LocalStore) -> None:
 
 
 def _repair_of(store: LocalStore, report: VerifyReport) -> Repair:
-    held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, store.list(LINE_ITEMS))}
+    published = (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS))
+    held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, published)}
+    unbilled = (unbilled_of_commit(name) for name in held if name is not None)
     return Repair(
         transfers={finding.transfer for finding in report.findings if finding.transfer is not None},
         headers=_are_headers_lost(store),
         holds=lambda transfer: commit_name(transfer) in held,
+        unbilled=tuple(sorted(transfer for transfer in unbilled if transfer is not None)),
     )
 
 

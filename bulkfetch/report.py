@@ -50,6 +50,7 @@ class Failure:
             "invoice_id": self.transfer.invoice_id,
             "provider": self.transfer.provider,
             "line_item_type": self.transfer.line_item_type,
+            **dict(zip(("period", "currency"), self.transfer.unbilled, strict=False)),
             **facts,
         }
 
@@ -250,5 +251,5 @@ def _count(verdict: Verdict, number: int) -> str:
 def _by_partition(commits: tuple[Commit, ...]) -> list[str]:
     rows: Counter[str] = Counter()
     for commit in commits:
-        rows[printable(f"{commit.transfer.provider}/{commit.transfer.line_item_type}")] += commit.rows
+        rows[printable(commit.transfer.detail_name)] += commit.rows
     return [f"  {name}: {counted(count, 'line item')}" for name, count in sorted(rows.items())]

@@ -24,6 +24,7 @@ from bulkfetch.layout import (
     LINE_ITEMS,
     STAGING,
     STATE,
+    UNBILLED_LINE_ITEMS,
     checkpoint_name,
     commit_of_part,
     staged_name,
@@ -145,7 +146,7 @@ def retract(store: Store, name: PurePosixPath) -> None:
 def sweep(store: Store) -> None:
     """Remove what a run that was killed left behind, but for staged parts that a later one can adopt."""
     committed = set(commit_names(store))
-    for name in store.list(LINE_ITEMS):
+    for name in (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS)):
         commit = commit_of_part(name)
         if commit is not None and commit not in committed:
             retract(store, name)

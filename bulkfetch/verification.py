@@ -29,6 +29,7 @@ from bulkfetch.layout import (
     INVOICES,
     LINE_ITEMS,
     LOCK,
+    UNBILLED_LINE_ITEMS,
     commit_name,
     commit_of_part,
 )
@@ -148,14 +149,16 @@ class VerifyReport:
         if not self.commits:
             return []
         faulty = {finding.transfer for finding in self.findings}
-        names = sorted({(each.transfer.provider, each.transfer.line_item_type) for each in self.commits})
+        by_detail: dict[str, list[Commit]] = {}
+        for commit in self.commits:
+            by_detail.setdefault(commit.transfer.detail_name, []).append(commit)
         rows = []
-        for name in names:
-            commits = [each for each in self.commits if (each.transfer.provider, each.transfer.line_item_type) == name]
+        for name, commits in sorted(by_detail.items()):
+            provider, _, line_item_type = name.rpartition("/")
             rows.append(
                 {
-                    "provider": name[0],
-                    "line-item type": name[1],
+                    "provider": provider,
+                    "line-item type": line_item_type,
                     "transfers": len(commits),
                     "parts": sum(len(each.parts) for each in commits),
                     "line items": sum(each.rows for each in commits),
@@ -300,6 +303,10 @@ def _check_rows(
     return None
 
 
+_READ = (LINE_ITEMS.name, UNBILLED_LINE_ITEMS.name, INVOICES.name)
+"""The directories that readers take data from."""
+
+
 def _strays(store: LocalStore, commits: Sequence[Commit]) -> Iterator[Finding]:
     """Find files that readers would take for data and that no commit names, a damaged one included."""
     known = {str(HEADERS), *(part.name for commit in commits for part in commit.parts)}
@@ -307,7 +314,7 @@ def _strays(store: LocalStore, commits: Sequence[Commit]) -> Iterator[Finding]:
     for name in store.list(PurePosixPath()):
         if str(name) in known or commit_of_part(name) in damaged:
             continue
-        is_data = name.parts[0] in (LINE_ITEMS.name, INVOICES.name) and name.name[0] not in "._"
+        is_data = name.parts[0] in _READ and name.name[0] not in "._"
         if is_data or name.suffix == ".parquet":
             yield Finding(str(name), "no commit names this file, yet readers see it")
 
@@ -332,7 +339,8 @@ def _headers(store: LocalStore, commits: Sequence[Commit]) -> tuple[list[_Header
         return [], [Finding(str(HEADERS), "is missing; the next export writes it again")] if is_due else []
     if not table.schema.equals(INVOICE_ARROW):
         return [], [Finding(str(HEADERS), "has another schema than invoice headers have")]
-    unnamed = sorted({commit.transfer.invoice_id for commit in commits} - set(table.column("id").to_pylist()))
+    invoices = {commit.transfer.invoice_id for commit in commits if not commit.transfer.unbilled}
+    unnamed = sorted(invoices - set(table.column("id").to_pylist()))
     findings = [Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed]
     columns = (table.column(name).to_pylist() for name in ("id", "totalCharges", "invoiceDetails"))
     headers = [

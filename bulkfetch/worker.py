@@ -127,7 +127,8 @@ class _Intake:
             part_rows=job.settings.part_rows,
             row_group_rows=job.settings.row_group_rows,
             waiting_room=job.waiting_room,
-            keep=None if declared is None else self._keep,  # the columns of others are not known to the next run
+            # Columns that nobody declared are not known to the next run, and what is unbilled changes until then.
+            keep=None if declared is None or transfer.unbilled else self._keep,
             adopted=parts,
         )
 

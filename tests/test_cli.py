@@ -799,6 +799,46 @@ def test_line_items_as_a_table_show_what_people_look_at(run: Run, at_sandbox: Sp
     assert "--columns: there is no 'nope'; there are " in ended.error
 
 
+# Unbilled line items
+
+
+def test_unbilled_line_items_are_planned_exported_and_told_apart(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    planned = run("export", "lake", "--unbilled", "--currency", "eur", "--plan")
+    assert "unbilled one_time/usage_line_items previous EUR" in planned.out
+    with requests_to(at_sandbox) as made:
+        ended = run("export", "lake", "--unbilled", "--currency", "eur")
+    assert ended.code == 0
+    assert "  unbilled one_time/billing_line_items: 90 line items" in ended.out
+    assert made == {"invoices": 1, "line_items": 14 + 4}
+    again = run("export", "lake", "--unbilled", "--currency", "eur", "--plan", "--json").json
+    pending = [each for each in again["transfers"] if not each["committed"]]
+    assert {(each["period"], each["currency"]) for each in pending} == {("current", "EUR"), ("previous", "EUR")}
+    assert run("verify", "lake", "--deep").code == 0
+
+
+def test_a_currency_goes_with_what_is_unbilled(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    assert run("export", "lake", "--currency", "EUR").error.startswith("--currency is for unbilled line items")
+    assert run("export", "lake", "--unbilled", "--currency", "euros").error.startswith("a currency is a code of three")
+    assert "give --currency" in run("line-items", "unbilled", "one_time", "usage_line_items").error
+
+
+def test_unbilled_line_items_are_printed_and_their_kinds_listed(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    words = ["line-items", "unbilled", "onetime", "UsageLineItems", "--currency", "EUR"]
+    assert len(run(*words).out.splitlines()) == 60
+    previous = [json.loads(line) for line in run(*words, "--period", "previous").out.splitlines()]
+    assert len(previous) == 30
+    assert {row["invoiceNumber"] for row in previous} == {""}
+    listed = run("invoices", "estimates", "--currency", "EUR").out
+    assert [line.split()[:2] for line in listed.splitlines()[-4:]] == [
+        ["daily_rated_usage", "Current"],
+        ["daily_rated_usage", "Previous"],
+        ["non_consumption", "Current"],
+        ["non_consumption", "Previous"],
+    ]
+    as_json = run("invoices", "estimates", "--currency", "EUR", "--json").out.splitlines()
+    assert [json.loads(line)["period"] for line in as_json] == ["Current", "Previous"] * 2
+
+
 # Verify and schema
 
 

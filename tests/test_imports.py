@@ -19,7 +19,7 @@ ORDER = [
     exact fast
     paging decode
     auth session
-    invoices plan lineitems layout
+    invoices estimates plan lineitems layout
     sink commits staging headers
     reconcile worker tables report failures
     pipeline verification recount repairs client

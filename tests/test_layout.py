@@ -13,6 +13,7 @@ from bulkfetch.layout import (
     COMMITS,
     LINE_ITEMS,
     STAGING,
+    UNBILLED_LINE_ITEMS,
     commit_name,
     commit_of_part,
     id_name,
@@ -22,7 +23,7 @@ from bulkfetch.layout import (
     transfer_name,
     word_name,
 )
-from bulkfetch.plan import Transfer
+from bulkfetch.plan import PERIODS, Transfer
 
 HOSTILE = [
     "",
@@ -62,7 +63,15 @@ HOSTILE = [
     "K",  # the Kelvin sign, a capital k to some
 ]
 names = st.text(max_size=80) | st.text(st.characters(), max_size=80) | st.sampled_from(HOSTILE)
-transfers = st.builds(Transfer, names, names, names)
+billed = st.builds(Transfer, names, names, names)
+unbilled = st.builds(
+    lambda provider, kind, period, currency: Transfer("unbilled", provider, kind, (period, currency)),
+    names,
+    names,
+    st.sampled_from(PERIODS),
+    names,
+)
+transfers = billed | unbilled
 
 
 def seen_alike(path: PurePosixPath) -> str:
@@ -82,7 +91,7 @@ def test_a_real_part_lies_where_the_design_says() -> None:
 @given(transfers, st.integers(0, 10**7))
 def test_whatever_a_server_calls_things_files_stay_where_they_belong(transfer: Transfer, number: int) -> None:
     for path, home, depth in (
-        (part_name(transfer, number), LINE_ITEMS, 4),
+        (part_name(transfer, number), *((UNBILLED_LINE_ITEMS, 6) if transfer.unbilled else (LINE_ITEMS, 4))),
         (staged_name(transfer, number), STAGING, 3),
         (commit_name(transfer), COMMITS, 3),
     ):
@@ -134,6 +143,7 @@ def test_a_part_leads_to_its_commit(transfer: Transfer, number: int) -> None:
         "invoices/part-00000.parquet",
         "line_items/x.parquet",
         "line_items/provider=a/line_item_type=b/x.parquet",
+        "unbilled_line_items/provider=a/line_item_type=b/unbilled-00000.parquet",
     ],
 )
 def test_a_file_that_is_not_named_like_a_part_leads_to_no_commit(stray: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from bulkfetch.sandbox.invoices import invoice_json, pascal, summary_json
+from bulkfetch.sandbox.invoices import estimate_links, invoice_json, pascal, summary_json
 from bulkfetch.sandbox.paging import (
     PastEnd,
     Place,
@@ -22,6 +22,7 @@ PROVIDERS = {
     name.replace("_", ""): name for name in ("office", "azure", "azure_data_market", "one_time", "marketplace", "all")
 }
 TYPES = {name.replace("_", ""): name for name in ("billing_line_items", "usage_line_items")}
+PERIODS = ("current", "previous")
 MODERN_SIZE = 2000
 """The page size of a modern request that names none."""
 PAGING_PARAMETERS = ("size", "offset", "seekoperation")
@@ -98,6 +99,10 @@ class InvoiceApi:
                 return self._invoices(asked)
             case ["invoices", "summary"]:
                 return success(summary_json(self._tenant))
+            case ["invoices", "estimates", "links"]:
+                return self._estimates(asked)
+            case ["invoices", "unbilled", "lineitems"]:
+                return self._unbilled(asked)
             case ["invoices", _]:
                 invoice = self._tenant.find(asked.path[1])
                 return success(invoice_json(self._tenant, invoice)) if invoice else _no_invoice(asked.path[1])
@@ -149,6 +154,26 @@ class InvoiceApi:
         if not by_query and detail.kind == "one_time/usage_line_items":
             return collection([], line_items=0, total_count=0, self_uri=stream.uri())  # the rows come by query only
         return self._continued_page(asked, stream)
+
+    def _unbilled(self, asked: Asked) -> Reply:
+        provider, line_item_type = asked.value("provider").lower(), asked.value("invoicelineitemtype").lower()
+        period, currency = asked.value("period").lower(), asked.value("currencycode")
+        if provider not in PROVIDERS or line_item_type not in TYPES or period not in PERIODS or not currency:
+            return invalid_request()
+        invoice = self._tenant.unbilled(period, currency)
+        if not invoice:
+            return collection([], line_items=0, total_count=0, self_uri="/invoices/unbilled/lineitems")
+        detail = invoice.detail(PROVIDERS[provider], TYPES[line_item_type])
+        if not detail:
+            return service_fault(400, 3000, "Invoice Line Item type is not valid.", provider, line_item_type)
+        return self._continued_page(asked, _stream(asked, invoice, detail, by_query=True))
+
+    def _estimates(self, asked: Asked) -> Reply:
+        currency = asked.value("currencycode")
+        if not currency:
+            return invalid_request()
+        links = estimate_links(currency)
+        return collection([",".join(links).encode()], line_items=0, total_count=len(links), self_uri="")
 
     def _offset_page(self, asked: Asked, stream: Stream) -> Reply | Stalled:
         total = stream.detail.line_items
@@ -206,7 +231,7 @@ def _size(asked: Asked) -> int | None:
 
 def _stream(asked: Asked, invoice: Invoice, detail: Detail, *, by_query: bool) -> Stream:
     kept = tuple((name, value) for name, value in asked.query if name.lower() not in PAGING_PARAMETERS)
-    base = f"/invoices/{invoice.id}/lineitems"
+    base = f"/invoices/{invoice.path_id}/lineitems"
     if not by_query:
         base = f"/invoices/{invoice.link_id}/lineitems/{pascal(detail.provider)}/{pascal(detail.line_item_type)}"
     return Stream(invoice, detail, base, kept)

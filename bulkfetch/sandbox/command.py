@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _number(tenant, "invoices", "invoices in the list")
     _number(tenant, "line-items", "line items of each detail of each invoice")
     _number(tenant, "line-items-spread", "how far those counts vary, from 0 to 1")
+    _number(tenant, "unbilled-line-items", "line items of each type, in each currency, that no invoice has yet")
     tenant.add_argument(
         "--details",
         type=_pairs,

@@ -86,7 +86,7 @@ KINDS: dict[str, str] = {
 }
 """Every kind of fault, and what it does."""
 
-ENDPOINTS = ("any", "invoices", "invoice", "line_items", "summary", "token")
+ENDPOINTS = ("any", "invoices", "invoice", "line_items", "summary", "estimates", "document", "token")
 BODIES = ("service", "gateway", "web_api", "entra", "html", "text", "empty")
 
 

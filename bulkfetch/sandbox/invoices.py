@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from bulkfetch.sandbox.draws import Draws
 from bulkfetch.sandbox.json_text import array, link, money, obj, object_type, text
 from bulkfetch.sandbox.tenant import LEGACY, Detail, Invoice, Tenant, month_text, months_on
@@ -54,6 +56,32 @@ def summary_json(tenant: Tenant) -> str:
         "links": obj({"self": link("/invoices/summary")}),
     }
     return obj(summary | {"attributes": object_type("InvoiceSummary")})
+
+
+_ESTIMATES = (
+    ("daily_rated_usage", "Daily rated usage unbilled", "Marketplace", "UsageLineItems"),
+    ("non_consumption", "Unbilled reconciliation line items", "all", "billinglineitems"),
+)
+
+
+def estimate_links(currency: str) -> list[str]:
+    """Where the line items are that no invoice has yet, as the documentation has it: one entry a type and period."""
+    return [
+        obj(
+            {
+                "type": text(kind),
+                "title": text(title),
+                "description": text(f"{title}, {period.lower()} period."),
+                "period": text(period),
+                "link": link(
+                    f"/invoices/unbilled/lineitems?provider={provider}&invoicelineitemtype={line_item_type}"
+                    f"&currencycode={quote(currency)}&period={period.lower()}&size=2000"
+                ),
+            }
+        )
+        for kind, title, provider, line_item_type in _ESTIMATES
+        for period in ("Current", "Previous")
+    ]
 
 
 def _invoice_date(seed: int, invoice: Invoice) -> str:

@@ -38,6 +38,9 @@ class SandboxOptions:
     """How far those counts vary: 0.5 draws each from half to one and a half times `line_items`."""
     details: tuple[str, ...] = ()
     """The provider/type pairs that every invoice offers; nothing means what real tenants offer."""
+    unbilled_line_items: int = 60
+    """Line items of each type that no invoice has yet, in the current period of each currency; half as many in the
+    previous one."""
     amendments: int = 1
     """Modern invoices that carry an amendment of their own."""
     unreconciled: int = 1
@@ -111,8 +114,9 @@ def _check(options: SandboxOptions) -> None:
         raise ValueError(f"bom is one of {', '.join(MARKS)}, not {options.bom!r}")
     if min(options.max_size, options.default_size, options.burst) < 1:
         raise ValueError("max_size, default_size and burst are at least 1")
-    if min(options.invoices, options.line_items, options.amendments, options.unreconciled) < 0:
-        raise ValueError("invoices, line_items, amendments and unreconciled cannot be negative")
+    counts = options.invoices, options.line_items, options.unbilled_line_items, options.amendments, options.unreconciled
+    if min(counts) < 0:
+        raise ValueError("invoices, line_items, unbilled_line_items, amendments and unreconciled cannot be negative")
     if not 0 <= options.line_items_spread <= 1:
         raise ValueError("line_items_spread is between 0 and 1")
     if options.line_items * (1 + options.line_items_spread) >= 10**9:

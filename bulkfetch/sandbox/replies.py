@@ -42,15 +42,19 @@ def collection(
     token: str | None = None,
     token_on_top: bool = False,
 ) -> Reply:
-    """A page of rows with its links. `token` goes into the headers of `next`, and on top if told so."""
-    links = {"self": link(self_uri)}
+    """A page of rows with its links, none for one without `self_uri`.
+
+    `token` goes into the headers of `next`, and on top if told so.
+    """
+    links = {"self": link(self_uri)} if self_uri else {}
     if next_uri:
         links["next"] = link(next_uri, {"MS-ContinuationToken": token} if token else None)
     if previous_uri:
         links["previous"] = link(previous_uri)
     head = f'"continuationToken":{text(token)},' if token and token_on_top else ""
     head = f'{{{head}"totalCount":{total_count},"items":['
-    tail = f'],"links":{obj(links)},"attributes":{object_type("Collection")}}}'
+    linked = f'"links":{obj(links)},' if links else ""
+    tail = f'],{linked}"attributes":{object_type("Collection")}}}'
     return Reply(200, [head.encode(), *items, tail.encode()], line_items=line_items)
 
 

@@ -318,6 +318,8 @@ def kind_of(words: tuple[str, ...]) -> str:
             return "invoices"
         case ["v1", "invoices", "summary"]:
             return "summary"
+        case ["v1", "invoices", "estimates", "links"]:
+            return "estimates"
         case ["v1", "invoices", _]:
             return "invoice"
         case ["v1", "invoices", _, "lineitems", *_]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from bulkfetch.sandbox.draws import Draws
 from bulkfetch.sandbox.line_items import RowStyle
-from bulkfetch.sandbox.options import SandboxOptions
+from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES, SandboxOptions
 from bulkfetch.sandbox.pool import POOL_ROWS, RowPool, template_pool
 
 LAST_MONTH = (2021, 6)
@@ -58,6 +58,13 @@ class Invoice:
     off_by_cents: int = 0
     amends: str = ""
     amendments: tuple[Invoice, ...] = ()
+    is_open: bool = False
+    """Whether it is none yet, but the line items of a period and a currency that are not billed."""
+
+    @property
+    def path_id(self) -> str:
+        """The id that stands in the path of its line items, in the query form."""
+        return "unbilled" if self.is_open else self.id
 
     @property
     def total_charges(self) -> Decimal:
@@ -94,6 +101,7 @@ class Tenant:
         self.options = options
         self.invoices = tuple(_invoices(options))
         self._by_id = {invoice.id.lower(): invoice for invoice in self.all_invoices()}
+        self._open = {invoice.id.lower(): invoice for invoice in _open_invoices(options, self.currencies)}
         self._row_pool = lru_cache(maxsize=POOLS_KEPT)(self._make_row_pool)
 
     def all_invoices(self) -> Iterator[Invoice]:
@@ -101,6 +109,15 @@ class Tenant:
         for invoice in self.invoices:
             yield invoice
             yield from invoice.amendments
+
+    @property
+    def currencies(self) -> tuple[str, ...]:
+        """The currencies of its new-commerce invoices."""
+        return tuple(dict.fromkeys(invoice.currency for invoice in self.invoices if invoice.kind == MODERN))
+
+    def unbilled(self, period: str, currency: str) -> Invoice | None:
+        """The line items of a period and a currency that are not billed; None if it has no such currency."""
+        return self._open.get(f"unbilled-{period}-{currency}".lower())
 
     def find(self, invoice_id: str) -> Invoice | None:
         """The invoice or amendment of that id, bare or with its kind before it, in any case."""
@@ -125,9 +142,9 @@ class Tenant:
         return self._row_pool(invoice.id, detail.kind).pieces(start, count)
 
     def _make_row_pool(self, invoice_id: str, kind: str) -> RowPool:
-        invoice = self._by_id[invoice_id.lower()]
+        invoice = self._by_id.get(invoice_id.lower()) or self._open[invoice_id.lower()]
         places = {
-            "invoice": invoice.id.encode(),
+            "invoice": b"" if invoice.is_open else invoice.id.encode(),
             "currency": invoice.currency.encode(),
             "last": month_text(*months_on(invoice.year, invoice.month, -1)).encode(),
             "this": month_text(invoice.year, invoice.month).encode(),
@@ -160,6 +177,27 @@ def _invoices(options: SandboxOptions) -> Iterator[Invoice]:
             off_by_cents=off.get(age, 0),
             amendments=_amendments(options, invoice, of_kind),
         )
+
+
+def _open_invoices(options: SandboxOptions, currencies: tuple[str, ...]) -> Iterator[Invoice]:
+    """What is not billed yet: all of new commerce, in each currency, of this period and the one before."""
+    for currency in currencies:
+        for period, share, months in (("current", 1.0, 1), ("previous", 0.5, 0)):
+            year, month = months_on(*LAST_MONTH, months)
+            count = round(options.unbilled_line_items * share)
+            identity = f"unbilled-{period}-{currency}"
+            yield Invoice(
+                id=identity,
+                kind=MODERN,
+                year=year,
+                month=month,
+                currency=currency,
+                currency_symbol="",
+                details=tuple(_detail(pair, count) for pair in PROVIDERS_AND_TYPES if _kind_of(pair) == MODERN),
+                style=RowStyle(),
+                shift=Draws(options.seed, "shift", identity).below(POOL_ROWS),
+                is_open=True,
+            )
 
 
 def _kind_of(pair: str) -> str:
