@@ -19,12 +19,15 @@ __all__ = [
     "Invoice",
     "InvoiceDetail",
     "InvoicePage",
+    "InvoiceSummary",
     "LineItemPage",
     "LineItemSchema",
     "RepairReport",
     "Secret",
     "Selection",
     "Settings",
+    "SummaryDetail",
+    "TaxReceipt",
     "VerifyReport",
     "errors",
     "export",
@@ -43,13 +46,14 @@ if TYPE_CHECKING:
     from bulkfetch.config import Secret, Settings, read_settings
     from bulkfetch.errors import BulkfetchError
     from bulkfetch.estimates import Estimate
-    from bulkfetch.invoices import Invoice, InvoiceDetail, InvoicePage
+    from bulkfetch.invoices import Invoice, InvoiceDetail, InvoicePage, TaxReceipt
     from bulkfetch.pipeline import export, export_async
     from bulkfetch.plan import Selection
     from bulkfetch.recount import verify_against_server
     from bulkfetch.repairs import RepairReport, repair, repair_async
     from bulkfetch.report import ExportReport
     from bulkfetch.schema import LineItemSchema, schema_of
+    from bulkfetch.summaries import InvoiceSummary, SummaryDetail
     from bulkfetch.verification import VerifyReport, verify
 
 _HOMES = {
@@ -60,12 +64,15 @@ _HOMES = {
     "Invoice": "invoices",
     "InvoiceDetail": "invoices",
     "InvoicePage": "invoices",
+    "InvoiceSummary": "summaries",
     "LineItemPage": "client",
     "LineItemSchema": "schema",
     "RepairReport": "repairs",
     "Secret": "config",
     "Selection": "plan",
     "Settings": "config",
+    "SummaryDetail": "summaries",
+    "TaxReceipt": "invoices",
     "VerifyReport": "verification",
     "export": "pipeline",
     "export_async": "pipeline",

@@ -224,6 +224,9 @@ def _day(text: str) -> date:
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", type=_directory, help="the directory to write the archive to")
     parser.add_argument("--plan", action="store_true", help="show what would be fetched, and fetch no line items")
+    parser.add_argument(
+        "--documents", action="store_true", help="also save statements and tax receipts; needs app+user credentials"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     _verbosity_argument(parser)
@@ -281,7 +284,12 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
     report = _run(
         arguments,
         lambda: export_async(
-            arguments.output, settings, selection=selection, stats=stats, source=_sandbox_named(arguments)
+            arguments.output,
+            settings,
+            selection=selection,
+            documents=arguments.documents,
+            stats=stats,
+            source=_sandbox_named(arguments),
         ),
         progress=None if arguments.quiet else stats,
     )
@@ -309,16 +317,26 @@ def _sandbox_named(arguments: argparse.Namespace) -> str | None:
 
 
 def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    from bulkfetch.documents import committed_documents, documents_of
     from bulkfetch.pipeline import already_committed, plan_only
+    from bulkfetch.report import counted
 
     store = _store_at(arguments.output)
     plan = _run(arguments, lambda: plan_only(settings, selection))
     committed = already_committed(store, plan.transfers) if store else {}
     to_fetch = [transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed]
+    documents = list(documents_of(plan.invoices)) if arguments.documents else []
+    saved = committed_documents(store, documents) if store else {}
+    to_save = [document for document in documents if document not in saved]
     if arguments.json:
-        _print(_plan_dict(plan, to_fetch))
+        facts = _plan_dict(plan, to_fetch)
+        facts["documents"] = [{"document": str(each), "committed": each in saved} for each in documents]
+        facts["requests_at_least"] += len(to_save)
+        _print(facts)
     else:
         _print(_plan_lines(plan, to_fetch, settings.page_size))
+        if documents:
+            _print([f"and {len(to_save):,} of {counted(len(documents), 'document')}, one request each"])
     return COMPLETE
 
 
@@ -393,9 +411,16 @@ def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
     getting.add_argument("invoice", metavar="ID")
     estimating = actions.add_parser("estimates", help="show which line items there are that no invoice has yet")
     estimating.add_argument("--currency", metavar="CODE", required=True, help="the currency, as in EUR")
+    summing = actions.add_parser("summary", help="show the account in each currency; needs app+user credentials")
+    saving = actions.add_parser("document", help="save an invoice's statement as PDF; needs app+user credentials")
+    saving.add_argument("invoice", metavar="ID")
+    saving.add_argument("--receipt", metavar="RID", help="the tax receipt of this id instead of the statement")
+    saving.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to (default: named for the invoice)")
     for action, command in (
         (listing, _list_invoices),
         (getting, _get_invoice),
+        (summing, _show_summaries),
+        (saving, _save_document),
         (estimating, _list_estimates),
     ):
         action.add_argument("--json", action="store_true", help="print JSON lines, values as the server wrote them")
@@ -442,6 +467,65 @@ def _get_invoice(arguments: argparse.Namespace) -> int:
         _print_json_lines(_json_lines([invoice]))
     else:
         _print(_invoice_lines(invoice))
+    return COMPLETE
+
+
+def _show_summaries(arguments: argparse.Namespace) -> int:
+    from bulkfetch.client import Client
+    from bulkfetch.jsontext import dumps
+    from bulkfetch.summaries import InvoiceSummary
+    from bulkfetch.tables import TextTable
+
+    async def got() -> tuple[InvoiceSummary, ...]:
+        async with Client(settings) as client:
+            return await client.invoices.summaries()
+
+    with _settings(arguments) as settings:
+        summaries = _run(arguments, got)
+    if arguments.json:
+        _print_json_lines([dumps(each.source) for each in summaries])
+        return COMPLETE
+    entries = [
+        (kind, summary)
+        for each in summaries
+        for kind, summary in [("all", each), *((detail.invoice_type, detail.summary) for detail in each.details)]
+    ]
+    rows = [
+        {
+            "currency": summary.currency_code,
+            "invoices": kind,
+            "balance": summary.balance_amount,
+            "first": summary.first_invoice_creation_date and summary.first_invoice_creation_date.date(),
+            "latest": summary.latest_invoice_date and summary.latest_invoice_date.date(),
+            "last payment": summary.last_payment_date and summary.last_payment_date.date(),
+            "paid": summary.last_payment_amount,
+        }
+        for kind, summary in entries
+    ]
+    _print(TextTable(list(rows[0])).lines(rows) if rows else ["the account has no invoices yet"])
+    return COMPLETE
+
+
+def _save_document(arguments: argparse.Namespace) -> int:
+    from bulkfetch.client import Client
+    from bulkfetch.documents import Document
+    from bulkfetch.report import counted
+
+    document = Document(arguments.invoice, arguments.receipt or "")
+    file: Path = arguments.output or Path(document.name.name)
+    if not file.parent.is_dir():
+        raise SettingsError(f"--output: there is no directory {file.parent}")
+
+    async def saved() -> int:
+        async with Client(settings) as client:
+            return await client.invoices.by_id(arguments.invoice).save_document(file, arguments.receipt)
+
+    with _settings(arguments) as settings:
+        size = _run(arguments, saved)
+    if arguments.json:
+        _print({"file": str(file), "size_bytes": size})
+    else:
+        _print([f"{file}: {counted(size, 'byte')}"])
     return COMPLETE
 
 

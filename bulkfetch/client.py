@@ -6,16 +6,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pyarrow as pa
 
 from bulkfetch.config import Settings, check_credentials, read_settings
 from bulkfetch.decode import PageDecoder, decode_json_page
-from bulkfetch.errors import BulkfetchError, NotFoundError
+from bulkfetch.documents import Document, save_document
+from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
 from bulkfetch.estimates import Estimate, get_estimates
 from bulkfetch.invoices import (
     Invoice,
@@ -32,6 +36,7 @@ from bulkfetch.plan import Transfer, api_spelling, currency_code, unbilled_trans
 from bulkfetch.schema import schema_of
 from bulkfetch.session import Session, open_session
 from bulkfetch.stats import RunStats
+from bulkfetch.summaries import InvoiceSummary, get_summaries, get_summary
 
 P = TypeVar("P", bound=AnyPage)
 
@@ -125,6 +130,14 @@ class Invoices:
         """
         return LineItems(self.client, unbilled_transfer(provider, line_item_type, period=period, currency=currency))
 
+    async def summary(self) -> InvoiceSummary:
+        """Get the account summary in the partner's currency."""
+        return await get_summary(self.client.opened().session)
+
+    async def summaries(self) -> tuple[InvoiceSummary, ...]:
+        """Get the account summaries, one for each currency. The service wants app+user credentials for this call."""
+        return await get_summaries(self.client.opened().session)
+
     async def estimates(self, currency: str) -> tuple[Estimate, ...]:
         """Get what the service has of a currency that no invoice has yet: types, periods, and where they are.
 
@@ -149,6 +162,30 @@ class InvoiceById:
     async def get(self) -> Invoice:
         """Get the invoice. Raises NotFoundError. The service wants app+user credentials for this call."""
         return await get_invoice(self.client.opened().session, self.invoice_id)
+
+    async def document(self, receipt_id: str | None = None) -> bytes:
+        """Get the invoice's statement as a PDF, or the tax receipt of that id. Needs app+user credentials.
+
+        Raises NotFoundError if there is none.
+        """
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "document.pdf")
+            await self.save_document(file, receipt_id)
+            return await anyio.to_thread.run_sync(file.read_bytes)
+
+    async def save_document(self, file: str | Path, receipt_id: str | None = None) -> int:
+        """Save the invoice's statement, or the tax receipt of that id, and return its size in bytes.
+
+        The file is there once it is whole, and replaces one of that name. Needs app+user credentials. Raises
+        NotFoundError if the service has no such document, and StorageError.
+        """
+        document = Document(self.invoice_id, receipt_id or "")
+        try:
+            return await save_document(document, self.client.opened().session, Path(file))
+        except HttpStatusError as error:
+            if error.status != 404:
+                raise
+            raise NotFoundError(f"there is no document {document}: {error}") from error
 
     async def details(self) -> tuple[InvoiceDetail, ...]:
         """Get the invoice's details: the (billing provider, line-item type) pairs that it has."""

@@ -1,4 +1,4 @@
-"""The list of transfers that an archive lacks: what no run has been able to complete so far."""
+"""The list of what an archive lacks: transfers and documents that no run has been able to complete so far."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from bulkfetch.documents import Document
 from bulkfetch.layout import FAILURES
 from bulkfetch.plan import Transfer
 from bulkfetch.report import Failure
@@ -17,14 +18,14 @@ def keep_failures(
     store: Store,
     failures: Sequence[Failure],
     *,
-    planned: Iterable[Transfer],
-    committed_of: Callable[[Sequence[Transfer]], Container[Transfer]],
+    planned: Iterable[Transfer | Document],
+    committed_of: Callable[[Sequence[Transfer | Document]], Container[Transfer | Document]],
     at: str,
 ) -> None:
-    """Write what the archive lacks after a run: a line of JSON for each transfer; no file if it lacks nothing.
+    """Write what the archive lacks after a run: a line of JSON for each; no file if it lacks nothing.
 
     What an earlier run failed at stays in it, if this run did not plan it and none has committed it since:
-    `committed_of` tells which of some transfers are committed. Raises StorageError.
+    `committed_of` tells which of some of them are committed. Raises StorageError.
     """
     tried = set(planned)
     earlier = {_transfer_of(each): each for each in _read(store)}
@@ -46,15 +47,20 @@ def _read(store: Store) -> list[dict[str, Any]]:
             failure = orjson.loads(line)
         except ValueError:
             continue
-        if isinstance(failure, dict) and all(isinstance(failure.get(name), str) for name in _KEY):
+        if isinstance(failure, dict) and any(
+            all(isinstance(failure.get(name), str) for name in key) for key in (_KEY, _DOCUMENT_KEY)
+        ):
             found.append(failure)
     return found
 
 
 _KEY = ("invoice_id", "provider", "line_item_type")
+_DOCUMENT_KEY = ("invoice_id", "document")
 
 
-def _transfer_of(failure: dict[str, Any]) -> Transfer:
+def _transfer_of(failure: dict[str, Any]) -> Transfer | Document:
+    if "document" in failure:
+        return Document(failure["invoice_id"], str(failure.get("receipt_id") or ""))
     invoice_id, provider, line_item_type = (failure[name] for name in _KEY)
     unbilled = tuple(str(failure[name]) for name in ("period", "currency") if name in failure)
     return Transfer(invoice_id, provider, line_item_type, unbilled if len(unbilled) == 2 else ())

@@ -39,11 +39,20 @@ class InvoiceDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class TaxReceipt:
+    """A tax receipt of an invoice, and where its PDF is, without the access token of an absolute link."""
+
+    id: str
+    pdf_download_link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Invoice:
     """An invoice header. Fields that the API left out are None; `amendments` are invoices of their own.
 
-    `amendment_of` is the id of the invoice an amendment came in. `source` is the header as the server wrote it, without
-    its amendments, which have their own, and without the access tokens in absolute PDF links.
+    `document_type` is "invoice", "void_note" or "adjustment_note", `amends_of` the id of the invoice that the latter
+    adjusts. `amendment_of` is the id of the invoice an amendment came in. `source` is the header as the server wrote
+    it, without its amendments, which have their own, and without the access tokens in absolute PDF links.
     """
 
     id: str
@@ -55,6 +64,12 @@ class Invoice:
     invoice_type: str | None = None
     amends_of: str | None = None
     amendment_of: str | None = None
+    billing_period_start: datetime | None = None
+    billing_period_end: datetime | None = None
+    currency_symbol: str | None = None
+    pdf_download_link: str | None = None
+    state: str | None = None
+    tax_receipts: tuple[TaxReceipt, ...] = ()
     details: tuple[InvoiceDetail, ...] = ()
     amendments: tuple[Invoice, ...] = ()
     source: Pairs = field(default_factory=Pairs, repr=False, compare=False)
@@ -198,14 +213,20 @@ def _invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
     total, paid = decimal_of(value.get("totalCharges")), decimal_of(value.get("paidAmount"))
     return Invoice(
         id=invoice_id,
-        invoice_date=_moment(value.get("invoiceDate")),
+        invoice_date=moment_of(value.get("invoiceDate")),
         total_charges=None if total is UNFIT else total,
         paid_amount=None if paid is UNFIT else paid,
-        currency_code=_text(value.get("currencyCode")),
-        document_type=_text(value.get("documentType")),
-        invoice_type=_text(value.get("invoiceType")),
-        amends_of=_text(value.get("amendsOf")),
+        currency_code=text_of(value.get("currencyCode")),
+        document_type=text_of(value.get("documentType")),
+        invoice_type=text_of(value.get("invoiceType")),
+        amends_of=text_of(value.get("amendsOf")),
         amendment_of=amendment_of,
+        billing_period_start=moment_of(value.get("billingPeriodStartDate")),
+        billing_period_end=moment_of(value.get("billingPeriodEndDate")),
+        currency_symbol=text_of(value.get("currencySymbol")),
+        pdf_download_link=_link_without_token(value.get("pdfDownloadLink")),
+        state=text_of(value.get("state")),
+        tax_receipts=_tax_receipts_of(value.get("taxReceipts")),
         details=details_of(value.get("invoiceDetails"), invoice_id),
         amendments=tuple(_invoice_of(each, invoice_id) for each in amendments),
         source=Pairs(
@@ -214,6 +235,18 @@ def _invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
             if key != "amendments" or not isinstance(inner, list)  # those become invoices of their own
         ),
     )
+
+
+def _tax_receipts_of(value: Json) -> tuple[TaxReceipt, ...]:
+    """Read the tax receipts that have an id to ask for; whatever is there stays in the header."""
+    entries = [each for each in value if isinstance(each, Pairs)] if isinstance(value, list) else []
+    named = [(_name(each.get("id")), each.get("taxReceiptPdfDownloadLink")) for each in entries]
+    return tuple(TaxReceipt(name, _link_without_token(link)) for name, link in named if name)
+
+
+def _link_without_token(value: Json) -> str | None:
+    link = text_of(value)
+    return link.partition("?")[0] if link and _WITH_HOST.match(link) else link
 
 
 def _list_of(value: Json, name: str, invoice_id: str) -> list[Json]:
@@ -252,7 +285,7 @@ def _link_of(detail: Pairs) -> str | None:
     links = detail.get("links")
     link = links.get("self") if isinstance(links, Pairs) else detail.get("detailLink")
     uri = link.get("uri") if isinstance(link, Pairs) else None
-    return _text(uri)
+    return text_of(uri)
 
 
 def _name(value: Json) -> str | None:
@@ -260,10 +293,12 @@ def _name(value: Json) -> str | None:
     return str(value) if type(value) is str and is_unicode(value) else None
 
 
-def _text(value: Json) -> str | None:
+def text_of(value: Json) -> str | None:
+    """Return a text, or None for anything else."""
     return str(value) if isinstance(value, str) else None
 
 
-def _moment(value: Json) -> datetime | None:
+def moment_of(value: Json) -> datetime | None:
+    """Return a date of the API to the microsecond below, in UTC, or None for anything else."""
     instant = parse_date(value) if type(value) is str else None
     return None if instant is None else _EPOCH + timedelta(microseconds=instant.microseconds)

@@ -3,9 +3,11 @@
 invoices/part-00000.parquet
 line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00000.parquet
 unbilled_line_items/provider=one_time/line_item_type=usage_line_items/period=current/currency_code=EUR/unbilled-00000.parquet
+documents/D070002EGD-statement.pdf
 _bulkfetch/archive.json                  what makes a directory an archive of ours
 _bulkfetch/invoices.json                 the hash of the table of invoice headers
 _bulkfetch/commits/<transfer>.json       one for each finished transfer
+_bulkfetch/documents/<document>.json     one for each document
 _bulkfetch/staging/…                     parts of transfers that are under way, and where to go on behind them
 _bulkfetch/failures.jsonl                the transfers that no run could complete so far, if there are any
 _bulkfetch/runs/…                        what each run did
@@ -28,11 +30,13 @@ FORMAT_VERSION = 1
 LINE_ITEMS = PurePosixPath("line_items")
 UNBILLED_LINE_ITEMS = PurePosixPath("unbilled_line_items")  # beside the others: who reads those must not count these
 INVOICES = PurePosixPath("invoices")
+DOCUMENTS = PurePosixPath("documents")
 HEADERS = INVOICES / "part-00000.parquet"
 STATE = PurePosixPath("_bulkfetch")  # readers of data lakes skip names that begin with an underscore
 ARCHIVE = STATE / "archive.json"
 HEADERS_RECORD = STATE / "invoices.json"
 COMMITS = STATE / "commits"
+DOCUMENT_COMMITS = STATE / "documents"
 STAGING = STATE / "staging"
 FAILURES = STATE / "failures.jsonl"
 RUNS = STATE / "runs"
@@ -72,6 +76,11 @@ def part_name(transfer: Transfer, number: int) -> PurePosixPath:
         below = directory.relative_to(LINE_ITEMS) / f"period={word_name(period)}" / f"currency_code={id_name(currency)}"
         return UNBILLED_LINE_ITEMS / below / f"unbilled-{number:05d}.parquet"
     return directory / f"{id_name(transfer.invoice_id)}-{number:05d}.parquet"
+
+
+def commit_of_document(name: PurePosixPath) -> PurePosixPath | None:
+    """Return where the record of a document is, or None for a file that is not named like one."""
+    return DOCUMENT_COMMITS / f"{name.stem}.json" if name.parent == DOCUMENTS and name.suffix == ".pdf" else None
 
 
 def commit_of_part(name: PurePosixPath) -> PurePosixPath | None:

@@ -19,6 +19,13 @@ import orjson
 
 from bulkfetch.commits import Commit, claim_archive, read_commit
 from bulkfetch.config import Settings, check_credentials, is_loopback, read_settings
+from bulkfetch.documents import (
+    CommittedDocument,
+    Document,
+    committed_documents,
+    documents_of,
+    export_document,
+)
 from bulkfetch.errors import (
     BulkfetchError,
     DamagedError,
@@ -34,6 +41,7 @@ from bulkfetch.layout import ARCHIVE, LOCK, LOGS, RUNS
 from bulkfetch.lineitems import lookahead_for
 from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_named
 from bulkfetch.reconcile import alone, reconcile
+from bulkfetch.refusals import lacks_user
 from bulkfetch.report import ExportReport, Failure, failure_of, not_tried
 from bulkfetch.runlog import RunLog
 from bulkfetch.session import Session, open_session
@@ -51,6 +59,7 @@ class _Progress:
     """What the workers of a run have come to."""
 
     committed: dict[Transfer, Commit] = field(default_factory=dict)
+    documents: dict[Document, CommittedDocument] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     fatal: BulkfetchError | None = None
     to_do: Counter[str] = field(default_factory=Counter)
@@ -63,6 +72,8 @@ class _Outcome:
     how the rest fared."""
 
     plan: Plan
+    documents: tuple[Document, ...]
+    documents_skipped: dict[Document, CommittedDocument]
     skipped: dict[Transfer, Commit]
     changed: tuple[Transfer, ...]
     progress: _Progress
@@ -81,6 +92,7 @@ async def export_async(
     settings: Settings | None = None,
     *,
     selection: Selection | None = None,
+    documents: bool = False,
     stats: RunStats | None = None,
     source: str | None = None,
     **flags: object,
@@ -92,6 +104,9 @@ async def export_async(
     the progress while it runs. `source` names where the invoices come from, the base URL if nothing better: an
     archive takes those of one source only.
 
+    With `documents`, the PDFs of the selected invoices are saved as well, statements and tax receipts; the service
+    gives them to app+user credentials only.
+
     What an earlier run committed there is kept and not fetched again. A transfer that cannot be completed is listed
     in the report's `failures`, and the others go on. Raises SettingsError, OutputError, SignInError,
     ServerUnavailableError or StorageError where nothing could go on, and RequestError or NotFoundError if the
@@ -102,7 +117,15 @@ async def export_async(
     stats = stats or RunStats()
     store = prepare_output(Path(output), ARCHIVE)
     with store.locked(LOCK):
-        return await archive(store, settings, selection or Selection(), stats, output=str(output), source=source)
+        return await archive(
+            store,
+            settings,
+            selection or Selection(),
+            stats,
+            documents=documents,
+            output=str(output),
+            source=source,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +140,14 @@ class Repair:
     headers: bool
     holds: Callable[[Transfer], bool]
     unbilled: tuple[Transfer, ...] = ()
+    documents: Callable[[Document], bool] = lambda document: False
+    """Which documents are to be fetched again."""
 
     def narrowed(self, plan: Plan) -> Plan:
         """Leave out what the archive does not have."""
         transfers = tuple(filter(self.holds, plan.transfers))
         named = {transfer.invoice_id for transfer in transfers}
+        named |= {each.invoice_id for each in documents_of(plan.invoices) if self.documents(each)}
         invoices = tuple(invoice for invoice in plan.invoices if self.headers or invoice.id in named)
         return Plan(invoices, (*transfers, *self.unbilled))
 
@@ -133,6 +159,7 @@ async def archive(
     stats: RunStats,
     *,
     output: str,
+    documents: bool = False,
     source: str | None = None,
     repair: Repair | None = None,
 ) -> ExportReport:
@@ -142,11 +169,11 @@ async def archive(
     await anyio.to_thread.run_sync(sweep, store)
     with _log_of_run(store, moment) as log:
         async with open_session(settings, stats, log) as session:
-            outcome = await _archived(session, settings, selection, store, stats, repair)
+            outcome = await _archived(session, settings, selection, store, stats, repair, documents=documents)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_report, output, outcome, store, stats, session, elapsed_s)
     _keep_report(store, moment, report)
-    await anyio.to_thread.run_sync(_keep_failures, store, moment, report, outcome.plan)
+    await anyio.to_thread.run_sync(_keep_failures, store, moment, report, outcome)
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
     return report
@@ -157,6 +184,7 @@ def export(
     settings: Settings | None = None,
     *,
     selection: Selection | None = None,
+    documents: bool = False,
     **flags: object,
 ) -> ExportReport:
     """Archive a tenant as `export_async` does, for scripts.
@@ -165,7 +193,7 @@ def export(
     """
     settings = read_settings(settings, **flags)
     refuse_in_event_loop("export")
-    return anyio.run(lambda: export_async(output, settings, selection=selection))
+    return anyio.run(lambda: export_async(output, settings, selection=selection, documents=documents))
 
 
 def _identity(settings: Settings, source: str | None) -> dict[str, object]:
@@ -193,7 +221,14 @@ def refuse_in_event_loop(name: str) -> None:
 
 
 async def _archived(
-    session: Session, settings: Settings, selection: Selection, store: Store, stats: RunStats, repair: Repair | None
+    session: Session,
+    settings: Settings,
+    selection: Selection,
+    store: Store,
+    stats: RunStats,
+    repair: Repair | None,
+    *,
+    documents: bool,
 ) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
     until = math.inf if settings.deadline_s is None else anyio.current_time() + settings.deadline_s
@@ -216,15 +251,19 @@ async def _archived(
     stats.invoices_done = len(plan.invoices) - len({each.invoice_id for each in pending if not each.unbilled})
     stats.transfers, stats.transfers_skipped = len(plan.transfers), len(skipped)
     session.log.note("planned", invoices=len(plan.invoices), transfers=len(plan.transfers), committed=len(skipped))
+    wanted = tuple(each for each in documents_of(plan.invoices) if documents or (repair and repair.documents(each)))
+    there = {} if repair else await anyio.to_thread.run_sync(committed_documents, store, wanted)
     progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
     with anyio.CancelScope(deadline=until) as scope:
         await _run_transfers(pending, session, settings, store, stats, progress, alone(plan.invoices))
+        if progress.fatal is None:
+            await _run_documents([each for each in wanted if each not in there], session, settings, store, progress)
     if scope.cancelled_caught:
         progress.fatal = DeadlineError(
             f"the deadline of {settings.deadline_s:g} s has passed with {stats.transfers_done} of {len(pending)} "
             "transfers committed; run the same command again to go on"
         )
-    return _Outcome(plan, skipped, changed, progress)
+    return _Outcome(plan, wanted, there, skipped, changed, progress)
 
 
 async def _planned(session: Session, settings: Settings, selection: Selection, stats: RunStats) -> Plan:
@@ -282,6 +321,37 @@ async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
         job.stats.invoices_done += 1
 
 
+async def _run_documents(
+    pending: Sequence[Document], session: Session, settings: Settings, store: Store, progress: _Progress
+) -> None:
+    """Save the documents, several at a time. If one is refused to an app without a user, all would be: no more then."""
+    waiting = iter(pending)
+    async with anyio.create_task_group() as tasks:
+
+        async def work() -> None:
+            for document in waiting:
+                if not await _save_one(document, session, store, progress):
+                    tasks.cancel_scope.cancel()
+                    return
+
+        for _ in range(min(settings.max_in_flight, len(pending))):
+            tasks.start_soon(work)
+
+
+async def _save_one(document: Document, session: Session, store: Store, progress: _Progress) -> bool:
+    """Save one document, or record why not; return whether others are worth a try."""
+    try:
+        progress.documents[document] = await export_document(document, session, store)
+    except _FATAL as error:
+        progress.fatal = progress.fatal or error
+        progress.failures.append(failure_of(document, error))
+        return False
+    except BulkfetchError as error:
+        progress.failures.append(failure_of(document, error))
+        return not lacks_user(error)
+    return True
+
+
 def already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
     """Return the commits of those `transfers` that are done; it blocks.
 
@@ -332,6 +402,8 @@ def _report(
         skipped=tuple(skipped.values()),
         changed=outcome.changed,
         rows_resumed=stats.rows_resumed,
+        documents=tuple(progress.documents[each] for each in outcome.documents if each in progress.documents),
+        documents_skipped=tuple(outcome.documents_skipped.values()),
         failures=_failures(outcome),
         reconciliations=tuple(reconcile(invoice, commits) for invoice in plan.invoices),
         requests=stats.requests,
@@ -343,11 +415,12 @@ def _report(
 
 
 def _failures(outcome: _Outcome) -> tuple[Failure, ...]:
-    """Return the failures of a run, those it never came to included, in the order of their transfers."""
+    """Return the failures of a run, those it never came to included, in the order of the plan, documents last."""
     progress = outcome.progress
-    ended = {*progress.committed, *outcome.skipped, *(failure.transfer for failure in progress.failures)}
-    missing = [not_tried(transfer) for transfer in outcome.plan.transfers if transfer not in ended]
-    return tuple(sorted([*progress.failures, *missing], key=lambda failure: failure.transfer))
+    failed = {failure.transfer: failure for failure in progress.failures}
+    done = {*progress.committed, *outcome.skipped, *progress.documents, *outcome.documents_skipped}
+    planned: list[Transfer | Document] = [*sorted(outcome.plan.transfers), *sorted(outcome.documents)]
+    return tuple(failed.get(each) or not_tried(each) for each in planned if each not in done)
 
 
 def _moment() -> str:
@@ -370,14 +443,14 @@ def _log_of_run(store: Store, moment: str) -> Iterator[RunLog]:
             store.seal(file)
 
 
-def _keep_failures(store: Store, moment: str, report: ExportReport, plan: Plan) -> None:
-    keep_failures(
-        store,
-        report.failures,
-        planned=plan.transfers,
-        committed_of=lambda transfers: already_committed(store, transfers),
-        at=moment,
-    )
+def _keep_failures(store: Store, moment: str, report: ExportReport, outcome: _Outcome) -> None:
+    def committed(failed: Sequence[Transfer | Document]) -> set[Transfer | Document]:
+        transfers = [each for each in failed if isinstance(each, Transfer)]
+        documents = [each for each in failed if isinstance(each, Document)]
+        return {*already_committed(store, transfers), *committed_documents(store, documents)}
+
+    planned: list[Transfer | Document] = [*outcome.plan.transfers, *outcome.documents]
+    keep_failures(store, report.failures, planned=planned, committed_of=committed, at=moment)
 
 
 def _keep_report(store: Store, moment: str, report: ExportReport) -> None:

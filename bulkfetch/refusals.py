@@ -161,6 +161,27 @@ _ADVICE_BY_STATUS = {
 }
 
 
+_USERS_ONLY = re.compile(r"/invoices/(?!summary$)[^/]+|/invoices/[^/]+(/receipts/[^/]+)?/documents/statement")
+_NEEDS_USER = (
+    "the service gives this to an app together with a user only, and refuses an app alone: "
+    "sign in with `bulkfetch login`, or give a refresh token"
+)
+
+
+def needs_user(path: str) -> bool:
+    """Tell whether the service gives what is at `path`, below the base URL, to app+user credentials only.
+
+    That is one invoice by its id, the account summaries, and documents; lists and line items are for apps as well.
+    """
+    return _USERS_ONLY.fullmatch(path) is not None
+
+
+def lacks_user(error: BulkfetchError) -> bool:
+    """Tell whether a request was refused, as the credentials of an app alone are for what is for users only."""
+    is_refused = isinstance(error, HttpStatusError) and error.status in (401, 403)
+    return is_refused and isinstance(error, RequestError) and error.facts is not None and needs_user(error.facts.path)
+
+
 def advice(reason: str, status: int | None = None) -> str:
     """Return what the reader of an error can do, as a clause; nothing where its message says it."""
     if status is None:
@@ -173,6 +194,8 @@ def advice(reason: str, status: int | None = None) -> str:
 def advice_on(error: BulkfetchError) -> str:
     """Return the advice on an error, or on the request behind it."""
     cause = error if isinstance(error, RequestError) else error.__cause__
+    if isinstance(cause, HttpStatusError) and lacks_user(cause):
+        return _NEEDS_USER
     if isinstance(cause, HttpStatusError):
         return advice(cause.reason, cause.status)
     return advice(cause.reason if isinstance(cause, RequestError) else error.reason)

@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from bulkfetch.commits import commit_names, read_archive
 from bulkfetch.config import Settings, check_credentials, read_settings
+from bulkfetch.documents import document_commits
 from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.headers import read_headers
 from bulkfetch.layout import (
@@ -123,11 +124,14 @@ def _drop_damaged_archive_file(store: LocalStore) -> None:
 def _repair_of(store: LocalStore, report: VerifyReport) -> Repair:
     published = (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS))
     held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, published)}
+    faulty = {finding.document for finding in report.findings if finding.document is not None}
+    unreadable = set(document_commits(store)) - {each.document.commit_name for each in report.documents}
     unbilled = (unbilled_of_commit(name) for name in held if name is not None)
     return Repair(
         transfers={finding.transfer for finding in report.findings if finding.transfer is not None},
         headers=_are_headers_lost(store),
         holds=lambda transfer: commit_name(transfer) in held,
+        documents=lambda document: document in faulty or document.commit_name in unreadable,
         unbilled=tuple(sorted(transfer for transfer in unbilled if transfer is not None)),
     )
 

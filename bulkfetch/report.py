@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bulkfetch.commits import Commit
+from bulkfetch.documents import CommittedDocument, Document
 from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError, printable
 from bulkfetch.plan import Transfer
 from bulkfetch.reconcile import Reconciliation, Verdict
@@ -20,13 +21,13 @@ NOT_TRIED = "not_tried"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A transfer that could not be completed, and why.
+    """A transfer or a document that could not be completed, and why.
 
     `message` says it in a sentence with all facts that there are, `advice` what to do; the rest is for machines:
     `status` and `code` of the last answer, the ids that Microsoft's support asks for, how often it was tried.
     """
 
-    transfer: Transfer
+    transfer: Transfer | Document
     reason: str
     message: str
     advice: str = ""
@@ -46,6 +47,10 @@ class Failure:
         """Return the failure as plain values."""
         facts = {fact.name: getattr(self, fact.name) for fact in fields(self) if fact.name != "transfer"}
         facts["message"] = _encodable(self.message)
+        if isinstance(self.transfer, Document):
+            kind = "receipt" if self.transfer.receipt_id else "statement"
+            named = {"document": kind, "receipt_id": self.transfer.receipt_id or None}
+            return {"invoice_id": self.transfer.invoice_id, **named, **facts}
         return {
             "invoice_id": self.transfer.invoice_id,
             "provider": self.transfer.provider,
@@ -55,8 +60,14 @@ class Failure:
         }
 
 
-def failure_of(transfer: Transfer, error: BulkfetchError) -> Failure:
+def failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
     """Return the failure that `error` means for `transfer`; the facts are those of the request behind it."""
+    if isinstance(transfer, Document) and isinstance(error, RequestError):
+        return replace(_failure_of(transfer, error), message=f"document {transfer}: {error}")
+    return _failure_of(transfer, error)
+
+
+def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
     cause = error if isinstance(error, RequestError) else error.__cause__
     if not isinstance(cause, RequestError):
         return Failure(transfer, error.reason, str(error), advice_on(error))
@@ -76,24 +87,30 @@ def failure_of(transfer: Transfer, error: BulkfetchError) -> Failure:
     )
 
 
-def not_tried(transfer: Transfer) -> Failure:
-    """Return the failure of a transfer that a run did not come to, or had to leave."""
-    message = f"transfer {transfer}: the run ended before it was complete"
+def not_tried(transfer: Transfer | Document) -> Failure:
+    """Return the failure of a transfer or document that a run did not come to, or had to leave."""
+    kind = "document" if isinstance(transfer, Document) else "transfer"
+    message = f"{kind} {transfer}: the run ended before it was complete"
     return Failure(transfer, NOT_TRIED, message, advice(NOT_TRIED))
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
-    """Return a line for each failure, and one for all transfers that were not tried together."""
+    """Return a line for each failure, and one for all transfers and documents that were not tried together."""
     tried = [failure for failure in failures if failure.reason != NOT_TRIED]
     lines = [failure.line() for failure in tried]
-    if missing := len(failures) - len(tried):
-        lines.append(f"NOT TRIED: {counted(missing, 'transfer')}; the run ended before")
+    missing = [failure for failure in failures if failure.reason == NOT_TRIED]
+    documents = sum(isinstance(failure.transfer, Document) for failure in missing)
+    if transfers := len(missing) - documents:
+        lines.append(f"NOT TRIED: {counted(transfers, 'transfer')}; the run ended before")
+    if documents:
+        lines.append(f"NOT TRIED: {counted(documents, 'document')}")
     return lines
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export did. `committed` are this run's transfers, `skipped` those that were done before.
+    """What an export did. `committed` are this run's transfers, `skipped` those that were done before; so it is with
+    `documents` and `documents_skipped`. `failures` are those of both.
 
     `changed` are transfers fetched again because their invoice charges something else now. `rows` and `size_bytes`
     count this run's, of which `rows_resumed` were in whole parts of one that broke off; `elapsed_s` is wall time in
@@ -113,6 +130,8 @@ class ExportReport:
     correlation_id: str = ""
     changed: tuple[Transfer, ...] = ()
     rows_resumed: int = 0
+    documents: tuple[CommittedDocument, ...] = ()
+    documents_skipped: tuple[CommittedDocument, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -151,7 +170,10 @@ class ExportReport:
             "invoices": self.invoices,
             "transfers_committed": len(self.committed),
             "transfers_skipped": len(self.skipped),
-            "transfers_failed": len(self.failures),
+            "transfers_failed": len(self.failures) - self._documents_failed,
+            "documents_committed": len(self.documents),
+            "documents_skipped": len(self.documents_skipped),
+            "documents_failed": self._documents_failed,
             "changed": list(map(str, self.changed)),
             "rows": self.rows,
             "rows_resumed": self.rows_resumed,
@@ -180,6 +202,12 @@ class ExportReport:
         if self.rows_resumed:
             lines.append(f"{counted(self.rows_resumed, 'line item')} of them an earlier run had in whole parts")
         lines += _by_partition(self.committed)
+        if self.documents or self.documents_skipped or self._documents_failed:
+            megabytes = sum(each.size_bytes for each in self.documents) / 1e6
+            lines.append(
+                f"{counted(len(self.documents), 'document')} saved, {megabytes:,.1f} MB, "
+                f"{len(self.documents_skipped):,} saved before, {self._documents_failed:,} failed"
+            )
         lines += [
             f"CHANGED {each}: its invoice charges something else than when it was archived" for each in self.changed
         ]
@@ -193,20 +221,22 @@ class ExportReport:
         ]
         lines += failure_lines(self.failures)
         if self.failures:
-            lines.append(
-                "Run the same command again: what is committed is kept, only the failed transfers are fetched."
-            )
+            lines.append("Run the same command again: what is committed is kept, only what failed is fetched.")
         return lines
+
+    @property
+    def _documents_failed(self) -> int:
+        return sum(isinstance(failure.transfer, Document) for failure in self.failures)
 
     def _outcome(self) -> str:
         invoices = counted(self.invoices, "invoice")
         if not self.invoices:
             return "no invoice was found or selected"
-        if not self.committed and not self.failures:
+        if not self.committed and len(self.failures) == self._documents_failed:
             return f"nothing to fetch: {counted(len(self.skipped), 'transfer')} of {invoices} committed before"
         return (
             f"{counted(len(self.committed), 'transfer')} committed, {len(self.skipped):,} committed before, "
-            f"{len(self.failures):,} failed, of {invoices}"
+            f"{len(self.failures) - self._documents_failed:,} failed, of {invoices}"
         )
 
 

@@ -30,7 +30,7 @@ from bulkfetch.errors import (
 )
 from bulkfetch.limits import AdaptiveLimit, LimitPolicy, Place
 from bulkfetch.pace import PacePolicy
-from bulkfetch.refusals import refusal
+from bulkfetch.refusals import lacks_user, refusal
 from bulkfetch.retry import (
     Attempts,
     RetryBudget,
@@ -212,15 +212,24 @@ class Session:
         """Renew the token at once: whoever sends next waits for it, instead of being refused as well.
 
         A new token that opens nothing ends the run; where tokens have worked before, it may just have been revoked, so
-        a few more are tried. A request that is refused with tokens that work for others fails alone.
+        a few more are tried. A request that is refused with tokens that work for others fails alone; so does one for
+        what the service gives to users only, whoever refuses a new token: ours may be that of an app.
         """
         tries.refused += 1
+        for_users = lacks_user(error)
+        if for_users and tries.refused >= 2:
+            raise error
         if tries.refused >= (_MAX_REFUSED if self._good_token else 2):
             if tries.token == self._good_token:
                 raise error
             raise SignInError(f"the server refuses a token that was just issued: {error}") from error
         self._note("token_refused", error, tries, 0.0)
-        await self._tokens.renew(tries.token)
+        try:
+            await self._tokens.renew(tries.token)
+        except SignInError:
+            if for_users:
+                raise error from None
+            raise
 
     def _check_patience(self, error: RequestError, tries: _Tries) -> None:
         silence_s = self._silence_s(tries)

@@ -20,12 +20,15 @@ import pyarrow.parquet as pq
 from bulkfetch.commits import commit_names, sealed, unsealed
 from bulkfetch.config import Settings
 from bulkfetch.layout import (
+    DOCUMENT_COMMITS,
+    DOCUMENTS,
     FORMAT_VERSION,
     LINE_ITEMS,
     STAGING,
     STATE,
     UNBILLED_LINE_ITEMS,
     checkpoint_name,
+    commit_of_document,
     commit_of_part,
     staged_name,
     staged_of_part,
@@ -150,6 +153,11 @@ def sweep(store: Store) -> None:
         commit = commit_of_part(name)
         if commit is not None and commit not in committed:
             retract(store, name)
+    documents = set(store.list(DOCUMENT_COMMITS))
+    for name in store.list(DOCUMENTS):
+        record = commit_of_document(name)
+        if record is not None and record not in documents:
+            store.remove(name)
     staged = store.list(STAGING)
     adoptable = _adoptable(staged)
     for name in staged:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
+import anyio.to_thread
 from aiohttp.connector import Connection
 from isal import isal_zlib
 from yarl import URL
@@ -41,13 +42,29 @@ _MAX_GZIP_MEMBERS = 1000
 _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
 
 
+class Receiver(Protocol):
+    """Takes the body of a success as it comes, so that it is never in memory as a whole. Both calls block."""
+
+    def begin(self) -> None:
+        """Begin anew, with each attempt that is answered."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes. Raises StorageError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET below the base URL. `path` begins with a slash and is already percent-encoded."""
+    """A GET below the base URL. `path` begins with a slash and is already percent-encoded.
+
+    With a `receiver`, the answer to a success has no body of its own, unless it came in a content coding.
+    """
 
     path: str
     query: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    receiver: Receiver | None = field(default=None, compare=False)
 
     @property
     def target(self) -> str:
@@ -144,11 +161,14 @@ class AiohttpTransport:
             ) as response,
         ):
             exchange.answered = True
-            body = await self._body_of(response, patience)
+            is_streamed = response.status == 200 and "Content-Encoding" not in response.headers
+            body = await self._body_of(response, patience, request.receiver if is_streamed else None)
             found = {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
             return Answer(response.status, found, body, self._settings.max_page_bytes)
 
-    async def _body_of(self, response: aiohttp.ClientResponse, patience: asyncio.Timeout) -> bytes:
+    async def _body_of(
+        self, response: aiohttp.ClientResponse, patience: asyncio.Timeout, receiver: Receiver | None
+    ) -> bytes:
         codings = [value.strip(" \t").lower() for value in response.headers.getall("Transfer-Encoding", ())]
         framed = codings == ["chunked"] if codings else "Content-Length" in response.headers
         if response.status == 200 and not framed:
@@ -157,10 +177,15 @@ class AiohttpTransport:
         begun_at = now()
         chunks: list[bytes] = []
         received = 0
+        if receiver is not None:
+            await anyio.to_thread.run_sync(receiver.begin)
         while not response.content.at_eof():
             patience.reschedule(now() + settings.read_timeout_s)
             chunk = await response.content.readany()
-            chunks.append(chunk)
+            if receiver is None:
+                chunks.append(chunk)
+            else:
+                await anyio.to_thread.run_sync(receiver.write, chunk)
             received += len(chunk)
             self._stats.bytes_received += len(chunk)
             if received > settings.max_page_bytes:

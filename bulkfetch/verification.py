@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bulkfetch.commits import Commit, CommittedPart, commit_names, parse_commit, read_archive
+from bulkfetch.documents import CommittedDocument, Document, document_commits, parse_document
 from bulkfetch.errors import OutputError, StorageError, printable
 from bulkfetch.exact import exact_sum
 from bulkfetch.headers import read_headers
@@ -23,6 +24,7 @@ from bulkfetch.invoices import details_of
 from bulkfetch.jsontext import loads
 from bulkfetch.layout import (
     ARCHIVE,
+    DOCUMENTS,
     FORMAT_VERSION,
     HEADERS,
     HEADERS_RECORD,
@@ -31,6 +33,7 @@ from bulkfetch.layout import (
     LOCK,
     UNBILLED_LINE_ITEMS,
     commit_name,
+    commit_of_document,
     commit_of_part,
 )
 from bulkfetch.plan import Transfer, transfer_named
@@ -46,11 +49,13 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: in which file, transfer or invoice, and what; `transfer` is the one to fetch again."""
+    """One thing that is wrong: in which file, transfer or invoice, and what; `transfer` is the one to fetch again, or
+    `document` where it is in one."""
 
     name: str
     what: str
     transfer: Transfer | None = None
+    document: Document | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.what}"
@@ -73,6 +78,7 @@ class VerifyReport:
     usage: tuple[str, ...] = ()
     not_exported: tuple[Transfer, ...] = ()
     being_written: bool = False
+    documents: tuple[CommittedDocument, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -116,6 +122,7 @@ class VerifyReport:
             "parts": self.parts,
             "rows": self.rows,
             "size_bytes": self.size_bytes,
+            "documents": len(self.documents),
             "findings": [{"name": finding.name, "what": finding.what} for finding in self.findings],
             "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
             "usage": list(self.usage),
@@ -132,11 +139,12 @@ class VerifyReport:
             first = ", ".join(map(str, self.not_exported[:3]))
             more = " …" if len(self.not_exported) > 3 else ""
             lines.append(f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, {first}{more}")
+        documents = f", {counted(len(self.documents), 'document')}" if self.documents else ""
         checked = "every line item is" if self.deep else "every file is"
         verdict = f"{checked} what its commit says" if self.sound else counted(len(self.findings), "fault")
         lines.append(
             f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
-            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB: {verdict}"
+            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB{documents}: {verdict}"
         )
         if self.being_written:
             lines.append("A run is writing to it: what that is at may show as faults. Verify again when it has ended.")
@@ -188,6 +196,8 @@ def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for found in pool.map(lambda commit: _check_commit(store, commit, deep=deep), commits):
             findings += found
+    documents, found_in_documents = _documents(store)
+    findings += found_in_documents
     findings += _strays(store, commits)
     headers, header_findings = _headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
@@ -203,7 +213,33 @@ def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
         usage=() if findings or not deep else tuple(_usage_differences(store, by_transfer)),
         not_exported=() if header_findings else tuple(left_out),
         being_written=being_written,
+        documents=tuple(documents),
     )
+
+
+def _documents(store: LocalStore) -> tuple[list[CommittedDocument], list[Finding]]:
+    """Read the records of all documents, and hold their files against them; find files that have none."""
+    committed: list[CommittedDocument] = []
+    findings: list[Finding] = []
+    names = document_commits(store)
+    for name in names:
+        try:
+            committed.append(parse_document(store.read(name) or b"", name))
+        except StorageError as error:
+            findings.append(Finding(str(name), str(error)))
+    for each in committed:
+        try:
+            found = _check_bytes(store, each.document.name, each.size_bytes, each.sha256)
+        except StorageError as error:
+            found = str(error) if store.size(each.document.name) is not None else "is missing"
+        if found:
+            findings.append(Finding(str(each.document.name), found, document=each.document))
+    findings += [
+        Finding(str(path), "no commit names this file, yet readers see it")
+        for path in store.list(DOCUMENTS)
+        if commit_of_document(path) not in names and path.name[0] not in "._"
+    ]
+    return committed, findings
 
 
 def _archive_file(store: LocalStore) -> list[Finding]:
@@ -265,14 +301,19 @@ def _check_commit(store: LocalStore, commit: Commit, *, deep: bool) -> list[Find
 
 def _check_file(store: LocalStore, part: CommittedPart) -> str | None:
     """Hold the bytes of a part against its commit."""
+    return _check_bytes(store, PurePosixPath(part.name), part.size_bytes, part.sha256)
+
+
+def _check_bytes(store: LocalStore, name: PurePosixPath, size_bytes: int, sha256: str) -> str | None:
+    """Hold the bytes of a file against what its commit says."""
     digest, size = hashlib.sha256(), 0
-    with store.open(PurePosixPath(part.name)) as file:
+    with store.open(name) as file:
         while piece := file.read(_READ_BYTES):
             digest.update(piece)
             size += len(piece)
-    if size != part.size_bytes:
-        return f"has {size} bytes, its commit says {part.size_bytes}"
-    return None if digest.hexdigest() == part.sha256 else "its sha256 is not that of its commit: it was altered"
+    if size != size_bytes:
+        return f"has {size} bytes, its commit says {size_bytes}"
+    return None if digest.hexdigest() == sha256 else "its sha256 is not that of its commit: it was altered"
 
 
 def _check_rows(

@@ -839,6 +839,47 @@ def test_unbilled_line_items_are_printed_and_their_kinds_listed(run: Run, at_san
     assert [json.loads(line)["period"] for line in as_json] == ["Current", "Previous"] * 2
 
 
+# Documents and summaries
+
+
+def test_documents_are_planned_saved_and_verified(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    assert "and 9 of 9 documents, one request each" in run("export", "lake", "--documents", "--plan").out
+    with requests_to(at_sandbox) as made:
+        ended = run("export", "lake", "--documents")
+    assert ended.code == 0
+    assert "9 documents saved, 0.0 MB, 0 saved before, 0 failed" in ended.out
+    assert made["document"] == 9
+    plan = run("export", "lake", "--documents", "--plan", "--json").json
+    assert (len(plan["documents"]), plan["requests_at_least"]) == (9, 0)
+    assert all(each["committed"] for each in plan["documents"])
+    assert run("verify", "lake", "--json").json["documents"] == 9
+
+
+def test_one_document_is_saved_under_its_own_name_or_another(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    invoices = [json.loads(line) for line in run("invoices", "list", "--json").out.splitlines()]
+    modern = next(each for each in invoices if "taxReceipts" in each)
+    receipt = modern["taxReceipts"][0]["id"]
+    assert run("invoices", "document", modern["id"]).out.startswith(f"{modern['id']}-statement.pdf: 2,")
+    assert run("invoices", "document", modern["id"], "--receipt", receipt, "-o", "mine.pdf", "--json").json["file"]
+    assert b"Statement of invoice" in Path(f"{modern['id']}-statement.pdf").read_bytes()
+    assert f"Tax receipt {receipt}".encode() in Path("mine.pdf").read_bytes()
+    assert run("invoices", "document", modern["id"], "-o", "nowhere/x.pdf").code == 2
+    missing = run("invoices", "document", "D000000000")
+    assert (missing.code, missing.error.startswith("there is no document D000000000 statement")) == (1, True)
+
+
+def test_the_account_is_shown_by_currency_and_kind_of_invoice(run: Run, at_sandbox: SpawnedSandbox) -> None:
+    lines = run("invoices", "summary").out.splitlines()
+    assert lines[0].split() == ["currency", "invoices", "balance", "first", "latest", "last", "payment", "paid"]
+    assert {tuple(line.split()[:2]) for line in lines[1:] if line[:3].isupper()} >= {
+        ("USD", "all"),
+        ("USD", "Recurring"),
+        ("EUR", "OneTime"),
+    }
+    as_json = [json.loads(line) for line in run("invoices", "summary", "--json").out.splitlines()]
+    assert {each["currencyCode"] for each in as_json} == {"USD", "EUR", "GBP"}
+
+
 # Verify and schema
 
 

@@ -19,8 +19,8 @@ ORDER = [
     exact fast
     paging decode
     auth session
-    invoices estimates plan lineitems layout
-    sink commits staging headers
+    invoices estimates summaries plan lineitems layout
+    sink commits staging headers documents
     reconcile worker tables report failures
     pipeline verification recount repairs client
     progress signals

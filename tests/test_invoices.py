@@ -25,6 +25,7 @@ from bulkfetch.invoices import (
     Invoice,
     InvoiceDetail,
     InvoicePage,
+    TaxReceipt,
     flattened,
     get_invoice,
     get_invoice_page,
@@ -115,6 +116,43 @@ async def test_links_that_prefix_the_id_are_followed_as_they_are() -> None:
         if not transfer.is_modern:
             assert transfer.resource_path.startswith(f"/invoices/Recurring-{transfer.invoice_id}/lineitems/")
     assert min(invoice.total_charges or 0 for invoice in page.items) < 0
+
+
+async def test_every_field_of_a_header_can_be_had() -> None:
+    invoice = await one_of(json.loads(body_of("docs/v1-2021-03/invoice-by-id")) | {"state": "paid"})
+
+    assert invoice == Invoice(
+        id="G000024135",
+        invoice_date=datetime(2018, 2, 8, 22, 40, 37, 589776, tzinfo=UTC),
+        total_charges=Decimal("2076.63"),
+        paid_amount=Decimal(0),
+        currency_code="USD",
+        document_type="invoice",
+        invoice_type="OneTime",
+        billing_period_start=datetime(2018, 2, 1, 22, 40, 37, 589776, tzinfo=UTC),
+        billing_period_end=datetime(2018, 2, 28, 22, 40, 37, 589776, tzinfo=UTC),
+        currency_symbol="$",
+        pdf_download_link="/invoices/G000024135/documents/statement",
+        state="paid",
+        tax_receipts=(TaxReceipt("123456", "/invoices/G000024135/receipts/123456/documents/statement"),),
+        details=(
+            InvoiceDetail(
+                "one_time",
+                "billing_line_items",
+                "/invoices/OneTime-G000024135/lineitems/OneTime/BillingLineItems",
+            ),
+        ),
+    )
+
+
+async def test_the_access_token_of_a_pdf_link_is_left_out_of_every_field() -> None:
+    link = "https://host.example/statement?token=s3cr3t"
+    receipts = [{"id": "1", "taxReceiptPdfDownloadLink": link}, {"taxReceiptPdfDownloadLink": link}, "odd"]
+    invoice = await one_of({"id": "D1", "pdfDownloadLink": link, "taxReceipts": receipts})
+
+    assert invoice.pdf_download_link == "https://host.example/statement"
+    assert invoice.tax_receipts == (TaxReceipt("1", "https://host.example/statement"),)
+    assert "s3cr3t" not in repr(invoice) + dumps(invoice.whole_source())
 
 
 async def test_an_amendment_is_an_invoice_in_an_invoice_and_has_no_links() -> None:

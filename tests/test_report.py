@@ -73,7 +73,7 @@ def test_a_failed_transfer_makes_the_run_incomplete_and_is_told_with_what_to_do(
     assert failed.lines()[0] == "lake: 1 transfer committed, 0 committed before, 1 failed, of 2 invoices"
     assert failed.lines()[-2:] == [
         f"FAILED {FAILURE.message}",
-        "Run the same command again: what is committed is kept, only the failed transfers are fetched.",
+        "Run the same command again: what is committed is kept, only what failed is fetched.",
     ]
 
 

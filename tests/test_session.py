@@ -22,6 +22,7 @@ from bulkfetch.errors import (
     SignInError,
     TooManyFilesError,
 )
+from bulkfetch.refusals import advice_on
 from bulkfetch.retry import RetryPolicy
 from bulkfetch.transport import Answer, Request
 
@@ -42,11 +43,11 @@ def ids(at: Bench, header: str) -> list[str]:
     return [sent.headers[header] for sent in at.transport.sent]
 
 
-async def error_of(answer: Callable[[Sent], Reply]) -> tuple[BulkfetchError, Bench]:
+async def error_of(answer: Callable[[Sent], Reply], request: Request = ANYTHING) -> tuple[BulkfetchError, Bench]:
     """Ask once, and return the error it ends with."""
     async with bench(answer) as at:
         try:
-            await get(at)
+            await get(at, request)
         except BulkfetchError as error:
             return error, at
     raise AssertionError("there was no error")
@@ -281,10 +282,18 @@ async def test_an_expired_token_is_renewed_once_for_all_who_ask() -> None:
 
 
 async def test_a_token_that_is_refused_when_new_ends_the_run() -> None:
-    error, at = await error_of(lambda sent: answered(401, {"code": 400, "description": "Access denied."}))
+    refused = answered(401, {"code": 400, "description": "Access denied."})
+    error, at = await error_of(lambda sent: refused, Request("/invoices"))
     assert isinstance(error, SignInError)
     assert "just issued: the server answered 401 (code 400): Access denied." in str(error)
     assert at.stats.requests == 2
+    assert ids(at, "Authorization") == ["Bearer token-0", "Bearer token-1"]
+
+
+async def test_a_token_that_is_refused_what_is_for_users_only_may_be_that_of_an_app_and_ends_nothing_else() -> None:
+    error, at = await error_of(lambda sent: answered(401), Request("/invoices/D1"))
+    assert isinstance(error, HttpStatusError)
+    assert "sign in with `bulkfetch login`" in advice_on(error)
     assert ids(at, "Authorization") == ["Bearer token-0", "Bearer token-1"]
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from bulkfetch.sandbox.invoices import estimate_links, invoice_json, pascal, summary_json
+from bulkfetch.sandbox.invoices import (
+    estimate_links,
+    invoice_json,
+    pascal,
+    summaries,
+    summary_json,
+    tax_receipt_id,
+)
 from bulkfetch.sandbox.paging import (
     PastEnd,
     Place,
@@ -15,7 +22,8 @@ from bulkfetch.sandbox.paging import (
     total_count,
     write_token,
 )
-from bulkfetch.sandbox.replies import Reply, collection, invalid_request, not_found, service_fault, success
+from bulkfetch.sandbox.pdf import pdf
+from bulkfetch.sandbox.replies import Reply, collection, document, invalid_request, not_found, service_fault, success
 from bulkfetch.sandbox.tenant import LEGACY_PROVIDERS, Detail, Invoice, Tenant
 
 PROVIDERS = {
@@ -85,8 +93,10 @@ class InvoiceApi:
         self._tenant = tenant
         self._options = tenant.options
 
-    def answer(self, asked: Asked) -> Reply | Stalled:
-        """What the API says to somebody it trusts."""
+    def answer(self, asked: Asked, *, is_user: bool = True) -> Reply | Stalled:
+        """What the API says to somebody it trusts: an app with a user, or one alone."""
+        if not is_user and self._options.app_only_status != 200 and is_for_users(asked.path):
+            return service_fault(self._options.app_only_status, 2032, "Access denied.")
         try:
             return self._answer(asked)
         except ValueError as error:
@@ -99,6 +109,12 @@ class InvoiceApi:
                 return self._invoices(asked)
             case ["invoices", "summary"]:
                 return success(summary_json(self._tenant))
+            case ["invoices", "summaries"]:
+                return self._summaries()
+            case ["invoices", _, "documents", "statement"]:
+                return self._document(asked.path[1], "")
+            case ["invoices", _, "receipts", _, "documents", "statement"]:
+                return self._document(asked.path[1], asked.path[3])
             case ["invoices", "estimates", "links"]:
                 return self._estimates(asked)
             case ["invoices", "unbilled", "lineitems"]:
@@ -167,6 +183,23 @@ class InvoiceApi:
         if not detail:
             return service_fault(400, 3000, "Invoice Line Item type is not valid.", provider, line_item_type)
         return self._continued_page(asked, _stream(asked, invoice, detail, by_query=True))
+
+    def _summaries(self) -> Reply:
+        found = summaries(self._tenant)
+        return collection(
+            [",".join(found).encode()], line_items=0, total_count=len(found), self_uri="/invoices/summaries"
+        )
+
+    def _document(self, invoice_id: str, receipt_id: str) -> Reply:
+        invoice = self._tenant.find(invoice_id)
+        if not invoice or invoice.amends:
+            return _no_invoice(invoice_id)
+        if receipt_id and receipt_id != tax_receipt_id(self._tenant, invoice):
+            return service_fault(404, 1000, "Receipt was not found.", receipt_id)
+        kind = f"Tax receipt {receipt_id}" if receipt_id else "Statement"
+        lines = [f"{kind} of invoice {invoice.id}", f"{invoice.total_charges} {invoice.currency}"]
+        content = pdf(lines, seed=self._options.seed, padding=self._options.document_bytes)
+        return document(f"{invoice.id}.pdf", content)
 
     def _estimates(self, asked: Asked) -> Reply:
         currency = asked.value("currencycode")
@@ -243,6 +276,12 @@ def _past_end(page: PastEnd) -> Reply | Stalled:
     if page.answer == "404":
         return service_fault(404, 1000, "Not found.", "offset")
     return service_fault(400, 3000, "One or more properties have invalid values.", "offset")
+
+
+def is_for_users(path: tuple[str, ...]) -> bool:
+    """Whether an app without a user is refused what is there."""
+    words = [word.lower() for word in path]
+    return words[-1:] == ["statement"] or (len(words) == 2 and words[1] != "summary")
 
 
 def _no_invoice(invoice_id: str) -> Reply:

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"what every invoice offers, separated by commas: {', '.join(PROVIDERS_AND_TYPES)}; or the word every"
         " (default: what real tenants offer)",
     )
+    _number(tenant, "document-bytes", "how large each PDF is, about")
     _number(tenant, "amendments", "modern invoices that carry an amendment")
     _number(tenant, "unreconciled", "invoices whose total is not the sum of their line items")
     _add_access(parser.add_argument_group("who may ask"))
@@ -98,7 +99,8 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
     _text(group, "tenant-id", "the tenant of the token endpoint")
     _text(group, "client-id", "the one client it knows")
     _text(group, "client-secret", "and its secret")
-    _text(group, "token", "a bearer token that never expires")
+    _text(group, "token", "a bearer token that never expires, of an app and a user")
+    _number(group, "app-only-status", "how an app without a user is refused what is for users only")
     group.add_argument(
         "--token-lifetime",
         dest="token_lifetime_s",

@@ -58,6 +58,48 @@ def summary_json(tenant: Tenant) -> str:
     return obj(summary | {"attributes": object_type("InvoiceSummary")})
 
 
+def summaries(tenant: Tenant) -> list[str]:
+    """The account in each currency, with what each kind of invoices makes up of it, as the documentation has it."""
+    currencies = dict.fromkeys(invoice.currency for invoice in tenant.invoices)
+    return [_summary(tenant, currency) for currency in currencies]
+
+
+def _summary(tenant: Tenant, currency: str) -> str:
+    invoices = [invoice for invoice in tenant.invoices if invoice.currency == currency]
+    kinds = dict.fromkeys(invoice.kind for invoice in invoices)
+    details = [
+        obj(
+            {
+                "invoiceType": text(kind),
+                "summary": obj(
+                    _account(tenant, [each for each in invoices if each.kind == kind])
+                    | {"attributes": object_type("InvoiceSummary")}
+                ),
+            }
+        )
+        for kind in kinds
+    ]
+    summary = _account(tenant, invoices) | {
+        "details": array(details),
+        "links": obj({"self": link("/invoices/summary")}),
+    }
+    return obj(summary | {"attributes": object_type("InvoiceSummary")})
+
+
+def _account(tenant: Tenant, invoices: list[Invoice]) -> dict[str, str]:
+    dates = [_invoice_date(tenant.options.seed, invoice)[:10] + "T00:00:00" for invoice in invoices]
+    return {
+        "balanceAmount": money(sum(invoice.total_cents for invoice in invoices), plain=True),
+        "currencyCode": text(invoices[0].currency),
+        "currencySymbol": text(invoices[0].currency_symbol),
+        "accountingDate": text(max(dates)),
+        "firstInvoiceCreationDate": text(f"{min(dates)}Z"),
+        "lastPaymentDate": '"0001-01-01T00:00:00"',
+        "lastPaymentAmount": "0",
+        "latestInvoiceDate": text(max(dates)),
+    }
+
+
 _ESTIMATES = (
     ("daily_rated_usage", "Daily rated usage unbilled", "Marketplace", "UsageLineItems"),
     ("non_consumption", "Unbilled reconciliation line items", "all", "billinglineitems"),
@@ -105,6 +147,11 @@ def _billing_period(seed: int, invoice: Invoice) -> dict[str, str]:
         "billingPeriodStartDate": text(f"{month}-01T{time}"),
         "billingPeriodEndDate": text(f"{month}-28T{time}"),
     }
+
+
+def tax_receipt_id(tenant: Tenant, invoice: Invoice) -> str:
+    """The id of the one tax receipt that an invoice has."""
+    return Draws(tenant.options.seed, "receipt", invoice.id).digits(6)
 
 
 def _tax_receipt(seed: int, invoice: Invoice) -> str:

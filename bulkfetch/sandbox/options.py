@@ -41,6 +41,8 @@ class SandboxOptions:
     unbilled_line_items: int = 60
     """Line items of each type that no invoice has yet, in the current period of each currency; half as many in the
     previous one."""
+    document_bytes: int = 2000
+    """About how large each PDF is."""
     amendments: int = 1
     """Modern invoices that carry an amendment of their own."""
     unreconciled: int = 1
@@ -52,6 +54,8 @@ class SandboxOptions:
     client_secret: str = "sandbox-secret"  # noqa: S105  it opens nothing but this sandbox
     token: str = "sandbox-token"  # noqa: S105  the same
     """A token that never expires."""
+    app_only_status: int = 403
+    """How a token without a user is refused what is for users only; 200 gives it to apps as well."""
     token_lifetime_s: int = 3600
     """How long a token from the token endpoint is good."""
 

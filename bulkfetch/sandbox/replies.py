@@ -22,6 +22,7 @@ class Reply:
     """Whether the service itself speaks, with its MS-* headers, or a gateway before it."""
     reason: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"
     is_encoded: bool = False
     """Whether `pieces` and `headers` are all there is to send: a fault has changed them."""
 
@@ -29,6 +30,12 @@ class Reply:
 def success(body: str) -> Reply:
     """One object of the service."""
     return Reply(200, [body.encode()])
+
+
+def document(name: str, content: bytes) -> Reply:
+    """A PDF of the service, to be saved under a name."""
+    headers = {"Content-Disposition": f"attachment; filename={name}"}
+    return Reply(200, [content], media_type="application/pdf", headers=headers)
 
 
 def collection(

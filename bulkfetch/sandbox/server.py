@@ -256,7 +256,9 @@ class _Service:
         if refusal:
             return refusal
         token = short_token(request.headers.get("MS-ContinuationToken"))
-        reply = self._api.answer(Asked(words, tuple(request.query.items()), token))
+        bearer = request.headers.get("Authorization", "").partition(" ")[2].strip()
+        asked = Asked(words, tuple(request.query.items()), token)
+        reply = self._api.answer(asked, is_user=self._tokens.is_of_user(bearer))
         return await self._stalled() if isinstance(reply, Stalled) else reply
 
     def _unauthorized(self, request: web.Request) -> Reply | None:
@@ -299,10 +301,11 @@ class _Service:
         if reply.is_encoded:
             headers, parts = dict(reply.headers), reply.pieces
         else:
-            parts = _marked(reply.pieces, self._options.bom) if marked else reply.pieces
+            is_json = reply.media_type == "application/json"
+            parts = _marked(reply.pieces, self._options.bom) if marked and is_json else reply.pieces
             utf16 = marked and self._options.bom == "utf16"
-            charset = "; charset=utf-8" if reply.from_service and not utf16 else ""
-            headers = {"Content-Type": f"application/json{charset}", **reply.headers}
+            charset = "; charset=utf-8" if reply.from_service and is_json and not utf16 else ""
+            headers = {"Content-Type": f"{reply.media_type}{charset}", **reply.headers}
             if reply.from_service:
                 headers |= _service_headers(request)
         if coded and marked and self._options.gzip and "gzip" in request.headers.get("Accept-Encoding", ""):
@@ -316,8 +319,10 @@ def kind_of(words: tuple[str, ...]) -> str:
     match [word.lower() for word in words]:
         case ["v1", "invoices"]:
             return "invoices"
-        case ["v1", "invoices", "summary"]:
+        case ["v1", "invoices", "summary" | "summaries"]:
             return "summary"
+        case ["v1", "invoices", _, "documents", _] | ["v1", "invoices", _, "receipts", _, "documents", _]:
+            return "document"
         case ["v1", "invoices", "estimates", "links"]:
             return "estimates"
         case ["v1", "invoices", _]:

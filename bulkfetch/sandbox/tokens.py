@@ -30,11 +30,16 @@ class Tokens:
         self._options = options
         self._clock = clock
         self._ends: dict[str, float] = {}
+        self._of_apps: set[str] = set()
         self._issued = 0
 
     def is_good(self, token: str) -> bool:
         """Whether a bearer token opens the API now."""
         return token == self._options.token or self._ends.get(token, 0.0) > self._clock()
+
+    def is_of_user(self, token: str) -> bool:
+        """Whether a user stands behind a token, and not an app alone."""
+        return token not in self._of_apps
 
     def forget(self) -> None:
         """Let no token that was issued so far open the API any more."""
@@ -46,6 +51,7 @@ class Tokens:
         if error:
             return self._fault(*error)
         token, lifetime = self._issue(), self._options.token_lifetime_s
+        self._of_apps.add(token)
         if version == 2:
             body: dict[str, object] = {
                 "token_type": "Bearer",
