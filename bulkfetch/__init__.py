@@ -22,6 +22,7 @@ __all__ = [
     "InvoiceSummary",
     "LineItemPage",
     "LineItemSchema",
+    "LoginReport",
     "RepairReport",
     "Secret",
     "Selection",
@@ -29,6 +30,7 @@ __all__ = [
     "SummaryDetail",
     "TaxReceipt",
     "VerifyReport",
+    "check_login",
     "errors",
     "export",
     "export_async",
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from bulkfetch.config import Secret, Settings, read_settings
     from bulkfetch.errors import BulkfetchError
     from bulkfetch.estimates import Estimate
+    from bulkfetch.identity import LoginReport, check_login
     from bulkfetch.invoices import Invoice, InvoiceDetail, InvoicePage, TaxReceipt
     from bulkfetch.pipeline import export, export_async
     from bulkfetch.plan import Selection
@@ -67,6 +70,7 @@ _HOMES = {
     "InvoiceSummary": "summaries",
     "LineItemPage": "client",
     "LineItemSchema": "schema",
+    "LoginReport": "identity",
     "RepairReport": "repairs",
     "Secret": "config",
     "Selection": "plan",
@@ -74,6 +78,7 @@ _HOMES = {
     "SummaryDetail": "summaries",
     "TaxReceipt": "invoices",
     "VerifyReport": "verification",
+    "check_login": "identity",
     "export": "pipeline",
     "export_async": "pipeline",
     "read_settings": "config",

@@ -597,6 +597,53 @@ def _detail_names(invoice: Invoice) -> list[str]:
     return [f"{detail.billing_provider}/{detail.invoice_line_item_type}" for detail in invoice.details]
 
 
+def _login_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="say who one is, what that allows, and until when")
+    what.add_argument("--forget", action="store_true", help="remove the login that is kept")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    _verbosity_argument(parser)
+    config.add_arguments(parser)
+    parser.set_defaults(command=_login, parser=parser)
+
+
+def _login(arguments: argparse.Namespace) -> int:
+    settings = _loaded(arguments).settings
+    if arguments.check:
+        return _check_login(arguments, settings)
+    if arguments.forget:
+        return _forget_login(settings)
+    from bulkfetch.identity import log_in
+
+    login = _run(arguments, lambda: log_in(settings, _say))
+    if arguments.json:
+        facts = {"user": login.username or None, "tenant_id": login.tenant_id, "client_id": login.client_id}
+        _print({**facts, "login_file": str(settings.login_file)})
+    else:
+        _print([f"signed in{f' as {login.username}' if login.username else ''}; kept in {settings.login_file}"])
+    return COMPLETE
+
+
+def _check_login(arguments: argparse.Namespace, settings: Settings) -> int:
+    from datetime import UTC, datetime
+
+    from bulkfetch.identity import check_login
+
+    config.check_credentials(settings)
+    report = _run(arguments, lambda: check_login(settings))
+    _print(report.to_dict() if arguments.json else report.lines(datetime.now(UTC)))
+    return INCOMPLETE if report.invoices else COMPLETE
+
+
+def _forget_login(settings: Settings) -> int:
+    from bulkfetch.logins import remove_login
+
+    file = settings.login_file
+    removed = file is not None and remove_login(file)
+    _print([f"{file}: {'removed' if removed else 'there was no login'}"])
+    return COMPLETE
+
+
 def _line_items_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("invoice", metavar="ID", help="the invoice, or `unbilled` for line items that none has yet")
     parser.add_argument("provider", metavar="PROVIDER", help="office, azure, one_time, marketplace or all")
@@ -831,6 +878,7 @@ def _sandbox(arguments: argparse.Namespace) -> int:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "export": ("archive invoices and their line items as Parquet", _export_arguments),
     "invoices": ("list the invoices, or show one", _invoices_arguments),
+    "login": ("sign in as a person, or say who one is", _login_arguments),
     "line-items": ("print the line items of one detail", _line_items_arguments),
     "verify": ("check an archive against its commits and its invoices", _verify_arguments),
     "repair": ("fetch again what a verification faults", _repair_arguments),
@@ -859,7 +907,7 @@ def _settings(arguments: argparse.Namespace) -> Iterator[Settings]:
         from bulkfetch.sandbox.process import spawned
 
         with spawned(flags) as sandbox:
-            yield replace(settings, base_url=sandbox.base_url, token=config.Secret(sandbox.token))
+            yield replace(settings, base_url=sandbox.base_url, token=config.Secret(sandbox.token), sign_in="auto")
         return
     if flags:
         arguments.parser.error(f"--sandbox-{flags[0].removeprefix('--')} is for the sandbox: give --sandbox too")

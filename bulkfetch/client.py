@@ -16,7 +16,7 @@ import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 
-from bulkfetch.config import Settings, check_credentials, read_settings
+from bulkfetch.config import Secret, Settings, check_credentials, read_settings
 from bulkfetch.decode import PageDecoder, decode_json_page
 from bulkfetch.documents import Document, save_document
 from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
@@ -48,7 +48,8 @@ class Client:
 
     Settings come from `settings`, or else from the environment and the TOML file as for the command line;
     keyword arguments named like settings (`token=…`, `base_url=…`) win over both, others raise SettingsError.
-    Entering it raises SettingsError without credentials.
+    Entering it raises SettingsError without credentials. `on_refresh_token` is given each new refresh token, in a
+    thread, where it signs in with one.
 
         async with bulkfetch.Client(token="…") as client:
             invoice = await client.invoices.by_id("D070002EGD").get()
@@ -56,7 +57,14 @@ class Client:
                 ...
     """
 
-    def __init__(self, settings: Settings | None = None, **flags: object) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        on_refresh_token: Callable[[Secret], None] | None = None,
+        **flags: object,
+    ) -> None:
+        self._on_refresh_token = on_refresh_token
         self.settings = read_settings(settings, **flags)
         self.stats = RunStats()
         self._stack = AsyncExitStack()
@@ -66,7 +74,9 @@ class Client:
         check_credentials(self.settings)
         if self._open is not None:
             raise BulkfetchError("this Client is open already: make another, or share the one that is open")
-        session = await self._stack.enter_async_context(open_session(self.settings, self.stats))
+        session = await self._stack.enter_async_context(
+            open_session(self.settings, self.stats, keep=self._on_refresh_token)
+        )
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._open = _Open(session, tasks, lookahead_for(self.settings))
         return self

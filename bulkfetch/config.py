@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlsplit
@@ -199,6 +200,57 @@ def _read_base_url(value: object) -> str:
     return url
 
 
+def _read_path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"must name a file, not {_quoted(value)}")
+    return Path(value)
+
+
+def _read_command(value: object) -> Secret:
+    """Read a command line. It may hold a password, so it is never repeated."""
+    import shlex  # needed for this only
+
+    text = value.reveal() if isinstance(value, Secret) else value
+    try:
+        words = shlex.split(text) if isinstance(text, str) else []
+    except ValueError as problem:
+        raise ValueError(f"must be a command line: {problem}") from None
+    if not words:
+        raise ValueError("must be a command line, as in `az account get-access-token …`")
+    return Secret(str(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """Where a cloud has its API and its sign-in, and what its tokens are for."""
+
+    base_url: str
+    authority: str
+    resource: str
+
+
+_GLOBAL_RESOURCE = "https://api.partnercenter.microsoft.com"
+_CHINA_RESOURCE = "https://partner.partnercenterapi.microsoftonline.cn"
+CLOUDS = {
+    "public": Cloud(f"{_GLOBAL_RESOURCE}/v1", "https://login.microsoftonline.com", _GLOBAL_RESOURCE),
+    "china": Cloud(f"{_CHINA_RESOURCE}/v1", "https://login.chinacloudapi.cn", _CHINA_RESOURCE),
+    "usgov": Cloud(f"{_GLOBAL_RESOURCE}/v1", "https://login.microsoftonline.us", _GLOBAL_RESOURCE),
+}
+"""The clouds that have a Partner Center; "china" is the one that 21Vianet operates."""
+
+
+class Way(Enum):
+    """The ways to a token, in the order in which the first one that the settings allow is taken."""
+
+    TOKEN = "token"  # noqa: S105  the name of a way, as is SECRET
+    COMMAND = "command"
+    MANAGED_IDENTITY = "managed-identity"
+    USER = "user"
+    """An app together with a user: a refresh token, given or kept by `bulkfetch login`."""
+    CERTIFICATE = "certificate"
+    SECRET = "secret"  # noqa: S105
+
+
 _BASE_URL = _Kind("URL", _read_base_url)
 _URL = _Kind("URL", _read_url)
 _ID = _Kind("ID", _read_id)
@@ -211,6 +263,8 @@ _SECONDS = _Kind(
 )
 _RATE = _Kind("N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), lambda rate: f"{rate:.10g}")
 _SIZE = _Kind("SIZE", _read_size, _show_size)
+_PATH = _Kind("FILE", _read_path)
+_COMMAND = _Kind("COMMAND", _read_command, lambda command: f"{command.reveal().split()[0]} …")
 
 
 def _about(kind: _Kind, sentence: str) -> dict[str, Any]:
@@ -221,20 +275,36 @@ def _about(kind: _Kind, sentence: str) -> dict[str, Any]:
 class Settings:
     """Everything that can be set. Values are checked, and brought to their type, whoever gives them.
 
-    Raises SettingsError. A token wins over client credentials where both are given.
+    Raises SettingsError. `way_of` says which of the credentials are used where there are several.
     """
 
+    cloud: Literal["public", "china", "usgov"] = field(
+        default="public",
+        metadata=_about(
+            _choice(*CLOUDS), "Which cloud the Partner Center is in; decides base_url and authority unless given."
+        ),
+    )
     base_url: str = field(
-        default="https://api.partnercenter.microsoft.com/v1",
+        default=CLOUDS["public"].base_url,
         metadata=_about(_BASE_URL, "Where the Partner Center API answers, with its version: it ends with /v1."),
     )
     token: Secret | None = field(
         default=None,
         metadata=_about(
             _SECRET,
-            "A bearer token for the API; wins over client credentials. "
+            "A bearer token for the API; wins over all other credentials. "
             "Other users of this machine can see flags: the environment variable is safer.",
         ),
+    )
+    token_command: Secret | None = field(
+        default=None,
+        metadata=_about(
+            _COMMAND, "A command that prints a bearer token, as text or as JSON; it is run again whenever one is due."
+        ),
+    )
+    managed_identity: str | None = field(
+        default=None,
+        metadata=_about(_ID, "The managed identity of this Azure machine: system, or the client id of another one."),
     )
     tenant_id: str | None = field(
         default=None,
@@ -248,8 +318,32 @@ class Settings:
         default=None,
         metadata=_about(_SECRET, "The secret of that application; better kept in the environment variable too."),
     )
+    client_certificate: Path | None = field(
+        default=None,
+        metadata=_about(_FILE, "A PEM file of that application's private key and certificate, instead of a secret."),
+    )
+    refresh_token: Secret | None = field(
+        default=None,
+        metadata=_about(
+            _SECRET, "A refresh token of the secure application model: signs in as an app together with a user."
+        ),
+    )
+    login_file: Path | None = field(
+        default=None,
+        metadata=_about(
+            _PATH,
+            "Where `bulkfetch login`, or a run with a refresh token, keeps the newest one, readable to you alone.",
+        ),
+    )
+    sign_in: Literal["auto", "token", "command", "managed-identity", "user", "certificate", "secret"] = field(
+        default="auto",
+        metadata=_about(
+            _choice("auto", *(way.value for way in Way)),
+            "Which of the credentials to use; auto takes the first that is given, in this order.",
+        ),
+    )
     authority: str = field(
-        default="https://login.microsoftonline.com",
+        default=CLOUDS["public"].authority,
         metadata=_about(_URL, "Where to sign in; national clouds have their own."),
     )
     ca_file: Path | None = field(
@@ -330,6 +424,9 @@ class Settings:
             value = getattr(self, setting.name)
             if value is not None or setting.default is not None:
                 object.__setattr__(self, setting.name, _read(setting, value, source=setting.name))
+        for name in ("base_url", "authority"):  # the defaults are those of the cloud
+            if getattr(self, name) == getattr(CLOUDS["public"], name):
+                object.__setattr__(self, name, getattr(CLOUDS[self.cloud], name))
         object.__setattr__(self, "row_group_rows", _row_group_rows(self.row_group_rows, self.part_rows, sources={}))
 
 
@@ -391,9 +488,13 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str], *, cw
         sources[setting.name] = given.source if given else _DEFAULT
         if given is not None:
             value = given.value
-            if _kind(setting) is _FILE and isinstance(value, str | Path):
+            if _kind(setting) in (_FILE, _PATH) and isinstance(value, str | Path):
                 value = given.folder / value
             values[setting.name] = _read(setting, value, source=given.source)
+    if "login_file" not in values:
+        values["login_file"] = _login_file(environ)
+    if values.get("cloud", "public") != "public":
+        sources |= {name: f"cloud {values['cloud']}" for name in ("base_url", "authority") if name not in values}
     rows = (values.get(name, _default(name)) for name in ("row_group_rows", "part_rows"))
     _row_group_rows(*rows, sources=sources)
     return LoadedSettings(Settings(**values), sources, file.warnings if file else ())
@@ -416,14 +517,57 @@ def read_settings(settings: Settings | None = None, /, **flags: object) -> Setti
 
 
 def check_credentials(settings: Settings) -> None:
-    """Raise SettingsError unless there is a token, or tenant_id, client_id and client_secret together."""
+    """Raise SettingsError unless the settings have what some way to a token takes."""
+    way_of(settings)
+
+
+def way_of(settings: Settings) -> Way:
+    """Return the way to a token that is taken: the one that `sign_in` names, or the first whose credentials are given.
+
+    What `bulkfetch login` has kept counts where no others are given, and wins where `sign_in` says "user". Raises
+    SettingsError, saying what is missing.
+    """
+    if settings.sign_in != "auto":
+        return _checked(Way(settings.sign_in), settings)
+    for way in Way:
+        if getattr(settings, _GIVES[way]) is not None:
+            return _checked(way, settings)
+    if _has_login(settings):
+        return Way.USER
     missing = [name for name in ("tenant_id", "client_id", "client_secret") if getattr(settings, name) is None]
-    if settings.token is not None or not missing:
-        return
     raise SettingsError(
-        f"no credentials: give {_ways('token')}, or {', '.join(map(_ways, missing))}; each can also be "
-        "a key of bulkfetch.toml; `bulkfetch export --sandbox DIR` needs none"
+        f"no credentials: give {_ways('token')}, or {', '.join(map(_ways, missing))}, or sign in with "
+        "`bulkfetch login`; each can also be a key of bulkfetch.toml; `bulkfetch export --sandbox DIR` needs none"
     )
+
+
+_GIVES = {
+    Way.TOKEN: "token",
+    Way.COMMAND: "token_command",
+    Way.MANAGED_IDENTITY: "managed_identity",
+    Way.USER: "refresh_token",
+    Way.CERTIFICATE: "client_certificate",
+    Way.SECRET: "client_secret",
+}
+"""The setting that each way cannot do without."""
+
+
+def _checked(way: Way, settings: Settings) -> Way:
+    """Return a way, or raise SettingsError with what it lacks."""
+    needed = [_GIVES[way]]
+    if way is Way.USER and _has_login(settings):
+        needed = []  # the file has it all
+    elif way in (Way.USER, Way.CERTIFICATE, Way.SECRET):
+        needed += ["tenant_id", "client_id"]
+    missing = [name for name in needed if getattr(settings, name) is None]
+    if not missing:
+        return way
+    hint = ", or sign in with `bulkfetch login`" if way is Way.USER else ""
+    raise SettingsError(f"signing in by {way.value} lacks something: give {', '.join(map(_ways, missing))}{hint}")
+
+
+def _has_login(settings: Settings) -> bool:
+    return settings.login_file is not None and settings.login_file.is_file()
 
 
 def describe(loaded: LoadedSettings) -> list[SettingLine]:
@@ -546,11 +690,22 @@ def _user_file(environ: Mapping[str, str]) -> str:
 
     A relative XDG_CONFIG_HOME does not count, as the XDG Base Directory Specification wants it.
     """
+    folder = _user_folder(environ)
+    return os.path.join(folder, "config.toml") if folder else ""
+
+
+def _login_file(environ: Mapping[str, str]) -> Path | None:
+    """Return where a login is kept unless told otherwise, or None where no home is known."""
+    folder = _user_folder(environ)
+    return Path(folder, "login.json") if folder else None
+
+
+def _user_folder(environ: Mapping[str, str]) -> str:
     home = environ.get("HOME") or environ.get("USERPROFILE")
     folder = environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(folder):
         folder = os.path.join(home, ".config") if home else ""
-    return os.path.join(folder, "bulkfetch", "config.toml") if folder else ""
+    return os.path.join(folder, "bulkfetch") if folder else ""
 
 
 def _parse_file(cwd: Path, shown: str, *, asked_by: str) -> _File:
@@ -575,7 +730,7 @@ def _parse_file(cwd: Path, shown: str, *, asked_by: str) -> _File:
 
 
 def _warnings(shown: str, values: Mapping[str, object], mode: int) -> tuple[str, ...]:
-    held = [name for name in ("token", "client_secret") if name in values]
+    held = [name for name in ("token", "token_command", "client_secret", "refresh_token") if name in values]
     if not held or not mode & 0o077 or os.name == "nt":  # Windows keeps no such bits
         return ()
     return (f"{shown} holds {' and '.join(held)}, and other users may read it: chmod 600 {shown}",)

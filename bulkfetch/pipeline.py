@@ -18,7 +18,7 @@ import anyio.to_thread
 import orjson
 
 from bulkfetch.commits import Commit, claim_archive, read_commit
-from bulkfetch.config import Settings, check_credentials, is_loopback, read_settings
+from bulkfetch.config import Secret, Settings, check_credentials, is_loopback, read_settings
 from bulkfetch.documents import (
     CommittedDocument,
     Document,
@@ -95,6 +95,7 @@ async def export_async(
     documents: bool = False,
     stats: RunStats | None = None,
     source: str | None = None,
+    on_refresh_token: Callable[[Secret], None] | None = None,
     **flags: object,
 ) -> ExportReport:
     """Archive the selected invoices and all their line items under `output`, and report what was done.
@@ -105,7 +106,8 @@ async def export_async(
     archive takes those of one source only.
 
     With `documents`, the PDFs of the selected invoices are saved as well, statements and tax receipts; the service
-    gives them to app+user credentials only.
+    gives them to app+user credentials only. `on_refresh_token` is given each new refresh token, in a thread, where the
+    run signs in with one: for those who keep it in a vault.
 
     What an earlier run committed there is kept and not fetched again. A transfer that cannot be completed is listed
     in the report's `failures`, and the others go on. Raises SettingsError, OutputError, SignInError,
@@ -125,6 +127,7 @@ async def export_async(
             documents=documents,
             output=str(output),
             source=source,
+            on_refresh_token=on_refresh_token,
         )
 
 
@@ -162,13 +165,14 @@ async def archive(
     documents: bool = False,
     source: str | None = None,
     repair: Repair | None = None,
+    on_refresh_token: Callable[[Secret], None] | None = None,
 ) -> ExportReport:
     """Do what `export_async` does, or a `repair`, in a store whose lock is held; `output` is what reports call it."""
     started, moment = anyio.current_time(), _moment()
     await anyio.to_thread.run_sync(claim_archive, store, _identity(settings, source))
     await anyio.to_thread.run_sync(sweep, store)
     with _log_of_run(store, moment) as log:
-        async with open_session(settings, stats, log) as session:
+        async with open_session(settings, stats, log, keep=on_refresh_token) as session:
             outcome = await _archived(session, settings, selection, store, stats, repair, documents=documents)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_report, output, outcome, store, stats, session, elapsed_s)
@@ -185,6 +189,7 @@ def export(
     *,
     selection: Selection | None = None,
     documents: bool = False,
+    on_refresh_token: Callable[[Secret], None] | None = None,
     **flags: object,
 ) -> ExportReport:
     """Archive a tenant as `export_async` does, for scripts.
@@ -193,7 +198,11 @@ def export(
     """
     settings = read_settings(settings, **flags)
     refuse_in_event_loop("export")
-    return anyio.run(lambda: export_async(output, settings, selection=selection, documents=documents))
+    return anyio.run(
+        lambda: export_async(
+            output, settings, selection=selection, documents=documents, on_refresh_token=on_refresh_token
+        )
+    )
 
 
 def _identity(settings: Settings, source: str | None) -> dict[str, object]:

@@ -15,7 +15,7 @@ import anyio.abc
 import anyio.to_thread
 
 from bulkfetch.auth import TokenSource, token_source
-from bulkfetch.config import Settings
+from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import (
     ConnectionFailedError,
     ConnectionLostError,
@@ -349,8 +349,18 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(settings: Settings, stats: RunStats, log: RunLog | None = None) -> AsyncIterator[Session]:
-    """Open a session with the settings' credentials, and close its connections at the end."""
+async def open_session(
+    settings: Settings,
+    stats: RunStats,
+    log: RunLog | None = None,
+    *,
+    tokens: TokenSource | None = None,
+    keep: Callable[[Secret], None] | None = None,
+) -> AsyncIterator[Session]:
+    """Open a session with `tokens` or the settings' credentials, and close its connections at the end.
+
+    `keep` is given each new refresh token, in a thread.
+    """
     clock, log = Clock(), log or RunLog()
 
     def note_limit(why: str, limit: int, pace: float | None) -> None:
@@ -367,7 +377,7 @@ async def open_session(settings: Settings, stats: RunStats, log: RunLog | None =
     async with open_transport(settings, stats) as transport:
         yield Session(
             transport,
-            token_source(settings, log),
+            tokens or token_source(settings, log, keep),
             stats=stats,
             limit=limit,
             policy=RetryPolicy(max_attempts=settings.max_attempts, patience_s=settings.patience_s),

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from bulkfetch.auth import ClientCredentials, FixedToken, token_source
+from bulkfetch.auth import FixedToken, SignIn, token_source
 from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import SignInError
 from bulkfetch.retry import RetryPolicy
@@ -88,12 +88,12 @@ async def entra(folder: Path, options: SandboxOptions | None = None) -> AsyncIte
         await runner.cleanup()
 
 
-def credentials(settings: Settings, slept: list[float] | None = None) -> ClientCredentials:
+def credentials(settings: Settings, slept: list[float] | None = None) -> SignIn:
     async def sleep(seconds: float) -> None:
         if slept is not None:
             slept.append(seconds)
 
-    return ClientCredentials(settings, RetryPolicy(max_attempts=5), sleep=sleep, draw=lambda: 1.0)
+    return SignIn(settings, RetryPolicy(max_attempts=5), sleep=sleep, draw=lambda: 1.0)
 
 
 # --- Signing in with a secret.
@@ -127,7 +127,7 @@ async def test_a_token_is_renewed_shortly_before_it_expires(
 ) -> None:
     async with entra(tmp_path, SandboxOptions(token_lifetime_s=lifetime_s)) as there:
         now = 100.0
-        source = ClientCredentials(there.settings(), RetryPolicy(), now=lambda: now)
+        source = SignIn(there.settings(), RetryPolicy(), now=lambda: now)
         first = await source.token()
         now += renewed_after_s - 0.1
         assert await source.token() == first
@@ -200,7 +200,7 @@ async def test_a_token_endpoint_that_stumbles_is_asked_again(tmp_path: Path) -> 
         there.meddle = stumble
         slept: list[float] = []
         token = await credentials(there.settings(), slept).token()
-        assert token.startswith("sandbox.")
+        assert token.startswith("eyJ")
         assert there.tokens_asked == 3
         assert slept == pytest.approx([0.1, 0.3])
 
@@ -294,4 +294,4 @@ async def test_a_given_token_is_used_as_it_is_and_cannot_be_renewed() -> None:
 
 def test_credentials_are_used_where_no_token_is_given() -> None:
     settings = Settings(tenant_id="t", client_id="c", client_secret=Secret("s"))
-    assert isinstance(token_source(settings), ClientCredentials)
+    assert isinstance(token_source(settings), SignIn)

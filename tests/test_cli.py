@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -18,14 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from bulkfetch.cli import main
+from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.sandbox.process import SpawnedSandbox, spawned
 
 ROWS = 20
 TOKEN = "s3cr3t-t0ken"
 SETTINGS = [
-    *("base_url", "token", "tenant_id", "client_id", "client_secret", "authority", "ca_file", "page_size"),
+    *("cloud", "base_url", "token", "token_command", "managed_identity", "tenant_id", "client_id", "client_secret"),
+    *("client_certificate", "refresh_token", "login_file", "sign_in", "authority", "ca_file", "page_size"),
     *("invoice_page_size", "max_in_flight", "connect_timeout_s", "first_byte_timeout_s", "read_timeout_s"),
     *("max_attempts", "max_page_bytes", "part_rows", "row_group_rows", "usage_period"),
 ]
@@ -116,7 +120,7 @@ def test_without_a_command_the_help_shows_what_there_is(run: Run) -> None:
     shown = run()
     assert shown.code == 2
     assert shown.out == ""
-    for command in ("export", "invoices", "line-items", "verify", "repair", "schema", "config", "sandbox"):
+    for command in ("export", "invoices", "login", "line-items", "verify", "repair", "schema", "config", "sandbox"):
         assert f"\n    {command}" in shown.err
 
 
@@ -144,7 +148,7 @@ def test_every_command_has_a_help(run: Run, words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["frobnicate"], "invalid choice, choose from export, invoices, line-items, "),
+        (["frobnicate"], "invalid choice, choose from export, invoices, login, line-items, "),
         (["exprt"], "invalid choice, did you mean export?"),
         (["export", "lake", "--quiet=much"], "argument --quiet: takes no value"),
         (["export"], "the following arguments are required: OUT; see `bulkfetch export --help`"),
@@ -878,6 +882,70 @@ def test_the_account_is_shown_by_currency_and_kind_of_invoice(run: Run, at_sandb
     }
     as_json = [json.loads(line) for line in run("invoices", "summary", "--json").out.splitlines()]
     assert {each["currencyCode"] for each in as_json} == {"USD", "EUR", "GBP"}
+
+
+# Signing in
+
+
+@pytest.fixture(scope="module")
+def entra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The flags that lead to a sandbox behind TLS, and sign in as its app."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    issued = authority.issue_cert("127.0.0.1")
+    (folder / "server.pem").write_bytes(issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes())
+    options = ["--certificate", str(folder / "server.pem"), "--line-items", "5", "--device-polls", "0"]
+    with spawned([*options, "--client-secret", TOKEN]) as there:
+        origin = there.base_url.removesuffix("/v1")
+        flags = {"base-url": there.base_url, "authority": origin, "ca-file": str(folder / "ca.pem")}
+        flags |= {"tenant-id": SandboxOptions().tenant_id, "client-id": SandboxOptions().client_id}
+        yield [part for name, value in flags.items() for part in (f"--{name}", value)]
+
+
+def test_a_person_signs_in_checks_works_and_signs_out(
+    run: Run, entra: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "none" / "bulkfetch" / "login.json"
+    done = run("login", *entra)
+    assert done.code == 0
+    assert "and enter the code SANDBOX42" in done.err
+    assert done.out == f"signed in as anna@sandbox.onmicrosoft.com; kept in {file}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    kept = json.loads(file.read_bytes())["refresh_token"]
+
+    checked = run("login", "--check", *entra)
+    assert checked.code == 0
+    lines = dict(line.split(maxsplit=1) for line in checked.out.splitlines() if not line.startswith("for users"))
+    assert lines["user"] == "anna@sandbox.onmicrosoft.com"
+    assert lines["allows"] == "user_impersonation"
+    assert " UTC, in " in lines["expires"]
+    assert run("login", "--check", "--json", *entra).json["users_only"] is True
+    ended = run("export", "lake", "--documents", "--quiet", *entra)
+    assert (ended.code, run("verify", "lake").code) == (0, 0)
+    for said in (done, checked, ended):
+        assert kept not in said.out + said.err
+        assert "eyJ" not in said.out + said.err
+    assert run("login", "--forget").out == f"{file}: removed\n"
+    assert not file.exists()
+    assert run("login", "--check", *entra).code == 2
+
+
+def test_a_check_of_an_app_alone_says_what_it_lacks(
+    run: Run, entra: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BULKFETCH_CLIENT_SECRET", TOKEN)
+    checked = run("login", "--check", *entra)
+    assert checked.code == 0
+    assert "user            none: an app alone" in checked.out
+    assert "for users only  cannot be read: the server answered 403" in checked.out
+    refused = run("invoices", "summary", *entra)
+    assert refused.code == 1
+    assert "the service gives this to an app together with a user only" in refused.error
+    monkeypatch.setenv("BULKFETCH_CLIENT_SECRET", f"{TOKEN}-wrong")
+    wrong = run("login", "--check", *entra)
+    assert wrong.code == 1
+    assert "give the secret's value, not its id" in wrong.error
 
 
 # Verify and schema

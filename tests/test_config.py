@@ -131,8 +131,15 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     ca_file.write_text("certificates")
     texts = {
+        "cloud": "china",
         "base_url": "https://host/v2",
         "token": "t",
+        "token_command": "az 'x y'",
+        "managed_identity": "system",
+        "client_certificate": str(ca_file),
+        "refresh_token": "0.r",
+        "login_file": str(tmp_path / "login.json"),
+        "sign_in": "managed-identity",
         "tenant_id": "contoso.onmicrosoft.com",
         "client_id": "c",
         "client_secret": "s~",
@@ -155,8 +162,15 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
     }
     assert set(texts) == {setting.name for setting in dataclasses.fields(Settings)}
     expected = Settings(
+        cloud="china",
         base_url="https://host/v2",
         token=Secret("t"),
+        token_command=Secret("az 'x y'"),
+        managed_identity="system",
+        client_certificate=ca_file,
+        refresh_token=Secret("0.r"),
+        login_file=tmp_path / "login.json",
+        sign_in="managed-identity",
         tenant_id="contoso.onmicrosoft.com",
         client_id="c",
         client_secret=Secret("s~"),
@@ -181,7 +195,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
     add_arguments(parser)
     given = [part for name, text in texts.items() for part in ("--" + name.replace("_", "-"), text)]
     environ = {f"BULKFETCH_{name.upper()}": text for name, text in texts.items()}
-    toml = "\n".join(f"{name} = '{text}'" for name, text in texts.items())
+    toml = "\n".join(f'{name} = "{text}"' for name, text in texts.items())
     assert load(tmp_path, flags=vars(parser.parse_args(given))).settings == expected
     assert load(tmp_path, environ=environ).settings == expected
     assert load(tmp_path, toml=toml).settings == expected
@@ -483,7 +497,7 @@ def test_without_any_credentials_the_error_tells_every_way_to_give_them() -> Non
 def test_with_some_client_credentials_the_error_names_the_missing_ones_only() -> None:
     with pytest.raises(SettingsError) as raised:
         check_credentials(Settings(tenant_id="t", client_secret=Secret(HIDDEN)))
-    assert "or client_id (--client-id or BULKFETCH_CLIENT_ID)" in str(raised.value)
+    assert "give client_id (--client-id or BULKFETCH_CLIENT_ID)" in str(raised.value)
     assert "tenant_id" not in str(raised.value)
     assert HIDDEN not in str(raised.value)
 
@@ -535,3 +549,32 @@ def test_importing_the_settings_loads_nothing_that_only_some_runs_need() -> None
     code = "import sys, bulkfetch.config; print(*{'tomllib', 'difflib', 'argparse'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_cloud_is_named_as_where_its_addresses_come_from(tmp_path: Path) -> None:
+    loaded = load(tmp_path, flags={"cloud": "china"})
+    assert loaded.settings.base_url == "https://partner.partnercenterapi.microsoftonline.cn/v1"
+    assert (loaded.sources["base_url"], loaded.sources["authority"]) == ("cloud china", "cloud china")
+    own = load(tmp_path, flags={"cloud": "china", "base_url": "https://host/v1"})
+    assert own.settings.base_url == "https://host/v1"
+    assert own.sources["base_url"] == "--base-url"
+
+
+def test_a_login_is_kept_beside_the_users_own_file_unless_told_otherwise(tmp_path: Path) -> None:
+    home = load(tmp_path, environ={"HOME": "/home/anna"})
+    assert home.settings.login_file == Path("/home/anna/.config/bulkfetch/login.json")
+    assert load(tmp_path).settings.login_file is None
+    assert load(tmp_path, flags={"login_file": "mine.json"}).settings.login_file == tmp_path / "mine.json"
+
+
+@pytest.mark.parametrize("command", ["", "  ", "az 'x"])
+def test_a_token_command_has_to_be_a_command_line_and_is_not_repeated(command: str, tmp_path: Path) -> None:
+    said = refusal(tmp_path, flags={"token_command": f"{command}"})
+    assert said.startswith("--token-command: must be a command line")
+
+
+def test_of_a_token_command_only_the_program_is_shown(tmp_path: Path) -> None:
+    loaded = load(tmp_path, flags={"token_command": f"vault read --key {HIDDEN}"})
+    shown = {line.name: line.value for line in describe(loaded)}
+    assert shown["token_command"] == "vault …"
+    assert HIDDEN not in repr(loaded)

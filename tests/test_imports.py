@@ -18,8 +18,8 @@ ORDER = [
     refusals
     exact fast
     paging decode
-    auth session
-    invoices estimates summaries plan lineitems layout
+    logins entra auth session
+    invoices estimates summaries identity plan lineitems layout
     sink commits staging headers documents
     reconcile worker tables report failures
     pipeline verification recount repairs client

@@ -91,6 +91,6 @@ def test_the_settings_named_have_the_defaults_named() -> None:
 def test_every_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     commands = re.findall(r"^    ([a-z-]+)", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         assert f"`bulkfetch {command}" in README

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import orjson
 
 from bulkfetch.sandbox.faults import KINDS, NO_FAULTS, Fault, Faults, read_faults
-from bulkfetch.sandbox.options import MARKS, PAST_END, PROVIDERS_AND_TYPES, SandboxOptions
+from bulkfetch.sandbox.options import MARKS, PAST_END, PROVIDERS_AND_TYPES, USER_STATES, SandboxOptions
 from bulkfetch.sandbox.server import RunningSandbox, serve
 
 
@@ -99,6 +99,11 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
     _text(group, "tenant-id", "the tenant of the token endpoint")
     _text(group, "client-id", "the one client it knows")
     _text(group, "client-secret", "and its secret")
+    _text(group, "client-certificate", "a PEM file of the certificate it may prove itself with instead")
+    _text(group, "refresh-token", "what a user has consented to")
+    _choice(group, "user-state", USER_STATES, "how a user's sign-in ends")
+    _number(group, "device-polls", "how often a user's sign-in with a code is not done yet")
+    _text(group, "identity-header", "what the managed identity endpoint wants to be told")
     _text(group, "token", "a bearer token that never expires, of an app and a user")
     _number(group, "app-only-status", "how an app without a user is refused what is for users only")
     group.add_argument(

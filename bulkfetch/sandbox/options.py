@@ -20,6 +20,7 @@ PROVIDERS_AND_TYPES = (
     "all/usage_line_items",
 )
 PAST_END = ("empty", "400", "404", "repeat", "stall")
+USER_STATES = ("good", "expired", "revoked", "no_consent", "mfa", "declined")
 MARKS = ("utf8", "none", "utf16")
 
 
@@ -52,6 +53,16 @@ class SandboxOptions:
     tenant_id: str = "7d1c4a52-93ab-4f0e-8d26-5b0a6c3e9f11"
     client_id: str = "sandbox-client"
     client_secret: str = "sandbox-secret"  # noqa: S105  it opens nothing but this sandbox
+    client_certificate: str = ""
+    """A PEM file of the certificate that the client may prove itself with instead of the secret."""
+    refresh_token: str = "sandbox-refresh-token"  # noqa: S105  the same
+    """What a user has consented to; each use gives another one, and the old ones stay good."""
+    user_state: str = "good"
+    """How a user's sign-in ends: good, expired, revoked, no_consent, mfa or declined."""
+    device_polls: int = 1
+    """How often the device code flow says that the user is not done yet."""
+    identity_header: str = "sandbox-identity"
+    """What the managed identity endpoint wants to be told."""
     token: str = "sandbox-token"  # noqa: S105  the same
     """A token that never expires."""
     app_only_status: int = 403
@@ -114,6 +125,8 @@ def _check(options: SandboxOptions) -> None:
         raise ValueError(f"no such detail: {', '.join(unknown)}; there are {', '.join(PROVIDERS_AND_TYPES)}")
     if options.past_end not in PAST_END:
         raise ValueError(f"past_end is one of {', '.join(PAST_END)}, not {options.past_end!r}")
+    if options.user_state not in USER_STATES:
+        raise ValueError(f"user_state is one of {', '.join(USER_STATES)}, not {options.user_state!r}")
     if options.bom not in MARKS:
         raise ValueError(f"bom is one of {', '.join(MARKS)}, not {options.bom!r}")
     if min(options.max_size, options.default_size, options.burst) < 1:

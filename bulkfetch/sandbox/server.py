@@ -277,9 +277,20 @@ class _Service:
         origin = f"{request.headers.get('X-Forwarded-Proto', request.scheme)}://{request.host}"
         match [request.method, *(word.lower() for word in words)]:
             case ["POST", _, "oauth2", "token"]:
-                return self._token_reply(words[0], 1, await request.post())
+                return self._token_reply(words[0], 1, await request.post(), f"{origin}{request.path}")
             case ["POST", _, "oauth2", "v2.0", "token"]:
-                return self._token_reply(words[0], 2, await request.post())
+                return self._token_reply(words[0], 2, await request.post(), f"{origin}{request.path}")
+            case ["POST", _, "oauth2", "v2.0", "devicecode"]:
+                form = _texts(await request.post())
+                answer = self._tokens.device_code(tenant=words[0], form=form, origin=origin)
+                return _plain(answer.status, answer.body)
+            case ["GET", "identity", "token"]:
+                answer = self._tokens.identity(
+                    header=request.headers.get("X-IDENTITY-HEADER", ""),
+                    resource=request.query.get("resource", ""),
+                    client_id=request.query.get("client_id", ""),
+                )
+                return _plain(answer.status, answer.body)
             case ["GET", _, "v2.0", ".well-known", "openid-configuration"]:
                 if self._tokens.knows_tenant(words[0]):
                     return _plain(200, openid_configuration(origin, words[0]))
@@ -288,9 +299,8 @@ class _Service:
                 return _plain(200, instance_discovery(origin, request.host, self._options.tenant_id))
         return not_found()
 
-    def _token_reply(self, tenant: str, version: int, form: Mapping[str, object]) -> Reply:
-        texts = {name: value for name, value in form.items() if isinstance(value, str)}
-        answer = self._tokens.answer(tenant=tenant, version=version, form=texts)
+    def _token_reply(self, tenant: str, version: int, form: Mapping[str, object], endpoint: str) -> Reply:
+        answer = self._tokens.answer(tenant=tenant, version=version, form=_texts(form), endpoint=endpoint)
         return _plain(answer.status, answer.body)
 
     async def _encoded(
@@ -329,7 +339,7 @@ def kind_of(words: tuple[str, ...]) -> str:
             return "invoice"
         case ["v1", "invoices", _, "lineitems", *_]:
             return "line_items"
-        case [_, "oauth2", *_, "token"]:
+        case [_, "oauth2", *_, "token" | "devicecode"] | ["identity", "token"]:
             return "token"
         case [_, "v2.0", ".well-known", _] | ["common", "discovery", "instance"]:
             return "discovery"
@@ -355,6 +365,10 @@ def _end(transport: asyncio.Transport, how: str) -> None:
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def _texts(form: Mapping[str, object]) -> dict[str, str]:
+    return {name: value for name, value in form.items() if isinstance(value, str)}
 
 
 def _plain(status: int, body: bytes) -> Reply:
