@@ -412,6 +412,7 @@ def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
     estimating = actions.add_parser("estimates", help="show which line items there are that no invoice has yet")
     estimating.add_argument("--currency", metavar="CODE", required=True, help="the currency, as in EUR")
     summing = actions.add_parser("summary", help="show the account in each currency; needs app+user credentials")
+    summing.add_argument("--overall", action="store_true", help="only the one in the partner's own currency")
     saving = actions.add_parser("document", help="save an invoice's statement as PDF; needs app+user credentials")
     saving.add_argument("invoice", metavar="ID")
     saving.add_argument("--receipt", metavar="RID", help="the tax receipt of this id instead of the statement")
@@ -478,7 +479,8 @@ def _show_summaries(arguments: argparse.Namespace) -> int:
 
     async def got() -> tuple[InvoiceSummary, ...]:
         async with Client(settings) as client:
-            return await client.invoices.summaries()
+            invoices = client.invoices
+            return (await invoices.summary(),) if arguments.overall else await invoices.summaries()
 
     with _settings(arguments) as settings:
         summaries = _run(arguments, got)

@@ -32,7 +32,7 @@ from bulkfetch.invoices import (
 from bulkfetch.jsontext import Json, Number, Pairs
 from bulkfetch.lineitems import Lookahead, Walk, lookahead_for, walk_pages
 from bulkfetch.paging import AnyPage
-from bulkfetch.plan import Transfer, api_spelling, currency_code, unbilled_transfer
+from bulkfetch.plan import Transfer, api_spelling, currency_code, transfer_of, unbilled_transfer
 from bulkfetch.schema import schema_of
 from bulkfetch.session import Session, open_session
 from bulkfetch.stats import RunStats
@@ -124,6 +124,10 @@ class Invoices:
     def __aiter__(self) -> AsyncIterator[Invoice]:
         return walk_invoices(self.client.opened().session, size=self.client.settings.invoice_page_size)
 
+    async def all(self) -> list[Invoice]:
+        """Get all invoices, each once, amendments within theirs."""
+        return [invoice async for invoice in self]
+
     async def page(self, size: int = 200, offset: int = 0) -> InvoicePage:
         """Get up to `size` invoices from the zero-based `offset` on.
 
@@ -200,6 +204,18 @@ class InvoiceById:
     async def details(self) -> tuple[InvoiceDetail, ...]:
         """Get the invoice's details: the (billing provider, line-item type) pairs that it has."""
         return (await self.get()).details
+
+    async def line_items(self) -> dict[LineItems, list[dict[str, Any]]]:
+        """Get the line items of all details of the invoice as Python values, by the detail.
+
+        The service wants app+user credentials for the invoice itself; `by` does without.
+        """
+        invoice = await self.get()
+        found: dict[LineItems, list[dict[str, Any]]] = {}
+        for detail in invoice.details:
+            items = LineItems(self.client, transfer_of(invoice, detail))
+            found[items] = await items.get()
+        return found
 
     def by(
         self, provider: str, line_item_type: str, *, currency: str | None = None, period: str | None = None
