@@ -671,11 +671,19 @@ def _line_items(arguments: argparse.Namespace) -> int:
         except TransferError as error:
             refusal = error.__cause__
             if isinstance(refusal, HttpStatusError) and refusal.status in (400, 404):
-                raise TransferError(
-                    f"{error}. `bulkfetch invoices list` shows the invoices and their details"
-                ) from refusal
+                raise TransferError(f"{error}. {_line_items_hint(arguments)}") from refusal
             raise
     return COMPLETE
+
+
+def _line_items_hint(arguments: argparse.Namespace) -> str:
+    """Say what may be wrong where line items are refused that somebody asked for by name."""
+    from bulkfetch.periods import SINCE, explanation
+    from bulkfetch.plan import Transfer, api_spelling
+
+    transfer = Transfer(arguments.invoice, api_spelling(arguments.provider), api_spelling(arguments.line_item_type))
+    period = f"; {explanation(transfer)}" if transfer.is_modern and transfer.line_item_type in SINCE else ""
+    return f"`bulkfetch invoices list` shows the invoices and their details{period}"
 
 
 async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -> None:

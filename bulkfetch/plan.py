@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from itertools import product
 from urllib.parse import urlsplit
@@ -31,7 +31,8 @@ class Transfer:
 
     Two transfers are equal if they are of the same detail; `path`, the detail's link below the base URL where it gave
     one that leads to this very detail, `currency`, the invoice's, and `period` only say how to ask; `charged`, the
-    invoice's `totalCharges`, tells an invoice that has changed since.
+    invoice's `totalCharges`, tells an invoice that has changed since; `billed_from` is the month it bills, by its
+    first day.
     """
 
     invoice_id: str
@@ -42,6 +43,7 @@ class Transfer:
     currency: str | None = field(default=None, compare=False)
     period: str | None = field(default=None, compare=False)
     charged: Decimal | None = field(default=None, compare=False)
+    billed_from: date | None = field(default=None, compare=False)
 
     @property
     def is_modern(self) -> bool:
@@ -196,7 +198,22 @@ def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
     """Return the transfer that fetches `detail`: at its link, or at the documented path where that leads elsewhere."""
     transfer = transfer_named(invoice.id, detail)
     path = None if detail.link is None else own_path(detail.link, transfer)
-    return replace(transfer, path=path, currency=invoice.currency_code, charged=invoice.total_charges)
+    return replace(
+        transfer,
+        path=path,
+        currency=invoice.currency_code,
+        charged=invoice.total_charges,
+        billed_from=billing_period_of(invoice),
+    )
+
+
+def billing_period_of(invoice: Invoice) -> date | None:
+    """Return the first day of the month that an invoice bills: as it says, or the month before its date."""
+    if invoice.billing_period_start is not None:
+        return invoice.billing_period_start.date().replace(day=1)
+    if invoice.invoice_date is None or invoice.invoice_date.date() < date(1, 2, 1):
+        return None
+    return (invoice.invoice_date.date().replace(day=1) - timedelta(days=1)).replace(day=1)
 
 
 def transfer_named(invoice_id: str, detail: InvoiceDetail) -> Transfer:

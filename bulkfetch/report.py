@@ -10,6 +10,7 @@ from typing import Any
 from bulkfetch.commits import Commit
 from bulkfetch.documents import CommittedDocument, Document
 from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError, printable
+from bulkfetch.periods import explanation, needs_graph, period_advice
 from bulkfetch.plan import Transfer
 from bulkfetch.reconcile import Reconciliation, Verdict
 from bulkfetch.refusals import advice, advice_on
@@ -72,11 +73,12 @@ def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure
     if not isinstance(cause, RequestError):
         return Failure(transfer, error.reason, str(error), advice_on(error))
     facts, answer = cause.facts, cause if isinstance(cause, HttpStatusError) else None
+    because = "" if isinstance(transfer, Document) or not answer else period_advice(transfer, answer.status)
     return Failure(
         transfer,
         cause.reason,
         str(error),
-        advice_on(error),
+        because or advice_on(error),
         status=answer.status if answer else None,
         code=answer.code if answer else None,
         description=answer.description if answer else None,
@@ -218,6 +220,11 @@ class ExportReport:
         lines += [
             f"WARNING {printable(name)} is no line-item type that this version knows: its columns were inferred"
             for name in self.undeclared
+        ]
+        lines += [
+            f"WARNING transfer {each.transfer} is empty; {explanation(each.transfer)}"
+            for each in self.committed
+            if not each.rows and not each.transfer.unbilled and needs_graph(each.transfer)
         ]
         lines += failure_lines(self.failures)
         if self.failures:

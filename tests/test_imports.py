@@ -19,7 +19,7 @@ ORDER = [
     exact fast
     paging decode
     logins entra auth session
-    invoices estimates summaries identity plan lineitems layout
+    invoices estimates summaries identity plan periods lineitems layout
     sink commits staging headers documents
     reconcile worker tables report failures
     pipeline verification recount repairs client

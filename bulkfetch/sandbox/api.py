@@ -167,9 +167,16 @@ class InvoiceApi:
         stream = _stream(asked, invoice, detail, by_query=by_query)
         if provider in LEGACY_PROVIDERS:
             return self._offset_page(asked, stream)
+        if self._options.v1_until and invoice.billing_period >= self._options.v1_until:
+            return self._no_longer_served(stream)
         if not by_query and detail.kind == "one_time/usage_line_items":
             return collection([], line_items=0, total_count=0, self_uri=stream.uri())  # the rows come by query only
         return self._continued_page(asked, stream)
+
+    def _no_longer_served(self, stream: Stream) -> Reply:
+        if self._options.v1_refusal == 200:
+            return collection([], line_items=0, total_count=0, self_uri=stream.uri())
+        return service_fault(self._options.v1_refusal, 3000, "The billing period is not supported.")
 
     def _unbilled(self, asked: Asked) -> Reply:
         provider, line_item_type = asked.value("provider").lower(), asked.value("invoicelineitemtype").lower()

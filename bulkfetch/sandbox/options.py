@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from bulkfetch.sandbox.faults import NO_FAULTS, Faults
@@ -39,6 +40,8 @@ class SandboxOptions:
     """How far those counts vary: 0.5 draws each from half to one and a half times `line_items`."""
     details: tuple[str, ...] = ()
     """The provider/type pairs that every invoice offers; nothing means what real tenants offer."""
+    newest: str = "2021-06"
+    """The month of the newest invoice."""
     unbilled_line_items: int = 60
     """Line items of each type that no invoice has yet, in the current period of each currency; half as many in the
     previous one."""
@@ -65,6 +68,10 @@ class SandboxOptions:
     """What the managed identity endpoint wants to be told."""
     token: str = "sandbox-token"  # noqa: S105  the same
     """A token that never expires."""
+    v1_until: str = ""
+    """The first billing period of new commerce whose line items are refused, as `2024-02`; nothing refuses none."""
+    v1_refusal: int = 400
+    """With which status they are; 200 answers with an empty list."""
     app_only_status: int = 403
     """How a token without a user is refused what is for users only; 200 gives it to apps as well."""
     token_lifetime_s: int = 3600
@@ -125,6 +132,9 @@ def _check(options: SandboxOptions) -> None:
         raise ValueError(f"no such detail: {', '.join(unknown)}; there are {', '.join(PROVIDERS_AND_TYPES)}")
     if options.past_end not in PAST_END:
         raise ValueError(f"past_end is one of {', '.join(PAST_END)}, not {options.past_end!r}")
+    months = [month for month in (options.newest, options.v1_until) if month]
+    if not options.newest or not all(re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", month) for month in months):
+        raise ValueError("newest and v1_until are months such as 2024-02")
     if options.user_state not in USER_STATES:
         raise ValueError(f"user_state is one of {', '.join(USER_STATES)}, not {options.user_state!r}")
     if options.bom not in MARKS:

@@ -12,8 +12,6 @@ from bulkfetch.sandbox.line_items import RowStyle
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES, SandboxOptions
 from bulkfetch.sandbox.pool import POOL_ROWS, RowPool, template_pool
 
-LAST_MONTH = (2021, 6)
-"""The month of the newest invoice."""
 LEGACY, MODERN = "Recurring", "OneTime"
 LEGACY_PROVIDERS = ("office", "azure", "azure_data_market")
 OFFICE_ONLY = ("office/billing_line_items",)
@@ -65,6 +63,11 @@ class Invoice:
     def path_id(self) -> str:
         """The id that stands in the path of its line items, in the query form."""
         return "unbilled" if self.is_open else self.id
+
+    @property
+    def billing_period(self) -> str:
+        """The month it bills, as `2021-05`."""
+        return month_text(*months_on(self.year, self.month, -1))
 
     @property
     def total_charges(self) -> Decimal:
@@ -183,7 +186,7 @@ def _open_invoices(options: SandboxOptions, currencies: tuple[str, ...]) -> Iter
     """What is not billed yet: all of new commerce, in each currency, of this period and the one before."""
     for currency in currencies:
         for period, share, months in (("current", 1.0, 1), ("previous", 0.5, 0)):
-            year, month = months_on(*LAST_MONTH, months)
+            year, month = months_on(*_newest(options), months)
             count = round(options.unbilled_line_items * share)
             identity = f"unbilled-{period}-{currency}"
             yield Invoice(
@@ -200,6 +203,11 @@ def _open_invoices(options: SandboxOptions, currencies: tuple[str, ...]) -> Iter
             )
 
 
+def _newest(options: SandboxOptions) -> tuple[int, int]:
+    year, month = options.newest.split("-")
+    return int(year), int(month)
+
+
 def _kind_of(pair: str) -> str:
     return LEGACY if pair.split("/")[0] in LEGACY_PROVIDERS else MODERN
 
@@ -213,7 +221,7 @@ def _unreconciled(options: SandboxOptions) -> dict[int, int]:
 
 
 def _invoice(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> Invoice:
-    year, month = months_on(*LAST_MONTH, -age)
+    year, month = months_on(*_newest(options), -age)
     chronological, legacy = options.invoices - age, kind == LEGACY
     currency, symbol = CURRENCIES[0 if legacy else of_kind % len(CURRENCIES)]
     invoice = Invoice(
