@@ -262,11 +262,13 @@ async def _archived(
     session.log.note("planned", invoices=len(plan.invoices), transfers=len(plan.transfers), committed=len(skipped))
     wanted = tuple(each for each in documents_of(plan.invoices) if documents or (repair and repair.documents(each)))
     there = {} if repair else await anyio.to_thread.run_sync(committed_documents, store, wanted)
+    stats.documents, stats.documents_done = len(wanted), len(there)
     progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in pending))
     with anyio.CancelScope(deadline=until) as scope:
         await _run_transfers(pending, session, settings, store, stats, progress, alone(plan.invoices))
         if progress.fatal is None:
-            await _run_documents([each for each in wanted if each not in there], session, settings, store, progress)
+            left = [each for each in wanted if each not in there]
+            await _run_documents(left, session, settings, store, stats, progress)
     if scope.cancelled_caught:
         progress.fatal = DeadlineError(
             f"the deadline of {settings.deadline_s:g} s has passed with {stats.transfers_done} of {len(pending)} "
@@ -331,7 +333,12 @@ async def _run_one(transfer: Transfer, job: Job, progress: _Progress) -> None:
 
 
 async def _run_documents(
-    pending: Sequence[Document], session: Session, settings: Settings, store: Store, progress: _Progress
+    pending: Sequence[Document],
+    session: Session,
+    settings: Settings,
+    store: Store,
+    stats: RunStats,
+    progress: _Progress,
 ) -> None:
     """Save the documents, several at a time. If one is refused to an app without a user, all would be: no more then."""
     waiting = iter(pending)
@@ -339,7 +346,9 @@ async def _run_documents(
 
         async def work() -> None:
             for document in waiting:
-                if not await _save_one(document, session, store, progress):
+                goes_on = await _save_one(document, session, store, progress)
+                stats.documents_done += 1
+                if not goes_on:
                     tasks.cancel_scope.cancel()
                     return
 

@@ -71,6 +71,7 @@ def progress_line(stats: RunStats, now: float) -> str:
         [
             f"invoices {_of(stats.invoices_done, stats.invoices)}",
             f"transfers {_transfers(stats)}",
+            *_documents(stats),
             f"{stats.rows:,} rows at {stats.rows_per_s(now):,.0f}/s",
             format_bytes(stats.bytes_received),
             f"{_of(stats.in_flight, stats.limit)} requests in flight",
@@ -90,6 +91,7 @@ def final_line(stats: RunStats, now: float) -> str:
         [
             f"invoices {_of(stats.invoices_done, stats.invoices)}",
             f"transfers {_transfers(stats)}",
+            *_documents(stats),
             f"{stats.rows:,} rows in {format_duration(elapsed_s)}{rate}",
             format_bytes(stats.bytes_received),
             *_troubles(stats),
@@ -109,6 +111,7 @@ def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = Fa
         *_hold(stats, now),
         *_unusual(stats),
         f"invoices {_of(stats.invoices_done, stats.invoices)}",
+        *_documents(stats),
         f"rows {stats.rows:,}",
         f"{stats.rows_per_s(now):,.0f} rows/s",
         format_bytes(stats.bytes_received),
@@ -162,6 +165,10 @@ def _has_transfers(stats: RunStats) -> bool:
 
 def _of(part: int, whole: int) -> str:
     return f"{part:,}/{whole:,}"
+
+
+def _documents(stats: RunStats) -> list[str]:
+    return [f"documents {_of(stats.documents_done, stats.documents)}"] if stats.documents else []
 
 
 def _transfers(stats: RunStats) -> str:

@@ -164,7 +164,8 @@ _ADVICE_BY_STATUS = {
 _USERS_ONLY = re.compile(r"/invoices/(?!summary$)[^/]+|/invoices/[^/]+(/receipts/[^/]+)?/documents/statement")
 _NEEDS_USER = (
     "the service gives this to an app together with a user only, and refuses an app alone: "
-    "sign in with `bulkfetch login`, or give a refresh token"
+    "sign in with `bulkfetch login`, or give a refresh token; "
+    "the user needs the Admin agent or Billing admin role"
 )
 
 

@@ -169,7 +169,8 @@ class Session:
             lambda: read(answer.body()), limiter=self.decoding, abandon_on_cancel=True
         )
         self._budget.succeeded(self._clock.now())
-        self._known_good = request
+        if request.receiver is None:  # one with a receiver would write its file again
+            self._known_good = request
         return result
 
     async def _wait_or_give_up(self, error: RequestError, tries: _Tries) -> None:

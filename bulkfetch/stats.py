@@ -27,6 +27,10 @@ class RunStats:
     """Transfers that an earlier run has committed."""
     transfers_failed: int = 0
     """Transfers that this run gave up."""
+    documents: int = 0
+    """Documents to save, those saved before included."""
+    documents_done: int = 0
+    """Documents with nothing left to do, however they ended."""
     rows: int = 0
     """Line items decoded by this run."""
     rows_resumed: int = 0

@@ -14,13 +14,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from durability.disks import Died, WatchedDisk, counting, dying
-from fakes import answered, bench, one_after_the_other
+from fakes import Sent, answered, bench, one_after_the_other
 from test_auth import credentials, entra
 
 from bulkfetch.client import Client
 from bulkfetch.config import Secret, Settings
 from bulkfetch.documents import Document, committed_documents, documents_of, export_document, parse_document
-from bulkfetch.errors import DamagedError, HttpStatusError, MalformedBodyError, NotFoundError, StorageError
+from bulkfetch.errors import (
+    DamagedError,
+    HttpStatusError,
+    MalformedBodyError,
+    NotFoundError,
+    ServerUnavailableError,
+    StorageError,
+)
 from bulkfetch.invoices import Invoice, TaxReceipt
 from bulkfetch.layout import ARCHIVE, DOCUMENT_COMMITS, DOCUMENTS, FAILURES
 from bulkfetch.pipeline import export_async
@@ -34,7 +41,7 @@ from bulkfetch.session import open_session
 from bulkfetch.staging import sweep
 from bulkfetch.stats import RunStats
 from bulkfetch.store import Disk, LocalStore, prepare_output
-from bulkfetch.transport import Request
+from bulkfetch.transport import Answer, Request
 from bulkfetch.verification import verify
 
 SMALL = SandboxOptions(invoices=4, line_items=5, amendments=1)
@@ -422,3 +429,18 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_leaves_a_whole_document
             assert names_below(root) == names_below(tmp_path / "clean")
             assert (root / now.commit_name).read_bytes() == (tmp_path / "clean" / now.commit_name).read_bytes()
     assert len(steps) > 8
+
+
+async def test_a_document_is_not_what_a_failing_server_is_probed_with(tmp_path: Path) -> None:
+    """The probe sends a request that was served before once more; a document's would write its file again."""
+
+    def answer(sent: Sent) -> Answer:
+        return answered(503) if sent.request.path == "/x" else answered(body=PDF)
+
+    async with bench(answer, limit=8) as there:
+        await export_document(Document("D1"), there.session, LocalStore(tmp_path))
+        before = names_below(tmp_path)
+        with pytest.raises((HttpStatusError, ServerUnavailableError)):
+            await there.session.get(Request("/x"), bytes)
+        assert [sent.request.path for sent in there.transport.sent if sent.request.receiver] == [Document("D1").path]
+    assert names_below(tmp_path) == before

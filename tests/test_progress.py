@@ -307,3 +307,12 @@ for terminal in (False, True):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_documents_are_counted_where_there_are_any() -> None:
+    stats = half_done()
+    assert "documents" not in progress_line(stats, 0.0) + final_line(stats, 0.0)
+    stats.documents, stats.documents_done = 9, 4
+    assert ", documents 4/9, " in progress_line(stats, 0.0)
+    assert ", documents 4/9, " in final_line(stats, 0.0)
+    assert "documents 4/9" in " ".join(live_block(stats, 0.0, width=80))

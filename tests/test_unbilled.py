@@ -15,11 +15,12 @@ from bulkfetch.client import Client, python_value
 from bulkfetch.commits import commit_names
 from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import NotFoundError, SettingsError
-from bulkfetch.invoices import Invoice
+from bulkfetch.invoices import Invoice, InvoiceDetail
 from bulkfetch.jsontext import loads
 from bulkfetch.layout import FAILURES, UNBILLED_LINE_ITEMS, commit_name, part_name, unbilled_of_commit
 from bulkfetch.pipeline import export_async
 from bulkfetch.plan import PERIODS, Selection, Transfer, plan_export, unbilled_transfer
+from bulkfetch.recount import verify_against_server
 from bulkfetch.repairs import repair_async
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.store import LocalStore
@@ -181,8 +182,6 @@ async def test_what_is_faulty_of_a_snapshot_is_repaired_with_one_of_today(what: 
 
 
 async def test_the_server_is_not_asked_to_confirm_what_changes_from_day_to_day(tmp_path: Path) -> None:
-    from bulkfetch.recount import verify_against_server
-
     async with serve(SMALL) as sandbox:
         await export_async(tmp_path / "lake", settings_for(sandbox), selection=OPEN)
         sandbox.stats.exchanges.clear()
@@ -235,8 +234,6 @@ def test_what_cannot_be_unbilled_is_refused(given: dict[str, str], words: str) -
 
 
 def test_the_currencies_of_new_commerce_are_asked_for_or_those_given() -> None:
-    from bulkfetch.invoices import InvoiceDetail
-
     legacy = Invoice("D1", currency_code="USD", details=(InvoiceDetail("office", "billing_line_items"),))
     modern = Invoice("G1", currency_code="EUR", details=(InvoiceDetail("one_time", "billing_line_items"),))
 
