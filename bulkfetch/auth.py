@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from bulkfetch.config import Secret, Settings, Way, way_of
-from bulkfetch.entra import Issued, acquire
+from bulkfetch.entra import acquire
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SignInError
 from bulkfetch.retry import (
     Attempts,
@@ -23,6 +23,7 @@ from bulkfetch.retry import (
     may_retry,
 )
 from bulkfetch.runlog import RunLog
+from bulkfetch.tokens import Issued
 
 _MARGIN_S, _MARGIN_SHARE = 60.0, 0.1
 """How long before its end a token is renewed: a minute, or a tenth of a short life."""

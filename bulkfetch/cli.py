@@ -36,11 +36,13 @@ from bulkfetch.errors import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from bulkfetch.client import Client, LineItems
     from bulkfetch.config import Settings
     from bulkfetch.invoices import Invoice
     from bulkfetch.plan import Plan, Selection, Transfer
-    from bulkfetch.schema import LineItemSchema
+    from bulkfetch.schema import Field
     from bulkfetch.stats import RunStats
     from bulkfetch.store import LocalStore
 
@@ -591,6 +593,7 @@ def _invoice_lines(invoice: Invoice) -> list[str]:
     facts = [(name, value) for name, value in invoice.source if not isinstance(value, nested)]
     facts += [("details", name) for name in _detail_names(invoice)]
     facts += [("amendments", amendment.id) for amendment in invoice.amendments]
+    facts += [("tax receipts", receipt.id) for receipt in invoice.tax_receipts]
     width = max(len(name) for name, _ in facts)
     return [f"{printable(name):<{width}}  {printable(str(value))}".rstrip() for name, value in facts]
 
@@ -809,25 +812,29 @@ def _schema_arguments(parser: argparse.ArgumentParser) -> None:
         "detail",
         metavar="PROVIDER/TYPE",
         nargs="?",
-        help="one detail, as office/billing_line_items (default: all)",
+        help="one detail, as office/billing_line_items, or invoices for the headers (default: all)",
     )
     parser.add_argument("--json", action="store_true", help="print the schemas as JSON")
     parser.set_defaults(command=_schema, parser=parser)
 
 
 def _schema(arguments: argparse.Namespace) -> int:
-    from bulkfetch.schema import DECLARED
+    from bulkfetch.schema import DECLARED, INVOICE, INVOICE_ARROW
 
-    names = {f"{provider}/{line_item_type}": schema for (provider, line_item_type), schema in DECLARED.items()}
+    names = {
+        f"{provider}/{line_item_type}": (schema.resource, _columns(schema.arrow, schema.fields))
+        for (provider, line_item_type), schema in DECLARED.items()
+    }
+    names["invoices"] = ("Invoice", _columns(INVOICE_ARROW, INVOICE))
     if arguments.detail is not None and arguments.detail not in names:
         raise SettingsError(f"there is no schema {arguments.detail!r}; there are {', '.join(names)}")
     chosen = names if arguments.detail is None else {arguments.detail: names[arguments.detail]}
-    facts = {name: _columns(schema) for name, schema in chosen.items()}
+    facts = {name: columns for name, (_, columns) in chosen.items()}
     if arguments.json:
         _print(facts)
         return COMPLETE
     for name, columns in facts.items():
-        _print([f"{name} ({chosen[name].resource})"])
+        _print([f"{name} ({chosen[name][0]})"])
         _print(
             [
                 f"  {column['name']:<38} {column['type']:<31} "
@@ -838,9 +845,9 @@ def _schema(arguments: argparse.Namespace) -> int:
     return COMPLETE
 
 
-def _columns(schema: LineItemSchema) -> list[dict[str, Any]]:
+def _columns(schema: pa.Schema, fields: Sequence[Field]) -> list[dict[str, Any]]:
     """Return the columns of a schema as plain values; `source` says where the field is known from."""
-    sources = {field.name: field.source.value for field in schema.fields}
+    sources = {field.name: field.source.value for field in fields}
     return [
         {
             "name": column.name,
@@ -848,7 +855,7 @@ def _columns(schema: LineItemSchema) -> list[dict[str, Any]]:
             "nullable": column.nullable,
             "source": sources.get(column.name, "bulkfetch"),
         }
-        for column in schema.arrow
+        for column in schema
     ]
 
 

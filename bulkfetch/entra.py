@@ -1,20 +1,15 @@
-"""Getting tokens from Microsoft Entra by msal, and from a command: every way in, and what each refusal means.
+"""Getting tokens from Microsoft Entra by msal: every way in, and what each refusal means.
 
 Nothing here waits or tries again, and every call blocks: `auth.py` does the rest, in threads.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +17,14 @@ from bulkfetch.config import CLOUDS, Secret, Settings, Way, way_of
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError, printable
 from bulkfetch.logins import Login, read_login, write_login
 from bulkfetch.retry import THROTTLED, retry_after_s
+from bulkfetch.tokencommand import token_of_command
+from bulkfetch.tokens import Issued, claims_of, lifetime_s, without_secrets
 from bulkfetch.transport import trust
 
 if TYPE_CHECKING:
     import requests
 
 _HTTP_TIMEOUT_S = 30
-_COMMAND_TIMEOUT_S = 120
 _TELLING_SKEW_S = 120.0
 """How far this machine's clock may be off before it is named as what may be wrong: Entra allows five minutes."""
 _ODD_ANSWERS = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
@@ -64,15 +60,6 @@ _ADVICE_BY_ERROR = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A token, how long it is good in seconds as far as its issuer told, and the refresh token that came with it."""
-
-    token: str = field(repr=False)
-    lifetime_s: float = math.inf
-    refresh_token: Secret | None = None
-
-
 def acquire(settings: Settings, keep: Callable[[Secret], None] | None = None) -> Issued:
     """Get a token by the way that the settings name, whatever was got before; it blocks.
 
@@ -82,7 +69,7 @@ def acquire(settings: Settings, keep: Callable[[Secret], None] | None = None) ->
     """
     way = way_of(settings)
     if way is Way.COMMAND:
-        return _by_command(settings)
+        return token_of_command(settings)
     if way is Way.MANAGED_IDENTITY:
         return _by_managed_identity(settings)
     if way is Way.USER:
@@ -211,9 +198,6 @@ def keep_login(settings: Settings, issued: Issued) -> Login:
     return login
 
 
-# Managed identities and commands.
-
-
 def _by_managed_identity(settings: Settings) -> Issued:
     with _entra(settings, "the managed identity endpoint of this machine", insecure=True) as (http, msal):
         name = settings.managed_identity
@@ -224,56 +208,6 @@ def _by_managed_identity(settings: Settings) -> Issued:
         )
         client = msal.ManagedIdentityClient(identity, http_client=http)
         return _issued(client.acquire_token_for_client(resource=_resource(settings)), settings, http)
-
-
-def _by_command(settings: Settings) -> Issued:
-    command = settings.token_command.reveal() if settings.token_command else ""
-    words = shlex.split(command)
-    name = f"the token command ({printable(words[0])} …)"
-    try:
-        done = subprocess.run(  # noqa: S603  the user's own command, without a shell
-            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COMMAND_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise SignInError(f"{name} did not end within {_COMMAND_TIMEOUT_S} s") from None
-    except OSError as error:
-        raise SignInError(f"{name} cannot be run: {error.strerror}") from None
-    said = done.stdout.decode(errors="replace").strip()
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        why = _hidden(lines[-1], settings, said) if lines else "it said nothing"
-        raise SignInError(f"{name} ended with exit code {done.returncode}: {why}")
-    return _printed(said, name)
-
-
-def _printed(said: str, name: str) -> Issued:
-    """Read what a token command printed: a token, or JSON as of `az account get-access-token`."""
-    facts: Mapping[str, Any] = {"token": said}
-    if said.startswith("{"):
-        try:
-            facts = json.loads(said)
-        except ValueError:
-            facts = {}
-    found = (facts.get(key) for key in ("accessToken", "access_token", "token"))
-    token = next((each for each in found if isinstance(each, str) and each), "")
-    if not re.fullmatch(r"[!-~]+", token):
-        raise SignInError(f"{name} printed no token: a line of visible ASCII, or JSON with accessToken, is expected")
-    return Issued(token, _printed_lifetime_s(facts))
-
-
-def _printed_lifetime_s(facts: Mapping[str, Any]) -> float:
-    """Read when a printed token ends: `expires_in` in seconds, or a moment; without one only a refusal tells."""
-    if "expires_in" in facts:
-        return lifetime_s(facts["expires_in"])
-    moment = facts.get("expires_on", facts.get("expiresOn"))
-    try:
-        ends_at = float(str(moment))
-    except ValueError:
-        try:
-            ends_at = datetime.fromisoformat(str(moment)).timestamp()  # local time, as the Azure CLI prints it
-        except ValueError:
-            return math.inf
-    return lifetime_s(ends_at - time.time())
 
 
 # What all ways over Entra share.
@@ -296,12 +230,14 @@ def _entra(settings: Settings, where: str | None = None, *, insecure: bool = Fal
             yield http, msal
     except requests.RequestException as error:
         if "certificate" in str(error).casefold():  # TLS that breaks off has the same type
-            raise SignInError(f"{where} cannot be trusted with the secret: {_hidden(error, settings)}") from None
-        raise ConnectionFailedError(f"signing in at {where} failed: {_hidden(error, settings)}") from None
+            raise SignInError(
+                f"{where} cannot be trusted with the secret: {without_secrets(error, settings)}"
+            ) from None
+        raise ConnectionFailedError(f"signing in at {where} failed: {without_secrets(error, settings)}") from None
     except MsalError as error:
-        raise ConnectionFailedError(f"signing in at {where} failed: {_hidden(error, settings)}") from None
+        raise ConnectionFailedError(f"signing in at {where} failed: {without_secrets(error, settings)}") from None
     except _ODD_ANSWERS as error:
-        raise SignInError(f"signing in at {where} failed: {_hidden(error, settings)}") from None
+        raise SignInError(f"signing in at {where} failed: {without_secrets(error, settings)}") from None
 
 
 def _confidential(settings: Settings, http: Any, client_id: str | None, tenant_id: str | None, authority: str) -> Any:
@@ -378,19 +314,10 @@ def _issued(answer: object, settings: Settings, http: Any, old: Secret | None = 
     )
 
 
-def lifetime_s(told: object) -> float:
-    """Read `expires_in`, a number in some answers and text in others; without it only a refusal tells."""
-    try:
-        seconds = float(str(told))
-    except ValueError:
-        return math.inf
-    return seconds if 0 < seconds <= 1e9 else math.inf
-
-
 def _refusal(answer: Mapping[str, Any], settings: Settings, http: Any, old: Secret | None = None) -> str:
     """Say why Entra gave no token and what to do; its description carries the code, the time and the correlation id."""
     said = answer.get("error_description") or answer.get("error") or "no reason given"
-    description = _hidden(said, settings, old.reveal() if old else "")
+    description = without_secrets(said, settings, old.reveal() if old else "")
     correlation = printable(str(answer.get("correlation_id") or ""))[:40]
     found = _code_of(answer)
     advice = _ADVICE.get(found) or _ADVICE_BY_ERROR.get(str(answer.get("error")), "")
@@ -417,39 +344,6 @@ def _code_of(answer: Mapping[str, Any]) -> str:
         return str(codes[0])
     said = str(answer.get("error_description") or "")
     return said.removeprefix("AADSTS").partition(":")[0] if said.startswith("AADSTS") else ""
-
-
-def _hidden(said: object, settings: Settings, *others: str) -> str:
-    """Return the first line of what somebody said, without any of our secrets, however it quotes them."""
-    text = str(said)
-    ours = (settings.client_secret, settings.refresh_token, settings.token)
-    command = settings.token_command.reveal() if settings.token_command else ""
-    words = [word for word in re.split(r"[\s'\"=;,]+", command) if len(word) >= _LONG_WORD]
-    for secret in (*(each.reveal() for each in ours if each is not None), *words, *others):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "***")
-    lines = text.strip().splitlines()
-    return printable(lines[0])[:300] if lines else "no reason given"
-
-
-_LONG_WORD = 8
-"""Words of a token command from this length on may be a password in it."""
-_SHORTEST_SECRET = 4
-"""Shorter ones would blank out words; no secret that protects anything is so short."""
-
-
-def claims_of(token: str) -> dict[str, Any]:
-    """Return what a token says of itself, unchecked: only its server can tell if it is true. {} if it is opaque."""
-    import base64
-
-    parts = token.split(".")
-    if len(parts) != 3:
-        return {}
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except ValueError:
-        return {}
-    return claims if isinstance(claims, dict) else {}
 
 
 def _http_client(settings: Settings, where: str, *, insecure: bool) -> requests.Session:

@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from bulkfetch.auth import SignIn, TokenSource, token_source
 from bulkfetch.config import Settings, way_of
-from bulkfetch.entra import begin_device_sign_in, claims_of, keep_login
+from bulkfetch.entra import begin_device_sign_in, keep_login
 from bulkfetch.errors import BulkfetchError, ConnectionFailedError, HttpStatusError, RequestError, printable
 from bulkfetch.invoices import get_invoice_page
 from bulkfetch.logins import Login
@@ -20,6 +20,7 @@ from bulkfetch.refusals import advice_on
 from bulkfetch.session import Session, open_session
 from bulkfetch.stats import RunStats
 from bulkfetch.summaries import get_summaries
+from bulkfetch.tokens import claims_of
 
 
 async def log_in(

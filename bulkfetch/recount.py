@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
@@ -11,7 +11,7 @@ import anyio
 import anyio.abc
 
 from bulkfetch.commits import Commit, money
-from bulkfetch.config import Settings, check_credentials
+from bulkfetch.config import Secret, Settings, check_credentials
 from bulkfetch.decode import JsonPage, decode_json_page
 from bulkfetch.errors import TransferError, printable
 from bulkfetch.invoices import Invoice, flattened, walk_invoices
@@ -23,16 +23,21 @@ from bulkfetch.verification import Finding, VerifyReport
 
 
 async def verify_against_server(
-    report: VerifyReport, settings: Settings, stats: RunStats | None = None
+    report: VerifyReport,
+    settings: Settings,
+    stats: RunStats | None = None,
+    *,
+    on_refresh_token: Callable[[Secret], None] | None = None,
 ) -> VerifyReport:
     """Return a verification with what the server says otherwise now added to its findings.
 
     The list of invoices is walked, and the rows of each committed transfer are counted: with one request where pages
-    are found by their offset, with all of them where they are a chain. Raises SettingsError without credentials, and
-    SignInError, ServerUnavailableError or RequestError if the server cannot be asked.
+    are found by their offset, with all of them where they are a chain. `on_refresh_token` is that of `export_async`.
+    Raises SettingsError without credentials, and SignInError, ServerUnavailableError or RequestError if the server
+    cannot be asked.
     """
     check_credentials(settings)
-    async with open_session(settings, stats or RunStats()) as session:
+    async with open_session(settings, stats or RunStats(), keep=on_refresh_token) as session:
         invoices = [each async for each in walk_invoices(session, size=settings.invoice_page_size)]
         listed = {invoice.id: invoice for invoice in flattened(invoices)}
         findings = [*_changed(report, listed), *await _recounted(report.commits, listed, session, settings)]

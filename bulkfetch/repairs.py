@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from bulkfetch.commits import commit_names, read_archive
-from bulkfetch.config import Settings, check_credentials, read_settings
+from bulkfetch.config import Secret, Settings, check_credentials, read_settings
 from bulkfetch.documents import document_commits
 from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.headers import read_headers
@@ -71,6 +72,7 @@ async def repair_async(
     with_server: bool = False,
     stats: RunStats | None = None,
     source: str | None = None,
+    on_refresh_token: Callable[[Secret], None] | None = None,
     **flags: object,
 ) -> RepairReport:
     """Verify every line item of an archive, fetch again what is faulty, and verify it once more.
@@ -86,12 +88,21 @@ async def repair_async(
     with store.locked(LOCK):
         before = await anyio.to_thread.run_sync(_verified, output)
         if with_server:
-            before = await verify_against_server(before, settings, stats)
+            before = await verify_against_server(before, settings, stats, on_refresh_token=on_refresh_token)
         if before.sound:
             return RepairReport(before)
         await anyio.to_thread.run_sync(_drop_damaged_archive_file, store)
         plan = await anyio.to_thread.run_sync(_repair_of, store, before)
-        export = await archive(store, settings, Selection(), stats, output=str(output), source=source, repair=plan)
+        export = await archive(
+            store,
+            settings,
+            Selection(),
+            stats,
+            output=str(output),
+            source=source,
+            repair=plan,
+            on_refresh_token=on_refresh_token,
+        )
         after = await anyio.to_thread.run_sync(_verified, output)
     return RepairReport(before, export, after)
 

@@ -1030,7 +1030,8 @@ def test_the_schemas_are_shown(run: Run) -> None:
     assert ["billingCycleType", "string", "documentation", "sample"] in lines
     assert ["invoice_id", "string", "not", "null", "bulkfetch"] in lines
     facts = run("schema", "--json").json
-    assert len(facts) == 11
+    assert len(facts) == 12
+    assert {"name": "id", "type": "string", "nullable": False, "source": "recorded traffic"} in facts["invoices"]
     assert facts["azure/usage_line_items"][1] == {
         "name": "line_number",
         "type": "int64",

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -19,16 +18,17 @@ import trustme
 from aiohttp import web
 from test_auth import TENANT, Entra, credentials, entra, json_answer
 
-from bulkfetch.auth import SignIn, token_source
+from bulkfetch.auth import token_source
 from bulkfetch.client import Client
 from bulkfetch.config import CLOUDS, Secret, Settings, Way, check_credentials, way_of
-from bulkfetch.entra import acquire, claims_of
-from bulkfetch.errors import HttpStatusError, SettingsError, SignInError
-from bulkfetch.identity import check_login, log_in
+from bulkfetch.entra import acquire
+from bulkfetch.errors import SettingsError, SignInError
+from bulkfetch.identity import log_in
 from bulkfetch.logins import Login, read_login, write_login
 from bulkfetch.pipeline import export_async
-from bulkfetch.sandbox import Fault, Faults, SandboxOptions
+from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.sandbox.tokens import USER
+from bulkfetch.tokens import claims_of
 from bulkfetch.verification import verify
 
 CANARY = "canary-0123456789-Secret~x"
@@ -335,73 +335,6 @@ async def test_no_managed_identity_endpoint_is_named_as_what_cannot_be_reached(
     assert "signing in at the managed identity endpoint of this machine failed" in said
 
 
-# --- A command.
-
-
-def printing(text: str, *, code: int = 0, complaint: str = "") -> Secret:
-    """A command that prints `text`; the secret in its own words must not show either."""
-    program = f"import sys; print({text!r}); print({complaint!r}, file=sys.stderr); sys.exit({code}) # {CANARY}"
-    return Secret(shlex.join([sys.executable, "-c", program]))
-
-
-@pytest.mark.parametrize(
-    ("printed", "lifetime_s"),
-    [
-        ("t0ken", float("inf")),
-        ('{"accessToken": "t0ken", "expires_in": "3599"}', 3599),
-        ('{"access_token": "t0ken"}', float("inf")),
-        ('{"token": "t0ken", "expiresOn": "never"}', float("inf")),
-        ('{"accessToken": "t0ken", "expiresOn": "2001-01-01 00:00:00.000000"}', float("inf")),
-    ],
-)
-def test_a_command_prints_a_token_or_the_json_of_the_azure_cli(printed: str, lifetime_s: float) -> None:
-    issued = acquire(Settings(token_command=printing(printed)))
-    assert (issued.token, issued.lifetime_s) == ("t0ken", lifetime_s)
-    assert "t0ken" not in repr(issued)
-
-
-@pytest.mark.parametrize("key", ["expires_on", "expiresOn"])
-def test_the_end_of_a_printed_token_is_read_as_a_number_or_as_local_time(key: str) -> None:
-    ends_at = time.time() + 600
-    told = ends_at if key == "expires_on" else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
-    issued = acquire(Settings(token_command=printing(json.dumps({"accessToken": "t", key: told}))))
-    assert issued.lifetime_s == pytest.approx(600, abs=10)
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        (printing(CANARY, code=3, complaint=f"no: {CANARY}"), r"ended with exit code 3: no: \*\*\*"),
-        (printing("", code=1), "ended with exit code 1: it said nothing"),
-        (printing(""), "printed no token"),
-        (printing(f"two {CANARY}"), "printed no token"),
-        (printing(f'{{"accessToken": 5, "x": "{CANARY}"}}'), "printed no token"),
-        (printing(f'{{"broken {CANARY}'), "printed no token"),
-        (Secret("/no/such/program --key x"), "cannot be run: No such file or directory"),
-    ],
-)
-async def test_a_command_that_gives_no_token_is_an_error_that_shows_none_of_its_words(
-    command: Secret, words: str
-) -> None:
-    with pytest.raises(SignInError, match=words) as caught:
-        await credentials(Settings(token_command=command)).token()
-    assert CANARY not in f"{caught.value} {caught.value!r} {caught.value.__cause__}"
-
-
-async def test_a_command_is_run_again_when_its_token_is_refused(tmp_path: Path) -> None:
-    calls = tmp_path / "calls"
-    program = f"open({str(calls)!r}, 'a').write('x'); print(open({str(tmp_path / 'token')!r}).read())"
-    async with entra(tmp_path, SandboxOptions(token_lifetime_s=60)) as there:
-        (tmp_path / "token").write_text(await credentials(there.settings()).token())
-        settings = there.settings(token_command=Secret(shlex.join([sys.executable, "-c", program])))
-        async with Client(settings) as client:
-            await client.invoices.page()
-            there.now += 61
-            (tmp_path / "token").write_text(await credentials(there.settings()).token())
-            await client.invoices.page()
-    assert calls.read_text() == "xx"
-
-
 # --- Clouds.
 
 
@@ -508,56 +441,31 @@ async def test_an_odd_answer_is_a_refusal_and_no_bug(body: bytes, tmp_path: Path
         assert "signing in" in await refusal_of(of_user(there))
 
 
-@pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.W10.c", "eyJ.e30", "a.%%%.c"])
-def test_an_opaque_token_says_nothing_of_itself(token: str) -> None:
-    assert claims_of(token) == {}
+# --- Every way, in the middle of a run.
 
 
-# --- Who one is.
-
-
-async def test_a_check_says_who_one_is_what_is_allowed_and_until_when_and_shows_no_token(tmp_path: Path) -> None:
-    async with entra(tmp_path) as there:
+@pytest.mark.parametrize("way", [way for way in Way if way is not Way.TOKEN], ids=lambda way: way.value)
+async def test_a_token_that_expires_in_mid_run_is_renewed_by_the_way_it_came(
+    way: Way, certificate: Path, identity: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = SandboxOptions(client_certificate=str(certificate), token_lifetime_s=90)
+    async with entra(tmp_path, options) as there:
+        identity.setenv("IDENTITY_ENDPOINT", f"{there.origin}/identity/token")
         there.now = time.time()
-        user = await check_login(of_user(there))
-        app = await check_login(there.settings())
-        opaque = await check_login(there.settings(token=Secret(SandboxOptions().token)))
-        token = await credentials(there.settings()).token()
-    assert (user.way, user.user, user.kind, user.rights) == ("user", USER, "user", ("user_impersonation",))
-    assert (user.app, user.tenant, user.multi_factor) == ("Sandbox client", TENANT, True)
-    assert (user.invoices, user.users_only) == ("", "")
-    assert user.expires_at is not None
-    assert user.expires_at.timestamp() == pytest.approx(time.time() + 3600, abs=30)
-    lines = "\n".join(user.lines(user.expires_at))
-    assert f"user            {USER}" in lines
-    assert "for users only  can be read" in lines
-    assert "eyJ" not in lines + str(user.to_dict())
-    assert (app.kind, app.user, app.invoices) == ("app", None, "")
-    assert "the server answered 403" in app.users_only
-    assert "`bulkfetch login`" in app.users_only
-    assert "none: an app alone" in "\n".join(app.lines(user.expires_at))
-    assert (opaque.way, opaque.user, opaque.expires_at) == ("token", None, None)
-    assert "not known: the token does not say" in "\n".join(opaque.lines(user.expires_at))
-    assert token.split(".")[2] not in str(app)
-
-
-async def test_a_check_of_a_token_that_opens_nothing_says_so(tmp_path: Path) -> None:
-    faults = Faults((Fault("status", status=403, endpoint="invoices"),))
-    async with entra(tmp_path, SandboxOptions(faults=faults)) as there:
-        report = await check_login(there.settings())
-        assert report.to_dict()["invoices"] is False
-        assert "403" in report.invoices
-    async with entra(tmp_path) as there:
-        gone = await check_login(there.settings(token=Secret(CANARY)))
-    assert "refuses the bearer token" in gone.invoices
-    assert CANARY not in str(gone)
-
-
-async def test_what_is_for_users_only_is_refused_to_every_app_alone(tmp_path: Path) -> None:
-    async with entra(tmp_path) as there, Client(there.settings()) as client:
-        with pytest.raises(HttpStatusError, match="403"):
-            await client.invoices.by_id("D1").get()
-
-
-def test_a_sign_in_is_a_token_source() -> None:
-    assert isinstance(token_source(Settings(token_command=Secret("az"))), SignIn)
+        printed = tmp_path / "token"
+        given: dict[Way, dict[str, Any]] = {
+            Way.COMMAND: {"token_command": Secret(shlex.join(["cat", str(printed)]))},
+            Way.MANAGED_IDENTITY: {"managed_identity": "system"},
+            Way.USER: {"refresh_token": Secret(REFRESH), "login_file": tmp_path / "login.json"},
+            Way.CERTIFICATE: {"client_certificate": certificate, "client_secret": None},
+            Way.SECRET: {},
+        }
+        app = credentials(there.settings())
+        printed.write_text(await app.token())
+        settings = there.settings(sign_in=way.value, **given[way])
+        async with Client(settings) as client:
+            assert (await client.invoices.page()).items
+            there.now += 91
+            printed.write_text(await app.renew(await app.token()))
+            assert (await client.invoices.page()).items
+            assert client.stats.retries == 1  # the refusal, after which it was renewed

@@ -18,7 +18,7 @@ ORDER = [
     refusals
     exact fast
     paging decode
-    logins entra auth session
+    logins tokens tokencommand entra auth session
     invoices estimates summaries identity plan periods lineitems layout
     sink commits staging headers documents
     reconcile worker tables report failures
