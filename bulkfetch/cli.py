@@ -242,13 +242,15 @@ def _tenant_arguments(parser: argparse.ArgumentParser) -> None:
     sandbox = parser.add_argument_group("sandbox")
     sandbox.add_argument("--sandbox", action="store_true", help="ask a made-up tenant: needs no account")
     for name, meaning in _SANDBOX_OPTIONS.items():
-        sandbox.add_argument(f"--sandbox-{name}", metavar="FILE" if name == "faults" else "N", help=meaning)
+        metavar = {"faults": "FILE", "details": "PAIRS"}.get(name, "N")
+        sandbox.add_argument(f"--sandbox-{name}", metavar=metavar, help=meaning)
     config.add_arguments(parser)
 
 
 _SANDBOX_OPTIONS = {
     "invoices": "invoices of the made-up tenant",
     "line-items": "line items of each of their details",
+    "details": "what their details are, as office/billing_line_items,azure/usage_line_items, or every",
     "seed": "what the made-up tenant is drawn from",
     "latency-ms": "milliseconds that each answer takes",
     "faults": "a TOML file of faults to rehearse; `bulkfetch sandbox --list-faults` shows what it may say",
@@ -315,7 +317,8 @@ def _sandbox_named(arguments: argparse.Namespace) -> str | None:
     default = SandboxOptions()
     seed = default.seed if arguments.sandbox_seed is None else int(arguments.sandbox_seed)
     line_items = default.line_items if arguments.sandbox_line_items is None else int(arguments.sandbox_line_items)
-    return f"sandbox, seed {seed}, {line_items} line items"
+    details = f", details {arguments.sandbox_details}" if arguments.sandbox_details else ""
+    return f"sandbox, seed {seed}, {line_items} line items{details}"
 
 
 def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:

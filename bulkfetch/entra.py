@@ -5,7 +5,6 @@ Nothing here waits or tries again, and every call blocks: `auth.py` does the res
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -137,18 +136,19 @@ def _renewed(login: Login, issued: Issued) -> Login:
 class DeviceSignIn:
     """A sign-in that a person completes in a browser: `message` says where, and with which code.
 
-    `interval_s` is how long to wait before each `poll`.
+    `interval_s` is how long to wait before each `poll`, `lifetime_s` how long the code is good.
     """
 
     message: str
     interval_s: float
+    lifetime_s: float
     _settings: Settings = field(repr=False)
     _flow: dict[str, Any] = field(repr=False)
 
     def poll(self) -> Issued | None:
         """Return the token if the person has signed in, None if not yet; it blocks.
 
-        Raises SignInError if the sign-in was declined or took too long, and what `acquire` raises.
+        Raises SignInError if the sign-in was declined or the code is no longer good, and what `acquire` raises.
         """
         settings = self._settings
         with _entra(settings) as (http, msal):
@@ -158,8 +158,6 @@ class DeviceSignIn:
             answer = application.acquire_token_by_device_flow(self._flow, exit_condition=lambda flow: True)
             self.interval_s = float(self._flow.get("interval", self.interval_s))
             if isinstance(answer, Mapping) and answer.get("error") in ("authorization_pending", "slow_down"):
-                if time.time() >= self._flow.get("expires_at", math.inf):
-                    raise SignInError(f"signing in took too long; {_ADVICE_BY_ERROR['expired_token']}")
                 return None
             return _issued(answer, settings, http)
 
@@ -178,6 +176,7 @@ def begin_device_sign_in(settings: Settings) -> DeviceSignIn:
         return DeviceSignIn(
             f"to sign in, open {where} in a browser and enter the code {code}",
             float(flow.get("interval", 5)),
+            float(flow.get("expires_in", 900)),
             settings,
             flow,
         )

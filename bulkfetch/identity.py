@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,14 @@ import anyio.to_thread
 from bulkfetch.auth import SignIn, TokenSource, token_source
 from bulkfetch.config import Settings, way_of
 from bulkfetch.entra import begin_device_sign_in, keep_login
-from bulkfetch.errors import BulkfetchError, ConnectionFailedError, HttpStatusError, RequestError, printable
+from bulkfetch.errors import (
+    BulkfetchError,
+    ConnectionFailedError,
+    HttpStatusError,
+    RequestError,
+    SignInError,
+    printable,
+)
 from bulkfetch.invoices import get_invoice_page
 from bulkfetch.logins import Login
 from bulkfetch.refusals import advice_on
@@ -34,14 +42,15 @@ async def log_in(
     """
     device = await anyio.to_thread.run_sync(begin_device_sign_in, settings)
     tell(device.message)
-    while True:
+    waited_s = 0.0
+    while waited_s < device.lifetime_s:
+        waited_s += device.interval_s
         await sleep(device.interval_s)
-        try:
+        with suppress(ConnectionFailedError, HttpStatusError):  # nobody is asked to sign in again for a stumble
             issued = await anyio.to_thread.run_sync(device.poll, abandon_on_cancel=True)
-        except (ConnectionFailedError, HttpStatusError):
-            continue  # the person is not asked again for a stumble; `poll` ends it when the code does
-        if issued is not None:
-            return await anyio.to_thread.run_sync(keep_login, settings, issued)
+            if issued is not None:
+                return await anyio.to_thread.run_sync(keep_login, settings, issued)
+    raise SignInError("the code was not entered in time: run the command again")
 
 
 @dataclass(frozen=True, slots=True)

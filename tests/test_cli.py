@@ -843,6 +843,22 @@ def test_unbilled_line_items_are_printed_and_their_kinds_listed(run: Run, at_san
     assert [json.loads(line)["period"] for line in as_json] == ["Current", "Previous"] * 2
 
 
+# Everything
+
+
+def test_a_run_over_everything_the_sandbox_has_needs_no_account_and_is_proved(run: Run) -> None:
+    words = ["--sandbox", "--sandbox-details", "every", "--sandbox-line-items", "9", "--unbilled", "--documents"]
+    ended = run("export", "lake", *words, "--json")
+    assert ended.code == 0
+    assert (ended.json["complete"], ended.json["undeclared"]) == (True, [])
+    partitions = {path.parent.relative_to("lake/line_items") for path in Path("lake/line_items").rglob("*.parquet")}
+    assert len(partitions) == 11
+    proved = run("verify", "lake", "--deep", "--json")
+    assert (proved.code, proved.json["sound"], proved.json["documents"]) == (0, True, 9)
+    other = run("export", "lake", "--sandbox", "--sandbox-line-items", "9")
+    assert (other.code, "its source is sandbox" in other.error) == (2, True)
+
+
 # Documents and summaries
 
 

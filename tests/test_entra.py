@@ -285,6 +285,27 @@ async def test_a_stumble_does_not_make_a_person_sign_in_again(tmp_path: Path) ->
     assert login.username == USER
 
 
+@pytest.mark.parametrize("unreachable", [False, True])
+async def test_a_code_that_nobody_enters_ends_the_wait(unreachable: bool, tmp_path: Path) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async with entra(tmp_path, SandboxOptions(device_polls=10**6)) as there:
+        body = json.dumps({"user_code": "X", "device_code": "d", "expires_in": 3, "interval": 1}).encode()
+        there.meddle = lambda request: (
+            json_answer(body)
+            if request.path.endswith("/devicecode")
+            else (web.Response(status=503) if unreachable else json_answer(b'{"error":"authorization_pending"}'))
+            if request.path.endswith("/token")
+            else None
+        )
+        with pytest.raises(SignInError, match="was not entered in time: run the command again"):
+            await log_in(there.settings(login_file=tmp_path / "l"), lambda said: None, sleep=sleep)
+    assert waits == [1, 1, 1]
+
+
 async def test_a_sign_in_without_a_refresh_token_says_what_the_app_lacks(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
         there.meddle = lambda request: json_answer(b'{"access_token":"t"}') if request.path.endswith("/token") else None
