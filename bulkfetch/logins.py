@@ -12,7 +12,7 @@ import orjson
 
 from bulkfetch.config import Secret
 from bulkfetch.errors import SettingsError, StorageError
-from bulkfetch.store import explained
+from bulkfetch.store import Disk, explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ def write_login(file: Path, login: Login) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, file)
+            Disk().sync_directory(file.parent)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
