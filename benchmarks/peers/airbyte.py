@@ -4,8 +4,8 @@
 
 Manifest: https://docs.airbyte.com/platform/connector-development/config-based/understanding-the-yaml-file/yaml-overview.
 The consumer takes the messages of the source in the same process, as pyairbyte does, and writes batches of 10,000
-records with pyarrow. `concurrency_level` is that of the requests in flight elsewhere. The CDK's JSON decoder takes a body that
-begins with a byte-order mark for one without records, so the mark is taken off before.
+records with pyarrow. `concurrency_level` is that of the requests in flight elsewhere. The CDK's JSON decoder takes a
+body that begins with a byte-order mark for one without records, so the mark is taken off before.
 """
 
 import json
