@@ -330,7 +330,7 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     plan = _run(arguments, lambda: plan_only(settings, selection))
     committed = already_committed(store, plan.transfers) if store else {}
     to_fetch = [transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed]
-    documents = list(documents_of(plan.invoices)) if arguments.documents else []
+    documents = documents_of(plan.invoices) if arguments.documents else ()
     saved = committed_documents(store, documents) if store else {}
     to_save = [document for document in documents if document not in saved]
     if arguments.json:

@@ -88,8 +88,13 @@ class CommittedDocument:
         return sealed(facts, _OWN_HASH)
 
 
-def documents_of(invoices: Iterable[Invoice]) -> Iterator[Document]:
-    """Yield the documents of invoices: a statement each, amendments only where they link one, and all tax receipts."""
+def documents_of(invoices: Iterable[Invoice]) -> tuple[Document, ...]:
+    """Return the documents of invoices, each once: a statement of each, of an amendment only where that links one, and
+    all tax receipts."""
+    return tuple(dict.fromkeys(_documents_of(invoices)))
+
+
+def _documents_of(invoices: Iterable[Invoice]) -> Iterator[Document]:
     for invoice in invoices:
         if invoice.amendment_of is None or invoice.pdf_download_link:
             yield Document(invoice.id, charged=invoice.total_charges)

@@ -358,6 +358,16 @@ def test_each_invoice_has_a_statement_an_amendment_only_where_it_links_one_and_a
     assert list(map(str, documents_of(invoices))) == ["A statement", "A receipt 1", "A receipt 2", "C statement"]
 
 
+def test_a_document_that_is_listed_twice_is_saved_once_not_by_two_at_a_time_into_one_file() -> None:
+    linked = "/invoices/B/documents/statement"
+    invoices = [
+        Invoice("A", tax_receipts=(TaxReceipt("1"), TaxReceipt("1", "/again"))),
+        Invoice("B", amendment_of="A", pdf_download_link=linked),
+        Invoice("B", pdf_download_link=linked),
+    ]
+    assert list(map(str, documents_of(invoices))) == ["A statement", "A receipt 1", "B statement"]
+
+
 def test_hostile_ids_stay_files_of_their_own() -> None:
     documents = [
         Document("a"),
