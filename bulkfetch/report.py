@@ -237,7 +237,7 @@ class ExportReport:
 
     def _outcome(self) -> str:
         invoices = counted(self.invoices, "invoice")
-        if not self.invoices:
+        if not self.invoices and not self.committed and not self.failures:
             return "no invoice was found or selected"
         if not self.committed and len(self.failures) == self._documents_failed:
             return f"nothing to fetch: {counted(len(self.skipped), 'transfer')} of {invoices} committed before"

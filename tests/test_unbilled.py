@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,14 @@ async def test_each_run_replaces_the_snapshot_and_leaves_the_billed_alone(tmp_pa
     kept = unbilled_files(tmp_path / "lake")
     await exported(tmp_path / "lake", tomorrow, Selection())
     assert unbilled_files(tmp_path / "lake") == kept
+
+
+async def test_a_run_for_what_is_unbilled_alone_says_what_it_did(tmp_path: Path) -> None:
+    report = await exported(tmp_path / "lake", selection=Selection(since=date(2100, 1, 1), unbilled=True))
+
+    assert report.invoices == 0
+    assert report.lines()[0].endswith(": 8 transfers committed, 0 committed before, 0 failed, of 0 invoices")
+    assert verify(tmp_path / "lake", deep=True).sound
 
 
 async def test_the_same_day_gives_the_same_bytes(tmp_path: Path) -> None:
