@@ -48,6 +48,7 @@ from bulkfetch.session import Session, open_session
 from bulkfetch.staging import sweep, sweep_transfers
 from bulkfetch.stats import RunStats
 from bulkfetch.store import Store, prepare_output
+from bulkfetch.tokens import has_user
 from bulkfetch.worker import Job, export_transfer
 
 _FATAL = (SignInError, ServerUnavailableError, StorageError)
@@ -241,6 +242,7 @@ async def _archived(
 ) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
     until = math.inf if settings.deadline_s is None else anyio.current_time() + settings.deadline_s
+    is_user = has_user(settings)
     plan: Plan | None = None
     with anyio.CancelScope(deadline=until):
         plan = await _planned(session, settings, selection, stats)
@@ -268,7 +270,7 @@ async def _archived(
         await _run_transfers(pending, session, settings, store, stats, progress, alone(plan.invoices))
         if progress.fatal is None:
             left = [each for each in wanted if each not in there]
-            await _run_documents(left, session, settings, store, stats, progress)
+            await _run_documents(left, session, settings, store, stats, progress, is_user=is_user)
     if scope.cancelled_caught:
         progress.fatal = DeadlineError(
             f"the deadline of {settings.deadline_s:g} s has passed with {stats.transfers_done} of {len(pending)} "
@@ -339,8 +341,13 @@ async def _run_documents(
     store: Store,
     stats: RunStats,
     progress: _Progress,
+    *,
+    is_user: bool,
 ) -> None:
-    """Save the documents, several at a time. If one is refused to an app without a user, all would be: no more then."""
+    """Save the documents, several at a time. If one is refused to an app without a user, all would be: no more then.
+
+    Where there is a user, or one document could be had, it is that document that is refused: the others may be had.
+    """
     waiting = iter(pending)
     async with anyio.create_task_group() as tasks:
 
@@ -348,7 +355,7 @@ async def _run_documents(
             for document in waiting:
                 goes_on = await _save_one(document, session, store, progress)
                 stats.documents_done += 1
-                if not goes_on:
+                if not goes_on and (progress.fatal is not None or not (is_user or progress.documents)):
                     tasks.cancel_scope.cancel()
                     return
 
@@ -357,7 +364,7 @@ async def _run_documents(
 
 
 async def _save_one(document: Document, session: Session, store: Store, progress: _Progress) -> bool:
-    """Save one document, or record why not; return whether others are worth a try."""
+    """Save one document, or record why not; return whether others are worth a try, also without a user."""
     try:
         progress.documents[document] = await export_document(document, session, store)
     except _FATAL as error:

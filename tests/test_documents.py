@@ -240,6 +240,19 @@ async def test_an_app_alone_is_told_that_it_takes_a_user_and_no_further_document
     assert {failure.status for failure in report.failures} == {status, None}
 
 
+async def test_a_document_that_is_refused_to_a_user_does_not_keep_the_others_from_being_saved(tmp_path: Path) -> None:
+    faults = Faults((Fault("status", status=403, endpoint="document", path="*/receipts/*"),))
+    refused_first = Faults((Fault("status", status=403, endpoint="document", times=1), *faults.rules))
+    options = SandboxOptions(invoices=4, line_items=5, faults=refused_first)
+    async with entra(tmp_path, options) as there:
+        settings = there.settings(refresh_token=Secret(options.refresh_token), login_file=None, max_in_flight=1)
+        report = await export_async(tmp_path / "lake", settings, documents=True)
+
+    assert len(report.documents) == 3
+    assert {failure.status for failure in report.failures} == {403}
+    assert len(report.failures) == 3
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_token_of_an_app_alone_that_cannot_be_renewed_is_told_the_same(status: int, tmp_path: Path) -> None:
     options = SandboxOptions(invoices=2, line_items=5, app_only_status=status)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from bulkfetch.config import Secret, Settings
-from bulkfetch.tokens import claims_of, lifetime_s, without_secrets
+from bulkfetch.tokens import claims_of, has_user, lifetime_s, without_secrets
 
 
 @pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.W10.c", "eyJ.e30", "a.%%%.c"])
@@ -38,3 +41,19 @@ def test_no_secret_of_the_settings_is_left_in_what_somebody_said() -> None:
 )
 def test_the_life_of_a_token_is_read_in_seconds_or_not_known(told: object, seconds: float) -> None:
     assert lifetime_s(told) == seconds
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_users"),
+    [({"scp": "user_impersonation"}, True), ({"roles": ["x"], "idtyp": "app"}, False), ({}, False)],
+)
+def test_a_token_in_hand_says_whether_a_user_is_behind_it(claims: dict[str, object], is_users: bool) -> None:
+    token = f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
+    assert has_user(Settings(token=Secret(token))) is is_users
+
+
+def test_a_refresh_token_is_a_users_and_a_secret_an_apps() -> None:
+    app = Settings(tenant_id="t", client_id="c", client_secret=Secret("s"), login_file=None)
+    assert not has_user(app)
+    assert has_user(replace(app, refresh_token=Secret("r")))
+    assert not has_user(Settings(token=Secret("opaque")))
