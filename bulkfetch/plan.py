@@ -279,19 +279,17 @@ def _check_selection(selection: Selection, everything: Sequence[Invoice]) -> Non
         named = ", ".join(sorted(map(repr, missing)))
         raise NotFoundError(f"this tenant has no invoice {named}; `bulkfetch invoices list` shows those it has")
     details = [detail for invoice in everything for detail in invoice.details]
+    details += _UNBILLED_DETAILS if selection.unbilled else ()
     for what, wanted, had in (
         ("provider", selection.providers, (detail.billing_provider for detail in details)),
         ("line-item type", selection.line_item_types, (detail.invoice_line_item_type for detail in details)),
     ):
-        present = {*map(api_spelling, had), *(_UNBILLED_NAMES if selection.unbilled else ())}
+        present = set(map(api_spelling, had))
         if absent := [name for name in wanted if api_spelling(name) not in present]:
             raise NotFoundError(
                 f"no invoice of this tenant has details of {what} {absent[0]!r}; "
                 f"there are {', '.join(map(printable, sorted(present))) or 'none at all'}"
             )
-
-
-_UNBILLED_NAMES = ("one_time", "billing_line_items", "usage_line_items")
 
 
 def _transfers_of(invoices: Iterable[Invoice], selection: Selection) -> Iterable[Transfer]:

@@ -242,6 +242,16 @@ def test_what_cannot_be_unbilled_is_refused(given: dict[str, str], words: str) -
 # The plan.
 
 
+@pytest.mark.parametrize(
+    "given", [{"providers": ("usage_line_items",)}, {"line_item_types": ("one_time",)}, {"providers": ("all",)}]
+)
+def test_a_name_that_unbilled_line_items_do_not_have_is_refused_in_its_place(given: dict[str, Any]) -> None:
+    legacy = Invoice("D1", currency_code="USD", details=(InvoiceDetail("office", "billing_line_items"),))
+
+    with pytest.raises(NotFoundError, match="no invoice of this tenant has details of"):
+        plan_export([legacy], Selection(unbilled=True, **given))
+
+
 def test_the_currencies_of_new_commerce_are_asked_for_or_those_given() -> None:
     legacy = Invoice("D1", currency_code="USD", details=(InvoiceDetail("office", "billing_line_items"),))
     modern = Invoice("G1", currency_code="EUR", details=(InvoiceDetail("one_time", "billing_line_items"),))
