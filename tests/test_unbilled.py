@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from datetime import date
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from durability.disks import Died, WatchedDisk, dying
+from durability.trial import differences, dishonest, proved
 
 from bulkfetch.client import Client, python_value
 from bulkfetch.commits import commit_names
@@ -18,13 +22,14 @@ from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import NotFoundError, SettingsError
 from bulkfetch.invoices import Invoice, InvoiceDetail
 from bulkfetch.jsontext import loads
-from bulkfetch.layout import FAILURES, UNBILLED_LINE_ITEMS, commit_name, part_name, unbilled_of_commit
-from bulkfetch.pipeline import export_async
+from bulkfetch.layout import ARCHIVE, FAILURES, UNBILLED_LINE_ITEMS, commit_name, part_name, unbilled_of_commit
+from bulkfetch.pipeline import archive, export_async
 from bulkfetch.plan import PERIODS, Selection, Transfer, plan_export, unbilled_transfer
 from bulkfetch.recount import verify_against_server
 from bulkfetch.repairs import repair_async
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
-from bulkfetch.store import LocalStore
+from bulkfetch.stats import RunStats
+from bulkfetch.store import Disk, LocalStore, prepare_output
 from bulkfetch.verification import verify
 
 TYPES = ("billing_line_items", "usage_line_items")
@@ -171,6 +176,44 @@ async def test_a_run_that_broke_off_yesterday_leaves_nothing_to_go_on_with(tmp_p
 
     assert report.failures
     assert not list((tmp_path / "lake" / "_bulkfetch" / "staging").glob("*"))
+
+
+YESTERDAY = SandboxOptions(invoices=2, line_items=5, unbilled_line_items=45)
+TODAY = SandboxOptions(invoices=2, line_items=5, unbilled_line_items=25, seed=2)
+
+
+async def test_a_run_that_dies_at_any_change_of_the_disk_never_shows_two_snapshots_in_one(tmp_path: Path) -> None:
+    """Parts of 10 rows: five of yesterday give way to three of today."""
+    usage = Selection(since=date(2100, 1, 1), line_item_types=TYPES[1:], unbilled=True, currencies=("EUR",))
+
+    async def run(root: Path, server: RunningSandbox, disk: Disk) -> None:
+        prepare_output(root, ARCHIVE)
+        settings = settings_for(server, part_rows=10)
+        await archive(LocalStore(root, disk), settings, usage, RunStats(), output="lake", source="the same tenant")
+
+    async with serve(YESTERDAY) as then, serve(TODAY) as now:
+        await run(tmp_path / "yesterday", then, Disk())
+        await run(tmp_path / "today", now, Disk())
+        generations = [unbilled_files(tmp_path / day) for day in ("yesterday", "today")]
+        steps: list[str] = []
+        for at in count():
+            root = tmp_path / str(at)
+            shutil.copytree(tmp_path / "yesterday", root)
+            try:
+                await run(root, now, WatchedDisk(dying(at)))
+            except BaseException as error:
+                if not isinstance(error, Died) and not (isinstance(error, BaseExceptionGroup) and error.split(Died)[0]):
+                    raise
+                steps.append(str(at))
+            else:
+                break
+            for period in PERIODS:
+                there = {name: content for name, content in unbilled_files(root).items() if f"={period}/" in name}
+                assert any(there.items() <= generation.items() for generation in generations), at
+            assert dishonest(root) == []
+            await run(root, now, Disk())
+            assert differences(root, proved(tmp_path / "today")) == []
+    assert len(steps) > 20
 
 
 @pytest.mark.parametrize("what", ["part", "commit"])
