@@ -129,7 +129,11 @@ async def save_document(document: Document, session: Session, file: Path) -> int
     store, name = LocalStore(file.parent), PurePosixPath(file.name)
     staged = name.with_name(f".{name.name}.part")
     saved = await _fetched(document, session, store, staged)
-    await anyio.to_thread.run_sync(store.publish, staged, name)
+    try:
+        await anyio.to_thread.run_sync(store.publish, staged, name)
+    except BaseException:  # no run comes by to sweep here
+        saved.abandon()
+        raise
     return saved.size
 
 

@@ -19,7 +19,14 @@ from test_auth import credentials, entra
 
 from bulkfetch.client import Client
 from bulkfetch.config import Secret, Settings
-from bulkfetch.documents import Document, committed_documents, documents_of, export_document, parse_document
+from bulkfetch.documents import (
+    Document,
+    committed_documents,
+    documents_of,
+    export_document,
+    parse_document,
+    save_document,
+)
 from bulkfetch.errors import (
     DamagedError,
     HttpStatusError,
@@ -412,6 +419,14 @@ async def test_one_document_can_be_had_or_saved(tmp_path: Path) -> None:
     assert (tmp_path / "mine.pdf").read_bytes() == statement
     assert size == len(statement)
     assert names_below(tmp_path) == ["mine.pdf"]
+
+
+async def test_a_document_that_cannot_get_its_name_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    async with bench(lambda sent: answered(body=PDF)) as there:
+        with pytest.raises(StorageError, match="taken"):
+            await save_document(Document("D1"), there.session, tmp_path / "taken")
+    assert names_below(tmp_path) == []
 
 
 async def test_headers_in_the_archive_have_every_field_of_the_sandboxs(tmp_path: Path) -> None:
