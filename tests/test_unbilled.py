@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from datetime import date
+from decimal import Decimal
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bulkfetch.jsontext import loads
 from bulkfetch.layout import ARCHIVE, FAILURES, UNBILLED_LINE_ITEMS, commit_name, part_name, unbilled_of_commit
 from bulkfetch.pipeline import archive, export_async
 from bulkfetch.plan import PERIODS, Selection, Transfer, plan_export, unbilled_transfer
+from bulkfetch.reconcile import alone
 from bulkfetch.recount import verify_against_server
 from bulkfetch.repairs import repair_async
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
@@ -312,6 +314,20 @@ def test_the_currencies_of_new_commerce_are_asked_for_or_those_given() -> None:
         currencies()
     with pytest.raises(SettingsError, match="give --unbilled too"):
         Selection(currencies=("EUR",))
+
+
+def test_no_header_is_a_witness_of_what_is_unbilled_whatever_an_invoice_is_called() -> None:
+    odd = Invoice(
+        "unbilled",
+        currency_code="USD",
+        total_charges=Decimal(5),
+        details=(InvoiceDetail("one_time", "billing_line_items"),),
+    )
+    plan = plan_export([odd], OPEN)
+
+    assert {each for each in plan.transfers if each in alone([odd])} == {plan.transfers[0]}
+    assert not plan.transfers[0].unbilled
+    assert all(each.charged is None for each in plan.transfers if each.unbilled)
 
 
 @pytest.mark.parametrize("period", PERIODS)
