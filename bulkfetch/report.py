@@ -226,6 +226,7 @@ class ExportReport:
             for each in self.committed
             if not each.rows and not each.transfer.unbilled and needs_graph(each.transfer)
         ]
+        lines += self._nothing_unbilled()
         lines += failure_lines(self.failures)
         if self.failures:
             lines.append("Run the same command again: what is committed is kept, only what failed is fetched.")
@@ -234,6 +235,13 @@ class ExportReport:
     @property
     def _documents_failed(self) -> int:
         return sum(isinstance(failure.transfer, Document) for failure in self.failures)
+
+    def _nothing_unbilled(self) -> list[str]:
+        """Warn if there is nothing unbilled at all: that is usual of one period or currency, and not of all of them."""
+        unbilled = [each for each in self.committed if each.transfer.unbilled]
+        if not unbilled or any(each.rows for each in unbilled):
+            return []
+        return [f"WARNING there are no unbilled line items at all; {explanation(unbilled[0].transfer)}"]
 
     def _outcome(self) -> str:
         invoices = counted(self.invoices, "invoice")

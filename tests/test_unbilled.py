@@ -139,6 +139,17 @@ async def test_a_run_for_what_is_unbilled_alone_says_what_it_did(tmp_path: Path)
     assert verify(tmp_path / "lake", deep=True).sound
 
 
+@pytest.mark.parametrize(("rows", "warned"), [(0, True), (1, False)])
+async def test_a_server_that_has_nothing_unbilled_any_more_is_warned_of(
+    rows: int, warned: bool, tmp_path: Path
+) -> None:
+    report = await exported(tmp_path / "lake", SandboxOptions(invoices=2, line_items=5, unbilled_line_items=rows))
+
+    warning = "WARNING there are no unbilled line items at all; since 21 April 2025 the v1 API serves"
+    assert any(line.startswith(warning) for line in report.lines()) is warned
+    assert verify(tmp_path / "lake", deep=True).sound
+
+
 async def test_the_same_day_gives_the_same_bytes(tmp_path: Path) -> None:
     await exported(tmp_path / "one", page_size=7)
     await exported(tmp_path / "two", page_size=2000)
