@@ -138,9 +138,12 @@ def rows_since(store: Store, parts: Iterable[StagedPart], line: int) -> pa.Table
 
 
 def retract(store: Store, name: PurePosixPath) -> None:
-    """Take a published part without a commit out of readers' sight: to where it was staged, if it can be adopted."""
+    """Take a published part without a commit out of readers' sight: to where it was staged, if it can be adopted.
+
+    What is still staged is not published yet: then the published part is of the generation that it was to replace.
+    """
     staged = staged_of_part(name)
-    if staged is not None and store.size(staged.with_suffix(".json")) is not None:
+    if staged is not None and store.size(staged.with_suffix(".json")) is not None and store.size(staged) is None:
         store.publish(name, staged)
     else:
         store.remove(name)

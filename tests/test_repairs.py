@@ -9,6 +9,8 @@ from typing import Any
 import anyio
 import pytest
 from aiohttp import web
+from durability.disks import Died, WatchedDisk
+from durability.trial import run_into
 from replay import Asked, MadeUp, invoice, serving
 
 import bulkfetch
@@ -341,6 +343,34 @@ async def test_what_replaces_a_changed_invoice_comes_whole_or_not_at_all(archive
     assert {each.offset for each in server.line_item_requests} >= {15, 20, 25}
     assert min(each.offset or 0 for each in server.line_item_requests if each.provider == "office") == 15
     assert len(commit_names(LocalStore(archive))) == 3
+    assert verify(archive, deep=True).sound
+
+
+@pytest.mark.parametrize("parts_gone", [0, 1])
+async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces(
+    parts_gone: int, archive: Path
+) -> None:
+    other = tenant()
+    other.invoices[0]["totalCharges"] = 54
+    other.rows["A", *OFFICE] = other.rows["A", *AZURE] = rows(27, amount="1")
+    left = parts_gone
+
+    def dying_among_earlier_parts(what: str, path: Path, size: int) -> int:
+        nonlocal left
+        if what == "remove" and "provider=office" in path.parts:
+            left -= 1
+            if left < 0:
+                raise Died
+        return size
+
+    async with serving(other) as server:
+        with pytest.raises(BaseExceptionGroup):
+            await run_into(archive, server, WatchedDisk(dying_among_earlier_parts))
+        server.requests.clear()
+        report = await run_into(archive, server)
+
+    assert report.complete
+    assert min(each.offset or 0 for each in server.line_item_requests if each.provider == "office") >= 15
     assert verify(archive, deep=True).sound
 
 
