@@ -219,7 +219,7 @@ class _Part:
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
-                raise StorageError(explained(error, name)) from error
+                raise self._refusal(error) from error
             raise
 
     def write(self, rows: pa.Table) -> None:
@@ -236,7 +236,7 @@ class _Part:
         try:
             self._open_writer.close()
         except OSError as error:
-            raise StorageError(explained(error, self.name)) from error
+            raise self._refusal(error) from error
         self._store.seal(self._file)
         return StagedPart(self.name, self._first_line, self.rows, self._sink.size, self._sink.sha256.hexdigest())
 
@@ -263,7 +263,11 @@ class _Part:
         try:
             self._open_writer.write_table(pa.concat_tables(group), row_group_size=self._row_group_rows)
         except OSError as error:  # pyarrow passes on what the file raised
-            raise StorageError(explained(error, self.name)) from error
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: OSError) -> StorageError:
+        """Say where the file is: a file on a disk knows its whole path."""
+        return StorageError(explained(error, PurePosixPath(str(getattr(self._file, "name", self.name)))))
 
     @property
     def _open_writer(self) -> pq.ParquetWriter:

@@ -264,8 +264,15 @@ def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
             f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or new directory"
         )
     if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        if _is_read_only(root):
+            raise OutputError(explained(OSError(errno.EROFS, os.strerror(errno.EROFS)), root))
         raise OutputError(f"the output directory {root} is not writable; check its owner and mode")
     return LocalStore(root.resolve())
+
+
+def _is_read_only(path: Path) -> bool:
+    """Tell whether a file system takes no changes at all, whoever asks."""
+    return hasattr(os, "statvfs") and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def _make_durably(path: Path) -> None:
@@ -295,6 +302,9 @@ def explained(error: OSError, path: Path | PurePosixPath) -> str:
         errno.EACCES: "permission denied: check the owner and mode of the output directory",
         errno.EPERM: "the operation is not permitted: check the owner and mode of the output directory",
         errno.ENOENT: "no such file: if something removed it meanwhile, run the same command again",
+        errno.EISDIR: "a directory is where a file has to be: remove it and run the same command again",
+        errno.ENOTDIR: "a file is where a directory has to be: remove it and run the same command again",
+        errno.EEXIST: "a file is where a directory has to be: remove it and run the same command again",
         errno.EIO: "the disk reports an error: check it, then run the same command again",
         errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower --max-in-flight",
     }

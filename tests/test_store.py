@@ -131,7 +131,7 @@ def test_the_size_of_a_file_is_told_without_reading_it(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
     tmp_path.joinpath("line_items").write_bytes(b"a file where a directory was")
 
-    with pytest.raises(StorageError, match="Not a directory"):
+    with pytest.raises(StorageError, match="a file is where a directory has to be"):
         LocalStore(tmp_path).list(PurePosixPath("line_items"))
 
 
@@ -197,6 +197,30 @@ def test_an_output_of_somebody_else_is_refused() -> None:
         with nobody(), pytest.raises(OutputError, match="not writable"):
             prepare_output(Path(somebody_elses), ARCHIVE)
         assert os.listdir(somebody_elses) == []
+
+
+def test_a_file_system_that_is_read_only_is_told_from_an_output_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [0] * 8 + [os.ST_RDONLY, 255]
+    monkeypatch.setattr("bulkfetch.store.os.access", lambda *_, **__: False)
+    monkeypatch.setattr("bulkfetch.store.os.statvfs", lambda _: os.statvfs_result(flags))
+
+    with pytest.raises(OutputError, match="read-only: make it writable and run the same command again"):
+        prepare_output(tmp_path, ARCHIVE)
+
+
+def test_a_directory_in_place_of_a_file_and_a_file_in_place_of_a_directory_say_what_to_do(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    tmp_path.joinpath(*PUBLISHED.parts).mkdir(parents=True)
+    tmp_path.joinpath("_bulkfetch").write_bytes(b"")
+
+    with pytest.raises(StorageError, match="a directory is where a file has to be: remove it"):
+        store.read(PUBLISHED)
+    with pytest.raises(StorageError, match="a file is where a directory has to be: remove it"):
+        store.read(NAME)
+    with pytest.raises(StorageError, match="a file is where a directory has to be: remove it"), store.locked(LOCK):
+        pass
 
 
 @contextmanager
