@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import anyio
 import pytest
@@ -18,6 +19,7 @@ from durability.run import Trials
 from durability.trial import Reader, differences, dishonest, proved, run_into, tenant
 from replay import Served, serving
 
+import bulkfetch
 from bulkfetch.errors import StorageError
 from bulkfetch.layout import COMMITS, STAGING
 from bulkfetch.store import Disk
@@ -214,25 +216,39 @@ def _children() -> list[int]:
     return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
-async def test_a_clock_that_jumps_costs_nothing(
+@pytest.mark.parametrize("jump_s", [0.0, -86_400.0, 86_400.0])
+async def test_a_clock_that_stands_still_or_jumps_costs_nothing(
     jump_s: float, server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import time
+    told = [datetime(2026, 11, 24, tzinfo=UTC)]
 
-    now: Callable[[], float] = time.time
-    root, reads = folder(tmp_path, "lake"), 0
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:
+            told.append(told[-1] + timedelta(seconds=jump_s * (-1) ** len(told)))
+            return cls.fromtimestamp(told[-1].timestamp(), tz)
 
-    def jumping(*_: Any) -> float:
-        nonlocal reads
-        reads += 1
-        return now() + (jump_s if reads % 2 else 0.0)
-
-    monkeypatch.setattr(time, "time", jumping)
+    for module in _THAT_TELL_THE_TIME:
+        monkeypatch.setattr(f"bulkfetch.{module}.datetime", Clock)
+    root = folder(tmp_path, "lake")
+    assert await died(root, server, 900)  # its log and the next one's may have the same name
     report = await run_into(root, server)
 
+    assert len(told) > 3
     assert report.complete
+    assert report.elapsed_s < 60
     assert differences(root, proved(await clean(server, tmp_path))) == []
+
+
+def test_no_other_module_asks_what_time_it_is() -> None:
+    source = {path.stem: path.read_text() for path in Path(bulkfetch.__file__).parent.glob("*.py")}
+
+    telling = {name for name, text in source.items() if re.search(r"datetime\.now|date\.today|time\.time", text)}
+
+    assert telling == {*_THAT_TELL_THE_TIME}
+
+
+_THAT_TELL_THE_TIME = ("pipeline", "runlog", "retry")
 
 
 async def test_a_power_cut_before_anything_was_synced_leaves_nothing_or_something_to_go_on_with(
