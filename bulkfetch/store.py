@@ -196,7 +196,7 @@ class LocalStore:
             path = self._path(name)
             self._make_directory(path.parent)
             file = path.open("ab")
-        with file:
+        with file, _directory(path.parent) as directory:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,9 +206,13 @@ class LocalStore:
                             f"{self.root}: its file system locks no files ({error.strerror}), so that two runs could "
                             "mix; choose another directory"
                         ) from error
-                    raise OutputLockedError(
-                        f"another bulkfetch is writing to {self.root}; wait for it to end, or choose another directory"
-                    ) from None
+                    raise self._is_written_to() from None
+            if fcntl is not None and directory is not None:  # who removes the file does not get past its directory
+                try:
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno in _LOCKED:
+                        raise self._is_written_to() from None  # others: network file systems lock no directories
             yield
 
     def is_locked(self, name: PurePosixPath) -> bool:
@@ -221,6 +225,11 @@ class LocalStore:
             except OSError as error:
                 return error.errno in _LOCKED
         return False
+
+    def _is_written_to(self) -> OutputLockedError:
+        return OutputLockedError(
+            f"another bulkfetch is writing to {self.root}; wait for it to end, or choose another directory"
+        )
 
     def _path(self, name: PurePosixPath) -> Path:
         if name.is_absolute() or ".." in name.parts or "\0" in str(name):
@@ -243,6 +252,20 @@ class LocalStore:
             yield
         except OSError as error:
             raise StorageError(explained(error, self.root / name)) from error
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int | None]:
+    """Hold a directory open, where it can be: its handle, or None."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows does not open directories
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -275,6 +276,35 @@ def test_a_file_system_without_locks_is_told_from_another_run(tmp_path: Path, mo
         pass
     assert not isinstance(caught.value, OutputLockedError)
     assert not LocalStore(tmp_path).is_locked(NAME)
+
+
+def test_who_removes_the_file_of_a_lock_does_not_get_past_it(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    with store.locked(LOCK):
+        store.remove(LOCK)
+        with pytest.raises(OutputLockedError, match="another bulkfetch"), store.locked(LOCK):
+            pass
+        with pytest.raises(OutputLockedError, match="another bulkfetch"), store.locked(LOCK):
+            pass
+
+    with store.locked(LOCK):
+        pass
+
+
+def test_a_file_system_that_locks_no_directories_locks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def only_files(handle: Any, how: int) -> None:
+        if isinstance(handle, int):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(handle, how)
+
+    monkeypatch.setattr("bulkfetch.store.fcntl.flock", only_files)
+    store = LocalStore(tmp_path)
+
+    with store.locked(LOCK), pytest.raises(OutputLockedError), store.locked(LOCK):
+        pass
 
 
 def test_a_lock_is_seen_by_others_as_long_as_it_is_held(tmp_path: Path) -> None:
