@@ -1,7 +1,8 @@
-"""What a killed run costs: how many requests of one invoice of a million line items are sent a second time.
+"""What a killed run costs: how many requests of a million line items, of one invoice or many, are sent a second time.
 
-    python benchmarks/resume.py            the figures of the README
-    python benchmarks/resume.py --smoke    seconds, to see that it works
+    python benchmarks/resume.py                                                       the figures of the README
+    python benchmarks/resume.py --invoices 20 --shares 0.9 [--part-rows 10000]        those of many invoices
+    python benchmarks/resume.py --smoke                                               seconds, to see that it works
 
 `bulkfetch export` is ended with SIGKILL once the server has been asked for a share of the pages, and run again. "Again"
 is what both runs together asked more than an undisturbed one, in per cent of what that asks. The archives are held
@@ -86,24 +87,28 @@ def main() -> int:
     """Measure every share of every detail, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--line-items", type=int, default=1_000_000)
+    parser.add_argument("--invoices", type=int, default=1, help="how many invoices share the line items")
+    parser.add_argument("--part-rows", type=int, help="that of the runs; theirs if not given")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--details", default="office/billing_line_items,one_time/billing_line_items")
     parser.add_argument("--shares", default="0.5,0.9,0.98")
     parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
     arguments = parser.parse_args()
-    flags: list[str] = []
+    flags = [] if arguments.part_rows is None else ["--part-rows", str(arguments.part_rows)]
     if arguments.smoke:
         arguments.line_items, arguments.runs, arguments.shares = 20_000, 1, "0.5"
         flags = ["--page-size", "500", "--part-rows", "2000", "--row-group-rows", "1000"]
     pages = arguments.line_items // (500 if arguments.smoke else 2000)
     made = conditions()
     announce(made)
-    print(f"{arguments.line_items:,} line items of one invoice, {pages} pages, 20 ms; median of {arguments.runs} runs")
+    invoices = "one invoice" if arguments.invoices == 1 else f"{arguments.invoices} invoices"
+    print(f"{arguments.line_items:,} line items of {invoices}, {pages} pages, 20 ms; median of {arguments.runs} runs")
     print(f"{'detail':<30}{'killed at':>10}{'again':>8}{'second run':>12}{'wall s':>8}{'CPU s':>8}  identical")
     results: list[Resumed] = []
-    sizes = ["--invoices", "1", "--amendments", "0", "--unreconciled", "0", "--latency-ms", "20"]
+    each_of = arguments.line_items // arguments.invoices
+    sizes = ["--invoices", str(arguments.invoices), "--amendments", "0", "--unreconciled", "0", "--latency-ms", "20"]
     for detail in arguments.details.split(","):
-        with sandbox(*sizes, "--line-items", str(arguments.line_items), "--details", detail) as server:
+        with sandbox(*sizes, "--line-items", str(each_of), "--details", detail) as server:
             clean = tempfile.mkdtemp(prefix="bulkfetch-bench-")
             before = asked(server)
             run_client(command(clean, server, flags))
