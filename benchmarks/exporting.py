@@ -7,13 +7,12 @@ import shutil
 import statistics
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from measuring import run_client, sandbox
+from measuring import run_client, sandbox, stats_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def serving(
 def exported(server: dict[str, Any], *flags: str) -> Measure:
     """Export once, as a whole process, into a fresh directory."""
     directory = tempfile.mkdtemp(prefix="bulkfetch-bench-")
-    served = _served_bytes(server)
+    served = stats_of(server)["bytes"]
     try:
         command = [sys.executable, "-m", "bulkfetch", "export", directory, "--json", "--quiet"]
         command += ["--base-url", server["base_url"], "--token", server["token"], *flags]
@@ -69,7 +68,9 @@ def exported(server: dict[str, Any], *flags: str) -> Measure:
     finally:
         shutil.rmtree(directory)
     report = json.loads(output)
-    return Measure(wall_s, cpu_s, peak_mb, report["rows"], report["requests"], (_served_bytes(server) - served) / 1e6)
+    return Measure(
+        wall_s, cpu_s, peak_mb, report["rows"], report["requests"], (stats_of(server)["bytes"] - served) / 1e6
+    )
 
 
 def median(measures: Sequence[Measure]) -> Measure:
@@ -82,9 +83,3 @@ def median(measures: Sequence[Measure]) -> Measure:
         requests=int(statistics.median(each.requests for each in measures)),
         json_mb=statistics.median(each.json_mb for each in measures),
     )
-
-
-def _served_bytes(server: dict[str, Any]) -> int:
-    url = server["base_url"].removesuffix("/v1") + "/sandbox/stats"
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # a server of ours
-        return int(json.load(answer)["bytes"])

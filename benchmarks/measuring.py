@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_POLL_S = 0.02
 
 
 @contextmanager
@@ -37,31 +43,100 @@ def sandbox(*arguments: str) -> Iterator[dict[str, Any]]:
             process.wait(10)
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command that ended: seconds of wall and CPU time, the MB of its largest process, its output and exit code.
+
+    CPU time is that of the command and of all children it waited for. Killed by a signal, the exit code is negative.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    output: bytes
+    errors: bytes
+    exit_code: int
+
+
+def run_measured(
+    command: Sequence[str],
+    *,
+    folder: str | None = None,
+    environment: dict[str, str] | None = None,
+    until: Callable[[float], bool] | None = None,
+) -> Finished:
+    """Run a command in a process group of its own; SIGKILL ends all of it once `until`, told the seconds, says so."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdout=output, stderr=errors, cwd=folder, env=environment, start_new_session=True
+        )
+        ended = threading.Event()
+
+        def watch() -> None:
+            while until and not ended.wait(_POLL_S):
+                if until(time.perf_counter() - started):
+                    kill_group(process.pid)
+                    return
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            wall_s = time.perf_counter() - started
+        except BaseException:
+            kill_group(process.pid)
+            raise
+        finally:
+            ended.set()
+            watcher.join()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        return Finished(
+            wall_s=wall_s,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            peak_mb=usage.ru_maxrss / 1024,
+            output=output.read(),
+            errors=errors.read(),
+            exit_code=process.returncode,
+        )
+
+
+def kill_group(leader: int) -> None:
+    """End a process and all of its group that are still there."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
 def run_client(command: Sequence[str]) -> tuple[float, float, float, bytes]:
     """Run a command and return its wall and CPU seconds, its peak memory in MB, and what it printed."""
-    with tempfile.TemporaryFile() as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall_s = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"the client failed with exit code {process.returncode}: {' '.join(command)}")
-        output.seek(0)
-        return wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output.read()
+    run = run_measured(command)
+    if run.exit_code:
+        sys.stderr.write(run.errors.decode(errors="replace"))
+        raise SystemExit(f"the client failed with exit code {run.exit_code}: {' '.join(command)}")
+    return run.wall_s, run.cpu_s, run.peak_mb, run.output
+
+
+def stats_of(server: dict[str, Any]) -> dict[str, Any]:
+    """Ask a sandbox what it was asked so far."""
+    url = server["base_url"].removesuffix("/v1") + "/sandbox/stats"
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  our own sandbox
+        found: dict[str, Any] = json.load(answer)
+        return found
 
 
 def conditions() -> dict[str, Any]:
-    """Say where and with what the figures were made."""
-    import aiohttp
-    import pyarrow
+    """Say where and with what the figures were made.
 
+    Nothing large is imported for that: Linux counts the memory of whoever starts a program as the program's own peak.
+    """
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "pyarrow": pyarrow.__version__,
-        "aiohttp": aiohttp.__version__,
+        "pyarrow": version("pyarrow"),
+        "aiohttp": version("aiohttp"),
     }
 
 
