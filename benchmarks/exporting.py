@@ -57,14 +57,18 @@ def serving(
     return sandbox(*sizes, *plain, *(["--gzip"] if coding == "gzip" else []))
 
 
+def export_command(server: dict[str, Any], directory: str, *flags: str) -> list[str]:
+    """Return the command of one export, whose report is JSON."""
+    words = [sys.executable, "-m", "bulkfetch", "export", directory, "--json", "--quiet"]
+    return [*words, "--base-url", server["base_url"], "--token", server["token"], *flags]
+
+
 def exported(server: dict[str, Any], *flags: str) -> Measure:
     """Export once, as a whole process, into a fresh directory."""
     directory = tempfile.mkdtemp(prefix="bulkfetch-bench-")
     served = stats_of(server)["bytes"]
     try:
-        command = [sys.executable, "-m", "bulkfetch", "export", directory, "--json", "--quiet"]
-        command += ["--base-url", server["base_url"], "--token", server["token"], *flags]
-        wall_s, cpu_s, peak_mb, output = run_client(command)
+        wall_s, cpu_s, peak_mb, output = run_client(export_command(server, directory, *flags))
     finally:
         shutil.rmtree(directory)
     report = json.loads(output)

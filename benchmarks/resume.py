@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import announce, conditions, keep, run_client, sandbox
+from exporting import export_command
+from measuring import announce, conditions, keep, run_client, sandbox, stats_of
 
 _POLL_S = 0.02
 
@@ -46,17 +45,9 @@ class Resumed:
     identical: bool
 
 
-def command(directory: str, server: dict[str, Any], flags: Sequence[str]) -> list[str]:
-    """Return the command of one export."""
-    words = [sys.executable, "-m", "bulkfetch", "export", directory, "--json", "--quiet"]
-    return [*words, "--base-url", server["base_url"], "--token", server["token"], *flags]
-
-
 def asked(server: dict[str, Any]) -> int:
     """Return how many requests the server has had."""
-    url = server["base_url"].removesuffix("/v1") + "/sandbox/stats"
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # a server of ours
-        return int(json.load(answer)["requests"])
+    return int(stats_of(server)["requests"])
 
 
 def tree(directory: str) -> dict[str, str]:
@@ -111,7 +102,7 @@ def main() -> int:
         with sandbox(*sizes, "--line-items", str(each_of), "--details", detail) as server:
             clean = tempfile.mkdtemp(prefix="bulkfetch-bench-")
             before = asked(server)
-            run_client(command(clean, server, flags))
+            run_client(export_command(server, clean, *flags))
             clean_requests, expected = asked(server) - before, tree(clean)
             shutil.rmtree(clean)
             for share in map(float, arguments.shares.split(",")):
@@ -143,7 +134,7 @@ def resumed(
     """Kill one run, run again, and compare."""
     directory = tempfile.mkdtemp(prefix="bulkfetch-bench-")
     try:
-        words = command(directory, server, flags)
+        words = export_command(server, directory, *flags)
         first = kill_at(share, pages, words, server)
         before = asked(server)
         wall_s, cpu_s, _, _ = run_client(words)

@@ -78,17 +78,14 @@ class Disk:
 
     def sync_directory(self, path: Path) -> None:
         """Make the entries of a directory durable: files that came, went or got another name."""
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except PermissionError:  # Windows does not open directories
-            return
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync directories
-                raise
-        finally:
-            os.close(handle)
+        with _directory(path) as handle:
+            if handle is None:
+                return
+            try:
+                os.fsync(handle)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync directories
+                    raise
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name, atomically, in place of what has that name."""
