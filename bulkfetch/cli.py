@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from bulkfetch.plan import Plan, Selection, Transfer
     from bulkfetch.schema import Field
     from bulkfetch.stats import RunStats
-    from bulkfetch.store import LocalStore
+    from bulkfetch.store import Store
 
 T = TypeVar("T")
 
@@ -210,10 +210,10 @@ def _whole_number(low: int) -> Callable[[str], int]:
     return read
 
 
-def _directory(text: str) -> Path:
+def _output(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must name a directory; . is the current one")
-    return Path(text)
+    return text
 
 
 def _day(text: str) -> date:
@@ -224,7 +224,13 @@ def _day(text: str) -> date:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", type=_directory, help="the directory to write the archive to")
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        type=_output,
+        help="where to write the archive to: a directory, or an address such as s3://bucket/prefix, "
+        "gs://bucket/prefix, az://container/prefix, abfss://container@account.dfs.core.windows.net/prefix",
+    )
     parser.add_argument("--plan", action="store_true", help="show what would be fetched, and fetch no line items")
     parser.add_argument(
         "--documents", action="store_true", help="also save statements and tax receipts; needs app+user credentials"
@@ -326,7 +332,7 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     from bulkfetch.pipeline import already_committed, plan_only
     from bulkfetch.report import counted
 
-    store = _store_at(arguments.output)
+    store = _store_at(arguments.output, settings)
     plan = _run(arguments, lambda: plan_only(settings, selection))
     committed = already_committed(store, plan.transfers) if store else {}
     to_fetch = [transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed]
@@ -345,18 +351,15 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     return COMPLETE
 
 
-def _store_at(output: Path) -> LocalStore | None:
+def _store_at(output: str, settings: Settings) -> Store | None:
     """Return the archive at `output`, or None if nothing is there yet: a plan makes none.
 
     Raises OutputError if an export could not write to what is there.
     """
     from bulkfetch.layout import ARCHIVE
-    from bulkfetch.store import prepare_output
+    from bulkfetch.outputs import is_there, prepare_output
 
-    nearest = next((path for path in (output, *output.parents) if os.path.lexists(path)), output)
-    if nearest != output and nearest.is_dir():
-        return None
-    return prepare_output(output, ARCHIVE)
+    return prepare_output(output, settings, ARCHIVE) if is_there(output) else None
 
 
 def _plan_dict(plan: Plan, to_fetch: Sequence[Transfer]) -> dict[str, Any]:
@@ -750,7 +753,7 @@ def _check_columns(columns: Sequence[str], rows: Sequence[dict[str, Any]], trans
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="DIR", type=_directory, help="the archive")
+    parser.add_argument("output", metavar="DIR", type=_output, help="the archive, as export was told it")
     parser.add_argument("--deep", action="store_true", help="read every line item as well, not only every byte")
     parser.add_argument(
         "--against-server", action="store_true", help="also ask the server for its invoices and count its line items"
@@ -765,9 +768,11 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from bulkfetch.addresses import parse_address
     from bulkfetch.verification import verify
 
-    report = verify(arguments.output, deep=arguments.deep)
+    settings = None if parse_address(arguments.output) is None else _loaded(arguments).settings
+    report = verify(arguments.output, deep=arguments.deep, settings=settings)
     if arguments.against_server:
         from bulkfetch.recount import verify_against_server
 
@@ -778,7 +783,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _repair_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="DIR", type=_directory, help="the archive")
+    parser.add_argument("output", metavar="DIR", type=_output, help="the archive, as export was told it")
     parser.add_argument(
         "--against-server", action="store_true", help="also fetch again what has other numbers of line items there"
     )
@@ -989,17 +994,15 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 def _tell_what_happens(verbosity: int) -> bool:
     """Show the log of the run on stderr as well, if that was asked for; only our own words, never a library's."""
-    if not verbosity:
-        return False
     import logging
 
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s" if verbosity else "bulkfetch: %(message)s"))
     logger = logging.getLogger("bulkfetch")
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])
     logger.propagate = False
-    return True
+    return verbosity > 0
 
 
 def _verbosity_argument(parser: argparse.ArgumentParser) -> None:

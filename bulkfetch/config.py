@@ -148,6 +148,12 @@ def _read_id(value: object) -> str:
     return value.strip()
 
 
+def _read_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[ -~]{1,255}", value.strip()):
+        raise ValueError("must be a name of visible ASCII characters; its value is not shown here")
+    return value.strip()
+
+
 def _read_secret(value: object) -> Secret:
     if isinstance(value, Secret):
         return value
@@ -156,11 +162,14 @@ def _read_secret(value: object) -> Secret:
     return Secret(value.strip())
 
 
-def _read_existing_file(value: object) -> Path:
-    if not isinstance(value, str | Path) or not Path(value).is_file():
-        shown = f"{str(value)!r}" if isinstance(value, str | Path) else _quoted(value)
-        raise ValueError(f"must be a PEM file that exists, not {shown}")
-    return Path(value)
+def _existing_file(kind: str) -> Callable[[object], Path]:
+    def read(value: object) -> Path:
+        if not isinstance(value, str | Path) or not Path(value).is_file():
+            shown = f"{str(value)!r}" if isinstance(value, str | Path) else _quoted(value)
+            raise ValueError(f"must be a {kind} file that exists, not {shown}")
+        return Path(value)
+
+    return read
 
 
 def _read_url(value: object) -> str:
@@ -254,8 +263,10 @@ class Way(Enum):
 _BASE_URL = _Kind("URL", _read_base_url)
 _URL = _Kind("URL", _read_url)
 _ID = _Kind("ID", _read_id)
+_NAME = _Kind("NAME", _read_name)
 _SECRET = _Kind("SECRET", _read_secret)
-_FILE = _Kind("FILE", _read_existing_file)
+_FILE = _Kind("FILE", _existing_file("PEM"))
+_JSON_FILE = _Kind("FILE", _existing_file("JSON"))
 _SECONDS = _Kind(
     "SECONDS",
     _number_between(1e-9, 86_400, "a number of seconds above 0 and up to 86400"),
@@ -418,6 +429,46 @@ class Settings:
             _choice("previous", "current"), "The period to name when asking for daily-rated usage line items."
         ),
     )
+    storage_account: str | None = field(
+        default=None,
+        metadata=_about(_NAME, "The Azure storage account, where the address of the output does not name it."),
+    )
+    storage_key: Secret | None = field(
+        default=None,
+        metadata=_about(_SECRET, "The key of the Azure storage account, or the secret access key of S3."),
+    )
+    storage_key_id: str | None = field(
+        default=None,
+        metadata=_about(_NAME, "The access key id of S3; without it, the standard places of AWS are looked through."),
+    )
+    storage_sas: Secret | None = field(
+        default=None,
+        metadata=_about(_SECRET, "A shared access signature (SAS) of Azure Storage, without the address before it."),
+    )
+    storage_profile: str | None = field(
+        default=None,
+        metadata=_about(_NAME, "The profile of the AWS configuration to take credentials and region from."),
+    )
+    storage_region: str | None = field(
+        default=None,
+        metadata=_about(_NAME, "The region of the S3 bucket; AWS is asked for it where none is known."),
+    )
+    storage_endpoint: str | None = field(
+        default=None,
+        metadata=_about(_URL, "Where the object store answers, if not at its cloud's own address."),
+    )
+    storage_credentials: Path | None = field(
+        default=None,
+        metadata=_about(_JSON_FILE, "A JSON file of Google credentials, such as the key of a service account."),
+    )
+    storage_timeout_s: float = field(
+        default=120.0,
+        metadata=_about(_SECONDS, "How long one request to an object store may take."),
+    )
+    storage_patience_s: float = field(
+        default=600.0,
+        metadata=_about(_SECONDS, "How long an object store may refuse or be out of reach before the run is given up."),
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -488,7 +539,7 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str], *, cw
         sources[setting.name] = given.source if given else _DEFAULT
         if given is not None:
             value = given.value
-            if _kind(setting) in (_FILE, _PATH) and isinstance(value, str | Path):
+            if _kind(setting) in (_FILE, _JSON_FILE, _PATH) and isinstance(value, str | Path):
                 value = given.folder / value
             values[setting.name] = _read(setting, value, source=given.source)
     if "login_file" not in values:
@@ -729,8 +780,11 @@ def _parse_file(cwd: Path, shown: str, *, asked_by: str) -> _File:
     return _File(shown, (cwd / shown).parent, values, _warnings(shown, values, mode))
 
 
+_SECRETS = ("token", "token_command", "client_secret", "refresh_token", "storage_key", "storage_sas")
+
+
 def _warnings(shown: str, values: Mapping[str, object], mode: int) -> tuple[str, ...]:
-    held = [name for name in ("token", "token_command", "client_secret", "refresh_token") if name in values]
+    held = [name for name in _SECRETS if name in values]
     if not held or not mode & 0o077 or os.name == "nt":  # Windows keeps no such bits
         return ()
     return (f"{shown} holds {' and '.join(held)}, and other users may read it: chmod 600 {shown}",)

@@ -18,7 +18,7 @@ from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError, pri
 from bulkfetch.invoices import Invoice
 from bulkfetch.layout import DOCUMENT_COMMITS, DOCUMENTS, FORMAT_VERSION, STAGING, id_name
 from bulkfetch.session import Session
-from bulkfetch.store import LocalStore, Store, explained
+from bulkfetch.store import LocalStore, Store, explained, side_by_side
 from bulkfetch.transport import Request, path_segment
 
 _OWN_HASH = "document_sha256"
@@ -116,6 +116,8 @@ async def export_document(document: Document, session: Session, store: Store) ->
 
 def _commit(committed: CommittedDocument, store: Store, staged: PurePosixPath) -> None:
     document = committed.document
+    if store.size(document.commit_name) is not None:
+        store.settle(staged)  # what replaces a document has to outlive this process
     store.remove(document.commit_name)  # it must not come to vouch for another file
     store.publish(staged, document.name)
     store.write(document.commit_name, committed.to_json())
@@ -222,18 +224,18 @@ def committed_documents(store: Store, documents: Sequence[Document]) -> dict[Doc
 
     One is done if its record can be read, its file is there in its size, and its invoice charges what it did.
     """
-    found: dict[Document, CommittedDocument] = {}
-    for document in documents:
+
+    def done(document: Document) -> CommittedDocument | None:
         content = store.read(document.commit_name)
-        with suppress(DamagedError):
+        try:
             committed = None if content is None else parse_document(content, document.commit_name)
-            if (
-                committed
-                and store.size(document.name) == committed.size_bytes
-                and not _has_changed(document, committed)
-            ):
-                found[document] = committed
-    return found
+        except DamagedError:
+            return None
+        is_whole = committed is not None and store.size(document.name) == committed.size_bytes
+        return committed if is_whole and committed and not _has_changed(document, committed) else None
+
+    found = zip(documents, side_by_side(store, done, documents), strict=True)
+    return {document: committed for document, committed in found if committed is not None}
 
 
 def _has_changed(now: Document, committed: CommittedDocument) -> bool:

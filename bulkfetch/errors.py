@@ -4,8 +4,10 @@
     ├── SettingsError               a setting is missing or wrong; nothing was sent or written
     ├── OutputError                 the output directory cannot be used
     │   └── OutputLockedError       another run is writing to it
-    ├── StorageError                the disk refused a write, or what is on it cannot be read
-    │   └── DamagedError            a file of the archive is not what was written
+    ├── StorageError                the disk or the object store refused, or what is there cannot be read
+    │   ├── DamagedError            a file of the archive is not what was written
+    │   ├── UploadLostError         an object could not be uploaded, and what was sent of it is gone
+    │   └── LockLostError           another run has taken over the archive from this one
     ├── RequestError                one request ended without a usable answer
     │   ├── ConnectionFailedError   no connection could be made
     │   ├── ConnectionLostError     it broke before the whole answer had come
@@ -56,7 +58,7 @@ class OutputLockedError(OutputError):
 
 
 class StorageError(BulkfetchError):
-    """The disk refused a write or a read, or holds something that is no archive."""
+    """The disk or the object store refused a write or a read, or holds something that is no archive."""
 
     reason = "storage"
 
@@ -65,6 +67,22 @@ class DamagedError(StorageError):
     """A file of the archive is not what was written: something else has altered it."""
 
     reason = "damaged"
+
+
+class UploadLostError(StorageError):
+    """An object that is sent in pieces could not be completed; `final` says that it would not be the next time."""
+
+    reason = "upload_lost"
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class LockLostError(StorageError):
+    """The lock of an archive in an object store was not renewed in time, and another run has taken it."""
+
+    reason = "lock_lost"
 
 
 @dataclass(frozen=True, slots=True)

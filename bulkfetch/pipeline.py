@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -39,6 +39,7 @@ from bulkfetch.headers import keep_headers
 from bulkfetch.invoices import walk_invoices
 from bulkfetch.layout import ARCHIVE, LOCK, LOGS, RUNS
 from bulkfetch.lineitems import lookahead_for
+from bulkfetch.outputs import prepare_output
 from bulkfetch.plan import Plan, Selection, Transfer, plan_export, transfer_named
 from bulkfetch.reconcile import alone, reconcile
 from bulkfetch.refusals import lacks_user
@@ -47,7 +48,7 @@ from bulkfetch.runlog import RunLog
 from bulkfetch.session import Session, open_session
 from bulkfetch.staging import sweep, sweep_transfers
 from bulkfetch.stats import RunStats
-from bulkfetch.store import Store, prepare_output
+from bulkfetch.store import Store, side_by_side
 from bulkfetch.tokens import has_user
 from bulkfetch.worker import Job, export_transfer
 
@@ -101,6 +102,9 @@ async def export_async(
 ) -> ExportReport:
     """Archive the selected invoices and all their line items under `output`, and report what was done.
 
+    `output` is a directory, or an address in an object store: `s3://bucket/prefix`, `gs://bucket/prefix`,
+    `az://container/prefix`, `abfss://container@account.dfs.core.windows.net/prefix`, or one of OneLake.
+
     Settings come from `settings`, or else from the environment and the TOML file as for the command line; keyword
     arguments named like settings (`token=…`, `page_size=…`) win over both, others raise SettingsError. `stats` shows
     the progress while it runs. `source` names where the invoices come from, the base URL if nothing better: an
@@ -118,8 +122,8 @@ async def export_async(
     settings = read_settings(settings, **flags)
     check_credentials(settings)
     stats = stats or RunStats()
-    store = prepare_output(Path(output), ARCHIVE)
-    with store.locked(LOCK):
+    store = await anyio.to_thread.run_sync(prepare_output, output, settings, ARCHIVE)
+    async with writing_to(store):
         return await archive(
             store,
             settings,
@@ -130,6 +134,18 @@ async def export_async(
             source=source,
             on_refresh_token=on_refresh_token,
         )
+
+
+@asynccontextmanager
+async def writing_to(store: Store) -> AsyncIterator[None]:
+    """Hold the lock of a store, which is taken and let go in threads. Raises OutputLockedError."""
+    lock = ExitStack()
+    await anyio.to_thread.run_sync(lock.enter_context, store.locked(LOCK))
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(lock.close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +188,14 @@ async def archive(
     started, moment = anyio.current_time(), _moment()
     await anyio.to_thread.run_sync(claim_archive, store, _identity(settings, source))
     await anyio.to_thread.run_sync(sweep, store)
-    with _log_of_run(store, moment) as log:
-        async with open_session(settings, stats, log, keep=on_refresh_token) as session:
-            outcome = await _archived(session, settings, selection, store, stats, repair, documents=documents)
+    async with (
+        _log_of_run(store, moment) as log,
+        open_session(settings, stats, log, keep=on_refresh_token) as session,
+    ):
+        outcome = await _archived(session, settings, selection, store, stats, repair, documents=documents)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_report, output, outcome, store, stats, session, elapsed_s)
-    _keep_report(store, moment, report)
+    await anyio.to_thread.run_sync(_keep_report, store, moment, report)
     await anyio.to_thread.run_sync(_keep_failures, store, moment, report, outcome)
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
@@ -382,8 +400,12 @@ def already_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Trans
 
     One is done if its commit can be read, its parts are all there in their sizes, and its invoice charges what it did.
     """
-    commits = ((transfer, _sound_commit(store, transfer)) for transfer in transfers)
+    commits = _sound_commits(store, transfers)
     return {transfer: commit for transfer, commit in commits if commit and not has_changed(transfer, commit.transfer)}
+
+
+def _sound_commits(store: Store, transfers: Sequence[Transfer]) -> Iterator[tuple[Transfer, Commit | None]]:
+    return zip(transfers, side_by_side(store, partial(_sound_commit, store), transfers), strict=True)
 
 
 def _sound_commit(store: Store, transfer: Transfer) -> Commit | None:
@@ -397,7 +419,7 @@ def _sound_commit(store: Store, transfer: Transfer) -> Commit | None:
 
 def _changed(store: Store, pending: Sequence[Transfer]) -> tuple[Transfer, ...]:
     """Return those transfers that are to be fetched because their invoice has changed."""
-    commits = ((transfer, _sound_commit(store, transfer)) for transfer in pending)
+    commits = _sound_commits(store, pending)
     return tuple(transfer for transfer, commit in commits if commit and has_changed(transfer, commit.transfer))
 
 
@@ -452,10 +474,11 @@ def _moment() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
-@contextmanager
-def _log_of_run(store: Store, moment: str) -> Iterator[RunLog]:
-    """Open the log of a run; it is there while the run goes on, and also if that is killed."""
-    file = store.create(LOGS / f"{moment}.jsonl")
+@asynccontextmanager
+async def _log_of_run(store: Store, moment: str) -> AsyncIterator[RunLog]:
+    """Open the log of a run; on a disk it is there while the run goes on, and also if that is killed."""
+    name = LOGS / f"{moment}.jsonl"
+    file = await anyio.to_thread.run_sync(store.create, name)
 
     def append(line: bytes) -> None:
         file.write(line)
@@ -464,8 +487,9 @@ def _log_of_run(store: Store, moment: str) -> Iterator[RunLog]:
     try:
         yield RunLog(append)
     finally:
-        with suppress(StorageError):  # the archive does not depend on its log
-            store.seal(file)
+        with anyio.CancelScope(shield=True), suppress(StorageError):  # the archive does not depend on its log
+            await anyio.to_thread.run_sync(store.seal, file)
+            await anyio.to_thread.run_sync(store.settle, name)
 
 
 def _keep_failures(store: Store, moment: str, report: ExportReport, outcome: _Outcome) -> None:

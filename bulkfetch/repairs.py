@@ -18,21 +18,21 @@ from bulkfetch.headers import read_headers
 from bulkfetch.layout import (
     ARCHIVE,
     LINE_ITEMS,
-    LOCK,
     STATE,
     UNBILLED_LINE_ITEMS,
     commit_name,
     commit_of_part,
     unbilled_of_commit,
 )
-from bulkfetch.pipeline import Repair, archive, refuse_in_event_loop
+from bulkfetch.outputs import open_archive
+from bulkfetch.pipeline import Repair, archive, refuse_in_event_loop, writing_to
 from bulkfetch.plan import Selection
 from bulkfetch.recount import verify_against_server
 from bulkfetch.report import ExportReport
 from bulkfetch.schema import INVOICE_ARROW
 from bulkfetch.stats import RunStats
-from bulkfetch.store import LocalStore, prepare_output
-from bulkfetch.verification import VerifyReport, verify
+from bulkfetch.store import LocalStore, Store, prepare_directory
+from bulkfetch.verification import VerifyReport, verify_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ async def repair_async(
     settings = read_settings(settings, **flags)
     check_credentials(settings)
     stats = stats or RunStats()
-    store = _opened(output)
-    with store.locked(LOCK):
-        before = await anyio.to_thread.run_sync(_verified, output)
+    store = await anyio.to_thread.run_sync(_opened, output, settings)
+    async with writing_to(store):
+        before = await anyio.to_thread.run_sync(_verified, store, output)
         if with_server:
             before = await verify_against_server(before, settings, stats, on_refresh_token=on_refresh_token)
         if before.sound:
@@ -103,7 +103,7 @@ async def repair_async(
             repair=plan,
             on_refresh_token=on_refresh_token,
         )
-        after = await anyio.to_thread.run_sync(_verified, output)
+        after = await anyio.to_thread.run_sync(_verified, store, output)
     return RepairReport(before, export, after)
 
 
@@ -113,18 +113,19 @@ def repair(output: str | Path, settings: Settings | None = None, **options: Any)
     return anyio.run(lambda: repair_async(output, settings, **options))
 
 
-def _opened(output: str | Path) -> LocalStore:
+def _opened(output: str | Path, settings: Settings) -> Store:
     """Open an archive, also one whose archive file is gone. Raises OutputError if it is none."""
-    if not Path(output, STATE).is_dir():
+    store = open_archive(output, settings)
+    if not store.list(STATE):
         raise OutputError(f"{output} is not an archive of bulkfetch: it has no {STATE}")
-    return prepare_output(Path(output), STATE)
+    return prepare_directory(store.root, STATE) if isinstance(store, LocalStore) else store
 
 
-def _verified(output: str | Path) -> VerifyReport:
-    return replace(verify(output, deep=True), being_written=False)  # by nobody but this repair
+def _verified(store: Store, output: str | Path) -> VerifyReport:
+    return replace(verify_store(store, str(output), deep=True), being_written=False)  # by nobody but this repair
 
 
-def _drop_damaged_archive_file(store: LocalStore) -> None:
+def _drop_damaged_archive_file(store: Store) -> None:
     """Make room for an archive file that says what the settings are now; which ones it was made with is lost."""
     try:
         read_archive(store)
@@ -132,7 +133,7 @@ def _drop_damaged_archive_file(store: LocalStore) -> None:
         store.remove(ARCHIVE)
 
 
-def _repair_of(store: LocalStore, report: VerifyReport) -> Repair:
+def _repair_of(store: Store, report: VerifyReport) -> Repair:
     published = (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS))
     held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, published)}
     faulty = {finding.document for finding in report.findings if finding.document is not None}
@@ -147,7 +148,7 @@ def _repair_of(store: LocalStore, report: VerifyReport) -> Repair:
     )
 
 
-def _are_headers_lost(store: LocalStore) -> bool:
+def _are_headers_lost(store: Store) -> bool:
     try:
         table = read_headers(store)
     except DamagedError:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from bulkfetch.errors import printable
+from bulkfetch.errors import StorageError, printable
 
 LOGGER = logging.getLogger("bulkfetch")
 LOGGER.addHandler(logging.NullHandler())
@@ -46,9 +46,9 @@ class RunLog:
         try:
             if self._write is not None:
                 self._write(line)
-        except OSError as error:  # the archive does not depend on its log
+        except (OSError, StorageError) as error:  # the archive does not depend on its log
             self._write = None
-            LOGGER.warning("the log of this run cannot be written any more: %s", error.strerror)
+            LOGGER.warning("the log of this run cannot be written any more: %s", getattr(error, "strerror", error))
 
 
 def _text(event: str, facts: dict[str, object]) -> str:

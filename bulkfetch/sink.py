@@ -39,7 +39,9 @@ class WaitingRoom:
     rows wait compressed.
     """
 
-    def __init__(self, roomy_bytes: int = 128 << 20) -> None:
+    def __init__(self, roomy_bytes: int = 128 << 20, encoders: int = 2) -> None:
+        self.encoding = threading.Semaphore(encoders)
+        """Held while a row group is encoded: each takes all its rows, and more at once than cores gain nothing."""
         self._roomy_bytes = roomy_bytes
         self._bytes = 0
         self._lock = threading.Lock()
@@ -256,14 +258,15 @@ class _Part:
             self._store.remove(self.name)
 
     def _write_group(self) -> None:
-        group, self._group_rows = [self._room.leave(rows) for rows in self._group], 0
-        self._group = []
-        if not group:
+        if not self._group:
             return
-        try:
-            self._open_writer.write_table(pa.concat_tables(group), row_group_size=self._row_group_rows)
-        except OSError as error:  # pyarrow passes on what the file raised
-            raise self._refusal(error) from error
+        with self._room.encoding:
+            group, self._group_rows = [self._room.leave(rows) for rows in self._group], 0
+            self._group = []
+            try:
+                self._open_writer.write_table(pa.concat_tables(group), row_group_size=self._row_group_rows)
+            except OSError as error:  # pyarrow passes on what the file raised
+                raise self._refusal(error) from error
 
     def _refusal(self, error: OSError) -> StorageError:
         """Say where the file is: a file on a disk knows its whole path."""

@@ -78,7 +78,7 @@ class Staging:
         }
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint of a sealed part."""
+        """Make a sealed part durable, and write its checkpoint."""
         facts = {
             **self._shape,
             "part": {**asdict(checkpoint.part), "name": str(checkpoint.part.name)},
@@ -86,6 +86,7 @@ class Staging:
             "total": None if checkpoint.total is None else f"{checkpoint.total:f}",
             "rescues": dict(checkpoint.rescues),
         }
+        self._store.settle(checkpoint.part.name)  # before its checkpoint vouches for it
         number = checkpoint.part.first_line // checkpoint.part.rows
         self._store.write(checkpoint_name(self._transfer, number), sealed(facts, _OWN_HASH))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from bulkfetch.errors import OutputError, OutputLockedError, StorageError
 
@@ -17,6 +18,9 @@ except ImportError:  # Windows has no flock; two runs at once are then up to the
     fcntl = None  # type: ignore[assignment]
 
 
+S = TypeVar("S")
+T = TypeVar("T")
+
 _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What a lock that another process holds is refused with."""
 
@@ -24,15 +28,24 @@ _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 class Store(Protocol):
     """Where an archive lives. Names are relative, with forward slashes. All calls block: use threads.
 
-    Every method raises StorageError, whose message says what to do, where the storage refuses.
+    Every method raises StorageError, whose message says what to do, where the storage refuses. `where` is what messages
+    call it; it pays to have up to `readers` threads read, and `writers` write, at once.
     """
+
+    where: str
+    readers: int
+    writers: int
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file to write a staged part; what was there of an earlier run is replaced."""
         ...
 
     def seal(self, file: BinaryIO) -> None:
-        """Make a staged file durable and close it."""
+        """Close a staged file that is whole: it can be published now, or settled."""
+        ...
+
+    def settle(self, staged: PurePosixPath) -> None:
+        """Make a sealed file durable under its staged name: before anything relies on it that outlives the process."""
         ...
 
     def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
@@ -62,6 +75,20 @@ class Store(Protocol):
     def open(self, name: PurePosixPath) -> BinaryIO:
         """Open a file for reading."""
         ...
+
+    def locked(self, name: PurePosixPath) -> AbstractContextManager[None]:
+        """Hold the one writer's lock; a killed run does not leave it stuck. Raises OutputLockedError."""
+        ...
+
+    def is_locked(self, name: PurePosixPath) -> bool:
+        """Tell whether a run holds the lock just now."""
+        ...
+
+
+def side_by_side(store: Store, work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """Return what `work` gives for each of the `items`, in their order; it reads from the store."""
+    with ThreadPoolExecutor(store.readers) as pool:
+        return list(pool.map(work, items))
 
 
 class Disk:
@@ -103,8 +130,13 @@ class Disk:
 class LocalStore:
     """A Store in a directory of a local file system."""
 
+    readers = os.cpu_count() or 2
+    writers = 2
+    """Each holds a row group; more threads than that, encoding or syncing, gain nothing."""
+
     def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.root = root
+        self.where = str(root)
         self._disk = disk or Disk()
 
     def create(self, name: PurePosixPath) -> BinaryIO:
@@ -117,9 +149,12 @@ class LocalStore:
             return self._disk.create(path)
 
     def seal(self, file: BinaryIO) -> None:
-        """Make a staged file durable and close it."""
+        """Make a staged file that is whole durable and close it."""
         with self._refusals(PurePosixPath(str(getattr(file, "name", "a staged part")))), file:
             self._disk.sync(file)
+
+    def settle(self, staged: PurePosixPath) -> None:
+        """Do nothing: what is sealed is durable."""
 
     def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
         """Move a sealed file to where readers look, atomically and durably."""
@@ -265,7 +300,7 @@ def _directory(path: Path) -> Iterator[int | None]:
         os.close(handle)
 
 
-def prepare_output(root: Path, marker: PurePosixPath) -> LocalStore:
+def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
     """Return the store of an output directory, which is created if need be.
 
     Raises OutputError if it is no directory, cannot be written to, or holds something that is no archive of

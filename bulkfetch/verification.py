@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bulkfetch.commits import Commit, CommittedPart, commit_names, parse_commit, read_archive
+from bulkfetch.config import Settings, read_settings
 from bulkfetch.documents import CommittedDocument, Document, document_commits, parse_document
 from bulkfetch.errors import OutputError, StorageError, printable
 from bulkfetch.exact import exact_sum
@@ -36,11 +36,12 @@ from bulkfetch.layout import (
     commit_of_document,
     commit_of_part,
 )
+from bulkfetch.outputs import open_archive
 from bulkfetch.plan import Transfer, transfer_named
 from bulkfetch.reconcile import Reconciliation, Verdict, reconcile_total
 from bulkfetch.report import counted, reconciliation_dict, reconciliation_lines
 from bulkfetch.schema import INVOICE_ARROW, INVOICE_ID, LINE_NUMBER, ONCE_INFERRED, schema_of
-from bulkfetch.store import LocalStore
+from bulkfetch.store import Store, side_by_side
 from bulkfetch.tables import TextTable
 from bulkfetch.worker import sum_of
 
@@ -177,25 +178,33 @@ class VerifyReport:
         return TextTable(list(rows[0])).lines(rows)
 
 
-def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
+def verify(
+    output: str | Path, *, deep: bool = False, settings: Settings | None = None, **flags: object
+) -> VerifyReport:
     """Check an archive from its files alone.
+
+    `output` is what `export_async` takes; for an object store, `settings` and keyword arguments named like them are
+    read as it does.
 
     Without `deep`: every file against the hash in its commit, sizes, the number of rows and schema in each footer, the
     table of headers, strays, and the sums in the commits against the invoices' headers. With `deep` every line item is
     read as well: page checksums, contiguous line numbers, invoice ids, sums, and usage against billing quantities.
 
-    Raises OutputError if the directory is no archive that this version reads, StorageError if the disk refuses.
+    Raises OutputError if the directory is no archive that this version reads, StorageError if the disk or the object
+    store refuses, and SettingsError.
     """
-    store = LocalStore(Path(output))
-    if not store.root.is_dir():
-        raise OutputError(f"{store.root} is not an archive of bulkfetch: there is no such directory")
+    settings = read_settings(settings, **flags) if flags else settings
+    return verify_store(open_archive(output, settings), str(output), deep=deep)
+
+
+def verify_store(store: Store, output: str, *, deep: bool) -> VerifyReport:
+    """Check an archive as `verify` does, in a store; `output` is what the report calls it."""
     being_written = store.is_locked(LOCK)
     findings = _archive_file(store)
     commits, damaged = _commits(store)
     findings += damaged
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in pool.map(lambda commit: _check_commit(store, commit, deep=deep), commits):
-            findings += found
+    for found in side_by_side(store, partial(_check_commit, store, deep=deep), commits):
+        findings += found
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
     findings += _strays(store, commits)
@@ -203,7 +212,7 @@ def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
     by_transfer = {commit.transfer: commit for commit in commits}
     left_out = (each for header in headers for each in header.transfers if each not in by_transfer)
     return VerifyReport(
-        output=str(output),
+        output=output,
         deep=deep,
         commits=tuple(commits),
         findings=(*findings, *header_findings),
@@ -217,23 +226,25 @@ def verify(output: str | Path, *, deep: bool = False) -> VerifyReport:
     )
 
 
-def _documents(store: LocalStore) -> tuple[list[CommittedDocument], list[Finding]]:
+def _documents(store: Store) -> tuple[list[CommittedDocument], list[Finding]]:
     """Read the records of all documents, and hold their files against them; find files that have none."""
-    committed: list[CommittedDocument] = []
-    findings: list[Finding] = []
+
+    def check(name: PurePosixPath) -> tuple[CommittedDocument | None, Finding | None]:
+        try:
+            committed = parse_document(store.read(name) or b"", name)
+        except StorageError as error:
+            return None, Finding(str(name), str(error))
+        document = committed.document
+        try:
+            found = _check_bytes(store, document.name, committed.size_bytes, committed.sha256)
+        except StorageError as error:
+            found = str(error) if store.size(document.name) is not None else "is missing"
+        return committed, Finding(str(document.name), found, document=document) if found else None
+
     names = document_commits(store)
-    for name in names:
-        try:
-            committed.append(parse_document(store.read(name) or b"", name))
-        except StorageError as error:
-            findings.append(Finding(str(name), str(error)))
-    for each in committed:
-        try:
-            found = _check_bytes(store, each.document.name, each.size_bytes, each.sha256)
-        except StorageError as error:
-            found = str(error) if store.size(each.document.name) is not None else "is missing"
-        if found:
-            findings.append(Finding(str(each.document.name), found, document=each.document))
+    checked = side_by_side(store, check, names)
+    committed = [each for each, _ in checked if each is not None]
+    findings = [each for _, each in checked if each is not None]
     findings += [
         Finding(str(path), "no commit names this file, yet readers see it")
         for path in store.list(DOCUMENTS)
@@ -242,37 +253,38 @@ def _documents(store: LocalStore) -> tuple[list[CommittedDocument], list[Finding
     return committed, findings
 
 
-def _archive_file(store: LocalStore) -> list[Finding]:
+def _archive_file(store: Store) -> list[Finding]:
     """Check what an archive says of itself. Raises OutputError if it is none, or one of another version."""
     try:
         archive = read_archive(store)
     except OutputError as error:
         return [Finding(str(ARCHIVE), str(error))]
     if archive is None and not commit_names(store) and store.size(HEADERS_RECORD) is None:
-        raise OutputError(f"{store.root} is not an archive of bulkfetch: it has no {ARCHIVE}")
+        raise OutputError(f"{store.where} is not an archive of bulkfetch: it has no {ARCHIVE}")
     if archive is None:
         return [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]
     if (version := archive.get("format_version")) != FORMAT_VERSION:
         raise OutputError(
-            f"{store.root} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
+            f"{store.where} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
             "use the version that wrote it"
         )
     return []
 
 
-def _commits(store: LocalStore) -> tuple[list[Commit], list[Finding]]:
+def _commits(store: Store) -> tuple[list[Commit], list[Finding]]:
     """Read all commits, and find those that are damaged."""
-    commits: list[Commit] = []
-    findings: list[Finding] = []
-    for name in commit_names(store):
+
+    def read(name: PurePosixPath) -> Commit | Finding:
         try:
-            commits.append(parse_commit(store.read(name) or b"", name))
+            return parse_commit(store.read(name) or b"", name)
         except StorageError as error:
-            findings.append(Finding(str(name), str(error)))
-    return commits, findings
+            return Finding(str(name), str(error))
+
+    found = side_by_side(store, read, commit_names(store))
+    return [each for each in found if isinstance(each, Commit)], [each for each in found if isinstance(each, Finding)]
 
 
-def _check_commit(store: LocalStore, commit: Commit, *, deep: bool) -> list[Finding]:
+def _check_commit(store: Store, commit: Commit, *, deep: bool) -> list[Finding]:
     findings: list[Finding] = []
     transfer = commit.transfer
     expected = 0
@@ -299,12 +311,12 @@ def _check_commit(store: LocalStore, commit: Commit, *, deep: bool) -> list[Find
     return findings
 
 
-def _check_file(store: LocalStore, part: CommittedPart) -> str | None:
+def _check_file(store: Store, part: CommittedPart) -> str | None:
     """Hold the bytes of a part against its commit."""
     return _check_bytes(store, PurePosixPath(part.name), part.size_bytes, part.sha256)
 
 
-def _check_bytes(store: LocalStore, name: PurePosixPath, size_bytes: int, sha256: str) -> str | None:
+def _check_bytes(store: Store, name: PurePosixPath, size_bytes: int, sha256: str) -> str | None:
     """Hold the bytes of a file against what its commit says."""
     digest, size = hashlib.sha256(), 0
     with store.open(name) as file:
@@ -316,9 +328,7 @@ def _check_bytes(store: LocalStore, name: PurePosixPath, size_bytes: int, sha256
     return None if digest.hexdigest() == sha256 else "its sha256 is not that of its commit: it was altered"
 
 
-def _check_rows(
-    store: LocalStore, part: CommittedPart, commit: Commit, totals: list[Decimal], *, deep: bool
-) -> str | None:
+def _check_rows(store: Store, part: CommittedPart, commit: Commit, totals: list[Decimal], *, deep: bool) -> str | None:
     """Hold the rows of a part against its commit; the sum of its charges goes to `totals`."""
     with store.open(PurePosixPath(part.name)) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -348,7 +358,7 @@ _READ = (LINE_ITEMS.name, UNBILLED_LINE_ITEMS.name, INVOICES.name)
 """The directories that readers take data from."""
 
 
-def _strays(store: LocalStore, commits: Sequence[Commit]) -> Iterator[Finding]:
+def _strays(store: Store, commits: Sequence[Commit]) -> Iterator[Finding]:
     """Find files that readers would take for data and that no commit names, a damaged one included."""
     known = {str(HEADERS), *(part.name for commit in commits for part in commit.parts)}
     damaged = {*commit_names(store)} - {commit_name(commit.transfer) for commit in commits}
@@ -369,7 +379,7 @@ class _Header:
     transfers: tuple[Transfer, ...]
 
 
-def _headers(store: LocalStore, commits: Sequence[Commit]) -> tuple[list[_Header], list[Finding]]:
+def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[_Header], list[Finding]]:
     """Read the invoice headers of the archive, and find what is wrong with their table."""
     try:
         table = read_headers(store)
@@ -397,7 +407,7 @@ def _transfers_of(invoice_id: str, details: str | None) -> tuple[Transfer, ...]:
     return tuple(transfer_named(invoice_id, each) for each in found)
 
 
-def _usage_differences(store: LocalStore, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
+def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
     """Compare usage with billing quantities of each azure invoice, by subscription and resource."""
     for usage in by_transfer.values():
         if (usage.transfer.provider, usage.transfer.line_item_type) != ("azure", "usage_line_items"):
@@ -415,7 +425,7 @@ def _usage_differences(store: LocalStore, by_transfer: Mapping[Transfer, Commit]
             )
 
 
-def _quantities(store: LocalStore, commit: Commit) -> dict[tuple[str | None, str | None], Decimal]:
+def _quantities(store: Store, commit: Commit) -> dict[tuple[str | None, str | None], Decimal]:
     keys = ["subscriptionId", "resourceGuid"]
     tables = []
     for part in commit.parts:

@@ -8,6 +8,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from itertools import count
 from typing import TypeVar
 
 import anyio.abc
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from bulkfetch.commits import Commit, CommittedPart, withdraw, write_commit
 from bulkfetch.config import Settings
 from bulkfetch.decode import FastDecoders, Page, PageDecoder
-from bulkfetch.errors import ContradictionError, HttpStatusError, StorageError, TransferError
+from bulkfetch.errors import ContradictionError, HttpStatusError, StorageError, TransferError, UploadLostError
 from bulkfetch.exact import exact_sum
 from bulkfetch.layout import commit_name, part_name, staged_name
 from bulkfetch.lineitems import Lookahead, Place, Walk, walk_pages
@@ -32,9 +33,8 @@ from bulkfetch.store import Store
 
 T = TypeVar("T")
 
-_WRITING = 2
-"""How many transfers may encode or sync at once: each holds a row group, and more threads than that gain nothing."""
-
+_UPLOADS_LOST = 4
+"""How often an upload of one transfer may be lost before the run is given up."""
 
 _NOT_ABOUT_TOKENS = (401, 403, 408, 429)
 """Statuses of a refusal that does not say that a continuation token has expired."""
@@ -53,14 +53,30 @@ class Job:
     alone: Collection[Transfer] = ()
     waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
     decoders: FastDecoders = field(default_factory=FastDecoders)
-    writing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(_WRITING))
+    writing: anyio.CapacityLimiter = field(init=False)
+    """How many transfers may write at once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "writing", anyio.CapacityLimiter(self.store.writers))
 
 
 async def export_transfer(transfer: Transfer, job: Job) -> Commit:
     """Fetch, decode, write and commit one transfer, from where an earlier run left it if that left whole parts.
 
-    Raises a BulkfetchError, then leaving nothing that readers see, but the parts that are whole for a later run.
+    Where the upload of a part is lost, it goes on behind the last one that was not. Raises a BulkfetchError, then
+    leaving nothing that readers see, but the parts that are whole for a later run.
     """
+    for lost in count(1):
+        try:
+            return await _exported(transfer, job)
+        except UploadLostError as error:
+            if error.final or lost == _UPLOADS_LOST:
+                raise
+            job.session.log.note("upload_lost", transfer=str(transfer), why=str(error))
+    raise AssertionError
+
+
+async def _exported(transfer: Transfer, job: Job) -> Commit:
     staging = Staging(job.store, transfer, job.settings)
     adopted = await _in_thread(job, staging.adopt)
     if adopted:
@@ -233,6 +249,9 @@ def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
     tally = intake.tally
     schema = intake.decoder.schema if tally.rows else schema_of(transfer.provider, transfer.line_item_type)
     staged = [] if schema is None else intake.finish(schema)
+    if store.size(commit_name(transfer)) is not None:
+        for part in staged:  # what replaces a finished transfer has to outlive this process
+            store.settle(part.name)
     withdraw(store, transfer)
     try:
         parts = tuple(_published(transfer, store, number, part) for number, part in enumerate(staged))

@@ -1028,7 +1028,7 @@ def test_a_faulty_archive_is_repaired(run: Run, at_sandbox: SpawnedSandbox) -> N
 def test_what_is_no_archive_cannot_be_repaired(run: Run, at_sandbox: SpawnedSandbox) -> None:
     ended = run("repair", "nowhere")
     assert ended.code == 2
-    assert "nowhere is not an archive of bulkfetch: it has no _bulkfetch" in ended.error
+    assert "nowhere is not an archive of bulkfetch: there is no such directory" in ended.error
     assert not Path("nowhere").exists()
 
 

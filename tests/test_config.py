@@ -130,6 +130,8 @@ def test_arguments_of_a_command_that_are_no_settings_are_ignored(tmp_path: Path)
 def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     ca_file.write_text("certificates")
+    google_file = tmp_path / "google.json"
+    google_file.write_text("{}")
     texts = {
         "cloud": "china",
         "base_url": "https://host/v2",
@@ -159,6 +161,16 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "part_rows": "10",
         "row_group_rows": "5",
         "usage_period": "current",
+        "storage_account": "acct",
+        "storage_key": "k+/==",
+        "storage_key_id": "AKIA",
+        "storage_sas": "?sv=1&sig=s%2B",
+        "storage_profile": "my profile",
+        "storage_region": "eu-central-1",
+        "storage_endpoint": "https://minio.example",
+        "storage_credentials": str(google_file),
+        "storage_timeout_s": "30",
+        "storage_patience_s": "90",
     }
     assert set(texts) == {setting.name for setting in dataclasses.fields(Settings)}
     expected = Settings(
@@ -190,6 +202,16 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         part_rows=10,
         row_group_rows=5,
         usage_period="current",
+        storage_account="acct",
+        storage_key=Secret("k+/=="),
+        storage_key_id="AKIA",
+        storage_sas=Secret("?sv=1&sig=s%2B"),
+        storage_profile="my profile",
+        storage_region="eu-central-1",
+        storage_endpoint="https://minio.example",
+        storage_credentials=google_file,
+        storage_timeout_s=30.0,
+        storage_patience_s=90.0,
     )
     parser = argparse.ArgumentParser()
     add_arguments(parser)

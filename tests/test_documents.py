@@ -47,7 +47,7 @@ from bulkfetch.sandbox.pdf import pdf
 from bulkfetch.session import open_session
 from bulkfetch.staging import sweep
 from bulkfetch.stats import RunStats
-from bulkfetch.store import Disk, LocalStore, prepare_output
+from bulkfetch.store import Disk, LocalStore, prepare_directory
 from bulkfetch.transport import Answer, Request
 from bulkfetch.verification import verify
 
@@ -448,7 +448,7 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_leaves_a_whole_document
         now = Document("D1", charged=Decimal(2))
 
         async def trial(root: Path, disk: Disk) -> None:
-            prepare_output(root, ARCHIVE)
+            prepare_directory(root, ARCHIVE)
             if replacing:
                 await export_document(Document("D1", charged=Decimal(1)), there.session, LocalStore(root))
             await export_document(now, there.session, LocalStore(root, disk))

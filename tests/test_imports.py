@@ -14,7 +14,8 @@ ORDER = [
     for row in """
     errors
     config stats jsontext dates schema runlog pace
-    transport retry limits store
+    transport retry limits store addresses
+    clouds objects leases objectstore outputs
     refusals
     exact fast
     paging decode

@@ -23,7 +23,7 @@ from bulkfetch.errors import DamagedError, OutputError, OutputLockedError, Stora
 from bulkfetch.layout import ARCHIVE, LOCK, STATE
 from bulkfetch.pipeline import export_async
 from bulkfetch.repairs import repair_async
-from bulkfetch.store import prepare_output
+from bulkfetch.store import prepare_directory
 from bulkfetch.verification import verify
 
 
@@ -91,7 +91,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def start_a_second_writer(self) -> None:
         before = proved(self.root)
-        store = prepare_output(self.root, STATE)
+        store = prepare_directory(self.root, STATE)
         with store.locked(LOCK), pytest.raises(OutputLockedError):
             self._with_server(lambda server: export_async(self.root, server.settings(**CUT)))
         assert proved(self.root) == before

@@ -15,7 +15,7 @@ import pytest
 
 from bulkfetch.errors import OutputError, OutputLockedError, StorageError
 from bulkfetch.layout import ARCHIVE, LOCK
-from bulkfetch.store import LocalStore, prepare_output
+from bulkfetch.store import LocalStore, prepare_directory
 
 NAME = PurePosixPath("_bulkfetch/staging/part")
 PUBLISHED = PurePosixPath("line_items/part.parquet")
@@ -147,7 +147,7 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> No
 
 def test_an_output_directory_that_is_taken_away_is_not_made_again(tmp_path: Path) -> None:
     root = tmp_path / "lake"
-    store = prepare_output(root, ARCHIVE)
+    store = prepare_directory(root, ARCHIVE)
     root.rmdir()
 
     with pytest.raises(StorageError, match="is gone"):
@@ -157,7 +157,7 @@ def test_an_output_directory_that_is_taken_away_is_not_made_again(tmp_path: Path
 
 
 def test_an_output_directory_is_created_with_its_parents(tmp_path: Path) -> None:
-    store = prepare_output(tmp_path / "a" / "b", ARCHIVE)
+    store = prepare_directory(tmp_path / "a" / "b", ARCHIVE)
 
     assert store.root == tmp_path / "a" / "b"
     assert store.root.is_dir()
@@ -167,13 +167,13 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     tmp_path.joinpath("holiday.jpg").write_bytes(b"")
 
     with pytest.raises(OutputError, match="is not empty and not an archive"):
-        prepare_output(tmp_path, ARCHIVE)
+        prepare_directory(tmp_path, ARCHIVE)
 
 
 def test_a_directory_that_was_begun_by_a_killed_run_is_ours(tmp_path: Path) -> None:
     tmp_path.joinpath("_bulkfetch").mkdir()
 
-    assert prepare_output(tmp_path, ARCHIVE).root == tmp_path
+    assert prepare_directory(tmp_path, ARCHIVE).root == tmp_path
 
 
 @pytest.mark.parametrize("below", ["", "lake", "lake/deeper"])
@@ -182,13 +182,13 @@ def test_an_output_that_is_a_file_or_lies_below_one_is_refused(below: str, tmp_p
     file.write_bytes(b"")
 
     with pytest.raises(OutputError, match="is a file"):
-        prepare_output(file / below, ARCHIVE)
+        prepare_directory(file / below, ARCHIVE)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a place where nobody can write")
 def test_an_output_that_nobody_can_write_to_is_refused() -> None:
     with pytest.raises(OutputError, match="cannot be used"):
-        prepare_output(Path("/proc/lake"), ARCHIVE)
+        prepare_directory(Path("/proc/lake"), ARCHIVE)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such users")
@@ -196,7 +196,7 @@ def test_an_output_of_somebody_else_is_refused() -> None:
     with TemporaryDirectory() as somebody_elses:
         os.chmod(somebody_elses, 0o555)
         with nobody(), pytest.raises(OutputError, match="not writable"):
-            prepare_output(Path(somebody_elses), ARCHIVE)
+            prepare_directory(Path(somebody_elses), ARCHIVE)
         assert os.listdir(somebody_elses) == []
 
 
@@ -208,7 +208,7 @@ def test_a_file_system_that_is_read_only_is_told_from_an_output_of_somebody_else
     monkeypatch.setattr("bulkfetch.store.os.statvfs", lambda _: os.statvfs_result(flags))
 
     with pytest.raises(OutputError, match="read-only: make it writable and run the same command again"):
-        prepare_output(tmp_path, ARCHIVE)
+        prepare_directory(tmp_path, ARCHIVE)
 
 
 def test_a_directory_in_place_of_a_file_and_a_file_in_place_of_a_directory_say_what_to_do(tmp_path: Path) -> None:

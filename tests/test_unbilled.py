@@ -31,7 +31,7 @@ from bulkfetch.recount import verify_against_server
 from bulkfetch.repairs import repair_async
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.stats import RunStats
-from bulkfetch.store import Disk, LocalStore, prepare_output
+from bulkfetch.store import Disk, LocalStore, prepare_directory
 from bulkfetch.verification import verify
 
 TYPES = ("billing_line_items", "usage_line_items")
@@ -200,7 +200,7 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_never_shows_two_snapsho
     usage = Selection(since=date(2100, 1, 1), line_item_types=TYPES[1:], unbilled=True, currencies=("EUR",))
 
     async def run(root: Path, server: RunningSandbox, disk: Disk) -> None:
-        prepare_output(root, ARCHIVE)
+        prepare_directory(root, ARCHIVE)
         settings = settings_for(server, part_rows=10)
         await archive(LocalStore(root, disk), settings, usage, RunStats(), output="lake", source="the same tenant")
 

@@ -14,14 +14,14 @@ from bulkfetch.layout import ARCHIVE, LOCK
 from bulkfetch.pipeline import archive
 from bulkfetch.plan import Selection
 from bulkfetch.stats import RunStats
-from bulkfetch.store import LocalStore, prepare_output
+from bulkfetch.store import LocalStore, prepare_directory
 from durability.disks import WatchedDisk, killing
 from durability.trial import CUT
 
 
 async def main(*words: str) -> None:
     output, base_url, token, step = words
-    prepare_output(Path(output), ARCHIVE)
+    prepare_directory(Path(output), ARCHIVE)
     store = LocalStore(Path(output), WatchedDisk(killing(int(step))))
     settings = Settings(base_url=base_url, token=Secret(token), **CUT)
     with store.locked(LOCK):
