@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
+from objectservers import AzureServer, ObjectServer, S3Server, ServerMissingError, azurite, find_azurite, moto
 
 # The same examples every time, so that a landing does not hang on luck; "deep" draws new ones.
 settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True, derandomize=True)
@@ -22,6 +25,40 @@ _COLUMNS = ("no.", "fault", "times", "outcome", "rows lost", "rows doubled")
 def fault_table(request: pytest.FixtureRequest) -> list[tuple[str, ...]]:
     """The table of faults; each test of one adds its row."""
     return request.config.stash.setdefault(_TABLE, [])
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[AzureServer]:
+    """Azurite; skips where it is not installed, unless CI_NEEDS_AZURITE says that it has to be."""
+    try:
+        find_azurite()
+    except ServerMissingError as missing:
+        if os.environ.get("CI_NEEDS_AZURITE"):
+            raise
+        pytest.skip(str(missing))
+    with azurite() as server:
+        yield server
+
+
+@pytest.fixture(params=["s3_server", "azure_server"])
+def object_server(request: pytest.FixtureRequest) -> ObjectServer:
+    """Each of the object stores, one after the other."""
+    server: ObjectServer = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture
+def container(object_server: ObjectServer) -> str:
+    """A new and empty bucket or container of `object_server`."""
+    name = f"test-{uuid4()}"
+    object_server.create(name)
+    return name
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
