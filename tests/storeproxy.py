@@ -58,6 +58,9 @@ class ResetInRequest:
 class DropAnswer:
     """The store does what it was asked, its answer is thrown away and the connection is reset."""
 
+    closed: bool = False
+    """Close the connection instead; clients tell the two apart, and may retry after one only."""
+
 
 @dataclass(frozen=True, slots=True)
 class CutAnswer:
@@ -294,7 +297,9 @@ class FaultyProxy:
             await store.reset()
         self._note(index, int(answer.start.split(" ", 2)[1]))
         match fault:
-            case DropAnswer():
+            case DropAnswer(closed):
+                if closed:
+                    await client.end()
                 return False
             case CutAnswer(share):
                 whole = answer.raw + body if body else answer.raw

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from http.client import HTTPConnection, RemoteDisconnected
 from itertools import chain
 from pathlib import Path
 
@@ -161,6 +161,20 @@ def test_what_is_stored_before_the_answer_is_dropped_is_there(object_server: Obj
 
     assert object_server.names(container) == {}
     assert len(proxy.log) == 2
+
+
+def test_a_dropped_answer_may_end_in_a_reset_or_in_a_close(s3_server: S3Server) -> None:
+    s3_server.create("dropped")
+    with FaultyProxy(s3_server.port, lambda seen: DropAnswer(closed=seen.number == 2)) as proxy:
+        for expected in (ConnectionResetError, RemoteDisconnected):
+            connection = HTTPConnection("127.0.0.1", proxy.port, timeout=5)
+            connection.request("PUT", "/dropped/x", body=b"x")
+            with pytest.raises(ConnectionResetError) as caught:
+                connection.getresponse()
+            connection.close()
+            assert caught.type is expected
+
+    assert s3_server.names("dropped") == {"x": 1}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
