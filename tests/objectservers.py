@@ -275,25 +275,48 @@ def find_azurite() -> Path:
     )
 
 
+# Stands between the tests and a server: a run that is killed cannot end its servers, but its end of the pipe closes.
+_KEEPER = """
+import os, shutil, subprocess, sys, threading
+
+folder, *command = sys.argv[1:]
+server = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL)
+
+def wait_for_the_tests():
+    sys.stdin.buffer.read()
+    server.terminate()
+    try:
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+
+threading.Thread(target=wait_for_the_tests, daemon=True).start()
+code = server.wait()
+shutil.rmtree(folder, ignore_errors=True)
+os._exit(code & 255)  # the thread may still be reading
+"""
+
+
 @contextmanager
 def _running(command: Callable[[int], Sequence[str]]) -> Iterator[int]:
     """Run a server in a folder of its own for as long as it is needed, on a port that was free."""
     with TemporaryDirectory(prefix="bulkfetch-server-") as folder:
         port = unused_port()
+        words = command(port)
         with Path(folder, "output").open("w+b") as output:
             process = subprocess.Popen(
-                command(port),
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-I", "-S", "-c", _KEEPER, folder, *words],
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # an interrupt is for the tests, which then end the server
             )
             try:
                 if not _is_ready(process, port):
                     output.seek(0)
                     said = output.read()[-2000:].decode(errors="replace")
                     how = "did not answer" if process.returncode is None else f"ended with {process.returncode}"
-                    raise ServerFailedError(f"{process.args!r} {how}: {said}")
+                    raise ServerFailedError(f"{' '.join(words)} {how}: {said}")
                 yield port
             finally:
                 _end(process)
@@ -317,7 +340,9 @@ def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    """Let the keeper end its server."""
+    assert process.stdin is not None
+    process.stdin.close()
     try:
         process.wait(ENDED_WITHIN_S)
     except subprocess.TimeoutExpired:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -134,6 +136,34 @@ def test_a_server_ends_when_a_test_fails(
         raise ZeroDivisionError
 
     assert [process.poll() is None for process in processes] == [False]
+
+
+def test_a_server_ends_when_the_tests_are_killed(
+    start: Callable[[], AbstractContextManager[ObjectServer]], tmp_path: Path
+) -> None:
+    program = f"""
+import tempfile, time, objectservers
+tempfile.tempdir = {str(tmp_path)!r}
+with objectservers.{start.__name__}() as server:
+    print(server.port, flush=True)
+    time.sleep(60)
+"""
+    tests = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parent)
+    with tests:
+        assert tests.stdout is not None
+        port = int(tests.stdout.readline())
+        assert is_open(port)
+        tests.kill()
+
+    until = time.monotonic() + 20
+    while is_open(port) or list(tmp_path.iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
