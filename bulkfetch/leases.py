@@ -7,7 +7,6 @@ that ended on this machine is told by its process, and is not waited for.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -21,6 +20,7 @@ import orjson
 
 from bulkfetch.errors import LockLostError, OutputLockedError, StorageError
 from bulkfetch.objects import ConditionError, Entry, Objects, Stored
+from bulkfetch.runlog import LOGGER
 
 _FREE = b""
 """What the lock object holds while nobody has it, as a lock file does."""
@@ -110,7 +110,7 @@ class Lease:
             if seen is None:
                 left_s = self._left_s(there)
                 if left_s > 0:
-                    _tell(
+                    LOGGER.warning(
                         f"another run ({Holder.read(there.content)}) has the lock of {self._objects.address}: waiting "
                         f"up to {left_s:.0f} s to see whether it renews it"
                     )
@@ -214,7 +214,3 @@ def _start_of(pid: int) -> str:
         facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if facts[0] in "ZX" else facts[19]
     return ""
-
-
-def _tell(message: str) -> None:
-    logging.getLogger("bulkfetch").warning(message)

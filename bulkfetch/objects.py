@@ -32,6 +32,8 @@ CHUNK_BYTES = 8 << 20
 _UPLOADING = 2
 """How many pieces of one object are on their way at once: with what waits, this bounds its memory."""
 _MAX_WAIT_S = 15.0
+_CONFLICTS = 5
+"""How often a condition may fail for a reason that is gone by the time one looks, as S3 allows itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +147,28 @@ class Objects:
         Raises ConditionError if that does not hold. What was stored by a request whose answer was lost is told from
         what somebody else wrote by its content.
         """
-        import obstore
-
         if replacing is not None and replacing.is_listed:
             replacing = self.head(name)
-        mode: Any = "create" if replacing is None else _unchanged(replacing)
-        try:
-            found = self._tried(name, "write", lambda: obstore.put(self._store, str(name), content, mode=mode))
-        except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError, FileNotFoundError):
-            there = self.get(name)
-            if there is not None and there.content == content:
-                return there.entry
-            raise ConditionError(
-                f"{self.where(name)} was changed by something else while this run was writing to the archive"
-            ) from None
+        for _ in range(_CONFLICTS):
+            try:
+                return self._put(name, content, "create" if replacing is None else _unchanged(replacing))
+            except (ConditionError, FileNotFoundError):
+                there = self.get(name)
+                if there is not None and there.content == content:
+                    return there.entry
+                if there is not None or replacing is not None:
+                    break  # else it conflicted with something that has come to nothing
+                self.clock.sleep(self.clock.draw())
+        raise ConditionError(
+            f"{self.where(name)} was changed by something else while this run was writing to the archive"
+        )
+
+    def _put(self, name: PurePosixPath, content: bytes, mode: Any) -> Entry:
+        import obstore
+
+        found = self._tried(
+            name, "write", lambda: obstore.put(self._store, str(name), content, mode=mode, use_multipart=False)
+        )
         return Entry(len(content), datetime.now(UTC), found["e_tag"], found["version"])
 
     def copy(self, source: PurePosixPath, name: PurePosixPath, size: int) -> Entry:
@@ -190,12 +200,12 @@ class Objects:
         """Begin an object that is written in pieces, and seen when it is whole."""
         return Upload(self, name)
 
-    def abort_uploads(self, name: PurePosixPath) -> None:
-        """End all unfinished uploads to a name, also those of processes that died; there must be no such object."""
+    def abort_uploads(self, name: PurePosixPath, *, is_there: bool) -> None:
+        """End all unfinished uploads to a name, also those of processes that died; `is_there` says it was completed."""
         if self._cloud.abort_uploads is not None:
             self._cloud.abort_uploads(self.address.key(name))
-        else:  # Azure drops the blocks of a name that is written anew
-            self.put(name, b"")
+        elif not is_there:  # Azure drops the blocks of a name that is written anew
+            self._put(name, b"", "overwrite")
             self.delete(name)
 
     def where(self, name: PurePosixPath) -> str:
@@ -206,7 +216,7 @@ class Objects:
     def _tried(self, name: PurePosixPath, verb: str, call: Callable[[], T]) -> T:
         """Call until it works, is refused for good, or patience is over.
 
-        Raises obstore's errors of conditions as they are, and FileNotFoundError; StorageError for all others.
+        Raises ConditionError, FileNotFoundError, and StorageError for all others.
         """
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
@@ -214,8 +224,8 @@ class Objects:
         while True:
             try:
                 return call()
-            except (AlreadyExistsError, PreconditionError):
-                raise
+            except (AlreadyExistsError, PreconditionError) as error:
+                raise ConditionError(f"{self.where(name)}: {_problem_of(error)}") from error
             except (BaseError, OSError) as error:
                 problem = _problem_of(error)
                 if isinstance(error, FileNotFoundError) and problem.code not in _NO_CONTAINER:
@@ -348,7 +358,8 @@ class _Problem:
     @property
     def is_final(self) -> bool:
         """Whether the same request would be refused again."""
-        return self.status is not None and 400 <= self.status < 500 and self.status not in (408, 429)
+        is_refused = self.status is not None and 400 <= self.status < 500
+        return is_refused and self.status not in (408, 429) and self.code != "RequestTimeout"
 
     def advice(self, verb: str) -> str:
         """Say what the reader can do, if that is known."""

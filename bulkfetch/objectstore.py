@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from bulkfetch.errors import StorageError
+from bulkfetch.errors import StorageError, UploadLostError
 from bulkfetch.leases import Lease, LeasePolicy, is_held
 from bulkfetch.objects import Entry, Objects, Upload
+from bulkfetch.runlog import LOGGER
 
 _UPLOADS = PurePosixPath("_bulkfetch/uploads")
 """Where a marker stands for each upload that has begun: the next run ends those of a run that died."""
@@ -56,15 +57,27 @@ class ObjectStore:
         upload = cast("Upload", file)
         name = PurePosixPath(upload.name)
         self._check()
-        upload.finish()
         if not upload.is_sent:
+            upload.finish()
             self._held[name] = upload.content
             return
+        self._learn(name, self._completed(upload, name))
+        self._end_upload(name)  # beginning one may have been answered twice
+
+    def _completed(self, upload: Upload, name: PurePosixPath) -> Entry:
+        """Complete an upload that was sent, and make sure of it: nobody else writes to its name.
+
+        An answer that is lost leaves an error and a whole object, which only the completed upload can have made.
+        """
+        lost = UploadLostError(f"{self._objects.where(name)} has not the {upload.size} bytes that were uploaded")
+        try:
+            upload.finish()
+        except UploadLostError as error:
+            lost = error
         entry = self._objects.head(name)
         if entry is None or entry.size != upload.size:
-            raise StorageError(f"{self._objects.where(name)} has not the {upload.size} bytes that were uploaded")
-        self._learn(name, entry)
-        self._unmark(name)
+            raise lost
+        return entry
 
     def settle(self, staged: PurePosixPath) -> None:
         """Make a sealed file durable under its staged name."""
@@ -173,9 +186,12 @@ class ObjectStore:
             self._end_upload(marker.relative_to(_UPLOADS))
 
     def _end_upload(self, name: PurePosixPath) -> None:
-        if name not in self._index:
-            self._objects.abort_uploads(name)
-        self._unmark(name)
+        """End unfinished uploads to a name, and forget its marker; what cannot be ended now is left to the next run."""
+        try:
+            self._objects.abort_uploads(name, is_there=name in self._index)
+            self._unmark(name)
+        except StorageError as error:
+            LOGGER.warning("%s", error)
 
     def _mark(self, name: PurePosixPath) -> None:
         self.write(_UPLOADS / name, b"")

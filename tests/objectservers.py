@@ -219,7 +219,7 @@ def _name(blob: ElementTree.Element) -> str:
 
 @contextmanager
 def moto() -> Iterator[S3Server]:
-    """Start an S3 endpoint in memory, and end it."""
+    """Start an S3 endpoint in memory, and end it. It takes pieces of uploads of any size, where S3 wants 5 MiB."""
     import boto3  # takes a quarter of a second, which tests without a store need not pay
     from botocore.config import Config
 
@@ -276,6 +276,7 @@ def find_azurite() -> Path:
 
 
 # Stands between the tests and a server: a run that is killed cannot end its servers, but its end of the pipe closes.
+_MOTO_SETTINGS = {"S3_UPLOAD_PART_MIN_SIZE": "1", "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(1 << 20)}
 _KEEPER = """
 import os, shutil, subprocess, sys, threading
 
@@ -309,6 +310,7 @@ def _running(command: Callable[[int], Sequence[str]]) -> Iterator[int]:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, **_MOTO_SETTINGS},
                 start_new_session=True,  # an interrupt is for the tests, which then end the server
             )
             try:

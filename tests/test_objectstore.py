@@ -115,7 +115,7 @@ def test_uploads_of_a_run_that_died_are_ended_by_the_next() -> None:
     assert list(survivor.there) == [str(LOCK)]
 
 
-def test_a_marker_beside_an_upload_that_was_completed_costs_only_the_marker() -> None:
+def test_an_upload_that_was_completed_stays_though_its_marker_is_there() -> None:
     memory = Memory()
     obstore.put(memory.store, f"_bulkfetch/uploads/{STAGED}", b"")
     obstore.put(memory.store, str(STAGED), b"whole")
@@ -123,7 +123,7 @@ def test_a_marker_beside_an_upload_that_was_completed_costs_only_the_marker() ->
     with locked(memory) as store:
         assert store.read(STAGED) == b"whole"
 
-    assert memory.ended == []
+    assert list(memory.there) == [str(LOCK), str(STAGED)]
 
 
 def test_a_small_file_is_replaced_only_if_it_is_the_one_that_is_known() -> None:

@@ -370,7 +370,8 @@ def main() -> int:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        anyio.run(run_child, *arguments.child[:2], int(arguments.child[2]))
+        address, base_url, step = arguments.child
+        anyio.run(run_child, address, base_url, int(step))
         return 0
     if arguments.quick:
         arguments.kills, arguments.steps = 6, 25
