@@ -237,7 +237,9 @@ class Objects:
 
     def _refusal(self, name: PurePosixPath, verb: str, problem: _Problem) -> StorageError | OutputError:
         if problem.code in _NO_CONTAINER:
-            return OutputError(f"{self.address}: there is no bucket or container {self.address.container!r}; create it")
+            return OutputError(
+                f"{self.address}: there is no bucket or container {self.address.container!r}; create it first"
+            )
         patience = "" if problem.is_final else f" for {self._patience_s:g} s (storage_patience_s)"
         advice = problem.advice(verb)
         return StorageError(f"{self.where(name)}: {problem}{patience}{f'; {advice}' if advice else ''}")

@@ -148,17 +148,20 @@ class Lake:
 
     def names(self) -> list[str]:
         """The names of all objects of the archive."""
-        prefix = f"{self.prefix}/"
-        return sorted(name.removeprefix(prefix) for name in self.server.names(self.container))
+        prefix = self._key("")
+        return sorted(name[len(prefix) :] for name in self.server.names(self.container) if name.startswith(prefix))
 
     def read(self, name: str) -> bytes:
-        return self.server.read(self.container, f"{self.prefix}/{name}")
+        return self.server.read(self.container, self._key(name))
 
     def write(self, name: str, content: bytes) -> None:
-        self.server.write(self.container, f"{self.prefix}/{name}", content)
+        self.server.write(self.container, self._key(name), content)
 
     def remove(self, name: str) -> None:
-        self.server.remove(self.container, f"{self.prefix}/{name}")
+        self.server.remove(self.container, self._key(name))
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
 
     def proved(self) -> dict[str, bytes]:
         """All objects of the archive but the reports, logs and lock of its runs."""
