@@ -6,6 +6,7 @@ so does bulkfetch. All calls block.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -217,8 +218,6 @@ _AUTHORITIES = {".chinacloudapi.cn": "login.chinacloudapi.cn", ".usgovcloudapi.n
 
 def _azure_identity(endpoint: str) -> Callable[[], Any]:
     """Return a provider of tokens of whoever signs in here: a service principal, a managed identity, a person."""
-    import logging
-
     from azure.core.exceptions import AzureError
     from azure.identity import DefaultAzureCredential
 
@@ -255,11 +254,11 @@ def _gcs(address: Address, settings: Settings) -> Cloud:
 
     emulator = _variable("STORAGE_EMULATOR_HOST")
     endpoint = settings.storage_endpoint or emulator
-    provide = None if emulator else _google_identity(settings)
+    provide = _nobody if emulator else _google_identity(settings)
     store = GCSStore(
         address.container,
         prefix=address.prefix or None,
-        config={**({"base_url": endpoint} if endpoint else {}), **({} if provide else {"skip_signature": True})},
+        config={"base_url": endpoint} if endpoint else {},
         credential_provider=provide,
         client_options=_client_options(settings, endpoint),
         retry_config=_retry_config(settings),
@@ -268,7 +267,7 @@ def _gcs(address: Address, settings: Settings) -> Cloud:
     timeouts = (_CONNECT_TIMEOUT_S, settings.storage_timeout_s)
 
     def send(method: str, url: str, **query: str) -> requests.Response:
-        headers = {"Authorization": f"Bearer {provide()['token']}"} if provide else {}
+        headers = {"Authorization": f"Bearer {provide()['token']}"}
         answer = requests.request(method, url, params=query, headers=headers, timeout=timeouts)
         answer.raise_for_status()
         return answer
@@ -285,14 +284,21 @@ def _gcs(address: Address, settings: Settings) -> Cloud:
     return Cloud(store, abort_uploads)
 
 
+def _nobody() -> Any:
+    """Stand for credentials where an emulator answers."""
+    return {"token": "anonymous", "expires_at": None}
+
+
 def _google_identity(settings: Settings) -> Callable[[], Any]:
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
+    from google.oauth2.service_account import Credentials
 
+    logging.getLogger("google.auth").setLevel(logging.CRITICAL)  # what it tries and cannot is in its error
     try:
         if settings.storage_credentials is not None:
-            credentials, _ = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]  # of their side
+            credentials = Credentials.from_service_account_file(  # type: ignore[no-untyped-call]  # of their side
                 str(settings.storage_credentials), scopes=[_GCS_SCOPE]
             )
         else:

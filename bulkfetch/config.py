@@ -459,7 +459,9 @@ class Settings:
     )
     storage_credentials: Path | None = field(
         default=None,
-        metadata=_about(_JSON_FILE, "A JSON file of Google credentials, such as the key of a service account."),
+        metadata=_about(
+            _JSON_FILE, "The JSON key of a Google service account; other credentials are looked for as Google does."
+        ),
     )
     storage_timeout_s: float = field(
         default=120.0,

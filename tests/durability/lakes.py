@@ -229,7 +229,7 @@ class Trials:
         while True:
             lake = Lake.of(self.stores)
             async with self._read(lake, tally):
-                code, said = await self._child(lake, step)
+                code, said = await run_killed(lake, self.invoices, step)
                 if code not in (0, -signal.SIGKILL):
                     tally.faults.append(f"killed at step {step}: exit code {code}: {said}")
                 tally.kills += code != 0
@@ -285,16 +285,16 @@ class Trials:
         found = await anyio.to_thread.run_sync(lake.differences, self.clean)
         return [f"{where}: {fault}" for fault in found]
 
-    async def _child(self, lake: Lake, step: int) -> tuple[int, str]:
-        """Run in a process of its own, in tiny pieces, that kills itself at a step."""
-        words = [__file__, "--child", lake.address, self.invoices.base_url, str(step)]
-        return await _process(words, lake, None)
-
     async def _command(self, lake: Lake, kill_after_s: float | None) -> tuple[int, str]:
         """Run the command line; return its exit code and what it said last."""
         flags = [word for name, value in CUT.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         words = ["-m", "bulkfetch", "export", lake.address, "--quiet", "--base-url", self.invoices.base_url, *flags]
         return await _process(words, lake, kill_after_s)
+
+
+async def run_killed(lake: Lake, invoices: Served, step: int) -> tuple[int, str]:
+    """Run in a process of its own, in tiny pieces, that kills itself at a step; return its exit code and last words."""
+    return await _process([__file__, "--child", lake.address, invoices.base_url, str(step)], lake, None)
 
 
 async def _process(words: list[str], lake: Lake, kill_after_s: float | None) -> tuple[int, str]:
