@@ -344,9 +344,19 @@ _NO_CONTAINER = ("NoSuchBucket", "ContainerNotFound", "FilesystemNotFound", "Res
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,400})")
-_CAUSE = re.compile(
-    r"(?:error sending request|dns error[^,:]*|operation timed out|connection [a-z ]+|tls [a-z ]+)", re.I
-)
+_HOST = re.compile(r"https?://([^/\s?#]+)")
+_CAUSES = {
+    "dns error": "there is no host of that name",
+    "ConnectionRefused": "the connection is refused",
+    "UnknownIssuer": "its certificate is not one to be trusted",
+    "invalid peer certificate": "its certificate is not one to be trusted",
+    "TimedOut": "it does not answer in time",
+    "timed out": "it does not answer in time",
+    "body error": "its answer breaks off",
+    "ConnectionReset": "the connection breaks off",
+    "IncompleteMessage": "the connection breaks off",
+}
+"""What stands in the text of an error, the first that does, and what it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,14 +408,12 @@ _ADVICE_BY_STATUS = {
 
 def _problem_of(error: BaseException) -> _Problem:
     """Find the words for an error of obstore, whose own text holds whole addresses and answers."""
-    text = str(error).partition("Debug source:")[0]
+    text = str(error)
     status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
     if status is None:
-        cause = _CAUSE.findall(text)
-        said = (
-            cause[-1].lower() if cause else text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
-        )
-        return _Problem(printable(f"the store cannot be reached, or breaks off ({said})"))
+        host = _HOST.search(text)
+        cause = next((words for mark, words in _CAUSES.items() if mark in text), "it does not answer")
+        return _Problem(printable(f"{host[1] if host else 'the store'} cannot be used: {cause}"))
     words = " ".join(each[1] for each in (code, message) if each)
     return _Problem(
         printable(f"the store answers {status[1]}{f' {words}' if words else ''}"),
