@@ -344,6 +344,7 @@ _NO_CONTAINER = ("NoSuchBucket", "ContainerNotFound", "FilesystemNotFound", "Res
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,400})")
+_PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+: )?(.*)")
 _HOST = re.compile(r"https?://([^/\s?#]+)")
 _CAUSES = {
     "dns error": "there is no host of that name",
@@ -410,6 +411,8 @@ def _problem_of(error: BaseException) -> _Problem:
     """Find the words for an error of obstore, whose own text holds whole addresses and answers."""
     text = str(error)
     status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
+    if (refusal := _PROVIDER.search(text)) is not None:  # ours, which ask the cloud's own library
+        return _Problem(printable(f"the credentials cannot be renewed ({refusal[1][:300]})"), 401, "ExpiredToken")
     if status is None:
         host = _HOST.search(text)
         cause = next((words for mark, words in _CAUSES.items() if mark in text), "it does not answer")

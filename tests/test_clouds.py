@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from objectservers import AzureServer, S3Server
+from obstore.store import S3Store
 
 from bulkfetch.addresses import Address, parse_address
-from bulkfetch.clouds import open_cloud
+from bulkfetch.clouds import Cloud, open_cloud
 from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import BulkfetchError, SettingsError, StorageError
-from bulkfetch.objects import open_objects
+from bulkfetch.objects import Objects, open_objects
 
 KEY = base64.b64encode(b"CANARY-key-CANARY-key-CANARY-key").decode()
 SAS = "sv=2022-11-02&ss=b&srt=co&sp=rwdlac&se=2035-01-01T00:00:00Z&sig=CANARY%2Bsig"
@@ -263,6 +264,24 @@ def test_a_store_that_cannot_be_reached_is_told_with_its_name(s3_server: S3Serve
     ) as caught:
         objects.list()
     assert "CANARY" not in str(caught.value)
+
+
+def test_credentials_that_cannot_be_renewed_are_told_at_once(s3_server: S3Server) -> None:
+    def expired() -> Any:
+        raise ValueError("Token has expired and refresh failed")
+
+    store = S3Store(
+        "bucket",
+        config={"endpoint": s3_server.endpoint, "region": "us-east-1"},
+        client_options={"allow_http": True},
+        credential_provider=expired,
+    )
+    objects = Objects(address("s3://bucket/a"), Cloud(store))
+
+    with pytest.raises(
+        StorageError, match=r"cannot be renewed \(Token has expired and refresh failed\); the cred.* sign"
+    ):
+        objects.list()
 
 
 def test_objects_take_any_prefix_and_name(object_server: S3Server | AzureServer, container: str) -> None:
