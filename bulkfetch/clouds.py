@@ -233,13 +233,19 @@ def _azure_identity(endpoint: str) -> Callable[[], Any]:
     try:
         provide()
     except AzureError as error:
-        tried = "; ".join(line.strip() for line in str(error).splitlines() if line.startswith("\t"))
+        tried = "; ".join(_first_sentence(line) for line in str(error).splitlines() if line.startswith("\t"))
         raise SettingsError(
             "Azure Storage: no credentials: sign in with `az login`, give the machine a managed identity, set "
             "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give storage_key or storage_sas"
             f" (tried: {printable(tried or str(error))})"
         ) from error
     return provide
+
+
+def _first_sentence(line: str) -> str:
+    """Cut what one of the ways to sign in has to say."""
+    name, _, said = line.strip().partition(": ")
+    return f"{name}: {said.partition('. ')[0].removeprefix(f'{name} ')[:100]}"
 
 
 # Google Cloud Storage

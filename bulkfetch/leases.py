@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import orjson
 
-from bulkfetch.errors import LockLostError, OutputLockedError, StorageError
+from bulkfetch.errors import LockLostError, OutputError, OutputLockedError, StorageError
 from bulkfetch.objects import ConditionError, Entry, Objects, Stored
 from bulkfetch.runlog import LOGGER
 
@@ -96,17 +96,20 @@ class Lease:
     def acquire(self) -> None:
         """Take the lock, from a run that ended or that has not renewed it in time.
 
-        Raises OutputLockedError if another run renews it, StorageError if the store refuses.
+        Raises OutputLockedError if another run renews it, OutputError if the store knows no conditions, StorageError
+        if it refuses.
         """
         seen: Stored | None = None
         while True:
             there = self._objects.get(self._name)
             if there is None or self._may_take(there):
-                with suppress(ConditionError):  # another run was faster: look again
+                try:
                     self._write(None if there is None else there.entry)
-                    self._thread.start()
-                    return
-                continue
+                except ConditionError:  # another run was faster: look again
+                    continue
+                self._prove_conditions()
+                self._thread.start()
+                return
             if seen is None:
                 left_s = self._left_s(there)
                 if left_s > 0:
@@ -134,6 +137,21 @@ class Lease:
         if not self._thread.is_alive() and not self._is_lost:
             with suppress(StorageError):
                 self._objects.put(self._name, _FREE, replacing=self._entry)
+
+    def _prove_conditions(self) -> None:
+        """Make sure that the store heeds conditions: some that speak S3 write whatever they are given."""
+        first = self._entry
+        self._write(first)
+        for outdated in (None, first):
+            try:
+                self._objects.put(self._name, b"conditions are not heeded", replacing=outdated)
+            except ConditionError:
+                continue
+            self._objects.delete(self._name)
+            raise OutputError(
+                f"{self._objects.address}: this store writes objects whatever the conditions (If-None-Match, "
+                "If-Match), so that two runs could mix; choose another store, or a newer version of this one"
+            )
 
     def _may_take(self, there: Stored) -> bool:
         if there.content == _FREE:

@@ -9,16 +9,17 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import obstore
 import pytest
 from objects_in_memory import Memory
 
-from bulkfetch.errors import LockLostError, OutputLockedError, StorageError
+from bulkfetch.errors import LockLostError, OutputError, OutputLockedError, StorageError
 from bulkfetch.layout import LOCK
 from bulkfetch.leases import Holder, Lease, LeasePolicy, is_held
-from bulkfetch.objects import Entry, Stored
+from bulkfetch.objects import Entry, Objects, Stored
 
 ELSEWHERE = Holder("1" * 32, "other-host", 77, "another boot", "123")
 SHORT = LeasePolicy(lasts_s=0.9, renewed_s=0.2)
@@ -155,6 +156,23 @@ def test_a_renewal_whose_answer_was_lost_is_taken_up() -> None:
     held.release()
 
     assert memory.there == {str(LOCK): b""}
+
+
+@pytest.mark.parametrize("ignored", ["If-None-Match", "If-Match"])
+def test_a_store_that_does_not_heed_conditions_is_refused(ignored: str) -> None:
+    class Careless(Objects):
+        def put(self, name: PurePosixPath, content: bytes, *, replacing: Entry | None = None) -> Entry:
+            if (replacing is None) == (ignored == "If-None-Match"):
+                return self._put(name, content, "overwrite")
+            return super().put(name, content, replacing=replacing)
+
+    memory = Memory()
+    objects = memory.objects()
+    objects.__class__ = Careless
+
+    with pytest.raises(OutputError, match="writes objects whatever the conditions"):
+        Lease(objects, LOCK).acquire()
+    assert memory.there == {}
 
 
 def test_a_lock_that_somebody_removed_is_lost() -> None:

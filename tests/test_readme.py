@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from objectservers import S3Server
 
+from bulkfetch.addresses import parse_address
 from bulkfetch.cli import main
 from bulkfetch.config import Settings
 from bulkfetch.sandbox.process import SpawnedSandbox, spawned
@@ -49,7 +51,7 @@ def test_the_shell_commands_on_ones_own_tenant_work(environment: dict[str, str],
         line.partition("#")[0].strip()
         for block in _blocks("sh")
         for line in block.splitlines()
-        if line.startswith("bulkfetch ")
+        if line.startswith("bulkfetch ") and "://" not in line
     ]
     assert len(commands) >= 6
     invoice = _run(["bulkfetch", "invoices", "list", "--json"], environment, tmp_path).split('"id":"')[1][:10]
@@ -59,6 +61,25 @@ def test_the_shell_commands_on_ones_own_tenant_work(environment: dict[str, str],
         known = command.replace("D070002EGD", invoice)
         _run(["bash", "-c", known], environment, tmp_path)
     assert (tmp_path / "lake" / "_bulkfetch" / "archive.json").is_file()
+
+
+def test_the_addresses_of_object_stores_are_ones_and_those_of_s3_work(
+    environment: dict[str, str], tmp_path: Path, s3_server: S3Server
+) -> None:
+    commands = re.findall(r"^(bulkfetch \w+ (\w+://\S+).*?)(?: +#.*)?$", README, re.MULTILINE)
+    assert len(commands) == 5
+    assert all(parse_address(address) is not None for _, address in commands)
+    s3_server.create("bucket")
+    keys = s3_server.options()
+    there = {
+        "AWS_ENDPOINT_URL": keys["endpoint"],
+        "AWS_ACCESS_KEY_ID": keys["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
+    }
+    for command, address in commands:
+        if address.startswith("s3://"):
+            _run(["bash", "-c", command], {**environment, **there}, tmp_path)
+    assert "invoices/_bulkfetch/archive.json" in s3_server.names("bucket")
 
 
 def test_the_python_snippets_work(environment: dict[str, str], tmp_path: Path) -> None:
