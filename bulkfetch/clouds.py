@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
@@ -21,6 +22,8 @@ from bulkfetch.config import Settings
 from bulkfetch.errors import OutputError, SettingsError, StorageError, printable
 
 if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+    from azure.core.exceptions import HttpResponseError
     from obstore.store import AzureConfig, AzureStore, GCSStore, S3Store
 
 _CONNECT_TIMEOUT_S = 15
@@ -30,13 +33,15 @@ _CREDENTIALS_LAST = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """A container of an object store, and what obstore does not do: ending uploads that another process began.
+    """A container of an object store, and what obstore does not do.
 
-    `abort_uploads`, given a key, ends all unfinished uploads to it; None where writing to the key ends them.
+    `abort_uploads`, given a key, ends all unfinished uploads to it, also of another process; None where writing to the
+    key ends them. `delete`, given a key, removes one object, where obstore asks in a way that not all stores know.
     """
 
     store: S3Store | AzureStore | GCSStore
     abort_uploads: Callable[[str], None] | None = None
+    delete: Callable[[str], None] | None = None
 
 
 def open_cloud(address: Address, settings: Settings) -> Cloud:
@@ -53,7 +58,13 @@ def _client_options(settings: Settings, endpoint: str | None) -> Any:
         "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S),
         "timeout": timedelta(seconds=settings.storage_timeout_s),
         "user_agent": "bulkfetch",
+        **({"root_certificate": settings.ca_file.read_bytes()} if settings.ca_file else {}),
     }
+
+
+def _trusted(settings: Settings) -> str | bool:
+    """Return the certificates that the clouds' own libraries trust: those given are for an endpoint that is given."""
+    return str(settings.ca_file) if settings.ca_file and settings.storage_endpoint else True
 
 
 def _retry_config(settings: Settings) -> Any:
@@ -97,6 +108,7 @@ def _s3(address: Address, settings: Settings) -> Cloud:
             "s3",
             region_name=region or "us-east-1",
             endpoint_url=settings.storage_endpoint,
+            verify=_trusted(settings),
             config=Config(
                 connect_timeout=_CONNECT_TIMEOUT_S,
                 read_timeout=settings.storage_timeout_s,
@@ -132,7 +144,11 @@ def _s3(address: Address, settings: Settings) -> Cloud:
     store = S3Store(
         address.container,
         prefix=address.prefix or None,
-        config={"region": region or "us-east-1", **({} if is_aws else {"endpoint": endpoint})},
+        config={
+            "region": region or "us-east-1",
+            "disable_bulk_delete": True,  # not all that speak S3 know it, and what removes one object can be repeated
+            **({} if is_aws else {"endpoint": endpoint}),
+        },
         client_options=_client_options(settings, endpoint),
         retry_config=_retry_config(settings),
         credential_provider=provide,
@@ -174,20 +190,58 @@ def _azure(address: Address, settings: Settings) -> Cloud:
             "abfss://container@account.dfs.core.windows.net/prefix"
         )
     endpoint = settings.storage_endpoint or address.endpoint or connection.get("BlobEndpoint")
-    credentials = _azure_key(settings, connection)
+    endpoint = (endpoint or f"https://{account}.blob.core.windows.net").rstrip("/")
+    keys = _azure_key(settings, connection)
+    identity = _azure_identity(endpoint) if keys is None else None
     store = AzureStore(
         address.container,
         prefix=address.prefix or None,
-        config={
-            "account_name": account,
-            **({"endpoint": endpoint.rstrip("/")} if endpoint else {}),
-            **(credentials or {}),
-        },
-        credential_provider=_azure_identity(endpoint or "") if credentials is None else None,
+        config={"account_name": account, "endpoint": endpoint, **(keys or {})},
+        credential_provider=None if identity is None else partial(_provided, identity),
         client_options=_client_options(settings, endpoint),
         retry_config=_retry_config(settings),
     )
-    return Cloud(store)  # what is written to a name ends unfinished uploads to it
+    credential: Any = identity
+    if keys is not None:
+        credential = keys.get("sas_key") or {"account_name": account, "account_key": keys["account_key"]}
+    delete = _azure_delete(f"{endpoint}/{quote(address.container)}", credential, settings)
+    return Cloud(store, delete=delete)  # what is written to a key ends unfinished uploads to it
+
+
+def _azure_delete(container: str, credential: Any, settings: Settings) -> Callable[[str], None]:
+    """Return what removes one blob by one request.
+
+    obstore asks for a batch, which OneLake refuses (https://github.com/apache/arrow-rs-object-store/issues/701), and
+    accounts with a hierarchical namespace did for long.
+    """
+    from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+    from azure.storage.blob import ContainerClient
+
+    client = ContainerClient.from_container_url(
+        container,
+        credential=credential,
+        retry_total=0,
+        connection_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=settings.storage_timeout_s,
+        connection_verify=_trusted(settings),
+    )
+
+    def delete(key: str) -> None:
+        try:
+            client.delete_blob(key)
+        except ResourceNotFoundError as error:
+            raise FileNotFoundError(_answered(error)) from None
+        except HttpResponseError as error:
+            raise OSError(_answered(error)) from None
+        except AzureError as error:  # its own words may hold a whole address
+            raise OSError(f"{type(error).__name__}: {urlsplit(container).hostname}") from None
+
+    return delete
+
+
+def _answered(error: HttpResponseError) -> str:
+    """Put an answer of Azure in the words of obstore, which are read elsewhere."""
+    return f"status code: {error.status_code} <Code>{getattr(error, 'error_code', '')}</Code><Message>{error.reason}"
 
 
 def _connection_string() -> dict[str, str]:
@@ -216,8 +270,8 @@ def _azure_key(settings: Settings, connection: dict[str, str]) -> AzureConfig | 
 _AUTHORITIES = {".chinacloudapi.cn": "login.chinacloudapi.cn", ".usgovcloudapi.net": "login.microsoftonline.us"}
 
 
-def _azure_identity(endpoint: str) -> Callable[[], Any]:
-    """Return a provider of tokens of whoever signs in here: a service principal, a managed identity, a person."""
+def _azure_identity(endpoint: str) -> TokenCredential:
+    """Return the credential of whoever signs in here: a service principal, a managed identity, a person."""
     from azure.core.exceptions import AzureError
     from azure.identity import DefaultAzureCredential
 
@@ -225,13 +279,8 @@ def _azure_identity(endpoint: str) -> Callable[[], Any]:
     host = urlsplit(endpoint).hostname or ""
     authority = next((name for suffix, name in _AUTHORITIES.items() if host.endswith(suffix)), None)
     credential = DefaultAzureCredential(**({"authority": authority} if authority else {}))
-
-    def provide() -> Any:
-        token = credential.get_token("https://storage.azure.com/.default")
-        return {"token": token.token, "expires_at": datetime.fromtimestamp(token.expires_on, UTC)}
-
     try:
-        provide()
+        _provided(credential)
     except AzureError as error:
         tried = "; ".join(_first_sentence(line) for line in str(error).splitlines() if line.startswith("\t"))
         raise SettingsError(
@@ -239,7 +288,13 @@ def _azure_identity(endpoint: str) -> Callable[[], Any]:
             "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give storage_key or storage_sas"
             f" (tried: {printable(tried or str(error))})"
         ) from error
-    return provide
+    return credential
+
+
+def _provided(credential: TokenCredential) -> Any:
+    """Return a token as obstore wants it."""
+    token = credential.get_token("https://storage.azure.com/.default")
+    return {"token": token.token, "expires_at": datetime.fromtimestamp(token.expires_on, UTC)}
 
 
 def _first_sentence(line: str) -> str:
@@ -274,7 +329,8 @@ def _gcs(address: Address, settings: Settings) -> Cloud:
 
     def send(method: str, url: str, **query: str) -> requests.Response:
         headers = {"Authorization": f"Bearer {provide()['token']}"}
-        answer = requests.request(method, url, params=query, headers=headers, timeout=timeouts)
+        trusted = _trusted(settings)
+        answer = requests.request(method, url, params=query, headers=headers, timeout=timeouts, verify=trusted)
         answer.raise_for_status()
         return answer
 

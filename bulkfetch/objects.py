@@ -193,8 +193,12 @@ class Objects:
         """Remove an object, if it is there."""
         import obstore
 
+        delete = self._cloud.delete
         with suppress(FileNotFoundError):
-            self._tried(name, "delete", lambda: obstore.delete(self._store, str(name)))
+            if delete is not None:
+                self._tried(name, "delete", lambda: delete(self.address.key(name)))
+            else:
+                self._tried(name, "delete", lambda: obstore.delete(self._store, str(name)))
 
     def upload(self, name: PurePosixPath) -> Upload:
         """Begin an object that is written in pieces, and seen when it is whole."""
