@@ -40,6 +40,8 @@ class Cloud:
     """
 
     store: S3Store | AzureStore | GCSStore
+    knocking: S3Store | AzureStore | GCSStore | None = None
+    """The same with little patience: to find out whether there is a store at all."""
     abort_uploads: Callable[[str], None] | None = None
     delete: Callable[[str], None] | None = None
 
@@ -67,11 +69,24 @@ def _trusted(settings: Settings) -> str | bool:
     return str(settings.ca_file) if settings.ca_file and settings.storage_endpoint else True
 
 
-def _retry_config(settings: Settings) -> Any:
+def _opened(
+    store: Callable[..., S3Store | AzureStore | GCSStore], settings: Settings
+) -> tuple[S3Store | AzureStore | GCSStore, S3Store | AzureStore | GCSStore]:
+    """Open a store twice, with patience and without."""
+    patience_s = settings.storage_patience_s
+    return store(retry_config=_retry_config(patience_s)), store(
+        retry_config=_retry_config(min(_KNOCKING_S, patience_s))
+    )
+
+
+_KNOCKING_S = 20.0
+
+
+def _retry_config(patience_s: float) -> Any:
     """Retries of one request; they end before its signature has expired, which clouds accept for 15 minutes."""
     return {
         "max_retries": 10_000,
-        "retry_timeout": timedelta(seconds=min(settings.storage_patience_s, 600)),
+        "retry_timeout": timedelta(seconds=min(patience_s, 600)),
         "backoff": {
             "init_backoff": timedelta(milliseconds=100),
             "max_backoff": timedelta(seconds=15),
@@ -141,7 +156,8 @@ def _s3(address: Address, settings: Settings) -> Cloud:
         except (BotoCoreError, ClientError) as error:
             raise StorageError(f"{address}: unfinished uploads cannot be ended: {printable(str(error))}") from error
 
-    store = S3Store(
+    opened = partial(
+        S3Store,
         address.container,
         prefix=address.prefix or None,
         config={
@@ -150,10 +166,9 @@ def _s3(address: Address, settings: Settings) -> Cloud:
             **({} if is_aws else {"endpoint": endpoint}),
         },
         client_options=_client_options(settings, endpoint),
-        retry_config=_retry_config(settings),
         credential_provider=provide,
     )
-    return Cloud(store, abort_uploads)
+    return Cloud(*_opened(opened, settings), abort_uploads=abort_uploads)
 
 
 def _region_of(client: Any, address: Address) -> str:
@@ -193,19 +208,19 @@ def _azure(address: Address, settings: Settings) -> Cloud:
     endpoint = (endpoint or f"https://{account}.blob.core.windows.net").rstrip("/")
     keys = _azure_key(settings, connection)
     identity = _azure_identity(endpoint) if keys is None else None
-    store = AzureStore(
+    opened = partial(
+        AzureStore,
         address.container,
         prefix=address.prefix or None,
         config={"account_name": account, "endpoint": endpoint, **(keys or {})},
         credential_provider=None if identity is None else partial(_provided, identity),
         client_options=_client_options(settings, endpoint),
-        retry_config=_retry_config(settings),
     )
     credential: Any = identity
     if keys is not None:
         credential = keys.get("sas_key") or {"account_name": account, "account_key": keys["account_key"]}
     delete = _azure_delete(f"{endpoint}/{quote(address.container)}", credential, settings)
-    return Cloud(store, delete=delete)  # what is written to a key ends unfinished uploads to it
+    return Cloud(*_opened(opened, settings), delete=delete)  # what is written to a key ends unfinished uploads to it
 
 
 def _azure_delete(container: str, credential: Any, settings: Settings) -> Callable[[str], None]:
@@ -316,13 +331,13 @@ def _gcs(address: Address, settings: Settings) -> Cloud:
     emulator = _variable("STORAGE_EMULATOR_HOST")
     endpoint = settings.storage_endpoint or emulator
     provide = _nobody if emulator else _google_identity(settings)
-    store = GCSStore(
+    opened = partial(
+        GCSStore,
         address.container,
         prefix=address.prefix or None,
         config={"base_url": endpoint} if endpoint else {},
         credential_provider=provide,
         client_options=_client_options(settings, endpoint),
-        retry_config=_retry_config(settings),
     )
     bucket = f"{(endpoint or _GCS_ENDPOINT).rstrip('/')}/{address.container}"
     timeouts = (_CONNECT_TIMEOUT_S, settings.storage_timeout_s)
@@ -343,7 +358,7 @@ def _gcs(address: Address, settings: Settings) -> Cloud:
         except (requests.RequestException, ElementTree.ParseError) as error:
             raise StorageError(f"{address}: unfinished uploads cannot be ended: {printable(str(error))}") from error
 
-    return Cloud(store, abort_uploads)
+    return Cloud(*_opened(opened, settings), abort_uploads=abort_uploads)
 
 
 def _nobody() -> Any:

@@ -96,6 +96,22 @@ class Objects:
         self._patience_s = patience_s
         self.clock = clock or BlockingClock()
 
+    def knock(self) -> None:
+        """Find out soon whether there is a store at all: a name that is misspelled is not worth much patience."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        if self._cloud.knocking is None:
+            return
+        try:
+            obstore.head(self._cloud.knocking, "_bulkfetch/lock")
+        except FileNotFoundError:
+            pass  # it is there, and has no archive yet
+        except (BaseError, OSError) as error:
+            problem = _problem_of(error)
+            if problem.status is None:  # what it answers is the business of others
+                raise OutputError(f"{self.address}: {problem}") from error
+
     def get(self, name: PurePosixPath) -> Stored | None:
         """Return an object, or None if it is not there."""
         import obstore
@@ -432,6 +448,8 @@ def _problem_of(error: BaseException) -> _Problem:
 def open_objects(address: Address, settings: Settings) -> Objects:
     """Open the objects of an address with what the settings and the environment have of credentials.
 
-    Raises SettingsError without credentials, OutputError if the bucket cannot be found.
+    Raises SettingsError without credentials, OutputError if there is no such store, or no such bucket.
     """
-    return Objects(address, open_cloud(address, settings), patience_s=settings.storage_patience_s)
+    objects = Objects(address, open_cloud(address, settings), patience_s=settings.storage_patience_s)
+    objects.knock()
+    return objects

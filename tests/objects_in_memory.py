@@ -46,7 +46,7 @@ class Memory:
     time: Time = field(default_factory=Time)
 
     def objects(self, **options: Any) -> Objects:
-        cloud = Cloud(self.store, self.ended.append)
+        cloud = Cloud(self.store, abort_uploads=self.ended.append)
         return Objects(ADDRESS, cloud, **{"clock": self.time.clock, "patience_s": 30.0, **options})
 
     def open(self, **options: Any) -> ObjectStore:
