@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -14,11 +15,11 @@ import anyio.to_thread
 import orjson
 
 from bulkfetch.commits import money, sealed, unsealed
-from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError, printable
+from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError, UploadLostError, printable
 from bulkfetch.invoices import Invoice
 from bulkfetch.layout import DOCUMENT_COMMITS, DOCUMENTS, FORMAT_VERSION, STAGING, id_name
 from bulkfetch.session import Session
-from bulkfetch.store import LocalStore, Store, explained, side_by_side
+from bulkfetch.store import UPLOADS_LOST, LocalStore, Store, explained, side_by_side
 from bulkfetch.transport import Request, path_segment
 
 _OWN_HASH = "document_sha256"
@@ -108,7 +109,13 @@ async def export_document(document: Document, session: Session, store: Store) ->
     Raises RequestError, SignInError, ServerUnavailableError or StorageError; then what was there before stays.
     """
     staged = STAGING / f"document+{document.stem}.part"
-    saved = await _fetched(document, session, store, staged)
+    for lost in count(1):
+        try:
+            saved = await _fetched(document, session, store, staged)
+            break
+        except UploadLostError as error:
+            if error.final or lost == UPLOADS_LOST:
+                raise
     committed = CommittedDocument(document, saved.size, saved.digest)
     await anyio.to_thread.run_sync(_commit, committed, store, staged)
     return committed

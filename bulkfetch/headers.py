@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import orjson
 import pyarrow as pa
@@ -14,7 +15,7 @@ from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.invoices import Invoice, header_table
 from bulkfetch.layout import HEADERS, HEADERS_RECORD, STAGING
 from bulkfetch.sink import stage_table
-from bulkfetch.store import Store
+from bulkfetch.store import Store, until_uploaded
 
 
 def keep_headers(store: Store, invoices: Sequence[Invoice], *, anew: bool = False) -> None:
@@ -31,7 +32,7 @@ def keep_headers(store: Store, invoices: Sequence[Invoice], *, anew: bool = Fals
         table = pa.concat_tables([table, earlier.filter(pa.array(kept, pa.bool_()))])
     table = table.sort_by([("invoiceDate", "ascending"), ("id", "ascending")])
     before = [] if content is None else [hashlib.sha256(content).hexdigest()]
-    part = stage_table(store, STAGING / "invoices.part", table)
+    part = until_uploaded(partial(stage_table, store, STAGING / "invoices.part", table))
     if before == [part.sha256]:
         store.remove(part.name)
     else:

@@ -165,15 +165,19 @@ class Objects:
         """
         if replacing is not None and replacing.is_listed:
             replacing = self.head(name)
-        for _ in range(_CONFLICTS):
+        conflicts = 0
+        while True:
             try:
                 return self._put(name, content, "create" if replacing is None else _unchanged(replacing))
-            except (ConditionError, FileNotFoundError):
+            except (ConditionError, FileNotFoundError) as error:
                 there = self.get(name)
                 if there is not None and there.content == content:
                     return there.entry
                 if there is not None or replacing is not None:
-                    break  # else it conflicted with something that has come to nothing
+                    break
+                conflicts += 1  # with something that has come to nothing
+                if conflicts == _CONFLICTS:
+                    raise StorageError(str(error)) from error
                 self.clock.sleep(self.clock.draw())
         raise ConditionError(
             f"{self.where(name)} was changed by something else while this run was writing to the archive"
@@ -228,6 +232,10 @@ class Objects:
             self._put(name, b"", "overwrite")
             self.delete(name)
 
+    def has_waited(self, since: float) -> bool:
+        """Tell whether patience is over with what began at a moment of the clock."""
+        return self.clock.now() - since >= self._patience_s
+
     def where(self, name: PurePosixPath) -> str:
         """Return what messages call an object."""
         shown = str(self.address).rstrip("/")
@@ -280,6 +288,7 @@ class Upload:
         self._path = name
         self._waiting: list[bytes] = []
         self._writer: WritableFile | None = None
+        self._since = 0.0
         self.closed = False
 
     @property
@@ -301,6 +310,7 @@ class Upload:
                 return len(data)
             data, self._waiting = self.content, []
             self.begin()
+            self._since = self._objects.clock.now()
             self._writer = self._opened()
         with self._sending():
             self._writer.write(data)
@@ -345,7 +355,9 @@ class Upload:
             advice = problem.advice("write")
             raise UploadLostError(
                 f"{self._objects.where(self._path)}: the upload broke off: {problem}{f'; {advice}' if advice else ''}",
-                final=problem.status in _REFUSED or problem.code in _NO_CONTAINER,
+                final=problem.status in _REFUSED
+                or problem.code in _NO_CONTAINER
+                or self._objects.has_waited(self._since),
             ) from error
 
 

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol, TypeVar
 
-from bulkfetch.errors import OutputError, OutputLockedError, StorageError
+from bulkfetch.errors import OutputError, OutputLockedError, StorageError, UploadLostError
 
 try:
     import fcntl
@@ -21,6 +22,8 @@ except ImportError:  # Windows has no flock; two runs at once are then up to the
 S = TypeVar("S")
 T = TypeVar("T")
 
+UPLOADS_LOST = 8
+"""How often an upload of one thing may be lost before the run is given up."""
 _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What a lock that another process holds is refused with."""
 
@@ -89,6 +92,17 @@ def side_by_side(store: Store, work: Callable[[S], T], items: Iterable[S]) -> li
     """Return what `work` gives for each of the `items`, in their order; it reads from the store."""
     with ThreadPoolExecutor(store.readers) as pool:
         return list(pool.map(work, items))
+
+
+def until_uploaded(work: Callable[[], T]) -> T:
+    """Do some work again where an upload that is part of it is lost, a few times."""
+    for lost in count(1):
+        try:
+            return work()
+        except UploadLostError as error:
+            if error.final or lost == UPLOADS_LOST:
+                raise
+    raise AssertionError
 
 
 class Disk:

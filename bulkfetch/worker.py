@@ -29,12 +29,9 @@ from bulkfetch.session import Session
 from bulkfetch.sink import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.staging import Checkpoint, Staging, remove_staged, retract, rows_since
 from bulkfetch.stats import RunStats
-from bulkfetch.store import Store
+from bulkfetch.store import UPLOADS_LOST, Store
 
 T = TypeVar("T")
-
-_UPLOADS_LOST = 4
-"""How often an upload of one transfer may be lost before the run is given up."""
 
 _NOT_ABOUT_TOKENS = (401, 403, 408, 429)
 """Statuses of a refusal that does not say that a continuation token has expired."""
@@ -70,7 +67,7 @@ async def export_transfer(transfer: Transfer, job: Job) -> Commit:
         try:
             return await _exported(transfer, job)
         except UploadLostError as error:
-            if error.final or lost == _UPLOADS_LOST:
+            if error.final or lost == UPLOADS_LOST:
                 raise
             job.session.log.note("upload_lost", transfer=str(transfer), why=str(error))
     raise AssertionError

@@ -39,6 +39,7 @@ from replay import TOKEN, Served, serving
 from bulkfetch.addresses import parse_address
 from bulkfetch.config import Settings
 from bulkfetch.errors import OutputError
+from bulkfetch.leases import LeasePolicy
 from bulkfetch.objects import Objects, Upload, open_objects
 from bulkfetch.objectstore import ObjectStore
 from bulkfetch.pipeline import archive, writing_to
@@ -131,18 +132,26 @@ class Lake:
     def environment(self) -> dict[str, str]:
         return {f"BULKFETCH_{name.upper()}": str(value) for name, value in self.flags().items()}
 
-    def open(self, settings: Settings, piece_bytes: int = PIECE_BYTES) -> ObjectStore:
+    def open(
+        self, settings: Settings, piece_bytes: int = PIECE_BYTES, policy: LeasePolicy | None = None
+    ) -> ObjectStore:
         """Open the store of the archive, in this process."""
         address = parse_address(self.address)
         assert address is not None
         objects = open_objects(address, settings)
         objects.chunk_bytes = piece_bytes
-        return ObjectStore(objects)
+        return ObjectStore(objects, policy)
 
-    async def run_into(self, server: Served, piece_bytes: int = PIECE_BYTES, **settings: Any) -> ExportReport:
+    async def run_into(
+        self,
+        server: Served,
+        piece_bytes: int = PIECE_BYTES,
+        policy: LeasePolicy | None = None,
+        **settings: Any,
+    ) -> ExportReport:
         """Export into it."""
         run = server.settings(**{**CUT, **self.flags(), **settings})
-        store = await anyio.to_thread.run_sync(self.open, run, piece_bytes)
+        store = await anyio.to_thread.run_sync(self.open, run, piece_bytes, policy)
         async with writing_to(store):
             return await archive(store, run, Selection(), RunStats(), output=self.address)
 
