@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("parts", "end_to_end", "floor", "latency", "growth", "peers", "throttling", "soak", "resume")
+BENCHMARKS = ("parts", "end_to_end", "floor", "latency", "growth", "peers", "throttling", "soak", "resume", "stores")
 
 
 def main() -> int:

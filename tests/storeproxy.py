@@ -93,7 +93,14 @@ class Slow:
     bytes_per_second: float
 
 
-Fault = ResetBefore | ResetInRequest | DropAnswer | CutAnswer | Stall | Status | Slow
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The request waits so long before it is forwarded: a store that is further away."""
+
+    seconds: float
+
+
+Fault = Delay | ResetBefore | ResetInRequest | DropAnswer | CutAnswer | Stall | Status | Slow
 Decide = Callable[[Seen], Fault | None]
 
 
@@ -274,6 +281,9 @@ class FaultyProxy:
         match fault:
             case ResetBefore():
                 return False
+            case Delay(seconds):
+                await asyncio.sleep(seconds)
+                return await self._forwarded(client, head, None, index)
             case Stall(seconds):
                 await asyncio.sleep(seconds)
                 return False

@@ -120,7 +120,10 @@ CASES = [
     once(10, "not_gzip"),
     once(10, "gzip_twice"),
     always(10, "unknown_coding", "malformed_body"),
-    replace(always(11, "gzip_bomb", "malformed_body", mib=100), settings={"read_timeout_s": 20.0}),
+    replace(
+        always(11, "gzip_bomb", "malformed_body", mib=100),
+        settings={"read_timeout_s": 20.0, "first_byte_timeout_s": 20.0},
+    ),
     always(11, "gzip_empty_members", "malformed_body"),
     Case(12, "gzip of several members (legal)", (fault("gzip_members"),)),
     once(13, "stall", seconds=30.0),

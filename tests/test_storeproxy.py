@@ -18,6 +18,7 @@ from storeproxy import (
     SLOW_DOWN,
     CutAnswer,
     Decide,
+    Delay,
     DropAnswer,
     Fault,
     FaultyProxy,
@@ -247,6 +248,15 @@ def test_a_slow_connection_takes_its_time_both_ways(object_server: ObjectServer,
     assert content == b"x" * 200_000
     assert put_s > 0.45
     assert both_s - put_s > 0.45
+
+
+def test_a_store_that_is_further_away_answers_later(object_server: ObjectServer, container: str) -> None:
+    with FaultyProxy(object_server.port, always(Delay(0.2))) as proxy:
+        store = opened(object_server, container, proxy.port)
+        began = time.monotonic()
+        obstore.put(store, "x", b"x")
+
+    assert time.monotonic() - began > 0.2
 
 
 def test_a_bucket_of_tokens_lets_a_burst_pass_and_then_a_rate() -> None:
