@@ -3,10 +3,10 @@
     python benchmarks/stores.py            the figures of the README: a quarter of an hour
     python benchmarks/stores.py --smoke    seconds, to see that it works
 
-The stores are moto (S3) and Azurite, each in a process of its own on the same machine, so the wall time has their work
-in it as well. They are asked through a proxy that counts the requests and can make each of them later
-(`--store-latency`); it runs in the process of the benchmark. The runs take turns, and every archive has to have the bytes
-of the one on the disk. Results are also written as JSON to benchmarks/results/.
+The stores are moto (S3) and Azurite, each in a process of its own on the same machine, so the wall time has their
+work in it as well. They are asked through a proxy that counts the requests and can make each of them later
+(`--store-latency`); it runs in the process of the benchmark. The runs take turns, and every archive has to have the
+bytes of the one on the disk. Results are also written as JSON to benchmarks/results/.
 """
 
 from __future__ import annotations
