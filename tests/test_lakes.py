@@ -131,7 +131,7 @@ async def test_runs_that_are_killed_end_in_the_archive_of_an_undisturbed_one(
     object_server: ObjectServer, clean: dict[str, bytes]
 ) -> None:
     async with serving(tenant()) as prompt:
-        tally = await Trials(object_server, prompt, clean, Random(1)).kills_at_steps(every=60)
+        tally = await Trials(object_server, prompt, clean, Random(1)).kills_at_steps(every=100)
 
     assert tally.faults == []
     assert tally.kills > 1
