@@ -63,10 +63,10 @@ def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from bulkfetch.decode import PageDecoder
-    from bulkfetch.fast import _parse
-    from bulkfetch.jsontext import utf8_of
-    from bulkfetch.schema import schema_of
+    from bulkfetch.billing.schemas import schema_of
+    from bulkfetch.decoding.fast import _parse
+    from bulkfetch.decoding.jsontext import utf8_of
+    from bulkfetch.decoding.pages import PageDecoder
 
     provider, kind = detail.split("/")
     bodies = [path.read_bytes() for path in sorted(Path(directory).iterdir())]

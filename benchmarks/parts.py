@@ -58,7 +58,7 @@ def first_page(detail: str, size: int) -> bytes:
             with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
                 return bytes(answer.read())
 
-        from bulkfetch.invoices import _page_from
+        from bulkfetch.partnercenter.invoices import _page_from
 
         invoice = _page_from(get("?size=10&offset=0")).items[0].id
         return get(f"/{invoice}/{PATHS[detail].format(size=size)}")
@@ -69,11 +69,11 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from bulkfetch.decode import PageDecoder, page_of
-    from bulkfetch.exact import columns_of
-    from bulkfetch.fast import FastDecoder, _is_risky, _parse, _quotes_in
-    from bulkfetch.jsontext import utf8_of
-    from bulkfetch.schema import schema_of
+    from bulkfetch.billing.schemas import schema_of
+    from bulkfetch.decoding.columns import columns_of
+    from bulkfetch.decoding.fast import FastDecoder, _is_risky, _parse, _quotes_in
+    from bulkfetch.decoding.jsontext import utf8_of
+    from bulkfetch.decoding.pages import PageDecoder, page_of
 
     body, schema = first_page(detail, size), schema_of(*detail.split("/"))
     if schema is None:
@@ -107,8 +107,8 @@ def pages(rounds: int, size: int) -> list[dict[str, Any]]:
 
 def plans(rounds: int, invoices: int) -> dict[str, float]:
     """Measure planning an export of so many invoices, and print it."""
-    from bulkfetch.invoices import _page_from
-    from bulkfetch.plan import Selection, plan_export
+    from bulkfetch.partnercenter.invoices import _page_from
+    from bulkfetch.runs.plan import Selection, plan_export
 
     detail = '{"invoiceLineItemType":"billing_line_items","billingProvider":"office","links":{}}'
     items = ",".join(

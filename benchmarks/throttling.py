@@ -19,14 +19,14 @@ from typing import Any
 import anyio
 from measuring import announce, conditions, keep, sandbox
 
-from bulkfetch.auth import token_source
-from bulkfetch.config import Secret, Settings
-from bulkfetch.limits import AdaptiveLimit, LimitPolicy
-from bulkfetch.pace import PacePolicy
-from bulkfetch.retry import RetryPolicy
-from bulkfetch.session import Clock, Session, open_session
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
-from bulkfetch.transport import Request, Transport, open_transport
+from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.pace import PacePolicy
+from bulkfetch.wire.retry import RetryPolicy
+from bulkfetch.wire.session import Clock, Session, open_session
+from bulkfetch.wire.transport import Request, Transport, open_transport
 
 LATENCY_MS = 100
 IN_FLIGHT, RATE, BURST = 12, 60, 10

@@ -44,49 +44,49 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bulkfetch import errors
+    from bulkfetch.billing.schemas import LineItemSchema, schema_of
     from bulkfetch.client import Client, LineItemPage
-    from bulkfetch.config import Secret, Settings, read_settings
     from bulkfetch.errors import BulkfetchError
     from bulkfetch.estimates import Estimate
-    from bulkfetch.identity import LoginReport, check_login
-    from bulkfetch.invoices import Invoice, InvoiceDetail, InvoicePage, TaxReceipt
-    from bulkfetch.pipeline import export, export_async
-    from bulkfetch.plan import Selection
-    from bulkfetch.recount import verify_against_server
-    from bulkfetch.repairs import RepairReport, repair, repair_async
-    from bulkfetch.report import ExportReport
-    from bulkfetch.schema import LineItemSchema, schema_of
-    from bulkfetch.summaries import InvoiceSummary, SummaryDetail
-    from bulkfetch.verification import VerifyReport, verify
+    from bulkfetch.partnercenter.invoices import Invoice, InvoiceDetail, InvoicePage, TaxReceipt
+    from bulkfetch.partnercenter.summaries import InvoiceSummary, SummaryDetail
+    from bulkfetch.partnercenter.whoami import LoginReport, check_login
+    from bulkfetch.runs.export import export, export_async
+    from bulkfetch.runs.plan import Selection
+    from bulkfetch.runs.recount import verify_against_server
+    from bulkfetch.runs.repair import RepairReport, repair, repair_async
+    from bulkfetch.runs.report import ExportReport
+    from bulkfetch.runs.verify import VerifyReport, verify
+    from bulkfetch.settings.sources import Secret, Settings, read_settings
 
 _HOMES = {
     "BulkfetchError": "errors",
     "Client": "client",
     "Estimate": "estimates",
-    "ExportReport": "report",
-    "Invoice": "invoices",
-    "InvoiceDetail": "invoices",
-    "InvoicePage": "invoices",
-    "InvoiceSummary": "summaries",
+    "ExportReport": "runs.report",
+    "Invoice": "partnercenter.invoices",
+    "InvoiceDetail": "partnercenter.invoices",
+    "InvoicePage": "partnercenter.invoices",
+    "InvoiceSummary": "partnercenter.summaries",
     "LineItemPage": "client",
-    "LineItemSchema": "schema",
-    "LoginReport": "identity",
-    "RepairReport": "repairs",
-    "Secret": "config",
-    "Selection": "plan",
-    "Settings": "config",
-    "SummaryDetail": "summaries",
-    "TaxReceipt": "invoices",
-    "VerifyReport": "verification",
-    "check_login": "identity",
-    "export": "pipeline",
-    "export_async": "pipeline",
-    "read_settings": "config",
-    "repair": "repairs",
-    "repair_async": "repairs",
-    "schema_of": "schema",
-    "verify": "verification",
-    "verify_against_server": "recount",
+    "LineItemSchema": "billing.schemas",
+    "LoginReport": "partnercenter.whoami",
+    "RepairReport": "runs.repair",
+    "Secret": "settings.sources",
+    "Selection": "runs.plan",
+    "Settings": "settings.sources",
+    "SummaryDetail": "partnercenter.summaries",
+    "TaxReceipt": "partnercenter.invoices",
+    "VerifyReport": "runs.verify",
+    "check_login": "partnercenter.whoami",
+    "export": "runs.export",
+    "export_async": "runs.export",
+    "read_settings": "settings.sources",
+    "repair": "runs.repair",
+    "repair_async": "runs.repair",
+    "schema_of": "billing.schemas",
+    "verify": "runs.verify",
+    "verify_against_server": "runs.recount",
 }
 
 

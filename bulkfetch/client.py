@@ -16,12 +16,13 @@ import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 
-from bulkfetch.config import Secret, Settings, check_credentials, read_settings
-from bulkfetch.decode import PageDecoder, decode_json_page
-from bulkfetch.documents import Document, save_document
+from bulkfetch.archive.documents import Document, save_document
+from bulkfetch.billing.schemas import schema_of
+from bulkfetch.decoding.jsontext import Json, Number, Pairs
+from bulkfetch.decoding.pages import PageDecoder, decode_json_page
 from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
 from bulkfetch.estimates import Estimate, get_estimates
-from bulkfetch.invoices import (
+from bulkfetch.partnercenter.invoices import (
     Invoice,
     InvoiceDetail,
     InvoicePage,
@@ -29,14 +30,13 @@ from bulkfetch.invoices import (
     get_invoice_page,
     walk_invoices,
 )
-from bulkfetch.jsontext import Json, Number, Pairs
-from bulkfetch.lineitems import Lookahead, Walk, lookahead_for, walk_pages
-from bulkfetch.paging import AnyPage
-from bulkfetch.plan import Transfer, api_spelling, currency_code, transfer_of, unbilled_transfer
-from bulkfetch.schema import schema_of
-from bulkfetch.session import Session, open_session
+from bulkfetch.partnercenter.lineitems import Lookahead, Walk, lookahead_for, walk_pages
+from bulkfetch.partnercenter.seen import AnyPage
+from bulkfetch.partnercenter.summaries import InvoiceSummary, get_summaries, get_summary
+from bulkfetch.runs.plan import Transfer, api_spelling, currency_code, transfer_of, unbilled_transfer
+from bulkfetch.settings.sources import Secret, Settings, check_credentials, read_settings
 from bulkfetch.stats import RunStats
-from bulkfetch.summaries import InvoiceSummary, get_summaries, get_summary
+from bulkfetch.wire.session import Session, open_session
 
 P = TypeVar("P", bound=AnyPage)
 

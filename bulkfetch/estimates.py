@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bulkfetch.decode import page_of
-from bulkfetch.jsontext import Json, Pairs, utf8_of
-from bulkfetch.session import Session
-from bulkfetch.transport import Request
+from bulkfetch.decoding.jsontext import Json, Pairs, utf8_of
+from bulkfetch.decoding.pages import page_of
+from bulkfetch.wire.session import Session
+from bulkfetch.wire.transport import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
-from bulkfetch.documents import Document
-from bulkfetch.layout import FAILURES
-from bulkfetch.plan import Transfer
-from bulkfetch.report import Failure
-from bulkfetch.store import Store
+from bulkfetch.archive.documents import Document
+from bulkfetch.archive.layout import FAILURES
+from bulkfetch.runs.plan import Transfer
+from bulkfetch.runs.report import Failure
+from bulkfetch.storage.store import Store
 
 
 def keep_failures(

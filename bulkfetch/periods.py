@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from bulkfetch.plan import Transfer
+from bulkfetch.runs.plan import Transfer
 
 SINCE = {"billing_line_items": date(2024, 2, 1), "usage_line_items": date(2022, 9, 1)}
 """The first billing period of new commerce that v1 does not serve any more, by line-item type."""

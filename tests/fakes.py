@@ -15,11 +15,11 @@ from typing import Any
 import anyio
 
 from bulkfetch.errors import NoProgressError
-from bulkfetch.limits import AdaptiveLimit, LimitPolicy
-from bulkfetch.retry import RetryPolicy
-from bulkfetch.session import Clock, Session
 from bulkfetch.stats import RunStats
-from bulkfetch.transport import Answer, Request
+from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.retry import RetryPolicy
+from bulkfetch.wire.session import Clock, Session
+from bulkfetch.wire.transport import Answer, Request
 
 
 class VirtualTime:

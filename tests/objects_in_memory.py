@@ -9,10 +9,10 @@ from typing import Any
 import obstore
 from obstore.store import MemoryStore
 
-from bulkfetch.addresses import Address, Service
-from bulkfetch.clouds import Cloud
-from bulkfetch.objects import BlockingClock, Objects
-from bulkfetch.objectstore import ObjectStore
+from bulkfetch.storage.addresses import Address, Service
+from bulkfetch.storage.clouds import Cloud
+from bulkfetch.storage.objects import BlockingClock, Objects
+from bulkfetch.storage.objectstore import ObjectStore
 
 ADDRESS = Address(Service.S3, "bucket", "", "mem://bucket")
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from bulkfetch.schema import Field, Kind
+from bulkfetch.billing.schemas import Field, Kind
 
 Pairs: TypeAlias = "list[tuple[str, str]]"
 """Keys and values of an object, both as JSON source text."""

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from aiohttp import web
 from payloads import body_of, meta_of
 
-from bulkfetch.config import Secret, Settings
+from bulkfetch.settings.sources import Secret, Settings
 
 TOKEN = "replay-token"
 CONTINUATION = "MS-ContinuationToken"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bulkfetch.addresses import Address, Service, parse_address
 from bulkfetch.errors import OutputError
+from bulkfetch.storage.addresses import Address, Service, parse_address
 
 ONELAKE = "https://onelake.blob.fabric.microsoft.com"
 

@@ -14,14 +14,14 @@ import pytest
 import trustme
 from aiohttp import web
 
-from bulkfetch.auth import FixedToken, SignIn, token_source
-from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import SignInError
-from bulkfetch.retry import RetryPolicy
 from bulkfetch.sandbox import SandboxOptions, make_app
-from bulkfetch.session import open_session
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.signin.source import FixedToken, SignIn, token_source
 from bulkfetch.stats import RunStats
-from bulkfetch.transport import Request
+from bulkfetch.wire.retry import RetryPolicy
+from bulkfetch.wire.session import open_session
+from bulkfetch.wire.transport import Request
 
 TENANT = SandboxOptions().tenant_id
 CANARY = "canary-Secret~123"

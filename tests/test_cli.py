@@ -1061,7 +1061,7 @@ def test_the_schemas_are_shown(run: Run) -> None:
 
 
 def test_a_bug_of_ours_is_exit_code_3_and_shows_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bulkfetch.schema", None)  # any import of it fails
+    monkeypatch.setitem(sys.modules, "bulkfetch.billing.schemas", None)  # any import of it fails
     ended = run("schema")
     assert ended.code == 3
     assert "Traceback" in ended.err

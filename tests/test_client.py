@@ -15,8 +15,9 @@ import pyarrow as pa
 import pytest
 
 import bulkfetch
+from bulkfetch.billing.schemas import schema_of
 from bulkfetch.client import Client, python_value
-from bulkfetch.config import Secret, Settings
+from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import (
     BulkfetchError,
     HttpStatusError,
@@ -25,9 +26,8 @@ from bulkfetch.errors import (
     SignInError,
     TransferError,
 )
-from bulkfetch.jsontext import loads
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
-from bulkfetch.schema import schema_of
+from bulkfetch.settings.sources import Secret, Settings
 
 KINDS = [
     "office/billing_line_items",

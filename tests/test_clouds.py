@@ -14,11 +14,11 @@ import pytest
 from objectservers import AzureServer, S3Server
 from obstore.store import S3Store
 
-from bulkfetch.addresses import Address, parse_address
-from bulkfetch.clouds import Cloud, open_cloud
-from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import BulkfetchError, OutputError, SettingsError, StorageError
-from bulkfetch.objects import Objects, open_objects
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.storage.addresses import Address, parse_address
+from bulkfetch.storage.clouds import Cloud, open_cloud
+from bulkfetch.storage.objects import Objects, open_objects
 
 KEY = base64.b64encode(b"CANARY-key-CANARY-key-CANARY-key").decode()
 SAS = "sv=2022-11-02&ss=b&srt=co&sp=rwdlac&se=2035-01-01T00:00:00Z&sig=CANARY%2Bsig"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.commits import (
+from bulkfetch.archive.commits import (
     Commit,
     CommittedPart,
     claim_archive,
@@ -20,10 +20,10 @@ from bulkfetch.commits import (
     read_commit,
     write_commit,
 )
+from bulkfetch.archive.layout import ARCHIVE, COMMITS, commit_name
 from bulkfetch.errors import DamagedError, OutputError, StorageError
-from bulkfetch.layout import ARCHIVE, COMMITS, commit_name
-from bulkfetch.plan import Transfer
-from bulkfetch.store import LocalStore
+from bulkfetch.runs.plan import Transfer
+from bulkfetch.storage.store import LocalStore
 
 TRANSFER = Transfer("D080002CPL", "office", "billing_line_items")
 COMMIT = Commit(

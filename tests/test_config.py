@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bulkfetch.config import (
+from bulkfetch.errors import SettingsError
+from bulkfetch.settings.sources import (
     LoadedSettings,
     Secret,
     Settings,
@@ -22,7 +23,6 @@ from bulkfetch.config import (
     load_settings,
     read_settings,
 )
-from bulkfetch.errors import SettingsError
 
 HIDDEN = "s3cr3t~value"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pages import DATES, ODD_DATES
 from reference import instant_of
 
-from bulkfetch.dates import Instant, parse_date
+from bulkfetch.decoding.dates import Instant, parse_date
 
 
 def expected(text: str) -> Instant | None:

@@ -18,10 +18,7 @@ from pages import page, pages, pages_with
 from payloads import AZURE_BILLING, INVOICES, LINE_ITEMS, MALFORMED, OFFICE_BILLING, Payload, body_of
 from reference import assert_holds, items_of, read
 
-from bulkfetch.decode import PageDecoder, infer_schema, page_of
-from bulkfetch.errors import MalformedBodyError
-from bulkfetch.jsontext import utf8_of
-from bulkfetch.schema import (
+from bulkfetch.billing.schemas import (
     DECLARED,
     LICENSE_BASED,
     ONE_TIME,
@@ -31,6 +28,9 @@ from bulkfetch.schema import (
     LineItemSchema,
     schema_of,
 )
+from bulkfetch.decoding.jsontext import utf8_of
+from bulkfetch.decoding.pages import PageDecoder, infer_schema, page_of
+from bulkfetch.errors import MalformedBodyError
 
 SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
 of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())

@@ -17,9 +17,7 @@ from durability.disks import Died, WatchedDisk, counting, dying
 from fakes import Sent, answered, bench, one_after_the_other
 from test_auth import credentials, entra
 
-from bulkfetch.client import Client
-from bulkfetch.config import Secret, Settings
-from bulkfetch.documents import (
+from bulkfetch.archive.documents import (
     Document,
     committed_documents,
     documents_of,
@@ -27,6 +25,9 @@ from bulkfetch.documents import (
     parse_document,
     save_document,
 )
+from bulkfetch.archive.layout import ARCHIVE, DOCUMENT_COMMITS, DOCUMENTS, FAILURES
+from bulkfetch.archive.staging import sweep
+from bulkfetch.client import Client
 from bulkfetch.errors import (
     DamagedError,
     HttpStatusError,
@@ -35,21 +36,20 @@ from bulkfetch.errors import (
     ServerUnavailableError,
     StorageError,
 )
-from bulkfetch.invoices import Invoice, TaxReceipt
-from bulkfetch.layout import ARCHIVE, DOCUMENT_COMMITS, DOCUMENTS, FAILURES
-from bulkfetch.pipeline import export_async
-from bulkfetch.plan import Selection
-from bulkfetch.refusals import needs_user
-from bulkfetch.repairs import repair_async
-from bulkfetch.report import ExportReport
+from bulkfetch.partnercenter.invoices import Invoice, TaxReceipt
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Selection
+from bulkfetch.runs.repair import repair_async
+from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.pdf import pdf
-from bulkfetch.session import open_session
-from bulkfetch.staging import sweep
+from bulkfetch.settings.sources import Secret, Settings
 from bulkfetch.stats import RunStats
-from bulkfetch.store import Disk, LocalStore, prepare_directory
-from bulkfetch.transport import Answer, Request
-from bulkfetch.verification import verify
+from bulkfetch.storage.store import Disk, LocalStore, prepare_directory
+from bulkfetch.wire.refusals import needs_user
+from bulkfetch.wire.session import open_session
+from bulkfetch.wire.transport import Answer, Request
 
 SMALL = SandboxOptions(invoices=4, line_items=5, amendments=1)
 PDF = pdf(["Statement"], seed=1, padding=3000)

@@ -20,9 +20,9 @@ from durability.trial import Reader, differences, dishonest, proved, run_into, t
 from replay import Served, serving
 
 import bulkfetch
+from bulkfetch.archive.layout import COMMITS, STAGING
 from bulkfetch.errors import StorageError
-from bulkfetch.layout import COMMITS, STAGING
-from bulkfetch.store import Disk
+from bulkfetch.storage.store import Disk
 
 
 @pytest.fixture

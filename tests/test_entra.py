@@ -18,18 +18,18 @@ import trustme
 from aiohttp import web
 from test_auth import TENANT, Entra, credentials, entra, json_answer
 
-from bulkfetch.auth import token_source
 from bulkfetch.client import Client
-from bulkfetch.config import CLOUDS, Secret, Settings, Way, check_credentials, way_of
-from bulkfetch.entra import acquire
 from bulkfetch.errors import SettingsError, SignInError
-from bulkfetch.identity import log_in
-from bulkfetch.logins import Login, read_login, write_login
-from bulkfetch.pipeline import export_async
+from bulkfetch.partnercenter.whoami import log_in
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.sandbox.tokens import USER
-from bulkfetch.tokens import claims_of
-from bulkfetch.verification import verify
+from bulkfetch.settings.sources import CLOUDS, Secret, Settings, Way, check_credentials, way_of
+from bulkfetch.signin.entra import acquire
+from bulkfetch.signin.logins import Login, read_login, write_login
+from bulkfetch.signin.source import token_source
+from bulkfetch.signin.tokens import claims_of
 
 CANARY = "canary-0123456789-Secret~x"
 REFRESH = SandboxOptions().refresh_token

@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from replay import Asked, MadeUp, invoice, serving
 
+from bulkfetch.archive.layout import FAILURES
 from bulkfetch.failures import keep_failures
-from bulkfetch.layout import FAILURES
-from bulkfetch.pipeline import export_async
-from bulkfetch.plan import Transfer
-from bulkfetch.report import Failure
-from bulkfetch.store import LocalStore
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Transfer
+from bulkfetch.runs.report import Failure
+from bulkfetch.storage.store import LocalStore
 
 D1, D2, D3 = (Transfer(identifier, "office", "billing_line_items") for identifier in ("D1", "D2", "D3"))
 

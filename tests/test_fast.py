@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from pages import ODD, page, pages, pages_with
 from payloads import LINE_ITEMS, Payload
 
-from bulkfetch.decode import page_of
+from bulkfetch.billing.schemas import DECLARED, LICENSE_BASED, ONE_TIME, Field, Kind, LineItemSchema, schema_of
+from bulkfetch.decoding.columns import columns_of
+from bulkfetch.decoding.fast import FastDecoder
+from bulkfetch.decoding.pages import page_of
 from bulkfetch.errors import MalformedBodyError
-from bulkfetch.exact import columns_of
-from bulkfetch.fast import FastDecoder
-from bulkfetch.paging import envelope_of
-from bulkfetch.schema import DECLARED, LICENSE_BASED, ONE_TIME, Field, Kind, LineItemSchema, schema_of
+from bulkfetch.partnercenter.seen import envelope_of
 
 SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
 of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())

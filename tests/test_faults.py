@@ -22,13 +22,13 @@ import pytest
 import trustme
 from wire import unused_port
 
-from bulkfetch.config import Secret, Settings
+from bulkfetch.archive.layout import FAILURES, LOCK
 from bulkfetch.errors import BulkfetchError
-from bulkfetch.layout import FAILURES, LOCK
-from bulkfetch.pipeline import export_async
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.process import spawned
-from bulkfetch.verification import verify
+from bulkfetch.settings.sources import Secret, Settings
 
 CANARY = "canary-token-0123456789abcdef"
 TENANT = SandboxOptions(

@@ -5,13 +5,13 @@ from pathlib import Path, PurePosixPath
 import pyarrow.parquet as pq
 import pytest
 
+from bulkfetch.archive.headers import keep_headers, read_headers
+from bulkfetch.archive.layout import HEADERS, HEADERS_RECORD
+from bulkfetch.billing.schemas import INVOICE_ARROW
+from bulkfetch.decoding.jsontext import Json, Number, Pairs
 from bulkfetch.errors import StorageError
-from bulkfetch.headers import keep_headers, read_headers
-from bulkfetch.invoices import Invoice
-from bulkfetch.jsontext import Json, Number, Pairs
-from bulkfetch.layout import HEADERS, HEADERS_RECORD
-from bulkfetch.schema import INVOICE_ARROW
-from bulkfetch.store import LocalStore
+from bulkfetch.partnercenter.invoices import Invoice
+from bulkfetch.storage.store import LocalStore
 
 
 class Killed(BaseException):

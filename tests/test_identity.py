@@ -9,13 +9,13 @@ import pytest
 from test_auth import TENANT, credentials, entra
 from test_entra import CANARY, of_user
 
-from bulkfetch.auth import SignIn, token_source
 from bulkfetch.client import Client
-from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import HttpStatusError
-from bulkfetch.identity import check_login
+from bulkfetch.partnercenter.whoami import check_login
 from bulkfetch.sandbox import Fault, Faults, SandboxOptions
 from bulkfetch.sandbox.tokens import USER
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.signin.source import SignIn, token_source
 
 
 async def test_a_check_says_who_one_is_what_is_allowed_and_until_when_and_shows_no_token(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from fakes import Bench, Sent, answered, bench
 from payloads import body_of
 
+from bulkfetch.billing.schemas import INVOICE_ARROW
+from bulkfetch.decoding.jsontext import dumps
 from bulkfetch.errors import (
     BulkfetchError,
     ContradictionError,
@@ -21,7 +23,7 @@ from bulkfetch.errors import (
     MalformedBodyError,
     NotFoundError,
 )
-from bulkfetch.invoices import (
+from bulkfetch.partnercenter.invoices import (
     Invoice,
     InvoiceDetail,
     InvoicePage,
@@ -32,9 +34,7 @@ from bulkfetch.invoices import (
     header_table,
     walk_invoices,
 )
-from bulkfetch.jsontext import dumps
-from bulkfetch.plan import Selection, plan_export
-from bulkfetch.schema import INVOICE_ARROW
+from bulkfetch.runs.plan import Selection, plan_export
 
 
 @asynccontextmanager

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pages import LONE_SURROGATES, NUMBERS, ODD_NUMBERS, json_texts
 from reference import read, tagged
 
+from bulkfetch.decoding.jsontext import MAX_DEPTH, Number, Pairs, dumps, is_unicode, loads, quote, utf8_of
 from bulkfetch.errors import MalformedBodyError
-from bulkfetch.jsontext import MAX_DEPTH, Number, Pairs, dumps, is_unicode, loads, quote, utf8_of
 
 
 @given(json_texts)

@@ -19,12 +19,12 @@ from objectservers import ObjectServer
 from replay import Served, serving
 
 import bulkfetch
-from bulkfetch.config import Settings
+from bulkfetch.archive.layout import LOCK
 from bulkfetch.errors import DeadlineError, OutputError, OutputLockedError, SettingsError
-from bulkfetch.layout import LOCK
-from bulkfetch.outputs import prepare_output
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
+from bulkfetch.settings.sources import Settings
+from bulkfetch.storage.opening import prepare_output
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.layout import (
+from bulkfetch.archive.layout import (
     COMMITS,
     LINE_ITEMS,
     STAGING,
@@ -23,7 +23,7 @@ from bulkfetch.layout import (
     transfer_name,
     word_name,
 )
-from bulkfetch.plan import PERIODS, Transfer
+from bulkfetch.runs.plan import PERIODS, Transfer
 
 HOSTILE = [
     "",

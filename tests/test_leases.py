@@ -16,10 +16,10 @@ import obstore
 import pytest
 from objects_in_memory import Memory
 
+from bulkfetch.archive.layout import LOCK
 from bulkfetch.errors import LockLostError, OutputError, OutputLockedError, StorageError
-from bulkfetch.layout import LOCK
-from bulkfetch.leases import Holder, Lease, LeasePolicy, is_held
-from bulkfetch.objects import Entry, Objects, Stored
+from bulkfetch.storage.leases import Holder, Lease, LeasePolicy, is_held
+from bulkfetch.storage.objects import Entry, Objects, Stored
 
 ELSEWHERE = Holder("1" * 32, "other-host", 77, "another boot", "123")
 SHORT = LeasePolicy(lasts_s=0.9, renewed_s=0.2)

@@ -10,8 +10,17 @@ from fakes import VirtualTime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.limits import AdaptiveLimit, Bound, LimitPolicy, Place, after_refusal, lowered, may_try_again, raised
-from bulkfetch.pace import PacePolicy
+from bulkfetch.wire.limits import (
+    AdaptiveLimit,
+    Bound,
+    LimitPolicy,
+    Place,
+    after_refusal,
+    lowered,
+    may_try_again,
+    raised,
+)
+from bulkfetch.wire.pace import PacePolicy
 
 POLICY = LimitPolicy(ceiling=16)
 RIPE = Bound(8, at=0.0, answers=64)

@@ -13,17 +13,17 @@ from fakes import Bench, Reply, Sent, Stall, answered, bench, one_after_the_othe
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bulkfetch.config import Secret, Settings
-from bulkfetch.decode import JsonPage, decode_json_page
+from bulkfetch.decoding.jsontext import Pairs, loads
+from bulkfetch.decoding.pages import JsonPage, decode_json_page
 from bulkfetch.errors import ConnectionFailedError, SignInError, TransferError
-from bulkfetch.jsontext import Pairs, loads
-from bulkfetch.lineitems import Lookahead, Walk, lookahead_for, walk_pages
-from bulkfetch.plan import Transfer
+from bulkfetch.partnercenter.lineitems import Lookahead, Walk, lookahead_for, walk_pages
+from bulkfetch.runs.plan import Transfer
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.paging import Page, PastEnd, offset_page, total_count
-from bulkfetch.session import open_session
+from bulkfetch.settings.sources import Secret, Settings
 from bulkfetch.stats import RunStats
-from bulkfetch.transport import Request
+from bulkfetch.wire.session import open_session
+from bulkfetch.wire.transport import Request
 
 LEGACY = Transfer("D1", "office", "billing_line_items")
 MODERN = Transfer("G1", "one_time", "billing_line_items", currency="USD")

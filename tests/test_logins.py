@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bulkfetch.config import Secret
 from bulkfetch.errors import SettingsError, StorageError
-from bulkfetch.logins import Login, read_login, remove_login, write_login
+from bulkfetch.settings.sources import Secret
+from bulkfetch.signin.logins import Login, read_login, remove_login, write_login
 
 LOGIN = Login("t", "c", "https://login.example", Secret("r3fresh"), "anna@example.com")
 

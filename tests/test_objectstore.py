@@ -11,10 +11,10 @@ import obstore
 import pytest
 from objects_in_memory import Memory
 
+from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
 from bulkfetch.errors import StorageError
-from bulkfetch.layout import ARCHIVE, LOCK, STATE
-from bulkfetch.objects import ConditionError
-from bulkfetch.objectstore import ObjectStore
+from bulkfetch.storage.objects import ConditionError
+from bulkfetch.storage.objectstore import ObjectStore
 
 STAGED = PurePosixPath("_bulkfetch/staging/D1+00000.part")
 NAME = PurePosixPath("line_items/provider=office/D%41~1+x-00000.parquet")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.pace import Pace, PacePolicy, Refusal, pace_after, refused
+from bulkfetch.wire.pace import Pace, PacePolicy, Refusal, pace_after, refused
 
 POLICY = PacePolicy()
 

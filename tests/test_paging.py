@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bulkfetch.paging import Envelope, SeenPages, is_sendable
+from bulkfetch.partnercenter.seen import Envelope, SeenPages, is_sendable
 
 
 @dataclass(frozen=True, slots=True)

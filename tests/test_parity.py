@@ -19,10 +19,10 @@ import anyio.to_thread
 import pytest
 
 from bulkfetch.client import Client
-from bulkfetch.config import Secret, Settings
-from bulkfetch.invoices import InvoicePage
+from bulkfetch.partnercenter.invoices import InvoicePage
+from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
-from bulkfetch.verification import verify
+from bulkfetch.settings.sources import Secret, Settings
 
 TABLES = (Path(__file__).parent.parent / "docs" / "sdk-parity.md").read_text()
 OPTIONS = SandboxOptions(invoices=6, line_items=20)

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import HttpStatusError, TransferError
-from bulkfetch.invoices import Invoice
+from bulkfetch.partnercenter.invoices import Invoice
 from bulkfetch.periods import SINCE, explanation, needs_graph, period_advice
-from bulkfetch.pipeline import export_async
-from bulkfetch.plan import Transfer, billing_period_of, unbilled_transfer
-from bulkfetch.report import ExportReport, failure_of
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Transfer, billing_period_of, unbilled_transfer
+from bulkfetch.runs.report import ExportReport, failure_of
 from bulkfetch.sandbox import SandboxOptions, serve
+from bulkfetch.settings.sources import Secret, Settings
 
 DOCS = Path(__file__).parent.parent / "docs" / "billing-periods.md"
 

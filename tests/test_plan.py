@@ -10,8 +10,8 @@ import pytest
 from yarl import URL
 
 from bulkfetch.errors import NotFoundError, SettingsError
-from bulkfetch.invoices import Invoice, InvoiceDetail
-from bulkfetch.plan import Plan, Selection, Transfer, api_spelling, own_path, plan_export, transfer_of
+from bulkfetch.partnercenter.invoices import Invoice, InvoiceDetail
+from bulkfetch.runs.plan import Plan, Selection, Transfer, api_spelling, own_path, plan_export, transfer_of
 
 OFFICE = InvoiceDetail("office", "billing_line_items", "/invoices/D1/lineitems/Office/BillingLineItems")
 USAGE = InvoiceDetail("azure", "usage_line_items", "/invoices/D1/lineitems/Azure/UsageLineItems")

@@ -11,7 +11,7 @@ from itertools import count
 import anyio
 import pytest
 
-from bulkfetch.progress import (
+from bulkfetch.cli.progress import (
     bar,
     final_line,
     format_bytes,
@@ -296,7 +296,7 @@ async def test_a_reader_that_goes_away_does_not_end_the_run() -> None:
 def test_rich_is_loaded_on_a_terminal_only() -> None:
     code = """
 import anyio, io, sys
-from bulkfetch.progress import show_progress
+from bulkfetch.cli.progress import show_progress
 from bulkfetch.stats import RunStats
 async def run(terminal):
     async with show_progress(RunStats(), stream=io.StringIO(), terminal=terminal, clock=lambda: 0.0):

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from replay import MadeUp, Served, invoice, serving
 
+from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
 from bulkfetch.errors import DamagedError, OutputError, OutputLockedError, StorageError
-from bulkfetch.layout import ARCHIVE, LOCK, STATE
-from bulkfetch.pipeline import export_async
-from bulkfetch.repairs import repair_async
-from bulkfetch.store import prepare_directory
-from bulkfetch.verification import verify
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.repair import repair_async
+from bulkfetch.runs.verify import verify
+from bulkfetch.storage.store import prepare_directory
 
 
 class Histories(RuleBasedStateMachine):

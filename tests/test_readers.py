@@ -20,10 +20,10 @@ import pyarrow.dataset as ds
 import pytest
 from replay import MadeUp, invoice, serving
 
-from bulkfetch.config import Secret, Settings
-from bulkfetch.exact import exact_sum
-from bulkfetch.pipeline import export_async
+from bulkfetch.decoding.columns import exact_sum
+from bulkfetch.runs.export import export_async
 from bulkfetch.sandbox import SandboxOptions, Tenant, serve
+from bulkfetch.settings.sources import Secret, Settings
 
 OPTIONS = SandboxOptions(invoices=4, line_items=300)
 TOTALS = {

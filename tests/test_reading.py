@@ -14,9 +14,9 @@ import duckdb
 import pytest
 from objectservers import S3Server
 
-from bulkfetch.config import Secret, Settings
-from bulkfetch.pipeline import export_async
+from bulkfetch.runs.export import export_async
 from bulkfetch.sandbox import SandboxOptions, serve
+from bulkfetch.settings.sources import Secret, Settings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "reading.md").read_text()
 RECIPES = dict(re.findall(r"<!-- recipe: ([\w-]+) -->\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))

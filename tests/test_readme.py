@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from objectservers import S3Server
 
-from bulkfetch.addresses import parse_address
 from bulkfetch.cli import main
-from bulkfetch.config import Settings
 from bulkfetch.sandbox.process import SpawnedSandbox, spawned
+from bulkfetch.settings.sources import Settings
+from bulkfetch.storage.addresses import parse_address
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

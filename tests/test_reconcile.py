@@ -4,10 +4,10 @@ from decimal import Decimal
 
 import pytest
 
-from bulkfetch.commits import Commit
-from bulkfetch.invoices import Invoice, InvoiceDetail
-from bulkfetch.plan import Transfer
-from bulkfetch.reconcile import Reconciliation, Verdict, reconcile, reconcile_total
+from bulkfetch.archive.commits import Commit
+from bulkfetch.partnercenter.invoices import Invoice, InvoiceDetail
+from bulkfetch.runs.plan import Transfer
+from bulkfetch.runs.reconcile import Reconciliation, Verdict, reconcile, reconcile_total
 
 BILLING, USAGE = "billing_line_items", "usage_line_items"
 

@@ -19,8 +19,8 @@ from bulkfetch.errors import (
     TransferError,
     printable,
 )
-from bulkfetch.refusals import advice, advice_on, refusal
-from bulkfetch.transport import Answer
+from bulkfetch.wire.refusals import advice, advice_on, refusal
+from bulkfetch.wire.transport import Answer
 
 TOKEN = "eyJ0eXAiOiJKV1Qi.eyJhdWQiOiJodHRwczov.c2lnbmF0dXJl"
 

@@ -14,8 +14,8 @@ from durability.trial import run_into
 from replay import Asked, MadeUp, invoice, serving
 
 import bulkfetch
-from bulkfetch.commits import commit_names
-from bulkfetch.config import Secret, Settings
+from bulkfetch.archive.commits import commit_names
+from bulkfetch.archive.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name, part_name
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
@@ -24,13 +24,13 @@ from bulkfetch.errors import (
     SettingsError,
     StorageError,
 )
-from bulkfetch.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name, part_name
-from bulkfetch.pipeline import export_async
-from bulkfetch.plan import Selection, Transfer
-from bulkfetch.recount import verify_against_server
-from bulkfetch.repairs import RepairReport, repair_async
-from bulkfetch.store import LocalStore
-from bulkfetch.verification import VerifyReport, verify
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Selection, Transfer
+from bulkfetch.runs.recount import verify_against_server
+from bulkfetch.runs.repair import RepairReport, repair_async
+from bulkfetch.runs.verify import VerifyReport, verify
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.storage.store import LocalStore
 
 OFFICE, AZURE, MODERN = (
     ("office", "billing_line_items"),

@@ -27,10 +27,10 @@ from payloads import (
 )
 from replay import Replay, asked_of, folded, invoice, page, serving, text_of
 
-from bulkfetch.pipeline import export_async
-from bulkfetch.plan import Selection
-from bulkfetch.reconcile import Verdict
-from bulkfetch.verification import verify
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Selection
+from bulkfetch.runs.reconcile import Verdict
+from bulkfetch.runs.verify import verify
 
 RECORDED = [payload.name for payload in (*OFFICE_BILLING, *AZURE_BILLING, *AZURE_USAGE)]
 PREVIEW_LIST = [f"recorded/preview-2016-02/{5 + n:02}-invoices-list-offset-{5 * n:02}" for n in range(4)]

@@ -8,16 +8,16 @@ from decimal import Decimal
 
 import pytest
 
-from bulkfetch.commits import Commit, CommittedPart
+from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.errors import (
     ContradictionError,
     HttpStatusError,
     RequestFacts,
     TransferError,
 )
-from bulkfetch.plan import Transfer
-from bulkfetch.reconcile import Reconciliation, Verdict
-from bulkfetch.report import (
+from bulkfetch.runs.plan import Transfer
+from bulkfetch.runs.reconcile import Reconciliation, Verdict
+from bulkfetch.runs.report import (
     ExportReport,
     Failure,
     counted,

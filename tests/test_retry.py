@@ -20,7 +20,7 @@ from bulkfetch.errors import (
     TooManyFilesError,
     UntrustedServerError,
 )
-from bulkfetch.retry import (
+from bulkfetch.wire.retry import (
     Attempts,
     RetryBudget,
     RetryPolicy,

@@ -8,7 +8,7 @@ from field_lists import FIELD_LISTS
 from payloads import LINE_ITEMS, Payload, body_of
 from reference import items_of, read
 
-from bulkfetch.schema import (
+from bulkfetch.billing.schemas import (
     DECLARED,
     INVOICE,
     INVOICE_ARROW,

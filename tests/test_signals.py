@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from bulkfetch.signals import Signalled, until_signalled
+from bulkfetch.cli.signals import Signalled, until_signalled
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
@@ -164,7 +164,7 @@ def run_program(work: str, *numbers: signal.Signals, patience_s: float = 1.5) ->
     program = f"""
 import threading, time
 import anyio, anyio.to_thread
-from bulkfetch.signals import until_signalled
+from bulkfetch.cli.signals import until_signalled
 
 def say(words):
     print(words, flush=True)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, WaitingRoom, stage_table
 from bulkfetch.errors import StorageError
-from bulkfetch.sink import CHUNK_ROWS, PartWriter, StagedPart, WaitingRoom, stage_table
-from bulkfetch.store import LocalStore
+from bulkfetch.storage.store import LocalStore
 
 SCHEMA = pa.schema(
     [

@@ -36,7 +36,7 @@ from storeproxy import (
 
 import bulkfetch
 from bulkfetch.errors import BulkfetchError, StorageError
-from bulkfetch.leases import LeasePolicy
+from bulkfetch.storage.leases import LeasePolicy
 
 QUICK = LeasePolicy(lasts_s=2.0, renewed_s=0.4)
 """So that a lock that could not be let go does not hold up the next run of this process."""

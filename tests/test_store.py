@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
+from bulkfetch.archive.layout import ARCHIVE, LOCK
 from bulkfetch.errors import OutputError, OutputLockedError, StorageError
-from bulkfetch.layout import ARCHIVE, LOCK
-from bulkfetch.store import LocalStore, prepare_directory
+from bulkfetch.storage.store import LocalStore, prepare_directory
 
 NAME = PurePosixPath("_bulkfetch/staging/part")
 PUBLISHED = PurePosixPath("line_items/part.parquet")
@@ -204,8 +204,8 @@ def test_a_file_system_that_is_read_only_is_told_from_an_output_of_somebody_else
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [0] * 8 + [os.ST_RDONLY, 255]
-    monkeypatch.setattr("bulkfetch.store.os.access", lambda *_, **__: False)
-    monkeypatch.setattr("bulkfetch.store.os.statvfs", lambda _: os.statvfs_result(flags))
+    monkeypatch.setattr("bulkfetch.storage.store.os.access", lambda *_, **__: False)
+    monkeypatch.setattr("bulkfetch.storage.store.os.statvfs", lambda _: os.statvfs_result(flags))
 
     with pytest.raises(OutputError, match="read-only: make it writable and run the same command again"):
         prepare_directory(tmp_path, ARCHIVE)
@@ -270,7 +270,7 @@ def test_a_file_system_without_locks_is_told_from_another_run(tmp_path: Path, mo
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("bulkfetch.store.fcntl.flock", no_locks)
+    monkeypatch.setattr("bulkfetch.storage.store.fcntl.flock", no_locks)
 
     with pytest.raises(OutputError, match="locks no files") as caught, LocalStore(tmp_path).locked(NAME):
         pass
@@ -300,7 +300,7 @@ def test_a_file_system_that_locks_no_directories_locks_files(tmp_path: Path, mon
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         flock(handle, how)
 
-    monkeypatch.setattr("bulkfetch.store.fcntl.flock", only_files)
+    monkeypatch.setattr("bulkfetch.storage.store.fcntl.flock", only_files)
     store = LocalStore(tmp_path)
 
     with store.locked(LOCK), pytest.raises(OutputLockedError), store.locked(LOCK):

@@ -13,10 +13,10 @@ from test_auth import credentials, entra
 from test_entra import CANARY
 
 from bulkfetch.client import Client
-from bulkfetch.config import Secret, Settings
-from bulkfetch.entra import acquire
 from bulkfetch.errors import SignInError
 from bulkfetch.sandbox import SandboxOptions
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.signin.entra import acquire
 
 
 def printing(text: str, *, code: int = 0, complaint: str = "") -> Secret:

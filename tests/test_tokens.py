@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from bulkfetch.config import Secret, Settings
-from bulkfetch.tokens import claims_of, has_user, lifetime_s, without_secrets
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.signin.tokens import claims_of, has_user, lifetime_s, without_secrets
 
 
 @pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.W10.c", "eyJ.e30", "a.%%%.c"])

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import Connection, Serve, Wire, chunked, response, unused_port, wire
 
-from bulkfetch.config import Secret, Settings
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
@@ -29,10 +28,11 @@ from bulkfetch.errors import (
     SettingsError,
     UntrustedServerError,
 )
-from bulkfetch.retry import Attempts, RetryPolicy, may_retry
-from bulkfetch.session import open_session
+from bulkfetch.settings.sources import Secret, Settings
 from bulkfetch.stats import RunStats
-from bulkfetch.transport import (
+from bulkfetch.wire.retry import Attempts, RetryPolicy, may_retry
+from bulkfetch.wire.session import open_session
+from bulkfetch.wire.transport import (
     AiohttpTransport,
     Answer,
     Request,

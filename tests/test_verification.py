@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from replay import MadeUp, invoice, serving
 
-from bulkfetch.commits import Commit, CommittedPart, parse_commit
-from bulkfetch.config import Secret, Settings
+from bulkfetch.archive.commits import Commit, CommittedPart, parse_commit
+from bulkfetch.archive.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name
 from bulkfetch.errors import OutputError
-from bulkfetch.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name
-from bulkfetch.pipeline import export_async
-from bulkfetch.reconcile import Verdict
-from bulkfetch.report import ExportReport
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.reconcile import Verdict
+from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.verify import VerifyReport, verify
 from bulkfetch.sandbox import SandboxOptions, serve
-from bulkfetch.store import LocalStore
-from bulkfetch.verification import VerifyReport, verify
+from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.storage.store import LocalStore
 
 OPTIONS = SandboxOptions(invoices=4, line_items=60)
 

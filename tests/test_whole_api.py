@@ -11,14 +11,14 @@ import pytest
 from reference import items_of
 from test_auth import entra
 
-from bulkfetch.config import Secret
-from bulkfetch.pipeline import export_async
-from bulkfetch.plan import Selection, Transfer
-from bulkfetch.recount import verify_against_server
+from bulkfetch.billing.schemas import DECLARED
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Selection, Transfer
+from bulkfetch.runs.recount import verify_against_server
+from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, Tenant
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
-from bulkfetch.schema import DECLARED
-from bulkfetch.verification import verify
+from bulkfetch.settings.sources import Secret
 
 OPTIONS = SandboxOptions(
     invoices=4,

@@ -17,17 +17,17 @@ import pytest
 from aiohttp import web
 from replay import Asked, MadeUp, page, serving
 
-from bulkfetch.commits import Commit, read_commit, withdraw
+from bulkfetch.archive.commits import Commit, read_commit, withdraw
+from bulkfetch.archive.layout import STAGING, checkpoint_name, commit_name, part_name, staged_name
+from bulkfetch.archive.staging import sweep
+from bulkfetch.billing.schemas import MONEY
 from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, TransferError
-from bulkfetch.layout import STAGING, checkpoint_name, commit_name, part_name, staged_name
-from bulkfetch.lineitems import Lookahead
-from bulkfetch.plan import Transfer
-from bulkfetch.schema import MONEY
-from bulkfetch.session import open_session
-from bulkfetch.staging import sweep
+from bulkfetch.partnercenter.lineitems import Lookahead
+from bulkfetch.runs.plan import Transfer
+from bulkfetch.runs.transfers import Job, export_transfer, sum_of
 from bulkfetch.stats import RunStats
-from bulkfetch.store import LocalStore
-from bulkfetch.worker import Job, export_transfer, sum_of
+from bulkfetch.storage.store import LocalStore
+from bulkfetch.wire.session import open_session
 
 OFFICE = Transfer("I", "office", "billing_line_items")
 TEAPOTS = Transfer("I", "teapots", "billing_line_items")

@@ -9,12 +9,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import anyio
 
-from bulkfetch.config import Secret, Settings
-from bulkfetch.layout import ARCHIVE, LOCK
-from bulkfetch.pipeline import archive
-from bulkfetch.plan import Selection
+from bulkfetch.archive.layout import ARCHIVE, LOCK
+from bulkfetch.runs.export import archive
+from bulkfetch.runs.plan import Selection
+from bulkfetch.settings.sources import Secret, Settings
 from bulkfetch.stats import RunStats
-from bulkfetch.store import LocalStore, prepare_directory
+from bulkfetch.storage.store import LocalStore, prepare_directory
 from durability.disks import WatchedDisk, killing
 from durability.trial import CUT
 

@@ -36,17 +36,17 @@ import pyarrow.parquet as pq
 from objectservers import ObjectServer, S3Server, azurite, moto
 from replay import TOKEN, Served, serving
 
-from bulkfetch.addresses import parse_address
-from bulkfetch.config import Settings
 from bulkfetch.errors import OutputError
-from bulkfetch.leases import LeasePolicy
-from bulkfetch.objects import Objects, Upload, open_objects
-from bulkfetch.objectstore import ObjectStore
-from bulkfetch.pipeline import archive, writing_to
-from bulkfetch.plan import Selection
-from bulkfetch.report import ExportReport
+from bulkfetch.runs.export import archive, writing_to
+from bulkfetch.runs.plan import Selection
+from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.verify import verify_store
+from bulkfetch.settings.sources import Settings
 from bulkfetch.stats import RunStats
-from bulkfetch.verification import verify_store
+from bulkfetch.storage.addresses import parse_address
+from bulkfetch.storage.leases import LeasePolicy
+from bulkfetch.storage.objects import Objects, Upload, open_objects
+from bulkfetch.storage.objectstore import ObjectStore
 from durability.trial import CUT, proved, run_into, tenant
 
 PIECE_BYTES = 3_000
@@ -321,7 +321,7 @@ async def _process(words: list[str], lake: Lake, kill_after_s: float | None) -> 
 
 async def run_child(address: str, base_url: str, step: int) -> None:
     """Do what `bulkfetch export` does, in tiny pieces, up to a step."""
-    from bulkfetch.config import read_settings
+    from bulkfetch.settings.sources import read_settings
 
     settings = read_settings(base_url=base_url, **CUT)
     parsed = parse_address(address)

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from aiohttp import web
 from replay import Asked, MadeUp, Served, invoice
 
+from bulkfetch.archive.layout import LINE_ITEMS
 from bulkfetch.errors import OutputError
-from bulkfetch.layout import LINE_ITEMS
-from bulkfetch.pipeline import archive
-from bulkfetch.plan import Selection
-from bulkfetch.report import ExportReport
+from bulkfetch.runs.export import archive
+from bulkfetch.runs.plan import Selection
+from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
-from bulkfetch.store import Disk, LocalStore
-from bulkfetch.verification import verify
+from bulkfetch.storage.store import Disk, LocalStore
 
 CUT: dict[str, Any] = {"page_size": 5, "part_rows": 10, "row_group_rows": 4}
 """Settings that cut a few rows into many pages, parts and row groups."""

@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from bulkfetch.config import Secret, Settings
-from bulkfetch.decode import decode_json_page
+from bulkfetch.decoding.pages import decode_json_page
 from bulkfetch.errors import BulkfetchError
-from bulkfetch.limits import AdaptiveLimit, LimitPolicy
-from bulkfetch.retry import RetryPolicy
-from bulkfetch.session import Clock, Session
+from bulkfetch.settings.sources import Secret, Settings
 from bulkfetch.stats import RunStats
-from bulkfetch.transport import AiohttpTransport, Request, open_transport
+from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.retry import RetryPolicy
+from bulkfetch.wire.session import Clock, Session
+from bulkfetch.wire.transport import AiohttpTransport, Request, open_transport
 from fuzz import oracle
 from fuzz.draws import CANARY
 

@@ -16,8 +16,8 @@ from random import Random
 from pages import FOREIGN_KEYS, NUMBERS, ODD_NUMBERS, TEXTS, any_value, page
 from payloads import FOLDER
 
-from bulkfetch.jsontext import dumps, loads, utf8_of
-from bulkfetch.schema import DECLARED, INVOICE
+from bulkfetch.billing.schemas import DECLARED, INVOICE
+from bulkfetch.decoding.jsontext import dumps, loads, utf8_of
 
 SCHEMAS = tuple({schema.resource: schema for schema in DECLARED.values()}.values())
 """The declared schemas, each once; a number beyond them means a line-item type that nobody declared."""

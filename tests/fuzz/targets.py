@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from reference import Num, Obj, assert_holds, held, number_of, plain, read, tagged
 
-from bulkfetch.decode import PageDecoder, decode_json_page, page_of, peek
+from bulkfetch.billing.schemas import INVOICE, ONE_TIME, Field, Kind
+from bulkfetch.decoding.columns import columns_of
+from bulkfetch.decoding.fast import FastDecoder
+from bulkfetch.decoding.jsontext import Json, Pairs, loads, utf8_of
+from bulkfetch.decoding.pages import PageDecoder, decode_json_page, page_of, peek
 from bulkfetch.errors import MalformedBodyError, RequestError
-from bulkfetch.exact import columns_of
-from bulkfetch.fast import FastDecoder
-from bulkfetch.invoices import Invoice, _invoice_of, _page_from, flattened, header_table
-from bulkfetch.jsontext import Json, Pairs, loads, utf8_of
-from bulkfetch.paging import Envelope, envelope_of
-from bulkfetch.refusals import refusal
-from bulkfetch.retry import retry_after_s
-from bulkfetch.schema import INVOICE, ONE_TIME, Field, Kind
-from bulkfetch.transport import Answer, gunzip
+from bulkfetch.partnercenter.invoices import Invoice, _invoice_of, _page_from, flattened, header_table
+from bulkfetch.partnercenter.seen import Envelope, envelope_of
+from bulkfetch.wire.refusals import refusal
+from bulkfetch.wire.retry import retry_after_s
+from bulkfetch.wire.transport import Answer, gunzip
 from fuzz import draws, oracle
 from fuzz.client import client
 

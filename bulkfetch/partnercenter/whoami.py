@@ -1,0 +1,177 @@
+"""Signing in as a person, and who a token is: whose, what it allows, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from bulkfetch.errors import (
+    BulkfetchError,
+    ConnectionFailedError,
+    HttpStatusError,
+    RequestError,
+    SignInError,
+    printable,
+)
+from bulkfetch.partnercenter.invoices import get_invoice_page
+from bulkfetch.partnercenter.summaries import get_summaries
+from bulkfetch.settings.sources import Settings, way_of
+from bulkfetch.signin.entra import begin_device_sign_in, keep_login
+from bulkfetch.signin.logins import Login
+from bulkfetch.signin.source import SignIn, TokenSource, token_source
+from bulkfetch.signin.tokens import claims_of
+from bulkfetch.stats import RunStats
+from bulkfetch.wire.refusals import advice_on
+from bulkfetch.wire.session import Session, open_session
+
+
+async def log_in(
+    settings: Settings, tell: Callable[[str], object], *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+) -> Login:
+    """Sign in with a code that a person enters in a browser, and keep the refresh token in `login_file`.
+
+    `tell` is given the sentence that says where, and with which code. Raises SignInError if the sign-in is declined,
+    refused or not made in time, ConnectionFailedError or HttpStatusError if Entra cannot be reached to begin with,
+    SettingsError, and StorageError if the login cannot be kept.
+    """
+    device = await anyio.to_thread.run_sync(begin_device_sign_in, settings)
+    tell(device.message)
+    waited_s = 0.0
+    while waited_s < device.lifetime_s:
+        waited_s += device.interval_s
+        await sleep(device.interval_s)
+        with suppress(ConnectionFailedError, HttpStatusError):  # nobody is asked to sign in again for a stumble
+            issued = await anyio.to_thread.run_sync(device.poll, abandon_on_cancel=True)
+            if issued is not None:
+                return await anyio.to_thread.run_sync(keep_login, settings, issued)
+    raise SignInError("the code was not entered in time: run the command again")
+
+
+@dataclass(frozen=True, slots=True)
+class LoginReport:
+    """Who the credentials of some settings are, and what they open. None is not known: a token may be opaque.
+
+    `way` is the way to the token. `user` and `app` are whose it is, `rights` what it says it allows, `expires_at` when
+    it ends, `multi_factor` whether its user passed a second factor. `invoices` and `users_only` say why the list of
+    invoices, and what the service gives to users only, cannot be had; "" where they can.
+    """
+
+    way: str
+    user: str | None = None
+    app: str | None = None
+    tenant: str | None = None
+    audience: str | None = None
+    kind: str | None = None
+    rights: tuple[str, ...] = ()
+    multi_factor: bool | None = None
+    expires_at: datetime | None = None
+    invoices: str = ""
+    users_only: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {
+            "way": self.way,
+            "user": self.user,
+            "app": self.app,
+            "tenant": self.tenant,
+            "audience": self.audience,
+            "kind": self.kind,
+            "rights": list(self.rights),
+            "multi_factor": self.multi_factor,
+            "expires_at": self.expires_at.isoformat() if self.expires_at else None,
+            "invoices": not self.invoices,
+            "users_only": not self.users_only,
+        }
+
+    def lines(self, now: datetime) -> list[str]:
+        """Return the report as lines of text."""
+        factors = {True: "yes", False: "no; from April 2026 on the service wants it of users"}
+        facts = [
+            ("signed in by", self.way),
+            (
+                "user",
+                self.user or ("none: an app alone" if self.kind == "app" else "not known: the token does not say"),
+            ),
+            ("app", self.app),
+            ("tenant", self.tenant),
+            ("token is for", self.audience),
+            ("allows", ", ".join(self.rights) or None),
+            ("second factor", factors[self.multi_factor] if self.multi_factor is not None else None),
+            ("expires", None if self.expires_at is None else _until(self.expires_at, now)),
+            ("invoices", f"cannot be read: {self.invoices}" if self.invoices else "can be read"),
+            ("for users only", f"cannot be read: {self.users_only}" if self.users_only else "can be read"),
+        ]
+        return [f"{name:<15} {printable(value)}" for name, value in facts if value is not None]
+
+
+async def check_login(settings: Settings) -> LoginReport:
+    """Sign in by the settings, read the token, and try what it opens, with two small requests.
+
+    Raises SettingsError without credentials, SignInError if they give no token, and ServerUnavailableError.
+    """
+    way, tokens = way_of(settings), token_source(settings)
+    token = await tokens.token()
+    async with open_session(settings, RunStats(), tokens=tokens) as session:
+        invoices = await _refusal_of(_list_one(session))
+        users_only = await _refusal_of(get_summaries(session))
+    claims = claims_of(token)
+    factors = claims.get("amr")
+    rights = str(claims.get("scp") or "").split() or _texts(claims.get("roles"))
+    return LoginReport(
+        way=way.value,
+        user=_text(claims.get("upn") or claims.get("preferred_username") or claims.get("unique_name")),
+        app=_text(claims.get("app_displayname") or claims.get("appid")),
+        tenant=_text(claims.get("tid")),
+        audience=_text(claims.get("aud")),
+        kind=_text(claims.get("idtyp")) or ("user" if claims.get("scp") else None),
+        rights=tuple(rights),
+        multi_factor="mfa" in factors if isinstance(factors, list) else None,
+        expires_at=_end_of(claims, tokens),
+        invoices=invoices,
+        users_only=users_only,
+    )
+
+
+async def _list_one(session: Session) -> object:
+    return await get_invoice_page(session, size=1, offset=0)
+
+
+async def _refusal_of(probe: Awaitable[object]) -> str:
+    """Return why a request is refused, "" if it is not."""
+    try:
+        await probe
+    except RequestError as error:
+        return f"{error.message}; {advice_on(error)}".removesuffix("; ")
+    except BulkfetchError as error:
+        return str(error)
+    return ""
+
+
+def _end_of(claims: dict[str, Any], tokens: TokenSource) -> datetime | None:
+    """Return when a token ends: as its issuer told, by our own clock, or as it says itself."""
+    if isinstance(tokens, SignIn) and tokens.lifetime_s < 1e9:
+        return datetime.now(UTC) + timedelta(seconds=tokens.lifetime_s)
+    told = claims.get("exp")
+    return datetime.fromtimestamp(told, UTC) if isinstance(told, int) and 0 < told < 1e11 else None
+
+
+def _until(moment: datetime, now: datetime) -> str:
+    minutes = (moment - now).total_seconds() / 60
+    if minutes < 0:
+        return f"{moment:%Y-%m-%d %H:%M} UTC: it has expired, or this machine's clock is wrong"
+    return f"{moment:%Y-%m-%d %H:%M} UTC, in {minutes:,.0f} min"
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, str) and value else None
+
+
+def _texts(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []

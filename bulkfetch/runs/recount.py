@@ -1,0 +1,122 @@
+"""Whether the server still says what an archive has: its invoices, what they charge, how many line items there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from decimal import Decimal
+
+import anyio
+import anyio.abc
+
+from bulkfetch.archive.commits import Commit, money
+from bulkfetch.decoding.pages import JsonPage, decode_json_page
+from bulkfetch.errors import TransferError, printable
+from bulkfetch.partnercenter.invoices import Invoice, flattened, walk_invoices
+from bulkfetch.partnercenter.lineitems import Place, Walk, lookahead_for, walk_pages
+from bulkfetch.runs.plan import Transfer, transfer_of
+from bulkfetch.runs.verify import Finding, VerifyReport
+from bulkfetch.settings.sources import Secret, Settings, check_credentials
+from bulkfetch.stats import RunStats
+from bulkfetch.wire.session import Session, open_session
+
+
+async def verify_against_server(
+    report: VerifyReport,
+    settings: Settings,
+    stats: RunStats | None = None,
+    *,
+    on_refresh_token: Callable[[Secret], None] | None = None,
+) -> VerifyReport:
+    """Return a verification with what the server says otherwise now added to its findings.
+
+    The list of invoices is walked, and the rows of each committed transfer are counted: with one request where pages
+    are found by their offset, with all of them where they are a chain. `on_refresh_token` is that of `export_async`.
+    Raises SettingsError without credentials, and SignInError, ServerUnavailableError or RequestError if the server
+    cannot be asked.
+    """
+    check_credentials(settings)
+    async with open_session(settings, stats or RunStats(), keep=on_refresh_token) as session:
+        invoices = [each async for each in walk_invoices(session, size=settings.invoice_page_size)]
+        listed = {invoice.id: invoice for invoice in flattened(invoices)}
+        findings = [*_changed(report, listed), *await _recounted(report.commits, listed, session, settings)]
+    return replace(report, findings=(*report.findings, *findings))
+
+
+def _changed(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Finding]:
+    """Hold the invoices of the archive against those the server lists."""
+    charged = {each.invoice_id: each.charged for each in report.reconciliations}
+    transfers: dict[str, list[Transfer]] = {}
+    for commit in report.commits:
+        if commit.transfer.unbilled:
+            continue  # no invoice has them, and they are others from day to day
+        transfers.setdefault(commit.transfer.invoice_id, []).append(commit.transfer)
+    for identifier in sorted({*charged, *transfers} - listed.keys()):
+        yield Finding(_named(identifier), "the server no longer lists it")
+    for identifier in sorted(listed.keys() - {*charged, *transfers}):
+        yield Finding(_named(identifier), "the server lists it, and the archive does not have it: export fetches it")
+    for identifier in sorted(charged.keys() & listed.keys()):
+        then, now = charged[identifier], listed[identifier].total_charges
+        if then != (None if now is None else money(now)):
+            what = f"it charges {_amount(now)} now, {_amount(then)} then: export fetches it again"
+            yield Finding(_named(identifier), what)
+        of_now = {transfer_of(listed[identifier], detail) for detail in listed[identifier].details}
+        for gone in sorted({*transfers.get(identifier, ())} - of_now):
+            yield Finding(str(gone), "its invoice no longer has this detail")
+
+
+async def _recounted(
+    commits: Sequence[Commit], listed: Mapping[str, Invoice], session: Session, settings: Settings
+) -> list[Finding]:
+    """Count the rows of all transfers that the server still has, as many at a time as requests may be in flight."""
+    counts: dict[Transfer, str] = {}
+    asked = {transfer: transfer for invoice in listed.values() for transfer in _transfers(invoice)}
+    waiting = iter([(asked[commit.transfer], commit.rows) for commit in commits if commit.transfer in asked])
+
+    async with anyio.create_task_group() as tasks:
+
+        async def work() -> None:
+            for transfer, then in waiting:
+                try:
+                    now = await _count(transfer, then, session, settings, tasks)
+                except TransferError as error:
+                    counts[transfer] = f"its line items cannot be counted: {error}"
+                else:
+                    if now != then:
+                        counts[transfer] = f"the server has {now} line items now, it had {then} then"
+
+        for _ in range(settings.max_in_flight):
+            tasks.start_soon(work)
+    return [Finding(str(transfer), counts[transfer], transfer) for transfer in sorted(counts)]
+
+
+async def _count(
+    transfer: Transfer, then: int, session: Session, settings: Settings, tasks: anyio.abc.TaskGroup
+) -> int:
+    """Count the rows of a transfer: from its last row on, if that is still there and can be asked for."""
+    start = Place(line=0 if transfer.is_modern else max(0, then - 1))
+    rows = await _rows(transfer, start, session, settings, tasks)
+    if start.line and not rows:
+        return await _rows(transfer, Place(), session, settings, tasks)
+    return start.line + rows
+
+
+async def _rows(
+    transfer: Transfer, start: Place, session: Session, settings: Settings, tasks: anyio.abc.TaskGroup
+) -> int:
+    walk: Walk[JsonPage] = Walk(session, tasks, settings, lookahead_for(settings), decode_json_page, start=start)
+    async with aclosing(walk_pages(transfer, walk)) as pages:
+        return sum([page.rows async for page in pages])
+
+
+def _transfers(invoice: Invoice) -> Iterable[Transfer]:
+    return (transfer_of(invoice, detail) for detail in invoice.details)
+
+
+def _named(invoice_id: str) -> str:
+    return f"invoice {printable(invoice_id)}"
+
+
+def _amount(amount: Decimal | None) -> str:
+    return "nothing" if amount is None else f"{money(amount):f}"

@@ -1,0 +1,278 @@
+"""One transfer, from its first page to its commit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from itertools import count
+from typing import TypeVar
+
+import anyio.abc
+import anyio.to_thread
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bulkfetch.archive.commits import Commit, CommittedPart, withdraw, write_commit
+from bulkfetch.archive.layout import commit_name, part_name, staged_name
+from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
+from bulkfetch.archive.staging import Checkpoint, Staging, remove_staged, retract, rows_since
+from bulkfetch.billing.schemas import LineItemSchema, schema_of
+from bulkfetch.decoding.columns import exact_sum
+from bulkfetch.decoding.pages import FastDecoders, Page, PageDecoder
+from bulkfetch.errors import ContradictionError, HttpStatusError, StorageError, TransferError, UploadLostError
+from bulkfetch.partnercenter.lineitems import Lookahead, Place, Walk, walk_pages
+from bulkfetch.runs.plan import Transfer
+from bulkfetch.settings.sources import Settings
+from bulkfetch.stats import RunStats
+from bulkfetch.storage.store import UPLOADS_LOST, Store
+from bulkfetch.wire.session import Session
+
+T = TypeVar("T")
+
+_NOT_ABOUT_TOKENS = (401, 403, 408, 429)
+"""Statuses of a refusal that does not say that a continuation token has expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all transfers of a run share. `alone` are those that make up all charges of their invoice."""
+
+    session: Session
+    tasks: anyio.abc.TaskGroup
+    settings: Settings
+    lookahead: Lookahead
+    store: Store
+    stats: RunStats
+    alone: Collection[Transfer] = ()
+    waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
+    decoders: FastDecoders = field(default_factory=FastDecoders)
+    writing: anyio.CapacityLimiter = field(init=False)
+    """How many transfers may write at once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "writing", anyio.CapacityLimiter(self.store.writers))
+
+
+async def export_transfer(transfer: Transfer, job: Job) -> Commit:
+    """Fetch, decode, write and commit one transfer, from where an earlier run left it if that left whole parts.
+
+    Where the upload of a part is lost, it goes on behind the last one that was not. Raises a BulkfetchError, then
+    leaving nothing that readers see, but the parts that are whole for a later run.
+    """
+    for lost in count(1):
+        try:
+            return await _exported(transfer, job)
+        except UploadLostError as error:
+            if error.final or lost == UPLOADS_LOST:
+                raise
+            job.session.log.note("upload_lost", transfer=str(transfer), why=str(error))
+    raise AssertionError
+
+
+async def _exported(transfer: Transfer, job: Job) -> Commit:
+    staging = Staging(job.store, transfer, job.settings)
+    adopted = await _in_thread(job, staging.adopt)
+    if adopted:
+        intake = await _in_thread(job, partial(_Intake, transfer, job, staging, adopted))
+        job.session.log.note("resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted))
+        try:
+            commit = await _fetched(transfer, job, intake)
+        except TransferError as error:
+            if not intake.is_outdated(error):
+                raise
+            job.session.log.note("started_again", transfer=str(transfer), why=str(error))
+            await _in_thread(job, partial(remove_staged, job.store, transfer))
+        else:
+            job.stats.rows_resumed += sum(checkpoint.part.rows for checkpoint in adopted)
+            return commit
+    return await _fetched(transfer, job, _Intake(transfer, job, staging))
+
+
+async def _fetched(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
+    try:
+        async with aclosing(walk_pages(transfer, _walk(job, intake))) as pages:
+            async for page in pages:
+                await _in_thread(job, partial(intake.take, page))
+                job.stats.pages += 1
+                job.stats.rows += page.rows
+                job.stats.rescued += page.columns.rescues.total()
+        return await _in_thread(job, partial(_commit, transfer, job.store, intake))
+    except ContradictionError:
+        intake.writer.abort()
+        with suppress(StorageError):  # what cannot be removed is not adopted either: the pages will contradict it
+            remove_staged(job.store, transfer)
+        raise
+    except BaseException:
+        intake.writer.abort()
+        raise
+
+
+async def _in_thread(job: Job, work: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(work, limiter=job.writing)
+
+
+class _Intake:
+    """Takes the pages of one transfer, in order, into staged parts, and counts them; all but `at` blocks.
+
+    With checkpoints of an earlier run it goes on behind their parts: the pages from the last one's place on are taken,
+    and what is in the parts already is held against them.
+    """
+
+    def __init__(self, transfer: Transfer, job: Job, staging: Staging, adopted: Sequence[Checkpoint] = ()) -> None:
+        declared = schema_of(transfer.provider, transfer.line_item_type)
+        parts = [checkpoint.part for checkpoint in adopted]
+        self.start = self.place = adopted[-1].place if adopted else Place()
+        self.decoder = PageDecoder(transfer.invoice_id, declared, job.decoders)
+        self.tally = Tally()
+        if adopted:
+            self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)
+        self._transfer = transfer
+        self._is_alone = transfer in job.alone
+        self._staging = staging
+        self._overlap = rows_since(job.store, parts, self.start.line)
+        self.writer = PartWriter(
+            job.store,
+            partial(staged_name, transfer),
+            part_rows=job.settings.part_rows,
+            row_group_rows=job.settings.row_group_rows,
+            waiting_room=job.waiting_room,
+            # Columns that nobody declared are not known to the next run, and what is unbilled changes until then.
+            keep=None if declared is None or transfer.unbilled else self._keep,
+            adopted=parts,
+        )
+
+    def at(self, place: Place) -> None:
+        """Note where the next page starts."""
+        self.place = place
+
+    def take(self, page: Page) -> None:
+        """Take the next page. Raises ContradictionError if it is not what the parts have, and StorageError."""
+        batch = self.decoder.batch(page, self.tally.rows)
+        known = min(self._overlap_left, page.rows)
+        if known and self._overlap is not None:
+            there = self._overlap.slice(self.tally.rows - self.start.line, known)
+            if not there.equals(pa.Table.from_batches([batch.slice(0, known)])):
+                raise self._changed(f"other rows from line {self.tally.rows} on")
+        if known < page.rows:
+            self.writer.write(batch.slice(known))
+        self.tally.add(page, self.decoder.schema)
+
+    def finish(self, schema: LineItemSchema) -> list[StagedPart]:
+        """Return all parts, sealed. Raises ContradictionError if the pages end before the adopted parts do."""
+        if self._overlap_left:
+            raise self._changed(f"only {self.tally.rows} rows now")
+        return self.writer.finish(schema.arrow)
+
+    def adds_up(self) -> bool:
+        """Tell whether the rows taken so far make up, to the cent, what the invoice charges, and that is something."""
+        if not self._is_alone or not self._transfer.charged:
+            return False
+        return self.tally.total(self.decoder.schema) == self._transfer.charged
+
+    def is_outdated(self, error: TransferError) -> bool:
+        """Tell whether an `error` is about the earlier run's parts, or about its token, which may have expired."""
+        cause = error.__cause__
+        is_refused = isinstance(cause, HttpStatusError) and cause.status not in _NOT_ABOUT_TOKENS
+        is_first = self.start.token is not None and self.tally.rows == self.start.line
+        return isinstance(error, ContradictionError) or (is_first and is_refused)
+
+    @property
+    def _overlap_left(self) -> int:
+        """How many rows of the adopted parts have not come again yet."""
+        rows = 0 if self._overlap is None else self._overlap.num_rows
+        return max(0, self.start.line + rows - self.tally.rows)
+
+    def _keep(self, part: StagedPart) -> None:
+        """Write the checkpoint of a part that ends in the page at `place`, which is not in the tally yet."""
+        total = self.tally.total(self.decoder.schema)
+        self._staging.keep(Checkpoint(part, self.place, total, dict(self.tally.rescues)))
+
+    def _changed(self, what: str) -> ContradictionError:
+        return ContradictionError(f"transfer {self._transfer}: it has {what} than when an earlier run fetched it")
+
+
+class Tally:
+    """What is counted while a transfer is written: its rows, the sum of its charges, its rescues."""
+
+    def __init__(self, rows: int = 0, total: Decimal | None = None, rescues: Mapping[str, int] | None = None) -> None:
+        self.rows = rows
+        self.rescues = Counter(rescues)
+        self._total = total or Decimal(0)
+
+    def add(self, page: Page, schema: LineItemSchema) -> None:
+        """Count a page of the transfer."""
+        self.rows += page.rows
+        self.rescues.update(page.columns.rescues)
+        if schema.total is None:
+            return
+        names = [field.name for field in schema.fields]
+        amounts = page.columns.arrays[names.index(schema.total)]
+        self._total = exact_sum((self._total, sum_of(amounts)))
+
+    def total(self, schema: LineItemSchema) -> Decimal | None:
+        """Return the sum of the charges, or None where the type has none or one of them is no number."""
+        return None if schema.total is None or self.rescues[schema.total] else self._total
+
+
+def sum_of(amounts: pa.Array | pa.ChunkedArray) -> Decimal:
+    """Add up a column of money, nulls aside, in a type wide enough that nothing can wrap."""
+    total = pc.sum(amounts.cast(pa.decimal256(76, 24))).as_py()
+    return Decimal(0) if total is None else Decimal(total)
+
+
+def _walk(job: Job, intake: _Intake) -> Walk[Page]:
+    def discard() -> None:
+        job.stats.pages_discarded += 1
+
+    return Walk(
+        job.session,
+        job.tasks,
+        job.settings,
+        job.lookahead,
+        intake.decoder.decode,
+        discard,
+        start=intake.start,
+        on_page=intake.at,
+        is_vouched_for=intake.adds_up,
+    )
+
+
+def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
+    """Publish the parts, then say so: a part without a commit is replaced by the next run."""
+    tally = intake.tally
+    schema = intake.decoder.schema if tally.rows else schema_of(transfer.provider, transfer.line_item_type)
+    staged = [] if schema is None else intake.finish(schema)
+    if store.size(commit_name(transfer)) is not None:
+        for part in staged:  # what replaces a finished transfer has to outlive this process
+            store.settle(part.name)
+    withdraw(store, transfer)
+    try:
+        parts = tuple(_published(transfer, store, number, part) for number, part in enumerate(staged))
+        commit = Commit(
+            transfer=transfer,
+            rows=tally.rows,
+            parts=parts,
+            total_column=schema.total if schema else None,
+            total=tally.total(schema) if schema else None,
+            rescues=dict(tally.rescues),
+        )
+        write_commit(store, commit)
+    except BaseException:
+        with suppress(StorageError):  # what cannot be taken back is swept by the next run
+            store.remove(commit_name(transfer))
+            for number in range(len(staged)):
+                retract(store, part_name(transfer, number))
+        raise
+    with suppress(StorageError):  # it is committed; what cannot be removed is swept by the next run
+        remove_staged(store, transfer)
+    return commit
+
+
+def _published(transfer: Transfer, store: Store, number: int, part: StagedPart) -> CommittedPart:
+    name = part_name(transfer, number)
+    store.publish(part.name, name)
+    return CommittedPart(str(name), part.first_line, part.rows, part.size_bytes, part.sha256)

@@ -1,0 +1,441 @@
+"""Whether an archive is what its commits say, proved from the files alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit, read_archive
+from bulkfetch.archive.documents import CommittedDocument, Document, document_commits, parse_document
+from bulkfetch.archive.headers import read_headers
+from bulkfetch.archive.layout import (
+    ARCHIVE,
+    DOCUMENTS,
+    FORMAT_VERSION,
+    HEADERS,
+    HEADERS_RECORD,
+    INVOICES,
+    LINE_ITEMS,
+    LOCK,
+    UNBILLED_LINE_ITEMS,
+    commit_name,
+    commit_of_document,
+    commit_of_part,
+)
+from bulkfetch.billing.schemas import INVOICE_ARROW, INVOICE_ID, LINE_NUMBER, ONCE_INFERRED, schema_of
+from bulkfetch.decoding.columns import exact_sum
+from bulkfetch.decoding.jsontext import loads
+from bulkfetch.errors import OutputError, StorageError, printable
+from bulkfetch.partnercenter.invoices import details_of
+from bulkfetch.runs.plan import Transfer, transfer_named
+from bulkfetch.runs.reconcile import Reconciliation, Verdict, reconcile_total
+from bulkfetch.runs.report import counted, reconciliation_dict, reconciliation_lines
+from bulkfetch.runs.transfers import sum_of
+from bulkfetch.settings.sources import Settings, read_settings
+from bulkfetch.storage.opening import open_archive
+from bulkfetch.storage.store import Store, side_by_side
+from bulkfetch.tables import TextTable
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: in which file, transfer or invoice, and what; `transfer` is the one to fetch again, or
+    `document` where it is in one."""
+
+    name: str
+    what: str
+    transfer: Transfer | None = None
+    document: Document | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a verification found: `findings` are what is wrong.
+
+    `commits` are those that can be read, `reconciliations` hold them against the invoices' headers, and `usage` says
+    which usage rows do not add up to their billing rows, where it was asked for (`deep`). `being_written` says that a
+    run was writing at the same time, whose unfinished transfers may be among the findings.
+    """
+
+    output: str
+    deep: bool
+    commits: tuple[Commit, ...]
+    findings: tuple[Finding, ...]
+    reconciliations: tuple[Reconciliation, ...]
+    usage: tuple[str, ...] = ()
+    not_exported: tuple[Transfer, ...] = ()
+    being_written: bool = False
+    documents: tuple[CommittedDocument, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether every file is what its commit says, and the server says the same if it was asked."""
+        return not self.findings
+
+    @property
+    def reconciled(self) -> bool:
+        """Whether no invoice and no usage differs from what it is held against."""
+        return not self.usage and all(each.verdict is not Verdict.DIFFERS for each in self.reconciliations)
+
+    @property
+    def transfers(self) -> int:
+        """How many transfers are committed."""
+        return len(self.commits)
+
+    @property
+    def parts(self) -> int:
+        """How many parts they have."""
+        return sum(len(commit.parts) for commit in self.commits)
+
+    @property
+    def rows(self) -> int:
+        """How many line items they have."""
+        return sum(commit.rows for commit in self.commits)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all parts, in bytes."""
+        return sum(commit.size_bytes for commit in self.commits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {
+            "output": self.output,
+            "sound": self.sound,
+            "reconciled": self.reconciled,
+            "deep": self.deep,
+            "being_written": self.being_written,
+            "transfers": self.transfers,
+            "parts": self.parts,
+            "rows": self.rows,
+            "size_bytes": self.size_bytes,
+            "documents": len(self.documents),
+            "findings": [{"name": finding.name, "what": finding.what} for finding in self.findings],
+            "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
+            "usage": list(self.usage),
+            "not_exported": list(map(str, self.not_exported)),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text."""
+        lines = self._table()
+        lines += [f"FAULT {finding}" for finding in self.findings]
+        lines += reconciliation_lines(self.reconciliations)
+        lines += [f"DIFFERS {each}" for each in self.usage]
+        if self.not_exported:
+            first = ", ".join(map(str, self.not_exported[:3]))
+            more = " …" if len(self.not_exported) > 3 else ""
+            lines.append(f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, {first}{more}")
+        documents = f", {counted(len(self.documents), 'document')}" if self.documents else ""
+        checked = "every line item is" if self.deep else "every file is"
+        verdict = f"{checked} what its commit says" if self.sound else counted(len(self.findings), "fault")
+        lines.append(
+            f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
+            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB{documents}: {verdict}"
+        )
+        if self.being_written:
+            lines.append("A run is writing to it: what that is at may show as faults. Verify again when it has ended.")
+        elif not self.sound:
+            lines.append("`bulkfetch repair` fetches again what is faulty, and nothing else.")
+        return lines
+
+    def _table(self) -> list[str]:
+        """Lay out what was checked, by provider and line-item type."""
+        if not self.commits:
+            return []
+        faulty = {finding.transfer for finding in self.findings}
+        by_detail: dict[str, list[Commit]] = {}
+        for commit in self.commits:
+            by_detail.setdefault(commit.transfer.detail_name, []).append(commit)
+        rows = []
+        for name, commits in sorted(by_detail.items()):
+            provider, _, line_item_type = name.rpartition("/")
+            rows.append(
+                {
+                    "provider": provider,
+                    "line-item type": line_item_type,
+                    "transfers": len(commits),
+                    "parts": sum(len(each.parts) for each in commits),
+                    "line items": sum(each.rows for each in commits),
+                    "bytes": sum(each.size_bytes for each in commits),
+                    "faulty": sum(each.transfer in faulty for each in commits),
+                }
+            )
+        return TextTable(list(rows[0])).lines(rows)
+
+
+def verify(
+    output: str | Path, *, deep: bool = False, settings: Settings | None = None, **flags: object
+) -> VerifyReport:
+    """Check an archive from its files alone.
+
+    `output` is what `export_async` takes; for an object store, `settings` and keyword arguments named like them are
+    read as it does.
+
+    Without `deep`: every file against the hash in its commit, sizes, the number of rows and schema in each footer, the
+    table of headers, strays, and the sums in the commits against the invoices' headers. With `deep` every line item is
+    read as well: page checksums, contiguous line numbers, invoice ids, sums, and usage against billing quantities.
+
+    Raises OutputError if the directory is no archive that this version reads, StorageError if the disk or the object
+    store refuses, and SettingsError.
+    """
+    settings = read_settings(settings, **flags) if flags else settings
+    return verify_store(open_archive(output, settings), str(output), deep=deep)
+
+
+def verify_store(store: Store, output: str, *, deep: bool) -> VerifyReport:
+    """Check an archive as `verify` does, in a store; `output` is what the report calls it."""
+    being_written = store.is_locked(LOCK)
+    findings = _archive_file(store)
+    commits, damaged = _commits(store)
+    findings += damaged
+    for found in side_by_side(store, partial(_check_commit, store, deep=deep), commits):
+        findings += found
+    documents, found_in_documents = _documents(store)
+    findings += found_in_documents
+    findings += _strays(store, commits)
+    headers, header_findings = _headers(store, commits)
+    by_transfer = {commit.transfer: commit for commit in commits}
+    left_out = (each for header in headers for each in header.transfers if each not in by_transfer)
+    return VerifyReport(
+        output=output,
+        deep=deep,
+        commits=tuple(commits),
+        findings=(*findings, *header_findings),
+        reconciliations=tuple(
+            reconcile_total(header.invoice_id, header.charged, header.transfers, by_transfer) for header in headers
+        ),
+        usage=() if findings or not deep else tuple(_usage_differences(store, by_transfer)),
+        not_exported=() if header_findings else tuple(left_out),
+        being_written=being_written,
+        documents=tuple(documents),
+    )
+
+
+def _documents(store: Store) -> tuple[list[CommittedDocument], list[Finding]]:
+    """Read the records of all documents, and hold their files against them; find files that have none."""
+
+    def check(name: PurePosixPath) -> tuple[CommittedDocument | None, Finding | None]:
+        try:
+            committed = parse_document(store.read(name) or b"", name)
+        except StorageError as error:
+            return None, Finding(str(name), str(error))
+        document = committed.document
+        try:
+            found = _check_bytes(store, document.name, committed.size_bytes, committed.sha256)
+        except StorageError as error:
+            found = str(error) if store.size(document.name) is not None else "is missing"
+        return committed, Finding(str(document.name), found, document=document) if found else None
+
+    names = document_commits(store)
+    checked = side_by_side(store, check, names)
+    committed = [each for each, _ in checked if each is not None]
+    findings = [each for _, each in checked if each is not None]
+    findings += [
+        Finding(str(path), "no commit names this file, yet readers see it")
+        for path in store.list(DOCUMENTS)
+        if commit_of_document(path) not in names and path.name[0] not in "._"
+    ]
+    return committed, findings
+
+
+def _archive_file(store: Store) -> list[Finding]:
+    """Check what an archive says of itself. Raises OutputError if it is none, or one of another version."""
+    try:
+        archive = read_archive(store)
+    except OutputError as error:
+        return [Finding(str(ARCHIVE), str(error))]
+    if archive is None and not commit_names(store) and store.size(HEADERS_RECORD) is None:
+        raise OutputError(f"{store.where} is not an archive of bulkfetch: it has no {ARCHIVE}")
+    if archive is None:
+        return [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]
+    if (version := archive.get("format_version")) != FORMAT_VERSION:
+        raise OutputError(
+            f"{store.where} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
+            "use the version that wrote it"
+        )
+    return []
+
+
+def _commits(store: Store) -> tuple[list[Commit], list[Finding]]:
+    """Read all commits, and find those that are damaged."""
+
+    def read(name: PurePosixPath) -> Commit | Finding:
+        try:
+            return parse_commit(store.read(name) or b"", name)
+        except StorageError as error:
+            return Finding(str(name), str(error))
+
+    found = side_by_side(store, read, commit_names(store))
+    return [each for each in found if isinstance(each, Commit)], [each for each in found if isinstance(each, Finding)]
+
+
+def _check_commit(store: Store, commit: Commit, *, deep: bool) -> list[Finding]:
+    findings: list[Finding] = []
+    transfer = commit.transfer
+    expected = 0
+    totals: list[Decimal] = []
+    for part in commit.parts:
+        if part.first_line != expected:
+            place = f"starts at line {part.first_line} where {expected} was due"
+            findings.append(Finding(part.name, place, transfer))
+        expected = part.first_line + part.rows
+        try:
+            found = _check_file(store, part) or _check_rows(store, part, commit, totals, deep=deep)
+        except StorageError as error:
+            found = str(error) if store.size(PurePosixPath(part.name)) is not None else "is missing"
+        except (OSError, pa.ArrowException) as error:
+            found = f"cannot be read as Parquet ({error})"
+        if found:
+            findings.append(Finding(part.name, found, transfer))
+    if expected != commit.rows:
+        found = f"its parts hold {expected} rows, its commit says {commit.rows}"
+        findings.append(Finding(str(transfer), found, transfer))
+    if deep and not findings and commit.total is not None and exact_sum(totals) != commit.total:
+        found = f"its rows add up to {exact_sum(totals):f}, not {commit.total:f}"
+        findings.append(Finding(str(transfer), found, transfer))
+    return findings
+
+
+def _check_file(store: Store, part: CommittedPart) -> str | None:
+    """Hold the bytes of a part against its commit."""
+    return _check_bytes(store, PurePosixPath(part.name), part.size_bytes, part.sha256)
+
+
+def _check_bytes(store: Store, name: PurePosixPath, size_bytes: int, sha256: str) -> str | None:
+    """Hold the bytes of a file against what its commit says."""
+    digest, size = hashlib.sha256(), 0
+    with store.open(name) as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+            size += len(piece)
+    if size != size_bytes:
+        return f"has {size} bytes, its commit says {size_bytes}"
+    return None if digest.hexdigest() == sha256 else "its sha256 is not that of its commit: it was altered"
+
+
+def _check_rows(store: Store, part: CommittedPart, commit: Commit, totals: list[Decimal], *, deep: bool) -> str | None:
+    """Hold the rows of a part against its commit; the sum of its charges goes to `totals`."""
+    with store.open(PurePosixPath(part.name)) as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        if parquet.metadata.num_rows != part.rows:
+            return f"has {parquet.metadata.num_rows} rows, its commit says {part.rows}"
+        detail = (commit.transfer.provider, commit.transfer.line_item_type)
+        schema = schema_of(*detail)
+        if schema is not None and detail not in ONCE_INFERRED and not parquet.schema_arrow.equals(schema.arrow):
+            return "has another schema than its line-item type"
+        if not deep:
+            return None
+        columns = [INVOICE_ID, LINE_NUMBER, *([commit.total_column] if commit.total_column else [])]
+        line = part.first_line
+        for batch in parquet.iter_batches(columns=columns):
+            lines = pa.array(range(line, line + batch.num_rows), pa.int64())
+            if not batch.column(LINE_NUMBER).equals(lines):
+                return f"its line numbers are not contiguous from {line} on"
+            if pc.any(pc.not_equal(batch.column(INVOICE_ID), commit.transfer.invoice_id)).as_py():
+                return f"holds rows of another invoice than {commit.transfer.invoice_id!r}"
+            if commit.total_column:
+                totals.append(sum_of(batch.column(commit.total_column)))
+            line += batch.num_rows
+    return None
+
+
+_READ = (LINE_ITEMS.name, UNBILLED_LINE_ITEMS.name, INVOICES.name)
+"""The directories that readers take data from."""
+
+
+def _strays(store: Store, commits: Sequence[Commit]) -> Iterator[Finding]:
+    """Find files that readers would take for data and that no commit names, a damaged one included."""
+    known = {str(HEADERS), *(part.name for commit in commits for part in commit.parts)}
+    damaged = {*commit_names(store)} - {commit_name(commit.transfer) for commit in commits}
+    for name in store.list(PurePosixPath()):
+        if str(name) in known or commit_of_part(name) in damaged:
+            continue
+        is_data = name.parts[0] in _READ and name.name[0] not in "._"
+        if is_data or name.suffix == ".parquet":
+            yield Finding(str(name), "no commit names this file, yet readers see it")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What an invoice header of the archive says that can be held against its commits."""
+
+    invoice_id: str
+    charged: Decimal | None
+    transfers: tuple[Transfer, ...]
+
+
+def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[_Header], list[Finding]]:
+    """Read the invoice headers of the archive, and find what is wrong with their table."""
+    try:
+        table = read_headers(store)
+    except StorageError as error:
+        return [], [Finding(str(HEADERS), str(error))]
+    if table is None:
+        is_due = commits or store.size(HEADERS_RECORD) is not None
+        return [], [Finding(str(HEADERS), "is missing; the next export writes it again")] if is_due else []
+    if not table.schema.equals(INVOICE_ARROW):
+        return [], [Finding(str(HEADERS), "has another schema than invoice headers have")]
+    invoices = {commit.transfer.invoice_id for commit in commits if not commit.transfer.unbilled}
+    unnamed = sorted(invoices - set(table.column("id").to_pylist()))
+    findings = [Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed]
+    columns = (table.column(name).to_pylist() for name in ("id", "totalCharges", "invoiceDetails"))
+    headers = [
+        _Header(identifier, charged, _transfers_of(identifier, details))
+        for identifier, charged, details in zip(*columns, strict=True)
+    ]
+    return headers, findings
+
+
+def _transfers_of(invoice_id: str, details: str | None) -> tuple[Transfer, ...]:
+    """Return the transfers that a header's details, kept as JSON text, stand for."""
+    found = () if details is None else details_of(loads(details.encode()), invoice_id)
+    return tuple(transfer_named(invoice_id, each) for each in found)
+
+
+def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
+    """Compare usage with billing quantities of each azure invoice, by subscription and resource."""
+    for usage in by_transfer.values():
+        if (usage.transfer.provider, usage.transfer.line_item_type) != ("azure", "usage_line_items"):
+            continue
+        billing = by_transfer.get(Transfer(usage.transfer.invoice_id, "azure", "billing_line_items"))
+        if billing is None:
+            continue
+        used, billed = _quantities(store, usage), _quantities(store, billing)
+        pairs = sorted({*used, *billed}, key=str)
+        differing = [key for key in pairs if (used.get(key) or 0) != (billed.get(key) or 0)]
+        if differing:
+            yield (
+                f"invoice {printable(usage.transfer.invoice_id)}: azure usage and billing quantities differ "
+                f"for {len(differing)} of {len(billed)} (subscription, resource) pairs, first {differing[0]}"
+            )
+
+
+def _quantities(store: Store, commit: Commit) -> dict[tuple[str | None, str | None], Decimal]:
+    keys = ["subscriptionId", "resourceGuid"]
+    tables = []
+    for part in commit.parts:
+        with store.open(PurePosixPath(part.name)) as file:
+            for batch in pq.ParquetFile(file).iter_batches(100_000, columns=[*keys, "consumedQuantity"]):
+                wide = batch.column("consumedQuantity").cast(pa.decimal256(76, 24))
+                rows = pa.table([batch.column(keys[0]), batch.column(keys[1]), wide], names=[*keys, "quantity"])
+                tables.append(rows.group_by(keys).aggregate([("quantity", "sum")]))
+    if not tables:
+        return {}
+    summed = pa.concat_tables(tables).group_by(keys).aggregate([("quantity_sum", "sum")])
+    columns = (summed.column(name).to_pylist() for name in (*keys, "quantity_sum_sum"))
+    return {(one, two): quantity for one, two, quantity in zip(*columns, strict=True)}

@@ -1,0 +1,96 @@
+"""The login that is kept on disk: a refresh token, and whose it is, readable to its owner alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from bulkfetch.errors import SettingsError, StorageError
+from bulkfetch.settings.sources import Secret
+from bulkfetch.storage.store import Disk, explained
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A refresh token, and the tenant, app and authority that it is good for; `username` is whose it is, if known."""
+
+    tenant_id: str
+    client_id: str
+    authority: str
+    refresh_token: Secret
+    username: str = ""
+
+    def is_of(self, tenant_id: str | None, client_id: str | None) -> bool:
+        """Tell whether it is that of a tenant and an app, None meaning any."""
+        return tenant_id in (None, self.tenant_id) and client_id in (None, self.client_id)
+
+
+def read_login(file: Path) -> Login | None:
+    """Return the login that is kept in `file`, or None if there is none.
+
+    Raises SettingsError for a file that others may read, or that is no login.
+    """
+    try:
+        with file.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            content = stream.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SettingsError(f"the login in {file} cannot be read: {error.strerror}") from error
+    if stat.S_IMODE(mode) & 0o077 and os.name != "nt":  # Windows keeps no such bits
+        raise SettingsError(f"{file} holds a refresh token, and other users may read it: chmod 600 {file}")
+    try:
+        facts = orjson.loads(content)
+        return Login(
+            **{name: str(facts[name]) for name in ("tenant_id", "client_id", "authority", "username")},
+            refresh_token=Secret(str(facts["refresh_token"])),
+        )
+    except (ValueError, KeyError, TypeError):
+        raise SettingsError(f"{file} is no login of bulkfetch; remove it and run `bulkfetch login` again") from None
+
+
+def write_login(file: Path, login: Login) -> None:
+    """Keep a login in `file`, atomically and durably, readable to its owner alone. Raises StorageError."""
+    facts = {
+        "tenant_id": login.tenant_id,
+        "client_id": login.client_id,
+        "authority": login.authority,
+        "username": login.username,
+        "refresh_token": login.refresh_token.reveal(),
+    }
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+            Disk().sync_directory(file.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise StorageError(f"the login cannot be kept: {explained(error, file)}") from error
+
+
+def remove_login(file: Path) -> bool:
+    """Forget the login that is kept in `file`; return whether there was one. Raises StorageError."""
+    try:
+        file.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageError(f"the login cannot be removed: {explained(error, file)}") from error
+    return True
