@@ -19,13 +19,15 @@ from typing import Any
 import anyio
 from measuring import announce, conditions, keep, sandbox
 
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
 from bulkfetch.wire.pace import PacePolicy
 from bulkfetch.wire.retry import RetryPolicy
-from bulkfetch.wire.session import Clock, Session, open_session
+from bulkfetch.wire.session import Clock, Session
 from bulkfetch.wire.transport import Request, Transport, open_transport
 
 LATENCY_MS = 100

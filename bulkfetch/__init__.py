@@ -44,12 +44,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bulkfetch import errors
-    from bulkfetch.billing.schemas import LineItemSchema, schema_of
+    from bulkfetch.billing.invoices import Invoice, InvoiceDetail, TaxReceipt
+    from bulkfetch.billing.schemas import schema_of
     from bulkfetch.client import Client, LineItemPage
+    from bulkfetch.decoding.fields import LineItemSchema
     from bulkfetch.errors import BulkfetchError
-    from bulkfetch.estimates import Estimate
-    from bulkfetch.partnercenter.invoices import Invoice, InvoiceDetail, InvoicePage, TaxReceipt
-    from bulkfetch.partnercenter.summaries import InvoiceSummary, SummaryDetail
+    from bulkfetch.partnercenter.invoices import InvoicePage
+    from bulkfetch.partnercenter.summaries import Estimate, InvoiceSummary, SummaryDetail
     from bulkfetch.partnercenter.whoami import LoginReport, check_login
     from bulkfetch.runs.export import export, export_async
     from bulkfetch.runs.plan import Selection
@@ -57,26 +58,28 @@ if TYPE_CHECKING:
     from bulkfetch.runs.repair import RepairReport, repair, repair_async
     from bulkfetch.runs.report import ExportReport
     from bulkfetch.runs.verify import VerifyReport, verify
-    from bulkfetch.settings.sources import Secret, Settings, read_settings
+    from bulkfetch.settings.declared import Settings
+    from bulkfetch.settings.sources import read_settings
+    from bulkfetch.settings.values import Secret
 
 _HOMES = {
     "BulkfetchError": "errors",
     "Client": "client",
-    "Estimate": "estimates",
+    "Estimate": "partnercenter.summaries",
     "ExportReport": "runs.report",
-    "Invoice": "partnercenter.invoices",
-    "InvoiceDetail": "partnercenter.invoices",
+    "Invoice": "billing.invoices",
+    "InvoiceDetail": "billing.invoices",
     "InvoicePage": "partnercenter.invoices",
     "InvoiceSummary": "partnercenter.summaries",
     "LineItemPage": "client",
-    "LineItemSchema": "billing.schemas",
+    "LineItemSchema": "decoding.fields",
     "LoginReport": "partnercenter.whoami",
     "RepairReport": "runs.repair",
-    "Secret": "settings.sources",
+    "Secret": "settings.values",
     "Selection": "runs.plan",
-    "Settings": "settings.sources",
+    "Settings": "settings.declared",
     "SummaryDetail": "partnercenter.summaries",
-    "TaxReceipt": "partnercenter.invoices",
+    "TaxReceipt": "billing.invoices",
     "VerifyReport": "runs.verify",
     "check_login": "partnercenter.whoami",
     "export": "runs.export",

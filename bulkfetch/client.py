@@ -11,32 +11,31 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import anyio
 import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 
-from bulkfetch.archive.documents import Document, save_document
+from bulkfetch.billing.documents import Document
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.schemas import schema_of
+from bulkfetch.billing.spelling import api_spelling, currency_code
+from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
 from bulkfetch.decoding.pages import PageDecoder, decode_json_page
 from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
-from bulkfetch.estimates import Estimate, get_estimates
-from bulkfetch.partnercenter.invoices import (
-    Invoice,
-    InvoiceDetail,
-    InvoicePage,
-    get_invoice,
-    get_invoice_page,
-    walk_invoices,
-)
-from bulkfetch.partnercenter.lineitems import Lookahead, Walk, lookahead_for, walk_pages
+from bulkfetch.partnercenter.ahead import Lookahead, Walk, lookahead_for
+from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.partnercenter.invoices import InvoicePage, get_invoice, get_invoice_page, walk_invoices
+from bulkfetch.partnercenter.lineitems import walk_pages
 from bulkfetch.partnercenter.seen import AnyPage
-from bulkfetch.partnercenter.summaries import InvoiceSummary, get_summaries, get_summary
-from bulkfetch.runs.plan import Transfer, api_spelling, currency_code, transfer_of, unbilled_transfer
-from bulkfetch.settings.sources import Secret, Settings, check_credentials, read_settings
+from bulkfetch.partnercenter.summaries import Estimate, InvoiceSummary, get_estimates, get_summaries, get_summary
+from bulkfetch.runs.documents import save_document
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import read_settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.session import Session, open_session
+from bulkfetch.wire.session import Session
 
 P = TypeVar("P", bound=AnyPage)
 

@@ -29,7 +29,6 @@ The message of each says what happened and what the reader can do; facts for pro
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 
@@ -221,25 +220,3 @@ class NotFoundError(BulkfetchError):
     """An invoice, provider or line-item type that was asked for does not exist in this tenant."""
 
     reason = "not_found"
-
-
-_CREDENTIALS = re.compile(
-    r"eyJ[\w-]{4,}\.[\w-]+\.[\w-]*"  # a JSON web token
-    r"|(?i:bearer\s+)(?P<bearer>[\w.~+/-]{8,}=*)"
-    r"|(?i:\b(?:access_token|refresh_token|id_token|client_secret|client_assertion|token|sig)(?:=|\"\s*:\s*\"))"
-    r"(?P<named>[^\s\"&']+)"
-)
-
-
-def printable(text: str) -> str:
-    """Return `text` from the server without characters that could act on a terminal or forge a log line.
-
-    What looks like a credential in it is shown as `***`.
-    """
-    safe = "".join(c if c.isprintable() else " " for c in text)
-    return _CREDENTIALS.sub(_hidden, safe)
-
-
-def _hidden(found: re.Match[str]) -> str:
-    secret = found["bearer"] or found["named"] or found[0]
-    return found[0].removesuffix(secret) + "***"

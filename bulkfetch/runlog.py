@@ -8,10 +8,15 @@ from datetime import UTC, datetime
 
 import orjson
 
-from bulkfetch.errors import StorageError, printable
+from bulkfetch.errors import StorageError
+from bulkfetch.words import printable
 
 LOGGER = logging.getLogger("bulkfetch")
+
+
 LOGGER.addHandler(logging.NullHandler())
+
+
 MAX_LINES = 100_000
 """Lines of one log; a run that goes on for weeks against a bad server says nothing new any more."""
 

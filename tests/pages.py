@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from bulkfetch.billing.schemas import Field, Kind
+from bulkfetch.decoding.fields import Field, Kind
 
 Pairs: TypeAlias = "list[tuple[str, str]]"
 """Keys and values of an object, both as JSON source text."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bulkfetch.billing.schemas import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind
+from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind
 
 
 class Num(str):

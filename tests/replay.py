@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from aiohttp import web
 from payloads import body_of, meta_of
 
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 
 TOKEN = "replay-token"
 CONTINUATION = "MS-ContinuationToken"

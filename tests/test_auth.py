@@ -15,12 +15,13 @@ import trustme
 from aiohttp import web
 
 from bulkfetch.errors import SignInError
+from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.sandbox import SandboxOptions, make_app
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import FixedToken, SignIn, token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.retry import RetryPolicy
-from bulkfetch.wire.session import open_session
 from bulkfetch.wire.transport import Request
 
 TENANT = SandboxOptions().tenant_id

@@ -18,16 +18,10 @@ import bulkfetch
 from bulkfetch.billing.schemas import schema_of
 from bulkfetch.client import Client, python_value
 from bulkfetch.decoding.jsontext import loads
-from bulkfetch.errors import (
-    BulkfetchError,
-    HttpStatusError,
-    NotFoundError,
-    SettingsError,
-    SignInError,
-    TransferError,
-)
+from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError, SettingsError, SignInError, TransferError
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 
 KINDS = [
     "office/billing_line_items",

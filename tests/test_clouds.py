@@ -15,10 +15,12 @@ from objectservers import AzureServer, S3Server
 from obstore.store import S3Store
 
 from bulkfetch.errors import BulkfetchError, OutputError, SettingsError, StorageError
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.storage.addresses import Address, parse_address
-from bulkfetch.storage.clouds import Cloud, open_cloud
-from bulkfetch.storage.objects import Objects, open_objects
+from bulkfetch.storage.clouds import Cloud
+from bulkfetch.storage.objects import Objects
+from bulkfetch.storage.opening import open_cloud, open_objects
 
 KEY = base64.b64encode(b"CANARY-key-CANARY-key-CANARY-key").decode()
 SAS = "sv=2022-11-02&ss=b&srt=co&sp=rwdlac&se=2035-01-01T00:00:00Z&sig=CANARY%2Bsig"

@@ -9,21 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.archive.commits import (
-    Commit,
-    CommittedPart,
-    claim_archive,
-    commit_names,
-    money,
-    parse_commit,
-    read_archive,
-    read_commit,
-    write_commit,
-)
+from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit, read_commit, write_commit
 from bulkfetch.archive.layout import ARCHIVE, COMMITS, commit_name
+from bulkfetch.archive.origin import claim_archive, read_archive
+from bulkfetch.archive.records import money
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError, OutputError, StorageError
-from bulkfetch.runs.plan import Transfer
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.storage.disk import LocalStore
 
 TRANSFER = Transfer("D080002CPL", "office", "billing_line_items")
 COMMIT = Commit(

@@ -12,17 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from bulkfetch.cli.parser import add_arguments
 from bulkfetch.errors import SettingsError
-from bulkfetch.settings.sources import (
-    LoadedSettings,
-    Secret,
-    Settings,
-    add_arguments,
-    check_credentials,
-    describe,
-    load_settings,
-    read_settings,
-)
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import LoadedSettings, describe, load_settings, read_settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.ways import check_credentials
 
 HIDDEN = "s3cr3t~value"
 

@@ -18,16 +18,8 @@ from pages import page, pages, pages_with
 from payloads import AZURE_BILLING, INVOICES, LINE_ITEMS, MALFORMED, OFFICE_BILLING, Payload, body_of
 from reference import assert_holds, items_of, read
 
-from bulkfetch.billing.schemas import (
-    DECLARED,
-    LICENSE_BASED,
-    ONE_TIME,
-    RESCUED,
-    Field,
-    Kind,
-    LineItemSchema,
-    schema_of,
-)
+from bulkfetch.billing.schemas import DECLARED, LICENSE_BASED, ONE_TIME, schema_of
+from bulkfetch.decoding.fields import RESCUED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.jsontext import utf8_of
 from bulkfetch.decoding.pages import PageDecoder, infer_schema, page_of
 from bulkfetch.errors import MalformedBodyError

@@ -17,16 +17,18 @@ from durability.disks import Died, WatchedDisk, counting, dying
 from fakes import Sent, answered, bench, one_after_the_other
 from test_auth import credentials, entra
 
-from bulkfetch.archive.documents import (
-    Document,
-    committed_documents,
-    documents_of,
-    export_document,
-    parse_document,
-    save_document,
+from bulkfetch.archive.documents import committed_documents, parse_document
+from bulkfetch.archive.layout import (
+    ARCHIVE,
+    DOCUMENT_COMMITS,
+    DOCUMENTS,
+    FAILURES,
+    document_commit_name,
+    document_name,
 )
-from bulkfetch.archive.layout import ARCHIVE, DOCUMENT_COMMITS, DOCUMENTS, FAILURES
-from bulkfetch.archive.staging import sweep
+from bulkfetch.archive.sweep import sweep
+from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.invoices import Invoice, TaxReceipt
 from bulkfetch.client import Client
 from bulkfetch.errors import (
     DamagedError,
@@ -36,7 +38,8 @@ from bulkfetch.errors import (
     ServerUnavailableError,
     StorageError,
 )
-from bulkfetch.partnercenter.invoices import Invoice, TaxReceipt
+from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.runs.documents import export_document, save_document
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.repair import repair_async
@@ -44,11 +47,11 @@ from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.pdf import pdf
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.store import Disk, LocalStore, prepare_directory
+from bulkfetch.storage.disk import Disk, LocalStore, prepare_directory
 from bulkfetch.wire.refusals import needs_user
-from bulkfetch.wire.session import open_session
 from bulkfetch.wire.transport import Answer, Request
 
 SMALL = SandboxOptions(invoices=4, line_items=5, amendments=1)
@@ -87,9 +90,9 @@ async def test_statements_and_receipts_lie_beside_the_data_each_with_a_record(tm
     assert all(content.startswith(b"%PDF-") and content.endswith(b"%%EOF\n") for content in there.values())
     assert len(asked) == len(report.documents) == len(there)
     for each in report.documents:
-        content = there[each.document.name.name]
+        content = there[document_name(each.document).name]
         assert (each.size_bytes, each.sha256) == (len(content), sha256(content).hexdigest())
-        record = json.loads((tmp_path / "lake" / each.document.commit_name).read_bytes())
+        record = json.loads((tmp_path / "lake" / document_commit_name(each.document)).read_bytes())
         assert (record["invoice_id"], record["sha256"]) == (each.document.invoice_id, each.sha256)
     assert report.complete
     assert f"{len(there)} documents saved" in "\n".join(report.lines())
@@ -352,10 +355,10 @@ async def test_a_document_of_an_invoice_that_has_changed_is_saved_again(tmp_path
         assert committed_documents(store, [document])  # what it charges is not known now
         assert committed_documents(store, [Document("D1", charged=Decimal("5.0"))])
         assert not committed_documents(store, [Document("D1", charged=Decimal("6"))])
-        (tmp_path / then.commit_name).write_bytes(b"{}")
+        (tmp_path / document_commit_name(then)).write_bytes(b"{}")
         assert not committed_documents(store, [then])
         with pytest.raises(DamagedError):
-            parse_document(b"{}", then.commit_name)
+            parse_document(b"{}", document_commit_name(then))
 
 
 async def test_a_full_disk_ends_the_run_and_leaves_no_half_document(tmp_path: Path) -> None:
@@ -397,7 +400,7 @@ def test_hostile_ids_stay_files_of_their_own() -> None:
         Document("A-receipt-1"),
         Document(""),
     ]
-    names = {str(document.name).casefold() for document in documents}
+    names = {str(document_name(document)).casefold() for document in documents}
     assert len(names) == len(documents)
     assert all(name.startswith("documents/") and name.count("/") == 1 for name in names)
 
@@ -465,7 +468,9 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_leaves_a_whole_document
             if not committed_documents(store, [now]):
                 await export_document(now, there.session, store)
             assert names_below(root) == names_below(tmp_path / "clean")
-            assert (root / now.commit_name).read_bytes() == (tmp_path / "clean" / now.commit_name).read_bytes()
+            assert (root / document_commit_name(now)).read_bytes() == (
+                tmp_path / "clean" / document_commit_name(now)
+            ).read_bytes()
     assert len(steps) > 8
 
 

@@ -22,7 +22,7 @@ from replay import Served, serving
 import bulkfetch
 from bulkfetch.archive.layout import COMMITS, STAGING
 from bulkfetch.errors import StorageError
-from bulkfetch.storage.store import Disk
+from bulkfetch.storage.disk import Disk
 
 
 @pytest.fixture

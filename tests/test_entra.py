@@ -20,16 +20,18 @@ from test_auth import TENANT, Entra, credentials, entra, json_answer
 
 from bulkfetch.client import Client
 from bulkfetch.errors import SettingsError, SignInError
-from bulkfetch.partnercenter.whoami import log_in
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.sandbox.tokens import USER
-from bulkfetch.settings.sources import CLOUDS, Secret, Settings, Way, check_credentials, way_of
+from bulkfetch.settings.declared import CLOUDS, Settings, Way
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.device import log_in
 from bulkfetch.signin.entra import acquire
 from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.source import token_source
 from bulkfetch.signin.tokens import claims_of
+from bulkfetch.signin.ways import check_credentials, way_of
 
 CANARY = "canary-0123456789-Secret~x"
 REFRESH = SandboxOptions().refresh_token

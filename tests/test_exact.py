@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pages import NUMBERS, ODD, ODD_NUMBERS, ODD_TEXT_NUMBERS, TEXT_NUMBERS, json_texts
 from reference import number_of, plain, read, row_of, tagged
 
-from bulkfetch.billing.schemas import Field, Kind
 from bulkfetch.decoding.columns import UNFIT, Columns, columns_of, decimal_of
+from bulkfetch.decoding.fields import Field, Kind
 from bulkfetch.decoding.jsontext import Number, Pairs, loads
 from bulkfetch.errors import MalformedBodyError
 

@@ -11,11 +11,10 @@ from aiohttp import web
 from replay import Asked, MadeUp, invoice, serving
 
 from bulkfetch.archive.layout import FAILURES
-from bulkfetch.failures import keep_failures
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.plan import Transfer
-from bulkfetch.runs.report import Failure
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.runs.failures import Failure, keep_failures
+from bulkfetch.storage.disk import LocalStore
 
 D1, D2, D3 = (Transfer(identifier, "office", "billing_line_items") for identifier in ("D1", "D2", "D3"))
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from pages import ODD, page, pages, pages_with
 from payloads import LINE_ITEMS, Payload
 
-from bulkfetch.billing.schemas import DECLARED, LICENSE_BASED, ONE_TIME, Field, Kind, LineItemSchema, schema_of
+from bulkfetch.billing.schemas import DECLARED, LICENSE_BASED, ONE_TIME, schema_of
 from bulkfetch.decoding.columns import columns_of
+from bulkfetch.decoding.envelope import envelope_of
 from bulkfetch.decoding.fast import FastDecoder
+from bulkfetch.decoding.fields import Field, Kind, LineItemSchema
 from bulkfetch.decoding.pages import page_of
 from bulkfetch.errors import MalformedBodyError
-from bulkfetch.partnercenter.seen import envelope_of
 
 SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
 of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())

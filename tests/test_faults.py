@@ -28,7 +28,8 @@ from bulkfetch.runs.export import export_async
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.process import spawned
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 
 CANARY = "canary-token-0123456789abcdef"
 TENANT = SandboxOptions(

@@ -7,11 +7,11 @@ import pytest
 
 from bulkfetch.archive.headers import keep_headers, read_headers
 from bulkfetch.archive.layout import HEADERS, HEADERS_RECORD
+from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
 from bulkfetch.errors import StorageError
-from bulkfetch.partnercenter.invoices import Invoice
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.storage.disk import LocalStore
 
 
 class Killed(BaseException):

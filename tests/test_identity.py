@@ -14,7 +14,8 @@ from bulkfetch.errors import HttpStatusError
 from bulkfetch.partnercenter.whoami import check_login
 from bulkfetch.sandbox import Fault, Faults, SandboxOptions
 from bulkfetch.sandbox.tokens import USER
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import SignIn, token_source
 
 

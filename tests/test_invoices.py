@@ -14,26 +14,11 @@ import pytest
 from fakes import Bench, Sent, answered, bench
 from payloads import body_of
 
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail, TaxReceipt, flattened, header_table
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.decoding.jsontext import dumps
-from bulkfetch.errors import (
-    BulkfetchError,
-    ContradictionError,
-    HttpStatusError,
-    MalformedBodyError,
-    NotFoundError,
-)
-from bulkfetch.partnercenter.invoices import (
-    Invoice,
-    InvoiceDetail,
-    InvoicePage,
-    TaxReceipt,
-    flattened,
-    get_invoice,
-    get_invoice_page,
-    header_table,
-    walk_invoices,
-)
+from bulkfetch.errors import BulkfetchError, ContradictionError, HttpStatusError, MalformedBodyError, NotFoundError
+from bulkfetch.partnercenter.invoices import InvoicePage, get_invoice, get_invoice_page, walk_invoices
 from bulkfetch.runs.plan import Selection, plan_export
 
 

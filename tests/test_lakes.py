@@ -23,7 +23,7 @@ from bulkfetch.archive.layout import LOCK
 from bulkfetch.errors import DeadlineError, OutputError, OutputLockedError, SettingsError
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
-from bulkfetch.settings.sources import Settings
+from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.opening import prepare_output
 
 

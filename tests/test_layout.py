@@ -23,7 +23,8 @@ from bulkfetch.archive.layout import (
     transfer_name,
     word_name,
 )
-from bulkfetch.runs.plan import PERIODS, Transfer
+from bulkfetch.billing.spelling import PERIODS
+from bulkfetch.billing.transfers import Transfer
 
 HOSTILE = [
     "",

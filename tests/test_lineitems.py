@@ -13,16 +13,18 @@ from fakes import Bench, Reply, Sent, Stall, answered, bench, one_after_the_othe
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.jsontext import Pairs, loads
 from bulkfetch.decoding.pages import JsonPage, decode_json_page
 from bulkfetch.errors import ConnectionFailedError, SignInError, TransferError
-from bulkfetch.partnercenter.lineitems import Lookahead, Walk, lookahead_for, walk_pages
-from bulkfetch.runs.plan import Transfer
+from bulkfetch.partnercenter.ahead import Lookahead, Walk, lookahead_for
+from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.partnercenter.lineitems import walk_pages
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.paging import Page, PastEnd, offset_page, total_count
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.session import open_session
 from bulkfetch.wire.transport import Request
 
 LEGACY = Transfer("D1", "office", "billing_line_items")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bulkfetch.errors import SettingsError, StorageError
-from bulkfetch.settings.sources import Secret
+from bulkfetch.settings.values import Secret
 from bulkfetch.signin.logins import Login, read_login, remove_login, write_login
 
 LOGIN = Login("t", "c", "https://login.example", Secret("r3fresh"), "anna@example.com")

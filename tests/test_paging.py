@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bulkfetch.partnercenter.seen import Envelope, SeenPages, is_sendable
+from bulkfetch.decoding.envelope import Envelope
+from bulkfetch.partnercenter.seen import SeenPages, is_sendable
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from payloads import AZURE_USAGE, LINE_ITEMS, OFFICE_BILLING, UTF_16, Payload, body_of
 
 from bulkfetch.billing.schemas import ONE_TIME, schema_of
+from bulkfetch.decoding.envelope import Envelope, Link, envelope_of
 from bulkfetch.decoding.fast import FastDecoder, read_envelope
 from bulkfetch.decoding.jsontext import utf8_of
 from bulkfetch.decoding.pages import PageDecoder, decode_json_page, page_of, peek
 from bulkfetch.errors import MalformedBodyError
-from bulkfetch.partnercenter.seen import Envelope, Link, envelope_of
 
 ONE_TIME_FIRST = "docs/v1-2021-03/lineitems-onetime-first-page"
 OFFICE_SAMPLE = "docs/v1-2021-03/lineitems-office-billing"

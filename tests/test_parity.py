@@ -22,7 +22,8 @@ from bulkfetch.client import Client
 from bulkfetch.partnercenter.invoices import InvoicePage
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 
 TABLES = (Path(__file__).parent.parent / "docs" / "sdk-parity.md").read_text()
 OPTIONS = SandboxOptions(invoices=6, line_items=20)

@@ -8,14 +8,23 @@ from typing import Any
 
 import pytest
 
+from bulkfetch.billing.invoices import Invoice
+from bulkfetch.billing.transfers import (
+    SINCE,
+    Transfer,
+    billing_period_of,
+    explanation,
+    needs_graph,
+    period_advice,
+    unbilled_transfer,
+)
 from bulkfetch.errors import HttpStatusError, TransferError
-from bulkfetch.partnercenter.invoices import Invoice
-from bulkfetch.periods import SINCE, explanation, needs_graph, period_advice
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.plan import Transfer, billing_period_of, unbilled_transfer
-from bulkfetch.runs.report import ExportReport, failure_of
+from bulkfetch.runs.failures import failure_of
+from bulkfetch.runs.report import ExportReport
 from bulkfetch.sandbox import SandboxOptions, serve
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 
 DOCS = Path(__file__).parent.parent / "docs" / "billing-periods.md"
 

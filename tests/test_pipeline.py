@@ -21,16 +21,18 @@ from replay import Asked, MadeUp, Served, invoice, serving
 
 from bulkfetch.archive.commits import read_commit
 from bulkfetch.archive.layout import FAILURES, LOCK, part_name
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DeadlineError, OutputError, OutputLockedError, RequestError, SignInError
 from bulkfetch.runs.export import export_async, plan_only
-from bulkfetch.runs.plan import Selection, Transfer
+from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.storage.disk import LocalStore
 
 OFFICE = ("office", "billing_line_items")
 AZURE = ("azure", "billing_line_items")
@@ -378,7 +380,8 @@ def commits(root: Path) -> list[str]:
 
 KILLED_RUN = """
 import sys
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.runs.export import export
 where = {"base_url": sys.argv[2], "token": Secret(sys.argv[3])}
 export(sys.argv[1], Settings(**where, page_size=50, part_rows=300, row_group_rows=100))
@@ -482,7 +485,7 @@ async def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> Non
 
 HOLD = """
 import pathlib, sys
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.storage.disk import LocalStore
 from bulkfetch.archive.layout import LOCK
 with LocalStore(pathlib.Path(sys.argv[1])).locked(LOCK):
     print("held", flush=True)

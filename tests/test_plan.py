@@ -9,9 +9,11 @@ from datetime import UTC, date, datetime
 import pytest
 from yarl import URL
 
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail
+from bulkfetch.billing.spelling import api_spelling
+from bulkfetch.billing.transfers import Transfer, own_path, transfer_of
 from bulkfetch.errors import NotFoundError, SettingsError
-from bulkfetch.partnercenter.invoices import Invoice, InvoiceDetail
-from bulkfetch.runs.plan import Plan, Selection, Transfer, api_spelling, own_path, plan_export, transfer_of
+from bulkfetch.runs.plan import Plan, Selection, plan_export
 
 OFFICE = InvoiceDetail("office", "billing_line_items", "/invoices/D1/lineitems/Office/BillingLineItems")
 USAGE = InvoiceDetail("azure", "usage_line_items", "/invoices/D1/lineitems/Azure/UsageLineItems")

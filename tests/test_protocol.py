@@ -24,7 +24,7 @@ from bulkfetch.errors import DamagedError, OutputError, OutputLockedError, Stora
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.verify import verify
-from bulkfetch.storage.store import prepare_directory
+from bulkfetch.storage.disk import prepare_directory
 
 
 class Histories(RuleBasedStateMachine):

@@ -23,7 +23,8 @@ from replay import MadeUp, invoice, serving
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.runs.export import export_async
 from bulkfetch.sandbox import SandboxOptions, Tenant, serve
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 
 OPTIONS = SandboxOptions(invoices=4, line_items=300)
 TOTALS = {

@@ -16,7 +16,8 @@ from objectservers import S3Server
 
 from bulkfetch.runs.export import export_async
 from bulkfetch.sandbox import SandboxOptions, serve
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 
 PAGE = (Path(__file__).parent.parent / "docs" / "reading.md").read_text()
 RECIPES = dict(re.findall(r"<!-- recipe: ([\w-]+) -->\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))

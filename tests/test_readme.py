@@ -13,7 +13,7 @@ from objectservers import S3Server
 
 from bulkfetch.cli import main
 from bulkfetch.sandbox.process import SpawnedSandbox, spawned
-from bulkfetch.settings.sources import Settings
+from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import parse_address
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

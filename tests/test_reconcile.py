@@ -5,8 +5,8 @@ from decimal import Decimal
 import pytest
 
 from bulkfetch.archive.commits import Commit
-from bulkfetch.partnercenter.invoices import Invoice, InvoiceDetail
-from bulkfetch.runs.plan import Transfer
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.reconcile import Reconciliation, Verdict, reconcile, reconcile_total
 
 BILLING, USAGE = "billing_line_items", "usage_line_items"

@@ -17,10 +17,10 @@ from bulkfetch.errors import (
     NoProgressError,
     ServerUnavailableError,
     TransferError,
-    printable,
 )
 from bulkfetch.wire.refusals import advice, advice_on, refusal
 from bulkfetch.wire.transport import Answer
+from bulkfetch.words import printable
 
 TOKEN = "eyJ0eXAiOiJKV1Qi.eyJhdWQiOiJodHRwczov.c2lnbmF0dXJl"
 

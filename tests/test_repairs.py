@@ -16,6 +16,7 @@ from replay import Asked, MadeUp, invoice, serving
 import bulkfetch
 from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name, part_name
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
@@ -25,12 +26,13 @@ from bulkfetch.errors import (
     StorageError,
 )
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.plan import Selection, Transfer
+from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.repair import RepairReport, repair_async
 from bulkfetch.runs.verify import VerifyReport, verify
-from bulkfetch.settings.sources import Secret, Settings
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.storage.disk import LocalStore
 
 OFFICE, AZURE, MODERN = (
     ("office", "billing_line_items"),

@@ -9,23 +9,12 @@ from decimal import Decimal
 import pytest
 
 from bulkfetch.archive.commits import Commit, CommittedPart
-from bulkfetch.errors import (
-    ContradictionError,
-    HttpStatusError,
-    RequestFacts,
-    TransferError,
-)
-from bulkfetch.runs.plan import Transfer
-from bulkfetch.runs.reconcile import Reconciliation, Verdict
-from bulkfetch.runs.report import (
-    ExportReport,
-    Failure,
-    counted,
-    failure_lines,
-    failure_of,
-    not_tried,
-    reconciliation_lines,
-)
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import ContradictionError, HttpStatusError, RequestFacts, TransferError
+from bulkfetch.runs.failures import Failure, failure_lines, failure_of, not_tried
+from bulkfetch.runs.reconcile import Reconciliation, Verdict, reconciliation_lines
+from bulkfetch.runs.report import ExportReport
+from bulkfetch.words import counted
 
 OFFICE = Transfer("D1", "office", "billing_line_items")
 USAGE = Transfer("D1", "azure", "usage_line_items")

@@ -3,16 +3,7 @@ from __future__ import annotations
 import pytest
 
 from bulkfetch.sandbox import SandboxOptions
-from bulkfetch.sandbox.paging import (
-    Page,
-    PastEnd,
-    Place,
-    offset_page,
-    plain_page,
-    read_token,
-    total_count,
-    write_token,
-)
+from bulkfetch.sandbox.paging import Page, PastEnd, Place, offset_page, plain_page, read_token, total_count, write_token
 
 PLAIN = SandboxOptions()
 

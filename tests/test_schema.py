@@ -8,19 +8,8 @@ from field_lists import FIELD_LISTS
 from payloads import LINE_ITEMS, Payload, body_of
 from reference import items_of, read
 
-from bulkfetch.billing.schemas import (
-    DECLARED,
-    INVOICE,
-    INVOICE_ARROW,
-    INVOICE_ID,
-    LINE_NUMBER,
-    RESCUED,
-    Field,
-    Kind,
-    LineItemSchema,
-    Source,
-    schema_of,
-)
+from bulkfetch.billing.schemas import DECLARED, INVOICE, INVOICE_ARROW, schema_of
+from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema, Source
 
 SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, WaitingRoom, stage_table
 from bulkfetch.errors import StorageError
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.storage.disk import LocalStore
 
 SCHEMA = pa.schema(
     [

@@ -15,7 +15,7 @@ import pytest
 
 from bulkfetch.archive.layout import ARCHIVE, LOCK
 from bulkfetch.errors import OutputError, OutputLockedError, StorageError
-from bulkfetch.storage.store import LocalStore, prepare_directory
+from bulkfetch.storage.disk import LocalStore, prepare_directory
 
 NAME = PurePosixPath("_bulkfetch/staging/part")
 PUBLISHED = PurePosixPath("line_items/part.parquet")

@@ -9,8 +9,7 @@ from payloads import body_of
 
 from bulkfetch.decoding.jsontext import dumps, loads, utf8_of
 from bulkfetch.errors import MalformedBodyError
-from bulkfetch.estimates import get_estimates
-from bulkfetch.partnercenter.summaries import InvoiceSummary, get_summaries, get_summary
+from bulkfetch.partnercenter.summaries import InvoiceSummary, get_estimates, get_summaries, get_summary
 
 
 async def test_the_documented_summaries_are_read_exactly_with_what_each_kind_of_invoice_makes_up() -> None:

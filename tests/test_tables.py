@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from bulkfetch.tables import TextTable, telling_columns, width_of
+from bulkfetch.words import TextTable, telling_columns, width_of
 
 
 def test_columns_are_as_wide_as_their_widest_value_and_numbers_stand_at_the_right() -> None:

@@ -15,7 +15,8 @@ from test_entra import CANARY
 from bulkfetch.client import Client
 from bulkfetch.errors import SignInError
 from bulkfetch.sandbox import SandboxOptions
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.signin.entra import acquire
 
 

@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from bulkfetch.settings.sources import Secret, Settings
-from bulkfetch.signin.tokens import claims_of, has_user, lifetime_s, without_secrets
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.tokens import claims_of, lifetime_s, without_secrets
+from bulkfetch.signin.ways import has_user
 
 
 @pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.W10.c", "eyJ.e30", "a.%%%.c"])

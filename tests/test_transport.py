@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import Connection, Serve, Wire, chunked, response, unused_port, wire
 
+from bulkfetch.billing.spelling import path_segment
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
@@ -28,19 +29,12 @@ from bulkfetch.errors import (
     SettingsError,
     UntrustedServerError,
 )
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.retry import Attempts, RetryPolicy, may_retry
-from bulkfetch.wire.session import open_session
-from bulkfetch.wire.transport import (
-    AiohttpTransport,
-    Answer,
-    Request,
-    gunzip,
-    is_drip,
-    open_transport,
-    path_segment,
-)
+from bulkfetch.wire.transport import AiohttpTransport, Answer, Request, gunzip, is_drip, open_transport
 
 BODY = b'{"items":[' + b",".join(b'{"n":%d}' % number for number in range(500)) + b"]}"
 ANYTHING = Request("/x")

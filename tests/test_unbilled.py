@@ -19,20 +19,23 @@ from durability.trial import differences, dishonest, proved
 
 from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.layout import ARCHIVE, FAILURES, UNBILLED_LINE_ITEMS, commit_name, part_name, unbilled_of_commit
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail
+from bulkfetch.billing.spelling import PERIODS
+from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 from bulkfetch.client import Client, python_value
 from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import NotFoundError, SettingsError
-from bulkfetch.partnercenter.invoices import Invoice, InvoiceDetail
 from bulkfetch.runs.export import archive, export_async
-from bulkfetch.runs.plan import PERIODS, Selection, Transfer, plan_export, unbilled_transfer
+from bulkfetch.runs.plan import Selection, plan_export
 from bulkfetch.runs.reconcile import alone
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.store import Disk, LocalStore, prepare_directory
+from bulkfetch.storage.disk import Disk, LocalStore, prepare_directory
 
 TYPES = ("billing_line_items", "usage_line_items")
 OPEN = Selection(unbilled=True)

@@ -25,8 +25,9 @@ from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import VerifyReport, verify
 from bulkfetch.sandbox import SandboxOptions, serve
-from bulkfetch.settings.sources import Secret, Settings
-from bulkfetch.storage.store import LocalStore
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.storage.disk import LocalStore
 
 OPTIONS = SandboxOptions(invoices=4, line_items=60)
 

@@ -12,13 +12,14 @@ from reference import items_of
 from test_auth import entra
 
 from bulkfetch.billing.schemas import DECLARED
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.plan import Selection, Transfer
+from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, Tenant
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
-from bulkfetch.settings.sources import Secret
+from bulkfetch.settings.values import Secret
 
 OPTIONS = SandboxOptions(
     invoices=4,

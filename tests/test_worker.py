@@ -19,15 +19,16 @@ from replay import Asked, MadeUp, page, serving
 
 from bulkfetch.archive.commits import Commit, read_commit, withdraw
 from bulkfetch.archive.layout import STAGING, checkpoint_name, commit_name, part_name, staged_name
-from bulkfetch.archive.staging import sweep
-from bulkfetch.billing.schemas import MONEY
+from bulkfetch.archive.sweep import sweep
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.decoding.columns import sum_of
+from bulkfetch.decoding.fields import MONEY
 from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, TransferError
-from bulkfetch.partnercenter.lineitems import Lookahead
-from bulkfetch.runs.plan import Transfer
-from bulkfetch.runs.transfers import Job, export_transfer, sum_of
+from bulkfetch.partnercenter.ahead import Lookahead
+from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.runs.transfers import Job, export_transfer
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.store import LocalStore
-from bulkfetch.wire.session import open_session
+from bulkfetch.storage.disk import LocalStore
 
 OFFICE = Transfer("I", "office", "billing_line_items")
 TEAPOTS = Transfer("I", "teapots", "billing_line_items")

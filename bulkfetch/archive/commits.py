@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import count
 from pathlib import PurePosixPath
-from typing import Any
 
 import orjson
 
-from bulkfetch.archive.layout import ARCHIVE, COMMITS, FORMAT_VERSION, commit_name, part_name
+from bulkfetch.archive.layout import COMMITS, FORMAT_VERSION, commit_name, part_name
+from bulkfetch.archive.records import money, sealed, unsealed
 from bulkfetch.billing.schemas import SCHEMA_VERSION
-from bulkfetch.errors import DamagedError, OutputError, StorageError
-from bulkfetch.runs.plan import Transfer
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store
 
 _OWN_HASH = "commit_sha256"
-_ARCHIVE_HASH = "archive_sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,84 +155,3 @@ def _part_names(content: bytes, name: PurePosixPath) -> list[PurePosixPath]:
         return [PurePosixPath(part.name) for part in parse_commit(content, name).parts]
     except StorageError:  # damaged: what it does not tell is swept by the next run
         return []
-
-
-def claim_archive(store: Store, facts: Mapping[str, Any]) -> None:
-    """Mark an output directory as ours, or check that it was made with the same `facts`; None is not known.
-
-    Raises OutputError if what it was made from, or what shapes its files, differs: one archive never mixes two.
-    """
-    known = {name: value for name, value in facts.items() if value is not None}
-    wanted = {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **known}
-    found = read_archive(store) or {}
-    differing = [name for name in wanted if found.get(name, wanted[name]) != wanted[name]]
-    if differing:
-        words = "; ".join(_difference(name, found[name], wanted[name]) for name in differing)
-        raise OutputError(f"this archive was made with other settings: {words}; or export into a new directory")
-    content = sealed({**found, **wanted}, _ARCHIVE_HASH)
-    if store.read(ARCHIVE) != content:  # none yet, or one of an earlier version, which had no hash of its own
-        store.write(ARCHIVE, content)
-
-
-def _difference(name: str, then: object, now: object) -> str:
-    """Say in what an archive differs from a run, and what to do to go on with it."""
-    if name in ("format_version", "schema_version"):
-        return f"{name} is {then}, this bulkfetch writes {now}: go on with the version that wrote it"
-    if name in ("source", "tenant_id"):
-        return f"its {name} is {then}, now {now}: go on with that one"
-    return f"{name} is {then}, now {now}: give --{name.replace('_', '-')} {then}"
-
-
-def read_archive(store: Store) -> dict[str, Any] | None:
-    """Return what an archive says it was made with, or None if the directory is none. Raises OutputError."""
-    content = store.read(ARCHIVE)
-    if content is None:
-        return None
-    try:
-        found = orjson.loads(content)
-        return unsealed(content, _ARCHIVE_HASH) if _ARCHIVE_HASH in found else _without_hash(found)
-    except (ValueError, TypeError, KeyError) as error:
-        raise OutputError(
-            f"{ARCHIVE} is damaged ({error}); `bulkfetch repair` writes it again from the settings it is run with"
-        ) from error
-
-
-def _without_hash(found: object) -> dict[str, Any]:
-    """Check the archive file of an earlier version, which has no hash."""
-    if not isinstance(found, dict) or not {"format_version"} <= found.keys() <= _WITHOUT_HASH:
-        raise ValueError("it is not what an archive says of itself")
-    return found
-
-
-_WITHOUT_HASH = frozenset(
-    ["format_version", "schema_version", "source", "tenant_id", "part_rows", "row_group_rows", "usage_period"]
-)
-
-
-def money(amount: Decimal) -> Decimal:
-    """Return the same amount without superfluous zeros, with at least two decimals."""
-    whole, _, fraction = f"{amount:f}".partition(".")
-    return Decimal(f"{whole}.{fraction.rstrip('0').ljust(2, '0')}")
-
-
-def sealed(facts: Mapping[str, Any], key: str) -> bytes:
-    """Write `facts` as JSON, with the hash of all of them under `key`."""
-    return _dumps({**facts, key: _hash(facts)})
-
-
-def unsealed(content: bytes, key: str) -> dict[str, Any]:
-    """Read what `sealed` wrote, without the hash. Raises ValueError, KeyError or TypeError for anything else."""
-    facts = orjson.loads(content)
-    if content != _dumps(facts):
-        raise ValueError("it is not written as it was")
-    if facts.pop(key) != _hash(facts):
-        raise ValueError("its hash is not that of its content")
-    return dict(facts)
-
-
-def _hash(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_dumps(facts)).hexdigest()
-
-
-def _dumps(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)

@@ -3,67 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
-from itertools import count
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
-import anyio.to_thread
 import orjson
 
-from bulkfetch.archive.commits import money, sealed, unsealed
-from bulkfetch.archive.layout import DOCUMENT_COMMITS, DOCUMENTS, FORMAT_VERSION, STAGING, id_name
-from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError, UploadLostError, printable
-from bulkfetch.partnercenter.invoices import Invoice
-from bulkfetch.storage.store import UPLOADS_LOST, LocalStore, Store, explained, side_by_side
-from bulkfetch.wire.session import Session
-from bulkfetch.wire.transport import Request, path_segment
+from bulkfetch.archive.layout import DOCUMENT_COMMITS, FORMAT_VERSION, document_commit_name, document_name
+from bulkfetch.archive.records import money, sealed, unsealed
+from bulkfetch.billing.documents import Document
+from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError
+from bulkfetch.storage.disk import explained
+from bulkfetch.storage.store import Store, side_by_side
 
 _OWN_HASH = "document_sha256"
 _MARGIN = 1024
 """Where a PDF has its first and its last mark: readers look this far for them."""
-_HEADERS = {"Accept": "application/pdf", "Accept-Encoding": "identity"}
-"""PDFs are compressed in themselves."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Document:
-    """A PDF of the service: an invoice's statement or, with `receipt_id`, one of its tax receipts.
-
-    `charged`, the invoice's `totalCharges`, tells an invoice that has changed since.
-    """
-
-    invoice_id: str
-    receipt_id: str = ""
-    charged: Decimal | None = field(default=None, compare=False)
-
-    @property
-    def path(self) -> str:
-        """Where the service has it, below the base URL."""
-        receipt = f"/receipts/{path_segment(self.receipt_id)}" if self.receipt_id else ""
-        return f"/invoices/{path_segment(self.invoice_id)}{receipt}/documents/statement"
-
-    @property
-    def stem(self) -> str:
-        """Its name in an archive, without an ending; no escaped id has the small letters in it."""
-        kind = f"receipt-{id_name(self.receipt_id)}" if self.receipt_id else "statement"
-        return f"{id_name(self.invoice_id)}-{kind}"
-
-    @property
-    def name(self) -> PurePosixPath:
-        """Where an archive has it."""
-        return DOCUMENTS / f"{self.stem}.pdf"
-
-    @property
-    def commit_name(self) -> PurePosixPath:
-        """Where an archive has the record that it is there."""
-        return DOCUMENT_COMMITS / f"{self.stem}.json"
-
-    def __str__(self) -> str:
-        return printable(f"{self.invoice_id} {f'receipt {self.receipt_id}' if self.receipt_id else 'statement'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,80 +40,14 @@ class CommittedDocument:
             "invoice_id": self.document.invoice_id,
             "receipt_id": self.document.receipt_id or None,
             "charged": None if charged is None else f"{money(charged):f}",
-            "name": str(self.document.name),
+            "name": str(document_name(self.document)),
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
         }
         return sealed(facts, _OWN_HASH)
 
 
-def documents_of(invoices: Iterable[Invoice]) -> tuple[Document, ...]:
-    """Return the documents of invoices, each once: a statement of each, of an amendment only where that links one, and
-    all tax receipts."""
-    return tuple(dict.fromkeys(_documents_of(invoices)))
-
-
-def _documents_of(invoices: Iterable[Invoice]) -> Iterator[Document]:
-    for invoice in invoices:
-        if invoice.amendment_of is None or invoice.pdf_download_link:
-            yield Document(invoice.id, charged=invoice.total_charges)
-        for receipt in invoice.tax_receipts:
-            yield Document(invoice.id, receipt.id, charged=invoice.total_charges)
-
-
-async def export_document(document: Document, session: Session, store: Store) -> CommittedDocument:
-    """Fetch one document into the archive: staged, synced, moved into place, and then committed.
-
-    Raises RequestError, SignInError, ServerUnavailableError or StorageError; then what was there before stays.
-    """
-    staged = STAGING / f"document+{document.stem}.part"
-    for lost in count(1):
-        try:
-            saved = await _fetched(document, session, store, staged)
-            break
-        except UploadLostError as error:
-            if error.final or lost == UPLOADS_LOST:
-                raise
-    committed = CommittedDocument(document, saved.size, saved.digest)
-    await anyio.to_thread.run_sync(_commit, committed, store, staged)
-    return committed
-
-
-def _commit(committed: CommittedDocument, store: Store, staged: PurePosixPath) -> None:
-    document = committed.document
-    if store.size(document.commit_name) is not None:
-        store.settle(staged)  # what replaces a document has to outlive this process
-    store.remove(document.commit_name)  # it must not come to vouch for another file
-    store.publish(staged, document.name)
-    store.write(document.commit_name, committed.to_json())
-
-
-async def save_document(document: Document, session: Session, file: Path) -> int:
-    """Save one document as `file`, which is replaced once the whole is there, and return its size in bytes.
-
-    Raises RequestError, SignInError, ServerUnavailableError or StorageError.
-    """
-    store, name = LocalStore(file.parent), PurePosixPath(file.name)
-    staged = name.with_name(f".{name.name}.part")
-    saved = await _fetched(document, session, store, staged)
-    try:
-        await anyio.to_thread.run_sync(store.publish, staged, name)
-    except BaseException:  # no run comes by to sweep here
-        saved.abandon()
-        raise
-    return saved.size
-
-
-async def _fetched(document: Document, session: Session, store: Store, staged: PurePosixPath) -> _Saving:
-    saving = _Saving(store, staged)
-    try:
-        return await session.get(Request(document.path, headers=_HEADERS, receiver=saving), saving.finished)
-    except BaseException:
-        saving.abandon()
-        raise
-
-
-class _Saving:
+class Saving:
     """A document on its way to a staged file: a Receiver of its bytes. All calls block."""
 
     def __init__(self, store: Store, staged: PurePosixPath) -> None:
@@ -191,7 +83,7 @@ class _Saving:
             self._head = (self._head + data)[:_MARGIN]
         self._tail = (self._tail + data)[-_MARGIN:]
 
-    def finished(self, rest: bytes) -> _Saving:
+    def finished(self, rest: bytes) -> Saving:
         """Make the file durable; `rest` is the body where it was not written as it came.
 
         Raises MalformedBodyError if it is no PDF, or not a whole one.
@@ -223,9 +115,6 @@ class _Saving:
             self._file = None
 
 
-# What an archive has.
-
-
 def committed_documents(store: Store, documents: Sequence[Document]) -> dict[Document, CommittedDocument]:
     """Return which of `documents` are done; it blocks.
 
@@ -233,12 +122,12 @@ def committed_documents(store: Store, documents: Sequence[Document]) -> dict[Doc
     """
 
     def done(document: Document) -> CommittedDocument | None:
-        content = store.read(document.commit_name)
+        content = store.read(document_commit_name(document))
         try:
-            committed = None if content is None else parse_document(content, document.commit_name)
+            committed = None if content is None else parse_document(content, document_commit_name(document))
         except DamagedError:
             return None
-        is_whole = committed is not None and store.size(document.name) == committed.size_bytes
+        is_whole = committed is not None and store.size(document_name(document)) == committed.size_bytes
         return committed if is_whole and committed and not _has_changed(document, committed) else None
 
     found = zip(documents, side_by_side(store, done, documents), strict=True)
@@ -263,7 +152,7 @@ def parse_document(content: bytes, name: PurePosixPath) -> CommittedDocument:
         facts = unsealed(content, _OWN_HASH)
         charged = None if facts["charged"] is None else Decimal(facts["charged"])
         document = Document(facts["invoice_id"], facts["receipt_id"] or "", charged)
-        if (document.commit_name, str(document.name)) != (name, facts["name"]):
+        if (document_commit_name(document), str(document_name(document))) != (name, facts["name"]):
             raise ValueError(f"it is that of {document}")
         return CommittedDocument(document, facts["size_bytes"], facts["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:

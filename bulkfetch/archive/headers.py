@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from bulkfetch.archive.layout import HEADERS, HEADERS_RECORD, STAGING
 from bulkfetch.archive.parts import stage_table
+from bulkfetch.billing.invoices import Invoice, header_table
 from bulkfetch.errors import DamagedError, StorageError
-from bulkfetch.partnercenter.invoices import Invoice, header_table
 from bulkfetch.storage.store import Store, until_uploaded
 
 

@@ -22,7 +22,9 @@ import string
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from bulkfetch.runs.plan import PERIODS, Transfer, unbilled_transfer
+from bulkfetch.billing.documents import Document
+from bulkfetch.billing.spelling import PERIODS
+from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 
 FORMAT_VERSION = 1
 """Raised whenever what is on disk changes in a way that older versions cannot read."""
@@ -76,6 +78,22 @@ def part_name(transfer: Transfer, number: int) -> PurePosixPath:
         below = directory.relative_to(LINE_ITEMS) / f"period={word_name(period)}" / f"currency_code={id_name(currency)}"
         return UNBILLED_LINE_ITEMS / below / f"unbilled-{number:05d}.parquet"
     return directory / f"{id_name(transfer.invoice_id)}-{number:05d}.parquet"
+
+
+def document_stem(document: Document) -> str:
+    """Return a document's name in an archive, without an ending; no escaped id has the small letters in it."""
+    kind = f"receipt-{id_name(document.receipt_id)}" if document.receipt_id else "statement"
+    return f"{id_name(document.invoice_id)}-{kind}"
+
+
+def document_name(document: Document) -> PurePosixPath:
+    """Return where an archive has a document."""
+    return DOCUMENTS / f"{document_stem(document)}.pdf"
+
+
+def document_commit_name(document: Document) -> PurePosixPath:
+    """Return where an archive has the record that a document is there."""
+    return DOCUMENT_COMMITS / f"{document_stem(document)}.json"
 
 
 def commit_of_document(name: PurePosixPath) -> PurePosixPath | None:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulkfetch.errors import StorageError
-from bulkfetch.storage.store import Store, explained
+from bulkfetch.storage.disk import explained
+from bulkfetch.storage.store import Store
 
 CHUNK_ROWS = 10_000
 """Rows are handed to Parquet in pieces of this many, counted from the start of their row group, whatever the

@@ -8,98 +8,12 @@ writes them. Columns keep the API's own spelling.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from functools import cached_property
-
 import pyarrow as pa
+
+from bulkfetch.decoding.fields import RESCUED, Field, Kind, LineItemSchema, Source
 
 SCHEMA_VERSION = 1
 """Raised whenever a declared schema, or the meaning of a column, changes."""
-
-INVOICE_ID = "invoice_id"
-LINE_NUMBER = "line_number"
-RESCUED = "_rescued"
-
-MONEY = pa.decimal128(38, 24)
-"""Money, rates and quantities: 14 digits before the point; 22 behind it occur in real rates."""
-INSTANT = pa.timestamp("us", "UTC")
-"""Dates: microseconds, because Iceberg and Delta know no nanoseconds and year 1 means unset."""
-
-
-class Kind(Enum):
-    """What a field of the API holds, and the Arrow type of its column."""
-
-    TEXT = "text"
-    INTEGER = "integer"
-    DECIMAL = "decimal"
-    DATE = "date"
-    BOOLEAN = "boolean"
-    TEXT_LIST = "list of text"
-    OBJECT_TYPE = "object type"
-    JSON = "JSON text"
-
-    @property
-    def arrow_type(self) -> pa.DataType:
-        """The Arrow type of a column of this kind."""
-        return _ARROW_TYPES[self]
-
-
-_ARROW_TYPES = {
-    Kind.TEXT: pa.string(),
-    Kind.INTEGER: pa.int64(),
-    Kind.DECIMAL: MONEY,
-    Kind.DATE: INSTANT,
-    Kind.BOOLEAN: pa.bool_(),
-    Kind.TEXT_LIST: pa.list_(pa.string()),
-    Kind.OBJECT_TYPE: pa.struct([("objectType", pa.string())]),
-    Kind.JSON: pa.string(),
-}
-
-
-class Source(Enum):
-    """Where a field is known from: the best evidence that is public."""
-
-    RECORDED = "recorded traffic"
-    SAMPLED = "documentation sample"
-    MODELLED = "SDK model"
-    """Only a model of Microsoft's SDKs, or a table of the documentation, names it: no row with it is public."""
-    SEEN = "first page"
-    """Nobody declared it: it was there when the transfer was fetched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of a resource: its name as the API spells it, what it holds, and where it is known from."""
-
-    name: str
-    kind: Kind
-    source: Source = field(default=Source.SEEN, compare=False)
-
-
-@dataclass(frozen=True)
-class LineItemSchema:
-    """The columns of one line-item type.
-
-    `resource` is Microsoft's name of it, or "" for a type that nobody declared.
-    `total` names the column whose sum is the transfer's share of its invoice's `totalCharges`, or is None.
-    """
-
-    resource: str
-    fields: tuple[Field, ...]
-    total: str | None = None
-
-    @cached_property
-    def arrow(self) -> pa.Schema:
-        """The Arrow schema on disk: position, the API's own columns, and what they could not hold."""
-        return pa.schema(
-            [
-                pa.field(INVOICE_ID, pa.string(), nullable=False),
-                pa.field(LINE_NUMBER, pa.int64(), nullable=False),
-                *(pa.field(field.name, field.kind.arrow_type) for field in self.fields),
-                pa.field(RESCUED, pa.string()),
-            ]
-        )
 
 
 def _declare(order: str, source: Source, *, sampled: str = "", modelled: str = "", **kinds: str) -> tuple[Field, ...]:

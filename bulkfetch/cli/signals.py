@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-import anyio
 import anyio.abc
 
 T = TypeVar("T")

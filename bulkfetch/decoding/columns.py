@@ -15,9 +15,10 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from bulkfetch.billing.schemas import Field, Kind
 from bulkfetch.decoding.dates import parse_date
+from bulkfetch.decoding.fields import Field, Kind
 from bulkfetch.decoding.jsontext import Json, Pairs, dumps, is_unicode, quote
 from bulkfetch.errors import MalformedBodyError
 
@@ -190,3 +191,9 @@ _CONVERTERS: dict[Kind, Callable[[Json], tuple[Value | None, bool]]] = {
     Kind.OBJECT_TYPE: _object_type,
     Kind.JSON: _json,
 }
+
+
+def sum_of(amounts: pa.Array | pa.ChunkedArray) -> Decimal:
+    """Add up a column of money, nulls aside, in a type wide enough that nothing can wrap."""
+    total = pc.sum(amounts.cast(pa.decimal256(76, 24))).as_py()
+    return Decimal(0) if total is None else Decimal(total)

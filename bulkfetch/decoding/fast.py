@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 import simdjson
 from arro3.io import read_json
 
-from bulkfetch.billing.schemas import MONEY, Field, Kind
 from bulkfetch.decoding.columns import PLAIN_NUMBER, UNFIT, Columns, decimal_of
 from bulkfetch.decoding.dates import parse_date
+from bulkfetch.decoding.fields import MONEY, Field, Kind
 from bulkfetch.decoding.jsontext import Number, quote
 
 T = TypeVar("T")

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from isal import isal_zlib
 
-from bulkfetch.billing.schemas import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.columns import Columns, columns_of
+from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.fast import TELLING, FastDecoder, read_envelope
+from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.jsontext import Json, Number, Pairs, is_unicode, loads, utf8_of
-from bulkfetch.errors import MalformedBodyError, printable
-from bulkfetch.partnercenter.seen import Envelope, envelope_of
+from bulkfetch.errors import MalformedBodyError
+from bulkfetch.words import printable
 
 
 @dataclass(frozen=True, slots=True)

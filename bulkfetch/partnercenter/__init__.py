@@ -1,0 +1,4 @@
+"""The first page source: what Partner Center serves, and how it is requested.
+
+Start with `lineitems`, which yields the pages of one transfer in order.
+"""

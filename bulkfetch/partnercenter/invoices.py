@@ -2,83 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import pyarrow as pa
-
-from bulkfetch.billing.schemas import INVOICE, INVOICE_ARROW
-from bulkfetch.decoding.columns import UNFIT, columns_of, decimal_of
-from bulkfetch.decoding.dates import parse_date
-from bulkfetch.decoding.jsontext import Json, Pairs, is_unicode, loads, utf8_of
+from bulkfetch.billing.invoices import Invoice, invoice_of
+from bulkfetch.billing.spelling import path_segment
+from bulkfetch.decoding.envelope import Envelope, envelope_of
+from bulkfetch.decoding.jsontext import loads, utf8_of
 from bulkfetch.decoding.pages import page_of
-from bulkfetch.errors import ContradictionError, HttpStatusError, MalformedBodyError, NotFoundError
-from bulkfetch.partnercenter.seen import Envelope, envelope_of
+from bulkfetch.errors import ContradictionError, HttpStatusError, NotFoundError
 from bulkfetch.wire.session import Session
-from bulkfetch.wire.transport import Request, path_segment
+from bulkfetch.wire.transport import Request
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_WITH_HOST = re.compile(r"\s*([a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
 _MAX_LIST_PAGES = 100_000
 _MAX_IDLE_PAGES = 10
 """Pages in a row that name a next one and bring no invoice that was not seen: the list does not get on."""
-_STEERING = ("id", "invoiceDetails", "amendments")
-_PDF_LINKS = ("pdfdownloadlink", "taxreceiptpdfdownloadlink")
-
-
-@dataclass(frozen=True, slots=True)
-class InvoiceDetail:
-    """One (billing provider, line-item type) of an invoice, both in the API's JSON spelling, and its link."""
-
-    billing_provider: str
-    invoice_line_item_type: str
-    link: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaxReceipt:
-    """A tax receipt of an invoice, and where its PDF is, without the access token of an absolute link."""
-
-    id: str
-    pdf_download_link: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Invoice:
-    """An invoice header. Fields that the API left out are None; `amendments` are invoices of their own.
-
-    `document_type` is "invoice", "void_note" or "adjustment_note", `amends_of` the id of the invoice that the latter
-    adjusts. `amendment_of` is the id of the invoice an amendment came in. `source` is the header as the server wrote
-    it, without its amendments, which have their own, and without the access tokens in absolute PDF links.
-    """
-
-    id: str
-    invoice_date: datetime | None = None
-    total_charges: Decimal | None = None
-    paid_amount: Decimal | None = None
-    currency_code: str | None = None
-    document_type: str | None = None
-    invoice_type: str | None = None
-    amends_of: str | None = None
-    amendment_of: str | None = None
-    billing_period_start: datetime | None = None
-    billing_period_end: datetime | None = None
-    currency_symbol: str | None = None
-    pdf_download_link: str | None = None
-    state: str | None = None
-    tax_receipts: tuple[TaxReceipt, ...] = ()
-    details: tuple[InvoiceDetail, ...] = ()
-    amendments: tuple[Invoice, ...] = ()
-    source: Pairs = field(default_factory=Pairs, repr=False, compare=False)
-
-    def whole_source(self) -> Pairs:
-        """Return the source with the sources of the amendments in it, as the server nests them."""
-        if not self.amendments:
-            return self.source
-        return Pairs((*self.source, ("amendments", [each.whole_source() for each in self.amendments])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +33,7 @@ async def get_invoice(session: Session, invoice_id: str) -> Invoice:
     """Get one invoice by its id. Raises NotFoundError. Needs app+user credentials at the real service."""
     request = Request(f"/invoices/{path_segment(invoice_id)}")
     try:
-        return await session.get(request, lambda body: _invoice_of(loads(utf8_of(body))))
+        return await session.get(request, lambda body: invoice_of(loads(utf8_of(body))))
     except HttpStatusError as error:
         if error.status != 404:
             raise
@@ -178,127 +117,7 @@ def _check_end(envelope: Envelope, *, seen: int, total: int) -> None:
         raise ContradictionError(f"the invoice list ends after {seen} invoices, but says there are {total}")
 
 
-def flattened(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
-    """Yield invoices and, behind each, its amendments, however deep they nest."""
-    for invoice in invoices:
-        yield invoice
-        yield from flattened(invoice.amendments)
-
-
-def header_table(invoices: Sequence[Invoice]) -> pa.Table:
-    """Return the headers as a table of schema INVOICE_ARROW: one row each, exact, amendments not included."""
-    columns = columns_of([invoice.source for invoice in invoices], INVOICE)
-    amendment_of = pa.array([invoice.amendment_of for invoice in invoices], pa.string())
-    return pa.Table.from_arrays([*columns.arrays, amendment_of, columns.rescued], schema=INVOICE_ARROW)
-
-
-def details_of(value: Json, invoice_id: str) -> tuple[InvoiceDetail, ...]:
-    """Read `invoiceDetails`. Raises MalformedBodyError for a detail without provider or type."""
-    return tuple(_detail_of(each, invoice_id) for each in _list_of(value, "invoiceDetails", invoice_id))
-
-
 def _page_from(body: bytes) -> InvoicePage:
     top, items = page_of(utf8_of(body))
     envelope = envelope_of(top)
-    return InvoicePage(tuple(map(_invoice_of, items)), envelope.next_link is not None, envelope)
-
-
-def _invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
-    invoice_id = _name(value.get("id")) if isinstance(value, Pairs) else None
-    if not isinstance(value, Pairs) or not invoice_id:
-        raise MalformedBodyError("the body is JSON, but not an invoice: an object with an `id`")
-    if len([key for key, _ in value if key in _STEERING]) != len({key for key, _ in value if key in _STEERING}):
-        raise MalformedBodyError(f"invoice {invoice_id!r} says one of {', '.join(_STEERING)} twice")
-    amendments = _list_of(value.get("amendments"), "amendments", invoice_id)
-    total, paid = decimal_of(value.get("totalCharges")), decimal_of(value.get("paidAmount"))
-    return Invoice(
-        id=invoice_id,
-        invoice_date=moment_of(value.get("invoiceDate")),
-        total_charges=None if total is UNFIT else total,
-        paid_amount=None if paid is UNFIT else paid,
-        currency_code=text_of(value.get("currencyCode")),
-        document_type=text_of(value.get("documentType")),
-        invoice_type=text_of(value.get("invoiceType")),
-        amends_of=text_of(value.get("amendsOf")),
-        amendment_of=amendment_of,
-        billing_period_start=moment_of(value.get("billingPeriodStartDate")),
-        billing_period_end=moment_of(value.get("billingPeriodEndDate")),
-        currency_symbol=text_of(value.get("currencySymbol")),
-        pdf_download_link=_link_without_token(value.get("pdfDownloadLink")),
-        state=text_of(value.get("state")),
-        tax_receipts=_tax_receipts_of(value.get("taxReceipts")),
-        details=details_of(value.get("invoiceDetails"), invoice_id),
-        amendments=tuple(_invoice_of(each, invoice_id) for each in amendments),
-        source=Pairs(
-            _record_of(key, inner)
-            for key, inner in value
-            if key != "amendments" or not isinstance(inner, list)  # those become invoices of their own
-        ),
-    )
-
-
-def _tax_receipts_of(value: Json) -> tuple[TaxReceipt, ...]:
-    """Read the tax receipts that have an id to ask for; whatever is there stays in the header."""
-    entries = [each for each in value if isinstance(each, Pairs)] if isinstance(value, list) else []
-    named = [(_name(each.get("id")), each.get("taxReceiptPdfDownloadLink")) for each in entries]
-    return tuple(TaxReceipt(name, _link_without_token(link)) for name, link in named if name)
-
-
-def _link_without_token(value: Json) -> str | None:
-    link = text_of(value)
-    return link.partition("?")[0] if link and _WITH_HOST.match(link) else link
-
-
-def _list_of(value: Json, name: str, invoice_id: str) -> list[Json]:
-    """Return a list that may be left out. Something else in its place may hold what would be lost."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise MalformedBodyError(f"invoice {invoice_id!r} has {name} that are no list")
-    return value
-
-
-def _record_of(key: str, value: Json) -> tuple[str, Json]:
-    """Leave the access token out of absolute PDF links: it is a credential, new on every call, and no record."""
-    name = key.casefold()
-    if name in _PDF_LINKS and isinstance(value, str) and _WITH_HOST.match(value):
-        return key, value.partition("?")[0]
-    return key, _receipts_of(value) if name == "taxreceipts" else value
-
-
-def _receipts_of(value: Json) -> Json:
-    if isinstance(value, list):
-        return [_receipts_of(each) for each in value]
-    return Pairs(_record_of(key, inner) for key, inner in value) if isinstance(value, Pairs) else value
-
-
-def _detail_of(value: Json, invoice_id: str) -> InvoiceDetail:
-    provider = _name(value.get("billingProvider")) if isinstance(value, Pairs) else None
-    line_item_type = _name(value.get("invoiceLineItemType")) if isinstance(value, Pairs) else None
-    if not isinstance(value, Pairs) or provider is None or line_item_type is None:
-        raise MalformedBodyError(f"invoice {invoice_id!r} has a detail without billingProvider and invoiceLineItemType")
-    return InvoiceDetail(provider, line_item_type, _link_of(value))
-
-
-def _link_of(detail: Pairs) -> str | None:
-    """Return a detail's link; the preview host called it `detailLink`."""
-    links = detail.get("links")
-    link = links.get("self") if isinstance(links, Pairs) else detail.get("detailLink")
-    uri = link.get("uri") if isinstance(link, Pairs) else None
-    return text_of(uri)
-
-
-def _name(value: Json) -> str | None:
-    """Return a text that can name something in a request and on disk: a lone surrogate cannot."""
-    return str(value) if type(value) is str and is_unicode(value) else None
-
-
-def text_of(value: Json) -> str | None:
-    """Return a text, or None for anything else."""
-    return str(value) if isinstance(value, str) else None
-
-
-def moment_of(value: Json) -> datetime | None:
-    """Return a date of the API to the microsecond below, in UTC, or None for anything else."""
-    instant = parse_date(value) if type(value) is str else None
-    return None if instant is None else _EPOCH + timedelta(microseconds=instant.microseconds)
+    return InvoicePage(tuple(map(invoice_of, items)), envelope.next_link is not None, envelope)

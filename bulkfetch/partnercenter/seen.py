@@ -3,102 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import parse_qsl
+from typing import Protocol
 
-from bulkfetch.errors import MalformedBodyError
+from bulkfetch.decoding.envelope import Envelope
 
-CONTINUATION_HEADER = "MS-ContinuationToken"
-_WHOLE_NUMBER = re.compile("[0-9]{1,18}")
 _SENDABLE = re.compile("[ -~]+")
 _TELLING_ROWS = 10
 """So many rows equal to earlier ones are a page sent twice; fewer may really be alike, as usage rows are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link of a page: its target, and the continuation token that goes with it."""
-
-    uri: str
-    continuation_token: str | None = None
-
-    @property
-    def size(self) -> int | None:
-        """The `size` in the link's query, or None."""
-        return self._number("size")
-
-    @property
-    def offset(self) -> int | None:
-        """The `offset` in the link's query, or None where it has none, or an empty one, as in the samples."""
-        return self._number("offset")
-
-    def _number(self, name: str) -> int | None:
-        query = self.uri.partition("?")[2].partition("#")[0].replace("?", "&")  # samples have a second "?"
-        values = [value for key, value in parse_qsl(query) if key.casefold() == name]
-        return int(values[0]) if values and _WHOLE_NUMBER.fullmatch(values[0]) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What a page says besides its items. `total_count` usually counts the page, not the collection."""
-
-    total_count: int | None = None
-    self_link: Link | None = None
-    next_link: Link | None = None
-    continuation_token: str | None = None
-
-
-def envelope_of(page: Mapping[str, Any]) -> Envelope:
-    """Read the envelope of a decoded page leniently: what is not as documented counts as absent.
-
-    Raises MalformedBodyError for links that are no object, and for a next link without a target: its absence is the
-    only sign of the end.
-    """
-    links = _value(page, "links")
-    if links is not None and not isinstance(links, Mapping):
-        raise MalformedBodyError(
-            "the body is a page, but its links are no object: whether a next page follows is unknown"
-        )
-    following = _value(links, "next")
-    next_link = _link(following)
-    if next_link is None and _says_something(following):
-        raise MalformedBodyError("the body is a page, but its next link has no uri")
-    token = next_link.continuation_token if next_link else None
-    field = _value(page, "continuationToken")
-    total = _value(page, "totalCount")
-    return Envelope(
-        total_count=total if isinstance(total, int) and not isinstance(total, bool) and total >= 0 else None,
-        self_link=_link(_value(links, "self")),
-        next_link=next_link,
-        continuation_token=token or (field if isinstance(field, str) and field.strip() else None),
-    )
-
-
-def _value(mapping: Any, name: str) -> Any:
-    """Return the value of a key in any case: a `Next` that went unseen would end the collection too early."""
-    if not isinstance(mapping, Mapping):
-        return None
-    if name in mapping:
-        return mapping[name]
-    return next((value for key, value in mapping.items() if key.casefold() == name.casefold()), None)
-
-
-def _says_something(link: Any) -> bool:
-    return any(value is not None for value in link.values()) if isinstance(link, Mapping) else link is not None
-
-
-def _link(value: Any) -> Link | None:
-    uri = _value(value, "uri")
-    if not isinstance(uri, str):
-        return None
-    headers = _value(value, "headers")
-    for header in headers if isinstance(headers, list) else ():
-        if isinstance(header, Mapping) and str(_value(header, "key")).casefold() == CONTINUATION_HEADER.casefold():
-            token = _value(header, "value")
-            return Link(uri, token if isinstance(token, str) and token.strip() else None)
-    return Link(uri)
 
 
 def is_sendable(token: str) -> bool:

@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import anyio
-import anyio.to_thread
-
-from bulkfetch.errors import (
-    BulkfetchError,
-    ConnectionFailedError,
-    HttpStatusError,
-    RequestError,
-    SignInError,
-    printable,
-)
+from bulkfetch.errors import BulkfetchError, RequestError
+from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import get_invoice_page
 from bulkfetch.partnercenter.summaries import get_summaries
-from bulkfetch.settings.sources import Settings, way_of
-from bulkfetch.signin.entra import begin_device_sign_in, keep_login
-from bulkfetch.signin.logins import Login
-from bulkfetch.signin.source import SignIn, TokenSource, token_source
+from bulkfetch.settings.declared import Settings
+from bulkfetch.signin.source import SignIn, token_source
 from bulkfetch.signin.tokens import claims_of
+from bulkfetch.signin.ways import way_of
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.refusals import advice_on
-from bulkfetch.wire.session import Session, open_session
-
-
-async def log_in(
-    settings: Settings, tell: Callable[[str], object], *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-) -> Login:
-    """Sign in with a code that a person enters in a browser, and keep the refresh token in `login_file`.
-
-    `tell` is given the sentence that says where, and with which code. Raises SignInError if the sign-in is declined,
-    refused or not made in time, ConnectionFailedError or HttpStatusError if Entra cannot be reached to begin with,
-    SettingsError, and StorageError if the login cannot be kept.
-    """
-    device = await anyio.to_thread.run_sync(begin_device_sign_in, settings)
-    tell(device.message)
-    waited_s = 0.0
-    while waited_s < device.lifetime_s:
-        waited_s += device.interval_s
-        await sleep(device.interval_s)
-        with suppress(ConnectionFailedError, HttpStatusError):  # nobody is asked to sign in again for a stumble
-            issued = await anyio.to_thread.run_sync(device.poll, abandon_on_cancel=True)
-            if issued is not None:
-                return await anyio.to_thread.run_sync(keep_login, settings, issued)
-    raise SignInError("the code was not entered in time: run the command again")
+from bulkfetch.wire.session import Session, TokenSource
+from bulkfetch.words import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,17 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-import anyio
 import anyio.to_thread
 import orjson
 
-from bulkfetch.archive.commits import Commit, claim_archive, read_commit
-from bulkfetch.archive.documents import (
-    CommittedDocument,
-    Document,
-    committed_documents,
-    documents_of,
-    export_document,
-)
+from bulkfetch.archive.commits import Commit, read_commit
+from bulkfetch.archive.documents import CommittedDocument, committed_documents
 from bulkfetch.archive.headers import keep_headers
 from bulkfetch.archive.layout import ARCHIVE, LOCK, LOGS, RUNS
-from bulkfetch.archive.staging import sweep, sweep_transfers
+from bulkfetch.archive.origin import claim_archive
+from bulkfetch.archive.sweep import sweep, sweep_transfers
+from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.transfers import Transfer, transfer_named
 from bulkfetch.errors import (
     BulkfetchError,
     DamagedError,
@@ -36,21 +32,25 @@ from bulkfetch.errors import (
     SignInError,
     StorageError,
 )
-from bulkfetch.failures import keep_failures
+from bulkfetch.partnercenter.ahead import lookahead_for
+from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.partnercenter.lineitems import lookahead_for
 from bulkfetch.runlog import RunLog
-from bulkfetch.runs.plan import Plan, Selection, Transfer, plan_export, transfer_named
+from bulkfetch.runs.documents import export_document
+from bulkfetch.runs.failures import Failure, failure_of, keep_failures, not_tried
+from bulkfetch.runs.plan import Plan, Selection, plan_export
 from bulkfetch.runs.reconcile import alone, reconcile
-from bulkfetch.runs.report import ExportReport, Failure, failure_of, not_tried
+from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.transfers import Job, export_transfer
-from bulkfetch.settings.sources import Secret, Settings, check_credentials, is_loopback, read_settings
-from bulkfetch.signin.tokens import has_user
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import read_settings
+from bulkfetch.settings.values import Secret, is_loopback
+from bulkfetch.signin.ways import check_credentials, has_user
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import prepare_output
 from bulkfetch.storage.store import Store, side_by_side
 from bulkfetch.wire.refusals import lacks_user
-from bulkfetch.wire.session import Session, open_session
+from bulkfetch.wire.session import Session
 
 _FATAL = (SignInError, ServerUnavailableError, StorageError)
 """Errors that the next transfer would meet as well: they end the run instead of one transfer."""

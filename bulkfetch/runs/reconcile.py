@@ -7,17 +7,20 @@ not trust the paging.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
+from typing import Any
 
-from bulkfetch.archive.commits import Commit, money
+from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.records import money
+from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.schemas import schema_of
+from bulkfetch.billing.transfers import Transfer, transfer_named
 from bulkfetch.decoding.columns import exact_sum
-from bulkfetch.errors import printable
-from bulkfetch.partnercenter.invoices import Invoice
-from bulkfetch.runs.plan import Transfer, transfer_named
+from bulkfetch.words import counted, printable
 
 
 class Verdict(Enum):
@@ -109,3 +112,31 @@ def _counts(transfer: Transfer) -> bool:
     """Tell whether the transfer's rows are charges: usage rows only explain those of billing rows."""
     schema = schema_of(transfer.provider, transfer.line_item_type)
     return transfer.line_item_type == "billing_line_items" if schema is None else schema.total is not None
+
+
+def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
+    """Return a reconciliation as plain values; amounts are text, so that they stay exact."""
+    return {
+        "invoice_id": each.invoice_id,
+        "verdict": each.verdict.value,
+        "charged": None if each.charged is None else f"{each.charged:f}",
+        "listed": None if each.listed is None else f"{each.listed:f}",
+        "difference": None if each.difference is None else f"{each.difference:f}",
+        "why": each.why or None,
+    }
+
+
+def reconciliation_lines(reconciliations: tuple[Reconciliation, ...]) -> list[str]:
+    """Return a count of the verdicts, and a line for each invoice that differs."""
+    if not reconciliations:
+        return []
+    counts = Counter(each.verdict for each in reconciliations)
+    words = ", ".join(_count(verdict, counts[verdict]) for verdict in Verdict if counts[verdict])
+    lines = [f"reconciliation of {counted(len(reconciliations), 'invoice')} with the header: {words}"]
+    lines += [f"DIFFERS {each}" for each in reconciliations if each.verdict is Verdict.DIFFERS]
+    return lines
+
+
+def _count(verdict: Verdict, number: int) -> str:
+    plural = number != 1 and verdict is not Verdict.NOT_COMPARABLE
+    return f"{number:,} {verdict.value.removesuffix('s') if plural else verdict.value}"

@@ -7,19 +7,25 @@ from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
 
-import anyio
 import anyio.abc
 
-from bulkfetch.archive.commits import Commit, money
+from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.records import money
+from bulkfetch.billing.invoices import Invoice, flattened
+from bulkfetch.billing.transfers import Place, Transfer, transfer_of
 from bulkfetch.decoding.pages import JsonPage, decode_json_page
-from bulkfetch.errors import TransferError, printable
-from bulkfetch.partnercenter.invoices import Invoice, flattened, walk_invoices
-from bulkfetch.partnercenter.lineitems import Place, Walk, lookahead_for, walk_pages
-from bulkfetch.runs.plan import Transfer, transfer_of
+from bulkfetch.errors import TransferError
+from bulkfetch.partnercenter.ahead import Walk, lookahead_for
+from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.partnercenter.invoices import walk_invoices
+from bulkfetch.partnercenter.lineitems import walk_pages
 from bulkfetch.runs.verify import Finding, VerifyReport
-from bulkfetch.settings.sources import Secret, Settings, check_credentials
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.session import Session, open_session
+from bulkfetch.wire.session import Session
+from bulkfetch.words import printable
 
 
 async def verify_against_server(

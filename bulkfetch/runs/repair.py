@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import anyio
 import anyio.to_thread
 
-from bulkfetch.archive.commits import commit_names, read_archive
+from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.documents import document_commits
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.layout import (
@@ -20,8 +19,10 @@ from bulkfetch.archive.layout import (
     UNBILLED_LINE_ITEMS,
     commit_name,
     commit_of_part,
+    document_commit_name,
     unbilled_of_commit,
 )
+from bulkfetch.archive.origin import read_archive
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.runs.export import Repair, archive, refuse_in_event_loop, writing_to
@@ -29,10 +30,14 @@ from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import VerifyReport, verify_store
-from bulkfetch.settings.sources import Secret, Settings, check_credentials, read_settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import read_settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
+from bulkfetch.storage.disk import LocalStore, prepare_directory
 from bulkfetch.storage.opening import open_archive
-from bulkfetch.storage.store import LocalStore, Store, prepare_directory
+from bulkfetch.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +142,13 @@ def _repair_of(store: Store, report: VerifyReport) -> Repair:
     published = (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS))
     held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, published)}
     faulty = {finding.document for finding in report.findings if finding.document is not None}
-    unreadable = set(document_commits(store)) - {each.document.commit_name for each in report.documents}
+    unreadable = set(document_commits(store)) - {document_commit_name(each.document) for each in report.documents}
     unbilled = (unbilled_of_commit(name) for name in held if name is not None)
     return Repair(
         transfers={finding.transfer for finding in report.findings if finding.transfer is not None},
         headers=_are_headers_lost(store),
         holds=lambda transfer: commit_name(transfer) in held,
-        documents=lambda document: document in faulty or document.commit_name in unreadable,
+        documents=lambda document: document in faulty or document_commit_name(document) in unreadable,
         unbilled=tuple(sorted(transfer for transfer in unbilled if transfer is not None)),
     )
 

@@ -3,110 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bulkfetch.archive.commits import Commit
-from bulkfetch.archive.documents import CommittedDocument, Document
+from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.billing.documents import Document
 from bulkfetch.billing.schemas import schema_of
-from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError, printable
-from bulkfetch.periods import explanation, needs_graph, period_advice
-from bulkfetch.runs.plan import Transfer
-from bulkfetch.runs.reconcile import Reconciliation, Verdict
-from bulkfetch.wire.refusals import advice, advice_on
-
-NOT_TRIED = "not_tried"
-"""The reason of transfers that a run did not come to, or had to leave, before it ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A transfer or a document that could not be completed, and why.
-
-    `message` says it in a sentence with all facts that there are, `advice` what to do; the rest is for machines:
-    `status` and `code` of the last answer, the ids that Microsoft's support asks for, how often it was tried.
-    """
-
-    transfer: Transfer | Document
-    reason: str
-    message: str
-    advice: str = ""
-    status: int | None = None
-    code: str | None = None
-    description: str | None = None
-    path: str | None = None
-    attempts: int | None = None
-    request_id: str | None = None
-    correlation_id: str | None = None
-
-    def line(self) -> str:
-        """Return the failure as one line."""
-        return f"FAILED {self.message}" + (f"; {self.advice}" if self.advice else "")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the failure as plain values."""
-        facts = {fact.name: getattr(self, fact.name) for fact in fields(self) if fact.name != "transfer"}
-        facts["message"] = _encodable(self.message)
-        if isinstance(self.transfer, Document):
-            kind = "receipt" if self.transfer.receipt_id else "statement"
-            named = {"document": kind, "receipt_id": self.transfer.receipt_id or None}
-            return {"invoice_id": self.transfer.invoice_id, **named, **facts}
-        return {
-            "invoice_id": self.transfer.invoice_id,
-            "provider": self.transfer.provider,
-            "line_item_type": self.transfer.line_item_type,
-            **dict(zip(("period", "currency"), self.transfer.unbilled, strict=False)),
-            **facts,
-        }
-
-
-def failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
-    """Return the failure that `error` means for `transfer`; the facts are those of the request behind it."""
-    if isinstance(transfer, Document) and isinstance(error, RequestError):
-        return replace(_failure_of(transfer, error), message=f"document {transfer}: {error}")
-    return _failure_of(transfer, error)
-
-
-def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
-    cause = error if isinstance(error, RequestError) else error.__cause__
-    if not isinstance(cause, RequestError):
-        return Failure(transfer, error.reason, str(error), advice_on(error))
-    facts, answer = cause.facts, cause if isinstance(cause, HttpStatusError) else None
-    because = "" if isinstance(transfer, Document) or not answer else period_advice(transfer, answer.status)
-    return Failure(
-        transfer,
-        cause.reason,
-        str(error),
-        because or advice_on(error),
-        status=answer.status if answer else None,
-        code=answer.code if answer else None,
-        description=answer.description if answer else None,
-        path=facts.path if facts else None,
-        attempts=facts.attempts if facts else None,
-        request_id=facts.request_id if facts else None,
-        correlation_id=facts.correlation_id if facts else None,
-    )
-
-
-def not_tried(transfer: Transfer | Document) -> Failure:
-    """Return the failure of a transfer or document that a run did not come to, or had to leave."""
-    kind = "document" if isinstance(transfer, Document) else "transfer"
-    message = f"{kind} {transfer}: the run ended before it was complete"
-    return Failure(transfer, NOT_TRIED, message, advice(NOT_TRIED))
-
-
-def failure_lines(failures: Sequence[Failure]) -> list[str]:
-    """Return a line for each failure, and one for all transfers and documents that were not tried together."""
-    tried = [failure for failure in failures if failure.reason != NOT_TRIED]
-    lines = [failure.line() for failure in tried]
-    missing = [failure for failure in failures if failure.reason == NOT_TRIED]
-    documents = sum(isinstance(failure.transfer, Document) for failure in missing)
-    if transfers := len(missing) - documents:
-        lines.append(f"NOT TRIED: {counted(transfers, 'transfer')}; the run ended before")
-    if documents:
-        lines.append(f"NOT TRIED: {counted(documents, 'document')}")
-    return lines
+from bulkfetch.billing.transfers import Transfer, explanation, needs_graph
+from bulkfetch.runs.failures import Failure, failure_lines
+from bulkfetch.runs.reconcile import Reconciliation, reconciliation_dict, reconciliation_lines
+from bulkfetch.words import counted, encodable, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +74,7 @@ class ExportReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON. Amounts are text, so that they stay exact."""
         return {
-            "output": _encodable(self.output),
+            "output": encodable(self.output),
             "complete": self.complete,
             "invoices": self.invoices,
             "transfers_committed": len(self.committed),
@@ -253,44 +160,6 @@ class ExportReport:
             f"{counted(len(self.committed), 'transfer')} committed, {len(self.skipped):,} committed before, "
             f"{len(self.failures) - self._documents_failed:,} failed, of {invoices}"
         )
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number and what it counts, in the plural where it is not one."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _encodable(text: str) -> str:
-    """Return `text` without what stands for bytes of a file name that are no text."""
-    return text.encode(errors="replace").decode()
-
-
-def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
-    """Return a reconciliation as plain values; amounts are text, so that they stay exact."""
-    return {
-        "invoice_id": each.invoice_id,
-        "verdict": each.verdict.value,
-        "charged": None if each.charged is None else f"{each.charged:f}",
-        "listed": None if each.listed is None else f"{each.listed:f}",
-        "difference": None if each.difference is None else f"{each.difference:f}",
-        "why": each.why or None,
-    }
-
-
-def reconciliation_lines(reconciliations: tuple[Reconciliation, ...]) -> list[str]:
-    """Return a count of the verdicts, and a line for each invoice that differs."""
-    if not reconciliations:
-        return []
-    counts = Counter(each.verdict for each in reconciliations)
-    words = ", ".join(_count(verdict, counts[verdict]) for verdict in Verdict if counts[verdict])
-    lines = [f"reconciliation of {counted(len(reconciliations), 'invoice')} with the header: {words}"]
-    lines += [f"DIFFERS {each}" for each in reconciliations if each.verdict is Verdict.DIFFERS]
-    return lines
-
-
-def _count(verdict: Verdict, number: int) -> str:
-    plural = number != 1 and verdict is not Verdict.NOT_COMPARABLE
-    return f"{number:,} {verdict.value.removesuffix('s') if plural else verdict.value}"
 
 
 def _by_partition(commits: tuple[Commit, ...]) -> list[str]:

@@ -14,19 +14,21 @@ from typing import TypeVar
 import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from bulkfetch.archive.commits import Commit, CommittedPart, withdraw, write_commit
 from bulkfetch.archive.layout import commit_name, part_name, staged_name
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
-from bulkfetch.archive.staging import Checkpoint, Staging, remove_staged, retract, rows_since
-from bulkfetch.billing.schemas import LineItemSchema, schema_of
-from bulkfetch.decoding.columns import exact_sum
+from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
+from bulkfetch.archive.sweep import remove_staged, retract
+from bulkfetch.billing.schemas import schema_of
+from bulkfetch.billing.transfers import Place, Transfer
+from bulkfetch.decoding.columns import exact_sum, sum_of
+from bulkfetch.decoding.fields import LineItemSchema
 from bulkfetch.decoding.pages import FastDecoders, Page, PageDecoder
 from bulkfetch.errors import ContradictionError, HttpStatusError, StorageError, TransferError, UploadLostError
-from bulkfetch.partnercenter.lineitems import Lookahead, Place, Walk, walk_pages
-from bulkfetch.runs.plan import Transfer
-from bulkfetch.settings.sources import Settings
+from bulkfetch.partnercenter.ahead import Lookahead, Walk
+from bulkfetch.partnercenter.lineitems import walk_pages
+from bulkfetch.settings.declared import Settings
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.store import UPLOADS_LOST, Store
 from bulkfetch.wire.session import Session
@@ -216,12 +218,6 @@ class Tally:
     def total(self, schema: LineItemSchema) -> Decimal | None:
         """Return the sum of the charges, or None where the type has none or one of them is no number."""
         return None if schema.total is None or self.rescues[schema.total] else self._total
-
-
-def sum_of(amounts: pa.Array | pa.ChunkedArray) -> Decimal:
-    """Add up a column of money, nulls aside, in a type wide enough that nothing can wrap."""
-    total = pc.sum(amounts.cast(pa.decimal256(76, 24))).as_py()
-    return Decimal(0) if total is None else Decimal(total)
 
 
 def _walk(job: Job, intake: _Intake) -> Walk[Page]:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit, read_archive
-from bulkfetch.archive.documents import CommittedDocument, Document, document_commits, parse_document
+from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit
+from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.layout import (
     ARCHIVE,
@@ -30,20 +30,23 @@ from bulkfetch.archive.layout import (
     commit_name,
     commit_of_document,
     commit_of_part,
+    document_name,
 )
-from bulkfetch.billing.schemas import INVOICE_ARROW, INVOICE_ID, LINE_NUMBER, ONCE_INFERRED, schema_of
-from bulkfetch.decoding.columns import exact_sum
+from bulkfetch.archive.origin import read_archive
+from bulkfetch.billing.documents import Document
+from bulkfetch.billing.invoices import details_of
+from bulkfetch.billing.schemas import INVOICE_ARROW, ONCE_INFERRED, schema_of
+from bulkfetch.billing.transfers import Transfer, transfer_named
+from bulkfetch.decoding.columns import exact_sum, sum_of
+from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.decoding.jsontext import loads
-from bulkfetch.errors import OutputError, StorageError, printable
-from bulkfetch.partnercenter.invoices import details_of
-from bulkfetch.runs.plan import Transfer, transfer_named
-from bulkfetch.runs.reconcile import Reconciliation, Verdict, reconcile_total
-from bulkfetch.runs.report import counted, reconciliation_dict, reconciliation_lines
-from bulkfetch.runs.transfers import sum_of
-from bulkfetch.settings.sources import Settings, read_settings
+from bulkfetch.errors import OutputError, StorageError
+from bulkfetch.runs.reconcile import Reconciliation, Verdict, reconcile_total, reconciliation_dict, reconciliation_lines
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
-from bulkfetch.tables import TextTable
+from bulkfetch.words import TextTable, counted, printable
 
 _READ_BYTES = 1 << 20
 
@@ -236,10 +239,10 @@ def _documents(store: Store) -> tuple[list[CommittedDocument], list[Finding]]:
             return None, Finding(str(name), str(error))
         document = committed.document
         try:
-            found = _check_bytes(store, document.name, committed.size_bytes, committed.sha256)
+            found = _check_bytes(store, document_name(document), committed.size_bytes, committed.sha256)
         except StorageError as error:
-            found = str(error) if store.size(document.name) is not None else "is missing"
-        return committed, Finding(str(document.name), found, document=document) if found else None
+            found = str(error) if store.size(document_name(document)) is not None else "is missing"
+        return committed, Finding(str(document_name(document)), found, document=document) if found else None
 
     names = document_commits(store)
     checked = side_by_side(store, check, names)

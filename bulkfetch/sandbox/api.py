@@ -5,23 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from bulkfetch.sandbox.invoices import (
-    estimate_links,
-    invoice_json,
-    pascal,
-    summaries,
-    summary_json,
-    tax_receipt_id,
-)
-from bulkfetch.sandbox.paging import (
-    PastEnd,
-    Place,
-    offset_page,
-    plain_page,
-    read_token,
-    total_count,
-    write_token,
-)
+from bulkfetch.sandbox.invoices import estimate_links, invoice_json, pascal, summaries, summary_json, tax_receipt_id
+from bulkfetch.sandbox.paging import PastEnd, Place, offset_page, plain_page, read_token, total_count, write_token
 from bulkfetch.sandbox.pdf import pdf
 from bulkfetch.sandbox.replies import Reply, collection, document, invalid_request, not_found, service_fault, success
 from bulkfetch.sandbox.tenant import LEGACY_PROVIDERS, Detail, Invoice, Tenant

@@ -19,16 +19,7 @@ from aiohttp import web
 
 from bulkfetch.sandbox.admission import Gate
 from bulkfetch.sandbox.api import Asked, InvoiceApi, Stalled, words_of
-from bulkfetch.sandbox.breaking import (
-    REWRITES,
-    SCRIPTS,
-    Message,
-    Send,
-    Step,
-    Wait,
-    instead,
-    short_token,
-)
+from bulkfetch.sandbox.breaking import REWRITES, SCRIPTS, Message, Send, Step, Wait, instead, short_token
 from bulkfetch.sandbox.faults import Fault, FaultScript, Met
 from bulkfetch.sandbox.ledger import Exchange, Ledger
 from bulkfetch.sandbox.options import SandboxOptions

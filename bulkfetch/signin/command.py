@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from bulkfetch.errors import SignInError, printable
-from bulkfetch.settings.sources import Settings
+from bulkfetch.errors import SignInError
+from bulkfetch.settings.declared import Settings
 from bulkfetch.signin.tokens import Issued, lifetime_s, without_secrets
+from bulkfetch.words import printable
 
 _TIMEOUT_S = 120
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError, printable
-from bulkfetch.settings.sources import CLOUDS, Secret, Settings, Way, way_of
+from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
+from bulkfetch.settings.declared import CLOUDS, Settings, Way
+from bulkfetch.settings.values import Secret
 from bulkfetch.signin.command import token_of_command
 from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secrets
+from bulkfetch.signin.ways import way_of
 from bulkfetch.wire.retry import THROTTLED, retry_after_s
 from bulkfetch.wire.transport import trust
+from bulkfetch.words import printable
 
 if TYPE_CHECKING:
     import requests
@@ -73,10 +75,10 @@ def acquire(settings: Settings, keep: Callable[[Secret], None] | None = None) ->
         return _by_managed_identity(settings)
     if way is Way.USER:
         return _by_refresh_token(settings, keep)
-    with _entra(settings) as (http, _):
-        scopes = [f"{_resource(settings)}/.default"]
+    with entra_client(settings) as (http, _):
+        scopes = [f"{resource_of(settings)}/.default"]
         answer = _confidential(settings, http, settings.client_id, settings.tenant_id, settings.authority)
-        return _issued(answer.acquire_token_for_client(scopes=scopes), settings, http)
+        return token_of_answer(answer.acquire_token_for_client(scopes=scopes), settings, http)
 
 
 def _by_refresh_token(settings: Settings, keep: Callable[[Secret], None] | None) -> Issued:
@@ -111,16 +113,16 @@ def _logins(settings: Settings) -> Iterator[Login]:
 
 
 def _refreshed(login: Login, settings: Settings) -> Issued:
-    with _entra(settings, login.authority) as (http, msal):
+    with entra_client(settings, login.authority) as (http, msal):
         whose = (login.client_id, login.tenant_id, login.authority)
         has_proof = settings.client_secret is not None or settings.client_certificate is not None
         application = (
-            _confidential(settings, http, *whose) if has_proof else _public(msal, http, *whose, settings=settings)
+            _confidential(settings, http, *whose) if has_proof else public_client(msal, http, *whose, settings=settings)
         )
         answer = application.acquire_token_by_refresh_token(
-            login.refresh_token.reveal(), scopes=[f"{_resource(settings)}/user_impersonation"]
+            login.refresh_token.reveal(), scopes=[f"{resource_of(settings)}/user_impersonation"]
         )
-        return _issued(answer, settings, http, login.refresh_token)
+        return token_of_answer(answer, settings, http, login.refresh_token)
 
 
 def _renewed(login: Login, issued: Issued) -> Login:
@@ -129,76 +131,8 @@ def _renewed(login: Login, issued: Issued) -> Login:
     return Login(login.tenant_id, login.client_id, login.authority, token, username)
 
 
-# A person's sign-in with a code.
-
-
-@dataclass(slots=True)
-class DeviceSignIn:
-    """A sign-in that a person completes in a browser: `message` says where, and with which code.
-
-    `interval_s` is how long to wait before each `poll`, `lifetime_s` how long the code is good.
-    """
-
-    message: str
-    interval_s: float
-    lifetime_s: float
-    _settings: Settings = field(repr=False)
-    _flow: dict[str, Any] = field(repr=False)
-
-    def poll(self) -> Issued | None:
-        """Return the token if the person has signed in, None if not yet; it blocks.
-
-        Raises SignInError if the sign-in was declined or the code is no longer good, and what `acquire` raises.
-        """
-        settings = self._settings
-        with _entra(settings) as (http, msal):
-            application = _public(
-                msal, http, settings.client_id, settings.tenant_id, settings.authority, settings=settings
-            )
-            answer = application.acquire_token_by_device_flow(self._flow, exit_condition=lambda flow: True)
-            self.interval_s = float(self._flow.get("interval", self.interval_s))
-            if isinstance(answer, Mapping) and answer.get("error") in ("authorization_pending", "slow_down"):
-                return None
-            return _issued(answer, settings, http)
-
-
-def begin_device_sign_in(settings: Settings) -> DeviceSignIn:
-    """Ask Entra for a code that a person signs in with; it blocks. Raises what `acquire` raises."""
-    missing = [name for name in ("tenant_id", "client_id") if getattr(settings, name) is None]
-    if missing:
-        raise SettingsError(f"signing in takes the tenant and the app: give {' and '.join(missing)}")
-    with _entra(settings) as (http, msal):
-        application = _public(msal, http, settings.client_id, settings.tenant_id, settings.authority, settings=settings)
-        flow = application.initiate_device_flow(scopes=[f"{_resource(settings)}/user_impersonation"])
-        if "user_code" not in flow:
-            raise SignInError(_refusal(flow, settings, http))
-        code, where = printable(str(flow["user_code"])), printable(str(flow.get("verification_uri", "")))
-        return DeviceSignIn(
-            f"to sign in, open {where} in a browser and enter the code {code}",
-            float(flow.get("interval", 5)),
-            float(flow.get("expires_in", 900)),
-            settings,
-            flow,
-        )
-
-
-def keep_login(settings: Settings, issued: Issued) -> Login:
-    """Keep the refresh token of a sign-in in `login_file`, and return what is kept.
-
-    Raises SignInError, SettingsError, StorageError.
-    """
-    if issued.refresh_token is None:
-        raise SignInError("Entra gave no refresh token: the app lacks the permission offline_access")
-    if settings.login_file is None:
-        raise SettingsError("there is nowhere to keep the login: give --login-file")
-    username = str(claims_of(issued.token).get("upn") or "")
-    login = Login(str(settings.tenant_id), str(settings.client_id), settings.authority, issued.refresh_token, username)
-    write_login(settings.login_file, login)
-    return login
-
-
 def _by_managed_identity(settings: Settings) -> Issued:
-    with _entra(settings, "the managed identity endpoint of this machine", insecure=True) as (http, msal):
+    with entra_client(settings, "the managed identity endpoint of this machine", insecure=True) as (http, msal):
         name = settings.managed_identity
         identity = (
             msal.SystemAssignedManagedIdentity()
@@ -206,18 +140,16 @@ def _by_managed_identity(settings: Settings) -> Issued:
             else msal.UserAssignedManagedIdentity(client_id=name)
         )
         client = msal.ManagedIdentityClient(identity, http_client=http)
-        return _issued(client.acquire_token_for_client(resource=_resource(settings)), settings, http)
+        return token_of_answer(client.acquire_token_for_client(resource=resource_of(settings)), settings, http)
 
 
-# What all ways over Entra share.
-
-
-def _resource(settings: Settings) -> str:
+def resource_of(settings: Settings) -> str:
+    """Return what the tokens of the cloud are for."""
     return CLOUDS[settings.cloud].resource
 
 
 @contextmanager
-def _entra(settings: Settings, where: str | None = None, *, insecure: bool = False) -> Iterator[tuple[Any, Any]]:
+def entra_client(settings: Settings, where: str | None = None, *, insecure: bool = False) -> Iterator[tuple[Any, Any]]:
     """Give an HTTP client and msal, and say in our own words what goes wrong with either."""
     import msal  # 300 ms of imports that a run with a given token does without
     import requests
@@ -252,9 +184,10 @@ def _confidential(settings: Settings, http: Any, client_id: str | None, tenant_i
     )
 
 
-def _public(
+def public_client(
     msal: Any, http: Any, client_id: str | None, tenant_id: str | None, authority: str, *, settings: Settings
 ) -> Any:
+    """Return a client of msal that has no secret."""
     return msal.PublicClientApplication(
         client_id,
         authority=f"{authority}/{tenant_id}",
@@ -298,13 +231,13 @@ def _pem_block(text: str, kind: str) -> str:
     return ""
 
 
-def _issued(answer: object, settings: Settings, http: Any, old: Secret | None = None) -> Issued:
+def token_of_answer(answer: object, settings: Settings, http: Any, old: Secret | None = None) -> Issued:
     """Read the answer of a token endpoint. Raises SignInError if it has no token."""
     if not isinstance(answer, Mapping):
         raise SignInError("signing in failed: the answer is no JSON object")
     token = answer.get("access_token")
     if not isinstance(token, str) or not token:
-        raise SignInError(_refusal(answer, settings, http, old))
+        raise SignInError(refusal_of(answer, settings, http, old))
     refresh_token = answer.get("refresh_token")
     return Issued(
         token,
@@ -313,7 +246,7 @@ def _issued(answer: object, settings: Settings, http: Any, old: Secret | None = 
     )
 
 
-def _refusal(answer: Mapping[str, Any], settings: Settings, http: Any, old: Secret | None = None) -> str:
+def refusal_of(answer: Mapping[str, Any], settings: Settings, http: Any, old: Secret | None = None) -> str:
     """Say why Entra gave no token and what to do; its description carries the code, the time and the correlation id."""
     said = answer.get("error_description") or answer.get("error") or "no reason given"
     description = without_secrets(said, settings, old.reveal() if old else "")

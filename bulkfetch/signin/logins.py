@@ -11,8 +11,8 @@ from pathlib import Path
 import orjson
 
 from bulkfetch.errors import SettingsError, StorageError
-from bulkfetch.settings.sources import Secret
-from bulkfetch.storage.store import Disk, explained
+from bulkfetch.settings.values import Secret
+from bulkfetch.storage.disk import Disk, explained
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,41 +6,23 @@ import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
-from typing import Protocol
 
-import anyio
 import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SignInError
 from bulkfetch.runlog import RunLog
-from bulkfetch.settings.sources import Secret, Settings, Way, way_of
+from bulkfetch.settings.declared import Settings, Way
+from bulkfetch.settings.values import Secret
 from bulkfetch.signin.entra import acquire
 from bulkfetch.signin.tokens import Issued
-from bulkfetch.wire.retry import (
-    Attempts,
-    RetryPolicy,
-    backoff_s,
-    is_throttled,
-    is_too_long,
-    may_retry,
-)
+from bulkfetch.signin.ways import way_of
+from bulkfetch.wire.retry import Attempts, RetryPolicy, backoff_s, is_throttled, is_too_long, may_retry
+from bulkfetch.wire.session import TokenSource
 
 _MARGIN_S, _MARGIN_SHARE = 60.0, 0.1
 """How long before its end a token is renewed: a minute, or a tenth of a short life."""
 _MAX_SIGN_IN_ATTEMPTS = 7
 _draw = Random().random
-
-
-class TokenSource(Protocol):
-    """Gives the token of the moment, and a new one when the server refuses it."""
-
-    async def token(self) -> str:
-        """Return a bearer token. Raises SignInError if there is none to be had."""
-        ...
-
-    async def renew(self, refused: str) -> str:
-        """Return another token than `refused`, once for all who ask. Raises SignInError."""
-        ...
 
 
 class FixedToken:

@@ -9,8 +9,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from bulkfetch.errors import printable
-from bulkfetch.settings.sources import Secret, Settings, Way, way_of
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.words import printable
 
 _LONG_WORD = 8
 """Words of a token command from this length on may be a password in it."""
@@ -46,14 +47,6 @@ def claims_of(token: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return claims if isinstance(claims, dict) else {}
-
-
-def has_user(settings: Settings) -> bool:
-    """Tell whether the credentials are known to be an app's together with a user; a token in hand may say so."""
-    way = way_of(settings)
-    if way is Way.TOKEN and settings.token is not None:
-        return bool(claims_of(settings.token.reveal()).get("scp"))  # what a user has allowed; an app has roles
-    return way is Way.USER
 
 
 def without_secrets(said: object, settings: Settings, *others: str) -> str:

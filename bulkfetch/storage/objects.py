@@ -7,7 +7,6 @@ calls block, and raise StorageError.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,10 +16,10 @@ from pathlib import PurePosixPath
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bulkfetch.errors import OutputError, StorageError, UploadLostError, printable
-from bulkfetch.settings.sources import Settings
+from bulkfetch.errors import OutputError, StorageError, UploadLostError
 from bulkfetch.storage.addresses import Address
-from bulkfetch.storage.clouds import Cloud, open_cloud
+from bulkfetch.storage.clouds import Cloud
+from bulkfetch.storage.problems import NO_CONTAINER, REFUSED, Problem, problem_of
 
 if TYPE_CHECKING:
     from obstore import WritableFile
@@ -108,7 +107,7 @@ class Objects:
         except FileNotFoundError:
             pass  # it is there, and has no archive yet
         except (BaseError, OSError) as error:
-            problem = _problem_of(error)
+            problem = problem_of(error)
             if problem.status is None:  # what it answers is the business of others
                 raise OutputError(f"{self.address}: {problem}") from error
 
@@ -253,18 +252,18 @@ class Objects:
             try:
                 return call()
             except (AlreadyExistsError, PreconditionError) as error:
-                raise ConditionError(f"{self.where(name)}: {_problem_of(error)}") from error
+                raise ConditionError(f"{self.where(name)}: {problem_of(error)}") from error
             except (BaseError, OSError) as error:
-                problem = _problem_of(error)
-                if isinstance(error, FileNotFoundError) and problem.code not in _NO_CONTAINER:
+                problem = problem_of(error)
+                if isinstance(error, FileNotFoundError) and problem.code not in NO_CONTAINER:
                     raise
                 if problem.is_final or self.clock.now() + wait_s > until:
                     raise self._refusal(name, verb, problem) from error
             self.clock.sleep(self.clock.draw() * wait_s)
             wait_s = min(3 * wait_s, _MAX_WAIT_S)
 
-    def _refusal(self, name: PurePosixPath, verb: str, problem: _Problem) -> StorageError | OutputError:
-        if problem.code in _NO_CONTAINER:
+    def _refusal(self, name: PurePosixPath, verb: str, problem: Problem) -> StorageError | OutputError:
+        if problem.code in NO_CONTAINER:
             return OutputError(
                 f"{self.address}: there is no bucket or container {self.address.container!r}; create it first"
             )
@@ -351,12 +350,12 @@ class Upload:
         try:
             yield
         except (BaseError, OSError) as error:
-            problem = _problem_of(error)
+            problem = problem_of(error)
             advice = problem.advice("write")
             raise UploadLostError(
                 f"{self._objects.where(self._path)}: the upload broke off: {problem}{f'; {advice}' if advice else ''}",
-                final=problem.status in _REFUSED
-                or problem.code in _NO_CONTAINER
+                final=problem.status in REFUSED
+                or problem.code in NO_CONTAINER
                 or self._objects.has_waited(self._since),
             ) from error
 
@@ -369,99 +368,3 @@ def _unchanged(entry: Entry) -> Any:
     """Return the condition that an object is still what it was; without a tag of it there is none."""
     tags = {"e_tag": entry.e_tag, "version": entry.version}
     return {name: tag for name, tag in tags.items() if tag is not None} or "overwrite"
-
-
-_REFUSED = (401, 403, 501)
-_NO_CONTAINER = ("NoSuchBucket", "ContainerNotFound", "FilesystemNotFound", "ResourceNotFound", "WorkspaceNotFound")
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
-_MESSAGE = re.compile(r"<Message>([^<\n]{1,400})")
-_PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+: )?(.*)")
-_HOST = re.compile(r"https?://([^/\s?#]+)")
-_CAUSES = {
-    "dns error": "there is no host of that name",
-    "ConnectionRefused": "the connection is refused",
-    "UnknownIssuer": "its certificate is not one to be trusted",
-    "invalid peer certificate": "its certificate is not one to be trusted",
-    "TimedOut": "it does not answer in time",
-    "timed out": "it does not answer in time",
-    "body error": "its answer breaks off",
-    "ConnectionReset": "the connection breaks off",
-    "IncompleteMessage": "the connection breaks off",
-}
-"""What stands in the text of an error, the first that does, and what it means."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """What is wrong with a request, in the words of the store where it has said something."""
-
-    text: str
-    status: int | None = None
-    code: str = ""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the same request would be refused again."""
-        is_refused = self.status is not None and 400 <= self.status < 500
-        return is_refused and self.status not in (408, 429) and self.code != "RequestTimeout"
-
-    def advice(self, verb: str) -> str:
-        """Say what the reader can do, if that is known."""
-        if self.code in _ADVICE:
-            return _ADVICE[self.code]
-        if self.status in (401, 403):
-            return f"the credentials need the right to {verb} objects there; the page of the cloud in docs/ lists them"
-        return _ADVICE_BY_STATUS.get(self.status or 0, "")
-
-    def __str__(self) -> str:
-        return self.text
-
-
-_EXPIRED = "the credentials have expired: sign in again, or give newer ones, and run the same command again"
-_ADVICE = {
-    "InvalidAccessKeyId": "the access key id is not known there: is it that of another account, or server?",
-    "SignatureDoesNotMatch": "the secret key does not go with its id, or something in between changes requests",
-    "AuthenticationFailed": "the key or SAS is wrong or has expired, or the clock of this machine is off",
-    "InvalidAuthenticationInfo": _EXPIRED,
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "RequestTimeTooSkewed": "the clock of this machine is off: set it",
-    "AuthorizationPermissionMismatch": "give the identity the role Storage Blob Data Contributor (docs/azure.md)",
-    "PermanentRedirect": "the bucket is in another region: give storage_region",
-    "AuthorizationHeaderMalformed": "the bucket is in another region: give storage_region",
-    "NotImplemented": "this server lacks conditional writes (If-Match, If-None-Match), which keep two runs apart",
-    "BlobImmutableDueToPolicy": "a policy makes what is there immutable; an archive has to replace and delete",
-}
-_ADVICE_BY_STATUS = {
-    301: "the bucket is in another region: give storage_region",
-    501: _ADVICE["NotImplemented"],
-}
-
-
-def _problem_of(error: BaseException) -> _Problem:
-    """Find the words for an error of obstore, whose own text holds whole addresses and answers."""
-    text = str(error)
-    status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
-    if (refusal := _PROVIDER.search(text)) is not None:  # ours, which ask the cloud's own library
-        return _Problem(printable(f"the credentials cannot be renewed ({refusal[1][:300]})"), 401, "ExpiredToken")
-    if status is None:
-        host = _HOST.search(text)
-        cause = next((words for mark, words in _CAUSES.items() if mark in text), "it does not answer")
-        return _Problem(printable(f"{host[1] if host else 'the store'} cannot be used: {cause}"))
-    words = " ".join(each[1] for each in (code, message) if each)
-    return _Problem(
-        printable(f"the store answers {status[1]}{f' {words}' if words else ''}"),
-        int(status[1]),
-        code[1] if code else "",
-    )
-
-
-def open_objects(address: Address, settings: Settings) -> Objects:
-    """Open the objects of an address with what the settings and the environment have of credentials.
-
-    Raises SettingsError without credentials, OutputError if there is no such store, or no such bucket.
-    """
-    objects = Objects(address, open_cloud(address, settings), patience_s=settings.storage_patience_s)
-    objects.knock()
-    return objects

@@ -6,11 +6,17 @@ import os
 from pathlib import Path, PurePosixPath
 
 from bulkfetch.errors import OutputError
-from bulkfetch.settings.sources import Settings, read_settings
-from bulkfetch.storage.addresses import Address, parse_address
-from bulkfetch.storage.objects import open_objects
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import read_settings
+from bulkfetch.storage.addresses import Address, Service, parse_address
+from bulkfetch.storage.azure import open_azure
+from bulkfetch.storage.clouds import Cloud
+from bulkfetch.storage.disk import LocalStore, prepare_directory
+from bulkfetch.storage.gcs import open_gcs
+from bulkfetch.storage.objects import Objects
 from bulkfetch.storage.objectstore import ObjectStore
-from bulkfetch.storage.store import LocalStore, Store, prepare_directory
+from bulkfetch.storage.s3 import open_s3
+from bulkfetch.storage.store import Store
 
 
 def prepare_output(output: str | Path, settings: Settings, marker: PurePosixPath) -> Store:
@@ -54,3 +60,21 @@ def is_there(output: str | Path) -> bool:
 
 def _opened(address: Address, settings: Settings) -> ObjectStore:
     return ObjectStore(open_objects(address, settings))
+
+
+def open_objects(address: Address, settings: Settings) -> Objects:
+    """Open the objects of an address with what the settings and the environment have of credentials.
+
+    Raises SettingsError without credentials, OutputError if there is no such store, or no such bucket.
+    """
+    objects = Objects(address, open_cloud(address, settings), patience_s=settings.storage_patience_s)
+    objects.knock()
+    return objects
+
+
+def open_cloud(address: Address, settings: Settings) -> Cloud:
+    """Find credentials for an address.
+
+    Raises SettingsError if there are none or they are incomplete, OutputError if the container cannot be found.
+    """
+    return {Service.S3: open_s3, Service.AZURE: open_azure, Service.GCS: open_gcs}[address.service](address, settings)

@@ -11,15 +11,10 @@ from typing import Any
 import orjson
 
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.errors import (
-    BulkfetchError,
-    ForeignLinkError,
-    HttpStatusError,
-    RequestError,
-    printable,
-)
+from bulkfetch.errors import BulkfetchError, ForeignLinkError, HttpStatusError, RequestError
 from bulkfetch.wire.retry import retry_after_s
 from bulkfetch.wire.transport import Answer
+from bulkfetch.words import printable
 
 _MAX_FAULT_BYTES = 64 << 10
 """Larger error bodies are not read: they are no fault of the API, and would hold up everybody else."""
@@ -159,7 +154,6 @@ _ADVICE_BY_STATUS = {
     410: "it is not there any more: `bulkfetch invoices list` shows what there is",
     429: "lower --max-in-flight, or set --max-requests-per-second",
 }
-
 
 _USERS_ONLY = re.compile(r"/invoices/(?!summary$)[^/]+|/invoices/[^/]+(/receipts/[^/]+)?/documents/statement")
 _NEEDS_USER = (

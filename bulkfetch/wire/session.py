@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
-import anyio
 import anyio.abc
 import anyio.to_thread
 
@@ -27,11 +25,8 @@ from bulkfetch.errors import (
     TooManyFilesError,
 )
 from bulkfetch.runlog import RunLog
-from bulkfetch.settings.sources import Secret, Settings
-from bulkfetch.signin.source import TokenSource, token_source
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy, Place
-from bulkfetch.wire.pace import PacePolicy
+from bulkfetch.wire.limits import AdaptiveLimit, Place
 from bulkfetch.wire.refusals import lacks_user, refusal
 from bulkfetch.wire.retry import (
     Attempts,
@@ -47,7 +42,7 @@ from bulkfetch.wire.retry import (
     may_wait,
     outage_hold_s,
 )
-from bulkfetch.wire.transport import Answer, Request, Transport, open_transport
+from bulkfetch.wire.transport import Answer, Request, Transport
 
 T = TypeVar("T")
 
@@ -349,44 +344,6 @@ class Session:
         )
 
 
-@asynccontextmanager
-async def open_session(
-    settings: Settings,
-    stats: RunStats,
-    log: RunLog | None = None,
-    *,
-    tokens: TokenSource | None = None,
-    keep: Callable[[Secret], None] | None = None,
-) -> AsyncIterator[Session]:
-    """Open a session with `tokens` or the settings' credentials, and close its connections at the end.
-
-    `keep` is given each new refresh token, in a thread.
-    """
-    clock, log = Clock(), log or RunLog()
-
-    def note_limit(why: str, limit: int, pace: float | None) -> None:
-        log.note("limit", change=why, limit=limit, requests_per_second=None if pace is None else round(pace, 2))
-
-    limit = AdaptiveLimit(
-        LimitPolicy(ceiling=settings.max_in_flight),
-        clock=clock.now,
-        sleep=clock.sleep,
-        pace=PacePolicy(ceiling=settings.max_requests_per_second),
-        on_change=note_limit,
-    )
-    stats.limit = limit.limit
-    async with open_transport(settings, stats) as transport:
-        yield Session(
-            transport,
-            tokens or token_source(settings, log, keep),
-            stats=stats,
-            limit=limit,
-            policy=RetryPolicy(max_attempts=settings.max_attempts, patience_s=settings.patience_s),
-            clock=clock,
-            log=log,
-        )
-
-
 def _unavailable(error: RequestError, silence_s: float) -> str:
     done = "refused everything as too much" if is_throttled(error) else "answered nothing useful"
     return (
@@ -399,3 +356,15 @@ def _too_long(error: HttpStatusError) -> str:
     wait_s = error.retry_after_s or 0.0
     words = f"{wait_s / 3600:,.1f} hours" if wait_s < 1e7 else "for longer than anybody waits"
     return f"the server asks to wait {words}; run the same command again after that: {error}"
+
+
+class TokenSource(Protocol):
+    """Gives the token of the moment, and a new one when the server refuses it."""
+
+    async def token(self) -> str:
+        """Return a bearer token. Raises SignInError if there is none to be had."""
+        ...
+
+    async def renew(self, refused: str) -> str:
+        """Return another token than `refused`, once for all who ask. Raises SignInError."""
+        ...

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import anyio.to_thread
@@ -27,10 +27,10 @@ from bulkfetch.errors import (
     SettingsError,
     TooManyFilesError,
     UntrustedServerError,
-    printable,
 )
-from bulkfetch.settings.sources import Settings
+from bulkfetch.settings.declared import Settings
 from bulkfetch.stats import RunStats
+from bulkfetch.words import printable
 
 _READ_BUFFER_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 64 << 10
@@ -70,12 +70,6 @@ class Request:
     def target(self) -> str:
         """The path and the query, as they stand behind the base URL."""
         return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
-
-
-def path_segment(name: str) -> str:
-    """Escape a name from the server into one segment of a path, so that it can be no more than that."""
-    escaped = quote(name, safe="")
-    return escaped.replace(".", "%2E") if set(name) <= {"."} else escaped
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ import anyio
 from bulkfetch.archive.layout import ARCHIVE, LOCK
 from bulkfetch.runs.export import archive
 from bulkfetch.runs.plan import Selection
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.store import LocalStore, prepare_directory
+from bulkfetch.storage.disk import LocalStore, prepare_directory
 from durability.disks import WatchedDisk, killing
 from durability.trial import CUT
 

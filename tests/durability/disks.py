@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO
 
-from bulkfetch.storage.store import Disk
+from bulkfetch.storage.disk import Disk
 
 Step = Callable[[str, Path, int], int]
 """Told what is about to happen to which file, and with how many bytes; returns how many of them to let through, all if

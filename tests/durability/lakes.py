@@ -41,12 +41,13 @@ from bulkfetch.runs.export import archive, writing_to
 from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import verify_store
-from bulkfetch.settings.sources import Settings
+from bulkfetch.settings.declared import Settings
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.addresses import parse_address
 from bulkfetch.storage.leases import LeasePolicy
-from bulkfetch.storage.objects import Objects, Upload, open_objects
+from bulkfetch.storage.objects import Objects, Upload
 from bulkfetch.storage.objectstore import ObjectStore
+from bulkfetch.storage.opening import open_objects
 from durability.trial import CUT, proved, run_into, tenant
 
 PIECE_BYTES = 3_000

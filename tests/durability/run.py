@@ -30,7 +30,7 @@ import anyio
 from replay import TOKEN, Served, serving
 
 from bulkfetch.errors import BulkfetchError, StorageError
-from bulkfetch.storage.store import Disk
+from bulkfetch.storage.disk import Disk
 from durability.disks import RecordingDisk, WatchedDisk, counting, filling, refusing
 from durability.trial import CUT, Reader, differences, dishonest, proved, run_into, tenant
 

@@ -20,7 +20,7 @@ from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.store import Disk, LocalStore
+from bulkfetch.storage.disk import Disk, LocalStore
 
 CUT: dict[str, Any] = {"page_size": 5, "part_rows": 10, "row_group_rows": 4}
 """Settings that cut a few rows into many pages, parts and row groups."""

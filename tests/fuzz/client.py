@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from bulkfetch.decoding.pages import decode_json_page
 from bulkfetch.errors import BulkfetchError
-from bulkfetch.settings.sources import Secret, Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
 from bulkfetch.wire.retry import RetryPolicy

@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from reference import Num, Obj, assert_holds, held, number_of, plain, read, tagged
 
-from bulkfetch.billing.schemas import INVOICE, ONE_TIME, Field, Kind
+from bulkfetch.billing.invoices import Invoice, flattened, header_table, invoice_of
+from bulkfetch.billing.schemas import INVOICE, ONE_TIME
 from bulkfetch.decoding.columns import columns_of
+from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.fast import FastDecoder
+from bulkfetch.decoding.fields import Field, Kind
 from bulkfetch.decoding.jsontext import Json, Pairs, loads, utf8_of
 from bulkfetch.decoding.pages import PageDecoder, decode_json_page, page_of, peek
 from bulkfetch.errors import MalformedBodyError, RequestError
-from bulkfetch.partnercenter.invoices import Invoice, _invoice_of, _page_from, flattened, header_table
-from bulkfetch.partnercenter.seen import Envelope, envelope_of
+from bulkfetch.partnercenter.invoices import _page_from
 from bulkfetch.wire.refusals import refusal
 from bulkfetch.wire.retry import retry_after_s
 from bulkfetch.wire.transport import Answer, gunzip
@@ -133,7 +135,7 @@ def check_invoices(data: bytes) -> None:
 
 
 def _invoice_from(body: bytes) -> tuple[Invoice, ...]:
-    return (_invoice_of(loads(utf8_of(body))),)
+    return (invoice_of(loads(utf8_of(body))),)
 
 
 def _invoices_from(body: bytes) -> tuple[Invoice, ...]:

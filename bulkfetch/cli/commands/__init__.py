@@ -1,0 +1,1 @@
+"""One file for each command: it offers the settings it uses, does one call, and returns an exit code."""

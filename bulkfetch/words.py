@@ -1,13 +1,34 @@
-"""Rows as a table of text, for people."""
+"""How things are said: safe on a terminal, in the plural, in columns."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from unicodedata import combining, east_asian_width
 
-from bulkfetch.errors import printable
+_CREDENTIALS = re.compile(
+    r"eyJ[\w-]{4,}\.[\w-]+\.[\w-]*"  # a JSON web token
+    r"|(?i:bearer\s+)(?P<bearer>[\w.~+/-]{8,}=*)"
+    r"|(?i:\b(?:access_token|refresh_token|id_token|client_secret|client_assertion|token|sig)(?:=|\"\s*:\s*\"))"
+    r"(?P<named>[^\s\"&']+)"
+)
+
+
+def printable(text: str) -> str:
+    """Return `text` from the server without characters that could act on a terminal or forge a log line.
+
+    What looks like a credential in it is shown as `***`.
+    """
+    safe = "".join(c if c.isprintable() else " " for c in text)
+    return _CREDENTIALS.sub(_hidden, safe)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    secret = found["bearer"] or found["named"] or found[0]
+    return found[0].removesuffix(secret) + "***"
+
 
 _TELLING = (
     *("customerName", "customerCompanyName", "usageDate", "chargeStartDate", "offerName", "productName"),
@@ -75,3 +96,13 @@ def width_of(text: str) -> int:
 def _are_numbers(values: Sequence[Any]) -> bool:
     known = [value for value in values if value is not None]
     return bool(known) and all(isinstance(value, int | Decimal) for value in known)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, in the plural where it is not one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def encodable(text: str) -> str:
+    """Return `text` without what stands for bytes of a file name that are no text."""
+    return text.encode(errors="replace").decode()

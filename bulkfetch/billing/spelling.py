@@ -1,0 +1,50 @@
+"""Providers, types, currencies and periods, in each spelling the API uses."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from bulkfetch.errors import SettingsError
+from bulkfetch.words import printable
+
+
+def path_segment(name: str) -> str:
+    """Escape a name from the server into one segment of a path, so that it can be no more than that."""
+    escaped = quote(name, safe="")
+    return escaped.replace(".", "%2E") if set(name) <= {"."} else escaped
+
+
+MODERN = {"one_time": "onetime", "marketplace": "marketplace", "all": "all"}
+"""Providers that page by continuation token, and how a query spells them: `one_time` is refused there."""
+PERIODS = ("current", "previous")
+"""The periods whose line items may be unbilled."""
+
+
+def currency_code(text: str) -> str:
+    """Return a currency code in capitals. Raises SettingsError for text that is none."""
+    if not re.fullmatch(r"[A-Za-z]{3}", text.strip()):
+        raise SettingsError(f"a currency is a code of three letters such as EUR, not {printable(text)!r}")
+    return text.strip().upper()
+
+
+def api_spelling(name: str) -> str:
+    """Return the API's JSON spelling of a provider or type: `OneTime`, `onetime` and `one_time` are one.
+
+    The rule is that of the .NET SDK's enum converter: an underscore before each capital, then lower case.
+    """
+    spelled = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip()).lower()
+    return _UNSEPARATED.get(spelled, spelled)
+
+
+_UNSEPARATED = {
+    "onetime": "one_time",
+    "billinglineitems": "billing_line_items",
+    "usagelineitems": "usage_line_items",
+    "azuredatamarket": "azure_data_market",
+}
+
+
+def pascal_case(name: str) -> str:
+    """Spell `billing_line_items` as the path does: `BillingLineItems`."""
+    return path_segment("".join(word[:1].upper() + word[1:] for word in name.split("_")))

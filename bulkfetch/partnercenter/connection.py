@@ -1,0 +1,55 @@
+"""A session opened with the settings: the one place that joins wire and signin."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from bulkfetch.runlog import RunLog
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.source import token_source
+from bulkfetch.stats import RunStats
+from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.pace import PacePolicy
+from bulkfetch.wire.retry import RetryPolicy
+from bulkfetch.wire.session import Clock, Session, TokenSource
+from bulkfetch.wire.transport import open_transport
+
+
+@asynccontextmanager
+async def open_session(
+    settings: Settings,
+    stats: RunStats,
+    log: RunLog | None = None,
+    *,
+    tokens: TokenSource | None = None,
+    keep: Callable[[Secret], None] | None = None,
+) -> AsyncIterator[Session]:
+    """Open a session with `tokens` or the settings' credentials, and close its connections at the end.
+
+    `keep` is given each new refresh token, in a thread.
+    """
+    clock, log = Clock(), log or RunLog()
+
+    def note_limit(why: str, limit: int, pace: float | None) -> None:
+        log.note("limit", change=why, limit=limit, requests_per_second=None if pace is None else round(pace, 2))
+
+    limit = AdaptiveLimit(
+        LimitPolicy(ceiling=settings.max_in_flight),
+        clock=clock.now,
+        sleep=clock.sleep,
+        pace=PacePolicy(ceiling=settings.max_requests_per_second),
+        on_change=note_limit,
+    )
+    stats.limit = limit.limit
+    async with open_transport(settings, stats) as transport:
+        yield Session(
+            transport,
+            tokens or token_source(settings, log, keep),
+            stats=stats,
+            limit=limit,
+            policy=RetryPolicy(max_attempts=settings.max_attempts, patience_s=settings.patience_s),
+            clock=clock,
+            log=log,
+        )

@@ -1,0 +1,162 @@
+"""What a run could not do, and the list of it that an archive keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import orjson
+
+from bulkfetch.archive.layout import FAILURES
+from bulkfetch.billing.documents import Document
+from bulkfetch.billing.transfers import Transfer, period_advice
+from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError
+from bulkfetch.storage.store import Store
+from bulkfetch.wire.refusals import advice, advice_on
+from bulkfetch.words import counted, encodable
+
+
+def keep_failures(
+    store: Store,
+    failures: Sequence[Failure],
+    *,
+    planned: Iterable[Transfer | Document],
+    committed_of: Callable[[Sequence[Transfer | Document]], Container[Transfer | Document]],
+    at: str,
+) -> None:
+    """Write what the archive lacks after a run: a line of JSON for each; no file if it lacks nothing.
+
+    What an earlier run failed at stays in it, if this run did not plan it and none has committed it since:
+    `committed_of` tells which of some of them are committed. Raises StorageError.
+    """
+    tried = set(planned)
+    earlier = {_transfer_of(each): each for each in _read(store)}
+    others = [transfer for transfer in earlier if transfer not in tried]
+    committed = committed_of(others)
+    left = [earlier[transfer] for transfer in others if transfer not in committed]
+    lines = [*left, *({"at": at, **failure.to_dict()} for failure in failures)]
+    if lines:
+        store.write(FAILURES, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+    else:
+        store.remove(FAILURES)
+
+
+def _read(store: Store) -> list[dict[str, Any]]:
+    """Return the lines of the earlier file; what is damaged in it is left out, since commits alone decide."""
+    found = []
+    for line in (store.read(FAILURES) or b"").splitlines():
+        try:
+            failure = orjson.loads(line)
+        except ValueError:
+            continue
+        if isinstance(failure, dict) and any(
+            all(isinstance(failure.get(name), str) for name in key) for key in (_KEY, _DOCUMENT_KEY)
+        ):
+            found.append(failure)
+    return found
+
+
+_KEY = ("invoice_id", "provider", "line_item_type")
+_DOCUMENT_KEY = ("invoice_id", "document")
+
+
+def _transfer_of(failure: dict[str, Any]) -> Transfer | Document:
+    if "document" in failure:
+        return Document(failure["invoice_id"], str(failure.get("receipt_id") or ""))
+    invoice_id, provider, line_item_type = (failure[name] for name in _KEY)
+    unbilled = tuple(str(failure[name]) for name in ("period", "currency") if name in failure)
+    return Transfer(invoice_id, provider, line_item_type, unbilled if len(unbilled) == 2 else ())
+
+
+NOT_TRIED = "not_tried"
+"""The reason of transfers that a run did not come to, or had to leave, before it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A transfer or a document that could not be completed, and why.
+
+    `message` says it in a sentence with all facts that there are, `advice` what to do; the rest is for machines:
+    `status` and `code` of the last answer, the ids that Microsoft's support asks for, how often it was tried.
+    """
+
+    transfer: Transfer | Document
+    reason: str
+    message: str
+    advice: str = ""
+    status: int | None = None
+    code: str | None = None
+    description: str | None = None
+    path: str | None = None
+    attempts: int | None = None
+    request_id: str | None = None
+    correlation_id: str | None = None
+
+    def line(self) -> str:
+        """Return the failure as one line."""
+        return f"FAILED {self.message}" + (f"; {self.advice}" if self.advice else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the failure as plain values."""
+        facts = {fact.name: getattr(self, fact.name) for fact in fields(self) if fact.name != "transfer"}
+        facts["message"] = encodable(self.message)
+        if isinstance(self.transfer, Document):
+            kind = "receipt" if self.transfer.receipt_id else "statement"
+            named = {"document": kind, "receipt_id": self.transfer.receipt_id or None}
+            return {"invoice_id": self.transfer.invoice_id, **named, **facts}
+        return {
+            "invoice_id": self.transfer.invoice_id,
+            "provider": self.transfer.provider,
+            "line_item_type": self.transfer.line_item_type,
+            **dict(zip(("period", "currency"), self.transfer.unbilled, strict=False)),
+            **facts,
+        }
+
+
+def failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
+    """Return the failure that `error` means for `transfer`; the facts are those of the request behind it."""
+    if isinstance(transfer, Document) and isinstance(error, RequestError):
+        return replace(_failure_of(transfer, error), message=f"document {transfer}: {error}")
+    return _failure_of(transfer, error)
+
+
+def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
+    cause = error if isinstance(error, RequestError) else error.__cause__
+    if not isinstance(cause, RequestError):
+        return Failure(transfer, error.reason, str(error), advice_on(error))
+    facts, answer = cause.facts, cause if isinstance(cause, HttpStatusError) else None
+    because = "" if isinstance(transfer, Document) or not answer else period_advice(transfer, answer.status)
+    return Failure(
+        transfer,
+        cause.reason,
+        str(error),
+        because or advice_on(error),
+        status=answer.status if answer else None,
+        code=answer.code if answer else None,
+        description=answer.description if answer else None,
+        path=facts.path if facts else None,
+        attempts=facts.attempts if facts else None,
+        request_id=facts.request_id if facts else None,
+        correlation_id=facts.correlation_id if facts else None,
+    )
+
+
+def not_tried(transfer: Transfer | Document) -> Failure:
+    """Return the failure of a transfer or document that a run did not come to, or had to leave."""
+    kind = "document" if isinstance(transfer, Document) else "transfer"
+    message = f"{kind} {transfer}: the run ended before it was complete"
+    return Failure(transfer, NOT_TRIED, message, advice(NOT_TRIED))
+
+
+def failure_lines(failures: Sequence[Failure]) -> list[str]:
+    """Return a line for each failure, and one for all transfers and documents that were not tried together."""
+    tried = [failure for failure in failures if failure.reason != NOT_TRIED]
+    lines = [failure.line() for failure in tried]
+    missing = [failure for failure in failures if failure.reason == NOT_TRIED]
+    documents = sum(isinstance(failure.transfer, Document) for failure in missing)
+    if transfers := len(missing) - documents:
+        lines.append(f"NOT TRIED: {counted(transfers, 'transfer')}; the run ended before")
+    if documents:
+        lines.append(f"NOT TRIED: {counted(documents, 'document')}")
+    return lines

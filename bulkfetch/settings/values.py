@@ -1,0 +1,239 @@
+"""How each kind of value is read, checked and shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+
+class Secret:
+    """A text that shows itself as `***` wherever it is printed, formatted or logged. It cannot be changed."""
+
+    __slots__ = ("_value",)
+    _value: str
+
+    def __init__(self, value: str) -> None:
+        object.__setattr__(self, "_value", value)
+
+    def reveal(self) -> str:
+        """Return the text itself, for the one place that sends it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a Secret cannot be changed")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a Secret cannot be changed")
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        return Secret, (self._value,)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueKind:
+    """How one kind of value is read and shown.
+
+    `read` takes text, or what TOML or Python gives, and also what it has returned itself.
+    It raises ValueError saying what would be right.
+    """
+
+    metavar: str
+    read: Callable[[object], Any]
+    show: Callable[[Any], str] = str
+
+
+def _quoted(value: object) -> str:
+    """Show a wrong value on one line: a list or a table by its kind only, for it may hold anything."""
+    if not isinstance(value, str | int | float):
+        return f"a {type(value).__name__}"
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a far larger number"
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def whole_number(low: int, high: int | None = None) -> ValueKind:
+    """Return the kind of a whole number from `low` to `high`."""
+    right = f"a whole number from {low} to {high}" if high else f"a whole number, at least {low}"
+
+    def read(value: object) -> int:
+        number = _integer(value)
+        if number is None or number < low or (high is not None and number > high):
+            raise ValueError(f"must be {right}, not {_quoted(value)}")
+        return number
+
+    return ValueKind("N", read)
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number_between(low: float, high: float, right: str) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        try:
+            number = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # caught
+        except (TypeError, ValueError, OverflowError):
+            number = float("nan")
+        if not low <= number <= high:
+            raise ValueError(f"must be {right}, not {_quoted(value)}")
+        return number
+
+    return read
+
+
+_UNITS = {"gib": 1 << 30, "mib": 1 << 20, "kib": 1 << 10}
+_LARGEST_PAGE_BYTES = 1 << 30  # pyarrow counts the bytes of a JSON block in 32 bits
+
+
+def _read_size(value: object) -> int:
+    size = _integer(value)
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,15}) ?([KMG]iB)", value.strip(), re.IGNORECASE)):
+        size = int(match[1]) * _UNITS[match[2].lower()]
+    if size is None or not 1 <= size <= _LARGEST_PAGE_BYTES:
+        raise ValueError(f"must be a number of bytes, or text such as 256MiB, up to 1GiB, not {_quoted(value)}")
+    return size
+
+
+def _show_size(size: int) -> str:
+    unit = next((unit for unit in ("GiB", "MiB", "KiB") if size % _UNITS[unit.lower()] == 0), "")
+    return f"{size // _UNITS[unit.lower()]}{unit}" if unit else str(size)
+
+
+def choice(*choices: str) -> ValueKind:
+    """Return the kind of one word of several."""
+
+    def read(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"must be {' or '.join(choices)}, not {_quoted(value)}")
+        return str(value)
+
+    return ValueKind("|".join(choices), read)
+
+
+def _read_id(value: object) -> str:
+    """Read what becomes a segment of an address. A secret given here by mistake is not repeated."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", value.strip()):
+        raise ValueError("must be an id (8-4-4-4-12 hexadecimal digits) or a domain name; its value is not shown here")
+    return value.strip()
+
+
+def _read_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[ -~]{1,255}", value.strip()):
+        raise ValueError("must be a name of visible ASCII characters; its value is not shown here")
+    return value.strip()
+
+
+def _read_secret(value: object) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value.strip()):
+        raise ValueError("must be visible ASCII characters without spaces (and without the word Bearer)")
+    return Secret(value.strip())
+
+
+def _existing_file(kind: str) -> Callable[[object], Path]:
+    def read(value: object) -> Path:
+        if not isinstance(value, str | Path) or not Path(value).is_file():
+            shown = f"{str(value)!r}" if isinstance(value, str | Path) else _quoted(value)
+            raise ValueError(f"must be a {kind} file that exists, not {shown}")
+        return Path(value)
+
+    return read
+
+
+def _read_url(value: object) -> str:
+    """Read an address that may be given credentials. It is never repeated, as it may hold some by mistake."""
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("must be an address such as https://host/v1") from None
+    if not host or not re.fullmatch(r"[A-Za-z0-9:/._~%!$&'()*+,;=@?#\[\]-]+", text):
+        raise ValueError("must be an address such as https://host/v1")
+    if "@" in parts.netloc:
+        raise ValueError("must hold no user name or password; credentials have settings of their own")
+    if "?" in text or "#" in text:
+        raise ValueError("must end with its path, without ? or #")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        raise ValueError("must begin with https:// (http:// is for loopback only: localhost, 127.0.0.1, [::1])")
+    return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is this machine: `localhost`, or a loopback address."""
+    import ipaddress  # needed for http only
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return str(address) == "::1" or (address.version == 4 and address.is_loopback)
+
+
+def _read_base_url(value: object) -> str:
+    url = _read_url(value)
+    if not urlsplit(url).path:
+        raise ValueError("must include the version of the API: the base URL ends with /v1")
+    return url
+
+
+def _read_path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise ValueError(f"must name a file, not {_quoted(value)}")
+    return Path(value)
+
+
+def _read_command(value: object) -> Secret:
+    """Read a command line. It may hold a password, so it is never repeated."""
+    import shlex  # needed for this only
+
+    text = value.reveal() if isinstance(value, Secret) else value
+    try:
+        words = shlex.split(text) if isinstance(text, str) else []
+    except ValueError as problem:
+        raise ValueError(f"must be a command line: {problem}") from None
+    if not words:
+        raise ValueError("must be a command line, as in `az account get-access-token …`")
+    return Secret(str(text))
+
+
+BASE_URL = ValueKind("URL", _read_base_url)
+URL = ValueKind("URL", _read_url)
+ID = ValueKind("ID", _read_id)
+NAME = ValueKind("NAME", _read_name)
+SECRET = ValueKind("SECRET", _read_secret)
+FILE = ValueKind("FILE", _existing_file("PEM"))
+JSON_FILE = ValueKind("FILE", _existing_file("JSON"))
+SECONDS = ValueKind(
+    "SECONDS",
+    _number_between(1e-9, 86_400, "a number of seconds above 0 and up to 86400"),
+    lambda seconds: f"{seconds:.10g}",
+)
+RATE = ValueKind("N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), lambda rate: f"{rate:.10g}")
+SIZE = ValueKind("SIZE", _read_size, _show_size)
+PATH = ValueKind("FILE", _read_path)
+COMMAND = ValueKind("COMMAND", _read_command, lambda command: f"{command.reveal().split()[0]} …")
