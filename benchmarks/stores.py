@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from exporting import Shape, export_command, serving
 from measuring import announce, conditions, keep, run_client
-from objectservers import ObjectServer, S3Server, ServerMissingError, azurite, moto
-from storeproxy import Delay, FaultyProxy
+from support.objectservers import ObjectServer, S3Server, ServerMissingError, azurite, moto
+from support.storeproxy import Delay, FaultyProxy
 
 DETAIL = "office/billing_line_items"
 _NOT_COMPARED = ("_bulkfetch/runs/", "_bulkfetch/logs/", "_bulkfetch/lock")

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
-from objectservers import AzureServer, ObjectServer, S3Server, ServerMissingError, azurite, find_azurite, moto
+from support.objectservers import AzureServer, ObjectServer, S3Server, ServerMissingError, azurite, find_azurite, moto
 
 # The same examples every time, so that a landing does not hang on luck; "deep" draws new ones.
 settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True, derandomize=True)

@@ -1,0 +1,154 @@
+"""Any history ends right: runs that die, disks that fill, invoices that come and change, files that others alter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.replay import MadeUp, Served, invoice, serving
+from whole.durability.disks import Died, WatchedDisk, dying, filling
+from whole.durability.trial import CUT, MODERN, OFFICE, differences, dishonest, proved, rows, run_into
+
+from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
+from bulkfetch.errors import DamagedError, OutputError, OutputLockedError, StorageError
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.repair import repair_async
+from bulkfetch.runs.verify import verify
+from bulkfetch.storage.disk import prepare_directory
+
+
+class Histories(RuleBasedStateMachine):
+    """An archive, the tenant it is of, and whether somebody has altered a file of it."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.work = Path(tempfile.mkdtemp())
+        self.root = self.work / "lake"
+        self.root.mkdir()
+        self.tenant = MadeUp([], {})
+        self.is_altered = False
+        self.add_invoice(23)
+
+    def teardown(self) -> None:
+        if hasattr(self, "work"):
+            self.run_to_the_end()
+            shutil.rmtree(self.work)
+
+    def _with_server(self, work: Callable[[Served], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            async with serving(self.tenant) as server:
+                return await work(server)
+
+        return anyio.run(main)
+
+    # What the server does.
+
+    @precondition(lambda self: len(self.tenant.invoices) < 4)
+    @rule(count=st.sampled_from([0, 9, 10, 23, 31]))
+    def add_invoice(self, count: int) -> None:
+        """Add an invoice, its line items in parts found by offsets or, every other time, by a chain."""
+        number = len(self.tenant.invoices)
+        detail = MODERN if number % 2 else OFFICE
+        self.tenant.invoices.append(invoice(f"I{number}", detail, totalCharges=count / 2))
+        self.tenant.rows[f"I{number}", *detail] = rows(count)
+
+    @rule(number=st.integers(0, 3), more=st.integers(1, 12))
+    def change_invoice(self, number: int, more: int) -> None:
+        """Change the line items of an invoice, and what it charges."""
+        header = self.tenant.invoices[number % len(self.tenant.invoices)]
+        (name,) = [name for name in self.tenant.rows if name[0] == header["id"]]
+        count = len(self.tenant.rows[name]) + more
+        self.tenant.rows[name] = rows(count, amount=f"1.{count}")
+        header["totalCharges"] += more
+
+    # What runs do.
+
+    @rule(at=st.integers(0, 900))
+    def die(self, at: int) -> None:
+        """Run, and die before a change of the disk."""
+        try:
+            self._with_server(lambda server: run_into(self.root, server, WatchedDisk(dying(at))))
+        except BaseException as error:
+            group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
+            if group.split((Died, DamagedError, OutputError))[1] is not None:
+                raise
+
+    @rule(room=st.integers(0, 60_000))
+    def fill_the_disk(self, room: int) -> None:
+        with suppress(OutputError, StorageError) if self.is_altered else _refused():
+            self._with_server(lambda server: run_into(self.root, server, WatchedDisk(filling(room))))
+
+    @rule()
+    def start_a_second_writer(self) -> None:
+        before = proved(self.root)
+        store = prepare_directory(self.root, STATE)
+        with store.locked(LOCK), pytest.raises(OutputLockedError):
+            self._with_server(lambda server: export_async(self.root, server.settings(**CUT)))
+        assert proved(self.root) == before
+
+    @rule()
+    def run_to_the_end(self) -> None:
+        """Run until nothing is missing; where a file was altered, a repair comes first."""
+        if self.is_altered:
+            with suppress(OutputError):  # not an archive, where its only file was removed
+                self._with_server(lambda server: repair_async(self.root, server.settings(**CUT)))
+        report = self._with_server(lambda server: run_into(self.root, server))
+        assert report.complete
+        self.is_altered = False
+        clean = Path(tempfile.mkdtemp(dir=self.work))
+        self._with_server(lambda server: run_into(clean, server))
+        assert differences(self.root, proved(clean)) == []
+        assert verify(self.root, deep=True).findings == ()
+
+    # What others do.
+
+    @precondition(lambda self: self.root.joinpath(ARCHIVE).is_file())
+    @rule(data=st.data())
+    def alter_a_file(self, data: st.DataObject) -> None:
+        """Change a byte, cut or remove any file that is there."""
+        name = data.draw(st.sampled_from(sorted(proved(self.root))))
+        path = self.root / name
+        content = path.read_bytes()
+        change = data.draw(st.sampled_from(["byte", "cut", "remove"]))
+        place = data.draw(st.integers(0, max(0, len(content) - 1)))
+        if change == "remove" or not content:
+            path.unlink()
+        else:
+            path.write_bytes(
+                content[:place] + (bytes([content[place] ^ 1]) + content[place + 1 :]) * (change == "byte")
+            )
+        self.is_altered = True
+
+    @invariant()
+    def is_honest(self) -> None:
+        if hasattr(self, "work") and not self.is_altered:
+            assert dishonest(self.root) == []
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Expect the disk to be full, or all to go well."""
+    try:
+        yield
+    except StorageError as error:
+        if "the disk is full" not in str(error):
+            raise
+
+
+Histories.TestCase.settings = settings(
+    max_examples=int(os.environ.get("HISTORIES", "12")),  # more of them search longer
+    stateful_step_count=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestHistories = Histories.TestCase

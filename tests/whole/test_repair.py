@@ -1,0 +1,452 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+from support.replay import Asked, MadeUp, invoice, serving
+from whole.durability.disks import Died, WatchedDisk
+from whole.durability.trial import run_into
+
+import bulkfetch
+from bulkfetch.archive.commits import commit_names
+from bulkfetch.archive.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name, part_name
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import (
+    BulkfetchError,
+    ConnectionFailedError,
+    OutputError,
+    OutputLockedError,
+    SettingsError,
+    StorageError,
+)
+from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Selection
+from bulkfetch.runs.recount import verify_against_server
+from bulkfetch.runs.repair import RepairReport, repair_async
+from bulkfetch.runs.verify import VerifyReport, verify
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.storage.disk import LocalStore
+
+OFFICE, AZURE, MODERN = (
+    ("office", "billing_line_items"),
+    ("azure", "billing_line_items"),
+    ("one_time", "billing_line_items"),
+)
+
+
+def rows(count: int, amount: str = "0.5") -> list[str]:
+    return [f'{{"customerName":"c{number}","totalForCustomer":{amount}}}' for number in range(count)]
+
+
+def tenant() -> MadeUp:
+    """Two invoices: one with offsets and 27 line items a detail, one with a chain of 12."""
+    return MadeUp(
+        [invoice("A", OFFICE, AZURE, totalCharges=13.5), invoice("B", MODERN, totalCharges=6)],
+        {("A", *OFFICE): rows(27), ("A", *AZURE): rows(27), ("B", *MODERN): rows(12)},
+    )
+
+
+CUT: dict[str, Any] = {"page_size": 5, "part_rows": 10, "row_group_rows": 4}
+NAMES = [Transfer("A", *OFFICE), Transfer("A", *AZURE), Transfer("B", *MODERN)]
+
+
+def data(root: Path) -> dict[str, bytes]:
+    """Everything that is proved: all but the reports, logs and lock of runs."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+    return {name: content for name, content in found.items() if not name.startswith(tuple(NOT_PROVED))}
+
+
+NOT_PROVED = [f"_bulkfetch/{name}" for name in ("runs", "logs", "lock")]
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> Path:
+    async with serving(tenant()) as server:
+        report = await export_async(tmp_path / "lake", server.settings(**CUT))
+    assert report.complete
+    return tmp_path / "lake"
+
+
+async def repaired(root: Path, server_has: MadeUp | None = None, **options: Any) -> tuple[RepairReport, list[Asked]]:
+    async with serving(server_has or tenant()) as server:
+        return await repair_async(root, server.settings(**CUT), **options), server.line_item_requests
+
+
+def alter(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+CHANGES = [alter, cut, Path.unlink]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("transfer", NAMES, ids=str)
+async def test_a_part_that_was_changed_is_fetched_again_and_nothing_else(
+    transfer: Transfer, change: Callable[[Path], None], archive: Path
+) -> None:
+    before = data(archive)
+    change(archive / part_name(transfer, 1))
+
+    report, asked = await repaired(archive)
+
+    assert report.sound
+    assert not report.before.sound
+    assert {each.detail for each in asked} == {
+        (transfer.invoice_id, *(word.replace("_", "") for word in detail_of(transfer)))
+    }
+    assert data(archive) == before
+    assert any(line.startswith("FOUND line_items/") for line in report.lines())
+
+
+def detail_of(transfer: Transfer) -> tuple[str, str]:
+    return transfer.provider, transfer.line_item_type
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", [commit_name(NAMES[0]), HEADERS, HEADERS_RECORD, ARCHIVE], ids=str)
+async def test_records_that_were_changed_are_made_again(
+    name: PurePosixPath, change: Callable[[Path], None], archive: Path
+) -> None:
+    before = data(archive)
+    change(archive / name)
+
+    report, asked = await repaired(archive)
+
+    assert report.sound
+    assert data(archive) == before
+    assert {each.provider for each in asked} <= {"office"}
+
+
+async def test_a_sound_archive_is_left_alone_and_the_server_is_not_asked(archive: Path) -> None:
+    async with serving(tenant()) as server:
+        report = await repair_async(archive, server.settings(**CUT))
+
+    assert report.sound
+    assert report.export is None
+    assert server.requests == []
+    assert report.lines()[-1] == "nothing is faulty: nothing was fetched"
+
+
+def test_a_repair_can_be_had_without_an_event_loop_and_says_so_where_one_runs(tmp_path: Path) -> None:
+    settings = Settings(token=Secret("a token"))
+
+    async def in_a_notebook() -> None:
+        bulkfetch.repair(tmp_path, settings)
+
+    with pytest.raises(OutputError, match="is not an archive of bulkfetch"):
+        bulkfetch.repair(tmp_path, settings)
+    with pytest.raises(BulkfetchError, match=r"use `await bulkfetch.repair_async\(...\)` instead"):
+        anyio.run(in_a_notebook)
+
+
+async def test_a_repair_adds_nothing_that_the_archive_did_not_have(tmp_path: Path) -> None:
+    async with serving(tenant()) as server:
+        await export_async(tmp_path, server.settings(**CUT), selection=Selection(providers=("office",)))
+        before = data(tmp_path)
+        alter(tmp_path / part_name(NAMES[0], 0))
+        await repair_async(tmp_path, server.settings(**CUT))
+
+    assert data(tmp_path) == before
+
+
+async def test_what_is_faulty_stays_until_what_replaces_it_is_whole(archive: Path) -> None:
+    alter(archive / part_name(NAMES[0], 1))
+    before = data(archive)
+    broken = tenant()
+    broken.interrupt = lambda asked: web.Response(status=500) if asked.offset == 5 else None
+
+    report, _ = await repaired(archive, broken)
+
+    assert not report.sound
+    assert report.export is not None
+    assert not report.export.complete
+    assert {name: content for name, content in data(archive).items() if "failures" not in name} == before
+
+
+async def test_an_invoice_that_the_server_does_not_have_any_more_stays_as_it_is(archive: Path) -> None:
+    alter(archive / part_name(NAMES[0], 1))
+    before = data(archive)
+    less = tenant()
+    del less.invoices[0]
+
+    report, _ = await repaired(archive, less)
+
+    assert not report.sound
+    assert data(archive) == before
+
+
+async def test_a_stray_of_ours_is_swept_and_one_of_others_is_told(archive: Path) -> None:
+    before = data(archive)
+    partition = archive / part_name(NAMES[0], 0).parent
+    for name in ("X-00000.parquet", "notes.txt"):
+        shutil.copy(archive / part_name(NAMES[0], 0), partition / name)
+
+    report, asked = await repaired(archive)
+
+    assert [finding.name.rpartition("/")[2] for finding in (report.after or report.before).findings] == ["notes.txt"]
+    assert asked == []
+    (partition / "notes.txt").unlink()
+    assert data(archive) == before
+
+
+@pytest.mark.parametrize("made", ["nothing", "an empty directory", "a file"])
+async def test_what_is_no_archive_cannot_be_repaired_and_none_is_made(made: str, tmp_path: Path) -> None:
+    root = tmp_path / "lake"
+    if made != "nothing":
+        root.mkdir() if made == "an empty directory" else root.write_bytes(b"")
+
+    with pytest.raises(OutputError, match="is not an archive of bulkfetch"):
+        await repaired(root)
+
+    assert not root.joinpath("_bulkfetch").exists()
+
+
+async def test_an_archive_that_is_written_to_is_not_repaired(archive: Path) -> None:
+    with LocalStore(archive).locked(LOCK), pytest.raises(OutputLockedError, match="another bulkfetch is writing to"):
+        await repaired(archive)
+
+
+async def test_a_repair_with_other_settings_says_so(archive: Path) -> None:
+    alter(archive / part_name(NAMES[0], 1))
+
+    async with serving(tenant()) as server:
+        with pytest.raises(OutputError, match="give --part-rows 10"):
+            await repair_async(archive, server.settings(**{**CUT, "part_rows": 7}))
+
+
+async def test_a_plain_export_mends_whatever_changed_its_size(archive: Path) -> None:
+    before = data(archive)
+    for name in (part_name(NAMES[0], 1), part_name(NAMES[2], 0), commit_name(NAMES[1])):
+        cut(archive / name)
+
+    async with serving(tenant()) as server:
+        assert (await export_async(archive, server.settings(**CUT))).complete
+
+    assert data(archive) == before
+
+
+# What the server says now.
+
+
+async def asked_again(root: Path, server_has: MadeUp) -> tuple[VerifyReport, list[Asked]]:
+    async with serving(server_has) as server:
+        report = await verify_against_server(verify(root), server.settings(**CUT))
+    return report, server.line_item_requests
+
+
+async def test_the_same_server_says_the_same_in_a_request_for_each_transfer_found_by_offsets(archive: Path) -> None:
+    report, asked = await asked_again(archive, tenant())
+
+    assert report.sound
+    assert sorted(each.offset for each in asked if each.provider != "onetime") == [26, 26]  # type: ignore[type-var]
+    assert sum(each.provider == "onetime" for each in asked) == 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 25, 26, 28, 40])
+@pytest.mark.parametrize("transfer", [NAMES[0], NAMES[2]], ids=str)
+async def test_another_number_of_line_items_is_found_and_fetched_by_a_repair(
+    transfer: Transfer, count: int, archive: Path, tmp_path: Path
+) -> None:
+    other = tenant()
+    other.rows[transfer.invoice_id, *detail_of(transfer)] = rows(count)
+    then = 27 if transfer == NAMES[0] else 12
+
+    report, _ = await asked_again(archive, other)
+    mended, _ = await repaired(archive, other, with_server=True)
+
+    assert [str(finding) for finding in report.findings] == [
+        f"{transfer}: the server has {count} line items now, it had {then} then"
+    ]
+    assert mended.sound
+    assert (await asked_again(archive, other))[0].sound
+    async with serving(other) as server:
+        await export_async(tmp_path / "clean", server.settings(**CUT))
+    assert data(archive) == data(tmp_path / "clean")
+
+
+async def test_invoices_that_came_went_or_charge_something_else_are_told(archive: Path) -> None:
+    other = tenant()
+    other.invoices = [invoice("A", OFFICE, totalCharges="13.51"), invoice("C", OFFICE, totalCharges=1)]
+
+    report, _ = await asked_again(archive, other)
+
+    assert [str(finding) for finding in report.findings] == [
+        "invoice B: the server no longer lists it",
+        "invoice C: the server lists it, and the archive does not have it: export fetches it",
+        "invoice A: it charges 13.51 now, 13.50 then: export fetches it again",
+        "A azure/billing_line_items: its invoice no longer has this detail",
+    ]
+
+
+async def test_what_cannot_be_counted_is_told(archive: Path) -> None:
+    broken = tenant()
+    broken.interrupt = lambda asked: web.Response(status=404) if asked.provider == "office" else None
+
+    report, _ = await asked_again(archive, broken)
+
+    (finding,) = report.findings
+    assert finding.what.startswith("its line items cannot be counted: transfer A office/billing_line_items")
+
+
+async def test_a_server_that_is_down_and_missing_credentials_are_errors(archive: Path) -> None:
+    report = verify(archive)
+    async with serving(tenant()) as server:
+        settings = server.settings(patience_s=0.1, **CUT)
+    with pytest.raises(ConnectionFailedError):
+        await verify_against_server(report, settings)
+    with pytest.raises(SettingsError):
+        await verify_against_server(report, replace(settings, token=None))
+
+
+async def test_an_invoice_that_charges_something_else_is_fetched_again_by_a_plain_export(
+    archive: Path, tmp_path: Path
+) -> None:
+    other = tenant()
+    other.invoices[0]["totalCharges"] = 14
+    other.rows["A", *OFFICE] = rows(28)
+
+    async with serving(other) as server:
+        report = await export_async(archive, server.settings(**CUT))
+        await export_async(tmp_path / "clean", server.settings(**CUT))
+
+    assert report.changed == (NAMES[0], NAMES[1])
+    assert sum(line.startswith("CHANGED A ") for line in report.lines()) == 2
+    assert data(archive) == data(tmp_path / "clean")
+
+
+async def test_what_replaces_a_changed_invoice_comes_whole_or_not_at_all(archive: Path) -> None:
+    before = data(archive)
+    other = tenant()
+    other.invoices[0]["totalCharges"] = 14
+    other.interrupt = lambda asked: web.Response(status=500) if asked.offset == 25 else None
+
+    async with serving(other) as server:
+        report = await export_async(archive, server.settings(**CUT))
+        kept = {name: content for name, content in data(archive).items() if name in before}
+        other.interrupt = lambda asked: None
+        server.requests.clear()
+        await export_async(archive, server.settings(**CUT))
+
+    assert not report.complete
+    assert {name for name in kept if kept[name] != before[name]} == {str(HEADERS), str(HEADERS_RECORD)}
+    assert {each.offset for each in server.line_item_requests} >= {15, 20, 25}
+    assert min(each.offset or 0 for each in server.line_item_requests if each.provider == "office") == 15
+    assert len(commit_names(LocalStore(archive))) == 3
+    assert verify(archive, deep=True).sound
+
+
+@pytest.mark.parametrize("parts_gone", [0, 1])
+async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces(
+    parts_gone: int, archive: Path
+) -> None:
+    other = tenant()
+    other.invoices[0]["totalCharges"] = 54
+    other.rows["A", *OFFICE] = other.rows["A", *AZURE] = rows(27, amount="1")
+    left = parts_gone
+
+    def dying_among_earlier_parts(what: str, path: Path, size: int) -> int:
+        nonlocal left
+        if what == "remove" and "provider=office" in path.parts:
+            left -= 1
+            if left < 0:
+                raise Died
+        return size
+
+    async with serving(other) as server:
+        with pytest.raises(BaseExceptionGroup):
+            await run_into(archive, server, WatchedDisk(dying_among_earlier_parts))
+        server.requests.clear()
+        report = await run_into(archive, server)
+
+    assert report.complete
+    assert min(each.offset or 0 for each in server.line_item_requests if each.provider == "office") >= 15
+    assert verify(archive, deep=True).sound
+
+
+async def test_a_damaged_table_of_headers_ends_an_export_with_what_to_do(archive: Path) -> None:
+    alter(archive / HEADERS)
+
+    async with serving(tenant()) as server:
+        with pytest.raises(StorageError, match="`bulkfetch repair` writes it again"):
+            await export_async(archive, server.settings(**CUT))
+
+
+# Archives of earlier versions.
+
+EARLIER = Path(__file__).parents[1] / "support" / "archives" / "without_checkpoints"
+"""Made before commits said what their invoice charged, and the archive file had a hash."""
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EARLIER, tmp_path / "earlier"))
+
+
+def test_an_archive_of_an_earlier_version_is_proved(earlier: Path) -> None:
+    report = verify(earlier, deep=True)
+
+    assert (report.sound, report.reconciled) == (True, True)
+    assert (report.transfers, report.parts, report.rows) == (3, 8, 66)
+
+
+async def test_an_archive_of_an_earlier_version_is_gone_on_with(earlier: Path) -> None:
+    before = data(earlier)
+    more = tenant()
+    more.invoices.append(invoice("C", OFFICE))
+    more.rows["C", *OFFICE] = rows(3)
+    earlier.joinpath(part_name(NAMES[0], 1)).unlink()
+    earlier.joinpath("_bulkfetch", "staging").mkdir(exist_ok=True)
+    earlier.joinpath("_bulkfetch", "staging", "C+office+billing_line_items+00000.part").write_bytes(b"PAR1")
+
+    async with serving(more) as server:
+        report = await export_async(earlier, server.settings(**CUT))
+
+    assert {each.invoice_id for each in server.line_item_requests} == {"A", "C"}
+    assert (len(report.committed), len(report.skipped)) == (2, 2)
+    after = data(earlier)
+    kept = [name for name in before if "office" not in name and "A+office" not in name and "invoices" not in name]
+    assert [name for name in kept if after[name] != before[name]] == [str(ARCHIVE)]  # which has a hash now
+    assert verify(earlier, deep=True).sound
+    assert not [name for name in after if "staging" in name]
+
+
+async def test_an_archive_of_an_earlier_default_says_how_to_go_on(earlier: Path) -> None:
+    async with serving(tenant()) as server:
+        with pytest.raises(OutputError, match=r"part_rows is 10, now 100000: give --part-rows 10; row_group_rows is 4"):
+            await export_async(earlier, server.settings())
+
+
+INFERRED = EARLIER.with_name("with_inferred_types")
+"""Made when neither the Azure data market nor the billing line items of `marketplace` were declared."""
+
+
+async def test_an_archive_of_types_that_were_not_declared_then_is_proved_and_gone_on_with(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(INFERRED, tmp_path / "inferred"))
+    before = data(root)
+    details = ("azure_data_market", "billing_line_items"), ("marketplace", "billing_line_items")
+    listed = [invoice("A", details[0], totalCharges=4.5), invoice("B", details[1], totalCharges=5.5)]
+    declared = invoice("C", details[1], totalCharges=1.0)
+    more = MadeUp([*listed, declared], {("C", *details[1]): rows(2)})
+
+    async with serving(more) as server:
+        report = await export_async(root, server.settings(**CUT))
+
+    assert (len(report.committed), len(report.skipped)) == (1, 2)
+    assert not report.undeclared
+    after = data(root)
+    assert [name for name in before if "line_items/" in name and after[name] != before[name]] == []
+    verified = verify(root, deep=True)
+    assert (verified.sound, verified.rows) == (True, 22)
