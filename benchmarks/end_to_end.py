@@ -3,8 +3,9 @@
     python benchmarks/end_to_end.py            the figures of the README: a quarter of an hour
     python benchmarks/end_to_end.py --smoke    seconds, to see that it works
 
-The sandbox runs in a process of its own; the client is `bulkfetch export` as a whole process, start-up included.
-Each row is the median of several runs. Results are also written as JSON to benchmarks/results/.
+The sandbox runs in a process of its own; the client is `bulkfetch export` as a whole process,
+start-up included. Each row is the median of several runs. Results are also written as JSON to
+benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from measuring import announce, conditions, keep
 
 def main() -> int:
     """Measure every case and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="1x1000000,500x2000", help="invoices x line items of each")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shapes", default="1x1000000,500x2000", help="invoices x line items of each"
+    )
     parser.add_argument("--details", default="office/billing_line_items")
     parser.add_argument("--latencies-ms", default="0,50,500")
     parser.add_argument("--codings", default="identity,gzip")
@@ -50,7 +55,12 @@ def main() -> int:
             for limit in map(int, arguments.limits.split(",")):
                 flags = ("--max-in-flight", str(limit))
                 result = median([exported(server, *flags) for _ in range(arguments.runs)])
-                case = {"detail": detail, "shape": str(shape), "latency_ms": latency_ms, "coding": coding}
+                case = {
+                    "detail": detail,
+                    "shape": str(shape),
+                    "latency_ms": latency_ms,
+                    "coding": coding,
+                }
                 results.append({**case, "limit": limit, **asdict(result)})
                 print(
                     f"{detail:<30}{shape!s:>14}{latency_ms:>5} ms{coding:>9}{limit:>6}{result.wall_s:>8.2f}"

@@ -1,4 +1,5 @@
-"""A virtual environment for each peer, so that none is bound to the versions of another: made once, and kept."""
+"""A virtual environment for each peer, so that none is bound to the versions of another: made once,
+and kept."""
 
 from __future__ import annotations
 
@@ -24,14 +25,17 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 
 def cache_folder() -> Path:
-    """Return where environments are kept unless told otherwise: below the user's cache directory."""
+    """Return where environments are kept unless told otherwise: below the user's cache
+    directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bulkfetch-peers"
 
 
 def python_of(name: str, folder: Path) -> str:
-    """Return the interpreter of the environment of `peers/NAME.txt`, or of bulkfetch itself; made if it is not there.
+    """Return the interpreter of the environment of `peers/NAME.txt`, or of bulkfetch itself; made
+    if it is not there.
 
-    Another requirement, another Python or, for bulkfetch, another line of code makes another environment.
+    Another requirement, another Python or, for bulkfetch, another line of code makes another
+    environment.
     """
     if name == "bulkfetch":
         sources = [
@@ -43,7 +47,9 @@ def python_of(name: str, folder: Path) -> str:
     else:
         sources = [REQUIREMENTS / f"{name}.txt"]
         wanted = ["--requirement", str(sources[0])]
-    digest = hashlib.sha256(sys.version.encode() + b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    digest = hashlib.sha256(
+        sys.version.encode() + b"".join(path.read_bytes() for path in sources)
+    ).hexdigest()[:12]
     place = folder / f"{name}-{digest}"
     python, complete = place / "bin" / "python", place / "complete"
     if not complete.exists():
@@ -64,6 +70,8 @@ def _do(command: list[str]) -> None:
 
 def versions(python: str, packages: tuple[str, ...]) -> dict[str, str]:
     """Return the versions of some packages that an interpreter has."""
-    output = subprocess.run([python, "-c", _VERSIONS, *packages], check=True, capture_output=True).stdout
+    output = subprocess.run(
+        [python, "-c", _VERSIONS, *packages], check=True, capture_output=True
+    ).stdout
     found: dict[str, str] = json.loads(output)
     return {name: version for name, version in found.items() if version}

@@ -4,12 +4,13 @@
     python exactness.py compare OUT FOLDER             hold what is in OUT against it
     python exactness.py count OUT                      only count rows and bytes
 
-Each prints JSON. It is a program because its memory would count as that of the clients which a benchmark starts.
+Each prints JSON. It is a program because its memory would count as that of the clients which a
+benchmark starts.
 
-The truth is read from the JSON with every number left as the text it is. A float in a file counts by the exact value it
-has (0.1 is 0.1000000000000000055511151231257827…), because that is what it adds up and joins by. Since many will read
-it by the shortest text that leads to it, values that are not even equal by that are counted apart: digits are lost
-there for good.
+The truth is read from the JSON with every number left as the text it is. A float in a file counts
+by the exact value it has (0.1 is 0.1000000000000000055511151231257827…), because that is what it
+adds up and joins by. Since many will read it by the shortest text that leads to it, values that are
+not even equal by that are counted apart: digits are lost there for good.
 """
 
 from __future__ import annotations
@@ -30,12 +31,24 @@ import pyarrow.parquet as pq
 
 NUMBERS = {
     "office/billing_line_items": (
-        *("unitPrice", "quantity", "amount", "totalOtherDiscount", "subtotal", "tax", "totalForCustomer"),
+        *(
+            "unitPrice",
+            "quantity",
+            "amount",
+            "totalOtherDiscount",
+            "subtotal",
+            "tax",
+            "totalForCustomer",
+        ),
     ),
     "azure/usage_line_items": ("consumedQuantity",),
 }
-"""The details that can be compared, and the columns that are: all of their money, rates and quantities."""
-KEYS = {"office/billing_line_items": ("orderId", "subscriptionId"), "azure/usage_line_items": ("orderId",)}
+"""The details that can be compared, and the columns that are: all of their money, rates and
+quantities."""
+KEYS = {
+    "office/billing_line_items": ("orderId", "subscriptionId"),
+    "azure/usage_line_items": ("orderId",),
+}
 """What tells the sandbox's line items apart, and stays text with everybody."""
 DATE = "chargeStartDate"
 _PAGE_SIZE, _EXAMPLES, _EXAMPLE_DIGITS = 2000, 3, 22
@@ -43,7 +56,8 @@ _PAGE_SIZE, _EXAMPLES, _EXAMPLE_DIGITS = 2000, 3, 22
 
 @dataclass(slots=True)
 class Comparison:
-    """What became of one detail: rows there and not there, values that changed, the type its dates have."""
+    """What became of one detail: rows there and not there, values that changed, the type its dates
+    have."""
 
     detail: str
     rows: int = 0
@@ -63,10 +77,13 @@ class Comparison:
 
 
 def keep_truth(base_url: str, token: str, folder: str) -> int:
-    """Write what the server has, as text, to a file for each detail of `folder`; returns the number of rows."""
+    """Write what the server has, as text, to a file for each detail of `folder`; returns the number
+    of rows."""
     rows: dict[str, list[dict[str, str]]] = {}
     for detail, item in _line_items(base_url, token):
-        rows.setdefault(detail, []).append({name: item[name] for name in _columns(detail) if name in item})
+        rows.setdefault(detail, []).append(
+            {name: item[name] for name in _columns(detail) if name in item}
+        )
     for detail, found in rows.items():
         schema = pa.schema([(name, pa.string()) for name in _columns(detail)])
         place = Path(folder, f"{detail}.parquet")
@@ -81,7 +98,9 @@ def _columns(detail: str) -> tuple[str, ...]:
 
 def _line_items(base_url: str, token: str) -> Iterator[tuple[str, dict[str, Any]]]:
     def get(path: str) -> Any:
-        request = urllib.request.Request(base_url + path, headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+        request = urllib.request.Request(
+            base_url + path, headers={"Authorization": f"Bearer {token}"}
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  our own sandbox
             return json.loads(answer.read(), parse_float=str, parse_int=str)
 
@@ -97,14 +116,20 @@ def _line_items(base_url: str, token: str) -> Iterator[tuple[str, dict[str, Any]
 
 def compare(out: str, folder: str) -> list[Comparison]:
     """Hold all Parquet files in partitions below `out` against the truth in `folder`."""
-    truth = {path.relative_to(folder).with_suffix("").as_posix(): path for path in Path(folder).rglob("*.parquet")}
+    truth = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in Path(folder).rglob("*.parquet")
+    }
     return [_compare(detail, path, _files(out, detail)) for detail, path in sorted(truth.items())]
 
 
 def count(out: str) -> tuple[int, int]:
-    """Return the number of line items in all Parquet files in partitions below `out`, and the bytes of these files."""
+    """Return the number of line items in all Parquet files in partitions below `out`, and the bytes
+    of these files."""
     files = _files(out)
-    return sum(pq.read_metadata(path).num_rows for path in files), sum(path.stat().st_size for path in files)
+    return sum(pq.read_metadata(path).num_rows for path in files), sum(
+        path.stat().st_size for path in files
+    )
 
 
 def _files(out: str, detail: str = "") -> list[Path]:
@@ -121,7 +146,9 @@ def _compare(detail: str, truth: Path, files: list[Path]) -> Comparison:
         table = _read(file, (*_columns(detail), DATE))
         found.rows += table.num_rows
         found.date_type = str(table.schema.field(DATE).type)
-        found.number_types = sorted({*found.number_types, *(str(table.schema.field(name).type) for name in names)})
+        found.number_types = sorted(
+            {*found.number_types, *(str(table.schema.field(name).type) for name in names)}
+        )
         for row in table.drop_columns([DATE]).to_pylist():
             row_expected = expected.pop(key(row), None)
             if row_expected is None:
@@ -136,7 +163,9 @@ def _compare(detail: str, truth: Path, files: list[Path]) -> Comparison:
 def _read(file: Path, names: tuple[str, ...]) -> pa.Table:
     """Read those columns, whatever case and underscores somebody gave them."""
     spelled = {name.replace("_", "").lower(): name for name in pq.read_schema(file).names}
-    table = pq.read_table(file, columns=[spelled[name.lower()] for name in names], partitioning=None)
+    table = pq.read_table(
+        file, columns=[spelled[name.lower()] for name in names], partitioning=None
+    )
     return table.rename_columns(list(names))
 
 
@@ -147,7 +176,11 @@ def _compare_value(found: Comparison, name: str, expected: str | None, value: An
     if expected is None or value is None:
         found.differing += 1
         found.lost += 1
-        _remember(found, f"{name} {expected or 'null'} became {'null' if value is None else value}", lost=True)
+        _remember(
+            found,
+            f"{name} {expected or 'null'} became {'null' if value is None else value}",
+            lost=True,
+        )
     elif _exact(expected) != (exact := Decimal(value)):
         found.differing += 1
         lost = _exact(expected) != Decimal(str(value))
@@ -157,7 +190,8 @@ def _compare_value(found: Comparison, name: str, expected: str | None, value: An
 
 
 def _remember(found: Comparison, example: str, *, lost: bool) -> None:
-    """Keep a few examples; those that lost digits are the telling ones, and take the place of others."""
+    """Keep a few examples; those that lost digits are the telling ones, and take the place of
+    others."""
     if len(found.examples) < _EXAMPLES or (lost and found.lost <= _EXAMPLES):
         found.examples = [*found.examples[-_EXAMPLES + 1 :], example]
 

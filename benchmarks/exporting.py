@@ -1,4 +1,5 @@
-"""What the benchmarks of whole exports share: a tenant of a given shape, and the client measured as a process."""
+"""What the benchmarks of whole exports share: a tenant of a given shape, and the client measured as
+a process."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One run of the client: seconds of wall and CPU time, peak memory in MB, what it fetched, MB of JSON served."""
+    """One run of the client: seconds of wall and CPU time, peak memory in MB, what it fetched, MB
+    of JSON served."""
 
     wall_s: float
     cpu_s: float
@@ -53,7 +55,16 @@ def serving(
 ) -> AbstractContextManager[dict[str, Any]]:
     """Serve a tenant whose invoices have one detail each, from a process of its own."""
     sizes = ["--invoices", str(shape.invoices), "--line-items", str(shape.line_items)]
-    plain = ["--amendments", "0", "--unreconciled", "0", "--details", detail, "--latency-ms", str(latency_ms)]
+    plain = [
+        "--amendments",
+        "0",
+        "--unreconciled",
+        "0",
+        "--details",
+        detail,
+        "--latency-ms",
+        str(latency_ms),
+    ]
     return sandbox(*sizes, *plain, *(["--gzip"] if coding == "gzip" else []))
 
 
@@ -73,7 +84,12 @@ def exported(server: dict[str, Any], *flags: str) -> Measure:
         shutil.rmtree(directory)
     report = json.loads(output)
     return Measure(
-        wall_s, cpu_s, peak_mb, report["rows"], report["requests"], (stats_of(server)["bytes"] - served) / 1e6
+        wall_s,
+        cpu_s,
+        peak_mb,
+        report["rows"],
+        report["requests"],
+        (stats_of(server)["bytes"] - served) / 1e6,
     )
 
 

@@ -1,13 +1,15 @@
-"""How far from the least there is to do: the client's CPU time against receiving, decoding and writing alone.
+"""How far from the least there is to do: the client's CPU time against receiving, decoding and
+writing alone.
 
     python benchmarks/floor.py            the figures of the README: some minutes
     python benchmarks/floor.py --smoke    seconds, to see that it works
 
-The floor is added up from three processes: aiohttp receives the same bodies with as many in flight and throws them away
-(start-up included); the same pages are decoded by the fastest exact decoder known, which is that of bulkfetch; the same
-tables are written by pyarrow, with the same settings. For comparison, what the bare parser takes for the same pages: it
-is no decoder that one could use, since it says nothing of what it drops, rounds or cannot hold. CPU seconds throughout;
-floor and client run in turn. Results are also written as JSON to benchmarks/results/.
+The floor is added up from three processes: aiohttp receives the same bodies with as many in flight
+and throws them away (start-up included); the same pages are decoded by the fastest exact decoder
+known, which is that of bulkfetch; the same tables are written by pyarrow, with the same settings.
+For comparison, what the bare parser takes for the same pages: it is no decoder that one could use,
+since it says nothing of what it drops, rounds or cannot hold. CPU seconds throughout; floor and
+client run in turn. Results are also written as JSON to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ DISTINCT = 25
 
 
 async def receive(base_url: str, token: str, shape: Shape, detail: str, keep: bool) -> list[bytes]:
-    """Ask for every page with 16 in flight and throw it away; or only for the first ones of each invoice, to `keep`."""
+    """Ask for every page with 16 in flight and throw it away; or only for the first ones of each
+    invoice, to `keep`."""
     import aiohttp
 
     provider, kind = detail.split("/")
@@ -40,7 +43,9 @@ async def receive(base_url: str, token: str, shape: Shape, detail: str, keep: bo
     slots, kept = asyncio.Semaphore(16), list[bytes]()
     most = DISTINCT * PAGE if keep else sys.maxsize
     headers = {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(headers=headers, auto_decompress=False, read_bufsize=1 << 20) as session:
+    async with aiohttp.ClientSession(
+        headers=headers, auto_decompress=False, read_bufsize=1 << 20
+    ) as session:
         async with session.get(f"{base_url}/invoices?size={shape.invoices}&offset=0") as answer:
             invoices = json.loads((await answer.read()).decode("utf-8-sig"))["items"]
 
@@ -59,7 +64,8 @@ async def receive(base_url: str, token: str, shape: Shape, detail: str, keep: bo
 
 
 def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float]:
-    """Decode so many pages and write their tables; return CPU seconds of each, and of the bare parser."""
+    """Decode so many pages and write their tables; return CPU seconds of each, and of the bare
+    parser."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -89,7 +95,9 @@ def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float
     settings = {"compression": "zstd", "write_page_index": True, "write_page_checksum": True}
     started = time.process_time()
     for number in range(max(1, pages // len(bodies))):
-        pq.write_table(table, Path(directory, f"{number}.parquet"), row_group_size=50_000, **settings)
+        pq.write_table(
+            table, Path(directory, f"{number}.parquet"), row_group_size=50_000, **settings
+        )
         Path(directory, f"{number}.parquet").unlink()
     write_s = (time.process_time() - started) * pages / (max(1, pages // len(bodies)) * len(bodies))
     return {"decode": decode_s, "parse": parse_s, "write": write_s}
@@ -109,7 +117,9 @@ def floor(server: dict[str, Any], shape: Shape, detail: str) -> dict[str, float]
 
 def main() -> int:
     """Measure floor and client in turn, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", default="1x1000000")
     parser.add_argument("--details", default="office/billing_line_items,azure/usage_line_items")
     parser.add_argument("--runs", type=int, default=5)
@@ -120,7 +130,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.receive:
         base_url, token, text, detail = arguments.receive
-        bodies = asyncio.run(receive(base_url, token, Shape.of(text), detail, arguments.keep_in is not None))
+        bodies = asyncio.run(
+            receive(base_url, token, Shape.of(text), detail, arguments.keep_in is not None)
+        )
         for number, body in enumerate(bodies):
             Path(arguments.keep_in, f"{number:03d}").write_bytes(body)
         return 0
@@ -132,7 +144,9 @@ def main() -> int:
         arguments.shape, arguments.runs = "1x6000", 1
     made, shape = conditions(), Shape.of(arguments.shape)
     announce(made)
-    print(f"{shape} line items, 0 ms, identity, 16 in flight; CPU seconds, medians of {arguments.runs} runs")
+    print(
+        f"{shape} line items, 0 ms, identity, 16 in flight; CPU seconds, medians of {arguments.runs} runs"
+    )
     print(
         f"{'detail':<28}{'receive':>8}{'decode':>8}{'write':>7}{'floor':>7}{'client':>8}{'client / floor':>15}"
         f"{'bare parser':>12}{'client / with that':>19}"
@@ -140,15 +154,29 @@ def main() -> int:
     results = []
     for detail in arguments.details.split(","):
         with serving(shape, detail=detail) as server:
-            runs = [(floor(server, shape, detail), exported(server).cpu_s) for _ in range(arguments.runs)]
+            runs = [
+                (floor(server, shape, detail), exported(server).cpu_s)
+                for _ in range(arguments.runs)
+            ]
         parts = {name: statistics.median(part[name] for part, _ in runs) for name in runs[0][0]}
         sums = [part["receive"] + part["decode"] + part["write"] for part, _ in runs]
         bare = [part["receive"] + part["parse"] + part["write"] for part, _ in runs]
-        ratio = statistics.median(cpu_s / total for (_, cpu_s), total in zip(runs, sums, strict=True))
-        bare_ratio = statistics.median(cpu_s / total for (_, cpu_s), total in zip(runs, bare, strict=True))
+        ratio = statistics.median(
+            cpu_s / total for (_, cpu_s), total in zip(runs, sums, strict=True)
+        )
+        bare_ratio = statistics.median(
+            cpu_s / total for (_, cpu_s), total in zip(runs, bare, strict=True)
+        )
         client, total = statistics.median(cpu_s for _, cpu_s in runs), statistics.median(sums)
         results.append(
-            {"detail": detail, **parts, "floor": total, "client": client, "ratio": ratio, "bare": bare_ratio}
+            {
+                "detail": detail,
+                **parts,
+                "floor": total,
+                "client": client,
+                "ratio": ratio,
+                "bare": bare_ratio,
+            }
         )
         print(
             f"{detail:<28}{parts['receive']:>8.2f}{parts['decode']:>8.2f}{parts['write']:>7.2f}{total:>7.2f}"

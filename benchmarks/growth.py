@@ -1,10 +1,12 @@
-"""How the client grows: CPU per line item, peak memory and requests, from a hundred thousand line items to ten million.
+"""How the client grows: CPU per line item, peak memory and requests, from a hundred thousand line
+items to ten million.
 
     python benchmarks/growth.py            the figures of the README: half an hour
     python benchmarks/growth.py --smoke    seconds, to see that it works
 
-One invoice of ever more line items, then ever more invoices of twenty line items each. Each row is the median of
-several runs, of one where it is ten million. Results are also written as JSON to benchmarks/results/.
+One invoice of ever more line items, then ever more invoices of twenty line items each. Each row is
+the median of several runs, of one where it is ten million. Results are also written as JSON to
+benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ ENOUGH = 5_000_000
 
 def main() -> int:
     """Measure every size and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="1x100000,1x1000000,1x10000000,1x20,10x20,100x20,1000x20,10000x20")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shapes", default="1x100000,1x1000000,1x10000000,1x20,10x20,100x20,1000x20,10000x20"
+    )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
     arguments = parser.parse_args()
@@ -32,8 +38,12 @@ def main() -> int:
         arguments.shapes, arguments.runs = "1x2000,1x8000,20x20", 1
     made = conditions()
     announce(made)
-    print(f"{DETAIL}, 0 ms, identity, 16 in flight, medians of {arguments.runs} runs, client process alone")
-    print(f"{'invoices':>18}{'wall s':>8}{'CPU s':>8}{'CPU µs/row':>11}{'ms/invoice':>11}{'peak MB':>8}{'requests':>9}")
+    print(
+        f"{DETAIL}, 0 ms, identity, 16 in flight, medians of {arguments.runs} runs, client process alone"
+    )
+    print(
+        f"{'invoices':>18}{'wall s':>8}{'CPU s':>8}{'CPU µs/row':>11}{'ms/invoice':>11}{'peak MB':>8}{'requests':>9}"
+    )
     results = []
     for shape in map(Shape.of, arguments.shapes.split(",")):
         runs = 1 if shape.invoices * shape.line_items > ENOUGH else arguments.runs

@@ -1,13 +1,15 @@
-"""How much of the server's latency is hidden: wall time against the longer of the floor and the server's own time.
+"""How much of the server's latency is hidden: wall time against the longer of the floor and the
+server's own time.
 
     python benchmarks/latency.py            the figures of the README: some minutes
     python benchmarks/latency.py --smoke    seconds, to see that it works
 
-No client can be done before the larger of two times: the floor (CPU seconds of receiving, decoding and writing alone,
-see floor.py, on one core), and pages x latency / requests in flight. The wall time of `bulkfetch export` as a whole
-process, start-up, list of invoices and the last byte on disk included, is divided by that. Where the last page of a
-transfer is full and nothing but paging says that it is the last, a request more makes sure; invoices here have one
-detail, so that their own sum says it. Results are also written as JSON to benchmarks/results/.
+No client can be done before the larger of two times: the floor (CPU seconds of receiving, decoding
+and writing alone, see floor.py, on one core), and pages x latency / requests in flight. The wall
+time of `bulkfetch export` as a whole process, start-up, list of invoices and the last byte on disk
+included, is divided by that. Where the last page of a transfer is full and nothing but paging says
+that it is the last, a request more makes sure; invoices here have one detail, so that their own sum
+says it. Results are also written as JSON to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ DETAIL = "office/billing_line_items"
 
 def main() -> int:
     """Measure every case and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default="1x1000000,500x2000")
     parser.add_argument("--latencies-ms", default="50,500")
     parser.add_argument("--limit", type=int, default=16)
@@ -38,19 +42,28 @@ def main() -> int:
     made = conditions()
     announce(made)
     print(f"{DETAIL}, {arguments.limit} in flight, medians of {arguments.runs} runs")
-    print(f"{'invoices':>14}{'latency':>8}{'floor s':>9}{'latency s':>10}{'wall s':>8}{'ratio':>7}{'CPU s':>7}")
+    print(
+        f"{'invoices':>14}{'latency':>8}{'floor s':>9}{'latency s':>10}{'wall s':>8}{'ratio':>7}{'CPU s':>7}"
+    )
     results = []
     for shape in map(Shape.of, arguments.shapes.split(",")):
         with serving(shape, detail=DETAIL) as server:
             parts = [floor(server, shape, DETAIL) for _ in range(min(3, arguments.runs))]
-        floor_s = statistics.median(part["receive"] + part["decode"] + part["write"] for part in parts)
+        floor_s = statistics.median(
+            part["receive"] + part["decode"] + part["write"] for part in parts
+        )
         for latency_ms in map(int, arguments.latencies_ms.split(",")):
             with serving(shape, detail=DETAIL, latency_ms=latency_ms) as server:
                 flags = ("--max-in-flight", str(arguments.limit))
                 result = median([exported(server, *flags) for _ in range(arguments.runs)])
             waiting_s = shape.pages() * latency_ms / 1000 / arguments.limit
             ratio = result.wall_s / max(floor_s, waiting_s)
-            case = {"shape": str(shape), "latency_ms": latency_ms, "floor_s": floor_s, "waiting_s": waiting_s}
+            case = {
+                "shape": str(shape),
+                "latency_ms": latency_ms,
+                "floor_s": floor_s,
+                "waiting_s": waiting_s,
+            }
             results.append({**case, "ratio": ratio, **asdict(result)})
             print(
                 f"{shape!s:>14}{latency_ms:>5} ms{floor_s:>9.2f}{waiting_s:>10.2f}{result.wall_s:>8.2f}{ratio:>7.2f}"

@@ -1,4 +1,5 @@
-"""What all benchmarks share: a sandbox in a process of its own, a client measured as a whole, the conditions."""
+"""What all benchmarks share: a sandbox in a process of its own, a client measured as a whole, the
+conditions."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ _POLL_S = 0.02
 
 @contextmanager
 def sandbox(*arguments: str) -> Iterator[dict[str, Any]]:
-    """Serve a made-up tenant from a process of its own, and yield where: its `base_url`, its `token`."""
+    """Serve a made-up tenant from a process of its own, and yield where: its `base_url`, its
+    `token`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bulkfetch", "sandbox", "--until-stdin-closes", *arguments],
         stdin=subprocess.PIPE,
@@ -45,9 +47,11 @@ def sandbox(*arguments: str) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A command that ended: seconds of wall and CPU time, the MB of its largest process, its output and exit code.
+    """A command that ended: seconds of wall and CPU time, the MB of its largest process, its output
+    and exit code.
 
-    CPU time is that of the command and of all children it waited for. Killed by a signal, the exit code is negative.
+    CPU time is that of the command and of all children it waited for. Killed by a signal, the exit
+    code is negative.
     """
 
     wall_s: float
@@ -65,11 +69,17 @@ def run_measured(
     environment: dict[str, str] | None = None,
     until: Callable[[float], bool] | None = None,
 ) -> Finished:
-    """Run a command in a process group of its own; SIGKILL ends all of it once `until`, told the seconds, says so."""
+    """Run a command in a process group of its own; SIGKILL ends all of it once `until`, told the
+    seconds, says so."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=output, stderr=errors, cwd=folder, env=environment, start_new_session=True
+            command,
+            stdout=output,
+            stderr=errors,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
         )
         ended = threading.Event()
 
@@ -110,7 +120,8 @@ def kill_group(leader: int) -> None:
 
 
 def run_client(command: Sequence[str]) -> tuple[float, float, float, bytes]:
-    """Run a command and return its wall and CPU seconds, its peak memory in MB, and what it printed."""
+    """Run a command and return its wall and CPU seconds, its peak memory in MB, and what it
+    printed."""
     run = run_measured(command)
     if run.exit_code:
         sys.stderr.write(run.errors.decode(errors="replace"))
@@ -129,7 +140,8 @@ def stats_of(server: dict[str, Any]) -> dict[str, Any]:
 def conditions() -> dict[str, Any]:
     """Say where and with what the figures were made.
 
-    Nothing large is imported for that: Linux counts the memory of whoever starts a program as the program's own peak.
+    Nothing large is imported for that: Linux counts the memory of whoever starts a program as the
+    program's own peak.
     """
     return {
         "date": datetime.now(UTC).date().isoformat(),

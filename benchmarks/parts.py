@@ -3,9 +3,9 @@
     python benchmarks/parts.py            the figures of the README: a minute or two
     python benchmarks/parts.py --smoke    seconds, to see that it works
 
-Pages of 2,000 line items come from the sandbox; times are CPU time of the calling thread, medians of several rounds.
-Start-up is the wall time of whole processes, and its ratio to `python -c pass`, in turn. Results are also written as
-JSON to benchmarks/results/.
+Pages of 2,000 line items come from the sandbox; times are CPU time of the calling thread, medians
+of several rounds. Start-up is the wall time of whole processes, and its ratio to `python -c pass`,
+in turn. Results are also written as JSON to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def first_page(detail: str, size: int) -> bytes:
 
         def get(path: str) -> bytes:
             request = urllib.request.Request(  # noqa: S310  # a server of ours
-                f"{server['base_url']}/invoices{path}", headers={"Authorization": f"Bearer {server['token']}"}
+                f"{server['base_url']}/invoices{path}",
+                headers={"Authorization": f"Bearer {server['token']}"},
             )
             with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
                 return bytes(answer.read())
@@ -78,8 +79,14 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
     body, schema = first_page(detail, size), schema_of(*detail.split("/"))
     if schema is None:
         raise SystemExit(f"{detail} has no schema")
-    text, wire, decoder = utf8_of(body), FastDecoder(schema.fields)._wire(()), PageDecoder("D1", schema)
-    table = pa.Table.from_batches([decoder.batch(decoder.decode(body), 0)] * 25)  # a row group's worth
+    text, wire, decoder = (
+        utf8_of(body),
+        FastDecoder(schema.fields)._wire(()),
+        PageDecoder("D1", schema),
+    )
+    table = pa.Table.from_batches(
+        [decoder.batch(decoder.decode(body), 0)] * 25
+    )  # a row group's worth
     few = max(1, rounds // 5)
     return {
         "MB": len(body) / 1e6,
@@ -88,19 +95,26 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
         "risks": cpu_ms(lambda: _is_risky(text), rounds),
         "quotes": cpu_ms(lambda: _quotes_in(text), rounds),
         "exact way": cpu_ms(lambda: columns_of(page_of(text)[1], schema.fields), few),
-        "Parquet": cpu_ms(lambda: pq.write_table(table, pa.BufferOutputStream(), compression="zstd"), few) / 25,
+        "Parquet": cpu_ms(
+            lambda: pq.write_table(table, pa.BufferOutputStream(), compression="zstd"), few
+        )
+        / 25,
     }
 
 
 def pages(rounds: int, size: int) -> list[dict[str, Any]]:
     """Measure a page of each type, and print the table."""
-    print(f"\nms a page of {size:,} line items; the exact way is that of pages the fast one leaves to it")
+    print(
+        f"\nms a page of {size:,} line items; the exact way is that of pages the fast one leaves to it"
+    )
     results: list[dict[str, Any]] = []
     for detail in PATHS:
         figures = page_figures(detail, rounds, size)
         if not results:
             print(f"{'detail':<30}" + "".join(f"{name:>11}" for name in figures))
-        print(f"{detail:<30}" + "".join(f"{figure:>11.2f}" for figure in figures.values()), flush=True)
+        print(
+            f"{detail:<30}" + "".join(f"{figure:>11.2f}" for figure in figures.values()), flush=True
+        )
         results.append({"detail": detail, **figures})
     return results
 
@@ -121,7 +135,9 @@ def plans(rounds: int, invoices: int) -> dict[str, float]:
         "read": cpu_ms(lambda: _page_from(body), rounds),
         "plan": cpu_ms(lambda: plan_export(listed, Selection()), rounds),
     }
-    print(f"\n{invoices:,} invoices: {figures['read']:.0f} ms to read, {figures['plan']:.0f} ms to plan")
+    print(
+        f"\n{invoices:,} invoices: {figures['read']:.0f} ms to read, {figures['plan']:.0f} ms to plan"
+    )
     return figures
 
 
@@ -132,7 +148,9 @@ def starts(rounds: int) -> list[dict[str, Any]]:
         for _ in range(rounds + 1):  # the first one warms up
             for name, words in STARTS.items():
                 started = time.perf_counter()
-                subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, cwd=elsewhere)
+                subprocess.run(
+                    [sys.executable, *words], check=True, stdout=subprocess.DEVNULL, cwd=elsewhere
+                )
                 times[name].append(time.perf_counter() - started)
     bare = statistics.median(times["python -c pass"][1:])
     print(f"\n{'start-up':<30}{'ms':>8}{'x python -c pass':>18}")
@@ -146,7 +164,9 @@ def starts(rounds: int) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure every part and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
     arguments = parser.parse_args()
@@ -154,7 +174,11 @@ def main() -> int:
     rounds = 3 if arguments.smoke else arguments.rounds
     made = conditions()
     announce(made)
-    results = [*pages(rounds, size), plans(max(3, rounds // 5), invoices), *starts(max(3, rounds // 5))]
+    results = [
+        *pages(rounds, size),
+        plans(max(3, rounds // 5), invoices),
+        *starts(max(3, rounds // 5)),
+    ]
     keep("parts", made, results)
     return 0
 

@@ -1,10 +1,11 @@
 """Where the time and the memory of an export go: a flame graph of each, kept beside the results.
 
-    pip install '.[profile]'
-    python benchmarks/profile_export.py [--detail office/billing_line_items] [--line-items 500000] [--latency-ms 0]
+    pip install '.[profile]' python benchmarks/profile_export.py [--detail
+    office/billing_line_items] [--line-items 500000] [--latency-ms 0]
 
-Writes benchmarks/results/export-cpu.svg (py-spy, native code included, all threads) and export-memory.html (memray,
-what was allocated at the peak). Without one of the two tools, it makes the other.
+Writes benchmarks/results/export-cpu.svg (py-spy, native code included, all threads) and
+export-memory.html (memray, what was allocated at the peak). Without one of the two tools, it makes
+the other.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ EXPORT = ["-m", "bulkfetch", "export"]
 
 def main() -> int:
     """Profile one export with each tool that is here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--detail", default="office/billing_line_items")
     parser.add_argument("--line-items", type=int, default=500_000)
     parser.add_argument("--latency-ms", type=int, default=0)
@@ -40,12 +43,24 @@ def main() -> int:
         if shutil.which("py-spy"):
             graph = RESULTS / "export-cpu.svg"
             with tempfile.TemporaryDirectory() as output:
-                spy = ["py-spy", "record", "--native", "--rate", "200", "--output", str(graph), "--"]
+                spy = [
+                    "py-spy",
+                    "record",
+                    "--native",
+                    "--rate",
+                    "200",
+                    "--output",
+                    str(graph),
+                    "--",
+                ]
                 subprocess.run([*spy, sys.executable, *EXPORT, output, *flags], check=True)
             made.append(graph)
         if importlib.util.find_spec("memray"):
             made.append(_memory(flags))
-    print("\n".join(map(str, made)) or "neither py-spy nor memray is installed: pip install '.[profile]'")
+    print(
+        "\n".join(map(str, made))
+        or "neither py-spy nor memray is installed: pip install '.[profile]'"
+    )
     return 0 if made else 1
 
 
@@ -57,8 +72,12 @@ def _memory(flags: list[str]) -> Path:
         run = [*memray, "run", "--quiet", "--aggregate", "--output", record]
         # pyarrow's own allocator reserves a gibibyte of addresses that nobody uses
         environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
-        subprocess.run([*run, *EXPORT, str(Path(directory, "archive")), *flags], check=True, env=environment)
-        subprocess.run([*memray, "flamegraph", "--force", "--output", str(graph), record], check=True)
+        subprocess.run(
+            [*run, *EXPORT, str(Path(directory, "archive")), *flags], check=True, env=environment
+        )
+        subprocess.run(
+            [*memray, "flamegraph", "--force", "--output", str(graph), record], check=True
+        )
     return graph
 
 

@@ -1,12 +1,15 @@
-"""What a killed run costs: how many requests of a million line items, of one invoice or many, are sent a second time.
+"""What a killed run costs: how many requests of a million line items, of one invoice or many, are
+sent a second time.
 
-    python benchmarks/resume.py                                                       the figures of the README
-    python benchmarks/resume.py --invoices 20 --shares 0.9 [--part-rows 10000]        those of many invoices
-    python benchmarks/resume.py --smoke                                               seconds, to see that it works
+    python benchmarks/resume.py                                                       the figures of
+    the README python benchmarks/resume.py --invoices 20 --shares 0.9 [--part-rows 10000]
+    those of many invoices python benchmarks/resume.py --smoke
+    seconds, to see that it works
 
-`bulkfetch export` is ended with SIGKILL once the server has been asked for a share of the pages, and run again. "Again"
-is what both runs together asked more than an undisturbed one, in per cent of what that asks. The archives are held
-against the undisturbed one, byte for byte. Results are also written as JSON to benchmarks/results/.
+`bulkfetch export` is ended with SIGKILL once the server has been asked for a share of the pages,
+and run again. "Again" is what both runs together asked more than an undisturbed one, in per cent of
+what that asks. The archives are held against the undisturbed one, byte for byte. Results are also
+written as JSON to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -63,7 +66,8 @@ def tree(directory: str) -> dict[str, str]:
 
 
 def kill_at(share: float, pages: int, words: Sequence[str], server: dict[str, Any]) -> int:
-    """Run until the server has been asked for a share of the pages, end that run, and return what it asked."""
+    """Run until the server has been asked for a share of the pages, end that run, and return what
+    it asked."""
     before = asked(server)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     while process.poll() is None and asked(server) - before < share * pages:
@@ -76,12 +80,18 @@ def kill_at(share: float, pages: int, words: Sequence[str], server: dict[str, An
 
 def main() -> int:
     """Measure every share of every detail, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--line-items", type=int, default=1_000_000)
-    parser.add_argument("--invoices", type=int, default=1, help="how many invoices share the line items")
+    parser.add_argument(
+        "--invoices", type=int, default=1, help="how many invoices share the line items"
+    )
     parser.add_argument("--part-rows", type=int, help="that of the runs; theirs if not given")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--details", default="office/billing_line_items,one_time/billing_line_items")
+    parser.add_argument(
+        "--details", default="office/billing_line_items,one_time/billing_line_items"
+    )
     parser.add_argument("--shares", default="0.5,0.9,0.98")
     parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
     arguments = parser.parse_args()
@@ -93,11 +103,24 @@ def main() -> int:
     made = conditions()
     announce(made)
     invoices = "one invoice" if arguments.invoices == 1 else f"{arguments.invoices} invoices"
-    print(f"{arguments.line_items:,} line items of {invoices}, {pages} pages, 20 ms; median of {arguments.runs} runs")
-    print(f"{'detail':<30}{'killed at':>10}{'again':>8}{'second run':>12}{'wall s':>8}{'CPU s':>8}  identical")
+    print(
+        f"{arguments.line_items:,} line items of {invoices}, {pages} pages, 20 ms; median of {arguments.runs} runs"
+    )
+    print(
+        f"{'detail':<30}{'killed at':>10}{'again':>8}{'second run':>12}{'wall s':>8}{'CPU s':>8}  identical"
+    )
     results: list[Resumed] = []
     each_of = arguments.line_items // arguments.invoices
-    sizes = ["--invoices", str(arguments.invoices), "--amendments", "0", "--unreconciled", "0", "--latency-ms", "20"]
+    sizes = [
+        "--invoices",
+        str(arguments.invoices),
+        "--amendments",
+        "0",
+        "--unreconciled",
+        "0",
+        "--latency-ms",
+        "20",
+    ]
     for detail in arguments.details.split(","):
         with sandbox(*sizes, "--line-items", str(each_of), "--details", detail) as server:
             clean = tempfile.mkdtemp(prefix="bulkfetch-bench-")
@@ -140,7 +163,17 @@ def resumed(
         wall_s, cpu_s, _, _ = run_client(words)
         second = asked(server) - before
         again = (first + second - clean_requests) / clean_requests
-        return Resumed(detail, share, clean_requests, first, second, again, wall_s, cpu_s, tree(directory) == expected)
+        return Resumed(
+            detail,
+            share,
+            clean_requests,
+            first,
+            second,
+            again,
+            wall_s,
+            cpu_s,
+            tree(directory) == expected,
+        )
     finally:
         shutil.rmtree(directory)
 

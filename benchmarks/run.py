@@ -1,8 +1,9 @@
-"""All benchmarks, one after the other: `python benchmarks/run.py`, or `--smoke` to see in a minute that all work.
+"""All benchmarks, one after the other: `python benchmarks/run.py`, or `--smoke` to see in a minute
+that all work.
 
-Each is a command of its own, which prints its table and keeps its results as JSON in benchmarks/results/. All of them
-together take some hours, and deserve a machine that does nothing else; names select some:
-`python benchmarks/run.py floor latency`.
+Each is a command of its own, which prints its table and keeps its results as JSON in
+benchmarks/results/. All of them together take some hours, and deserve a machine that does nothing
+else; names select some: `python benchmarks/run.py floor latency`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("parts", "end_to_end", "floor", "latency", "growth", "peers", "throttling", "soak", "resume", "stores")
+BENCHMARKS = (
+    "parts",
+    "end_to_end",
+    "floor",
+    "latency",
+    "growth",
+    "peers",
+    "throttling",
+    "soak",
+    "resume",
+    "stores",
+)
 
 
 def main() -> int:
     """Run the selected benchmarks; the exit code is 1 if one of them failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help=", ".join(BENCHMARKS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help=", ".join(BENCHMARKS)
+    )
     parser.add_argument("--smoke", action="store_true", help="sizes that take seconds")
     arguments = parser.parse_args()
     failed = []

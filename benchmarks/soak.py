@@ -1,11 +1,12 @@
-"""A million line items on a bad day: one request in ten fails, and the archive is that of a good day, byte for byte.
+"""A million line items on a bad day: one request in ten fails, and the archive is that of a good
+day, byte for byte.
 
     python benchmarks/soak.py            the figures of the README: some minutes
     python benchmarks/soak.py --smoke    seconds, to see that it works
 
-The faults are those of soak.toml: 429 storms, resets, stalls, 5xx, cut bodies, tokens that are revoked or expire. Both
-runs are `bulkfetch export` as a whole process, signing in with a secret over TLS, under the same latency. The exit code
-is 1 if a byte differs.
+The faults are those of soak.toml: 429 storms, resets, stalls, 5xx, cut bodies, tokens that are
+revoked or expire. Both runs are `bulkfetch export` as a whole process, signing in with a secret
+over TLS, under the same latency. The exit code is 1 if a byte differs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from measuring import announce, conditions, keep, run_client, sandbox
 FAULTS = Path(__file__).with_name("soak.toml")
 SECRET = "soak-secret"  # noqa: S105  it opens nothing but this sandbox
 TIMEOUT_S = 1.0
-"""After so long without a byte, a request is given up: ten times the latency, as the defaults are of a slow one."""
+"""After so long without a byte, a request is given up: ten times the latency, as the defaults are
+of a slow one."""
 PASSING = ("runs", "logs", "lock")
 
 
@@ -55,11 +57,33 @@ def serving(arguments: argparse.Namespace, folder: Path, *faults: str) -> Iterat
     """Serve the tenant by TLS, with tokens that last seconds."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
-    sizes = ["--invoices", str(arguments.invoices), "--line-items", str(arguments.line_items // arguments.invoices)]
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(folder / "server.pem")
+    )
+    sizes = [
+        "--invoices",
+        str(arguments.invoices),
+        "--line-items",
+        str(arguments.line_items // arguments.invoices),
+    ]
     with sandbox(
-        *(*sizes, "--details", "office/billing_line_items", "--amendments", "0", "--unreconciled", "0"),
-        *("--certificate", str(folder / "server.pem"), "--client-secret", SECRET, "--token-lifetime", "8"),
+        *(
+            *sizes,
+            "--details",
+            "office/billing_line_items",
+            "--amendments",
+            "0",
+            "--unreconciled",
+            "0",
+        ),
+        *(
+            "--certificate",
+            str(folder / "server.pem"),
+            "--client-secret",
+            SECRET,
+            "--token-lifetime",
+            "8",
+        ),
         *("--latency-ms", str(arguments.latency_ms)),
         *faults,
     ) as server:
@@ -69,7 +93,15 @@ def serving(arguments: argparse.Namespace, folder: Path, *faults: str) -> Iterat
 def export(day: str, arguments: argparse.Namespace, folder: Path, *faults: str) -> Run:
     """Export once, and look at both ends."""
     with serving(arguments, folder, *faults) as server:
-        command = [sys.executable, "-m", "bulkfetch", "export", str(folder / day), "--json", "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "bulkfetch",
+            "export",
+            str(folder / day),
+            "--json",
+            "--quiet",
+        ]
         command += ["--base-url", server["base_url"], "--authority", server["authority"]]
         command += ["--tenant-id", server["tenant_id"], "--client-id", "sandbox-client"]
         command += ["--ca-file", str(folder / "ca.pem"), "--page-size", str(arguments.page_size)]
@@ -123,7 +155,9 @@ def line_of(run: Run, good: Run) -> str:
 
 def main() -> int:
     """Run both days, and hold the archives against each other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--line-items", type=int, default=1_000_000)
     parser.add_argument("--invoices", type=int, default=10)
     parser.add_argument("--page-size", type=int, default=500)
@@ -152,7 +186,9 @@ def main() -> int:
             wrong += differing(folder / "good", folder / "bad")
         for run in (good, bad):
             print(line_of(run, good), flush=True)
-        results.append({"good": asdict(good), "bad": asdict(bad), "wall_ratio": bad.wall_s / good.wall_s})
+        results.append(
+            {"good": asdict(good), "bad": asdict(bad), "wall_ratio": bad.wall_s / good.wall_s}
+        )
     print(f"files that differ: {', '.join(wrong) if wrong else 'none'}")
     keep("soak", made, results)
     return 1 if wrong else 0

@@ -1,12 +1,14 @@
-"""What an object store costs beside a disk: wall and CPU time and peak memory of the client, requests to the store.
+"""What an object store costs beside a disk: wall and CPU time and peak memory of the client,
+requests to the store.
 
     python benchmarks/stores.py            the figures of the README: a quarter of an hour
     python benchmarks/stores.py --smoke    seconds, to see that it works
 
-The stores are moto (S3) and Azurite, each in a process of its own on the same machine, so the wall time has their
-work in it as well. They are asked through a proxy that counts the requests and can make each of them later
-(`--store-latency`); it runs in the process of the benchmark. The runs take turns, and every archive has to have the
-bytes of the one on the disk. Results are also written as JSON to benchmarks/results/.
+The stores are moto (S3) and Azurite, each in a process of its own on the same machine, so the wall
+time has their work in it as well. They are asked through a proxy that counts the requests and can
+make each of them later (`--store-latency`); it runs in the process of the benchmark. The runs take
+turns, and every archive has to have the bytes of the one on the disk. Results are also written as
+JSON to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ _NOT_COMPARED = ("_bulkfetch/runs/", "_bulkfetch/logs/", "_bulkfetch/lock")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One run of the client: seconds of wall and CPU time, peak memory in MB, requests to the store."""
+    """One run of the client: seconds of wall and CPU time, peak memory in MB, requests to the
+    store."""
 
     wall_s: float
     cpu_s: float
@@ -46,11 +49,19 @@ class Cost:
     requests: int = 0
 
 
-def on_disk(server: dict[str, Any], directory: Path, flags: list[str]) -> tuple[Cost, dict[str, bytes]]:
+def on_disk(
+    server: dict[str, Any], directory: Path, flags: list[str]
+) -> tuple[Cost, dict[str, bytes]]:
     """Export to a directory; return what it cost, and the files."""
     wall_s, cpu_s, peak_mb, _ = run_client(export_command(server, str(directory), *flags))
-    files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
-    return Cost(wall_s, cpu_s, peak_mb), compared({name: path.read_bytes() for name, path in files.items()})
+    files = {
+        path.relative_to(directory).as_posix(): path
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+    return Cost(wall_s, cpu_s, peak_mb), compared(
+        {name: path.read_bytes() for name, path in files.items()}
+    )
 
 
 def in_store(
@@ -65,11 +76,17 @@ def in_store(
         if isinstance(store, S3Server):
             address = f"s3://{container}/lake"
             names = {"key-id": "access_key_id", "key": "secret_access_key", "region": "region"}
-        keys = [word for name, option in names.items() for word in (f"--storage-{name}", options[option])]
+        keys = [
+            word
+            for name, option in names.items()
+            for word in (f"--storage-{name}", options[option])
+        ]
         there = ["--storage-endpoint", options["endpoint"], *keys]
         wall_s, cpu_s, peak_mb, _ = run_client(export_command(server, address, *there, *flags))
         requests = len(proxy.log)
-    objects = {name.removeprefix("lake/"): store.read(container, name) for name in store.names(container)}
+    objects = {
+        name.removeprefix("lake/"): store.read(container, name) for name in store.names(container)
+    }
     return Cost(wall_s, cpu_s, peak_mb, requests), compared(objects)
 
 
@@ -81,7 +98,9 @@ def compared(files: dict[str, bytes]) -> dict[str, bytes]:
 def median(costs: list[Cost]) -> Cost:
     """Return the median of each figure."""
     names = ("wall_s", "cpu_s", "peak_mb", "requests")
-    return Cost(**{name: statistics.median(getattr(cost, name) for cost in costs) for name in names})
+    return Cost(
+        **{name: statistics.median(getattr(cost, name) for cost in costs) for name in names}
+    )
 
 
 @contextmanager
@@ -100,11 +119,20 @@ def stores() -> Iterator[dict[str, ObjectServer]]:
 
 
 def main() -> int:
-    """Measure every shape and print the table; the exit code is 1 if an archive differs from that on the disk."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure every shape and print the table; the exit code is 1 if an archive differs from that
+    on the disk."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default="1x1000000,300x500")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--store-latency", type=float, default=0.0, metavar="MS", help="how much later a store answers")
+    parser.add_argument(
+        "--store-latency",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="how much later a store answers",
+    )
     parser.add_argument("--part-rows", type=int, default=100_000)
     parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
     arguments = parser.parse_args()
@@ -133,14 +161,20 @@ def main() -> int:
                         differing += found != clean
             for name, each in costs.items():
                 result = median(each)
-                results.append({"shape": str(shape), "where": name, "runs": len(each), **asdict(result)})
+                results.append(
+                    {"shape": str(shape), "where": name, "runs": len(each), **asdict(result)}
+                )
                 print(
                     f"{shape!s:>14}  {name:<18}{result.wall_s:>8.2f}{result.cpu_s:>8.2f}{result.peak_mb:>9.0f}"
                     f"{result.requests:>10}",
                     flush=True,
                 )
     keep("stores", {**made, "arguments": json.dumps(vars(arguments))}, results)
-    print("every archive has the bytes of that on the disk" if not differing else f"{differing} archives differ")
+    print(
+        "every archive has the bytes of that on the disk"
+        if not differing
+        else f"{differing} archives differ"
+    )
     return 1 if differing else 0
 
 

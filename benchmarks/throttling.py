@@ -1,12 +1,13 @@
-"""A server with a limit that it does not tell: how much of it a client gets, and how often it is refused.
+"""A server with a limit that it does not tell: how much of it a client gets, and how often it is
+refused.
 
     python benchmarks/throttling.py            the figures of the README: half an hour
     python benchmarks/throttling.py --smoke    seconds, to see that it works
 
-Small pages are asked for over real sockets, from a cold start, for as long as `--seconds` says. The adaptive limit of
-a run stands beside fixed numbers in flight, which honour Retry-After just the same. What the server could have served
-is its rate, and its burst once; or the number in flight that it takes over the latency, which leaves nothing for the
-work of server and client themselves.
+Small pages are asked for over real sockets, from a cold start, for as long as `--seconds` says. The
+adaptive limit of a run stands beside fixed numbers in flight, which honour Retry-After just the
+same. What the server could have served is its rate, and its burst once; or the number in flight
+that it takes over the latency, which leaves nothing for the work of server and client themselves.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ IN_FLIGHT, RATE, BURST = 12, 60, 10
 SERVERS = {
     f"{IN_FLIGHT} in flight": ["--max-in-flight", str(IN_FLIGHT)],
     f"{RATE}/s, burst {BURST}": ["--requests-per-second", str(RATE), "--burst", str(BURST)],
-    "both": ["--max-in-flight", str(IN_FLIGHT), "--requests-per-second", str(RATE), "--burst", str(BURST)],
+    "both": [
+        "--max-in-flight",
+        str(IN_FLIGHT),
+        "--requests-per-second",
+        str(RATE),
+        "--burst",
+        str(BURST),
+    ],
 }
 PAGE = Request("/invoices", (("size", "1"), ("offset", "0")))
 
@@ -60,7 +68,8 @@ CLIENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One cell: what was served a second of what could have been, and what was refused of all requests."""
+    """One cell: what was served a second of what could have been, and what was refused of all
+    requests."""
 
     server: str
     client: str
@@ -83,7 +92,9 @@ class Result:
 async def measure(server: str, client: Client, served_at: dict[str, Any], seconds: float) -> Result:
     """Ask for pages for so long, and count."""
     settings = Settings(
-        base_url=served_at["base_url"], token=Secret(served_at["token"]), max_in_flight=client.in_flight
+        base_url=served_at["base_url"],
+        token=Secret(served_at["token"]),
+        max_in_flight=client.in_flight,
     )
     stats = RunStats()
     if client.adaptive:
@@ -99,8 +110,17 @@ def fixed_session(transport: Transport, settings: Settings, stats: RunStats) -> 
     """Return a session that always sends so many at once."""
     clock, in_flight = Clock(), settings.max_in_flight
     policy = LimitPolicy(floor=in_flight, ceiling=in_flight, start=in_flight)
-    limit = AdaptiveLimit(policy, clock=clock.now, sleep=clock.sleep, pace=PacePolicy(learned=False))
-    return Session(transport, token_source(settings), stats=stats, limit=limit, policy=RetryPolicy(), clock=clock)
+    limit = AdaptiveLimit(
+        policy, clock=clock.now, sleep=clock.sleep, pace=PacePolicy(learned=False)
+    )
+    return Session(
+        transport,
+        token_source(settings),
+        stats=stats,
+        limit=limit,
+        policy=RetryPolicy(),
+        clock=clock,
+    )
 
 
 async def ask(session: Session, workers: int, seconds: float) -> int:
@@ -131,23 +151,35 @@ def possible(server: str, seconds: float) -> float:
 
 def main() -> int:
     """Measure every pair and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--clients", type=int, default=len(CLIENTS), help="only the first N clients")
+    parser.add_argument(
+        "--clients", type=int, default=len(CLIENTS), help="only the first N clients"
+    )
     parser.add_argument("--smoke", action="store_true", help="a size that takes seconds")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.seconds, arguments.clients = 1.0, 1
     made = conditions()
     announce(made)
-    print(f"{arguments.seconds:g} s from a cold start, {LATENCY_MS} ms for an answer, Retry-After 1 s")
-    print(f"{'server bears':<20}{'client':<22}{'served/s':>10}{'of the limit':>14}{'refused':>9}{'share':>8}")
+    print(
+        f"{arguments.seconds:g} s from a cold start, {LATENCY_MS} ms for an answer, Retry-After 1 s"
+    )
+    print(
+        f"{'server bears':<20}{'client':<22}{'served/s':>10}{'of the limit':>14}{'refused':>9}{'share':>8}"
+    )
     results = []
     for server, options in SERVERS.items():
         for client in CLIENTS[: arguments.clients]:
-            with sandbox("--latency-ms", str(LATENCY_MS), "--line-items", "10", *options) as served_at:
+            with sandbox(
+                "--latency-ms", str(LATENCY_MS), "--line-items", "10", *options
+            ) as served_at:
                 result = anyio.run(measure, server, client, served_at, arguments.seconds)
-            results.append({**asdict(result), "used": result.used, "refused_share": result.refused_share})
+            results.append(
+                {**asdict(result), "used": result.used, "refused_share": result.refused_share}
+            )
             print(
                 f"{server:<20}{client.name:<22}{result.served / result.seconds:>10.1f}{result.used:>13.0%} "
                 f"{result.refused:>8}{result.refused_share:>8.1%}",

@@ -1,7 +1,8 @@
-"""Archive every invoice of a Microsoft Partner Center tenant as exact, verified, partitioned Parquet.
+"""Archive every invoice of a Microsoft Partner Center tenant as exact, verified, partitioned
+Parquet.
 
-`bulkfetch.export` is the main job; `bulkfetch.Client` is the API behind it. Importing this package does nothing but
-define names: what is heavy is loaded when it is first used.
+`bulkfetch.export` is the main job; `bulkfetch.Client` is the API behind it. Importing this package
+does nothing but define names: what is heavy is loaded when it is first used.
 """
 
 from __future__ import annotations

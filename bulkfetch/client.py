@@ -1,4 +1,5 @@
-"""The API as users of Microsoft's SDKs know it, asynchronous: invoices, their details, their line items."""
+"""The API as users of Microsoft's SDKs know it, asynchronous: invoices, their details, their line
+items."""
 
 from __future__ import annotations
 
@@ -25,10 +26,21 @@ from bulkfetch.decoding.pages import PageDecoder, decode_json_page
 from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
 from bulkfetch.partnercenter.ahead import Lookahead, Walk, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
-from bulkfetch.partnercenter.invoices import InvoicePage, get_invoice, get_invoice_page, walk_invoices
+from bulkfetch.partnercenter.invoices import (
+    InvoicePage,
+    get_invoice,
+    get_invoice_page,
+    walk_invoices,
+)
 from bulkfetch.partnercenter.lineitems import walk_pages
 from bulkfetch.partnercenter.seen import AnyPage
-from bulkfetch.partnercenter.summaries import Estimate, InvoiceSummary, get_estimates, get_summaries, get_summary
+from bulkfetch.partnercenter.summaries import (
+    Estimate,
+    InvoiceSummary,
+    get_estimates,
+    get_summaries,
+    get_summary,
+)
 from bulkfetch.runs.documents import save_document
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
@@ -45,14 +57,14 @@ _MAX_INT_DIGITS = 4000
 class Client:
     """A Partner Center tenant, for `async with`.
 
-    Settings come from `settings`, or else from the environment and the TOML file as for the command line;
-    keyword arguments named like settings (`token=…`, `base_url=…`) win over both, others raise SettingsError.
-    Entering it raises SettingsError without credentials. `on_refresh_token` is given each new refresh token, in a
-    thread, where it signs in with one.
+    Settings come from `settings`, or else from the environment and the TOML file as for the command
+    line; keyword arguments named like settings (`token=…`, `base_url=…`) win over both, others
+    raise SettingsError. Entering it raises SettingsError without credentials. `on_refresh_token` is
+    given each new refresh token, in a thread, where it signs in with one.
 
         async with bulkfetch.Client(token="…") as client:
-            invoice = await client.invoices.by_id("D070002EGD").get()
-            async for batch in client.invoices.by_id(invoice.id).by("office", "billing_line_items").batches():
+            invoice = await client.invoices.by_id("D070002EGD").get() async for batch in
+            client.invoices.by_id(invoice.id).by("office", "billing_line_items").batches():
                 ...
     """
 
@@ -72,7 +84,9 @@ class Client:
     async def __aenter__(self) -> Self:
         check_credentials(self.settings)
         if self._open is not None:
-            raise BulkfetchError("this Client is open already: make another, or share the one that is open")
+            raise BulkfetchError(
+                "this Client is open already: make another, or share the one that is open"
+            )
         session = await self._stack.enter_async_context(
             open_session(self.settings, self.stats, keep=self._on_refresh_token)
         )
@@ -81,7 +95,10 @@ class Client:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> bool | None:
         if self._open is not None:
             self._open.tasks.cancel_scope.cancel()
@@ -90,7 +107,8 @@ class Client:
             return await self._stack.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
             if error is not None and group.exceptions == (error,):
-                raise error from error.__cause__  # the body's own error, not wrapped by our task group
+                # the body's own error, not wrapped by our task group
+                raise error from error.__cause__
             raise
 
     @property
@@ -121,7 +139,9 @@ class Invoices:
     client: Client
 
     def __aiter__(self) -> AsyncIterator[Invoice]:
-        return walk_invoices(self.client.opened().session, size=self.client.settings.invoice_page_size)
+        return walk_invoices(
+            self.client.opened().session, size=self.client.settings.invoice_page_size
+        )
 
     async def all(self) -> list[Invoice]:
         """Get all invoices, each once, amendments within theirs."""
@@ -135,31 +155,43 @@ class Invoices:
         return await get_invoice_page(self.client.opened().session, size=size, offset=offset)
 
     def unbilled(
-        self, line_item_type: str, *, currency: str, period: str = "current", provider: str = "one_time"
+        self,
+        line_item_type: str,
+        *,
+        currency: str,
+        period: str = "current",
+        provider: str = "one_time",
     ) -> LineItems:
         """Return the line items of a period, "current" or "previous", that no invoice has yet.
 
-        Raises SettingsError for another period, and for a currency that is no code of three letters.
+        Raises SettingsError for another period, and for a currency that is no code of three
+        letters.
         """
-        return LineItems(self.client, unbilled_transfer(provider, line_item_type, period=period, currency=currency))
+        return LineItems(
+            self.client,
+            unbilled_transfer(provider, line_item_type, period=period, currency=currency),
+        )
 
     async def summary(self) -> InvoiceSummary:
         """Get the account summary in the partner's currency."""
         return await get_summary(self.client.opened().session)
 
     async def summaries(self) -> tuple[InvoiceSummary, ...]:
-        """Get the account summaries, one for each currency. The service wants app+user credentials for this call."""
+        """Get the account summaries, one for each currency. The service wants app+user credentials
+        for this call."""
         return await get_summaries(self.client.opened().session)
 
     async def estimates(self, currency: str) -> tuple[Estimate, ...]:
-        """Get what the service has of a currency that no invoice has yet: types, periods, and where they are.
+        """Get what the service has of a currency that no invoice has yet: types, periods, and where
+        they are.
 
         Raises SettingsError for a currency that is no code of three letters.
         """
         return await get_estimates(self.client.opened().session, currency_code(currency))
 
     def by_id(self, invoice_id: str) -> InvoiceById:
-        """Return the operations of one invoice; nothing is sent yet. Raises NotFoundError for an empty id."""
+        """Return the operations of one invoice; nothing is sent yet. Raises NotFoundError for an
+        empty id."""
         if not invoice_id:
             raise NotFoundError("there is no invoice without an id")
         return InvoiceById(self.client, invoice_id)
@@ -173,11 +205,13 @@ class InvoiceById:
     invoice_id: str
 
     async def get(self) -> Invoice:
-        """Get the invoice. Raises NotFoundError. The service wants app+user credentials for this call."""
+        """Get the invoice. Raises NotFoundError. The service wants app+user credentials for this
+        call."""
         return await get_invoice(self.client.opened().session, self.invoice_id)
 
     async def document(self, receipt_id: str | None = None) -> bytes:
-        """Get the invoice's statement as a PDF, or the tax receipt of that id. Needs app+user credentials.
+        """Get the invoice's statement as a PDF, or the tax receipt of that id. Needs app+user
+        credentials.
 
         Raises NotFoundError if there is none.
         """
@@ -187,10 +221,11 @@ class InvoiceById:
             return await anyio.to_thread.run_sync(file.read_bytes)
 
     async def save_document(self, file: str | Path, receipt_id: str | None = None) -> int:
-        """Save the invoice's statement, or the tax receipt of that id, and return its size in bytes.
+        """Save the invoice's statement, or the tax receipt of that id, and return its size in
+        bytes.
 
-        The file is there once it is whole, and replaces one of that name. Needs app+user credentials. Raises
-        NotFoundError if the service has no such document, and StorageError.
+        The file is there once it is whole, and replaces one of that name. Needs app+user
+        credentials. Raises NotFoundError if the service has no such document, and StorageError.
         """
         document = Document(self.invoice_id, receipt_id or "")
         try:
@@ -217,20 +252,29 @@ class InvoiceById:
         return found
 
     def by(
-        self, provider: str, line_item_type: str, *, currency: str | None = None, period: str | None = None
+        self,
+        provider: str,
+        line_item_type: str,
+        *,
+        currency: str | None = None,
+        period: str | None = None,
     ) -> LineItems:
-        """Return the line items of one detail; `OneTime`, `onetime` and `one_time` name the same provider.
+        """Return the line items of one detail; `OneTime`, `onetime` and `one_time` name the same
+        provider.
 
-        `currency` is the invoice's currency code, which the service wants for modern usage, and `period` the one that
-        is named then, if not that of the settings.
+        `currency` is the invoice's currency code, which the service wants for modern usage, and
+        `period` the one that is named then, if not that of the settings.
         """
         detail = api_spelling(provider), api_spelling(line_item_type)
-        return LineItems(self.client, Transfer(self.invoice_id, *detail, currency=currency, period=period))
+        return LineItems(
+            self.client, Transfer(self.invoice_id, *detail, currency=currency, period=period)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class LineItemPage:
-    """One page of line items as Python values; `first_line` is the place of its first one in the transfer.
+    """One page of line items as Python values; `first_line` is the place of its first one in the
+    transfer.
 
     Numbers are int or Decimal, exactly as the server wrote them.
     """
@@ -243,8 +287,8 @@ class LineItemPage:
 class LineItems:
     """The line items of one detail, in the server's order.
 
-    Pages are fetched ahead, in parallel where their paging allows it. All of its methods raise TransferError, with
-    the request's own error as the cause, SignInError or ServerUnavailableError.
+    Pages are fetched ahead, in parallel where their paging allows it. All of its methods raise
+    TransferError, with the request's own error as the cause, SignInError or ServerUnavailableError.
     """
 
     client: Client
@@ -263,13 +307,15 @@ class LineItems:
                 first_line += len(items)
 
     async def sources(self) -> AsyncGenerator[list[Json], None]:
-        """Yield the line items of each page as `jsontext` values, which keep the source's text of numbers."""
+        """Yield the line items of each page as `jsontext` values, which keep the source's text of
+        numbers."""
         async with aclosing(self._walk(decode_json_page)) as pages:
             async for page in pages:
                 yield page.items
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Yield the line items as Arrow record batches of the type's declared schema, one a page."""
+        """Yield the line items as Arrow record batches of the type's declared schema, one a
+        page."""
         declared = schema_of(self.transfer.provider, self.transfer.line_item_type)
         decoder = PageDecoder(self.transfer.invoice_id, declared)
         first_line = 0
@@ -295,7 +341,8 @@ class LineItems:
 def python_value(value: Json) -> Any:
     """Turn a JSON value into plain Python without rounding.
 
-    Whole numbers become int, others Decimal, and objects dict, in which the last of equal keys stays.
+    Whole numbers become int, others Decimal, and objects dict, in which the last of equal keys
+    stays.
     """
     if isinstance(value, Number):
         is_whole = value.lstrip("-").isdigit() and len(value) <= _MAX_INT_DIGITS

@@ -1,30 +1,27 @@
 """Every exception bulkfetch raises.
 
-    BulkfetchError
-    ├── SettingsError               a setting is missing or wrong; nothing was sent or written
-    ├── OutputError                 the output directory cannot be used
-    │   └── OutputLockedError       another run is writing to it
-    ├── StorageError                the disk or the object store refused, or what is there cannot be read
-    │   ├── DamagedError            a file of the archive is not what was written
-    │   ├── UploadLostError         an object could not be uploaded, and what was sent of it is gone
-    │   └── LockLostError           another run has taken over the archive from this one
-    ├── RequestError                one request ended without a usable answer
-    │   ├── ConnectionFailedError   no connection could be made
-    │   ├── ConnectionLostError     it broke before the whole answer had come
-    │   ├── UntrustedServerError    its certificate does not prove that it is the server asked for
-    │   ├── TooManyFilesError       this machine allows no more connections
-    │   ├── NoProgressError         connected, and then nothing came for too long
-    │   ├── HttpStatusError         an answer with a status that is not a success
-    │   ├── MalformedBodyError      a success whose body is not what the API sends
-    │   └── ForeignLinkError        a link or redirect that leaves the configured origin
-    ├── SignInError                 no token, or the server takes none of ours
-    ├── ServerUnavailableError      the server has answered nothing useful for too long
-    ├── DeadlineError               the run has used up the time it was given
-    ├── TransferError               a transfer cannot be completed
-    │   └── ContradictionError      its pages contradict each other
-    └── NotFoundError               what was asked for does not exist in this tenant
+    BulkfetchError ├── SettingsError               a setting is missing or wrong; nothing was sent
+    or written ├── OutputError                 the output directory cannot be used │   └──
+    OutputLockedError       another run is writing to it ├── StorageError                the disk or
+    the object store refused, or what is there cannot be read │   ├── DamagedError            a file
+    of the archive is not what was written │   ├── UploadLostError         an object could not be
+    uploaded, and what was sent of it is gone │   └── LockLostError           another run has taken
+    over the archive from this one ├── RequestError                one request ended without a
+    usable answer │   ├── ConnectionFailedError   no connection could be made │   ├──
+    ConnectionLostError     it broke before the whole answer had come │   ├── UntrustedServerError
+    its certificate does not prove that it is the server asked for │   ├── TooManyFilesError
+    this machine allows no more connections │   ├── NoProgressError         connected, and then
+    nothing came for too long │   ├── HttpStatusError         an answer with a status that is not a
+    success │   ├── MalformedBodyError      a success whose body is not what the API sends │   └──
+    ForeignLinkError        a link or redirect that leaves the configured origin ├── SignInError
+    no token, or the server takes none of ours ├── ServerUnavailableError      the server has
+    answered nothing useful for too long ├── DeadlineError               the run has used up the
+    time it was given ├── TransferError               a transfer cannot be completed │   └──
+    ContradictionError      its pages contradict each other └── NotFoundError               what was
+    asked for does not exist in this tenant
 
-The message of each says what happened and what the reader can do; facts for programs are attributes.
+The message of each says what happened and what the reader can do; facts for programs are
+attributes.
 """
 
 from __future__ import annotations
@@ -39,13 +36,15 @@ class BulkfetchError(Exception):
 
 
 class SettingsError(BulkfetchError):
-    """A setting is missing, contradictory or wrong. The message names it, its source and what would be right."""
+    """A setting is missing, contradictory or wrong. The message names it, its source and what would
+    be right."""
 
     reason = "settings"
 
 
 class OutputError(BulkfetchError):
-    """The output directory cannot be used: not writable, or not empty and not an archive of ours."""
+    """The output directory cannot be used: not writable, or not empty and not an archive of
+    ours."""
 
     reason = "output"
 
@@ -57,7 +56,8 @@ class OutputLockedError(OutputError):
 
 
 class StorageError(BulkfetchError):
-    """The disk or the object store refused a write or a read, or holds something that is no archive."""
+    """The disk or the object store refused a write or a read, or holds something that is no
+    archive."""
 
     reason = "storage"
 
@@ -69,7 +69,8 @@ class DamagedError(StorageError):
 
 
 class UploadLostError(StorageError):
-    """An object that is sent in pieces could not be completed; `final` says that it would not be the next time."""
+    """An object that is sent in pieces could not be completed; `final` says that it would not be
+    the next time."""
 
     reason = "upload_lost"
 
@@ -79,7 +80,8 @@ class UploadLostError(StorageError):
 
 
 class LockLostError(StorageError):
-    """The lock of an archive in an object store was not renewed in time, and another run has taken it."""
+    """The lock of an archive in an object store was not renewed in time, and another run has taken
+    it."""
 
     reason = "lock_lost"
 
@@ -127,7 +129,8 @@ class ConnectionLostError(RequestError):
 
 
 class UntrustedServerError(RequestError):
-    """The server's certificate does not prove that it is the server asked for. Never tried again."""
+    """The server's certificate does not prove that it is the server asked for. Never tried
+    again."""
 
     reason = "untrusted"
 
@@ -147,8 +150,8 @@ class NoProgressError(RequestError):
 class HttpStatusError(RequestError):
     """An answer whose status is not a success.
 
-    `status` is the HTTP status; `code`, `description`, `data` and `source` are the API's own words where it gave any;
-    `retry_after_s` is the wait the server asked for, in seconds.
+    `status` is the HTTP status; `code`, `description`, `data` and `source` are the API's own words
+    where it gave any; `retry_after_s` is the wait the server asked for, in seconds.
     """
 
     reason = "http_status"
@@ -181,7 +184,8 @@ class MalformedBodyError(RequestError):
 
 
 class ForeignLinkError(RequestError):
-    """A redirect, or a link in an answer, that leads away from the configured origin. Never followed."""
+    """A redirect, or a link in an answer, that leads away from the configured origin. Never
+    followed."""
 
     reason = "foreign_link"
 
@@ -205,13 +209,15 @@ class DeadlineError(BulkfetchError):
 
 
 class TransferError(BulkfetchError):
-    """A transfer cannot be completed. The message names the transfer and, where there is one, the page."""
+    """A transfer cannot be completed. The message names the transfer and, where there is one, the
+    page."""
 
     reason = "transfer"
 
 
 class ContradictionError(TransferError):
-    """The pages of a transfer contradict each other, so that no complete table can be made of them."""
+    """The pages of a transfer contradict each other, so that no complete table can be made of
+    them."""
 
     reason = "contradiction"
 

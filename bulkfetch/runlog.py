@@ -22,9 +22,11 @@ MAX_LINES = 100_000
 
 
 class RunLog:
-    """Notes events, each a name and its facts: to `write` as lines of JSON, and to the logger `bulkfetch`.
+    """Notes events, each a name and its facts: to `write` as lines of JSON, and to the logger
+    `bulkfetch`.
 
-    What is noted is kept; what is traced, a line for each request, goes to the logger alone, at its level DEBUG.
+    What is noted is kept; what is traced, a line for each request, goes to the logger alone, at its
+    level DEBUG.
     """
 
     def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
@@ -40,7 +42,9 @@ class RunLog:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             if self._lines == MAX_LINES:
                 event, facts = "log_full", {}
-            self._append(orjson.dumps({"at": at, "event": event, **facts}, option=orjson.OPT_APPEND_NEWLINE))
+            self._append(
+                orjson.dumps({"at": at, "event": event, **facts}, option=orjson.OPT_APPEND_NEWLINE)
+            )
 
     def trace(self, event: str, **facts: object) -> None:
         """Tell those who listen closely of something ordinary."""
@@ -53,7 +57,10 @@ class RunLog:
                 self._write(line)
         except (OSError, StorageError) as error:  # the archive does not depend on its log
             self._write = None
-            LOGGER.warning("the log of this run cannot be written any more: %s", getattr(error, "strerror", error))
+            LOGGER.warning(
+                "the log of this run cannot be written any more: %s",
+                getattr(error, "strerror", error),
+            )
 
 
 def _text(event: str, facts: dict[str, object]) -> str:

@@ -94,8 +94,8 @@ class RunStats:
     def time_left_s(self, now: float) -> float | None:
         """Estimate the seconds left, or return None while there is nothing to tell it from.
 
-        The API does not tell how many line items there are: transfers to come, and those under way, are taken
-        to be as large as those done. The rate is that of the last 10 s.
+        The API does not tell how many line items there are: transfers to come, and those under way,
+        are taken to be as large as those done. The rate is that of the last 10 s.
         """
         if self.transfers and self.transfers_ended >= self.transfers:
             return 0.0
@@ -105,5 +105,7 @@ class RunStats:
         if not self.rows:  # the transfers done were empty: only their number tells
             return self.elapsed_s(now) / self.transfers_done * to_come
         rate = self.rows_per_s(now)
-        rows_left = self.rows_committed / self.transfers_done * to_come - (self.rows - self.rows_committed)
+        rows_left = self.rows_committed / self.transfers_done * to_come - (
+            self.rows - self.rows_committed
+        )
         return rows_left / rate if rate and rows_left > 0 else None

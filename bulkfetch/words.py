@@ -17,7 +17,8 @@ _CREDENTIALS = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return `text` from the server without characters that could act on a terminal or forge a log line.
+    """Return `text` from the server without characters that could act on a terminal or forge a log
+    line.
 
     What looks like a credential in it is shown as `***`.
     """
@@ -31,9 +32,31 @@ def _hidden(found: re.Match[str]) -> str:
 
 
 _TELLING = (
-    *("customerName", "customerCompanyName", "usageDate", "chargeStartDate", "offerName", "productName"),
-    *("skuName", "serviceName", "resourceName", "meterName", "chargeType", "quantity", "consumedQuantity"),
-    *("unitPrice", "totalForCustomer", "postTaxTotal", "billingPreTaxTotal", "currency", "billingCurrency"),
+    *(
+        "customerName",
+        "customerCompanyName",
+        "usageDate",
+        "chargeStartDate",
+        "offerName",
+        "productName",
+    ),
+    *(
+        "skuName",
+        "serviceName",
+        "resourceName",
+        "meterName",
+        "chargeType",
+        "quantity",
+        "consumedQuantity",
+    ),
+    *(
+        "unitPrice",
+        "totalForCustomer",
+        "postTaxTotal",
+        "billingPreTaxTotal",
+        "currency",
+        "billingCurrency",
+    ),
 )
 MAX_WIDTH = 32
 """Columns of the terminal that one value may take, unless a table is made wider."""
@@ -46,10 +69,11 @@ def telling_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 class TextTable:
-    """Lays rows out in aligned columns, batch by batch; a later batch keeps the widths of those before it.
+    """Lays rows out in aligned columns, batch by batch; a later batch keeps the widths of those
+    before it.
 
-    Numbers stand at the right. Values wider than `max_width` columns are cut, and what could act on a terminal
-    is blanked.
+    Numbers stand at the right. Values wider than `max_width` columns are cut, and what could act on
+    a terminal is blanked.
     """
 
     def __init__(self, columns: Sequence[str], *, max_width: int = MAX_WIDTH) -> None:
@@ -64,10 +88,14 @@ class TextTable:
         cells = [[self._cell(row.get(name)) for name in self._columns] for row in rows]
         if not self._begun:
             self._begun = True
-            self._at_right = [_are_numbers([row.get(name) for row in rows]) for name in self._columns]
+            self._at_right = [
+                _are_numbers([row.get(name) for row in rows]) for name in self._columns
+            ]
             cells.insert(0, [self._cell(name) for name in self._columns])
         for place in range(len(self._columns)):
-            self._widths[place] = max([self._widths[place], *(width_of(line[place]) for line in cells)])
+            self._widths[place] = max(
+                [self._widths[place], *(width_of(line[place]) for line in cells)]
+            )
         return [self._line(line) for line in cells]
 
     def _line(self, cells: Sequence[str]) -> str:

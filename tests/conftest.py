@@ -8,12 +8,24 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.objectservers import AzureServer, ObjectServer, S3Server, ServerMissingError, azurite, find_azurite, moto
+from support.objectservers import (
+    AzureServer,
+    ObjectServer,
+    S3Server,
+    ServerMissingError,
+    azurite,
+    find_azurite,
+    moto,
+)
 
 # The same examples every time, so that a landing does not hang on luck; "deep" draws new ones.
 settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True, derandomize=True)
 settings.register_profile(
-    "deep", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=list(HealthCheck)
+    "deep",
+    deadline=None,
+    max_examples=20_000,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
 )
 settings.load_profile(os.environ.get("BULKFETCH_TEST_PROFILE", "ci"))
 
@@ -61,7 +73,9 @@ def container(object_server: ObjectServer) -> str:
     return name
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Print the table of faults, if there is one."""
     rows = config.stash.get(_TABLE, [])
     if not rows:
@@ -69,4 +83,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section(f"{len(rows)} faults over real sockets")
     widths = [max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
     for row in [_COLUMNS, *sorted(rows, key=lambda row: int(row[0]))]:
-        terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        terminalreporter.line(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )

@@ -1,9 +1,11 @@
-"""airbyte-cdk: a declarative manifest, run by the CDK's own command, and a consumer that writes its records to Parquet.
+"""airbyte-cdk: a declarative manifest, run by the CDK's own command, and a consumer that writes its
+records to Parquet.
 
     python airbyte.py BASE_URL TOKEN OUT
 
-Airbyte's destinations are images of their own; the consumer does here what they do: it reads the protocol's messages
-from a pipe, in a process of its own, and writes the records of each partition in files of 50,000.
+Airbyte's destinations are images of their own; the consumer does here what they do: it reads the
+protocol's messages from a pipe, in a process of its own, and writes the records of each partition
+in files of 50,000.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ FILE_ROWS = 50_000
 CATALOG = {
     "streams": [
         {
-            "stream": {"name": "line_items", "json_schema": {}, "supported_sync_modes": ["full_refresh"]},
+            "stream": {
+                "name": "line_items",
+                "json_schema": {},
+                "supported_sync_modes": ["full_refresh"],
+            },
             "sync_mode": "full_refresh",
             "destination_sync_mode": "overwrite",
         }
@@ -41,7 +47,9 @@ def consume(out: str) -> None:
         nonlocal files
         folder = Path(out, f"provider={kind[0]}", f"line_item_type={kind[1]}")
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_struct_array(pa.array(waiting.pop(kind))), folder / f"{files:06}.parquet")
+        pq.write_table(
+            pa.Table.from_struct_array(pa.array(waiting.pop(kind))), folder / f"{files:06}.parquet"
+        )
         files += 1
 
     for line in sys.stdin.buffer:
@@ -64,10 +72,18 @@ def main(base_url: str, token: str, out: str) -> int:
     config, catalog = Path(out, "_config.json"), Path(out, "_catalog.json")
     config.write_text(json.dumps({"base_url": base_url, "token": token}))
     catalog.write_text(json.dumps(CATALOG))
-    read = [str(Path(sys.executable).with_name("source-declarative-manifest")), "read", "--config", str(config)]
+    read = [
+        str(Path(sys.executable).with_name("source-declarative-manifest")),
+        "read",
+        "--config",
+        str(config),
+    ]
     read += ["--catalog", str(catalog), "--manifest-path", str(HERE / "airbyte_manifest.yaml")]
     read += ["--components-path", str(HERE / "airbyte_components.py")]
-    trusting = {**os.environ, "AIRBYTE_ENABLE_UNSAFE_CODE": "true"}  # what runs components that are given as a file
+    trusting = {
+        **os.environ,
+        "AIRBYTE_ENABLE_UNSAFE_CODE": "true",
+    }  # what runs components that are given as a file
     source = subprocess.Popen(read, stdout=subprocess.PIPE, env=trusting)
     consumer = subprocess.Popen([sys.executable, __file__, "consume", out], stdin=source.stdout)
     if source.stdout:

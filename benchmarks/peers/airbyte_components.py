@@ -1,4 +1,5 @@
-"""What the manifest cannot say: how to read bodies with a byte-order mark; the CDK's own decoder finds nothing in them.
+"""What the manifest cannot say: how to read bodies with a byte-order mark; the CDK's own decoder
+finds nothing in them.
 
 https://docs.airbyte.com/platform/connector-development/config-based/advanced-topics/custom-components
 """

@@ -1,8 +1,10 @@
-"""A careful script: aiohttp with 16 requests in flight, retries, Polars frames, a Parquet file for each detail.
+"""A careful script: aiohttp with 16 requests in flight, retries, Polars frames, a Parquet file for
+each detail.
 
     python asyncio_polars.py BASE_URL TOKEN OUT
 
-Nobody tells how many pages there are, so it asks for the next ones ahead, and stops behind the page without `next`.
+Nobody tells how many pages there are, so it asks for the next ones ahead, and stops behind the page
+without `next`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Client:
 
 
 def frame_of(body: bytes) -> pl.DataFrame:
-    """Return the line items of a page. To declare decimals would not help: Polars reads them by way of a float."""
+    """Return the line items of a page. To declare decimals would not help: Polars reads them by way
+    of a float."""
     return pl.read_json(body).select(pl.col("items").list.explode()).unnest("items")
 
 
@@ -60,11 +63,15 @@ async def detail_of(client: Client, out: str, invoice_id: str, detail: dict[str,
         frames.append(await asyncio.to_thread(frame_of, body))
         while more and len(ahead) < IN_FLIGHT:
             offset += PAGE_SIZE
-            ahead.append(asyncio.create_task(client.get(f"{link}?size={PAGE_SIZE}&offset={offset}")))
+            ahead.append(
+                asyncio.create_task(client.get(f"{link}?size={PAGE_SIZE}&offset={offset}"))
+            )
     for task in ahead:
         task.cancel()
     kind = f"provider={detail['billingProvider']}/line_item_type={detail['invoiceLineItemType']}"
-    table = pl.concat(frames, how="diagonal_relaxed")  # a page of whole numbers only is one of integers
+    table = pl.concat(
+        frames, how="diagonal_relaxed"
+    )  # a page of whole numbers only is one of integers
     await asyncio.to_thread(table.write_parquet, f"{out}/{kind}/{invoice_id}.parquet", mkdir=True)
 
 

@@ -56,7 +56,8 @@ def get(base_url: str, token: str, path: str) -> bytes:
 
 
 def table_of(body: bytes, numbers: Sequence[str]) -> pa.Table | None:
-    """Return the line items of a page. Numbers are declared, which Arrow then reads exactly; pages differ otherwise."""
+    """Return the line items of a page. Numbers are declared, which Arrow then reads exactly; pages
+    differ otherwise."""
     item = pa.struct([(name, pa.decimal128(38, 24)) for name in numbers])
     items = pyarrow.json.read_json(
         io.BytesIO(body),
@@ -106,7 +107,10 @@ def main(base_url: str, token: str, out: str) -> None:
         extra_placeholders={"provider": provider_of, "line_item_type": line_item_type_of},
     )
     pipeline = dlt.pipeline(
-        "invoices", destination=destination, dataset_name="line_items", pipelines_dir=str(Path(out, "_pipelines"))
+        "invoices",
+        destination=destination,
+        dataset_name="line_items",
+        pipelines_dir=str(Path(out, "_pipelines")),
     )
     pipeline.run(
         invoices(base_url, token), loader_file_format="parquet", write_disposition="replace"

@@ -2,8 +2,8 @@
 
     python dlt_rest_api.py BASE_URL TOKEN OUT
 
-The invoices are one resource, the line items of each detail hang on it and are fetched in parallel, invoice by invoice;
-within an invoice the paginators of `rest_api` follow one page after the other.
+The invoices are one resource, the line items of each detail hang on it and are fetched in parallel,
+invoice by invoice; within an invoice the paginators of `rest_api` follow one page after the other.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dlt.sources.rest_api import rest_api_source
 
 PAGE_SIZE = 2000  # the service's maximum
 
-# https://dlthub.com/docs/reference/performance: threads for extraction, processes for normalization, and files that are
-# closed early enough for these to share them.
+# https://dlthub.com/docs/reference/performance: threads for extraction, processes for
+# normalization, and files that are closed early enough for these to share them.
 dlt.config["extract.workers"] = 16
 dlt.config["extract.max_parallel_items"] = 32
 dlt.config["normalize.workers"] = os.cpu_count() or 1
@@ -38,7 +38,8 @@ def know_the_mark(response: requests.Response, *_args: Any, **_options: Any) -> 
 
 
 def table_of(item: dict[str, Any]) -> str:
-    """Return the table of a line item: one for each provider and line-item type, because their columns differ."""
+    """Return the table of a line item: one for each provider and line-item type, because their
+    columns differ."""
     return f"{item['billingProvider']}__{item['invoiceLineItemType']}"
 
 
@@ -54,7 +55,8 @@ def line_item_type_of(_schema: str, table: str, *_rest: str) -> str:
 
 def main(base_url: str, token: str, out: str) -> None:
     """Run the pipeline."""
-    # https://dlthub.com/docs/dlt-ecosystem/verified-sources/rest_api/basic and .../advanced for `response_actions`
+    # https://dlthub.com/docs/dlt-ecosystem/verified-sources/rest_api/basic and .../advanced for
+    # `response_actions`
     source = rest_api_source(
         {
             "client": {"base_url": base_url, "auth": {"type": "bearer", "token": token}},
@@ -95,9 +97,14 @@ def main(base_url: str, token: str, out: str) -> None:
         extra_placeholders={"provider": provider_of, "line_item_type": line_item_type_of},
     )
     pipeline = dlt.pipeline(
-        "invoices", destination=destination, dataset_name="line_items", pipelines_dir=str(Path(out, "_pipelines"))
+        "invoices",
+        destination=destination,
+        dataset_name="line_items",
+        pipelines_dir=str(Path(out, "_pipelines")),
     )
-    pipeline.run(source, loader_file_format="parquet", write_disposition="replace").raise_on_failed_jobs()
+    pipeline.run(
+        source, loader_file_format="parquet", write_disposition="replace"
+    ).raise_on_failed_jobs()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python duckdb_files.py BASE_URL TOKEN OUT
 
-Pages of a run that was killed are still there and not fetched again. Nobody tells how many pages there are, so the
-threads go on until one sees a page without `next`.
+Pages of a run that was killed are still there and not fetched again. Nobody tells how many pages
+there are, so the threads go on until one sees a page without `next`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def session_with(token: str) -> requests.Session:
     """Return a session that signs its requests, and repeats those that failed."""
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {token}"
-    # https://urllib3.readthedocs.io/en/stable/reference/urllib3.util.html#urllib3.util.Retry heeds Retry-After itself
+    # https://urllib3.readthedocs.io/en/stable/reference/urllib3.util.html#urllib3.util.Retry heeds
+    # Retry-After itself
     retry = Retry(total=5, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504))
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=IN_FLIGHT))
@@ -52,7 +53,9 @@ def page(session: requests.Session, url: str, folder: Path, number: int) -> bool
     return b'"next"' in place.read_bytes()[-2000:]
 
 
-def other_pages(session: requests.Session, threads: ThreadPoolExecutor, url: str, folder: Path) -> None:
+def other_pages(
+    session: requests.Session, threads: ThreadPoolExecutor, url: str, folder: Path
+) -> None:
     """Have all pages of a detail but the first in files."""
     numbers, ended = itertools.count(1), threading.Event()
 
@@ -83,8 +86,9 @@ def main(base_url: str, token: str, out: str) -> None:
             if there_is_more:
                 other_pages(session, threads, url, folder)
     for provider, line_item_type in kinds:
-        # https://duckdb.org/docs/stable/data/partitioning/partitioned_writes and .../data/json/loading_json
-        # To declare decimals would not help: DuckDB reads them from JSON by way of a double.
+        # https://duckdb.org/docs/stable/data/partitioning/partitioned_writes and
+        # .../data/json/loading_json To declare decimals would not help: DuckDB reads them from JSON
+        # by way of a double.
         duckdb.execute(
             "COPY (SELECT unnest(item), ? AS provider, ? AS line_item_type"
             " FROM (SELECT unnest(items) AS item FROM read_json(?, sample_size = -1)))"

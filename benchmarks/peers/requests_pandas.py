@@ -1,4 +1,5 @@
-"""What most people have: requests, one page after the other, a pandas frame for each detail, `to_parquet`.
+"""What most people have: requests, one page after the other, a pandas frame for each detail,
+`to_parquet`.
 
 python requests_pandas.py BASE_URL TOKEN OUT
 """
@@ -22,7 +23,8 @@ def session_with(token: str) -> requests.Session:
     """Return a session that signs its requests, and repeats those that failed."""
     session = requests.Session()
     session.headers["Authorization"] = f"Bearer {token}"
-    # https://urllib3.readthedocs.io/en/stable/reference/urllib3.util.html#urllib3.util.Retry heeds Retry-After itself
+    # https://urllib3.readthedocs.io/en/stable/reference/urllib3.util.html#urllib3.util.Retry heeds
+    # Retry-After itself
     retry = Retry(total=5, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504))
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry))

@@ -2,9 +2,9 @@
 
     python singer.py BASE_URL TOKEN OUT
 
-PyPI has no Parquet target that is built on today's SDK, so the target is one on the SDK's own sink classes. Tap and
-target are two processes with a pipe between them, as `tap | target` makes them. Records go through the pipe one by one,
-or, for singer_batch.py, as Parquet files that it tells of.
+PyPI has no Parquet target that is built on today's SDK, so the target is one on the SDK's own sink
+classes. Tap and target are two processes with a pipe between them, as `tap | target` makes them.
+Records go through the pipe one by one, or, for singer_batch.py, as Parquet files that it tells of.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ NUMBERS = {
 
 
 def tap(base_url: str, token: str, batches: str = "") -> None:
-    """Write all line items to stdout as Singer messages: a stream for each kind, a partition of it for each detail.
+    """Write all line items to stdout as Singer messages: a stream for each kind, a partition of it
+    for each detail.
 
     With a folder for `batches` they go into files there, and the messages name the files.
     """
@@ -57,7 +58,8 @@ def tap(base_url: str, token: str, batches: str = "") -> None:
 
         url_base = base_url
         path = "{link}"
-        state_partitioning_keys = ()  # there is nothing to go on from: https://sdk.meltano.com/en/latest/partitioning.html
+        # there is nothing to go on from: https://sdk.meltano.com/en/latest/partitioning.html
+        state_partitioning_keys = ()
 
         def __init__(self, tap: Tap, name: str, links: Sequence[str]) -> None:
             super().__init__(tap, name=name, schema=schema_of(name))
@@ -83,12 +85,16 @@ def tap(base_url: str, token: str, batches: str = "") -> None:
             return {"size": PAGE_SIZE, "offset": next_page_token}
 
         def parse_response(self, response: requests.Response) -> Iterable[dict[str, Any]]:
-            """Read numbers as the SDK itself does; `json.loads` knows a byte-order mark when it is given bytes."""
-            items: list[dict[str, Any]] = json.loads(response.content, parse_float=decimal.Decimal)["items"]
+            """Read numbers as the SDK itself does; `json.loads` knows a byte-order mark when it is
+            given bytes."""
+            items: list[dict[str, Any]] = json.loads(response.content, parse_float=decimal.Decimal)[
+                "items"
+            ]
             return items
 
         def post_process(self, row: dict[str, Any], context: Any = None) -> dict[str, Any]:
-            """Give every row every column: a batch takes those of its first, and old invoices have fewer."""
+            """Give every row every column: a batch takes those of its first, and old invoices have
+            fewer."""
             return {name: row.get(name) for name in self._columns} if batches else row
 
     class Invoices(Tap):  # type: ignore[misc]  # the same
@@ -96,12 +102,15 @@ def tap(base_url: str, token: str, batches: str = "") -> None:
 
         name = "tap-invoices"
         config_jsonschema: ClassVar[dict[str, Any]] = {"properties": {}}
-        # The faster of the SDK's two encodings: https://sdk.meltano.com/en/latest/guides/performance.html
+        # The faster of the SDK's two encodings:
+        # https://sdk.meltano.com/en/latest/guides/performance.html
         message_writer_class = MsgSpecWriter
 
         def discover_streams(self) -> list[Stream]:
             """Ask for the invoices."""
-            answer = requests.get(f"{base_url}/invoices", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+            answer = requests.get(
+                f"{base_url}/invoices", headers={"Authorization": f"Bearer {token}"}, timeout=60
+            )
             answer.raise_for_status()
             links: dict[str, list[str]] = {}
             for invoice in json.loads(answer.content)["items"]:
@@ -113,15 +122,22 @@ def tap(base_url: str, token: str, batches: str = "") -> None:
     # https://sdk.meltano.com/en/latest/batch.html
     storage = {"root": Path(batches).absolute().as_uri()}
     encoding = {"format": "parquet", "compression": "none"}
-    batch_config = {"batch_config": {"encoding": encoding, "storage": storage, "batch_size": BATCH_ROWS}}
+    batch_config = {
+        "batch_config": {"encoding": encoding, "storage": storage, "batch_size": BATCH_ROWS}
+    }
     Invoices(config=batch_config if batches else {}).sync_all()
 
 
 def schema_of(kind: str) -> dict[str, Any]:
     """Return the JSON schema of line items of a kind."""
-    types = dict.fromkeys(TEXTS[kind].split(), "string") | dict.fromkeys(NUMBERS[kind].split(), "number")
+    types = dict.fromkeys(TEXTS[kind].split(), "string") | dict.fromkeys(
+        NUMBERS[kind].split(), "number"
+    )
     types |= dict.fromkeys(("mpnId", "tier2MpnId"), "integer")
-    return {"type": "object", "properties": {name: {"type": [found, "null"]} for name, found in types.items()}}
+    return {
+        "type": "object",
+        "properties": {name: {"type": [found, "null"]} for name, found in types.items()},
+    }
 
 
 def target(out: str) -> None:
@@ -142,7 +158,9 @@ def target(out: str) -> None:
             self._folder = Path(out, f"provider={provider}", f"line_item_type={line_item_type}")
             self._folder.mkdir(parents=True, exist_ok=True)
             properties = self.schema["properties"].items()
-            self._schema = pa.schema([(name, types[found["type"][0]]) for name, found in properties])
+            self._schema = pa.schema(
+                [(name, types[found["type"][0]]) for name, found in properties]
+            )
             self._files = 0
 
         def process_batch(self, context: dict[str, Any]) -> None:
@@ -168,7 +186,9 @@ def main(base_url: str, token: str, out: str, batches: str = "") -> int:
     """Run both, and return an exit code that is not 0 if that of one of them is not."""
     script = [sys.executable, __file__]
     source = subprocess.Popen([*script, "tap", base_url, token, batches], stdout=subprocess.PIPE)
-    sink = subprocess.Popen([*script, "target", out], stdin=source.stdout, stdout=subprocess.DEVNULL)
+    sink = subprocess.Popen(
+        [*script, "target", out], stdin=source.stdout, stdout=subprocess.DEVNULL
+    )
     if source.stdout:
         source.stdout.close()  # so that the tap ends if the target does
     return sink.wait() or source.wait()

@@ -1,8 +1,10 @@
-"""Meltano's singer-sdk as in singer.py, but records go from tap to target in Parquet files: the SDK's BATCH messages.
+"""Meltano's singer-sdk as in singer.py, but records go from tap to target in Parquet files: the
+SDK's BATCH messages.
 
     python singer_batch.py BASE_URL TOKEN OUT
 
-It is what https://sdk.meltano.com/en/latest/guides/performance.html names first; both sides have to support it.
+It is what https://sdk.meltano.com/en/latest/guides/performance.html names first; both sides have to
+support it.
 """
 
 from __future__ import annotations

@@ -33,12 +33,13 @@ class CommittedPart:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A transfer that is complete, of an invoice that charged what `transfer.charged` says when it was fetched.
+    """A transfer that is complete, of an invoice that charged what `transfer.charged` says when it
+    was fetched.
 
     `total` is the sum of the column that makes up the invoice's charges.
 
-    `total` is None where the type has no such column, or one of its values had to be rescued; `rescues`
-    counts what is in `_rescued` by field.
+    `total` is None where the type has no such column, or one of its values had to be rescued;
+    `rescues` counts what is in `_rescued` by field.
     """
 
     transfer: Transfer
@@ -64,7 +65,9 @@ class Commit:
             "invoice_id": self.transfer.invoice_id,
             "provider": self.transfer.provider,
             "line_item_type": self.transfer.line_item_type,
-            "charged": None if self.transfer.charged is None else f"{money(self.transfer.charged):f}",
+            "charged": None
+            if self.transfer.charged is None
+            else f"{money(self.transfer.charged):f}",
             "currency": self.transfer.currency,
             **({"period": self.transfer.unbilled[0]} if self.transfer.unbilled else {}),
             "rows": self.rows,
@@ -91,7 +94,8 @@ def write_commit(store: Store, commit: Commit) -> None:
 
 
 def read_commit(store: Store, transfer: Transfer) -> Commit | None:
-    """Return the commit of `transfer`, or None if it is not done. Raises StorageError if it is damaged."""
+    """Return the commit of `transfer`, or None if it is not done. Raises StorageError if it is
+    damaged."""
     content = store.read(commit_name(transfer))
     return None if content is None else parse_commit(content, commit_name(transfer))
 
@@ -102,7 +106,8 @@ def commit_names(store: Store) -> list[PurePosixPath]:
 
 
 def parse_commit(content: bytes, name: PurePosixPath) -> Commit:
-    """Read a commit. Raises StorageError if it is damaged or of a version this program does not know."""
+    """Read a commit. Raises StorageError if it is damaged or of a version this program does not
+    know."""
     try:
         version = orjson.loads(content)["format_version"]
         if version != FORMAT_VERSION:
@@ -130,14 +135,16 @@ def parse_commit(content: bytes, name: PurePosixPath) -> Commit:
             rescues=facts["rescues"],
         )
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise DamagedError(f"{name} is damaged ({error}); the next export fetches its transfer again") from error
+        raise DamagedError(
+            f"{name} is damaged ({error}); the next export fetches its transfer again"
+        ) from error
 
 
 def withdraw(store: Store, transfer: Transfer) -> None:
     """Remove an earlier commit of a transfer, and all parts that are there.
 
-    The commit goes first: it must not come to vouch for other parts. Parts without a commit were published in their
-    order by a run that did not live to commit them.
+    The commit goes first: it must not come to vouch for other parts. Parts without a commit were
+    published in their order by a run that did not live to commit them.
     """
     name = commit_name(transfer)
     content = store.read(name)

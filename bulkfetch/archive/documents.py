@@ -12,7 +12,12 @@ from typing import BinaryIO
 
 import orjson
 
-from bulkfetch.archive.layout import DOCUMENT_COMMITS, FORMAT_VERSION, document_commit_name, document_name
+from bulkfetch.archive.layout import (
+    DOCUMENT_COMMITS,
+    FORMAT_VERSION,
+    document_commit_name,
+    document_name,
+)
 from bulkfetch.archive.records import money, sealed, unsealed
 from bulkfetch.billing.documents import Document
 from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError
@@ -96,7 +101,9 @@ class Saving:
                 f"the body is no PDF: it has {self.size} bytes, and not the mark that one begins with"
             )
         if b"%%EOF" not in self._tail:
-            raise MalformedBodyError(f"the PDF is cut: it has {self.size} bytes, and not the mark that one ends with")
+            raise MalformedBodyError(
+                f"the PDF is cut: it has {self.size} bytes, and not the mark that one ends with"
+            )
         if self._file is not None:
             self._store.seal(self._file)
             self._file = None
@@ -105,7 +112,9 @@ class Saving:
     def abandon(self) -> None:
         """Remove what has come."""
         self._close()
-        with suppress(StorageError):  # a staged file that cannot be removed is swept by the next run
+        with suppress(
+            StorageError
+        ):  # a staged file that cannot be removed is swept by the next run
             self._store.remove(self._staged)
 
     def _close(self) -> None:
@@ -115,20 +124,29 @@ class Saving:
             self._file = None
 
 
-def committed_documents(store: Store, documents: Sequence[Document]) -> dict[Document, CommittedDocument]:
+def committed_documents(
+    store: Store, documents: Sequence[Document]
+) -> dict[Document, CommittedDocument]:
     """Return which of `documents` are done; it blocks.
 
-    One is done if its record can be read, its file is there in its size, and its invoice charges what it did.
+    One is done if its record can be read, its file is there in its size, and its invoice charges
+    what it did.
     """
 
     def done(document: Document) -> CommittedDocument | None:
         content = store.read(document_commit_name(document))
         try:
-            committed = None if content is None else parse_document(content, document_commit_name(document))
+            committed = (
+                None if content is None else parse_document(content, document_commit_name(document))
+            )
         except DamagedError:
             return None
-        is_whole = committed is not None and store.size(document_name(document)) == committed.size_bytes
-        return committed if is_whole and committed and not _has_changed(document, committed) else None
+        is_whole = (
+            committed is not None and store.size(document_name(document)) == committed.size_bytes
+        )
+        return (
+            committed if is_whole and committed and not _has_changed(document, committed) else None
+        )
 
     found = zip(documents, side_by_side(store, done, documents), strict=True)
     return {document: committed for document, committed in found if committed is not None}
@@ -148,7 +166,9 @@ def parse_document(content: bytes, name: PurePosixPath) -> CommittedDocument:
     """Read the record of a document. Raises DamagedError."""
     try:
         if (version := orjson.loads(content)["format_version"]) != FORMAT_VERSION:
-            raise StorageError(f"{name} has format version {version}; this bulkfetch reads version {FORMAT_VERSION}")
+            raise StorageError(
+                f"{name} has format version {version}; this bulkfetch reads version {FORMAT_VERSION}"
+            )
         facts = unsealed(content, _OWN_HASH)
         charged = None if facts["charged"] is None else Decimal(facts["charged"])
         document = Document(facts["invoice_id"], facts["receipt_id"] or "", charged)
@@ -156,4 +176,6 @@ def parse_document(content: bytes, name: PurePosixPath) -> CommittedDocument:
             raise ValueError(f"it is that of {document}")
         return CommittedDocument(document, facts["size_bytes"], facts["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise DamagedError(f"{name} is damaged ({error}); the next export --documents fetches it again") from error
+        raise DamagedError(
+            f"{name} is damaged ({error}); the next export --documents fetches it again"
+        ) from error

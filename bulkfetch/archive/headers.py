@@ -19,7 +19,8 @@ from bulkfetch.storage.store import Store, until_uploaded
 
 
 def keep_headers(store: Store, invoices: Sequence[Invoice], *, anew: bool = False) -> None:
-    """Write the headers of `invoices`, and keep those of earlier runs that are not among them, unless `anew`.
+    """Write the headers of `invoices`, and keep those of earlier runs that are not among them,
+    unless `anew`.
 
     Raises StorageError; then the table is the one that was there before.
     """
@@ -36,7 +37,9 @@ def keep_headers(store: Store, invoices: Sequence[Invoice], *, anew: bool = Fals
     if before == [part.sha256]:
         store.remove(part.name)
     else:
-        _record(store, [part.sha256, *before])  # a run that is killed here leaves a table that is on record
+        _record(
+            store, [part.sha256, *before]
+        )  # a run that is killed here leaves a table that is on record
         store.publish(part.name, HEADERS)
     _record(store, [part.sha256])
 
@@ -53,7 +56,9 @@ def read_headers(store: Store) -> pa.Table | None:
 def _content(store: Store) -> bytes | None:
     content = store.read(HEADERS)
     if content is not None and hashlib.sha256(content).hexdigest() not in _recorded(store):
-        raise _damaged(f"its sha256 is not the one on record in {HEADERS_RECORD}: one of them was altered")
+        raise _damaged(
+            f"its sha256 is not the one on record in {HEADERS_RECORD}: one of them was altered"
+        )
     return content
 
 
@@ -65,11 +70,14 @@ def _table(content: bytes) -> pa.Table:
 
 
 def _damaged(what: str) -> StorageError:
-    return DamagedError(f"{HEADERS} is damaged ({what}); `bulkfetch repair` writes it again from the server's list")
+    return DamagedError(
+        f"{HEADERS} is damaged ({what}); `bulkfetch repair` writes it again from the server's list"
+    )
 
 
 def _recorded(store: Store) -> list[str]:
-    """Return the hashes on record: that of the table, and while it is replaced that of its successor too."""
+    """Return the hashes on record: that of the table, and while it is replaced that of its
+    successor too."""
     content = store.read(HEADERS_RECORD)
     with suppress(ValueError, KeyError, TypeError):
         digests = [str(digest) for digest in orjson.loads(content or b"{}")["sha256"]]

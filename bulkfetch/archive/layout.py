@@ -3,15 +3,13 @@
 invoices/part-00000.parquet
 line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00000.parquet
 unbilled_line_items/provider=one_time/line_item_type=usage_line_items/period=current/currency_code=EUR/unbilled-00000.parquet
-documents/D070002EGD-statement.pdf
-_bulkfetch/archive.json                  what makes a directory an archive of ours
-_bulkfetch/invoices.json                 the hash of the table of invoice headers
+documents/D070002EGD-statement.pdf _bulkfetch/archive.json                  what makes a directory
+an archive of ours _bulkfetch/invoices.json                 the hash of the table of invoice headers
 _bulkfetch/commits/<transfer>.json       one for each finished transfer
-_bulkfetch/documents/<document>.json     one for each document
-_bulkfetch/staging/…                     parts of transfers that are under way, and where to go on behind them
-_bulkfetch/failures.jsonl                the transfers that no run could complete so far, if there are any
-_bulkfetch/runs/…                        what each run did
-_bulkfetch/logs/…                        what happened to its requests
+_bulkfetch/documents/<document>.json     one for each document _bulkfetch/staging/…
+parts of transfers that are under way, and where to go on behind them _bulkfetch/failures.jsonl
+the transfers that no run could complete so far, if there are any _bulkfetch/runs/…
+what each run did _bulkfetch/logs/…                        what happened to its requests
 """
 
 from __future__ import annotations
@@ -30,11 +28,15 @@ FORMAT_VERSION = 1
 """Raised whenever what is on disk changes in a way that older versions cannot read."""
 
 LINE_ITEMS = PurePosixPath("line_items")
-UNBILLED_LINE_ITEMS = PurePosixPath("unbilled_line_items")  # beside the others: who reads those must not count these
+UNBILLED_LINE_ITEMS = PurePosixPath(
+    "unbilled_line_items"
+)  # beside the others: who reads those must not count these
 INVOICES = PurePosixPath("invoices")
 DOCUMENTS = PurePosixPath("documents")
 HEADERS = INVOICES / "part-00000.parquet"
-STATE = PurePosixPath("_bulkfetch")  # readers of data lakes skip names that begin with an underscore
+STATE = PurePosixPath(
+    "_bulkfetch"
+)  # readers of data lakes skip names that begin with an underscore
 ARCHIVE = STATE / "archive.json"
 HEADERS_RECORD = STATE / "invoices.json"
 COMMITS = STATE / "commits"
@@ -52,22 +54,28 @@ _WORD_SAFE = frozenset((string.ascii_lowercase + string.digits + "_-").encode())
 
 
 def id_name(invoice_id: str) -> str:
-    """Return the name of an invoice in file names: itself, if it is of capitals and digits as real ids are.
+    """Return the name of an invoice in file names: itself, if it is of capitals and digits as real
+    ids are.
 
-    Everything else is percent-encoded, small letters too, so that ids differing in case alone stay apart on
-    file systems that ignore it. An overlong name is cut and ends in a hash of the whole.
+    Everything else is percent-encoded, small letters too, so that ids differing in case alone stay
+    apart on file systems that ignore it. An overlong name is cut and ends in a hash of the whole.
     """
     return _escaped(invoice_id, _ID_SAFE)
 
 
 def word_name(word: str) -> str:
-    """Return the name of a provider or a line-item type in partition directories, escaped likewise."""
+    """Return the name of a provider or a line-item type in partition directories, escaped
+    likewise."""
     return _escaped(word, _WORD_SAFE)
 
 
 def partition(provider: str, line_item_type: str) -> PurePosixPath:
     """Return the Hive partition of what was asked for; its keys are no columns of the files."""
-    return LINE_ITEMS / f"provider={word_name(provider)}" / f"line_item_type={word_name(line_item_type)}"
+    return (
+        LINE_ITEMS
+        / f"provider={word_name(provider)}"
+        / f"line_item_type={word_name(line_item_type)}"
+    )
 
 
 def part_name(transfer: Transfer, number: int) -> PurePosixPath:
@@ -75,13 +83,18 @@ def part_name(transfer: Transfer, number: int) -> PurePosixPath:
     directory = partition(transfer.provider, transfer.line_item_type)
     if transfer.unbilled:
         period, currency = transfer.unbilled
-        below = directory.relative_to(LINE_ITEMS) / f"period={word_name(period)}" / f"currency_code={id_name(currency)}"
+        below = (
+            directory.relative_to(LINE_ITEMS)
+            / f"period={word_name(period)}"
+            / f"currency_code={id_name(currency)}"
+        )
         return UNBILLED_LINE_ITEMS / below / f"unbilled-{number:05d}.parquet"
     return directory / f"{id_name(transfer.invoice_id)}-{number:05d}.parquet"
 
 
 def document_stem(document: Document) -> str:
-    """Return a document's name in an archive, without an ending; no escaped id has the small letters in it."""
+    """Return a document's name in an archive, without an ending; no escaped id has the small
+    letters in it."""
     kind = f"receipt-{id_name(document.receipt_id)}" if document.receipt_id else "statement"
     return f"{id_name(document.invoice_id)}-{kind}"
 
@@ -98,22 +111,29 @@ def document_commit_name(document: Document) -> PurePosixPath:
 
 def commit_of_document(name: PurePosixPath) -> PurePosixPath | None:
     """Return where the record of a document is, or None for a file that is not named like one."""
-    return DOCUMENT_COMMITS / f"{name.stem}.json" if name.parent == DOCUMENTS and name.suffix == ".pdf" else None
+    return (
+        DOCUMENT_COMMITS / f"{name.stem}.json"
+        if name.parent == DOCUMENTS and name.suffix == ".pdf"
+        else None
+    )
 
 
 def commit_of_part(name: PurePosixPath) -> PurePosixPath | None:
-    """Return where the commit of a published part is, or None for a file that is not named like one."""
+    """Return where the commit of a published part is, or None for a file that is not named like
+    one."""
     found = _transfer_and_number(name)
     return COMMITS / f"{found[0]}.json" if found else None
 
 
 def staged_name(transfer: Transfer, number: int) -> PurePosixPath:
-    """Return where part `number` is written until the transfer is whole; no reader takes it for data."""
+    """Return where part `number` is written until the transfer is whole; no reader takes it for
+    data."""
     return STAGING / f"{transfer_name(transfer)}+{number:05d}.part"
 
 
 def checkpoint_name(transfer: Transfer, number: int) -> PurePosixPath:
-    """Return where a staged part is written down once it is whole, so that a later run can adopt it."""
+    """Return where a staged part is written down once it is whole, so that a later run can adopt
+    it."""
     return staged_name(transfer, number).with_suffix(".json")
 
 
@@ -138,12 +158,17 @@ def transfer_name(transfer: Transfer) -> str:
 
 
 def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:
-    """Return the transfer of unbilled line items that a commit is named for, or None for any other name."""
+    """Return the transfer of unbilled line items that a commit is named for, or None for any other
+    name."""
     match = _UNBILLED_COMMIT.fullmatch(name.name)
-    return unbilled_transfer(match[3], match[4], period=match[1], currency=match[2]) if match else None
+    return (
+        unbilled_transfer(match[3], match[4], period=match[1], currency=match[2]) if match else None
+    )
 
 
-_PART = re.compile(r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-([0-9]{5,})\.parquet")
+_PART = re.compile(
+    r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-([0-9]{5,})\.parquet"
+)
 _UNBILLED_PART = re.compile(
     r"unbilled_line_items/provider=([^/]+)/line_item_type=([^/]+)/period=([^/]+)/currency_code=([^/]+)"
     r"/unbilled-([0-9]{5,})\.parquet"
@@ -173,7 +198,9 @@ def _escaped(name: str, safe: frozenset[int]) -> str:
     if raw == text and sum(map(len, escaped)) <= _MAX_NAME:
         return "".join(escaped) or _EMPTY
     kept = ""
-    for piece in escaped:  # whole characters only: readers decode these names, and refuse half a character
+    for (
+        piece
+    ) in escaped:  # whole characters only: readers decode these names, and refuse half a character
         if len(kept) + len(piece) > _KEPT:
             break
         kept += piece

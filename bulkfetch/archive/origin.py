@@ -17,9 +17,11 @@ _ARCHIVE_HASH = "archive_sha256"
 
 
 def claim_archive(store: Store, facts: Mapping[str, Any]) -> None:
-    """Mark an output directory as ours, or check that it was made with the same `facts`; None is not known.
+    """Mark an output directory as ours, or check that it was made with the same `facts`; None is
+    not known.
 
-    Raises OutputError if what it was made from, or what shapes its files, differs: one archive never mixes two.
+    Raises OutputError if what it was made from, or what shapes its files, differs: one archive
+    never mixes two.
     """
     known = {name: value for name, value in facts.items() if value is not None}
     wanted = {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **known}
@@ -27,23 +29,30 @@ def claim_archive(store: Store, facts: Mapping[str, Any]) -> None:
     differing = [name for name in wanted if found.get(name, wanted[name]) != wanted[name]]
     if differing:
         words = "; ".join(_difference(name, found[name], wanted[name]) for name in differing)
-        raise OutputError(f"this archive was made with other settings: {words}; or export into a new directory")
+        raise OutputError(
+            f"this archive was made with other settings: {words}; or export into a new directory"
+        )
     content = sealed({**found, **wanted}, _ARCHIVE_HASH)
-    if store.read(ARCHIVE) != content:  # none yet, or one of an earlier version, which had no hash of its own
+    if (
+        store.read(ARCHIVE) != content
+    ):  # none yet, or one of an earlier version, which had no hash of its own
         store.write(ARCHIVE, content)
 
 
 def _difference(name: str, then: object, now: object) -> str:
     """Say in what an archive differs from a run, and what to do to go on with it."""
     if name in ("format_version", "schema_version"):
-        return f"{name} is {then}, this bulkfetch writes {now}: go on with the version that wrote it"
+        return (
+            f"{name} is {then}, this bulkfetch writes {now}: go on with the version that wrote it"
+        )
     if name in ("source", "tenant_id"):
         return f"its {name} is {then}, now {now}: go on with that one"
     return f"{name} is {then}, now {now}: give --{name.replace('_', '-')} {then}"
 
 
 def read_archive(store: Store) -> dict[str, Any] | None:
-    """Return what an archive says it was made with, or None if the directory is none. Raises OutputError."""
+    """Return what an archive says it was made with, or None if the directory is none. Raises
+    OutputError."""
     content = store.read(ARCHIVE)
     if content is None:
         return None
@@ -64,5 +73,13 @@ def _without_hash(found: object) -> dict[str, Any]:
 
 
 _WITHOUT_HASH = frozenset(
-    ["format_version", "schema_version", "source", "tenant_id", "part_rows", "row_group_rows", "usage_period"]
+    [
+        "format_version",
+        "schema_version",
+        "source",
+        "tenant_id",
+        "part_rows",
+        "row_group_rows",
+        "usage_period",
+    ]
 )

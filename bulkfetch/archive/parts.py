@@ -18,8 +18,9 @@ from bulkfetch.storage.disk import explained
 from bulkfetch.storage.store import Store
 
 CHUNK_ROWS = 10_000
-"""Rows are handed to Parquet in pieces of this many, counted from the start of their row group, whatever the
-page size: where the pages of a file are cut, and so its bytes, then depends on the rows alone."""
+"""Rows are handed to Parquet in pieces of this many, counted from the start of their row group,
+whatever the page size: where the pages of a file are cut, and so its bytes, then depends on the
+rows alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,17 @@ class StagedPart:
 
 
 class WaitingRoom:
-    """Bounds the memory of rows that wait for their row groups to fill, of all transfers of a run together.
+    """Bounds the memory of rows that wait for their row groups to fill, of all transfers of a run
+    together.
 
-    A row group is written at once, so every open transfer holds one. Where that comes to more than `roomy_bytes`,
-    rows wait compressed.
+    A row group is written at once, so every open transfer holds one. Where that comes to more than
+    `roomy_bytes`, rows wait compressed.
     """
 
     def __init__(self, roomy_bytes: int = 128 << 20, encoders: int = 2) -> None:
         self.encoding = threading.Semaphore(encoders)
-        """Held while a row group is encoded: each takes all its rows, and more at once than cores gain nothing."""
+        """Held while a row group is encoded: each takes all its rows, and more at once than cores
+        gain nothing."""
         self._roomy_bytes = roomy_bytes
         self._bytes = 0
         self._lock = threading.Lock()
@@ -76,7 +79,9 @@ class _Waiting:
 
 def _packed(rows: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as stream:
+    with pa.ipc.new_stream(
+        sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
+    ) as stream:
         stream.write_table(rows)
     return sink.getvalue()
 
@@ -84,11 +89,11 @@ def _packed(rows: pa.Table) -> pa.Buffer:
 class PartWriter:
     """Writes the rows of one transfer, in order, into parts. All calls block: use threads.
 
-    `name_of(number)` names the staged file of each part. Unless `finish` returns, `abort` must be called.
-    Up to `row_group_rows` rows wait in memory: pyarrow writes a row group at once.
+    `name_of(number)` names the staged file of each part. Unless `finish` returns, `abort` must be
+    called. Up to `row_group_rows` rows wait in memory: pyarrow writes a row group at once.
 
-    `keep` is called with each part that is full as soon as it is sealed; what it was called with is not removed by
-    `abort`. `adopted` are such parts of an earlier run, to write on behind them.
+    `keep` is called with each part that is full as soon as it is sealed; what it was called with is
+    not removed by `abort`. `adopted` are such parts of an earlier run, to write on behind them.
     """
 
     def __init__(
@@ -123,7 +128,8 @@ class PartWriter:
             self._write_chunks(rest=False)
 
     def finish(self, schema: pa.Schema) -> list[StagedPart]:
-        """Write what waits, seal the last part and return all parts; without rows there is an empty one."""
+        """Write what waits, seal the last part and return all parts; without rows there is an empty
+        one."""
         self._write_chunks(rest=True)
         if self._part is None and not self._parts:
             self._part = self._open(schema)
@@ -131,7 +137,8 @@ class PartWriter:
         return self._parts
 
     def abort(self) -> None:
-        """Close without a footer, so that half a part can never pass for a whole one; remove what is not kept."""
+        """Close without a footer, so that half a part can never pass for a whole one; remove what
+        is not kept."""
         if self._part is not None:
             self._part.abandon()
         for part in self._parts[self._kept :]:
@@ -140,7 +147,8 @@ class PartWriter:
 
     @property
     def _chunk_rows(self) -> int:
-        """How many rows the next piece has: a whole chunk, or what row group and part have room for."""
+        """How many rows the next piece has: a whole chunk, or what row group and part have room
+        for."""
         in_part = self._written_rows % self._part_rows
         in_group = in_part % self._row_group_rows
         return min(CHUNK_ROWS, self._part_rows - in_part, self._row_group_rows - in_group)
@@ -226,7 +234,8 @@ class _Part:
             raise
 
     def write(self, rows: pa.Table) -> None:
-        """Append rows; they reach the file when their row group is full, and must not run over its end."""
+        """Append rows; they reach the file when their row group is full, and must not run over its
+        end."""
         self._group.append(self._room.enter(rows))
         self._group_rows += rows.num_rows
         self.rows += rows.num_rows
@@ -241,10 +250,13 @@ class _Part:
         except OSError as error:
             raise self._refusal(error) from error
         self._store.seal(self._file)
-        return StagedPart(self.name, self._first_line, self.rows, self._sink.size, self._sink.sha256.hexdigest())
+        return StagedPart(
+            self.name, self._first_line, self.rows, self._sink.size, self._sink.sha256.hexdigest()
+        )
 
     def abandon(self) -> None:
-        """Break the file under the writer, which would else write a valid footer under half the rows."""
+        """Break the file under the writer, which would else write a valid footer under half the
+        rows."""
         for rows in self._group:
             self._room.leave(rows)
         self._group = []
@@ -255,7 +267,9 @@ class _Part:
             with suppress(OSError):
                 self._writer.close()
             self._writer.is_open = False  # or it would close itself once more when it is collected
-        with suppress(StorageError):  # a staged file that cannot be removed is swept by the next run
+        with suppress(
+            StorageError
+        ):  # a staged file that cannot be removed is swept by the next run
             self._store.remove(self.name)
 
     def _write_group(self) -> None:
@@ -265,13 +279,17 @@ class _Part:
             group, self._group_rows = [self._room.leave(rows) for rows in self._group], 0
             self._group = []
             try:
-                self._open_writer.write_table(pa.concat_tables(group), row_group_size=self._row_group_rows)
+                self._open_writer.write_table(
+                    pa.concat_tables(group), row_group_size=self._row_group_rows
+                )
             except OSError as error:  # pyarrow passes on what the file raised
                 raise self._refusal(error) from error
 
     def _refusal(self, error: OSError) -> StorageError:
         """Say where the file is: a file on a disk knows its whole path."""
-        return StorageError(explained(error, PurePosixPath(str(getattr(self._file, "name", self.name)))))
+        return StorageError(
+            explained(error, PurePosixPath(str(getattr(self._file, "name", self.name))))
+        )
 
     @property
     def _open_writer(self) -> pq.ParquetWriter:
@@ -319,7 +337,9 @@ class _HashingFile:
 
 def stage_table(store: Store, staged: PurePosixPath, table: pa.Table) -> StagedPart:
     """Write a table as one staged Parquet file, and return its facts. Raises StorageError."""
-    writer = PartWriter(store, lambda number: staged, part_rows=max(1, table.num_rows), row_group_rows=100_000)
+    writer = PartWriter(
+        store, lambda number: staged, part_rows=max(1, table.num_rows), row_group_rows=100_000
+    )
     try:
         for batch in table.to_batches():
             writer.write(batch)

@@ -22,7 +22,8 @@ def sealed(facts: Mapping[str, Any], key: str) -> bytes:
 
 
 def unsealed(content: bytes, key: str) -> dict[str, Any]:
-    """Read what `sealed` wrote, without the hash. Raises ValueError, KeyError or TypeError for anything else."""
+    """Read what `sealed` wrote, without the hash. Raises ValueError, KeyError or TypeError for
+    anything else."""
     facts = orjson.loads(content)
     if content != _dumps(facts):
         raise ValueError("it is not written as it was")
@@ -36,4 +37,6 @@ def _hash(facts: Mapping[str, Any]) -> str:
 
 
 def _dumps(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(
+        value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    )

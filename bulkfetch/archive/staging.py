@@ -1,8 +1,9 @@
 """What a run leaves of a transfer that it cannot finish, and how a later one goes on from there.
 
-Each whole part of a transfer under way lies under its staged name, with a checkpoint beside it. The checkpoint is
-written after the part is durable, and has hashes of the part and of itself: whatever a loss of power leaves of the two,
-a part is adopted only if it is the one that was checked in. A part without a checkpoint is worth nothing and is swept.
+Each whole part of a transfer under way lies under its staged name, with a checkpoint beside it. The
+checkpoint is written after the part is durable, and has hashes of the part and of itself: whatever
+a loss of power leaves of the two, a part is adopted only if it is the one that was checked in. A
+part without a checkpoint is worth nothing and is swept.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ _READ_BYTES = 1 << 20
 class Checkpoint:
     """A whole part, and how to go on behind it.
 
-    `place` is where the page starts in which the part ends: that page is asked for again, so that its rows can be held
-    against those in the part. `total` and `rescues` count the pages before it, as a commit does.
+    `place` is where the page starts in which the part ends: that page is asked for again, so that
+    its rows can be held against those in the part. `total` and `rescues` count the pages before it,
+    as a commit does.
     """
 
     part: StagedPart
@@ -77,10 +79,11 @@ class Staging:
         self._store.write(checkpoint_name(self._transfer, number), sealed(facts, _OWN_HASH))
 
     def adopt(self) -> list[Checkpoint]:
-        """Return the checkpoints of the parts that are whole, from the first one on, and remove all others.
+        """Return the checkpoints of the parts that are whole, from the first one on, and remove all
+        others.
 
-        A part is whole if its hash is the one checked in, by a run with the same settings, and of an invoice that
-        charges the same.
+        A part is whole if its hash is the one checked in, by a run with the same settings, and of
+        an invoice that charges the same.
         """
         checkpoints: list[Checkpoint] = []
         for number in count():
@@ -98,7 +101,11 @@ class Staging:
         try:
             facts = unsealed(content, _OWN_HASH)
             part = StagedPart(**{**facts.pop("part"), "name": staged_name(self._transfer, number)})
-            place, total, rescues = Place(**facts.pop("place")), facts.pop("total"), facts.pop("rescues")
+            place, total, rescues = (
+                Place(**facts.pop("place")),
+                facts.pop("total"),
+                facts.pop("rescues"),
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         if facts != self._shape or _hash_of(self._store, part.name) != part.sha256:
@@ -107,7 +114,8 @@ class Staging:
 
 
 def rows_since(store: Store, parts: Iterable[StagedPart], line: int) -> pa.Table | None:
-    """Read the rows of `parts` from line number `line` on, or None if there are none. Raises StorageError."""
+    """Read the rows of `parts` from line number `line` on, or None if there are none. Raises
+    StorageError."""
     pieces: list[pa.Table] = []
     for part in parts:
         end = part.first_line + part.rows

@@ -26,19 +26,26 @@ from bulkfetch.storage.store import Store
 
 
 def retract(store: Store, name: PurePosixPath) -> None:
-    """Take a published part without a commit out of readers' sight: to where it was staged, if it can be adopted.
+    """Take a published part without a commit out of readers' sight: to where it was staged, if it
+    can be adopted.
 
-    What is still staged is not published yet: then the published part is of the generation that it was to replace.
+    What is still staged is not published yet: then the published part is of the generation that it
+    was to replace.
     """
     staged = staged_of_part(name)
-    if staged is not None and store.size(staged.with_suffix(".json")) is not None and store.size(staged) is None:
+    if (
+        staged is not None
+        and store.size(staged.with_suffix(".json")) is not None
+        and store.size(staged) is None
+    ):
         store.publish(name, staged)
     else:
         store.remove(name)
 
 
 def sweep(store: Store) -> None:
-    """Remove what a run that was killed left behind, but for staged parts that a later one can adopt."""
+    """Remove what a run that was killed left behind, but for staged parts that a later one can
+    adopt."""
     committed = set(commit_names(store))
     for name in (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS)):
         commit = commit_of_part(name)

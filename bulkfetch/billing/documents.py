@@ -29,12 +29,14 @@ class Document:
         return f"/invoices/{path_segment(self.invoice_id)}{receipt}/documents/statement"
 
     def __str__(self) -> str:
-        return printable(f"{self.invoice_id} {f'receipt {self.receipt_id}' if self.receipt_id else 'statement'}")
+        return printable(
+            f"{self.invoice_id} {f'receipt {self.receipt_id}' if self.receipt_id else 'statement'}"
+        )
 
 
 def documents_of(invoices: Iterable[Invoice]) -> tuple[Document, ...]:
-    """Return the documents of invoices, each once: a statement of each, of an amendment only where that links one, and
-    all tax receipts."""
+    """Return the documents of invoices, each once: a statement of each, of an amendment only where
+    that links one, and all tax receipts."""
     return tuple(dict.fromkeys(_documents_of(invoices)))
 
 

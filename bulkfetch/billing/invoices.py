@@ -24,7 +24,8 @@ _PDF_LINKS = ("pdfdownloadlink", "taxreceiptpdfdownloadlink")
 
 @dataclass(frozen=True, slots=True)
 class InvoiceDetail:
-    """One (billing provider, line-item type) of an invoice, both in the API's JSON spelling, and its link."""
+    """One (billing provider, line-item type) of an invoice, both in the API's JSON spelling, and
+    its link."""
 
     billing_provider: str
     invoice_line_item_type: str
@@ -33,7 +34,8 @@ class InvoiceDetail:
 
 @dataclass(frozen=True, slots=True)
 class TaxReceipt:
-    """A tax receipt of an invoice, and where its PDF is, without the access token of an absolute link."""
+    """A tax receipt of an invoice, and where its PDF is, without the access token of an absolute
+    link."""
 
     id: str
     pdf_download_link: str | None = None
@@ -41,11 +43,13 @@ class TaxReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """An invoice header. Fields that the API left out are None; `amendments` are invoices of their own.
+    """An invoice header. Fields that the API left out are None; `amendments` are invoices of their
+    own.
 
-    `document_type` is "invoice", "void_note" or "adjustment_note", `amends_of` the id of the invoice that the latter
-    adjusts. `amendment_of` is the id of the invoice an amendment came in. `source` is the header as the server wrote
-    it, without its amendments, which have their own, and without the access tokens in absolute PDF links.
+    `document_type` is "invoice", "void_note" or "adjustment_note", `amends_of` the id of the
+    invoice that the latter adjusts. `amendment_of` is the id of the invoice an amendment came in.
+    `source` is the header as the server wrote it, without its amendments, which have their own, and
+    without the access tokens in absolute PDF links.
     """
 
     id: str
@@ -71,7 +75,9 @@ class Invoice:
         """Return the source with the sources of the amendments in it, as the server nests them."""
         if not self.amendments:
             return self.source
-        return Pairs((*self.source, ("amendments", [each.whole_source() for each in self.amendments])))
+        return Pairs(
+            (*self.source, ("amendments", [each.whole_source() for each in self.amendments]))
+        )
 
 
 def flattened(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
@@ -82,15 +88,20 @@ def flattened(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
 
 
 def header_table(invoices: Sequence[Invoice]) -> pa.Table:
-    """Return the headers as a table of schema INVOICE_ARROW: one row each, exact, amendments not included."""
+    """Return the headers as a table of schema INVOICE_ARROW: one row each, exact, amendments not
+    included."""
     columns = columns_of([invoice.source for invoice in invoices], INVOICE)
     amendment_of = pa.array([invoice.amendment_of for invoice in invoices], pa.string())
-    return pa.Table.from_arrays([*columns.arrays, amendment_of, columns.rescued], schema=INVOICE_ARROW)
+    return pa.Table.from_arrays(
+        [*columns.arrays, amendment_of, columns.rescued], schema=INVOICE_ARROW
+    )
 
 
 def details_of(value: Json, invoice_id: str) -> tuple[InvoiceDetail, ...]:
     """Read `invoiceDetails`. Raises MalformedBodyError for a detail without provider or type."""
-    return tuple(_detail_of(each, invoice_id) for each in _list_of(value, "invoiceDetails", invoice_id))
+    return tuple(
+        _detail_of(each, invoice_id) for each in _list_of(value, "invoiceDetails", invoice_id)
+    )
 
 
 def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
@@ -98,7 +109,9 @@ def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
     invoice_id = _name(value.get("id")) if isinstance(value, Pairs) else None
     if not isinstance(value, Pairs) or not invoice_id:
         raise MalformedBodyError("the body is JSON, but not an invoice: an object with an `id`")
-    if len([key for key, _ in value if key in _STEERING]) != len({key for key, _ in value if key in _STEERING}):
+    if len([key for key, _ in value if key in _STEERING]) != len(
+        {key for key, _ in value if key in _STEERING}
+    ):
         raise MalformedBodyError(f"invoice {invoice_id!r} says one of {', '.join(_STEERING)} twice")
     amendments = _list_of(value.get("amendments"), "amendments", invoice_id)
     total, paid = decimal_of(value.get("totalCharges")), decimal_of(value.get("paidAmount"))
@@ -123,7 +136,8 @@ def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
         source=Pairs(
             _record_of(key, inner)
             for key, inner in value
-            if key != "amendments" or not isinstance(inner, list)  # those become invoices of their own
+            if key != "amendments"
+            or not isinstance(inner, list)  # those become invoices of their own
         ),
     )
 
@@ -141,7 +155,8 @@ def _link_without_token(value: Json) -> str | None:
 
 
 def _list_of(value: Json, name: str, invoice_id: str) -> list[Json]:
-    """Return a list that may be left out. Something else in its place may hold what would be lost."""
+    """Return a list that may be left out. Something else in its place may hold what would be
+    lost."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -150,7 +165,8 @@ def _list_of(value: Json, name: str, invoice_id: str) -> list[Json]:
 
 
 def _record_of(key: str, value: Json) -> tuple[str, Json]:
-    """Leave the access token out of absolute PDF links: it is a credential, new on every call, and no record."""
+    """Leave the access token out of absolute PDF links: it is a credential, new on every call, and
+    no record."""
     name = key.casefold()
     if name in _PDF_LINKS and isinstance(value, str) and _WITH_HOST.match(value):
         return key, value.partition("?")[0]
@@ -160,14 +176,18 @@ def _record_of(key: str, value: Json) -> tuple[str, Json]:
 def _receipts_of(value: Json) -> Json:
     if isinstance(value, list):
         return [_receipts_of(each) for each in value]
-    return Pairs(_record_of(key, inner) for key, inner in value) if isinstance(value, Pairs) else value
+    return (
+        Pairs(_record_of(key, inner) for key, inner in value) if isinstance(value, Pairs) else value
+    )
 
 
 def _detail_of(value: Json, invoice_id: str) -> InvoiceDetail:
     provider = _name(value.get("billingProvider")) if isinstance(value, Pairs) else None
     line_item_type = _name(value.get("invoiceLineItemType")) if isinstance(value, Pairs) else None
     if not isinstance(value, Pairs) or provider is None or line_item_type is None:
-        raise MalformedBodyError(f"invoice {invoice_id!r} has a detail without billingProvider and invoiceLineItemType")
+        raise MalformedBodyError(
+            f"invoice {invoice_id!r} has a detail without billingProvider and invoiceLineItemType"
+        )
     return InvoiceDetail(provider, line_item_type, _link_of(value))
 
 

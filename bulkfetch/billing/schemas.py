@@ -1,9 +1,10 @@
 """The declared schemas: which columns each line-item type has, and of which type.
 
-Field lists are those of the API's resources (`LicenseBasedLineItem`, `UsageBasedLineItem`, `DailyUsageLineItem`,
-`OneTimeInvoiceLineItem`, `DailyRatedUsageLineItem` in Microsoft's "Invoice resources" page and the .NET SDK's models;
-`AzureDataMarketLineItem` and `AzureDataMarketDailyUsageLineItem` in the first Java SDK), in the order in which the API
-writes them. Columns keep the API's own spelling.
+Field lists are those of the API's resources (`LicenseBasedLineItem`, `UsageBasedLineItem`,
+`DailyUsageLineItem`, `OneTimeInvoiceLineItem`, `DailyRatedUsageLineItem` in Microsoft's "Invoice
+resources" page and the .NET SDK's models; `AzureDataMarketLineItem` and
+`AzureDataMarketDailyUsageLineItem` in the first Java SDK), in the order in which the API writes
+them. Columns keep the API's own spelling.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ SCHEMA_VERSION = 1
 """Raised whenever a declared schema, or the meaning of a column, changes."""
 
 
-def _declare(order: str, source: Source, *, sampled: str = "", modelled: str = "", **kinds: str) -> tuple[Field, ...]:
+def _declare(
+    order: str, source: Source, *, sampled: str = "", modelled: str = "", **kinds: str
+) -> tuple[Field, ...]:
     """Declare fields in the API's order; those that no kind names are text.
 
     All are known from `source`, but for those that are only `sampled` or only `modelled`.
     """
     kind_of = {name: Kind[kind.upper()] for kind, names in kinds.items() for name in names.split()}
-    source_of = dict.fromkeys(sampled.split(), Source.SAMPLED) | dict.fromkeys(modelled.split(), Source.MODELLED)
+    source_of = dict.fromkeys(sampled.split(), Source.SAMPLED) | dict.fromkeys(
+        modelled.split(), Source.MODELLED
+    )
     if strangers := (kind_of.keys() | source_of.keys()) - set(order.split()):
         raise ValueError(f"something is said of fields that are not listed: {strangers}")
-    return tuple(Field(name, kind_of.get(name, Kind.TEXT), source_of.get(name, source)) for name in order.split())
+    return tuple(
+        Field(name, kind_of.get(name, Kind.TEXT), source_of.get(name, source))
+        for name in order.split()
+    )
 
 
 LICENSE_BASED = LineItemSchema(
@@ -216,7 +224,8 @@ ONCE_INFERRED = frozenset(
         ("marketplace", "billing_line_items"),
     }
 )
-"""Details that were not declared from the start: an archive may have files of them with inferred columns."""
+"""Details that were not declared from the start: an archive may have files of them with inferred
+columns."""
 
 INVOICE = _declare(
     """
@@ -230,18 +239,23 @@ INVOICE = _declare(
     date="invoiceDate billingPeriodStartDate billingPeriodEndDate",
     json="taxReceipts invoiceDetails links attributes",
 )
-"""Fields of an invoice header. Nested ones are kept as exact JSON text; amendments are rows of their own."""
+"""Fields of an invoice header. Nested ones are kept as exact JSON text; amendments are rows of
+their own."""
 
 AMENDMENT_OF = "amendment_of"
 
 INVOICE_ARROW = pa.schema(
     [
-        *(pa.field(field.name, field.kind.arrow_type, nullable=field.name != "id") for field in INVOICE),
+        *(
+            pa.field(field.name, field.kind.arrow_type, nullable=field.name != "id")
+            for field in INVOICE
+        ),
         pa.field(AMENDMENT_OF, pa.string()),
         pa.field(RESCUED, pa.string()),
     ]
 )
-"""Columns of the table of invoice headers; `amendment_of` is the id of the invoice an amendment came in."""
+"""Columns of the table of invoice headers; `amendment_of` is the id of the invoice an amendment
+came in."""
 
 
 def schema_of(provider: str, line_item_type: str) -> LineItemSchema | None:

@@ -10,13 +10,15 @@ from bulkfetch.words import printable
 
 
 def path_segment(name: str) -> str:
-    """Escape a name from the server into one segment of a path, so that it can be no more than that."""
+    """Escape a name from the server into one segment of a path, so that it can be no more than
+    that."""
     escaped = quote(name, safe="")
     return escaped.replace(".", "%2E") if set(name) <= {"."} else escaped
 
 
 MODERN = {"one_time": "onetime", "marketplace": "marketplace", "all": "all"}
-"""Providers that page by continuation token, and how a query spells them: `one_time` is refused there."""
+"""Providers that page by continuation token, and how a query spells them: `one_time` is refused
+there."""
 PERIODS = ("current", "previous")
 """The periods whose line items may be unbilled."""
 
@@ -24,14 +26,18 @@ PERIODS = ("current", "previous")
 def currency_code(text: str) -> str:
     """Return a currency code in capitals. Raises SettingsError for text that is none."""
     if not re.fullmatch(r"[A-Za-z]{3}", text.strip()):
-        raise SettingsError(f"a currency is a code of three letters such as EUR, not {printable(text)!r}")
+        raise SettingsError(
+            f"a currency is a code of three letters such as EUR, not {printable(text)!r}"
+        )
     return text.strip().upper()
 
 
 def api_spelling(name: str) -> str:
-    """Return the API's JSON spelling of a provider or type: `OneTime`, `onetime` and `one_time` are one.
+    """Return the API's JSON spelling of a provider or type: `OneTime`, `onetime` and `one_time` are
+    one.
 
-    The rule is that of the .NET SDK's enum converter: an underscore before each capital, then lower case.
+    The rule is that of the .NET SDK's enum converter: an underscore before each capital, then lower
+    case.
     """
     spelled = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip()).lower()
     return _UNSEPARATED.get(spelled, spelled)

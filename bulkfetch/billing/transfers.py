@@ -10,7 +10,14 @@ from decimal import Decimal
 from urllib.parse import urlsplit
 
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
-from bulkfetch.billing.spelling import MODERN, PERIODS, api_spelling, currency_code, pascal_case, path_segment
+from bulkfetch.billing.spelling import (
+    MODERN,
+    PERIODS,
+    api_spelling,
+    currency_code,
+    pascal_case,
+    path_segment,
+)
 from bulkfetch.errors import SettingsError
 from bulkfetch.words import printable
 
@@ -21,18 +28,22 @@ _NOT_CAUSED_BY_THE_PERIOD = (401, 408, 429)
 
 
 def needs_graph(transfer: Transfer) -> bool:
-    """Tell whether only Microsoft Graph's export has the line items of a transfer: new commerce of a newer period.
+    """Tell whether only Microsoft Graph's export has the line items of a transfer: new commerce of
+    a newer period.
 
     What is not billed yet is new; where the period is not known it is not said to be.
     """
     since = SINCE.get(transfer.line_item_type)
     if not transfer.is_modern or since is None:
         return False
-    return bool(transfer.unbilled) or (transfer.billed_from is not None and transfer.billed_from >= since)
+    return bool(transfer.unbilled) or (
+        transfer.billed_from is not None and transfer.billed_from >= since
+    )
 
 
 def period_advice(transfer: Transfer, status: int | None) -> str:
-    """Return what a refusal with `status` means where the billing period is its cause, "" where it is not."""
+    """Return what a refusal with `status` means where the billing period is its cause, "" where it
+    is not."""
     if status is None or not 400 <= status < 500 or status in _NOT_CAUSED_BY_THE_PERIOD:
         return ""
     return explanation(transfer) if needs_graph(transfer) else ""
@@ -44,7 +55,11 @@ def explanation(transfer: Transfer) -> str:
     if transfer.unbilled:
         of_this = "these are not billed yet"
     else:
-        of_this = f"this one is {transfer.billed_from:%B %Y}" if transfer.billed_from else "this one may be newer"
+        of_this = (
+            f"this one is {transfer.billed_from:%B %Y}"
+            if transfer.billed_from
+            else "this one may be newer"
+        )
     return (
         f"since 21 April 2025 the v1 API serves new-commerce {what} of billing periods before "
         f"{SINCE[transfer.line_item_type]:%B %Y} only, and {of_this}: Microsoft Graph's billing export has them, "
@@ -54,7 +69,8 @@ def explanation(transfer: Transfer) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page of a transfer starts: its first line and, in a chain, its number and the token to ask for it."""
+    """Where a page of a transfer starts: its first line and, in a chain, its number and the token
+    to ask for it."""
 
     line: int = 0
     page: int = 0
@@ -69,13 +85,13 @@ UNBILLED = "unbilled"
 class Transfer:
     """All line items of one detail: what is complete or not, and is committed as a whole.
 
-    Line items that are not billed yet belong to no invoice, but to a period and a currency: `unbilled` has these two,
-    and is empty for those of an invoice.
+    Line items that are not billed yet belong to no invoice, but to a period and a currency:
+    `unbilled` has these two, and is empty for those of an invoice.
 
-    Two transfers are equal if they are of the same detail; `path`, the detail's link below the base URL where it gave
-    one that leads to this very detail, `currency`, the invoice's, and `period` only say how to ask; `charged`, the
-    invoice's `totalCharges`, tells an invoice that has changed since; `billed_from` is the month it bills, by its
-    first day.
+    Two transfers are equal if they are of the same detail; `path`, the detail's link below the base
+    URL where it gave one that leads to this very detail, `currency`, the invoice's, and `period`
+    only say how to ask; `charged`, the invoice's `totalCharges`, tells an invoice that has changed
+    since; `billed_from` is the month it bills, by its first day.
     """
 
     invoice_id: str
@@ -114,25 +130,37 @@ class Transfer:
         return f"{'unbilled ' if self.unbilled else ''}{self.provider}/{self.line_item_type}"
 
     def __str__(self) -> str:
-        return printable(" ".join([self.invoice_id, f"{self.provider}/{self.line_item_type}", *self.unbilled]))
+        return printable(
+            " ".join([self.invoice_id, f"{self.provider}/{self.line_item_type}", *self.unbilled])
+        )
 
 
-def unbilled_transfer(provider: str, line_item_type: str, *, period: str, currency: str) -> Transfer:
+def unbilled_transfer(
+    provider: str, line_item_type: str, *, period: str, currency: str
+) -> Transfer:
     """Return the transfer of line items that no invoice has yet, all names in any spelling.
 
-    Raises SettingsError for a provider that has none, another period than PERIODS, or a currency that is no code.
+    Raises SettingsError for a provider that has none, another period than PERIODS, or a currency
+    that is no code.
     """
     provider, period = api_spelling(provider), period.strip().lower()
     if provider not in MODERN:
-        raise SettingsError(f"only {', '.join(MODERN)} have unbilled line items, not {printable(provider)!r}")
+        raise SettingsError(
+            f"only {', '.join(MODERN)} have unbilled line items, not {printable(provider)!r}"
+        )
     if period not in PERIODS:
-        raise SettingsError(f"the period of unbilled line items is {' or '.join(PERIODS)}, not {printable(period)!r}")
+        raise SettingsError(
+            f"the period of unbilled line items is {' or '.join(PERIODS)}, not {printable(period)!r}"
+        )
     currency = currency_code(currency)
-    return Transfer(UNBILLED, provider, api_spelling(line_item_type), (period, currency), None, currency, period)
+    return Transfer(
+        UNBILLED, provider, api_spelling(line_item_type), (period, currency), None, currency, period
+    )
 
 
 def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
-    """Return the transfer that fetches `detail`: at its link, or at the documented path where that leads elsewhere."""
+    """Return the transfer that fetches `detail`: at its link, or at the documented path where that
+    leads elsewhere."""
     transfer = transfer_named(invoice.id, detail)
     path = None if detail.link is None else own_path(detail.link, transfer)
     return replace(
@@ -145,7 +173,8 @@ def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
 
 
 def billing_period_of(invoice: Invoice) -> date | None:
-    """Return the first day of the month that an invoice bills: as it says, or the month before its date."""
+    """Return the first day of the month that an invoice bills: as it says, or the month before its
+    date."""
     if invoice.billing_period_start is not None:
         return invoice.billing_period_start.date().replace(day=1)
     if invoice.invoice_date is None or invoice.invoice_date.date() < date(1, 2, 1):
@@ -154,15 +183,22 @@ def billing_period_of(invoice: Invoice) -> date | None:
 
 
 def transfer_named(invoice_id: str, detail: InvoiceDetail) -> Transfer:
-    """Return the transfer of `detail` by its name alone, as it is compared, not as it is asked for."""
-    return Transfer(invoice_id, api_spelling(detail.billing_provider), api_spelling(detail.invoice_line_item_type))
+    """Return the transfer of `detail` by its name alone, as it is compared, not as it is asked
+    for."""
+    return Transfer(
+        invoice_id,
+        api_spelling(detail.billing_provider),
+        api_spelling(detail.invoice_line_item_type),
+    )
 
 
 def own_path(link: str, transfer: Transfer) -> str | None:
-    """Return a link's path below the base URL, without `/v1`, if it leads to the line items of `transfer`.
+    """Return a link's path below the base URL, without `/v1`, if it leads to the line items of
+    `transfer`.
 
-    Anything else is None: a link with a host, as the token goes to the configured origin only; one with a query or
-    odd characters; and that of another invoice, provider or type, whose rows would pass for those of this one.
+    Anything else is None: a link with a host, as the token goes to the configured origin only; one
+    with a query or odd characters; and that of another invoice, provider or type, whose rows would
+    pass for those of this one.
     """
     try:
         parts = urlsplit(link)
@@ -178,14 +214,21 @@ def own_path(link: str, transfer: Transfer) -> str | None:
 
 
 def _leads_to(segments: Sequence[str], transfer: Transfer) -> bool:
-    """Tell whether a path of these segments is that of a transfer's line items, as the API or its preview spells it."""
+    """Tell whether a path of these segments is that of a transfer's line items, as the API or its
+    preview spells it."""
     if len(segments) != 5:
         return False
     collection, invoice, resource, provider, line_item_type = segments
     return (
-        (collection.casefold(), resource.casefold()) in (("invoices", "lineitems"), ("invoicing", "products"))
-        and invoice in (transfer.invoice_id, *(f"{prefix}-{transfer.invoice_id}" for prefix in _INVOICE_PREFIXES))
-        and (api_spelling(provider), api_spelling(line_item_type)) == (transfer.provider, transfer.line_item_type)
+        (collection.casefold(), resource.casefold())
+        in (("invoices", "lineitems"), ("invoicing", "products"))
+        and invoice
+        in (
+            transfer.invoice_id,
+            *(f"{prefix}-{transfer.invoice_id}" for prefix in _INVOICE_PREFIXES),
+        )
+        and (api_spelling(provider), api_spelling(line_item_type))
+        == (transfer.provider, transfer.line_item_type)
     )
 
 

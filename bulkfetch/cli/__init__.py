@@ -1,8 +1,9 @@
 """The command line: each command is one function that returns an exit code.
 
-0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours; ended by a signal, 128
-plus its number as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. Results go to stdout,
-progress and messages to stderr. Heavy modules are imported inside the commands: `--help` comes without them.
+0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours;
+ended by a signal, 128 plus its number as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129
+after SIGHUP. Results go to stdout, progress and messages to stderr. Heavy modules are imported
+inside the commands: `--help` comes without them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from contextlib import suppress
 from importlib import import_module
 
 from bulkfetch.cli.parser import parse
-from bulkfetch.cli.terminal import BUG, COMPLETE, INCOMPLETE, USAGE, drop_stdout, prepare_streams, say, say_farewell
+from bulkfetch.cli.terminal import (
+    BUG,
+    COMPLETE,
+    INCOMPLETE,
+    USAGE,
+    drop_stdout,
+    prepare_streams,
+    say,
+    say_farewell,
+)
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
@@ -59,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     """Import the one command that runs, and return its function."""
     module, function = arguments.command.split(":")
-    command: Callable[[argparse.Namespace], int] = getattr(import_module(f"bulkfetch.cli.commands.{module}"), function)
+    command: Callable[[argparse.Namespace], int] = getattr(
+        import_module(f"bulkfetch.cli.commands.{module}"), function
+    )
     return command
 
 
@@ -69,11 +81,16 @@ def _failed(error: BulkfetchError, code: int) -> int:
 
 
 def _advice(error: BulkfetchError) -> str:
-    """Say what the reader can do; every Partner Center has an invoice list, so where it has none, what to check."""
-    listing = isinstance(error, RequestError) and error.facts is not None and error.facts.path == "/invoices"
-    elsewhere = isinstance(error, MalformedBodyError | ForeignLinkError | ConnectionFailedError) or (
-        isinstance(error, HttpStatusError) and error.status == 404
+    """Say what the reader can do; every Partner Center has an invoice list, so where it has none,
+    what to check."""
+    listing = (
+        isinstance(error, RequestError)
+        and error.facts is not None
+        and error.facts.path == "/invoices"
     )
+    elsewhere = isinstance(
+        error, MalformedBodyError | ForeignLinkError | ConnectionFailedError
+    ) or (isinstance(error, HttpStatusError) and error.status == 404)
     if listing and elsewhere:
         return "; is the base URL that of Partner Center? `bulkfetch config` shows it"
     if not isinstance(error, RequestError | TransferError):
@@ -90,5 +107,7 @@ def _bug(error: Exception) -> int:
     with suppress(OSError):
         for line in "".join(traceback.format_exception(error)).splitlines():
             print(printable(line), file=sys.stderr)
-    say("this is a bug in bulkfetch; please report it with the lines above. What is committed is kept")
+    say(
+        "this is a bug in bulkfetch; please report it with the lines above. What is committed is kept"
+    )
     return BUG

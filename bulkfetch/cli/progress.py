@@ -1,4 +1,5 @@
-"""The progress of a run on stderr: a live block on a terminal, a plain line now and then in a pipe."""
+"""The progress of a run on stderr: a live block on a terminal, a plain line now and then in a
+pipe."""
 
 from __future__ import annotations
 
@@ -27,11 +28,12 @@ async def show_progress(
     interval_s: float | None = None,
     quiet: bool = False,
 ) -> AsyncIterator[None]:
-    """Show `stats` on `stream` while the body runs, and a final line when it ends, if it came to transfers.
+    """Show `stats` on `stream` while the body runs, and a final line when it ends, if it came to
+    transfers.
 
-    `terminal` chooses the live block over plain lines, `quiet` shows nothing. The block is redrawn four times
-    a second and a plain line comes every 10 s, unless `interval_s` is given. What the body raises leaves
-    as it is, and goes before a cancellation that comes meanwhile.
+    `terminal` chooses the live block over plain lines, `quiet` shows nothing. The block is redrawn
+    four times a second and a plain line comes every 10 s, unless `interval_s` is given. What the
+    body raises leaves as it is, and goes before a cancellation that comes meanwhile.
     """
     stats.sample(clock())
     if quiet:
@@ -135,7 +137,8 @@ def packed(facts: list[str], width: int) -> list[str]:
 
 
 def bar(done: float, width: int, *, ascii_only: bool = False) -> str:
-    """Draw a bar of `width` columns, of which the fraction `done` is full; only a whole one looks full."""
+    """Draw a bar of `width` columns, of which the fraction `done` is full; only a whole one looks
+    full."""
     full, empty = "#-" if ascii_only else "━─"
     columns = int(min(1.0, max(0.0, done)) * width)
     return full * columns + empty * (width - columns)
@@ -159,7 +162,8 @@ def format_bytes(count: int) -> str:
 
 
 def _has_transfers(stats: RunStats) -> bool:
-    """Tell whether there is more to show than the listing of invoices: no line of zeros before an error."""
+    """Tell whether there is more to show than the listing of invoices: no line of zeros before an
+    error."""
     return bool(stats.transfers or stats.rows)
 
 
@@ -232,7 +236,9 @@ class _LiveBlock:
         self._stats = stats
         self._stream = stream
         self._console = Console(file=stream, force_terminal=True)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False)
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
+        )
 
     def show(self, now: float) -> None:
         from rich.text import Text
@@ -250,7 +256,9 @@ class _LiveBlock:
             print(final_line(self._stats, now), file=self._stream, flush=True)
 
 
-async def _keep_showing(display: _Display, stats: RunStats, clock: Callable[[], float], pause_s: float) -> None:
+async def _keep_showing(
+    display: _Display, stats: RunStats, clock: Callable[[], float], pause_s: float
+) -> None:
     while True:
         await anyio.sleep(pause_s)
         now = clock()

@@ -33,14 +33,19 @@ SANDBOX_OPTIONS = {
 
 
 def name_sandbox(arguments: argparse.Namespace) -> str | None:
-    """Name the tenant of a sandbox of ours, so that no archive takes another's; None for any other server."""
+    """Name the tenant of a sandbox of ours, so that no archive takes another's; None for any other
+    server."""
     if not arguments.sandbox:
         return None
     from bulkfetch.sandbox import SandboxOptions
 
     default = SandboxOptions()
     seed = default.seed if arguments.sandbox_seed is None else int(arguments.sandbox_seed)
-    line_items = default.line_items if arguments.sandbox_line_items is None else int(arguments.sandbox_line_items)
+    line_items = (
+        default.line_items
+        if arguments.sandbox_line_items is None
+        else int(arguments.sandbox_line_items)
+    )
     details = f", details {arguments.sandbox_details}" if arguments.sandbox_details else ""
     return f"sandbox, seed {seed}, {line_items} line items{details}"
 
@@ -55,25 +60,40 @@ def load(arguments: argparse.Namespace) -> LoadedSettings:
 
 @contextmanager
 def open_settings(arguments: argparse.Namespace) -> Iterator[Settings]:
-    """Yield the settings in force; with --sandbox, those of a sandbox that lives as long as the block."""
+    """Yield the settings in force; with --sandbox, those of a sandbox that lives as long as the
+    block."""
     settings = load(arguments).settings
-    given = {name: getattr(arguments, f"sandbox_{name.replace('-', '_')}", None) for name in SANDBOX_OPTIONS}
-    flags = [flag for name, value in given.items() if value is not None for flag in (f"--{name}", value)]
+    given = {
+        name: getattr(arguments, f"sandbox_{name.replace('-', '_')}", None)
+        for name in SANDBOX_OPTIONS
+    }
+    flags = [
+        flag for name, value in given.items() if value is not None for flag in (f"--{name}", value)
+    ]
     if getattr(arguments, "sandbox", False):
         from dataclasses import replace
 
         from bulkfetch.sandbox.process import spawned
 
         with spawned(flags) as sandbox:
-            yield replace(settings, base_url=sandbox.base_url, token=Secret(sandbox.token), sign_in="auto")
+            yield replace(
+                settings, base_url=sandbox.base_url, token=Secret(sandbox.token), sign_in="auto"
+            )
         return
     if flags:
-        arguments.parser.error(f"--sandbox-{flags[0].removeprefix('--')} is for the sandbox: give --sandbox too")
+        arguments.parser.error(
+            f"--sandbox-{flags[0].removeprefix('--')} is for the sandbox: give --sandbox too"
+        )
     check_credentials(settings)
     yield settings
 
 
-def run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, progress: RunStats | None = None) -> T:
+def run(
+    arguments: argparse.Namespace,
+    work: Callable[[], Awaitable[T]],
+    *,
+    progress: RunStats | None = None,
+) -> T:
     """Run `work` in an event loop, with its progress on stderr.
 
     Raises KeyboardInterrupt with the number of the signal that ended it.
@@ -100,7 +120,8 @@ def run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, prog
         return await until_signalled(shown, farewell=partial(say_farewell, arguments))
 
     _save_memory()
-    gc.freeze()  # modules live as long as the run: looking through them over and over cost a tenth of its CPU
+    # modules live as long as the run: looking through them over and over cost a tenth of its CPU
+    gc.freeze()
     outcome = anyio.run(until_told)
     if isinstance(outcome, Signalled):
         raise KeyboardInterrupt(outcome.number)
@@ -108,9 +129,11 @@ def run(arguments: argparse.Namespace, work: Callable[[], Awaitable[T]], *, prog
 
 
 def _save_memory() -> None:
-    """Let all threads allocate from one heap, where that can be said: freed pages are then used again by the others.
+    """Let all threads allocate from one heap, where that can be said: freed pages are then used
+    again by the others.
 
-    With a heap for each thread, and pyarrow's own besides, runs peaked a quarter higher, and took no less time.
+    With a heap for each thread, and pyarrow's own besides, runs peaked a quarter higher, and took
+    no less time.
     """
     import ctypes
 
@@ -126,11 +149,14 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def _tell_what_happens(verbosity: int) -> bool:
-    """Show the log of the run on stderr as well, if that was asked for; only our own words, never a library's."""
+    """Show the log of the run on stderr as well, if that was asked for; only our own words, never a
+    library's."""
     import logging
 
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s" if verbosity else "bulkfetch: %(message)s"))
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(message)s" if verbosity else "bulkfetch: %(message)s")
+    )
     logger = logging.getLogger("bulkfetch")
     logger.addHandler(handler)
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)])

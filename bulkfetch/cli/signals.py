@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 PATIENCE_S = 1.5
 """How long the clean-up may take: a run has to end within 2 s of its Ctrl-C."""
-_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,17 @@ class Signalled:
 
 
 async def until_signalled(
-    work: Callable[[], Awaitable[T]], *, farewell: Callable[[int], object], patience_s: float = PATIENCE_S
+    work: Callable[[], Awaitable[T]],
+    *,
+    farewell: Callable[[int], object],
+    patience_s: float = PATIENCE_S,
 ) -> T | Signalled:
     """Run `work`, and cancel it on SIGINT, SIGTERM or SIGHUP. What it raises leaves as it is.
 
-    No step of the clean-up is needed for correctness. So on a second signal, and if the process has not
-    ended `patience_s` after the first, say because a thread waits for a name server, `farewell` is called with
-    the number of the signal, and the process ends with 128 plus that: for command lines only.
+    No step of the clean-up is needed for correctness. So on a second signal, and if the process has
+    not ended `patience_s` after the first, say because a thread waits for a name server, `farewell`
+    is called with the number of the signal, and the process ends with 128 plus that: for command
+    lines only.
     """
     outcome: list[T] = []
     errors: list[Exception] = []
@@ -65,7 +71,8 @@ async def until_signalled(
 
 
 def _start_watchdog(patience_s: float, number: int, farewell: Callable[[int], object]) -> None:
-    """End the process when its time is up; in a thread, because the event loop may have ended by then."""
+    """End the process when its time is up; in a thread, because the event loop may have ended by
+    then."""
     watchdog = threading.Timer(patience_s, _end_now, (number, farewell))
     watchdog.daemon = True
     watchdog.start()

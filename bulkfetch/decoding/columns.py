@@ -1,7 +1,7 @@
 """The exact way from JSON values to columns: slower than Arrow's own parser, and never wrong.
 
-It decides, value by value, what a column holds and what goes into `_rescued`; the fast way must come to the
-same rows, bit for bit, or leave the page to this one.
+It decides, value by value, what a column holds and what goes into `_rescued`; the fast way must
+come to the same rows, bit for bit, or leave the page to this one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ UNFIT: Final = _Unfit.UNFIT
 """Says that a column cannot hold a value."""
 
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-"""What a text must look like to fit a number's column: the text of that very number, nothing else."""
+"""What a text must look like to fit a number's column: the text of that very number, nothing
+else."""
 
 Value: TypeAlias = "str | int | bool | Decimal | list[str | None] | dict[str, str | None]"
 Rescues: TypeAlias = "Counter[str]"
@@ -50,7 +51,8 @@ class Columns:
 
 
 def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
-    """Turn JSON objects into one Arrow array a field. Raises MalformedBodyError if an item is no object."""
+    """Turn JSON objects into one Arrow array a field. Raises MalformedBodyError if an item is no
+    object."""
     names = {each.name: place for place, each in enumerate(fields)}
     folded = {each.name.casefold(): each.name for each in fields}
     converters = [_CONVERTERS[each.kind] for each in fields]
@@ -70,18 +72,27 @@ def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
             if not exact or key != fields[place].name:
                 left.append((place if key == fields[place].name else len(fields), key, value))
         if left:
-            left.sort(key=lambda entry: entry[:2])  # a canonical order: the fast way must write the same bytes
-            rescued[row] = "{" + ",".join(f"{quote(key)}:{dumps(value)}" for _, key, value in left) + "}"
+            left.sort(
+                key=lambda entry: entry[:2]
+            )  # a canonical order: the fast way must write the same bytes
+            rescued[row] = (
+                "{" + ",".join(f"{quote(key)}:{dumps(value)}" for _, key, value in left) + "}"
+            )
             rescues.update(key for _, key, _ in left)
-    arrays = [pa.array(held, each.kind.arrow_type) for held, each in zip(values, fields, strict=True)]
+    arrays = [
+        pa.array(held, each.kind.arrow_type) for held, each in zip(values, fields, strict=True)
+    ]
     return Columns(arrays, pa.array(rescued, pa.string()), rescues)
 
 
-def _placed(item: Pairs, names: dict[str, int], folded: dict[str, str]) -> list[tuple[str, int | None, Json]]:
-    """Find the column of each key: its own, or, where that is free, the one it differs from in case only.
+def _placed(
+    item: Pairs, names: dict[str, int], folded: dict[str, str]
+) -> list[tuple[str, int | None, Json]]:
+    """Find the column of each key: its own, or, where that is free, the one it differs from in case
+    only.
 
-    The API's samples mix `PartnerName` into rows that elsewhere say `partnerName`. A key that occurs twice
-    has no column, since nothing says which of its values is meant.
+    The API's samples mix `PartnerName` into rows that elsewhere say `partnerName`. A key that
+    occurs twice has no column, since nothing says which of its values is meant.
     """
     values = dict(item)
     if len(values) == len(item) and values.keys() <= names.keys():
@@ -123,7 +134,9 @@ def _boolean(value: Json) -> tuple[Value | None, bool]:
 
 
 def _text_list(value: Json) -> tuple[Value | None, bool]:
-    if isinstance(value, list) and all(inner is None or (type(inner) is str and is_unicode(inner)) for inner in value):
+    if isinstance(value, list) and all(
+        inner is None or (type(inner) is str and is_unicode(inner)) for inner in value
+    ):
         return value, True  # type: ignore[return-value]  # a list of text and None, by the test above
     return None, False
 
@@ -145,9 +158,11 @@ def _json(value: Json) -> tuple[Value | None, bool]:
 
 
 def decimal_of(value: Json, integral_digits: int = 14) -> Decimal | _Unfit:
-    """Return a JSON number, or a text that is one, as a Decimal if `decimal128(38, 24)` holds it exactly.
+    """Return a JSON number, or a text that is one, as a Decimal if `decimal128(38, 24)` holds it
+    exactly.
 
-    With more than the 14 `integral_digits` of that type, if these and its 24 behind the point would.
+    With more than the 14 `integral_digits` of that type, if these and its 24 behind the point
+    would.
     """
     if not isinstance(value, str) or (type(value) is str and not PLAIN_NUMBER.fullmatch(value)):
         return UNFIT

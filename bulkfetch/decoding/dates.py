@@ -11,8 +11,8 @@ from typing import NamedTuple
 class Instant(NamedTuple):
     """A point in time. `exact` is False where the text says more than the instant does.
 
-    That is the case for fractions finer than a microsecond, which are cut off towards the past, and for an
-    offset other than zero, whose local time is gone.
+    That is the case for fractions finer than a microsecond, which are cut off towards the past, and
+    for an offset other than zero, whose local time is gone.
     """
 
     microseconds: int
@@ -23,8 +23,8 @@ class Instant(NamedTuple):
 def parse_date(text: str) -> Instant | None:
     """Read `YYYY-MM-DDThh:mm:ss[.fraction][Z|±hh:mm]`; None for anything else.
 
-    A date without offset is UTC, as the .NET SDK reads it. Year 1, which the API uses for "never", is a date
-    like others; a leap second, hour 24 and dates outside the years 1 to 9999 are none.
+    A date without offset is UTC, as the .NET SDK reads it. Year 1, which the API uses for "never",
+    is a date like others; a leap second, hour 24 and dates outside the years 1 to 9999 are none.
     """
     match = _SPELLING.fullmatch(text)
     if match is None:
@@ -40,7 +40,11 @@ def parse_date(text: str) -> Instant | None:
         return None
     fraction = fraction or ""
     delta = moment - _EPOCH
-    microseconds = (delta.days * 86_400 + delta.seconds) * 1_000_000 + int(fraction[:6].ljust(6, "0")) - offset_us
+    microseconds = (
+        (delta.days * 86_400 + delta.seconds) * 1_000_000
+        + int(fraction[:6].ljust(6, "0"))
+        - offset_us
+    )
     if not _FIRST <= microseconds <= _LAST:
         return None
     return Instant(microseconds, exact=offset in _ZERO and not fraction[6:].strip("0"))

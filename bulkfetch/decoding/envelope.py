@@ -28,18 +28,22 @@ class Link:
 
     @property
     def offset(self) -> int | None:
-        """The `offset` in the link's query, or None where it has none, or an empty one, as in the samples."""
+        """The `offset` in the link's query, or None where it has none, or an empty one, as in the
+        samples."""
         return self._number("offset")
 
     def _number(self, name: str) -> int | None:
-        query = self.uri.partition("?")[2].partition("#")[0].replace("?", "&")  # samples have a second "?"
+        query = (
+            self.uri.partition("?")[2].partition("#")[0].replace("?", "&")
+        )  # samples have a second "?"
         values = [value for key, value in parse_qsl(query) if key.casefold() == name]
         return int(values[0]) if values and _WHOLE_NUMBER.fullmatch(values[0]) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a page says besides its items. `total_count` usually counts the page, not the collection."""
+    """What a page says besides its items. `total_count` usually counts the page, not the
+    collection."""
 
     total_count: int | None = None
     self_link: Link | None = None
@@ -50,8 +54,8 @@ class Envelope:
 def envelope_of(page: Mapping[str, Any]) -> Envelope:
     """Read the envelope of a decoded page leniently: what is not as documented counts as absent.
 
-    Raises MalformedBodyError for links that are no object, and for a next link without a target: its absence is the
-    only sign of the end.
+    Raises MalformedBodyError for links that are no object, and for a next link without a target:
+    its absence is the only sign of the end.
     """
     links = _value(page, "links")
     if links is not None and not isinstance(links, Mapping):
@@ -66,7 +70,9 @@ def envelope_of(page: Mapping[str, Any]) -> Envelope:
     field = _value(page, "continuationToken")
     total = _value(page, "totalCount")
     return Envelope(
-        total_count=total if isinstance(total, int) and not isinstance(total, bool) and total >= 0 else None,
+        total_count=total
+        if isinstance(total, int) and not isinstance(total, bool) and total >= 0
+        else None,
         self_link=_link(_value(links, "self")),
         next_link=next_link,
         continuation_token=token or (field if isinstance(field, str) and field.strip() else None),
@@ -74,16 +80,23 @@ def envelope_of(page: Mapping[str, Any]) -> Envelope:
 
 
 def _value(mapping: Any, name: str) -> Any:
-    """Return the value of a key in any case: a `Next` that went unseen would end the collection too early."""
+    """Return the value of a key in any case: a `Next` that went unseen would end the collection too
+    early."""
     if not isinstance(mapping, Mapping):
         return None
     if name in mapping:
         return mapping[name]
-    return next((value for key, value in mapping.items() if key.casefold() == name.casefold()), None)
+    return next(
+        (value for key, value in mapping.items() if key.casefold() == name.casefold()), None
+    )
 
 
 def _says_something(link: Any) -> bool:
-    return any(value is not None for value in link.values()) if isinstance(link, Mapping) else link is not None
+    return (
+        any(value is not None for value in link.values())
+        if isinstance(link, Mapping)
+        else link is not None
+    )
 
 
 def _link(value: Any) -> Link | None:
@@ -92,7 +105,10 @@ def _link(value: Any) -> Link | None:
         return None
     headers = _value(value, "headers")
     for header in headers if isinstance(headers, list) else ():
-        if isinstance(header, Mapping) and str(_value(header, "key")).casefold() == CONTINUATION_HEADER.casefold():
+        if (
+            isinstance(header, Mapping)
+            and str(_value(header, "key")).casefold() == CONTINUATION_HEADER.casefold()
+        ):
             token = _value(header, "value")
             return Link(uri, token if isinstance(token, str) and token.strip() else None)
     return Link(uri)

@@ -1,9 +1,10 @@
 """The fast way from a page to columns: a native JSON parser, and a proof that it lost nothing.
 
-`arro3` parses a whole page as one JSON object, decimals and all, without the interpreter's lock. What it would drop,
-round or unify without a word is found out beforehand, or by counting: every quotation mark of the page belongs to a key
-or a text that must appear in the result, so an unknown field, a null that was spelled out, or a number given as text,
-leaves some over. A page about which there is any doubt is refused, and takes the exact way.
+`arro3` parses a whole page as one JSON object, decimals and all, without the interpreter's lock.
+What it would drop, round or unify without a word is found out beforehand, or by counting: every
+quotation mark of the page belongs to a key or a text that must appear in the result, so an unknown
+field, a null that was spelled out, or a number given as text, leaves some over. A page about which
+there is any doubt is refused, and takes the exact way.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class FastPage:
 class FastDecoder:
     """Decodes the pages of one line-item type. Safe to share between threads.
 
-    Text fields that the schema does not know are learned as they appear, so that a field Microsoft adds costs
-    a second parse once, not on every page.
+    Text fields that the schema does not know are learned as they appear, so that a field Microsoft
+    adds costs a second parse once, not on every page.
     """
 
     def __init__(self, fields: tuple[Field, ...]) -> None:
@@ -82,13 +83,16 @@ class FastDecoder:
         self._wires: dict[tuple[str, ...], pa.Schema] = {}
         self._names = {field.name for field in fields}
         self._folded = {field.name.casefold() for field in fields}
-        self._numbers = {field.name for field in fields if field.kind in (Kind.INTEGER, Kind.DECIMAL)}
+        self._numbers = {
+            field.name for field in fields if field.kind in (Kind.INTEGER, Kind.DECIMAL)
+        }
         self._number_as_text = _number_as_text(self._numbers)
         self._integers = [place for place, field in enumerate(fields) if field.kind is Kind.INTEGER]
         self._dates = [place for place, field in enumerate(fields) if field.kind is Kind.DATE]
 
     def decode(self, text: bytes) -> FastPage | None:
-        """Decode the UTF-8 JSON of a page, or return None for one that the exact way must look at."""
+        """Decode the UTF-8 JSON of a page, or return None for one that the exact way must look
+        at."""
         return _of_valid(text, lambda page: None if _is_risky(text) else self._decode(text, page))
 
     def _decode(self, text: bytes, page: simdjson.Object) -> FastPage | None:
@@ -100,10 +104,13 @@ class FastDecoder:
         if not self._nothing_lost(text, page, table):
             return self._decode(text, page) if self._learn(page, strangers) else None
         columns, envelope = self._columns(rows), _envelope_of(page)
-        return None if columns is None or envelope is None else FastPage(envelope, len(rows), columns)
+        return (
+            None if columns is None or envelope is None else FastPage(envelope, len(rows), columns)
+        )
 
     def _learn(self, page: simdjson.Object, strangers: tuple[str, ...]) -> bool:
-        """Take unknown fields in as text, for the page to be parsed again; tell whether there are any to be taken."""
+        """Take unknown fields in as text, for the page to be parsed again; tell whether there are
+        any to be taken."""
         items: Any = page["items"]  # an array of objects, as the parser found
         found = {name for row in items for name in row}.difference(self._names, strangers)
         if not found or len(found) + len(strangers) > _MAX_STRANGERS:
@@ -131,10 +138,13 @@ class FastDecoder:
     def _nothing_lost(self, text: bytes, page: simdjson.Object, table: pa.Table) -> bool:
         """Tell whether each key and each text of the page is in the table.
 
-        Whatever is not there has a key, and so leaves two quotation marks of its own over, besides those of numbers
-        given as text: these are in the table, as numbers, and are left over exactly if they are all there is.
+        Whatever is not there has a key, and so leaves two quotation marks of its own over, besides
+        those of numbers given as text: these are in the table, as numbers, and are left over
+        exactly if they are all there is.
         """
-        found = sum(2 * (len(column) - column.null_count) + _quotes_of(column) for column in table.columns)
+        found = sum(
+            2 * (len(column) - column.null_count) + _quotes_of(column) for column in table.columns
+        )
         surplus: int = _quotes_in(text) - found
         if surplus:
             surplus -= _quotes_beside(page, self._numbers)
@@ -154,7 +164,11 @@ class FastDecoder:
             arrays[place], inexact = _dates(arrays[place])
             if inexact is not None:
                 left.append((self._fields[place].name, inexact))
-        left.extend((field.name, rows.field(place)) for place, field in enumerate(rows.type) if place >= known)
+        left.extend(
+            (field.name, rows.field(place))
+            for place, field in enumerate(rows.type)
+            if place >= known
+        )
         try:
             for place in self._integers:
                 arrays[place] = arrays[place].cast(Kind.INTEGER.arrow_type)
@@ -164,22 +178,30 @@ class FastDecoder:
 
 
 def _number_as_text(names: set[str]) -> str | None:
-    """Return what finds a number given as text under one of these names, or None where that could mislead.
+    """Return what finds a number given as text under one of these names, or None where that could
+    mislead.
 
     A key follows a brace or a comma: within a text its quotation marks would be escaped.
     """
-    beside = {_LINK.field(place).name for place in range(_LINK.num_fields)} | {"key", "value", "objectType"}
-    if not names or not names.isdisjoint(beside.union(_ENVELOPE.names, ("self", "next", "previous"))):
+    beside = {_LINK.field(place).name for place in range(_LINK.num_fields)} | {
+        "key",
+        "value",
+        "objectType",
+    }
+    if not names or not names.isdisjoint(
+        beside.union(_ENVELOPE.names, ("self", "next", "previous"))
+    ):
         return None
     keys = "|".join(re.escape(name) for name in sorted(names))
     return rf'[{{,]\s*"(?:{keys})"\s*:\s*"{PLAIN_NUMBER.pattern}"'
 
 
 def _quotes_beside(page: simdjson.Object, numbers: set[str]) -> int:
-    """Count the quotation marks of what the top of a page has besides what we know of it; 0 if that is in doubt.
+    """Count the quotation marks of what the top of a page has besides what we know of it; 0 if that
+    is in doubt.
 
-    In doubt is what is nested deeply, has a key twice, or a text under the name of one of the line items' numbers:
-    that would be taken for one of them.
+    In doubt is what is nested deeply, has a key twice, or a text under the name of one of the line
+    items' numbers: that would be taken for one of them.
     """
     names = [name for name in page if name != "items" and name not in _ENVELOPE.names]
     level: list[Any] = [{name: page[name] for name in names if "\0" not in name}]
@@ -205,12 +227,17 @@ def _quotes_beside(page: simdjson.Object, numbers: set[str]) -> int:
 
 
 def read_envelope(text: bytes) -> Mapping[str, Any] | None:
-    """Return a page's envelope without its items, or None for a text that the exact way must look at."""
-    return _of_valid(text, lambda page: _envelope_of(page) if isinstance(page.get("items"), simdjson.Array) else None)
+    """Return a page's envelope without its items, or None for a text that the exact way must look
+    at."""
+    return _of_valid(
+        text,
+        lambda page: _envelope_of(page) if isinstance(page.get("items"), simdjson.Array) else None,
+    )
 
 
 def _envelope_of(document: simdjson.Object) -> Mapping[str, Any] | None:
-    """Return what matters of the envelope, or None if a key of it stands twice, of which a dict would keep one.
+    """Return what matters of the envelope, or None if a key of it stands twice, of which a dict
+    would keep one.
 
     To iterate over the document's values would make Python values of all items.
     """
@@ -221,23 +248,36 @@ def _envelope_of(document: simdjson.Object) -> Mapping[str, Any] | None:
     values = {name: document[name] for name in telling}
     if any(_repeats_a_key(value, _MAX_ENVELOPE_DEPTH) for value in values.values()):
         return None
-    return {name: value.as_dict() if isinstance(value, simdjson.Object) else value for name, value in values.items()}
+    return {
+        name: value.as_dict() if isinstance(value, simdjson.Object) else value
+        for name, value in values.items()
+    }
 
 
 def _repeats_a_key(value: Any, levels: int) -> bool:
-    """Tell whether an object in `value` may have a key twice, in whatever case; what is nested deeply may."""
+    """Tell whether an object in `value` may have a key twice, in whatever case; what is nested
+    deeply may."""
     if isinstance(value, simdjson.Object):
         keys = list(value)
-        distinct = {key.casefold() for key in keys if "\0" not in key}  # a key with a null in it cannot be looked up
-        return levels == 0 or len(distinct) < len(keys) or any(_repeats_a_key(value[key], levels - 1) for key in keys)
+        distinct = {
+            key.casefold() for key in keys if "\0" not in key
+        }  # a key with a null in it cannot be looked up
+        return (
+            levels == 0
+            or len(distinct) < len(keys)
+            or any(_repeats_a_key(value[key], levels - 1) for key in keys)
+        )
     if isinstance(value, simdjson.Array):
         return levels == 0 or any(_repeats_a_key(inner, levels - 1) for inner in value)
     return False
 
 
 def _of_valid(text: bytes, read: Callable[[simdjson.Object], T | None]) -> T | None:
-    """Return what `read` makes of `text` parsed, or None if it is no JSON object; what comes after relies on that."""
-    if text.startswith(codecs.BOM_UTF8):  # a second mark, which simdjson would skip and JSON does not allow
+    """Return what `read` makes of `text` parsed, or None if it is no JSON object; what comes after
+    relies on that."""
+    if text.startswith(
+        codecs.BOM_UTF8
+    ):  # a second mark, which simdjson would skip and JSON does not allow
         return None
     try:
         parser = _IDLE_PARSERS.pop()
@@ -246,17 +286,24 @@ def _of_valid(text: bytes, read: Callable[[simdjson.Object], T | None]) -> T | N
     try:
         return _of_parsed(text, parser, read)
     finally:
-        _IDLE_PARSERS.append(parser)  # nobody has a document of it any more, which would make it refuse the next text
+        _IDLE_PARSERS.append(
+            parser
+        )  # nobody has a document of it any more, which would make it refuse the next text
 
 
 _IDLE_PARSERS: list[simdjson.Parser] = []
 """Each has buffers of several times its largest text: as many as decode at once are enough."""
 
 
-def _of_parsed(text: bytes, parser: simdjson.Parser, read: Callable[[simdjson.Object], T | None]) -> T | None:
+def _of_parsed(
+    text: bytes, parser: simdjson.Parser, read: Callable[[simdjson.Object], T | None]
+) -> T | None:
     try:
         document = parser.parse(text)
-    except (ValueError, RuntimeError):  # UnicodeDecodeError among them; the exact way says what is wrong
+    except (
+        ValueError,
+        RuntimeError,
+    ):  # UnicodeDecodeError among them; the exact way says what is wrong
         return None
     return read(document) if isinstance(document, simdjson.Object) else None
 
@@ -264,11 +311,16 @@ def _of_parsed(text: bytes, parser: simdjson.Parser, read: Callable[[simdjson.Ob
 def _is_risky(text: bytes) -> bool:
     """Tell whether the parser may change a value, or fail in a way that cannot be caught.
 
-    It rounds what lies behind the 24th decimal, cannot count more than 255 digits, and makes another character of an
-    escaped surrogate pair from U+20000 on; an error in which it quotes a null character ends the process. What is
-    searched for begins with a literal, which makes that cheap.
+    It rounds what lies behind the 24th decimal, cannot count more than 255 digits, and makes
+    another character of an escaped surrogate pair from U+20000 on; an error in which it quotes a
+    null character ends the process. What is searched for begins with a literal, which makes that
+    cheap.
     """
-    if _matches(_TOO_FINE, text) or _MANY_DIGITS in text[::16].translate(_ALL_ZEROS) or _matches(_RISKY, text):
+    if (
+        _matches(_TOO_FINE, text)
+        or _MANY_DIGITS in text[::16].translate(_ALL_ZEROS)
+        or _matches(_RISKY, text)
+    ):
         return True
     if not _matches(_MAYBE_EXPONENT, text):
         return False
@@ -282,7 +334,9 @@ def _matches(pattern: str, text: bytes) -> bool:
 def _as_array(text: bytes) -> pa.Array:
     """Return an array with `text` as its only value, without a copy of it."""
     offsets = struct.pack("=qq", 0, len(text))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
+    return pa.Array.from_buffers(
+        pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)]
+    )
 
 
 _TOO_FINE = r"\.[0-9]{25}"
@@ -312,11 +366,14 @@ def _rows_of(table: pa.Table) -> pa.StructArray | None:
 def _quotes_in(text: bytes) -> int:
     """Count the quotation marks that begin or end a key or a text; those inside a text are escaped.
 
-    Comparing all bytes as an Arrow array takes half the time of `bytes.count` where there are as many.
+    Comparing all bytes as an Arrow array takes half the time of `bytes.count` where there are as
+    many.
     """
     characters = pa.Array.from_buffers(pa.uint8(), len(text), [None, pa.py_buffer(text)])
     quotes = int(pc.equal(characters, _QUOTE).true_count)
-    if _matches(_ESCAPED_BACKSLASH_AND_QUOTE, text):  # that quotation mark may not be escaped itself
+    if _matches(
+        _ESCAPED_BACKSLASH_AND_QUOTE, text
+    ):  # that quotation mark may not be escaped itself
         text = text.replace(b"\\\\", b"")
     return quotes - int(pc.count_substring_regex(_as_array(text), _ESCAPED_QUOTE)[0].as_py())
 
@@ -337,7 +394,9 @@ def _dates(texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     """Return the instants of `texts`, and the texts that say more than these, if there are any."""
     encoded = texts.dictionary_encode()
     instants = [parse_date(text) for text in encoded.dictionary.to_pylist()]
-    micros = pa.array([None if each is None else each.microseconds for each in instants], Kind.DATE.arrow_type)
+    micros = pa.array(
+        [None if each is None else each.microseconds for each in instants], Kind.DATE.arrow_type
+    )
     dates = micros.take(encoded.indices)
     if all(each is not None and each.exact for each in instants):
         return dates, None
@@ -345,7 +404,9 @@ def _dates(texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     return dates, pc.if_else(inexact, texts, None)
 
 
-def _with_rescued(arrays: list[pa.Array], left: list[tuple[str, pa.Array]], rows: int) -> Columns | None:
+def _with_rescued(
+    arrays: list[pa.Array], left: list[tuple[str, pa.Array]], rows: int
+) -> Columns | None:
     """Write what the columns could not hold, all of it text here, as one JSON object a row."""
     left = [(name, texts) for name, texts in left if texts.null_count < len(texts)]
     if not left:
@@ -356,7 +417,9 @@ def _with_rescued(arrays: list[pa.Array], left: list[tuple[str, pa.Array]], rows
             return None
         entry = pc.binary_join_element_wise(f',{quote(name)}:"', texts, '"', "")
         entries.append(entry.fill_null(""))
-    joined = pc.binary_join_element_wise(*entries, "")  # its null_handling="skip" loses rows that are all null
+    joined = pc.binary_join_element_wise(
+        *entries, ""
+    )  # its null_handling="skip" loses rows that are all null
     objects = pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
     rescued = pc.if_else(pc.equal(joined, ""), None, objects)
     rescues = Counter({name: len(texts) - texts.null_count for name, texts in left})

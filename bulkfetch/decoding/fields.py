@@ -54,14 +54,16 @@ class Source(Enum):
     RECORDED = "recorded traffic"
     SAMPLED = "documentation sample"
     MODELLED = "SDK model"
-    """Only a model of Microsoft's SDKs, or a table of the documentation, names it: no row with it is public."""
+    """Only a model of Microsoft's SDKs, or a table of the documentation, names it: no row with it
+    is public."""
     SEEN = "first page"
     """Nobody declared it: it was there when the transfer was fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a resource: its name as the API spells it, what it holds, and where it is known from."""
+    """One field of a resource: its name as the API spells it, what it holds, and where it is known
+    from."""
 
     name: str
     kind: Kind
@@ -72,8 +74,8 @@ class Field:
 class LineItemSchema:
     """The columns of one line-item type.
 
-    `resource` is Microsoft's name of it, or "" for a type that nobody declared.
-    `total` names the column whose sum is the transfer's share of its invoice's `totalCharges`, or is None.
+    `resource` is Microsoft's name of it, or "" for a type that nobody declared. `total` names the
+    column whose sum is the transfer's share of its invoice's `totalCharges`, or is None.
     """
 
     resource: str
@@ -82,7 +84,8 @@ class LineItemSchema:
 
     @cached_property
     def arrow(self) -> pa.Schema:
-        """The Arrow schema on disk: position, the API's own columns, and what they could not hold."""
+        """The Arrow schema on disk: position, the API's own columns, and what they could not
+        hold."""
         return pa.schema(
             [
                 pa.field(INVOICE_ID, pa.string(), nullable=False),

@@ -1,7 +1,8 @@
-"""JSON read without changing a value: numbers stay text, duplicate keys stay visible, any mark is understood.
+"""JSON read without changing a value: numbers stay text, duplicate keys stay visible, any mark is
+understood.
 
-RFC 8259 lets numbers have any precision and objects repeat their keys; `json` and `orjson` turn the first
-into floats and silently drop the second. Financial records may suffer neither.
+RFC 8259 lets numbers have any precision and objects repeat their keys; `json` and `orjson` turn the
+first into floats and silently drop the second. Financial records may suffer neither.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Pairs(tuple[tuple[str, "Json"], ...]):
     __slots__ = ()
 
     def get(self, key: str) -> Json:
-        """Return the last value of `key`, or None: for objects whose keys are known not to repeat."""
+        """Return the last value of `key`, or None: for objects whose keys are known not to
+        repeat."""
         found: Json = None
         for name, value in self:
             if name == key:
@@ -41,7 +43,8 @@ Json: TypeAlias = "bool | str | Number | Pairs | list[Json] | None"
 
 
 def utf8_of(body: bytes) -> bytes:
-    """Return the JSON text of `body` as UTF-8 without a mark; the mark decides, whatever the headers said.
+    """Return the JSON text of `body` as UTF-8 without a mark; the mark decides, whatever the
+    headers said.
 
     Partner Center begins its bodies with a UTF-8 mark, its preview host with UTF-16LE and its mark.
     Raises MalformedBodyError for a cut UTF-16 text.
@@ -53,12 +56,15 @@ def utf8_of(body: bytes) -> bytes:
             try:
                 return body[len(mark) :].decode(charset).encode()
             except UnicodeError as error:
-                raise MalformedBodyError(f"the body is not {charset}, though it begins with its mark") from error
+                raise MalformedBodyError(
+                    f"the body is not {charset}, though it begins with its mark"
+                ) from error
     return body
 
 
 def loads(text: bytes) -> Json:
-    """Parse UTF-8 JSON without loss. Raises MalformedBodyError, naming the byte, for anything else."""
+    """Parse UTF-8 JSON without loss. Raises MalformedBodyError, naming the byte, for anything
+    else."""
     try:
         characters = text.decode()
     except UnicodeDecodeError as error:
@@ -67,7 +73,9 @@ def loads(text: bytes) -> Json:
         value = _DECODER.decode(characters)
     except json.JSONDecodeError as error:
         at = len(characters[: error.pos].encode())
-        raise MalformedBodyError(f"the body is not JSON at byte {at} of {len(text)}: {error.msg}") from error
+        raise MalformedBodyError(
+            f"the body is not JSON at byte {at} of {len(text)}: {error.msg}"
+        ) from error
     except RecursionError:
         raise MalformedBodyError(_TOO_DEEP) from None
     if characters.count("[") + characters.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
@@ -76,7 +84,8 @@ def loads(text: bytes) -> Json:
 
 
 def dumps(value: Json) -> str:
-    """Write `value` as compact JSON: numbers in the source's spelling, text with as few escapes as can be."""
+    """Write `value` as compact JSON: numbers in the source's spelling, text with as few escapes as
+    can be."""
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, str):
@@ -97,7 +106,8 @@ def quote(text: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    r"""Tell whether `text` can be stored as UTF-8, which a lone surrogate (`"\ud800"` in JSON) cannot."""
+    r"""Tell whether `text` can be stored as UTF-8, which a lone surrogate (`"\ud800"` in JSON)
+    cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -117,7 +127,9 @@ def _depth(value: Json) -> int:
         depth += bool(nested)
         level = []
         for container in nested:
-            level.extend((inner for _, inner in container) if isinstance(container, Pairs) else container)
+            level.extend(
+                (inner for _, inner in container) if isinstance(container, Pairs) else container
+            )
     return depth
 
 

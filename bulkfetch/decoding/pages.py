@@ -50,21 +50,25 @@ class JsonPage:
 
 
 def decode_json_page(body: bytes) -> JsonPage:
-    """Parse a response body without making columns of it. Raises MalformedBodyError for what is no page."""
+    """Parse a response body without making columns of it. Raises MalformedBodyError for what is no
+    page."""
     text = utf8_of(body)
     top, items = page_of(text)
     return JsonPage(envelope_of(top), items, _digest(text))
 
 
 class FastDecoders:
-    """The fast decoders of a run, one for each declared schema: what one transfer's pages teach it helps the next."""
+    """The fast decoders of a run, one for each declared schema: what one transfer's pages teach it
+    helps the next."""
 
     def __init__(self) -> None:
         self._decoders: dict[LineItemSchema, FastDecoder] = {}
 
     def of(self, schema: LineItemSchema) -> FastDecoder:
         """Return the decoder of a declared schema."""
-        return self._decoders.get(schema) or self._decoders.setdefault(schema, FastDecoder(schema.fields))
+        return self._decoders.get(schema) or self._decoders.setdefault(
+            schema, FastDecoder(schema.fields)
+        )
 
 
 class PageDecoder:
@@ -73,7 +77,9 @@ class PageDecoder:
     For a line-item type without a declared schema, the first page decides the columns.
     """
 
-    def __init__(self, invoice_id: str, schema: LineItemSchema | None, decoders: FastDecoders | None = None) -> None:
+    def __init__(
+        self, invoice_id: str, schema: LineItemSchema | None, decoders: FastDecoders | None = None
+    ) -> None:
         self.invoice_id = invoice_id
         self._schema = schema
         self._fast = None if schema is None else (decoders or FastDecoders()).of(schema)
@@ -81,13 +87,17 @@ class PageDecoder:
 
     @property
     def schema(self) -> LineItemSchema:
-        """The schema in force. Raises LookupError while it waits for the first page to be inferred."""
+        """The schema in force. Raises LookupError while it waits for the first page to be
+        inferred."""
         if self._schema is None:
-            raise LookupError("the schema of this line-item type is known once its first page is decoded")
+            raise LookupError(
+                "the schema of this line-item type is known once its first page is decoded"
+            )
         return self._schema
 
     def decode(self, body: bytes) -> Page:
-        """Decode a response body. Raises MalformedBodyError for anything that is not a page of line items."""
+        """Decode a response body. Raises MalformedBodyError for anything that is not a page of line
+        items."""
         text = utf8_of(body)
         digest = _digest(text)
         if self._fast is not None and (fast := self._fast.decode(text)) is not None:
@@ -96,7 +106,8 @@ class PageDecoder:
         return Page(envelope_of(top), len(items), self._columns(items), digest)
 
     def _columns(self, items: list[Json]) -> Columns:
-        """Take the exact way, under the schema in force or, for the first items, the one they decide."""
+        """Take the exact way, under the schema in force or, for the first items, the one they
+        decide."""
         if self._schema is None and not items:  # such a page says nothing of the columns to come
             return columns_of(items, ())
         if self._schema is None:
@@ -127,17 +138,24 @@ def page_of(text: bytes) -> tuple[Mapping[str, Any], list[Json]]:
         raise MalformedBodyError("the body is JSON, but not a page: no object at its top")
     names = Counter(name.casefold() if name.casefold() in TELLING else name for name, _ in top)
     if twice := [name for name, times in names.items() if times > 1]:
-        raise MalformedBodyError(f"the body is JSON, but not a page: {twice[0]!r} stands twice at its top")
+        raise MalformedBodyError(
+            f"the body is JSON, but not a page: {twice[0]!r} stands twice at its top"
+        )
     items = top.get("items")
     if not isinstance(items, list):
-        raise MalformedBodyError(f"the body is JSON, but not a page: it has no `items`{_said_instead(top)}")
+        raise MalformedBodyError(
+            f"the body is JSON, but not a page: it has no `items`{_said_instead(top)}"
+        )
     if any(_repeats_a_key(value) for name, value in top if name.casefold() == "links"):
-        raise MalformedBodyError("the body is a page, but its links say something twice: what follows it is unknown")
+        raise MalformedBodyError(
+            "the body is a page, but its links say something twice: what follows it is unknown"
+        )
     return {name: _plain(value) for name, value in top if name != "items"}, items
 
 
 def peek(text: bytes) -> Envelope:
-    """Read the envelope of a page without its items, an order of magnitude faster than decoding them.
+    """Read the envelope of a page without its items, an order of magnitude faster than decoding
+    them.
 
     Raises MalformedBodyError for anything that is not a page.
     """
@@ -148,8 +166,8 @@ def peek(text: bytes) -> Envelope:
 def infer_schema(items: list[Json]) -> LineItemSchema:
     """Make a schema from the first page of a type nobody declared.
 
-    Texts, numbers and booleans become columns; nested values, and what later pages bring besides, are
-    rescued.
+    Texts, numbers and booleans become columns; nested values, and what later pages bring besides,
+    are rescued.
     """
     kinds: dict[str, set[Kind | None]] = {}
     for item in items:
@@ -175,10 +193,11 @@ def _kind_of(value: Json) -> Kind | None:
 
 
 def _digest(text: bytes) -> bytes:
-    """Sum up a page's rows, from its items to its links: what stands around them differs between equal pages.
+    """Sum up a page's rows, from its items to its links: what stands around them differs between
+    equal pages.
 
-    Two checksums of 32 bits, at a twentieth of the time of a cryptographic hash: they tell pages of one
-    transfer apart, and no one gains by making two pages look alike.
+    Two checksums of 32 bits, at a twentieth of the time of a cryptographic hash: they tell pages of
+    one transfer apart, and no one gains by making two pages look alike.
     """
     start, end = max(text.find(b'"items"'), 0), text.rfind(b'"links"')
     rows = memoryview(text)[start : end if end > start else len(text)]
@@ -186,7 +205,8 @@ def _digest(text: bytes) -> bytes:
 
 
 def _repeats_a_key(value: Json) -> bool:
-    """Tell whether an object in `value` has a key twice, in whatever case: a dict would keep one of them."""
+    """Tell whether an object in `value` has a key twice, in whatever case: a dict would keep one of
+    them."""
     if isinstance(value, Pairs):
         keys = {key.casefold() for key, _ in value}
         return len(keys) < len(value) or any(_repeats_a_key(inner) for _, inner in value)
@@ -206,5 +226,9 @@ def _plain(value: Json) -> Any:
 
 def _said_instead(top: Pairs) -> str:
     """Quote an error that came with a status of success."""
-    said = [printable(f"{name} {value}") for name, value in top if name in ("code", "description", "message", "error")]
+    said = [
+        printable(f"{name} {value}")
+        for name, value in top
+        if name in ("code", "description", "message", "error")
+    ]
     return f"; it says: {', '.join(said)[:200]}" if said else ""

@@ -17,13 +17,14 @@ from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
 
 SPARE_ROWS, SPARE_PAGES = 8000, 4
-"""Asked for beyond the limit, so that it stays full while a page is decoded and written, or has to be asked again: so
-many rows, but at least so many pages, and no more than the limit."""
+"""Asked for beyond the limit, so that it stays full while a page is decoded and written, or has to
+be asked again: so many rows, but at least so many pages, and no more than the limit."""
 _LARGEST_PAGE, _MOST_SMALL_PAGES = 2000, 4
 _LOOKAHEAD_BYTES = 256 << 20
 """What pages ahead of their turn may come to in memory."""
 _HEAVIEST_ROW_BYTES = 2048
-"""Daily-rated usage rows weigh 1.7 to 2 kB as JSON, the most of all types, and about as much decoded."""
+"""Daily-rated usage rows weigh 1.7 to 2 kB as JSON, the most of all types, and about as much
+decoded."""
 _BEYOND_END_S = 2.0
 """How long to wait for pages beyond the end, which only matter if they have rows."""
 _SMALLEST_PAGE = 50
@@ -34,7 +35,8 @@ P = TypeVar("P", bound=AnyPage)
 
 
 class Lookahead:
-    """How many pages the walks of one run may hold ahead of their turn, all together: what bounds memory."""
+    """How many pages the walks of one run may hold ahead of their turn, all together: what bounds
+    memory."""
 
     def __init__(self, pages: int) -> None:
         self._free = pages
@@ -52,7 +54,8 @@ class Lookahead:
 
 
 def lookahead_for(settings: Settings) -> Lookahead:
-    """Return the places of a run: twice the limit, some more of smaller pages, or fewer where that were too much."""
+    """Return the places of a run: twice the limit, some more of smaller pages, or fewer where that
+    were too much."""
     fitting = _LOOKAHEAD_BYTES // (settings.page_size * _HEAVIEST_ROW_BYTES)
     pages = 2 * settings.max_in_flight * min(_LARGEST_PAGE // settings.page_size, _MOST_SMALL_PAGES)
     return Lookahead(max(1, min(pages, fitting)))
@@ -60,10 +63,12 @@ def lookahead_for(settings: Settings) -> Lookahead:
 
 @dataclass(frozen=True, slots=True)
 class Walk(Generic[P]):
-    """All that a walk needs: where to ask, in which task group, how to decode, how far ahead, and from where on.
+    """All that a walk needs: where to ask, in which task group, how to decode, how far ahead, and
+    from where on.
 
-    `on_page` is told where each page starts just before that is yielded: `start` of a later walk that goes on there.
-    `is_vouched_for` tells whether the pages so far are known to be all, from another witness than the paging.
+    `on_page` is told where each page starts just before that is yielded: `start` of a later walk
+    that goes on there. `is_vouched_for` tells whether the pages so far are known to be all, from
+    another witness than the paging.
     """
 
     session: Session
@@ -79,7 +84,8 @@ class Walk(Generic[P]):
 
 
 class PageTask(Generic[T]):
-    """One page that has been asked for: a task of the walk, and in time what was read of it, or its error."""
+    """One page that has been asked for: a task of the walk, and in time what was read of it, or its
+    error."""
 
     def __init__(
         self,
@@ -122,7 +128,8 @@ class PageTask(Generic[T]):
         await self._done.wait()
 
     async def answer(self, transfer: Transfer, place: str) -> T:
-        """Wait for the page. Raises a TransferError that names it, or the error that ends the run."""
+        """Wait for the page. Raises a TransferError that names it, or the error that ends the
+        run."""
         await self._done.wait()
         if isinstance(self._error, RequestError):
             raise page_error(transfer, place, self._error) from self._error
@@ -134,7 +141,8 @@ class PageTask(Generic[T]):
 
 
 def may_shrink(error: TransferError, size: int) -> bool:
-    """Tell whether a page of half the `size` may come where this one did not: Azure pages have run into time-outs."""
+    """Tell whether a page of half the `size` may come where this one did not: Azure pages have run
+    into time-outs."""
     return isinstance(error.__cause__, NoProgressError) and size > _SMALLEST_PAGE
 
 

@@ -24,20 +24,28 @@ _MAX_EMPTY_PAGES = 100
 async def chain_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
     """Follow continuation tokens; the next page is asked for while this one is decoded and used."""
     chain, size = _Chain(transfer, walk.start), walk.settings.page_size
-    ask = PageTask(walk, _chain_request(transfer, walk.settings, walk.start.token, size), _with_envelope)
+    ask = PageTask(
+        walk, _chain_request(transfer, walk.settings, walk.start.token, size), _with_envelope
+    )
     try:
         while True:
             try:
                 body, envelope = await ask.answer(transfer, chain.place)
             except TransferError as error:
-                if chain.has_begun or not may_shrink(error, size):  # a token goes with the size it was given for
+                if chain.has_begun or not may_shrink(
+                    error, size
+                ):  # a token goes with the size it was given for
                     raise
                 size = shrink(transfer, walk, size)
-                ask = PageTask(walk, _chain_request(transfer, walk.settings, None, size), _with_envelope)
+                ask = PageTask(
+                    walk, _chain_request(transfer, walk.settings, None, size), _with_envelope
+                )
                 continue
             token = chain.token_of(envelope)
             if token is not None:
-                ask = PageTask(walk, _chain_request(transfer, walk.settings, token, size), _with_envelope)
+                ask = PageTask(
+                    walk, _chain_request(transfer, walk.settings, token, size), _with_envelope
+                )
             page = await _decoded(transfer, walk, body, chain.place)
             here = chain.next_place
             chain.check(page, is_last=token is None)
@@ -64,7 +72,8 @@ class _Chain:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a token was sent or has come: it goes with the page size that it was given for."""
+        """Whether a token was sent or has come: it goes with the page size that it was given
+        for."""
         return bool(self._tokens)
 
     @property
@@ -83,14 +92,17 @@ class _Chain:
         self._token = token
 
     def token_of(self, envelope: Envelope) -> str | None:
-        """Return the token that leads on, None at the end. Raises ContradictionError for one that cannot."""
+        """Return the token that leads on, None at the end. Raises ContradictionError for one that
+        cannot."""
         token = envelope.continuation_token
         if token is None and envelope.next_link is not None:
             raise self._contradiction("names a next page, but no token for it")
         if token is None:
             return None
         if not is_sendable(token):
-            raise self._contradiction("gives a continuation token that cannot be sent: it has control characters")
+            raise self._contradiction(
+                "gives a continuation token that cannot be sent: it has control characters"
+            )
         if token in self._tokens:
             raise self._contradiction("gives a continuation token that was used")
         self._tokens.add(token)
@@ -100,7 +112,9 @@ class _Chain:
         """Hold the page against those before it, and against the end. Raises ContradictionError."""
         self._empty = 0 if page.rows else self._empty + 1
         if self._empty >= _MAX_EMPTY_PAGES and not is_last:
-            raise self._contradiction(f"is number {self._empty} of empty pages in a row, and names another")
+            raise self._contradiction(
+                f"is number {self._empty} of empty pages in a row, and names another"
+            )
         if what := self._seen.add(page, self.place):
             raise self._contradiction(what)
         if is_last and (what := self._seen.end()):
@@ -112,7 +126,9 @@ class _Chain:
 
 async def _decoded(transfer: Transfer, walk: Walk[P], body: bytes, place: str) -> P:
     try:
-        return await anyio.to_thread.run_sync(walk.decode, body, limiter=walk.session.decoding, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(
+            walk.decode, body, limiter=walk.session.decoding, abandon_on_cancel=True
+        )
     except MalformedBodyError as error:
         raise page_error(transfer, place, error) from error
 

@@ -26,14 +26,20 @@ async def open_session(
     tokens: TokenSource | None = None,
     keep: Callable[[Secret], None] | None = None,
 ) -> AsyncIterator[Session]:
-    """Open a session with `tokens` or the settings' credentials, and close its connections at the end.
+    """Open a session with `tokens` or the settings' credentials, and close its connections at the
+    end.
 
     `keep` is given each new refresh token, in a thread.
     """
     clock, log = Clock(), log or RunLog()
 
     def note_limit(why: str, limit: int, pace: float | None) -> None:
-        log.note("limit", change=why, limit=limit, requests_per_second=None if pace is None else round(pace, 2))
+        log.note(
+            "limit",
+            change=why,
+            limit=limit,
+            requests_per_second=None if pace is None else round(pace, 2),
+        )
 
     limit = AdaptiveLimit(
         LimitPolicy(ceiling=settings.max_in_flight),

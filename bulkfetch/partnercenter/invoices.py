@@ -17,7 +17,8 @@ from bulkfetch.wire.transport import Request
 
 _MAX_LIST_PAGES = 100_000
 _MAX_IDLE_PAGES = 10
-"""Pages in a row that name a next one and bring no invoice that was not seen: the list does not get on."""
+"""Pages in a row that name a next one and bring no invoice that was not seen: the list does not get
+on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class InvoicePage:
 
 
 async def get_invoice(session: Session, invoice_id: str) -> Invoice:
-    """Get one invoice by its id. Raises NotFoundError. Needs app+user credentials at the real service."""
+    """Get one invoice by its id. Raises NotFoundError. Needs app+user credentials at the real
+    service."""
     request = Request(f"/invoices/{path_segment(invoice_id)}")
     try:
         return await session.get(request, lambda body: invoice_of(loads(utf8_of(body))))
@@ -42,15 +44,18 @@ async def get_invoice(session: Session, invoice_id: str) -> Invoice:
 
 async def get_invoice_page(session: Session, *, size: int, offset: int) -> InvoicePage:
     """Get one page of the invoice list: up to `size` invoices from the zero-based `offset` on."""
-    return await session.get(Request("/invoices", (("size", str(size)), ("offset", str(offset)))), _page_from)
+    return await session.get(
+        Request("/invoices", (("size", str(size)), ("offset", str(offset)))), _page_from
+    )
 
 
 async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice]:
-    """Yield every invoice of the tenant once, in the server's order, following the pages' `next` links.
+    """Yield every invoice of the tenant once, in the server's order, following the pages' `next`
+    links.
 
-    Modern invoices ignore size and offset and may come on every page, so invoices are told apart by their id.
-    Raises ContradictionError if the pages lead in circles, end before all invoices that they tell of have come, or
-    give one invoice twice and differently.
+    Modern invoices ignore size and offset and may come on every page, so invoices are told apart by
+    their id. Raises ContradictionError if the pages lead in circles, end before all invoices that
+    they tell of have come, or give one invoice twice and differently.
     """
     seen: dict[str, _Told] = {}
     asked: set[tuple[int, int]] = set()
@@ -78,7 +83,9 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
         size = following.size or size
         offset = following.offset if following.offset is not None else offset + len(page.items)
         if (size, offset) in asked:
-            raise ContradictionError(f"the invoice list leads in circles: its next page is offset {offset} again")
+            raise ContradictionError(
+                f"the invoice list leads in circles: its next page is offset {offset} again"
+            )
         if idle >= _MAX_IDLE_PAGES:
             raise ContradictionError(
                 f"the invoice list does not get on: {idle} pages up to offset {offset} bring no new invoice"
@@ -88,7 +95,8 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What an invoice list says of an invoice that decides what is fetched and what it is held against."""
+    """What an invoice list says of an invoice that decides what is fetched and what it is held
+    against."""
 
     details: frozenset[tuple[str, str]]
     total_charges: Decimal | None
@@ -97,24 +105,32 @@ class _Told:
 
 def _told_of(invoice: Invoice) -> _Told:
     return _Told(
-        frozenset((detail.billing_provider, detail.invoice_line_item_type) for detail in invoice.details),
+        frozenset(
+            (detail.billing_provider, detail.invoice_line_item_type) for detail in invoice.details
+        ),
         invoice.total_charges,
         tuple((amendment.id, _told_of(amendment)) for amendment in invoice.amendments),
     )
 
 
 def _collection_total(page: InvoicePage) -> int:
-    """Return how many invoices the whole list has, if a page tells it, or 0: most totals count the page."""
+    """Return how many invoices the whole list has, if a page tells it, or 0: most totals count the
+    page."""
     told = page.envelope.total_count or 0
     return told if told > len(page.items) else 0
 
 
 def _check_end(envelope: Envelope, *, seen: int, total: int) -> None:
-    """Refuse an end that the last page or the total contradicts; repeats may count in the total or not."""
+    """Refuse an end that the last page or the total contradicts; repeats may count in the total or
+    not."""
     if envelope.continuation_token is not None:
-        raise ContradictionError("the last page of the invoice list has a continuationToken, but no next link")
+        raise ContradictionError(
+            "the last page of the invoice list has a continuationToken, but no next link"
+        )
     if seen < total:
-        raise ContradictionError(f"the invoice list ends after {seen} invoices, but says there are {total}")
+        raise ContradictionError(
+            f"the invoice list ends after {seen} invoices, but says there are {total}"
+        )
 
 
 def _page_from(body: bytes) -> InvoicePage:

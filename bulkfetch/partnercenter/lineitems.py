@@ -1,4 +1,5 @@
-"""The walk over a transfer's pages: asked for ahead, checked against each other, yielded in order."""
+"""The walk over a transfer's pages: asked for ahead, checked against each other, yielded in
+order."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from bulkfetch.partnercenter.offsets import offset_pages
 async def walk_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
     """Yield the pages of `transfer` in the server's order, whatever order they arrive in.
 
-    Raises ContradictionError if the pages do not add up to one complete table, and TransferError, from its
-    RequestError, for a page that cannot be had; either names the transfer and the page.
+    Raises ContradictionError if the pages do not add up to one complete table, and TransferError,
+    from its RequestError, for a page that cannot be had; either names the transfer and the page.
     """
     pages = chain_pages(transfer, walk) if transfer.is_modern else offset_pages(transfer, walk)
     async with aclosing(pages):

@@ -10,7 +10,15 @@ import anyio.to_thread
 
 from bulkfetch.billing.transfers import Place, Transfer
 from bulkfetch.errors import ContradictionError, TransferError
-from bulkfetch.partnercenter.ahead import SPARE_PAGES, SPARE_ROWS, P, PageTask, Walk, may_shrink, shrink
+from bulkfetch.partnercenter.ahead import (
+    SPARE_PAGES,
+    SPARE_ROWS,
+    P,
+    PageTask,
+    Walk,
+    may_shrink,
+    shrink,
+)
 from bulkfetch.partnercenter.seen import SeenPages
 from bulkfetch.wire.transport import Request
 
@@ -18,11 +26,12 @@ from bulkfetch.wire.transport import Request
 class _OffsetWalk(Generic[P]):
     """Offset paging in parallel, although nobody tells how many pages there are.
 
-    `position` is the number of the next row. Pages are asked for in a window from there on that doubles while
-    pages come back full (1, 2, 4, …), up to the limit; where places stand idle it takes those and quadruples (1, 4,
-    16, …), and where a server tells the true total, it opens at once. A page's own words decide: the last one is the
-    one without a `next` link. Whatever does not start at `position` when its turn comes, because a page was shorter
-    than asked for, is thrown away and asked for anew.
+    `position` is the number of the next row. Pages are asked for in a window from there on that
+    doubles while pages come back full (1, 2, 4, …), up to the limit; where places stand idle it
+    takes those and quadruples (1, 4, 16, …), and where a server tells the true total, it opens at
+    once. A page's own words decide: the last one is the one without a `next` link. Whatever does
+    not start at `position` when its turn comes, because a page was shorter than asked for, is
+    thrown away and asked for anew.
     """
 
     def __init__(self, transfer: Transfer, walk: Walk[P]) -> None:
@@ -64,7 +73,9 @@ class _OffsetWalk(Generic[P]):
     async def _next_page(self) -> P:
         self._ask_ahead()
         page = await self._page_at_position()
-        if not page.rows and self._position:  # the page before said that there is more: once more, to be sure
+        if (
+            not page.rows and self._position
+        ):  # the page before said that there is more: once more, to be sure
             self._discard(self._position)
             self._ask(self._position)
             page = await self._page_at_position()
@@ -75,7 +86,9 @@ class _OffsetWalk(Generic[P]):
     async def _page_at_position(self) -> P:
         while True:
             try:
-                return await self._asks[self._position].answer(self._transfer, _place(self._position))
+                return await self._asks[self._position].answer(
+                    self._transfer, _place(self._position)
+                )
             except TransferError as error:
                 if not may_shrink(error, self._size):
                     raise
@@ -84,7 +97,8 @@ class _OffsetWalk(Generic[P]):
                 self._ask_ahead()
 
     def _ask_ahead(self) -> None:
-        """Ask for the pages of the window that have not been asked for; those before it is moved are here or coming."""
+        """Ask for the pages of the window that have not been asked for; those before it is moved
+        are here or coming."""
         for offset in [offset for offset in self._asks if not self._is_aligned(offset)]:
             self._discard(offset)
         for step in range(self._window()):
@@ -100,14 +114,16 @@ class _OffsetWalk(Generic[P]):
 
     @property
     def _is_first(self) -> bool:
-        """Whether the page at `position` is the first one of this walk, which shows what size the server gives."""
+        """Whether the page at `position` is the first one of this walk, which shows what size the
+        server gives."""
         return self._position == self._walk.start.line
 
     def _window(self) -> int:
         """Return how many pages to ask for.
 
-        While pages come back full, so many that each round trip asks for twice as many as the one before; four times
-        as many, but no more than there are idle places for: what they ask for in vain keeps nobody waiting.
+        While pages come back full, so many that each round trip asks for twice as many as the one
+        before; four times as many, but no more than there are idle places for: what they ask for in
+        vain keeps nobody waiting.
         """
         session = self._walk.session
         here = self._has_page + sum(ask.arrived is not None for ask in self._asks.values())
@@ -129,11 +145,17 @@ class _OffsetWalk(Generic[P]):
         query = (("size", str(self._size)), ("offset", str(offset)))
         request = Request(self._transfer.resource_path, query)
         self._asks[offset] = PageTask(
-            self._walk, request, self._walk.decode, size=self._size, held=held, on_end=self._on_arrival
+            self._walk,
+            request,
+            self._walk.decode,
+            size=self._size,
+            held=held,
+            on_end=self._on_arrival,
         )
 
     def _on_arrival(self) -> None:
-        """Ask for more in place of a page that has come before its turn, unless one of those here is the last."""
+        """Ask for more in place of a page that has come before its turn, unless one of those here
+        is the last."""
         pages = [ask.arrived for ask in self._asks.values() if ask.arrived is not None]
         if not self._is_over and all(page.envelope.next_link is not None for page in pages):
             self._ask_ahead()
@@ -149,12 +171,15 @@ class _OffsetWalk(Generic[P]):
         self._walk.on_discard()
 
     def _check(self, page: P) -> None:
-        """Hold the page at `position` against what was asked for, and against the pages before it."""
+        """Hold the page at `position` against what was asked for, and against the pages before
+        it."""
         envelope, position = page.envelope, self._position
         said = envelope.self_link.offset if envelope.self_link else None
         following = envelope.next_link
         if said is not None and said != position:
-            raise self._contradiction(f"was asked for offset {position} and answered with offset {said}")
+            raise self._contradiction(
+                f"was asked for offset {position} and answered with offset {said}"
+            )
         if following is None and envelope.continuation_token is not None:
             raise self._contradiction("gives a continuation token, but no next link")
         if following is not None and not page.rows:
@@ -169,11 +194,13 @@ class _OffsetWalk(Generic[P]):
             raise self._contradiction(what)
 
     async def _check_end(self) -> None:
-        """Hold the end against the total, where one was told, and against the pages asked for beyond it.
+        """Hold the end against the total, where one was told, and against the pages asked for
+        beyond it.
 
-        Those asked for together with the last page come with it, and are waited for shortly, since a server may
-        never answer beyond the end; to wait for later ones would cost every transfer the time of a request. Only a
-        last page that is full costs one, unless there is another witness: a `next` link may just be missing.
+        Those asked for together with the last page come with it, and are waited for shortly, since
+        a server may never answer beyond the end; to wait for later ones would cost every transfer
+        the time of a request. Only a last page that is full costs one, unless there is another
+        witness: a `next` link may just be missing.
         """
         if what := self._seen.end():
             raise ContradictionError(f"transfer {self._transfer}: {what}")
@@ -198,20 +225,24 @@ class _OffsetWalk(Generic[P]):
         return 0.0 if self._last is None else self._last.ended_at - self._last.asked_at
 
     def _is_due(self, ask: PageTask[P]) -> bool:
-        """Tell whether `ask` was sent about when the last page was, and so should have come with it."""
+        """Tell whether `ask` was sent about when the last page was, and so should have come with
+        it."""
         last = self._last
-        return last is not None and ask.asked_at - last.asked_at <= (last.ended_at - last.asked_at) / 2
+        return (
+            last is not None and ask.asked_at - last.asked_at <= (last.ended_at - last.asked_at) / 2
+        )
 
     def _is_news(self, page: P, offset: int) -> bool:
-        """Tell whether a page from beyond the end has rows of its own; some servers repeat the last page there."""
+        """Tell whether a page from beyond the end has rows of its own; some servers repeat the last
+        page there."""
         said = page.envelope.self_link.offset if page.envelope.self_link else None
         return page.rows > 0 and page not in self._seen and said in (None, offset)
 
     def _realign(self, rows: int, *, is_first: bool) -> None:
         """Go on behind a page of another size than asked for, from a window of one.
 
-        A server that caps or ignores the size shows it on the first page, and is asked for its own from then
-        on.
+        A server that caps or ignores the size shows it on the first page, and is asked for its own
+        from then on.
         """
         self._confirmed = 0
         if is_first:

@@ -9,11 +9,13 @@ from bulkfetch.decoding.envelope import Envelope
 
 _SENDABLE = re.compile("[ -~]+")
 _TELLING_ROWS = 10
-"""So many rows equal to earlier ones are a page sent twice; fewer may really be alike, as usage rows are."""
+"""So many rows equal to earlier ones are a page sent twice; fewer may really be alike, as usage
+rows are."""
 
 
 def is_sendable(token: str) -> bool:
-    """Tell whether a continuation token can stand in a request header: ASCII without control characters."""
+    """Tell whether a continuation token can stand in a request header: ASCII without control
+    characters."""
     return _SENDABLE.fullmatch(token) is not None
 
 
@@ -39,8 +41,8 @@ class AnyPage(Protocol):
 class SeenPages:
     """The pages of one transfer so far, and what they say that the next one must not contradict.
 
-    `rows` counts those of all pages, the `before` the first one included. `total` is the number of rows in the whole
-    collection, from a server that tells it; most count the page.
+    `rows` counts those of all pages, the `before` the first one included. `total` is the number of
+    rows in the whole collection, from a server that tells it; most count the page.
     """
 
     def __init__(self, before: int = 0) -> None:
@@ -53,10 +55,11 @@ class SeenPages:
         return page.digest in self._places
 
     def add(self, page: AnyPage, place: str, *, says_where: bool = True) -> str | None:
-        """Count `page`, which is `place`; return what it contradicts, in words that follow that, or None.
+        """Count `page`, which is `place`; return what it contradicts, in words that follow that, or
+        None.
 
-        Copies of earlier pages are told from rows that are alike by their number, unless the page does not
-        even say where it belongs (`says_where`).
+        Copies of earlier pages are told from rows that are alike by their number, unless the page
+        does not even say where it belongs (`says_where`).
         """
         self.rows += page.rows
         if page.rows:
@@ -67,7 +70,8 @@ class SeenPages:
         return self._contradicted_total(page)
 
     def end(self) -> str | None:
-        """Return what contradicts that all pages are here, in words that follow "the transfer", or None."""
+        """Return what contradicts that all pages are here, in words that follow "the transfer", or
+        None."""
         if self.total in (None, self.rows):
             return None
         return f"its pages end after {self.rows} rows, but say there are {self.total}"
@@ -78,4 +82,8 @@ class SeenPages:
             return None
         if self.total is None:
             self.total = told
-        return None if told == self.total else f"says there are {told} rows in all, an earlier page said {self.total}"
+        return (
+            None
+            if told == self.total
+            else f"says there are {told} rows in all, an earlier page said {self.total}"
+        )

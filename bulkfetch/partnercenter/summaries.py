@@ -25,7 +25,8 @@ class SummaryDetail:
 
 @dataclass(frozen=True, slots=True)
 class InvoiceSummary:
-    """The account in one currency. What the API left out is None, and so are dates that it says are unset (year 1).
+    """The account in one currency. What the API left out is None, and so are dates that it says are
+    unset (year 1).
 
     `source` is the summary as the server wrote it.
     """
@@ -44,11 +45,14 @@ class InvoiceSummary:
 
 async def get_summary(session: Session) -> InvoiceSummary:
     """Get the account summary in the partner's currency. Raises RequestError."""
-    return await session.get(Request("/invoices/summary"), lambda body: _summary_of(loads(utf8_of(body))))
+    return await session.get(
+        Request("/invoices/summary"), lambda body: _summary_of(loads(utf8_of(body)))
+    )
 
 
 async def get_summaries(session: Session) -> tuple[InvoiceSummary, ...]:
-    """Get the account summaries, one for each currency. Needs app+user credentials. Raises RequestError."""
+    """Get the account summaries, one for each currency. Needs app+user credentials. Raises
+    RequestError."""
     return await session.get(Request("/invoices/summaries"), _summaries_of)
 
 
@@ -93,8 +97,8 @@ def _day(value: Json) -> datetime | None:
 class Estimate:
     """One kind of line items that no invoice has yet; what the service left out is "".
 
-    `type` is "daily_rated_usage" or "non_consumption", `period` "Current" or "Previous", `link` the path and query of
-    the line items. `source` is the entry as the server wrote it.
+    `type` is "daily_rated_usage" or "non_consumption", `period` "Current" or "Previous", `link` the
+    path and query of the line items. `source` is the entry as the server wrote it.
     """
 
     type: str

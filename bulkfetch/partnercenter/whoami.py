@@ -23,11 +23,13 @@ from bulkfetch.words import printable
 
 @dataclass(frozen=True, slots=True)
 class LoginReport:
-    """Who the credentials of some settings are, and what they open. None is not known: a token may be opaque.
+    """Who the credentials of some settings are, and what they open. None is not known: a token may
+    be opaque.
 
-    `way` is the way to the token. `user` and `app` are whose it is, `rights` what it says it allows, `expires_at` when
-    it ends, `multi_factor` whether its user passed a second factor. `invoices` and `users_only` say why the list of
-    invoices, and what the service gives to users only, cannot be had; "" where they can.
+    `way` is the way to the token. `user` and `app` are whose it is, `rights` what it says it
+    allows, `expires_at` when it ends, `multi_factor` whether its user passed a second factor.
+    `invoices` and `users_only` say why the list of invoices, and what the service gives to users
+    only, cannot be had; "" where they can.
     """
 
     way: str
@@ -65,16 +67,27 @@ class LoginReport:
             ("signed in by", self.way),
             (
                 "user",
-                self.user or ("none: an app alone" if self.kind == "app" else "not known: the token does not say"),
+                self.user
+                or (
+                    "none: an app alone"
+                    if self.kind == "app"
+                    else "not known: the token does not say"
+                ),
             ),
             ("app", self.app),
             ("tenant", self.tenant),
             ("token is for", self.audience),
             ("allows", ", ".join(self.rights) or None),
-            ("second factor", factors[self.multi_factor] if self.multi_factor is not None else None),
+            (
+                "second factor",
+                factors[self.multi_factor] if self.multi_factor is not None else None,
+            ),
             ("expires", None if self.expires_at is None else _until(self.expires_at, now)),
             ("invoices", f"cannot be read: {self.invoices}" if self.invoices else "can be read"),
-            ("for users only", f"cannot be read: {self.users_only}" if self.users_only else "can be read"),
+            (
+                "for users only",
+                f"cannot be read: {self.users_only}" if self.users_only else "can be read",
+            ),
         ]
         return [f"{name:<15} {printable(value)}" for name, value in facts if value is not None]
 
@@ -82,7 +95,8 @@ class LoginReport:
 async def check_login(settings: Settings) -> LoginReport:
     """Sign in by the settings, read the token, and try what it opens, with two small requests.
 
-    Raises SettingsError without credentials, SignInError if they give no token, and ServerUnavailableError.
+    Raises SettingsError without credentials, SignInError if they give no token, and
+    ServerUnavailableError.
     """
     way, tokens = way_of(settings), token_source(settings)
     token = await tokens.token()
@@ -94,7 +108,9 @@ async def check_login(settings: Settings) -> LoginReport:
     rights = str(claims.get("scp") or "").split() or _texts(claims.get("roles"))
     return LoginReport(
         way=way.value,
-        user=_text(claims.get("upn") or claims.get("preferred_username") or claims.get("unique_name")),
+        user=_text(
+            claims.get("upn") or claims.get("preferred_username") or claims.get("unique_name")
+        ),
         app=_text(claims.get("app_displayname") or claims.get("appid")),
         tenant=_text(claims.get("tid")),
         audience=_text(claims.get("aud")),

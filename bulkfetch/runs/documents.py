@@ -23,7 +23,8 @@ _HEADERS = {"Accept": "application/pdf", "Accept-Encoding": "identity"}
 async def export_document(document: Document, session: Session, store: Store) -> CommittedDocument:
     """Fetch one document into the archive: staged, synced, moved into place, and then committed.
 
-    Raises RequestError, SignInError, ServerUnavailableError or StorageError; then what was there before stays.
+    Raises RequestError, SignInError, ServerUnavailableError or StorageError; then what was there
+    before stays.
     """
     staged = STAGING / f"document+{document_stem(document)}.part"
     for lost in count(1):
@@ -48,7 +49,8 @@ def _commit(committed: CommittedDocument, store: Store, staged: PurePosixPath) -
 
 
 async def save_document(document: Document, session: Session, file: Path) -> int:
-    """Save one document as `file`, which is replaced once the whole is there, and return its size in bytes.
+    """Save one document as `file`, which is replaced once the whole is there, and return its size
+    in bytes.
 
     Raises RequestError, SignInError, ServerUnavailableError or StorageError.
     """
@@ -63,10 +65,14 @@ async def save_document(document: Document, session: Session, file: Path) -> int
     return saved.size
 
 
-async def _fetched(document: Document, session: Session, store: Store, staged: PurePosixPath) -> Saving:
+async def _fetched(
+    document: Document, session: Session, store: Store, staged: PurePosixPath
+) -> Saving:
     saving = Saving(store, staged)
     try:
-        return await session.get(Request(document.path, headers=_HEADERS, receiver=saving), saving.finished)
+        return await session.get(
+            Request(document.path, headers=_HEADERS, receiver=saving), saving.finished
+        )
     except BaseException:
         saving.abandon()
         raise

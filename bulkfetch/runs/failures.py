@@ -25,10 +25,11 @@ def keep_failures(
     committed_of: Callable[[Sequence[Transfer | Document]], Container[Transfer | Document]],
     at: str,
 ) -> None:
-    """Write what the archive lacks after a run: a line of JSON for each; no file if it lacks nothing.
+    """Write what the archive lacks after a run: a line of JSON for each; no file if it lacks
+    nothing.
 
-    What an earlier run failed at stays in it, if this run did not plan it and none has committed it since:
-    `committed_of` tells which of some of them are committed. Raises StorageError.
+    What an earlier run failed at stays in it, if this run did not plan it and none has committed it
+    since: `committed_of` tells which of some of them are committed. Raises StorageError.
     """
     tried = set(planned)
     earlier = {_transfer_of(each): each for each in _read(store)}
@@ -37,13 +38,17 @@ def keep_failures(
     left = [earlier[transfer] for transfer in others if transfer not in committed]
     lines = [*left, *({"at": at, **failure.to_dict()} for failure in failures)]
     if lines:
-        store.write(FAILURES, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
+        store.write(
+            FAILURES,
+            b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines),
+        )
     else:
         store.remove(FAILURES)
 
 
 def _read(store: Store) -> list[dict[str, Any]]:
-    """Return the lines of the earlier file; what is damaged in it is left out, since commits alone decide."""
+    """Return the lines of the earlier file; what is damaged in it is left out, since commits alone
+    decide."""
     found = []
     for line in (store.read(FAILURES) or b"").splitlines():
         try:
@@ -77,8 +82,9 @@ NOT_TRIED = "not_tried"
 class Failure:
     """A transfer or a document that could not be completed, and why.
 
-    `message` says it in a sentence with all facts that there are, `advice` what to do; the rest is for machines:
-    `status` and `code` of the last answer, the ids that Microsoft's support asks for, how often it was tried.
+    `message` says it in a sentence with all facts that there are, `advice` what to do; the rest is
+    for machines: `status` and `code` of the last answer, the ids that Microsoft's support asks for,
+    how often it was tried.
     """
 
     transfer: Transfer | Document
@@ -99,7 +105,9 @@ class Failure:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the failure as plain values."""
-        facts = {fact.name: getattr(self, fact.name) for fact in fields(self) if fact.name != "transfer"}
+        facts = {
+            fact.name: getattr(self, fact.name) for fact in fields(self) if fact.name != "transfer"
+        }
         facts["message"] = encodable(self.message)
         if isinstance(self.transfer, Document):
             kind = "receipt" if self.transfer.receipt_id else "statement"
@@ -115,7 +123,8 @@ class Failure:
 
 
 def failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
-    """Return the failure that `error` means for `transfer`; the facts are those of the request behind it."""
+    """Return the failure that `error` means for `transfer`; the facts are those of the request
+    behind it."""
     if isinstance(transfer, Document) and isinstance(error, RequestError):
         return replace(_failure_of(transfer, error), message=f"document {transfer}: {error}")
     return _failure_of(transfer, error)
@@ -126,7 +135,11 @@ def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure
     if not isinstance(cause, RequestError):
         return Failure(transfer, error.reason, str(error), advice_on(error))
     facts, answer = cause.facts, cause if isinstance(cause, HttpStatusError) else None
-    because = "" if isinstance(transfer, Document) or not answer else period_advice(transfer, answer.status)
+    because = (
+        ""
+        if isinstance(transfer, Document) or not answer
+        else period_advice(transfer, answer.status)
+    )
     return Failure(
         transfer,
         cause.reason,
@@ -150,7 +163,8 @@ def not_tried(transfer: Transfer | Document) -> Failure:
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
-    """Return a line for each failure, and one for all transfers and documents that were not tried together."""
+    """Return a line for each failure, and one for all transfers and documents that were not tried
+    together."""
     tried = [failure for failure in failures if failure.reason != NOT_TRIED]
     lines = [failure.line() for failure in tried]
     missing = [failure for failure in failures if failure.reason == NOT_TRIED]

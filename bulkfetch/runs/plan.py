@@ -19,10 +19,12 @@ from bulkfetch.words import printable
 class Selection:
     """Which invoices and details are wanted; an empty tuple or None means all.
 
-    `unbilled` wants the line items as well that no invoice has yet, in these `currencies`, or those of the invoices.
+    `unbilled` wants the line items as well that no invoice has yet, in these `currencies`, or those
+    of the invoices.
 
-    `since` and `until` are the first and last invoice date, both included, in UTC. Raises SettingsError if the first
-    is after the last. An amendment is an invoice of its own: with its own date, and by its own id.
+    `since` and `until` are the first and last invoice date, both included, in UTC. Raises
+    SettingsError if the first is after the last. An amendment is an invoice of its own: with its
+    own date, and by its own id.
     """
 
     since: date | None = None
@@ -37,7 +39,9 @@ class Selection:
         if self.currencies and not self.unbilled:
             raise SettingsError("--currency is for unbilled line items: give --unbilled too")
         if self.since and self.until and self.since > self.until:
-            raise SettingsError(f"--since {self.since} is after --until {self.until}: no invoice can be dated between")
+            raise SettingsError(
+                f"--since {self.since} is after --until {self.until}: no invoice can be dated between"
+            )
 
     def wants(self, invoice: Invoice) -> bool:
         """Tell whether `invoice` is selected. One without a date is, unless dates are asked for."""
@@ -48,7 +52,9 @@ class Selection:
         if invoice.invoice_date is None:
             return False
         day = invoice.invoice_date.date()
-        return (self.since is None or day >= self.since) and (self.until is None or day <= self.until)
+        return (self.since is None or day >= self.since) and (
+            self.until is None or day <= self.until
+        )
 
     def wants_detail(self, detail: InvoiceDetail) -> bool:
         """Tell whether a detail of a selected invoice is selected."""
@@ -63,7 +69,8 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The invoices of a run, amendments among them, and the transfers they come to, in the server's order.
+    """The invoices of a run, amendments among them, and the transfers they come to, in the server's
+    order.
 
     Transfers of unbilled line items come last.
     """
@@ -75,8 +82,8 @@ class Plan:
 def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
     """Plan an export of `walked` invoices.
 
-    Raises NotFoundError for a selected invoice, provider or line-item type that is nowhere among them, and where
-    unbilled line items are wanted and no invoice tells a currency.
+    Raises NotFoundError for a selected invoice, provider or line-item type that is nowhere among
+    them, and where unbilled line items are wanted and no invoice tells a currency.
     """
     everything = list(flattened(walked))
     _check_selection(selection, everything)
@@ -86,12 +93,15 @@ def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
 
 
 def _unbilled_of(everything: Sequence[Invoice], selection: Selection) -> Iterable[Transfer]:
-    """Return the transfers of unbilled line items, which one_time has, in all periods and currencies."""
+    """Return the transfers of unbilled line items, which one_time has, in all periods and
+    currencies."""
     if not selection.unbilled:
         return
     currencies = selection.currencies or _currencies(everything)
     if not currencies:
-        raise NotFoundError("no invoice tells the currency of unbilled line items: give --currency, as in EUR")
+        raise NotFoundError(
+            "no invoice tells the currency of unbilled line items: give --currency, as in EUR"
+        )
     wanted = [each for each in _UNBILLED_DETAILS if selection.wants_detail(each)]
     for currency, detail, period in product(currencies, wanted, PERIODS):
         yield unbilled_transfer(
@@ -108,22 +118,31 @@ _UNBILLED_DETAILS = (
 def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
     """Return the currencies of new-commerce invoices, or of all where there are no such ones."""
     modern = [
-        each for each in invoices if any(api_spelling(detail.billing_provider) in MODERN for detail in each.details)
+        each
+        for each in invoices
+        if any(api_spelling(detail.billing_provider) in MODERN for detail in each.details)
     ]
     codes = dict.fromkeys(each.currency_code for each in modern or invoices)
     return tuple(code for code in codes if code and re.fullmatch(r"[A-Za-z]{3}", code))
 
 
 def _check_selection(selection: Selection, everything: Sequence[Invoice]) -> None:
-    """Refuse what the tenant does not have: a misspelt name would select nothing, and look like a success."""
+    """Refuse what the tenant does not have: a misspelt name would select nothing, and look like a
+    success."""
     if missing := set(selection.invoices) - {invoice.id for invoice in everything}:
         named = ", ".join(sorted(map(repr, missing)))
-        raise NotFoundError(f"this tenant has no invoice {named}; `bulkfetch invoices list` shows those it has")
+        raise NotFoundError(
+            f"this tenant has no invoice {named}; `bulkfetch invoices list` shows those it has"
+        )
     details = [detail for invoice in everything for detail in invoice.details]
     details += _UNBILLED_DETAILS if selection.unbilled else ()
     for what, wanted, had in (
         ("provider", selection.providers, (detail.billing_provider for detail in details)),
-        ("line-item type", selection.line_item_types, (detail.invoice_line_item_type for detail in details)),
+        (
+            "line-item type",
+            selection.line_item_types,
+            (detail.invoice_line_item_type for detail in details),
+        ),
     ):
         present = set(map(api_spelling, had))
         if absent := [name for name in wanted if api_spelling(name) not in present]:

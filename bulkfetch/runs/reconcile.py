@@ -1,8 +1,8 @@
 """The invoice as the witness: do its line items add up to what its header says?
 
-In real invoices Σ office `totalForCustomer` + Σ azure `postTaxTotal` equals the header's `totalCharges` to
-the cent (invoices D080002CPL and D080002CHM of the recordings). It is the only check of completeness that does
-not trust the paging.
+In real invoices Σ office `totalForCustomer` + Σ azure `postTaxTotal` equals the header's
+`totalCharges` to the cent (invoices D080002CPL and D080002CHM of the recordings). It is the only
+check of completeness that does not trust the paging.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Verdict(Enum):
 class Reconciliation:
     """The line items of one invoice against its header, in the invoice's currency.
 
-    `charged` is the header's `totalCharges`, `listed` the sum of the line items, `difference` listed minus
-    charged; each is None where it is not known. `why` says why there is nothing to compare.
+    `charged` is the header's `totalCharges`, `listed` the sum of the line items, `difference`
+    listed minus charged; each is None where it is not known. `why` says why there is nothing to
+    compare.
     """
 
     invoice_id: str
@@ -48,12 +49,18 @@ class Reconciliation:
     @property
     def difference(self) -> Decimal | None:
         """How much more the line items list than the header charges."""
-        return None if self.charged is None or self.listed is None else exact_sum((self.listed, -self.charged))
+        return (
+            None
+            if self.charged is None or self.listed is None
+            else exact_sum((self.listed, -self.charged))
+        )
 
     def __str__(self) -> str:
         invoice = f"invoice {printable(self.invoice_id)}"
         if self.verdict is Verdict.DIFFERS:
-            return f"{invoice}: line items list {self.listed:f}, its header charges {self.charged:f}"
+            return (
+                f"{invoice}: line items list {self.listed:f}, its header charges {self.charged:f}"
+            )
         return f"{invoice}: {self.verdict.value}{f' ({self.why})' if self.why else ''}"
 
 
@@ -68,9 +75,17 @@ def reconcile(invoice: Invoice, commits: Mapping[Transfer, Commit]) -> Reconcili
 
 
 def alone(invoices: Iterable[Invoice]) -> set[Transfer]:
-    """Return the transfers that make up all charges of their invoice: those whose sum its header can witness."""
-    by_invoice = ([transfer_named(invoice.id, detail) for detail in invoice.details] for invoice in invoices)
-    return {only for transfers in by_invoice if len(found := _charging(transfers)) == 1 for only in found}
+    """Return the transfers that make up all charges of their invoice: those whose sum its header
+    can witness."""
+    by_invoice = (
+        [transfer_named(invoice.id, detail) for detail in invoice.details] for invoice in invoices
+    )
+    return {
+        only
+        for transfers in by_invoice
+        if len(found := _charging(transfers)) == 1
+        for only in found
+    }
 
 
 def reconcile_total(
@@ -82,17 +97,27 @@ def reconcile_total(
     """Compare a header's total with the sums of `commits`."""
     billing = _charging(transfers)
     if charged is None:
-        return Reconciliation(invoice_id, Verdict.NOT_COMPARABLE, why="the header has no totalCharges")
+        return Reconciliation(
+            invoice_id, Verdict.NOT_COMPARABLE, why="the header has no totalCharges"
+        )
     charged = money(charged)
     if not billing:
-        return Reconciliation(invoice_id, Verdict.NOT_COMPARABLE, charged, why="it has no details with charges")
+        return Reconciliation(
+            invoice_id, Verdict.NOT_COMPARABLE, charged, why="it has no details with charges"
+        )
     found = [commits.get(transfer) for transfer in billing]
-    if missing := [str(transfer) for transfer, commit in zip(billing, found, strict=True) if commit is None]:
-        return Reconciliation(invoice_id, Verdict.NOT_COMPARABLE, charged, why=f"not exported: {', '.join(missing)}")
+    if missing := [
+        str(transfer) for transfer, commit in zip(billing, found, strict=True) if commit is None
+    ]:
+        return Reconciliation(
+            invoice_id, Verdict.NOT_COMPARABLE, charged, why=f"not exported: {', '.join(missing)}"
+        )
     totals = [commit.total for commit in found if commit is not None]
     known = [total for total in totals if total is not None]
     if len(known) < len(totals):
-        return Reconciliation(invoice_id, Verdict.NOT_COMPARABLE, charged, why="some charges are no numbers")
+        return Reconciliation(
+            invoice_id, Verdict.NOT_COMPARABLE, charged, why="some charges are no numbers"
+        )
     listed = exact_sum(known)
     verdict = Verdict.AGREES if listed == charged else Verdict.DIFFERS
     return Reconciliation(invoice_id, verdict, charged, money(listed))
@@ -101,7 +126,8 @@ def reconcile_total(
 def _charging(transfers: Iterable[Transfer]) -> list[Transfer]:
     """Return the transfers whose rows make up the invoice's charges, each row once.
 
-    The provider `all` lists the rows of `one_time` and `marketplace` again, where an invoice has those too.
+    The provider `all` lists the rows of `one_time` and `marketplace` again, where an invoice has
+    those too.
     """
     counting = [transfer for transfer in dict.fromkeys(transfers) if _counts(transfer)]
     single = [transfer for transfer in counting if transfer.provider != "all"]
@@ -109,9 +135,14 @@ def _charging(transfers: Iterable[Transfer]) -> list[Transfer]:
 
 
 def _counts(transfer: Transfer) -> bool:
-    """Tell whether the transfer's rows are charges: usage rows only explain those of billing rows."""
+    """Tell whether the transfer's rows are charges: usage rows only explain those of billing
+    rows."""
     schema = schema_of(transfer.provider, transfer.line_item_type)
-    return transfer.line_item_type == "billing_line_items" if schema is None else schema.total is not None
+    return (
+        transfer.line_item_type == "billing_line_items"
+        if schema is None
+        else schema.total is not None
+    )
 
 
 def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
@@ -132,7 +163,9 @@ def reconciliation_lines(reconciliations: tuple[Reconciliation, ...]) -> list[st
         return []
     counts = Counter(each.verdict for each in reconciliations)
     words = ", ".join(_count(verdict, counts[verdict]) for verdict in Verdict if counts[verdict])
-    lines = [f"reconciliation of {counted(len(reconciliations), 'invoice')} with the header: {words}"]
+    lines = [
+        f"reconciliation of {counted(len(reconciliations), 'invoice')} with the header: {words}"
+    ]
     lines += [f"DIFFERS {each}" for each in reconciliations if each.verdict is Verdict.DIFFERS]
     return lines
 

@@ -1,4 +1,5 @@
-"""Whether the server still says what an archive has: its invoices, what they charge, how many line items there are."""
+"""Whether the server still says what an archive has: its invoices, what they charge, how many line
+items there are."""
 
 from __future__ import annotations
 
@@ -37,16 +38,19 @@ async def verify_against_server(
 ) -> VerifyReport:
     """Return a verification with what the server says otherwise now added to its findings.
 
-    The list of invoices is walked, and the rows of each committed transfer are counted: with one request where pages
-    are found by their offset, with all of them where they are a chain. `on_refresh_token` is that of `export_async`.
-    Raises SettingsError without credentials, and SignInError, ServerUnavailableError or RequestError if the server
-    cannot be asked.
+    The list of invoices is walked, and the rows of each committed transfer are counted: with one
+    request where pages are found by their offset, with all of them where they are a chain.
+    `on_refresh_token` is that of `export_async`. Raises SettingsError without credentials, and
+    SignInError, ServerUnavailableError or RequestError if the server cannot be asked.
     """
     check_credentials(settings)
     async with open_session(settings, stats or RunStats(), keep=on_refresh_token) as session:
         invoices = [each async for each in walk_invoices(session, size=settings.invoice_page_size)]
         listed = {invoice.id: invoice for invoice in flattened(invoices)}
-        findings = [*_changed(report, listed), *await _recounted(report.commits, listed, session, settings)]
+        findings = [
+            *_changed(report, listed),
+            *await _recounted(report.commits, listed, session, settings),
+        ]
     return replace(report, findings=(*report.findings, *findings))
 
 
@@ -61,7 +65,10 @@ def _changed(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Fi
     for identifier in sorted({*charged, *transfers} - listed.keys()):
         yield Finding(_named(identifier), "the server no longer lists it")
     for identifier in sorted(listed.keys() - {*charged, *transfers}):
-        yield Finding(_named(identifier), "the server lists it, and the archive does not have it: export fetches it")
+        yield Finding(
+            _named(identifier),
+            "the server lists it, and the archive does not have it: export fetches it",
+        )
     for identifier in sorted(charged.keys() & listed.keys()):
         then, now = charged[identifier], listed[identifier].total_charges
         if then != (None if now is None else money(now)):
@@ -75,10 +82,13 @@ def _changed(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Fi
 async def _recounted(
     commits: Sequence[Commit], listed: Mapping[str, Invoice], session: Session, settings: Settings
 ) -> list[Finding]:
-    """Count the rows of all transfers that the server still has, as many at a time as requests may be in flight."""
+    """Count the rows of all transfers that the server still has, as many at a time as requests may
+    be in flight."""
     counts: dict[Transfer, str] = {}
     asked = {transfer: transfer for invoice in listed.values() for transfer in _transfers(invoice)}
-    waiting = iter([(asked[commit.transfer], commit.rows) for commit in commits if commit.transfer in asked])
+    waiting = iter(
+        [(asked[commit.transfer], commit.rows) for commit in commits if commit.transfer in asked]
+    )
 
     async with anyio.create_task_group() as tasks:
 
@@ -90,7 +100,9 @@ async def _recounted(
                     counts[transfer] = f"its line items cannot be counted: {error}"
                 else:
                     if now != then:
-                        counts[transfer] = f"the server has {now} line items now, it had {then} then"
+                        counts[transfer] = (
+                            f"the server has {now} line items now, it had {then} then"
+                        )
 
         for _ in range(settings.max_in_flight):
             tasks.start_soon(work)
@@ -100,7 +112,8 @@ async def _recounted(
 async def _count(
     transfer: Transfer, then: int, session: Session, settings: Settings, tasks: anyio.abc.TaskGroup
 ) -> int:
-    """Count the rows of a transfer: from its last row on, if that is still there and can be asked for."""
+    """Count the rows of a transfer: from its last row on, if that is still there and can be asked
+    for."""
     start = Place(line=0 if transfer.is_modern else max(0, then - 1))
     rows = await _rows(transfer, start, session, settings, tasks)
     if start.line and not rows:
@@ -109,9 +122,15 @@ async def _count(
 
 
 async def _rows(
-    transfer: Transfer, start: Place, session: Session, settings: Settings, tasks: anyio.abc.TaskGroup
+    transfer: Transfer,
+    start: Place,
+    session: Session,
+    settings: Settings,
+    tasks: anyio.abc.TaskGroup,
 ) -> int:
-    walk: Walk[JsonPage] = Walk(session, tasks, settings, lookahead_for(settings), decode_json_page, start=start)
+    walk: Walk[JsonPage] = Walk(
+        session, tasks, settings, lookahead_for(settings), decode_json_page, start=start
+    )
     async with aclosing(walk_pages(transfer, walk)) as pages:
         return sum([page.rows async for page in pages])
 

@@ -42,7 +42,8 @@ from bulkfetch.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What was faulty `before`, what was fetched, and what is still faulty `after`; the latter two only if need be."""
+    """What was faulty `before`, what was fetched, and what is still faulty `after`; the latter two
+    only if need be."""
 
     before: VerifyReport
     export: ExportReport | None = None
@@ -82,9 +83,9 @@ async def repair_async(
 ) -> RepairReport:
     """Verify every line item of an archive, fetch again what is faulty, and verify it once more.
 
-    What is faulty stays until what replaces it is whole. `with_server` also asks the server how many rows each transfer
-    has, and fetches those again that have other ones. Settings and errors are those of `export_async`; files that are
-    not ours are only told of.
+    What is faulty stays until what replaces it is whole. `with_server` also asks the server how
+    many rows each transfer has, and fetches those again that have other ones. Settings and errors
+    are those of `export_async`; files that are not ours are only told of.
     """
     settings = read_settings(settings, **flags)
     check_credentials(settings)
@@ -93,7 +94,9 @@ async def repair_async(
     async with writing_to(store):
         before = await anyio.to_thread.run_sync(_verified, store, output)
         if with_server:
-            before = await verify_against_server(before, settings, stats, on_refresh_token=on_refresh_token)
+            before = await verify_against_server(
+                before, settings, stats, on_refresh_token=on_refresh_token
+            )
         if before.sound:
             return RepairReport(before)
         await anyio.to_thread.run_sync(_drop_damaged_archive_file, store)
@@ -113,7 +116,8 @@ async def repair_async(
 
 
 def repair(output: str | Path, settings: Settings | None = None, **options: Any) -> RepairReport:
-    """Repair an archive as `repair_async` does, for scripts. Raises BulkfetchError where an event loop is running."""
+    """Repair an archive as `repair_async` does, for scripts. Raises BulkfetchError where an event
+    loop is running."""
     refuse_in_event_loop("repair")
     return anyio.run(lambda: repair_async(output, settings, **options))
 
@@ -127,11 +131,14 @@ def _opened(output: str | Path, settings: Settings) -> Store:
 
 
 def _verified(store: Store, output: str | Path) -> VerifyReport:
-    return replace(verify_store(store, str(output), deep=True), being_written=False)  # by nobody but this repair
+    return replace(
+        verify_store(store, str(output), deep=True), being_written=False
+    )  # by nobody but this repair
 
 
 def _drop_damaged_archive_file(store: Store) -> None:
-    """Make room for an archive file that says what the settings are now; which ones it was made with is lost."""
+    """Make room for an archive file that says what the settings are now; which ones it was made
+    with is lost."""
     try:
         read_archive(store)
     except OutputError:
@@ -142,13 +149,17 @@ def _repair_of(store: Store, report: VerifyReport) -> Repair:
     published = (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS))
     held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, published)}
     faulty = {finding.document for finding in report.findings if finding.document is not None}
-    unreadable = set(document_commits(store)) - {document_commit_name(each.document) for each in report.documents}
+    unreadable = set(document_commits(store)) - {
+        document_commit_name(each.document) for each in report.documents
+    }
     unbilled = (unbilled_of_commit(name) for name in held if name is not None)
     return Repair(
         transfers={finding.transfer for finding in report.findings if finding.transfer is not None},
         headers=_are_headers_lost(store),
         holds=lambda transfer: commit_name(transfer) in held,
-        documents=lambda document: document in faulty or document_commit_name(document) in unreadable,
+        documents=lambda document: (
+            document in faulty or document_commit_name(document) in unreadable
+        ),
         unbilled=tuple(sorted(transfer for transfer in unbilled if transfer is not None)),
     )
 

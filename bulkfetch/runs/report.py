@@ -18,12 +18,12 @@ from bulkfetch.words import counted, encodable, printable
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export did. `committed` are this run's transfers, `skipped` those that were done before; so it is with
-    `documents` and `documents_skipped`. `failures` are those of both.
+    """What an export did. `committed` are this run's transfers, `skipped` those that were done
+    before; so it is with `documents` and `documents_skipped`. `failures` are those of both.
 
-    `changed` are transfers fetched again because their invoice charges something else now. `rows` and `size_bytes`
-    count this run's, of which `rows_resumed` were in whole parts of one that broke off; `elapsed_s` is wall time in
-    seconds; `requests` counts every attempt.
+    `changed` are transfers fetched again because their invoice charges something else now. `rows`
+    and `size_bytes` count this run's, of which `rows_resumed` were in whole parts of one that broke
+    off; `elapsed_s` is wall time in seconds; `requests` counts every attempt.
     """
 
     output: str
@@ -67,12 +67,14 @@ class ExportReport:
 
     @property
     def undeclared(self) -> list[str]:
-        """The details of this run whose type nobody declared: their columns were inferred from the first page."""
+        """The details of this run whose type nobody declared: their columns were inferred from the
+        first page."""
         names = {(each.transfer.provider, each.transfer.line_item_type) for each in self.committed}
         return sorted("/".join(name) for name in names if schema_of(*name) is None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, for JSON. Amounts are text, so that they stay exact."""
+        """Return the report as plain values, for JSON. Amounts are text, so that they stay
+        exact."""
         return {
             "output": encodable(self.output),
             "complete": self.complete,
@@ -109,7 +111,9 @@ class ExportReport:
                 f"{counted(self.requests, 'request')}, {self.retries:,} retried, {self.throttled:,} throttled"
             )
         if self.rows_resumed:
-            lines.append(f"{counted(self.rows_resumed, 'line item')} of them an earlier run had in whole parts")
+            lines.append(
+                f"{counted(self.rows_resumed, 'line item')} of them an earlier run had in whole parts"
+            )
         lines += _by_partition(self.committed)
         if self.documents or self.documents_skipped or self._documents_failed:
             megabytes = sum(each.size_bytes for each in self.documents) / 1e6
@@ -118,7 +122,8 @@ class ExportReport:
                 f"{len(self.documents_skipped):,} saved before, {self._documents_failed:,} failed"
             )
         lines += [
-            f"CHANGED {each}: its invoice charges something else than when it was archived" for each in self.changed
+            f"CHANGED {each}: its invoice charges something else than when it was archived"
+            for each in self.changed
         ]
         lines += reconciliation_lines(self.reconciliations)
         if self.rescues:
@@ -136,7 +141,9 @@ class ExportReport:
         lines += self._nothing_unbilled()
         lines += failure_lines(self.failures)
         if self.failures:
-            lines.append("Run the same command again: what is committed is kept, only what failed is fetched.")
+            lines.append(
+                "Run the same command again: what is committed is kept, only what failed is fetched."
+            )
         return lines
 
     @property
@@ -144,11 +151,14 @@ class ExportReport:
         return sum(isinstance(failure.transfer, Document) for failure in self.failures)
 
     def _nothing_unbilled(self) -> list[str]:
-        """Warn if there is nothing unbilled at all: that is usual of one period or currency, and not of all of them."""
+        """Warn if there is nothing unbilled at all: that is usual of one period or currency, and
+        not of all of them."""
         unbilled = [each for each in self.committed if each.transfer.unbilled]
         if not unbilled or any(each.rows for each in unbilled):
             return []
-        return [f"WARNING there are no unbilled line items at all; {explanation(unbilled[0].transfer)}"]
+        return [
+            f"WARNING there are no unbilled line items at all; {explanation(unbilled[0].transfer)}"
+        ]
 
     def _outcome(self) -> str:
         invoices = counted(self.invoices, "invoice")

@@ -25,7 +25,13 @@ from bulkfetch.billing.transfers import Place, Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import LineItemSchema
 from bulkfetch.decoding.pages import FastDecoders, Page, PageDecoder
-from bulkfetch.errors import ContradictionError, HttpStatusError, StorageError, TransferError, UploadLostError
+from bulkfetch.errors import (
+    ContradictionError,
+    HttpStatusError,
+    StorageError,
+    TransferError,
+    UploadLostError,
+)
 from bulkfetch.partnercenter.ahead import Lookahead, Walk
 from bulkfetch.partnercenter.lineitems import walk_pages
 from bulkfetch.settings.declared import Settings
@@ -41,7 +47,8 @@ _NOT_ABOUT_TOKENS = (401, 403, 408, 429)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all transfers of a run share. `alone` are those that make up all charges of their invoice."""
+    """What all transfers of a run share. `alone` are those that make up all charges of their
+    invoice."""
 
     session: Session
     tasks: anyio.abc.TaskGroup
@@ -60,10 +67,12 @@ class Job:
 
 
 async def export_transfer(transfer: Transfer, job: Job) -> Commit:
-    """Fetch, decode, write and commit one transfer, from where an earlier run left it if that left whole parts.
+    """Fetch, decode, write and commit one transfer, from where an earlier run left it if that left
+    whole parts.
 
-    Where the upload of a part is lost, it goes on behind the last one that was not. Raises a BulkfetchError, then
-    leaving nothing that readers see, but the parts that are whole for a later run.
+    Where the upload of a part is lost, it goes on behind the last one that was not. Raises a
+    BulkfetchError, then leaving nothing that readers see, but the parts that are whole for a later
+    run.
     """
     for lost in count(1):
         try:
@@ -80,7 +89,9 @@ async def _exported(transfer: Transfer, job: Job) -> Commit:
     adopted = await _in_thread(job, staging.adopt)
     if adopted:
         intake = await _in_thread(job, partial(_Intake, transfer, job, staging, adopted))
-        job.session.log.note("resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted))
+        job.session.log.note(
+            "resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted)
+        )
         try:
             commit = await _fetched(transfer, job, intake)
         except TransferError as error:
@@ -105,7 +116,9 @@ async def _fetched(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
         return await _in_thread(job, partial(_commit, transfer, job.store, intake))
     except ContradictionError:
         intake.writer.abort()
-        with suppress(StorageError):  # what cannot be removed is not adopted either: the pages will contradict it
+        with suppress(
+            StorageError
+        ):  # what cannot be removed is not adopted either: the pages will contradict it
             remove_staged(job.store, transfer)
         raise
     except BaseException:
@@ -118,13 +131,16 @@ async def _in_thread(job: Job, work: Callable[[], T]) -> T:
 
 
 class _Intake:
-    """Takes the pages of one transfer, in order, into staged parts, and counts them; all but `at` blocks.
+    """Takes the pages of one transfer, in order, into staged parts, and counts them; all but `at`
+    blocks.
 
-    With checkpoints of an earlier run it goes on behind their parts: the pages from the last one's place on are taken,
-    and what is in the parts already is held against them.
+    With checkpoints of an earlier run it goes on behind their parts: the pages from the last one's
+    place on are taken, and what is in the parts already is held against them.
     """
 
-    def __init__(self, transfer: Transfer, job: Job, staging: Staging, adopted: Sequence[Checkpoint] = ()) -> None:
+    def __init__(
+        self, transfer: Transfer, job: Job, staging: Staging, adopted: Sequence[Checkpoint] = ()
+    ) -> None:
         declared = schema_of(transfer.provider, transfer.line_item_type)
         parts = [checkpoint.part for checkpoint in adopted]
         self.start = self.place = adopted[-1].place if adopted else Place()
@@ -142,7 +158,8 @@ class _Intake:
             part_rows=job.settings.part_rows,
             row_group_rows=job.settings.row_group_rows,
             waiting_room=job.waiting_room,
-            # Columns that nobody declared are not known to the next run, and what is unbilled changes until then.
+            # Columns that nobody declared are not known to the next run, and what is unbilled
+            # changes until then.
             keep=None if declared is None or transfer.unbilled else self._keep,
             adopted=parts,
         )
@@ -152,7 +169,8 @@ class _Intake:
         self.place = place
 
     def take(self, page: Page) -> None:
-        """Take the next page. Raises ContradictionError if it is not what the parts have, and StorageError."""
+        """Take the next page. Raises ContradictionError if it is not what the parts have, and
+        StorageError."""
         batch = self.decoder.batch(page, self.tally.rows)
         known = min(self._overlap_left, page.rows)
         if known and self._overlap is not None:
@@ -164,19 +182,22 @@ class _Intake:
         self.tally.add(page, self.decoder.schema)
 
     def finish(self, schema: LineItemSchema) -> list[StagedPart]:
-        """Return all parts, sealed. Raises ContradictionError if the pages end before the adopted parts do."""
+        """Return all parts, sealed. Raises ContradictionError if the pages end before the adopted
+        parts do."""
         if self._overlap_left:
             raise self._changed(f"only {self.tally.rows} rows now")
         return self.writer.finish(schema.arrow)
 
     def adds_up(self) -> bool:
-        """Tell whether the rows taken so far make up, to the cent, what the invoice charges, and that is something."""
+        """Tell whether the rows taken so far make up, to the cent, what the invoice charges, and
+        that is something."""
         if not self._is_alone or not self._transfer.charged:
             return False
         return self.tally.total(self.decoder.schema) == self._transfer.charged
 
     def is_outdated(self, error: TransferError) -> bool:
-        """Tell whether an `error` is about the earlier run's parts, or about its token, which may have expired."""
+        """Tell whether an `error` is about the earlier run's parts, or about its token, which may
+        have expired."""
         cause = error.__cause__
         is_refused = isinstance(cause, HttpStatusError) and cause.status not in _NOT_ABOUT_TOKENS
         is_first = self.start.token is not None and self.tally.rows == self.start.line
@@ -189,18 +210,24 @@ class _Intake:
         return max(0, self.start.line + rows - self.tally.rows)
 
     def _keep(self, part: StagedPart) -> None:
-        """Write the checkpoint of a part that ends in the page at `place`, which is not in the tally yet."""
+        """Write the checkpoint of a part that ends in the page at `place`, which is not in the
+        tally yet."""
         total = self.tally.total(self.decoder.schema)
         self._staging.keep(Checkpoint(part, self.place, total, dict(self.tally.rescues)))
 
     def _changed(self, what: str) -> ContradictionError:
-        return ContradictionError(f"transfer {self._transfer}: it has {what} than when an earlier run fetched it")
+        return ContradictionError(
+            f"transfer {self._transfer}: it has {what} than when an earlier run fetched it"
+        )
 
 
 class Tally:
-    """What is counted while a transfer is written: its rows, the sum of its charges, its rescues."""
+    """What is counted while a transfer is written: its rows, the sum of its charges, its
+    rescues."""
 
-    def __init__(self, rows: int = 0, total: Decimal | None = None, rescues: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, rows: int = 0, total: Decimal | None = None, rescues: Mapping[str, int] | None = None
+    ) -> None:
         self.rows = rows
         self.rescues = Counter(rescues)
         self._total = total or Decimal(0)
@@ -216,7 +243,8 @@ class Tally:
         self._total = exact_sum((self._total, sum_of(amounts)))
 
     def total(self, schema: LineItemSchema) -> Decimal | None:
-        """Return the sum of the charges, or None where the type has none or one of them is no number."""
+        """Return the sum of the charges, or None where the type has none or one of them is no
+        number."""
         return None if schema.total is None or self.rescues[schema.total] else self._total
 
 
@@ -240,14 +268,20 @@ def _walk(job: Job, intake: _Intake) -> Walk[Page]:
 def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
     """Publish the parts, then say so: a part without a commit is replaced by the next run."""
     tally = intake.tally
-    schema = intake.decoder.schema if tally.rows else schema_of(transfer.provider, transfer.line_item_type)
+    schema = (
+        intake.decoder.schema
+        if tally.rows
+        else schema_of(transfer.provider, transfer.line_item_type)
+    )
     staged = [] if schema is None else intake.finish(schema)
     if store.size(commit_name(transfer)) is not None:
         for part in staged:  # what replaces a finished transfer has to outlive this process
             store.settle(part.name)
     withdraw(store, transfer)
     try:
-        parts = tuple(_published(transfer, store, number, part) for number, part in enumerate(staged))
+        parts = tuple(
+            _published(transfer, store, number, part) for number, part in enumerate(staged)
+        )
         commit = Commit(
             transfer=transfer,
             rows=tally.rows,

@@ -41,7 +41,13 @@ from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import OutputError, StorageError
-from bulkfetch.runs.reconcile import Reconciliation, Verdict, reconcile_total, reconciliation_dict, reconciliation_lines
+from bulkfetch.runs.reconcile import (
+    Reconciliation,
+    Verdict,
+    reconcile_total,
+    reconciliation_dict,
+    reconciliation_lines,
+)
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
@@ -53,8 +59,8 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: in which file, transfer or invoice, and what; `transfer` is the one to fetch again, or
-    `document` where it is in one."""
+    """One thing that is wrong: in which file, transfer or invoice, and what; `transfer` is the one
+    to fetch again, or `document` where it is in one."""
 
     name: str
     what: str
@@ -69,9 +75,10 @@ class Finding:
 class VerifyReport:
     """What a verification found: `findings` are what is wrong.
 
-    `commits` are those that can be read, `reconciliations` hold them against the invoices' headers, and `usage` says
-    which usage rows do not add up to their billing rows, where it was asked for (`deep`). `being_written` says that a
-    run was writing at the same time, whose unfinished transfers may be among the findings.
+    `commits` are those that can be read, `reconciliations` hold them against the invoices' headers,
+    and `usage` says which usage rows do not add up to their billing rows, where it was asked for
+    (`deep`). `being_written` says that a run was writing at the same time, whose unfinished
+    transfers may be among the findings.
     """
 
     output: str
@@ -86,13 +93,16 @@ class VerifyReport:
 
     @property
     def sound(self) -> bool:
-        """Whether every file is what its commit says, and the server says the same if it was asked."""
+        """Whether every file is what its commit says, and the server says the same if it was
+        asked."""
         return not self.findings
 
     @property
     def reconciled(self) -> bool:
         """Whether no invoice and no usage differs from what it is held against."""
-        return not self.usage and all(each.verdict is not Verdict.DIFFERS for each in self.reconciliations)
+        return not self.usage and all(
+            each.verdict is not Verdict.DIFFERS for each in self.reconciliations
+        )
 
     @property
     def transfers(self) -> int:
@@ -142,16 +152,24 @@ class VerifyReport:
         if self.not_exported:
             first = ", ".join(map(str, self.not_exported[:3]))
             more = " …" if len(self.not_exported) > 3 else ""
-            lines.append(f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, {first}{more}")
+            lines.append(
+                f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, {first}{more}"
+            )
         documents = f", {counted(len(self.documents), 'document')}" if self.documents else ""
         checked = "every line item is" if self.deep else "every file is"
-        verdict = f"{checked} what its commit says" if self.sound else counted(len(self.findings), "fault")
+        verdict = (
+            f"{checked} what its commit says"
+            if self.sound
+            else counted(len(self.findings), "fault")
+        )
         lines.append(
             f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
             f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB{documents}: {verdict}"
         )
         if self.being_written:
-            lines.append("A run is writing to it: what that is at may show as faults. Verify again when it has ended.")
+            lines.append(
+                "A run is writing to it: what that is at may show as faults. Verify again when it has ended."
+            )
         elif not self.sound:
             lines.append("`bulkfetch repair` fetches again what is faulty, and nothing else.")
         return lines
@@ -186,15 +204,16 @@ def verify(
 ) -> VerifyReport:
     """Check an archive from its files alone.
 
-    `output` is what `export_async` takes; for an object store, `settings` and keyword arguments named like them are
-    read as it does.
+    `output` is what `export_async` takes; for an object store, `settings` and keyword arguments
+    named like them are read as it does.
 
-    Without `deep`: every file against the hash in its commit, sizes, the number of rows and schema in each footer, the
-    table of headers, strays, and the sums in the commits against the invoices' headers. With `deep` every line item is
-    read as well: page checksums, contiguous line numbers, invoice ids, sums, and usage against billing quantities.
+    Without `deep`: every file against the hash in its commit, sizes, the number of rows and schema
+    in each footer, the table of headers, strays, and the sums in the commits against the invoices'
+    headers. With `deep` every line item is read as well: page checksums, contiguous line numbers,
+    invoice ids, sums, and usage against billing quantities.
 
-    Raises OutputError if the directory is no archive that this version reads, StorageError if the disk or the object
-    store refuses, and SettingsError.
+    Raises OutputError if the directory is no archive that this version reads, StorageError if the
+    disk or the object store refuses, and SettingsError.
     """
     settings = read_settings(settings, **flags) if flags else settings
     return verify_store(open_archive(output, settings), str(output), deep=deep)
@@ -220,7 +239,8 @@ def verify_store(store: Store, output: str, *, deep: bool) -> VerifyReport:
         commits=tuple(commits),
         findings=(*findings, *header_findings),
         reconciliations=tuple(
-            reconcile_total(header.invoice_id, header.charged, header.transfers, by_transfer) for header in headers
+            reconcile_total(header.invoice_id, header.charged, header.transfers, by_transfer)
+            for header in headers
         ),
         usage=() if findings or not deep else tuple(_usage_differences(store, by_transfer)),
         not_exported=() if header_findings else tuple(left_out),
@@ -230,7 +250,8 @@ def verify_store(store: Store, output: str, *, deep: bool) -> VerifyReport:
 
 
 def _documents(store: Store) -> tuple[list[CommittedDocument], list[Finding]]:
-    """Read the records of all documents, and hold their files against them; find files that have none."""
+    """Read the records of all documents, and hold their files against them; find files that have
+    none."""
 
     def check(name: PurePosixPath) -> tuple[CommittedDocument | None, Finding | None]:
         try:
@@ -239,10 +260,14 @@ def _documents(store: Store) -> tuple[list[CommittedDocument], list[Finding]]:
             return None, Finding(str(name), str(error))
         document = committed.document
         try:
-            found = _check_bytes(store, document_name(document), committed.size_bytes, committed.sha256)
+            found = _check_bytes(
+                store, document_name(document), committed.size_bytes, committed.sha256
+            )
         except StorageError as error:
             found = str(error) if store.size(document_name(document)) is not None else "is missing"
-        return committed, Finding(str(document_name(document)), found, document=document) if found else None
+        return committed, Finding(
+            str(document_name(document)), found, document=document
+        ) if found else None
 
     names = document_commits(store)
     checked = side_by_side(store, check, names)
@@ -257,7 +282,8 @@ def _documents(store: Store) -> tuple[list[CommittedDocument], list[Finding]]:
 
 
 def _archive_file(store: Store) -> list[Finding]:
-    """Check what an archive says of itself. Raises OutputError if it is none, or one of another version."""
+    """Check what an archive says of itself. Raises OutputError if it is none, or one of another
+    version."""
     try:
         archive = read_archive(store)
     except OutputError as error:
@@ -284,7 +310,9 @@ def _commits(store: Store) -> tuple[list[Commit], list[Finding]]:
             return Finding(str(name), str(error))
 
     found = side_by_side(store, read, commit_names(store))
-    return [each for each in found if isinstance(each, Commit)], [each for each in found if isinstance(each, Finding)]
+    return [each for each in found if isinstance(each, Commit)], [
+        each for each in found if isinstance(each, Finding)
+    ]
 
 
 def _check_commit(store: Store, commit: Commit, *, deep: bool) -> list[Finding]:
@@ -328,10 +356,16 @@ def _check_bytes(store: Store, name: PurePosixPath, size_bytes: int, sha256: str
             size += len(piece)
     if size != size_bytes:
         return f"has {size} bytes, its commit says {size_bytes}"
-    return None if digest.hexdigest() == sha256 else "its sha256 is not that of its commit: it was altered"
+    return (
+        None
+        if digest.hexdigest() == sha256
+        else "its sha256 is not that of its commit: it was altered"
+    )
 
 
-def _check_rows(store: Store, part: CommittedPart, commit: Commit, totals: list[Decimal], *, deep: bool) -> str | None:
+def _check_rows(
+    store: Store, part: CommittedPart, commit: Commit, totals: list[Decimal], *, deep: bool
+) -> str | None:
     """Hold the rows of a part against its commit; the sum of its charges goes to `totals`."""
     with store.open(PurePosixPath(part.name)) as file:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -339,7 +373,11 @@ def _check_rows(store: Store, part: CommittedPart, commit: Commit, totals: list[
             return f"has {parquet.metadata.num_rows} rows, its commit says {part.rows}"
         detail = (commit.transfer.provider, commit.transfer.line_item_type)
         schema = schema_of(*detail)
-        if schema is not None and detail not in ONCE_INFERRED and not parquet.schema_arrow.equals(schema.arrow):
+        if (
+            schema is not None
+            and detail not in ONCE_INFERRED
+            and not parquet.schema_arrow.equals(schema.arrow)
+        ):
             return "has another schema than its line-item type"
         if not deep:
             return None
@@ -362,7 +400,8 @@ _READ = (LINE_ITEMS.name, UNBILLED_LINE_ITEMS.name, INVOICES.name)
 
 
 def _strays(store: Store, commits: Sequence[Commit]) -> Iterator[Finding]:
-    """Find files that readers would take for data and that no commit names, a damaged one included."""
+    """Find files that readers would take for data and that no commit names, a damaged one
+    included."""
     known = {str(HEADERS), *(part.name for commit in commits for part in commit.parts)}
     damaged = {*commit_names(store)} - {commit_name(commit.transfer) for commit in commits}
     for name in store.list(PurePosixPath()):
@@ -390,12 +429,16 @@ def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[_Header], li
         return [], [Finding(str(HEADERS), str(error))]
     if table is None:
         is_due = commits or store.size(HEADERS_RECORD) is not None
-        return [], [Finding(str(HEADERS), "is missing; the next export writes it again")] if is_due else []
+        return [], [
+            Finding(str(HEADERS), "is missing; the next export writes it again")
+        ] if is_due else []
     if not table.schema.equals(INVOICE_ARROW):
         return [], [Finding(str(HEADERS), "has another schema than invoice headers have")]
     invoices = {commit.transfer.invoice_id for commit in commits if not commit.transfer.unbilled}
     unnamed = sorted(invoices - set(table.column("id").to_pylist()))
-    findings = [Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed]
+    findings = [
+        Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed
+    ]
     columns = (table.column(name).to_pylist() for name in ("id", "totalCharges", "invoiceDetails"))
     headers = [
         _Header(identifier, charged, _transfers_of(identifier, details))
@@ -413,9 +456,14 @@ def _transfers_of(invoice_id: str, details: str | None) -> tuple[Transfer, ...]:
 def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
     """Compare usage with billing quantities of each azure invoice, by subscription and resource."""
     for usage in by_transfer.values():
-        if (usage.transfer.provider, usage.transfer.line_item_type) != ("azure", "usage_line_items"):
+        if (usage.transfer.provider, usage.transfer.line_item_type) != (
+            "azure",
+            "usage_line_items",
+        ):
             continue
-        billing = by_transfer.get(Transfer(usage.transfer.invoice_id, "azure", "billing_line_items"))
+        billing = by_transfer.get(
+            Transfer(usage.transfer.invoice_id, "azure", "billing_line_items")
+        )
         if billing is None:
             continue
         used, billed = _quantities(store, usage), _quantities(store, billing)
@@ -433,9 +481,13 @@ def _quantities(store: Store, commit: Commit) -> dict[tuple[str | None, str | No
     tables = []
     for part in commit.parts:
         with store.open(PurePosixPath(part.name)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(100_000, columns=[*keys, "consumedQuantity"]):
+            for batch in pq.ParquetFile(file).iter_batches(
+                100_000, columns=[*keys, "consumedQuantity"]
+            ):
                 wide = batch.column("consumedQuantity").cast(pa.decimal256(76, 24))
-                rows = pa.table([batch.column(keys[0]), batch.column(keys[1]), wide], names=[*keys, "quantity"])
+                rows = pa.table(
+                    [batch.column(keys[0]), batch.column(keys[1]), wide], names=[*keys, "quantity"]
+                )
                 tables.append(rows.group_by(keys).aggregate([("quantity", "sum")]))
     if not tables:
         return {}

@@ -32,7 +32,8 @@ class Gate:
         self._counted_at = clock()
 
     def admit(self, in_flight: int) -> Admission:
-        """Decide on one request; `in_flight` counts it already. Refused requests do not use up the rate."""
+        """Decide on one request; `in_flight` counts it already. Refused requests do not use up the
+        rate."""
         options = self._options
         if options.max_in_flight and in_flight > options.max_in_flight:
             return Admission(retry_after_s=1)
@@ -45,7 +46,9 @@ class Gate:
     def _take(self) -> float:
         """Take one request from the allowance; the seconds until there is one if there is none."""
         now, rate = self._clock(), self._options.requests_per_second
-        self._allowance = min(self._allowance + (now - self._counted_at) * rate, float(self._options.burst))
+        self._allowance = min(
+            self._allowance + (now - self._counted_at) * rate, float(self._options.burst)
+        )
         self._counted_at = now
         if self._allowance < 1:
             return (1 - self._allowance) / rate

@@ -5,14 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from bulkfetch.sandbox.invoices import estimate_links, invoice_json, pascal, summaries, summary_json, tax_receipt_id
-from bulkfetch.sandbox.paging import PastEnd, Place, offset_page, plain_page, read_token, total_count, write_token
+from bulkfetch.sandbox.invoices import (
+    estimate_links,
+    invoice_json,
+    pascal,
+    summaries,
+    summary_json,
+    tax_receipt_id,
+)
+from bulkfetch.sandbox.paging import (
+    PastEnd,
+    Place,
+    offset_page,
+    plain_page,
+    read_token,
+    total_count,
+    write_token,
+)
 from bulkfetch.sandbox.pdf import pdf
-from bulkfetch.sandbox.replies import Reply, collection, document, invalid_request, not_found, service_fault, success
+from bulkfetch.sandbox.replies import (
+    Reply,
+    collection,
+    document,
+    invalid_request,
+    not_found,
+    service_fault,
+    success,
+)
 from bulkfetch.sandbox.tenant import LEGACY_PROVIDERS, Detail, Invoice, Tenant
 
 PROVIDERS = {
-    name.replace("_", ""): name for name in ("office", "azure", "azure_data_market", "one_time", "marketplace", "all")
+    name.replace("_", ""): name
+    for name in ("office", "azure", "azure_data_market", "one_time", "marketplace", "all")
 }
 TYPES = {name.replace("_", ""): name for name in ("billing_line_items", "usage_line_items")}
 PERIODS = ("current", "previous")
@@ -23,7 +47,8 @@ PAGING_PARAMETERS = ("size", "offset", "seekoperation")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One GET request below /v1: the words of its path, its query, and the continuation token it brings."""
+    """One GET request below /v1: the words of its path, its query, and the continuation token it
+    brings."""
 
     path: tuple[str, ...]
     query: tuple[tuple[str, str], ...] = ()
@@ -85,7 +110,9 @@ class InvoiceApi:
         try:
             return self._answer(asked)
         except ValueError as error:
-            return service_fault(400, 3000, "One or more properties have invalid values.", str(error))
+            return service_fault(
+                400, 3000, "One or more properties have invalid values.", str(error)
+            )
 
     def _answer(self, asked: Asked) -> Reply | Stalled:
         words = [word.lower() for word in asked.path]
@@ -106,7 +133,11 @@ class InvoiceApi:
                 return self._unbilled(asked)
             case ["invoices", _]:
                 invoice = self._tenant.find(asked.path[1])
-                return success(invoice_json(self._tenant, invoice)) if invoice else _no_invoice(asked.path[1])
+                return (
+                    success(invoice_json(self._tenant, invoice))
+                    if invoice
+                    else _no_invoice(asked.path[1])
+                )
             case ["invoices", _, "lineitems"]:
                 return self._by_query(asked)
             case ["invoices", _, "lineitems", provider, line_item_type]:
@@ -137,25 +168,34 @@ class InvoiceApi:
         return self._line_items(asked, PROVIDERS[provider], TYPES[line_item_type], by_query=False)
 
     def _by_query(self, asked: Asked) -> Reply | Stalled:
-        provider, line_item_type = asked.value("provider").lower(), asked.value("invoicelineitemtype").lower()
+        provider, line_item_type = (
+            asked.value("provider").lower(),
+            asked.value("invoicelineitemtype").lower(),
+        )
         if provider not in PROVIDERS or line_item_type not in TYPES:
             return invalid_request()
         return self._line_items(asked, PROVIDERS[provider], TYPES[line_item_type], by_query=True)
 
-    def _line_items(self, asked: Asked, provider: str, line_item_type: str, *, by_query: bool) -> Reply | Stalled:
+    def _line_items(
+        self, asked: Asked, provider: str, line_item_type: str, *, by_query: bool
+    ) -> Reply | Stalled:
         invoice = self._tenant.find(asked.path[1])
         if not invoice:
             return _no_invoice(asked.path[1])
         detail = invoice.detail(provider, line_item_type)
         if not detail:
-            return service_fault(400, 3000, "Invoice Line Item type is not valid.", provider, line_item_type)
+            return service_fault(
+                400, 3000, "Invoice Line Item type is not valid.", provider, line_item_type
+            )
         stream = _stream(asked, invoice, detail, by_query=by_query)
         if provider in LEGACY_PROVIDERS:
             return self._offset_page(asked, stream)
         if self._options.v1_until and invoice.billing_period >= self._options.v1_until:
             return self._no_longer_served(stream)
         if not by_query and detail.kind == "one_time/usage_line_items":
-            return collection([], line_items=0, total_count=0, self_uri=stream.uri())  # the rows come by query only
+            return collection(
+                [], line_items=0, total_count=0, self_uri=stream.uri()
+            )  # the rows come by query only
         return self._continued_page(asked, stream)
 
     def _no_longer_served(self, stream: Stream) -> Reply:
@@ -164,22 +204,37 @@ class InvoiceApi:
         return service_fault(self._options.v1_refusal, 3000, "The billing period is not supported.")
 
     def _unbilled(self, asked: Asked) -> Reply:
-        provider, line_item_type = asked.value("provider").lower(), asked.value("invoicelineitemtype").lower()
+        provider, line_item_type = (
+            asked.value("provider").lower(),
+            asked.value("invoicelineitemtype").lower(),
+        )
         period, currency = asked.value("period").lower(), asked.value("currencycode")
-        if provider not in PROVIDERS or line_item_type not in TYPES or period not in PERIODS or not currency:
+        if (
+            provider not in PROVIDERS
+            or line_item_type not in TYPES
+            or period not in PERIODS
+            or not currency
+        ):
             return invalid_request()
         invoice = self._tenant.unbilled(period, currency)
         if not invoice:
-            return collection([], line_items=0, total_count=0, self_uri="/invoices/unbilled/lineitems")
+            return collection(
+                [], line_items=0, total_count=0, self_uri="/invoices/unbilled/lineitems"
+            )
         detail = invoice.detail(PROVIDERS[provider], TYPES[line_item_type])
         if not detail:
-            return service_fault(400, 3000, "Invoice Line Item type is not valid.", provider, line_item_type)
+            return service_fault(
+                400, 3000, "Invoice Line Item type is not valid.", provider, line_item_type
+            )
         return self._continued_page(asked, _stream(asked, invoice, detail, by_query=True))
 
     def _summaries(self) -> Reply:
         found = summaries(self._tenant)
         return collection(
-            [",".join(found).encode()], line_items=0, total_count=len(found), self_uri="/invoices/summaries"
+            [",".join(found).encode()],
+            line_items=0,
+            total_count=len(found),
+            self_uri="/invoices/summaries",
         )
 
     def _document(self, invoice_id: str, receipt_id: str) -> Reply:
@@ -198,7 +253,9 @@ class InvoiceApi:
         if not currency:
             return invalid_request()
         links = estimate_links(currency)
-        return collection([",".join(links).encode()], line_items=0, total_count=len(links), self_uri="")
+        return collection(
+            [",".join(links).encode()], line_items=0, total_count=len(links), self_uri=""
+        )
 
     def _offset_page(self, asked: Asked, stream: Stream) -> Reply | Stalled:
         total = stream.detail.line_items
@@ -206,7 +263,9 @@ class InvoiceApi:
         if isinstance(page, PastEnd):
             return _past_end(page)
         return collection(
-            self._tenant.pieces(stream.invoice, stream.detail, page.start, page.rows) if page.rows else [],
+            self._tenant.pieces(stream.invoice, stream.detail, page.start, page.rows)
+            if page.rows
+            else [],
             line_items=page.rows,
             total_count=total_count(page.rows, total, self._options),
             self_uri=stream.uri_at(page.self_link),
@@ -217,10 +276,14 @@ class InvoiceApi:
     def _continued_page(self, asked: Asked, stream: Stream) -> Reply:
         place = self._continued_place(asked, stream)
         if not place:
-            return service_fault(400, 3000, "The continuation token is not valid.", "MS-ContinuationToken")
+            return service_fault(
+                400, 3000, "The continuation token is not valid.", "MS-ContinuationToken"
+            )
         total = stream.detail.line_items
         page = plain_page(total, place.size, place.offset)
-        token = write_token(self._options.seed, stream.name, page.next_link) if page.next_link else None
+        token = (
+            write_token(self._options.seed, stream.name, page.next_link) if page.next_link else None
+        )
         sized = {"size": place.size} if _size(asked) else {}
         return collection(
             self._tenant.pieces(stream.invoice, stream.detail, page.start, page.rows),
@@ -255,7 +318,9 @@ def _size(asked: Asked) -> int | None:
 
 
 def _stream(asked: Asked, invoice: Invoice, detail: Detail, *, by_query: bool) -> Stream:
-    kept = tuple((name, value) for name, value in asked.query if name.lower() not in PAGING_PARAMETERS)
+    kept = tuple(
+        (name, value) for name, value in asked.query if name.lower() not in PAGING_PARAMETERS
+    )
     base = f"/invoices/{invoice.path_id}/lineitems"
     if not by_query:
         base = f"/invoices/{invoice.link_id}/lineitems/{pascal(detail.provider)}/{pascal(detail.line_item_type)}"

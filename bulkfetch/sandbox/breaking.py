@@ -24,7 +24,8 @@ _ENTRA = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An answer before it is sent: `body` without content coding; `asked_token` is the one that the request brought."""
+    """An answer before it is sent: `body` without content coding; `asked_token` is the one that the
+    request brought."""
 
     status: int
     headers: Mapping[str, str]
@@ -70,7 +71,9 @@ def instead(fault: Fault) -> Reply | None:
         headers["Retry-After"] = fault.retry_after
     if fault.kind == "redirect":
         status = fault.status if 300 <= fault.status < 400 else 302
-        return Reply(status, [b""], from_service=False, headers={"Location": fault.location, **headers})
+        return Reply(
+            status, [b""], from_service=False, headers={"Location": fault.location, **headers}
+        )
     if fault.kind == "status":
         return replace(_with_status(fault), headers=headers)
     return None
@@ -84,7 +87,11 @@ def _with_status(fault: Fault) -> Reply:
         "web_api": replace(invalid_request(), status=status),
         "entra": Reply(status, [orjson.dumps(_ENTRA)], from_service=False),
         "html": Reply(status, [_HTML], from_service=False),
-        "text": Reply(status, [b"upstream connect error or disconnect/reset before headers"], from_service=False),
+        "text": Reply(
+            status,
+            [b"upstream connect error or disconnect/reset before headers"],
+            from_service=False,
+        ),
         "empty": Reply(status, [b""], from_service=False),
     }
     return bodies[fault.body]
@@ -133,7 +140,8 @@ def rows_of(items: str) -> list[str]:
 
 
 def _without_next(_fault: Fault, message: Message) -> Message:
-    """Take the next link out, which carries the continuation token, and the token where it stands on top."""
+    """Take the next link out, which carries the continuation token, and the token where it stands
+    on top."""
     before, found, after = message.body.decode().rpartition('"links":')
     links, end = json.JSONDecoder().raw_decode(after)
     links.pop("next", None)
@@ -148,14 +156,23 @@ def _with_token(change: Callable[[bytes, Message], bytes]) -> Rewrite:
         def changed(found: re.Match[bytes]) -> bytes:
             return found[1] + change(found[2], message) + b'"'
 
-        body = re.sub(rb'("continuationToken":"|"key":"MS-ContinuationToken","value":")([^"]*)"', changed, message.body)
+        body = re.sub(
+            rb'("continuationToken":"|"key":"MS-ContinuationToken","value":")([^"]*)"',
+            changed,
+            message.body,
+        )
         return replace(message, body=body)
 
     return rewrite
 
 
 def _changed_total(body: bytes) -> bytes:
-    return re.sub(rb'"totalCount":(\d+)', lambda found: b'"totalCount":%d' % (int(found[1]) + 100_001), body, count=1)
+    return re.sub(
+        rb'"totalCount":(\d+)',
+        lambda found: b'"totalCount":%d' % (int(found[1]) + 100_001),
+        body,
+        count=1,
+    )
 
 
 def _utf16(body: bytes) -> bytes:
@@ -180,22 +197,32 @@ REWRITES: dict[str, Rewrite] = {
     "empty_body": _body(b""),
     "null": _body(b"null"),
     "array": _body(b"[]"),
-    "error_document": _body(b'{"code":800003,"description":"Unexpected error.","data":[],"source":"PartnerFD"}'),
+    "error_document": _body(
+        b'{"code":800003,"description":"Unexpected error.","data":[],"source":"PartnerFD"}'
+    ),
     "cut_json": lambda fault, message: replace(message, body=cut(message.body, fault.share)),
     "no_items": _changed(lambda body: body.replace(b'"items":', b'"rows":', 1)),
     "items_no_list": _changed(
-        lambda body: body.replace(b'"items":[', b'"items":{"0":[', 1).replace(b'],"links"', b']},"links"')
+        lambda body: body.replace(b'"items":[', b'"items":{"0":[', 1).replace(
+            b'],"links"', b']},"links"'
+        )
     ),
     "invalid_utf8": _into_items(b'"x":"\xff",'),
     "lone_surrogate": _into_items(b'"x":"\\ud800",'),
     "nan": _into_items(b'"x":NaN,'),
-    "repeated_key": _changed(lambda body: body.replace(b'"totalCount":', b'"totalCount":0,"totalCount":', 1)),
+    "repeated_key": _changed(
+        lambda body: body.replace(b'"totalCount":', b'"totalCount":0,"totalCount":', 1)
+    ),
     "deep_json": _body(b"[" * 100_000 + b"]" * 100_000),
-    "huge_body": lambda fault, message: replace(message, body=b'{"items":["' + b"x" * (fault.mib << 20) + b'"]}'),
+    "huge_body": lambda fault, message: replace(
+        message, body=b'{"items":["' + b"x" * (fault.mib << 20) + b'"]}'
+    ),
     "content_type": _with_headers(Content_Type="text/html; charset=iso-8859-1"),
     "utf16": _changed(_utf16),
     "no_mark": _changed(lambda body: body.removeprefix(b"\xef\xbb\xbf")),
-    "foreign_links": _changed(lambda body: body.replace(b'"uri":"', b'"uri":"' + FOREIGN_HOST.encode())),
+    "foreign_links": _changed(
+        lambda body: body.replace(b'"uri":"', b'"uri":"' + FOREIGN_HOST.encode())
+    ),
     "file_links": _changed(lambda body: body.replace(b'"uri":"', b'"uri":"file://')),
     "changing_total": _changed(_changed_total),
     "lost_row": _rows_changed(lambda rows: rows[:-1]),
@@ -247,7 +274,10 @@ def _coded(body: bytes, message: Message, coding: str = "gzip") -> list[Step]:
 def _broken_off(how: str) -> Script:
     def script(fault: Fault, message: Message) -> list[Step]:
         return [
-            Send(head(message, Content_Length=str(len(message.body))) + cut(message.body, fault.share)),
+            Send(
+                head(message, Content_Length=str(len(message.body)))
+                + cut(message.body, fault.share)
+            ),
             Wait(0.02),  # what was sent must leave before the connection breaks
             End(how),
         ]
@@ -262,7 +292,11 @@ def _stalled_body(fault: Fault, message: Message) -> list[Step]:
 
 def _dripping(fault: Fault, message: Message) -> list[Step]:
     length = str(len(message.body))
-    return [Send(head(message, Content_Length=length)), Send(message.body, fault.bytes_per_s), End()]
+    return [
+        Send(head(message, Content_Length=length)),
+        Send(message.body, fault.bytes_per_s),
+        End(),
+    ]
 
 
 def _two_lengths(_fault: Fault, message: Message) -> list[Step]:
@@ -293,12 +327,24 @@ SCRIPTS: dict[str, Script] = {
     "close_body": _broken_off("close"),
     "reset_body": _broken_off("reset"),
     "close_idle": lambda _fault, message: [Send(_whole(message)), Wait(0.001), End()],
-    "half_close": lambda _fault, message: [Send(_whole(message, Connection="close")), End("half"), Wait(0.2), End()],
-    "extra_bytes": lambda _fault, message: [Send(_whole(message) + b"\r\nmore of it\r\n\r\n"), Wait(0.05), End()],
+    "half_close": lambda _fault, message: [
+        Send(_whole(message, Connection="close")),
+        End("half"),
+        Wait(0.2),
+        End(),
+    ],
+    "extra_bytes": lambda _fault, message: [
+        Send(_whole(message) + b"\r\nmore of it\r\n\r\n"),
+        Wait(0.05),
+        End(),
+    ],
     "stall": lambda fault, _message: [Wait(fault.seconds), End()],
     "stall_body": _stalled_body,
     "drip": _dripping,
-    "long_length": lambda _fault, message: [Send(_whole(message, Content_Length=str(len(message.body) + 100))), End()],
+    "long_length": lambda _fault, message: [
+        Send(_whole(message, Content_Length=str(len(message.body) + 100))),
+        End(),
+    ],
     "short_length": lambda _fault, message: [
         Send(_whole(message, Content_Length=str(max(len(message.body) - 10, 0)))),
         End(),
@@ -306,19 +352,28 @@ SCRIPTS: dict[str, Script] = {
     "two_lengths": _two_lengths,
     "no_last_chunk": lambda _fault, message: _chunked(message, b"%x" % len(message.body), b""),
     "bad_chunk": lambda _fault, message: _chunked(message, b"many", b"0\r\n\r\n"),
-    "no_length": lambda _fault, message: [Send(head(message, Connection="close") + message.body), End()],
+    "no_length": lambda _fault, message: [
+        Send(head(message, Connection="close") + message.body),
+        End(),
+    ],
     "no_length_cut": lambda fault, message: [
         Send(head(message, Connection="close") + cut(message.body, fault.share)),
         End(),
     ],
     "bad_status_line": lambda _fault, message: [Send(b"ICY 2OO yes\r\n\r\n" + message.body), End()],
     "early_hints": lambda _fault, message: [
-        Send(b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n" + _whole(message, Connection="close")),
+        Send(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n" + _whole(message, Connection="close")
+        ),
         End(),
     ],
     "large_header": lambda _fault, message: [Send(_whole(message, X_Large="x" * 200_000)), End()],
     "many_headers": lambda _fault, message: [
-        Send(_whole(message, X_Many="\r\n".join(["1", *(f"X-{number}: 1" for number in range(50_000))]))),
+        Send(
+            _whole(
+                message, X_Many="\r\n".join(["1", *(f"X-{number}: 1" for number in range(50_000))])
+            )
+        ),
         End(),
     ],
     "gzip_cut": lambda fault, message: _coded(cut(_gzip(message.body), fault.share), message),

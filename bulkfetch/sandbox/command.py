@@ -14,7 +14,13 @@ from typing import Any, NoReturn
 import orjson
 
 from bulkfetch.sandbox.faults import KINDS, NO_FAULTS, Fault, Faults, read_faults
-from bulkfetch.sandbox.options import MARKS, PAST_END, PROVIDERS_AND_TYPES, USER_STATES, SandboxOptions
+from bulkfetch.sandbox.options import (
+    MARKS,
+    PAST_END,
+    PROVIDERS_AND_TYPES,
+    USER_STATES,
+    SandboxOptions,
+)
 from bulkfetch.sandbox.server import RunningSandbox, serve
 
 
@@ -26,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _text(tenant, "newest", "the month of the newest invoice")
     _number(tenant, "line-items", "line items of each detail of each invoice")
     _number(tenant, "line-items-spread", "how far those counts vary, from 0 to 1")
-    _number(tenant, "unbilled-line-items", "line items of each type, in each currency, that no invoice has yet")
+    _number(
+        tenant,
+        "unbilled-line-items",
+        "line items of each type, in each currency, that no invoice has yet",
+    )
     tenant.add_argument(
         "--details",
         type=_pairs,
@@ -49,13 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a TOML file of faults: a table [[fault]] each",
     )
-    wrong.add_argument("--list-faults", action=_ListFaults, help="show the kinds of faults, and the keys of a rule")
+    wrong.add_argument(
+        "--list-faults", action=_ListFaults, help="show the kinds of faults, and the keys of a rule"
+    )
     _switch(parser, "until-stdin-closes", "serve until the standard input ends")
 
 
 def options_from_arguments(arguments: argparse.Namespace) -> SandboxOptions:
     """The options that were given. Raises ValueError if they contradict each other."""
-    return SandboxOptions(**{field.name: getattr(arguments, field.name) for field in fields(SandboxOptions)})
+    return SandboxOptions(
+        **{field.name: getattr(arguments, field.name) for field in fields(SandboxOptions)}
+    )
 
 
 def run(options: SandboxOptions) -> int:
@@ -89,7 +103,8 @@ def _announce(sandbox: RunningSandbox) -> None:
 
 
 def _wait_for_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    # The descriptor, because a thread blocked in sys.stdin would hold its lock when the program ends.
+    # The descriptor, because a thread blocked in sys.stdin would hold its lock when the program
+    # ends.
     while os.read(0, 4096):
         pass
     if not loop.is_closed():
@@ -100,7 +115,11 @@ def _add_access(group: argparse._ArgumentGroup) -> None:
     _text(group, "tenant-id", "the tenant of the token endpoint")
     _text(group, "client-id", "the one client it knows")
     _text(group, "client-secret", "and its secret")
-    _text(group, "client-certificate", "a PEM file of the certificate it may prove itself with instead")
+    _text(
+        group,
+        "client-certificate",
+        "a PEM file of the certificate it may prove itself with instead",
+    )
     _text(group, "refresh-token", "what a user has consented to")
     _choice(group, "user-state", USER_STATES, "how a user's sign-in ends")
     _number(group, "device-polls", "how often a user's sign-in with a code is not done yet")
@@ -127,8 +146,12 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     _choice(group, "bom", MARKS, "the byte-order mark of a success")
     _switch(group, "gzip", "compress for clients that accept it")
     _number(group, "latency-ms", "how long every answer waits")
-    _number(group, "max-in-flight", "refuse more requests at once than this with 429; 0 refuses none")
-    _number(group, "requests-per-second", "refuse requests above this rate with 429; 0 refuses none")
+    _number(
+        group, "max-in-flight", "refuse more requests at once than this with 429; 0 refuses none"
+    )
+    _number(
+        group, "requests-per-second", "refuse requests above this rate with 429; 0 refuses none"
+    )
     _number(group, "burst", "how many requests may come at once before the rate counts")
 
 
@@ -171,7 +194,11 @@ def _default(name: str) -> object:
 def _number(group: argparse._ArgumentGroup, name: str, words: str) -> None:
     default = _default(name)
     group.add_argument(
-        f"--{name}", type=type(default), default=default, metavar="N", help=f"{words} (default: %(default)s)"
+        f"--{name}",
+        type=type(default),
+        default=default,
+        metavar="N",
+        help=f"{words} (default: %(default)s)",
     )
 
 
@@ -179,8 +206,12 @@ def _text(group: argparse._ArgumentGroup, name: str, words: str) -> None:
     group.add_argument(f"--{name}", default=_default(name), help=f"{words} (default: %(default)s)")
 
 
-def _choice(group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], words: str) -> None:
-    group.add_argument(f"--{name}", choices=choices, default=_default(name), help=f"{words} (default: %(default)s)")
+def _choice(
+    group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], words: str
+) -> None:
+    group.add_argument(
+        f"--{name}", choices=choices, default=_default(name), help=f"{words} (default: %(default)s)"
+    )
 
 
 def _page(group: argparse._ArgumentGroup, name: str, words: str) -> None:

@@ -86,7 +86,16 @@ KINDS: dict[str, str] = {
 }
 """Every kind of fault, and what it does."""
 
-ENDPOINTS = ("any", "invoices", "invoice", "line_items", "summary", "estimates", "document", "token")
+ENDPOINTS = (
+    "any",
+    "invoices",
+    "invoice",
+    "line_items",
+    "summary",
+    "estimates",
+    "document",
+    "token",
+)
 BODIES = ("service", "gateway", "web_api", "entra", "html", "text", "empty")
 
 
@@ -109,7 +118,8 @@ class Fault:
     times: int = 0
     """So often in all; 0 is without end."""
     probability: float = 1.0
-    """Drawn from the request itself, so that the same requests meet the same faults in whatever order they come."""
+    """Drawn from the request itself, so that the same requests meet the same faults in whatever
+    order they come."""
     from_s: float = 0.0
     until_s: float = float("inf")
     """Only in this time, counted from the first request."""
@@ -156,7 +166,8 @@ NO_FAULTS = Faults()
 
 
 def read_faults(path: str) -> Faults:
-    """Read the rules of a TOML file: an optional `seed`, and a table `[[fault]]` for each. Raises ValueError."""
+    """Read the rules of a TOML file: an optional `seed`, and a table `[[fault]]` for each. Raises
+    ValueError."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -169,7 +180,9 @@ def read_faults(path: str) -> Faults:
     tables, seed = content.get("fault", []), content.get("seed", 1)
     if not isinstance(tables, list) or not isinstance(seed, int):
         raise ValueError(f"{path}: seed is a number, and faults are tables [[fault]]")
-    return Faults(tuple(_read_rule(path, number, table) for number, table in enumerate(tables, 1)), seed)
+    return Faults(
+        tuple(_read_rule(path, number, table) for number, table in enumerate(tables, 1)), seed
+    )
 
 
 def _read_rule(path: str, number: int, table: Any) -> Fault:
@@ -251,7 +264,11 @@ class FaultScript:
             self._started_at = now
         chosen: Fault | None = None
         for number, rule, counts in self._rules:
-            if concerns(rule, request) and self._is_due(number, rule, counts, request, now) and chosen is None:
+            if (
+                concerns(rule, request)
+                and self._is_due(number, rule, counts, request, now)
+                and chosen is None
+            ):
                 chosen = rule
                 counts.times += 1
                 self.met[rule.kind] += 1
@@ -274,7 +291,9 @@ class FaultScript:
 
 def concerns(rule: Fault, request: Met) -> bool:
     """Tell whether `rule` is about such requests at all."""
-    if rule.endpoint != request.endpoint and (rule.endpoint != "any" or request.endpoint in ("token", "discovery")):
+    if rule.endpoint != request.endpoint and (
+        rule.endpoint != "any" or request.endpoint in ("token", "discovery")
+    ):
         return False
     return request.size >= rule.min_size and fnmatchcase(request.path.lower(), rule.path.lower())
 

@@ -33,7 +33,9 @@ def invoice_json(tenant: Tenant, invoice: Invoice) -> str:
         header["taxReceipts"] = array([_tax_receipt(seed, invoice)])
     header["invoiceDetails"] = array(_detail_json(invoice, detail) for detail in invoice.details)
     if invoice.amendments:
-        header["amendments"] = array(invoice_json(tenant, amendment) for amendment in invoice.amendments)
+        header["amendments"] = array(
+            invoice_json(tenant, amendment) for amendment in invoice.amendments
+        )
     if not early:
         header["documentType"] = '"adjustment_note"' if invoice.amends else '"invoice"'
     if invoice.amends:
@@ -47,9 +49,14 @@ def invoice_json(tenant: Tenant, invoice: Invoice) -> str:
 
 def summary_json(tenant: Tenant) -> str:
     """The account summary, with the four fields it was recorded with."""
-    dates = [_invoice_date(tenant.options.seed, invoice)[:10] + "T00:00:00" for invoice in tenant.invoices]
+    dates = [
+        _invoice_date(tenant.options.seed, invoice)[:10] + "T00:00:00"
+        for invoice in tenant.invoices
+    ]
     summary = {
-        "balanceAmount": money(sum(invoice.total_cents for invoice in tenant.invoices), plain=False),
+        "balanceAmount": money(
+            sum(invoice.total_cents for invoice in tenant.invoices), plain=False
+        ),
         "currencyCode": '"USD"',
         "accountingDate": text(max(dates, default="0001-01-01T00:00:00")),
         "firstInvoiceCreationDate": text(min(dates, default="0001-01-01T00:00:00")),
@@ -59,7 +66,8 @@ def summary_json(tenant: Tenant) -> str:
 
 
 def summaries(tenant: Tenant) -> list[str]:
-    """The account in each currency, with what each kind of invoices makes up of it, as the documentation has it."""
+    """The account in each currency, with what each kind of invoices makes up of it, as the
+    documentation has it."""
     currencies = dict.fromkeys(invoice.currency for invoice in tenant.invoices)
     return [_summary(tenant, currency) for currency in currencies]
 
@@ -107,7 +115,8 @@ _ESTIMATES = (
 
 
 def estimate_links(currency: str) -> list[str]:
-    """Where the line items are that no invoice has yet, as the documentation has it: one entry a type and period."""
+    """Where the line items are that no invoice has yet, as the documentation has it: one entry a
+    type and period."""
     return [
         obj(
             {
@@ -136,7 +145,9 @@ def _invoice_date(seed: int, invoice: Invoice) -> str:
 
 def _time_of_day(seed: int, invoice: Invoice) -> str:
     draws = Draws(seed, "time", invoice.id)
-    ticks = f"{draws.below(10**7):07d}".rstrip("0") or "0"  # six digits occur where the seventh would be 0
+    ticks = (
+        f"{draws.below(10**7):07d}".rstrip("0") or "0"
+    )  # six digits occur where the seventh would be 0
     return f"{draws.below(24):02d}:{draws.below(60):02d}:{draws.below(60):02d}.{ticks}Z"
 
 
@@ -161,7 +172,10 @@ def _tax_receipt(seed: int, invoice: Invoice) -> str:
 
 
 def _detail_json(invoice: Invoice, detail: Detail) -> str:
-    fields = {"invoiceLineItemType": text(detail.line_item_type), "billingProvider": text(detail.provider)}
+    fields = {
+        "invoiceLineItemType": text(detail.line_item_type),
+        "billingProvider": text(detail.provider),
+    }
     if not invoice.amends:
         path = f"{pascal(detail.provider)}/{pascal(detail.line_item_type)}"
         fields["links"] = obj({"self": link(f"/invoices/{invoice.link_id}/lineitems/{path}")})

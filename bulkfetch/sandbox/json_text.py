@@ -37,7 +37,9 @@ def money(cents: int, *, plain: bool) -> str:
 
 def link(uri: str, headers: Mapping[str, str] | None = None) -> str:
     """A Partner Center link object."""
-    pairs = [obj({"key": text(key), "value": text(value)}) for key, value in (headers or {}).items()]
+    pairs = [
+        obj({"key": text(key), "value": text(value)}) for key, value in (headers or {}).items()
+    ]
     return obj({"uri": text(uri), "method": '"GET"', "headers": array(pairs)})
 
 

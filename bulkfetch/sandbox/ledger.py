@@ -37,7 +37,13 @@ class Ledger:
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def end(
-        self, exchange: Exchange, *, kind: str, body_bytes: int = 0, line_items: int = 0, fault: str | None = None
+        self,
+        exchange: Exchange,
+        *,
+        kind: str,
+        body_bytes: int = 0,
+        line_items: int = 0,
+        fault: str | None = None,
     ) -> None:
         """It was answered, or nobody waits for the answer any more."""
         self.in_flight -= 1

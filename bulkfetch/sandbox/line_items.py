@@ -1,8 +1,8 @@
 """The line items of each type, field by field as Partner Center sends them, quirks included.
 
-A row is text with a few places left open, which are filled for the invoice and the place it stands at:
-`<row>` (its nine-digit number, once in each row), `<invoice>`, `<currency>`, and the months `<last>`,
-`<this>` and `<next>` around the invoice date.
+A row is text with a few places left open, which are filled for the invoice and the place it stands
+at: `<row>` (its nine-digit number, once in each row), `<invoice>`, `<currency>`, and the months
+`<last>`, `<this>` and `<next>` around the invoice date.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ IMAGES = (
 
 @dataclass(frozen=True, slots=True)
 class RowStyle:
-    """What the rows of one invoice share: the keys of 2016 or the later ones, and charges or credits."""
+    """What the rows of one invoice share: the keys of 2016 or the later ones, and charges or
+    credits."""
 
     early: bool = False
     credit: bool = False
@@ -114,7 +115,8 @@ class Customer:
 
 @dataclass(frozen=True, slots=True)
 class Consumption:
-    """What one subscription used of one resource: the same in a billing row and in its usage row."""
+    """What one subscription used of one resource: the same in a billing row and in its usage
+    row."""
 
     customer: Customer
     order: str
@@ -181,9 +183,13 @@ def _office(seed: int, index: int, style: RowStyle) -> RowTemplate:
     subtotal = amount + discount
     tax = subtotal * 95 // 1000
     total = subtotal + tax
-    charge = ("PRORATE FEE WHEN RENEW" if prorated else "CYCLE FEE") if unit_cents else "PURCHASE FEE"
+    charge = (
+        ("PRORATE FEE WHEN RENEW" if prorated else "CYCLE FEE") if unit_cents else "PURCHASE FEE"
+    )
     offer_text = text(offer)
-    start, end = (_day("last", 12), _day("this", 4)) if prorated else (_day("this", 5), _day("next", 4))
+    start, end = (
+        (_day("last", 12), _day("this", 4)) if prorated else (_day("this", 5), _day("next", 4))
+    )
     plain = index % 3 == 2
     row = {
         "partnerId": text(_partner(seed)),
@@ -192,7 +198,9 @@ def _office(seed: int, index: int, style: RowStyle) -> RowTemplate:
         "mpnId": _mpn_id(seed),
         "tier2MpnId": "-1" if index % 9 else draws.digits(7),
         "orderId": '"567453564<row>"',
-        "subscriptionId": text(draws.letters(4, "abcdefghijkmnopqrstuvwxyzABCDEFGH") + "JgEAAAAAAAEA"),
+        "subscriptionId": text(
+            draws.letters(4, "abcdefghijkmnopqrstuvwxyzABCDEFGH") + "JgEAAAAAAAEA"
+        ),
         "syndicationPartnerSubscriptionNumber": text(draws.guid().upper()),
         "offerId": text(draws.guid().upper()),
         "durableOfferId": text(draws.guid().upper()),
@@ -263,7 +271,9 @@ def _azure_base(seed: int, used: Consumption, style: RowStyle, *, plain: bool) -
         "mpnId": _mpn_id(seed),
         "tier2MpnId": "-1",
         "invoiceNumber": '"<invoice>"',
-        "subscriptionId": text(used.customer.subscription.upper() if style.early else used.customer.subscription),
+        "subscriptionId": text(
+            used.customer.subscription.upper() if style.early else used.customer.subscription
+        ),
         "subscriptionName": '"MICROSOFT AZURE"',
         "subscriptionDescription": '"MICROSOFT AZURE"',
     }
@@ -354,7 +364,11 @@ def _data_market_base(seed: int, used: Consumption, *, plain: bool) -> dict[str,
 
 
 def _data_market_billing(seed: int, index: int, style: RowStyle) -> RowTemplate:
-    used, draws, plain = _consumption(seed, index), Draws(seed, "data market", index), index % 2 == 0
+    used, draws, plain = (
+        _consumption(seed, index),
+        Draws(seed, "data market", index),
+        index % 2 == 0,
+    )
     pretax = style.sign * draws.between(1, 250_000)
     tax = pretax * 95 // 1000
     row = {
@@ -373,7 +387,9 @@ def _data_market_billing(seed: int, index: int, style: RowStyle) -> RowTemplate:
         "invoiceLineItemType": '"billing_line_items"',
     }
     row |= _data_market_base(seed, used, plain=plain)
-    return RowTemplate(obj(row | {"attributes": object_type("AzureDataMarketLineItem")}), pretax + tax)
+    return RowTemplate(
+        obj(row | {"attributes": object_type("AzureDataMarketLineItem")}), pretax + tax
+    )
 
 
 def _data_market_usage(seed: int, index: int, _style: RowStyle) -> RowTemplate:
@@ -386,7 +402,9 @@ def _data_market_usage(seed: int, index: int, _style: RowStyle) -> RowTemplate:
         "invoiceLineItemType": '"usage_line_items"',
     }
     row |= _data_market_base(seed, used, plain=index % 2 == 1)
-    return RowTemplate(obj(row | {"attributes": object_type("AzureDataMarketDailyUsageLineItem")}), 0)
+    return RowTemplate(
+        obj(row | {"attributes": object_type("AzureDataMarketDailyUsageLineItem")}), 0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,7 +472,9 @@ def _one_time_head(seed: int, draws: Draws, index: int, shape: _OneTimeShape) ->
     return row
 
 
-def _one_time_charge(draws: Draws, index: int, shape: _OneTimeShape, style: RowStyle) -> tuple[int, dict[str, str]]:
+def _one_time_charge(
+    draws: Draws, index: int, shape: _OneTimeShape, style: RowStyle
+) -> tuple[int, dict[str, str]]:
     plain, refund = index % 6 != 0, index % 11 == 5
     unit_cents = PRODUCTS[index % len(PRODUCTS)][1]
     quantity = draws.between(1, 50) * (-1 if refund else 1) * style.sign
@@ -507,9 +527,13 @@ def _one_time_tail(draws: Draws, index: int, shape: _OneTimeShape) -> dict[str, 
         "pcToBCExchangeRate": shape.spelled(draws.pick(("1", "1", "0.9174311926605505"))),
         "pcToBCExchangeRateDate": text(UNSET_DATE) if index % 8 == 4 else _day("last", 1),
         "billableQuantity": shape.spelled(
-            number(draws.below(10**10), 10, plain=True) if shape.azure_plan else str(draws.between(1, 50))
+            number(draws.below(10**10), 10, plain=True)
+            if shape.azure_plan
+            else str(draws.between(1, 50))
         ),
-        "meterDescription": '"Bandwidth - Data Transfer In (GB) - Zone 2"' if shape.azure_plan else '""',
+        "meterDescription": '"Bandwidth - Data Transfer In (GB) - Zone 2"'
+        if shape.azure_plan
+        else '""',
         "billingFrequency": '""' if index % 5 == 0 else '"Monthly"',
         "reservationOrderId": text(draws.guid()),
     }
@@ -535,7 +559,11 @@ def _daily_rated(seed: int, index: int, style: RowStyle) -> RowTemplate:
 
 
 def _daily_rated_head(seed: int, draws: Draws, index: int) -> dict[str, str]:
-    customer, (sku, product), named = draws.pick(customers(seed)), IMAGES[index % len(IMAGES)], index % 3 > 0
+    customer, (sku, product), named = (
+        draws.pick(customers(seed)),
+        IMAGES[index % len(IMAGES)],
+        index % 3 > 0,
+    )
     return {
         "partnerId": text(_partner(seed)),
         "partnerName": '"Sierra Cloud Solutions"' if named else '""',
@@ -581,7 +609,9 @@ def _daily_rated_meter(draws: Draws, index: int) -> dict[str, str]:
         "resourceGroup": text(group),
         "resourceUri": f'"/subscriptions/{draws.guid()}/resourceGroups/{group}/providers/'
         'Microsoft.Compute/virtualMachines/vm<row>"',
-        "tags": text(obj({"costCenter": text(f"CC-{index % 30}"), "env": '"prod"'})) if index % 4 == 0 else '""',
+        "tags": text(obj({"costCenter": text(f"CC-{index % 30}"), "env": '"prod"'}))
+        if index % 4 == 0
+        else '""',
         "additionalInfo": text(obj(info).replace(",", ",  ")) if index % 5 else '""',
         "serviceInfo1": '""',
         "serviceInfo2": '""',

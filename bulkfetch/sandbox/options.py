@@ -43,8 +43,8 @@ class SandboxOptions:
     newest: str = "2021-06"
     """The month of the newest invoice."""
     unbilled_line_items: int = 60
-    """Line items of each type that no invoice has yet, in the current period of each currency; half as many in the
-    previous one."""
+    """Line items of each type that no invoice has yet, in the current period of each currency; half
+    as many in the previous one."""
     document_bytes: int = 2000
     """About how large each PDF is."""
     amendments: int = 1
@@ -69,11 +69,13 @@ class SandboxOptions:
     token: str = "sandbox-token"  # noqa: S105  the same
     """A token that never expires."""
     v1_until: str = ""
-    """The first billing period of new commerce whose line items are refused, as `2024-02`; nothing refuses none."""
+    """The first billing period of new commerce whose line items are refused, as `2024-02`; nothing
+    refuses none."""
     v1_refusal: int = 400
     """With which status they are; 200 answers with an empty list."""
     app_only_status: int = 403
-    """How a token without a user is refused what is for users only; 200 gives it to apps as well."""
+    """How a token without a user is refused what is for users only; 200 gives it to apps as
+    well."""
     token_lifetime_s: int = 3600
     """How long a token from the token endpoint is good."""
 
@@ -129,21 +131,35 @@ class SandboxOptions:
 def _check(options: SandboxOptions) -> None:
     unknown = [pair for pair in options.details if pair not in PROVIDERS_AND_TYPES]
     if unknown:
-        raise ValueError(f"no such detail: {', '.join(unknown)}; there are {', '.join(PROVIDERS_AND_TYPES)}")
+        raise ValueError(
+            f"no such detail: {', '.join(unknown)}; there are {', '.join(PROVIDERS_AND_TYPES)}"
+        )
     if options.past_end not in PAST_END:
         raise ValueError(f"past_end is one of {', '.join(PAST_END)}, not {options.past_end!r}")
     months = [month for month in (options.newest, options.v1_until) if month]
-    if not options.newest or not all(re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", month) for month in months):
+    if not options.newest or not all(
+        re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", month) for month in months
+    ):
         raise ValueError("newest and v1_until are months such as 2024-02")
     if options.user_state not in USER_STATES:
-        raise ValueError(f"user_state is one of {', '.join(USER_STATES)}, not {options.user_state!r}")
+        raise ValueError(
+            f"user_state is one of {', '.join(USER_STATES)}, not {options.user_state!r}"
+        )
     if options.bom not in MARKS:
         raise ValueError(f"bom is one of {', '.join(MARKS)}, not {options.bom!r}")
     if min(options.max_size, options.default_size, options.burst) < 1:
         raise ValueError("max_size, default_size and burst are at least 1")
-    counts = options.invoices, options.line_items, options.unbilled_line_items, options.amendments, options.unreconciled
+    counts = (
+        options.invoices,
+        options.line_items,
+        options.unbilled_line_items,
+        options.amendments,
+        options.unreconciled,
+    )
     if min(counts) < 0:
-        raise ValueError("invoices, line_items, unbilled_line_items, amendments and unreconciled cannot be negative")
+        raise ValueError(
+            "invoices, line_items, unbilled_line_items, amendments and unreconciled cannot be negative"
+        )
     if not 0 <= options.line_items_spread <= 1:
         raise ValueError("line_items_spread is between 0 and 1")
     if options.line_items * (1 + options.line_items_spread) >= 10**9:

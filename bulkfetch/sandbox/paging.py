@@ -1,4 +1,5 @@
-"""Which rows a page holds and where its links lead: decisions on plain numbers, faults of paging included."""
+"""Which rows a page holds and where its links lead: decisions on plain numbers, faults of paging
+included."""
 
 from __future__ import annotations
 
@@ -50,9 +51,13 @@ def plain_page(total: int, size: int, offset: int) -> Page:
     )
 
 
-def offset_page(total: int, size: int | None, offset: int, options: SandboxOptions) -> Page | PastEnd:
+def offset_page(
+    total: int, size: int | None, offset: int, options: SandboxOptions
+) -> Page | PastEnd:
     """The page that was asked for of a legacy stream, or what the sandbox is told to make of it."""
-    used = options.default_size if size is None or options.ignore_size else min(size, options.max_size)
+    used = (
+        options.default_size if size is None or options.ignore_size else min(size, options.max_size)
+    )
     if options.ignore_offset:
         return plain_page(total, used, 0)
     if offset and offset >= total:

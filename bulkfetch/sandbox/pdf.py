@@ -1,4 +1,5 @@
-"""Small PDF documents, as large as one likes: a page of text, and random bytes that nobody draws."""
+"""Small PDF documents, as large as one likes: a page of text, and random bytes that nobody
+draws."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ def pdf(lines: Sequence[str], *, seed: int, padding: int = 0) -> bytes:
     """A one-page document that says `lines`, and carries `padding` bytes besides."""
     shown = "".join(f"({_escaped(line)}) Tj T* " for line in lines)
     text = f"BT /F1 12 Tf 72 720 Td 16 TL {shown}ET".encode("latin-1", "replace")
-    filling = (bytes.fromhex(Draws(seed, "pdf", *lines).guid().replace("-", "")) * (padding // 16 + 1))[:padding]
+    filling = (
+        bytes.fromhex(Draws(seed, "pdf", *lines).guid().replace("-", "")) * (padding // 16 + 1)
+    )[:padding]
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
@@ -25,12 +28,15 @@ def pdf(lines: Sequence[str], *, seed: int, padding: int = 0) -> bytes:
         places.append(len(body))
         body += b"%d 0 obj\n%s\nendobj\n" % (number, content)
     table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    return b"%sxref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (
-        body,
-        len(objects) + 1,
-        table,
-        len(objects) + 1,
-        len(body),
+    return (
+        b"%sxref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n"
+        % (
+            body,
+            len(objects) + 1,
+            table,
+            len(objects) + 1,
+            len(body),
+        )
     )
 
 

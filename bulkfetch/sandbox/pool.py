@@ -10,11 +10,13 @@ from itertools import accumulate
 from bulkfetch.sandbox.line_items import ROW_DIGITS, RowStyle, RowTemplate, row_template
 
 POOL_ROWS = 997
-"""A prime, so that line items rarely come in whole rounds, and two invoices rarely cost the same."""
+"""A prime, so that line items rarely come in whole rounds, and two invoices rarely cost the
+same."""
 
 _LOW_DIGITS = 4
 _LOW_END = 10**_LOW_DIGITS
-_ROW = b"\n"  # stands for the place of the row number; JSON text escapes a line end, so it is nowhere else
+# stands for the place of the row number; JSON text escapes a line end, so it is nowhere else
+_ROW = b"\n"
 _BETWEEN_ROWS = b"},{"
 
 
@@ -30,7 +32,8 @@ class TemplatePool:
         self._sums = tuple(accumulate((template.cents for template in templates), initial=0))
 
     def filled(self, places: Mapping[str, bytes]) -> list[bytes]:
-        """What stands between the number of each row and that of the next; the first follows the last."""
+        """What stands between the number of each row and that of the next; the first follows the
+        last."""
         pieces = [b""] * (2 * len(self._texts) - 1)
         pieces[0::2] = self._texts
         pieces[1::2] = [places[place] for place in self._places]

@@ -25,7 +25,8 @@ class SpawnedSandbox:
 
 @contextmanager
 def spawned(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
-    """Start `bulkfetch sandbox` with `arguments`, and end it afterwards; it also ends if this process dies.
+    """Start `bulkfetch sandbox` with `arguments`, and end it afterwards; it also ends if this
+    process dies.
 
     Raises SettingsError with what it said if it does not start.
     """
@@ -53,6 +54,8 @@ def _announced(process: subprocess.Popen[str]) -> SpawnedSandbox:
     line = process.stdout.readline() if process.stdout else ""
     if not line:
         said = process.stderr.read().strip() if process.stderr else ""
-        raise SettingsError(f"the sandbox did not start: {said.splitlines()[-1] if said else 'it said nothing'}")
+        raise SettingsError(
+            f"the sandbox did not start: {said.splitlines()[-1] if said else 'it said nothing'}"
+        )
     facts = json.loads(line)
     return SpawnedSandbox(facts["base_url"], facts["token"], facts["pid"])

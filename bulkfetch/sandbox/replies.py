@@ -1,4 +1,5 @@
-"""The shapes an answer can have: a collection or object of the service, and the faults of its four layers."""
+"""The shapes an answer can have: a collection or object of the service, and the faults of its four
+layers."""
 
 from __future__ import annotations
 
@@ -72,7 +73,11 @@ def service_fault(status: int, code: int, description: str, *data: str) -> Reply
 
 
 def gateway_fault(
-    status: int, message: str, *, reason: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    message: str,
+    *,
+    reason: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Reply:
     """A fault of the gateway before the service, in its own spacing and without MS-* headers."""
     body = f'{{ "statusCode": {status}, "message": {text(message)} }}'

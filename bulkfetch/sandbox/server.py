@@ -19,7 +19,16 @@ from aiohttp import web
 
 from bulkfetch.sandbox.admission import Gate
 from bulkfetch.sandbox.api import Asked, InvoiceApi, Stalled, words_of
-from bulkfetch.sandbox.breaking import REWRITES, SCRIPTS, Message, Send, Step, Wait, instead, short_token
+from bulkfetch.sandbox.breaking import (
+    REWRITES,
+    SCRIPTS,
+    Message,
+    Send,
+    Step,
+    Wait,
+    instead,
+    short_token,
+)
 from bulkfetch.sandbox.faults import Fault, FaultScript, Met
 from bulkfetch.sandbox.ledger import Exchange, Ledger
 from bulkfetch.sandbox.options import SandboxOptions
@@ -31,7 +40,8 @@ STALL_S = 600.0
 """The longest that a stalled request stays without an answer."""
 SHUTDOWN_S = 0.5
 PARTS_SENT = 300
-"""Parts of a body joined and sent at once, some 100 rows: costs half the CPU of sending it in one piece."""
+"""Parts of a body joined and sent at once, some 100 rows: costs half the CPU of sending it in one
+piece."""
 CLIENT_LEFT = 499
 MAX_HEADER_BYTES = 64 << 10
 """Continuation tokens travel in a header, and may be long."""
@@ -57,7 +67,8 @@ TENANT: web.AppKey[Tenant] = web.AppKey("tenant", Tenant)
 
 
 def make_app(options: SandboxOptions, *, clock: Clock = time.time) -> web.Application:
-    """The sandbox as an aiohttp application. `clock` tells seconds since 1970, for tokens and rates."""
+    """The sandbox as an aiohttp application. `clock` tells seconds since 1970, for tokens and
+    rates."""
     tenant, ledger = Tenant(options), Ledger()
     service = _Service(tenant, ledger, clock)
     app = web.Application()
@@ -69,7 +80,9 @@ def make_app(options: SandboxOptions, *, clock: Clock = time.time) -> web.Applic
 
 
 @asynccontextmanager
-async def serve(options: SandboxOptions, *, clock: Clock = time.time) -> AsyncIterator[RunningSandbox]:
+async def serve(
+    options: SandboxOptions, *, clock: Clock = time.time
+) -> AsyncIterator[RunningSandbox]:
     """Serve on loopback, on `options.port` or a free one, until the block ends."""
     app = make_app(options, clock=clock)
     runner = web.AppRunner(
@@ -124,7 +137,9 @@ class _Service:
 
     async def stats(self, _request: web.Request) -> web.Response:
         """The counters of the ledger, which this request is not in."""
-        return web.Response(body=orjson.dumps(self._ledger.as_json()), content_type="application/json")
+        return web.Response(
+            body=orjson.dumps(self._ledger.as_json()), content_type="application/json"
+        )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request, and write it down."""
@@ -137,7 +152,9 @@ class _Service:
             reply = await self._faulty_reply(request, words, fault)
             line_items = reply.line_items
             if fault and fault.kind in SCRIPTS:
-                await self._perform(request, SCRIPTS[fault.kind](fault, await self._message(request, reply)))
+                await self._perform(
+                    request, SCRIPTS[fault.kind](fault, await self._message(request, reply))
+                )
                 status = reply.status
                 return web.Response()  # goes nowhere: the connection has ended
             headers, parts = await self._encoded(request, reply)
@@ -172,7 +189,9 @@ class _Service:
         )
         return self._faults.meet(met, self._clock())
 
-    async def _faulty_reply(self, request: web.Request, words: tuple[str, ...], fault: Fault | None) -> Reply:
+    async def _faulty_reply(
+        self, request: web.Request, words: tuple[str, ...], fault: Fault | None
+    ) -> Reply:
         if fault is None:
             return await self._reply(request, words)
         if fault.kind == "forget_tokens":
@@ -268,9 +287,13 @@ class _Service:
         origin = f"{request.headers.get('X-Forwarded-Proto', request.scheme)}://{request.host}"
         match [request.method, *(word.lower() for word in words)]:
             case ["POST", _, "oauth2", "token"]:
-                return self._token_reply(words[0], 1, await request.post(), f"{origin}{request.path}")
+                return self._token_reply(
+                    words[0], 1, await request.post(), f"{origin}{request.path}"
+                )
             case ["POST", _, "oauth2", "v2.0", "token"]:
-                return self._token_reply(words[0], 2, await request.post(), f"{origin}{request.path}")
+                return self._token_reply(
+                    words[0], 2, await request.post(), f"{origin}{request.path}"
+                )
             case ["POST", _, "oauth2", "v2.0", "devicecode"]:
                 form = _texts(await request.post())
                 answer = self._tokens.device_code(tenant=words[0], form=form, origin=origin)
@@ -287,11 +310,17 @@ class _Service:
                     return _plain(200, openid_configuration(origin, words[0]))
                 return _plain(400, b'{"error":"invalid_tenant"}')
             case ["GET", "common", "discovery", "instance"]:
-                return _plain(200, instance_discovery(origin, request.host, self._options.tenant_id))
+                return _plain(
+                    200, instance_discovery(origin, request.host, self._options.tenant_id)
+                )
         return not_found()
 
-    def _token_reply(self, tenant: str, version: int, form: Mapping[str, object], endpoint: str) -> Reply:
-        answer = self._tokens.answer(tenant=tenant, version=version, form=_texts(form), endpoint=endpoint)
+    def _token_reply(
+        self, tenant: str, version: int, form: Mapping[str, object], endpoint: str
+    ) -> Reply:
+        answer = self._tokens.answer(
+            tenant=tenant, version=version, form=_texts(form), endpoint=endpoint
+        )
         return _plain(answer.status, answer.body)
 
     async def _encoded(
@@ -309,7 +338,12 @@ class _Service:
             headers = {"Content-Type": f"{reply.media_type}{charset}", **reply.headers}
             if reply.from_service:
                 headers |= _service_headers(request)
-        if coded and marked and self._options.gzip and "gzip" in request.headers.get("Accept-Encoding", ""):
+        if (
+            coded
+            and marked
+            and self._options.gzip
+            and "gzip" in request.headers.get("Accept-Encoding", "")
+        ):
             parts = [await asyncio.to_thread(_gzipped, parts)]
             headers["Content-Encoding"] = "gzip"
         return headers, parts
@@ -322,7 +356,15 @@ def kind_of(words: tuple[str, ...]) -> str:
             return "invoices"
         case ["v1", "invoices", "summary" | "summaries"]:
             return "summary"
-        case ["v1", "invoices", _, "documents", _] | ["v1", "invoices", _, "receipts", _, "documents", _]:
+        case ["v1", "invoices", _, "documents", _] | [
+            "v1",
+            "invoices",
+            _,
+            "receipts",
+            _,
+            "documents",
+            _,
+        ]:
             return "document"
         case ["v1", "invoices", "estimates", "links"]:
             return "estimates"

@@ -98,13 +98,16 @@ class Invoice:
 
 
 class Tenant:
-    """Every invoice and line item of one sandbox. The same options make the same tenant, byte for byte."""
+    """Every invoice and line item of one sandbox. The same options make the same tenant, byte for
+    byte."""
 
     def __init__(self, options: SandboxOptions) -> None:
         self.options = options
         self.invoices = tuple(_invoices(options))
         self._by_id = {invoice.id.lower(): invoice for invoice in self.all_invoices()}
-        self._open = {invoice.id.lower(): invoice for invoice in _open_invoices(options, self.currencies)}
+        self._open = {
+            invoice.id.lower(): invoice for invoice in _open_invoices(options, self.currencies)
+        }
         self._row_pool = lru_cache(maxsize=POOLS_KEPT)(self._make_row_pool)
 
     def all_invoices(self) -> Iterator[Invoice]:
@@ -116,10 +119,13 @@ class Tenant:
     @property
     def currencies(self) -> tuple[str, ...]:
         """The currencies of its new-commerce invoices."""
-        return tuple(dict.fromkeys(invoice.currency for invoice in self.invoices if invoice.kind == MODERN))
+        return tuple(
+            dict.fromkeys(invoice.currency for invoice in self.invoices if invoice.kind == MODERN)
+        )
 
     def unbilled(self, period: str, currency: str) -> Invoice | None:
-        """The line items of a period and a currency that are not billed; None if it has no such currency."""
+        """The line items of a period and a currency that are not billed; None if it has no such
+        currency."""
         return self._open.get(f"unbilled-{period}-{currency}".lower())
 
     def find(self, invoice_id: str) -> Invoice | None:
@@ -132,12 +138,17 @@ class Tenant:
         """One line item as JSON. Raises LookupError if the tenant does not have it."""
         return self.page_bytes(invoice_id, provider, line_item_type, index, 1)[1:-1]
 
-    def page_bytes(self, invoice_id: str, provider: str, line_item_type: str, start: int, count: int) -> bytes:
-        """A JSON array of `count` line items from `start` on. Raises LookupError if the tenant has fewer."""
+    def page_bytes(
+        self, invoice_id: str, provider: str, line_item_type: str, start: int, count: int
+    ) -> bytes:
+        """A JSON array of `count` line items from `start` on. Raises LookupError if the tenant has
+        fewer."""
         invoice = self.find(invoice_id)
         detail = invoice.detail(provider, line_item_type) if invoice else None
         if not invoice or not detail or not 0 <= start <= start + count <= detail.line_items:
-            raise LookupError(f"no line items {start} to {start + count} in {invoice_id} {provider}/{line_item_type}")
+            raise LookupError(
+                f"no line items {start} to {start + count} in {invoice_id} {provider}/{line_item_type}"
+            )
         return b"[" + b"".join(self.pieces(invoice, detail, start, count)) + b"]"
 
     def pieces(self, invoice: Invoice, detail: Detail, start: int, count: int) -> list[bytes]:
@@ -153,7 +164,9 @@ class Tenant:
             "this": month_text(invoice.year, invoice.month).encode(),
             "next": month_text(*months_on(invoice.year, invoice.month, 1)).encode(),
         }
-        return RowPool(template_pool(self.options.seed, kind, invoice.style).filled(places), invoice.shift)
+        return RowPool(
+            template_pool(self.options.seed, kind, invoice.style).filled(places), invoice.shift
+        )
 
 
 def month_text(year: int, month: int) -> str:
@@ -183,7 +196,8 @@ def _invoices(options: SandboxOptions) -> Iterator[Invoice]:
 
 
 def _open_invoices(options: SandboxOptions, currencies: tuple[str, ...]) -> Iterator[Invoice]:
-    """What is not billed yet: all of new commerce, in each currency, of this period and the one before."""
+    """What is not billed yet: all of new commerce, in each currency, of this period and the one
+    before."""
     for currency in currencies:
         for period, share, months in (("current", 1.0, 1), ("previous", 0.5, 0)):
             year, month = months_on(*_newest(options), months)
@@ -196,7 +210,9 @@ def _open_invoices(options: SandboxOptions, currencies: tuple[str, ...]) -> Iter
                 month=month,
                 currency=currency,
                 currency_symbol="",
-                details=tuple(_detail(pair, count) for pair in PROVIDERS_AND_TYPES if _kind_of(pair) == MODERN),
+                details=tuple(
+                    _detail(pair, count) for pair in PROVIDERS_AND_TYPES if _kind_of(pair) == MODERN
+                ),
                 style=RowStyle(),
                 shift=Draws(options.seed, "shift", identity).below(POOL_ROWS),
                 is_open=True,
@@ -225,7 +241,9 @@ def _invoice(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> I
     chronological, legacy = options.invoices - age, kind == LEGACY
     currency, symbol = CURRENCIES[0 if legacy else of_kind % len(CURRENCIES)]
     invoice = Invoice(
-        id=f"D0800{_base36(90_000 + chronological * 139)}" if legacy else f"G000{700_000 + chronological * 37}",
+        id=f"D0800{_base36(90_000 + chronological * 139)}"
+        if legacy
+        else f"G000{700_000 + chronological * 37}",
         kind=kind,
         year=year,
         month=month,
@@ -242,7 +260,9 @@ def _invoice(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> I
 
 
 def _details(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> tuple[Detail, ...]:
-    usual = (OFFICE_ONLY if of_kind % 3 == 1 else LEGACY_DETAILS) if kind == LEGACY else MODERN_DETAILS
+    usual = (
+        (OFFICE_ONLY if of_kind % 3 == 1 else LEGACY_DETAILS) if kind == LEGACY else MODERN_DETAILS
+    )
     pairs = [pair for pair in options.details or usual if _kind_of(pair) == kind]
     return tuple(_detail(pair, _line_items(options, pair, age)) for pair in dict.fromkeys(pairs))
 
@@ -261,26 +281,35 @@ def _line_items(options: SandboxOptions, pair: str, age: int) -> int:
 
 
 def _charges(options: SandboxOptions, invoice: Invoice) -> int:
-    """The cents of all line items that charge; an invoice that offers none has a total all the same."""
-    kinds = {detail.kind: detail.line_items for detail in invoice.details if "billing" in detail.line_item_type}
+    """The cents of all line items that charge; an invoice that offers none has a total all the
+    same."""
+    kinds = {
+        detail.kind: detail.line_items
+        for detail in invoice.details
+        if "billing" in detail.line_item_type
+    }
     if {"one_time/billing_line_items", "marketplace/billing_line_items"} & kinds.keys():
         kinds.pop("all/billing_line_items", None)  # the same rows once more
     if not kinds:
         hidden = LEGACY_DETAILS[1] if invoice.kind == LEGACY else MODERN_DETAILS[0]
         kinds = {hidden: invoice.details[0].line_items}
     return sum(
-        template_pool(options.seed, kind, invoice.style).cents(invoice.shift, count) for kind, count in kinds.items()
+        template_pool(options.seed, kind, invoice.style).cents(invoice.shift, count)
+        for kind, count in kinds.items()
     )
 
 
 def _amendments(options: SandboxOptions, invoice: Invoice, of_kind: int) -> tuple[Invoice, ...]:
     if invoice.kind != MODERN or of_kind >= options.amendments:
         return ()
-    smaller = tuple(replace(detail, line_items=-(-detail.line_items // 10)) for detail in invoice.details)
+    smaller = tuple(
+        replace(detail, line_items=-(-detail.line_items // 10)) for detail in invoice.details
+    )
     amendment = replace(
         invoice,
         id=f"G{int(invoice.id[1:]) + 1:09d}",
-        details=tuple(detail for detail in smaller if detail.line_item_type == "billing_line_items") or smaller,
+        details=tuple(detail for detail in smaller if detail.line_item_type == "billing_line_items")
+        or smaller,
         style=RowStyle(credit=True),
         amends=invoice.id,
     )

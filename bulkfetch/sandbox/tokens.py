@@ -25,9 +25,24 @@ Refusal = tuple[int, str, int, str]
 """The status of an answer, its OAuth error, its code and its description."""
 _USER_REFUSALS: Mapping[str, Refusal] = {
     "expired": (400, "invalid_grant", 700082, "The refresh token has expired due to inactivity."),
-    "revoked": (400, "invalid_grant", 50173, "The provided grant has expired due to it being revoked."),
-    "no_consent": (400, "invalid_grant", 65001, "The user or administrator has not consented to use the application."),
-    "mfa": (400, "invalid_grant", 50076, "You must use multi-factor authentication to access this resource."),
+    "revoked": (
+        400,
+        "invalid_grant",
+        50173,
+        "The provided grant has expired due to it being revoked.",
+    ),
+    "no_consent": (
+        400,
+        "invalid_grant",
+        65001,
+        "The user or administrator has not consented to use the application.",
+    ),
+    "mfa": (
+        400,
+        "invalid_grant",
+        50076,
+        "You must use multi-factor authentication to access this resource.",
+    ),
     "declined": (400, "authorization_declined", 65004, "The user declined the authorization."),
 }
 
@@ -64,8 +79,11 @@ class Tokens:
         """Let no token that was issued so far open the API any more."""
         self._ends.clear()
 
-    def answer(self, *, tenant: str, version: int, form: Mapping[str, str], endpoint: str = "") -> TokenAnswer:
-        """What the token endpoint of a tenant, version 1 or 2, answers to a form; `endpoint` is its address."""
+    def answer(
+        self, *, tenant: str, version: int, form: Mapping[str, str], endpoint: str = ""
+    ) -> TokenAnswer:
+        """What the token endpoint of a tenant, version 1 or 2, answers to a form; `endpoint` is its
+        address."""
         error = self._refusal(tenant, form, endpoint)
         if error:
             return self._fault(*error)
@@ -96,7 +114,9 @@ class Tokens:
         error = self._tenant_refusal(tenant, form)
         if error:
             return self._fault(*error)
-        code = hashlib.blake2b(f"{self._options.seed}/device/{len(self._polls)}".encode()).hexdigest()
+        code = hashlib.blake2b(
+            f"{self._options.seed}/device/{len(self._polls)}".encode()
+        ).hexdigest()
         self._polls[code] = 0
         body = {
             "user_code": "SANDBOX42",
@@ -110,7 +130,10 @@ class Tokens:
 
     def identity(self, *, header: str, resource: str, client_id: str) -> TokenAnswer:
         """What the managed identity endpoint of a machine answers: a token of an app."""
-        if header != self._options.identity_header or client_id not in ("", self._options.client_id):
+        if header != self._options.identity_header or client_id not in (
+            "",
+            self._options.client_id,
+        ):
             body: dict[str, object] = {"statusCode": 400, "message": "No managed identity found."}
             return TokenAnswer(400, orjson.dumps(body))
         lifetime = self._options.token_lifetime_s
@@ -128,7 +151,8 @@ class Tokens:
         return tenant.lower() in (self._options.tenant_id.lower(), *TENANT_NAMES)
 
     def _issue(self, form: Mapping[str, str], *, is_user: bool) -> str:
-        """A JSON web token whose signature nobody can check; it is good because it was issued here."""
+        """A JSON web token whose signature nobody can check; it is good because it was issued
+        here."""
         now, self._issued = self._clock(), self._issued + 1
         scopes = form.get("scope", "").split()
         scope = next((each for each in scopes if "/" in each), f"{GRANT_RESOURCE}/.default")
@@ -144,7 +168,13 @@ class Tokens:
             "uti": str(self._issued),
         }
         if is_user:
-            claims |= {"idtyp": "user", "upn": USER, "name": "Anna Example", "scp": right, "amr": ["pwd", "mfa"]}
+            claims |= {
+                "idtyp": "user",
+                "upn": USER,
+                "name": "Anna Example",
+                "scp": right,
+                "amr": ["pwd", "mfa"],
+            }
         else:
             claims |= {"idtyp": "app"}
         signature = hashlib.blake2b(f"{self._options.seed}/token/{self._issued}".encode()).digest()
@@ -166,7 +196,12 @@ class Tokens:
         if not self.knows_tenant(tenant):
             return 400, "invalid_request", 90002, f"Tenant '{tenant}' not found."
         if form.get("client_id") != self._options.client_id:
-            return 400, "unauthorized_client", 700016, "The application was not found in the directory."
+            return (
+                400,
+                "unauthorized_client",
+                700016,
+                "The application was not found in the directory.",
+            )
         return None
 
     def _refusal(self, tenant: str, form: Mapping[str, str], endpoint: str) -> Refusal | None:
@@ -174,14 +209,24 @@ class Tokens:
         if not self.knows_tenant(tenant):
             return 400, "invalid_request", 90002, f"Tenant '{tenant}' not found."
         if grant not in ("client_credentials", "refresh_token", DEVICE_CODE):
-            return 400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type."
+            return (
+                400,
+                "unsupported_grant_type",
+                70003,
+                "The app requested an unsupported grant type.",
+            )
         error = self._tenant_refusal(tenant, form) or self._proof_refusal(form, endpoint, grant)
         if error or grant == "client_credentials":
             return error
         if grant == DEVICE_CODE:
             return self._code_refusal(form)
         if form.get("refresh_token") not in self._refresh_tokens:
-            return 400, "invalid_grant", 9002313, "Invalid request. Request is malformed or invalid."
+            return (
+                400,
+                "invalid_grant",
+                9002313,
+                "Invalid request. Request is malformed or invalid.",
+            )
         return _USER_REFUSALS.get(self._options.user_state)
 
     def _code_refusal(self, form: Mapping[str, str]) -> Refusal | None:
@@ -192,11 +237,17 @@ class Tokens:
         if self._polls[code] <= self._options.device_polls:
             return 400, "authorization_pending", 70016, "The user has not signed in yet."
         if self._options.user_state == "expired":
-            return 400, "expired_token", 70020, "The provided value for the input parameter 'device_code' has expired."
+            return (
+                400,
+                "expired_token",
+                70020,
+                "The provided value for the input parameter 'device_code' has expired.",
+            )
         return _USER_REFUSALS.get(self._options.user_state)
 
     def _proof_refusal(self, form: Mapping[str, str], endpoint: str, grant: str) -> Refusal | None:
-        """Whether the client proves itself; one without a proof of its own may refresh what it got with a code."""
+        """Whether the client proves itself; one without a proof of its own may refresh what it got
+        with a code."""
         if "client_assertion" in form:
             return self._assertion_refusal(form, endpoint)
         if "client_secret" not in form and grant != "client_credentials":
@@ -209,7 +260,12 @@ class Tokens:
         import jwt  # these two come with msal; without a certificate nobody needs them
         from cryptography.x509 import load_pem_x509_certificate
 
-        unknown = 401, "invalid_client", 700027, "The certificate with identifier used to sign is not registered."
+        unknown = (
+            401,
+            "invalid_client",
+            700027,
+            "The certificate with identifier used to sign is not registered.",
+        )
         if form.get("client_assertion_type") != ASSERTION or not self._options.client_certificate:
             return unknown
         certificate = load_pem_x509_certificate(Path(self._options.client_certificate).read_bytes())
@@ -225,7 +281,12 @@ class Tokens:
             return unknown
         now = self._clock()
         if not claims["iat"] - _SKEW_S <= now <= claims["exp"] + _SKEW_S:
-            return 401, "invalid_client", 700024, "Client assertion is not within its valid time range."
+            return (
+                401,
+                "invalid_client",
+                700024,
+                "Client assertion is not within its valid time range.",
+            )
         return None
 
     def _fault(self, status: int, error: str, code: int, description: str) -> TokenAnswer:

@@ -28,7 +28,8 @@ _DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class LoadedSettings:
-    """The settings in force, where each came from (by its name), and what the user should hear about them."""
+    """The settings in force, where each came from (by its name), and what the user should hear
+    about them."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -44,13 +45,17 @@ class SettingLine:
     source: str
 
 
-def load_settings(flags: Mapping[str, object], environ: Mapping[str, str], *, cwd: Path) -> LoadedSettings:
-    """Read the settings: a flag wins over the environment, that over the TOML file, that over the default.
+def load_settings(
+    flags: Mapping[str, object], environ: Mapping[str, str], *, cwd: Path
+) -> LoadedSettings:
+    """Read the settings: a flag wins over the environment, that over the TOML file, that over the
+    default.
 
-    `flags` maps the names of settings, and `config`, to what was given. None is not given, nor is an empty
-    variable; other names among the flags are ignored. Of the TOML files (`config`, `BULKFETCH_CONFIG`,
-    `bulkfetch.toml` in `cwd`, `bulkfetch/config.toml` in the folder for configuration) only the first is
-    read; a relative path in it starts from its own folder. Raises SettingsError.
+    `flags` maps the names of settings, and `config`, to what was given. None is not given, nor is
+    an empty variable; other names among the flags are ignored. Of the TOML files (`config`,
+    `BULKFETCH_CONFIG`, `bulkfetch.toml` in `cwd`, `bulkfetch/config.toml` in the folder for
+    configuration) only the first is read; a relative path in it starts from its own folder. Raises
+    SettingsError.
     """
     _refuse_unknown_variables(environ)
     file = _read_file(flags, environ, cwd)
@@ -67,7 +72,11 @@ def load_settings(flags: Mapping[str, object], environ: Mapping[str, str], *, cw
     if "login_file" not in values:
         values["login_file"] = _login_file(environ)
     if values.get("cloud", "public") != "public":
-        sources |= {name: f"cloud {values['cloud']}" for name in ("base_url", "authority") if name not in values}
+        sources |= {
+            name: f"cloud {values['cloud']}"
+            for name in ("base_url", "authority")
+            if name not in values
+        }
     rows = (values.get(name, default_of(name)) for name in ("row_group_rows", "part_rows"))
     check_row_group_rows(*rows, sources=sources)
     return LoadedSettings(Settings(**values), sources, file.warnings if file else ())
@@ -80,12 +89,16 @@ def read_settings(settings: Settings | None = None, /, **flags: object) -> Setti
     """
     for name in flags:
         if name not in (*setting_names(), "config"):
-            raise SettingsError(f"keyword argument {name!r}: no such setting; {_nearest(name, setting_names())}")
+            raise SettingsError(
+                f"keyword argument {name!r}: no such setting; {_nearest(name, setting_names())}"
+            )
     if settings is None:
         return load_settings(flags, os.environ, cwd=Path.cwd()).settings
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     if "config" in given:
-        raise SettingsError("keyword argument 'config': names a file, and settings are given already")
+        raise SettingsError(
+            "keyword argument 'config': names a file, and settings are given already"
+        )
     return replace(settings, **given)
 
 
@@ -101,7 +114,8 @@ def describe(loaded: LoadedSettings) -> list[SettingLine]:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value as it was given, the words for where, and the folder that a relative path in it starts from."""
+    """A value as it was given, the words for where, and the folder that a relative path in it
+    starts from."""
 
     value: object
     source: str
@@ -119,7 +133,11 @@ class _File:
 
 
 def _given(
-    name: str, flags: Mapping[str, object], environ: Mapping[str, str], file: _File | None, cwd: Path
+    name: str,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    file: _File | None,
+    cwd: Path,
 ) -> _Given | None:
     if flags.get(name) is not None:
         return _Given(flags[name], flag_of(name), cwd)
@@ -135,7 +153,9 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     for variable in sorted(environ):
         ours = variable.startswith(PREFIX) and not variable.startswith(_NOT_OURS)
         if ours and environ[variable] and variable not in known:
-            raise SettingsError(f"environment variable {variable!r}: no such setting; {_nearest(variable, known)}")
+            raise SettingsError(
+                f"environment variable {variable!r}: no such setting; {_nearest(variable, known)}"
+            )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -144,7 +164,11 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
     by_word = {_word(candidate): candidate for candidate in sorted(known)}
     close = difflib.get_close_matches(_word(name), by_word, n=1, cutoff=0.5)
-    return f"did you mean {by_word[close[0]]}?" if close else f"there are {', '.join(by_word.values())}"
+    return (
+        f"did you mean {by_word[close[0]]}?"
+        if close
+        else f"there are {', '.join(by_word.values())}"
+    )
 
 
 def _word(name: str) -> str:
@@ -155,7 +179,9 @@ def _read_file(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Pat
     if flags.get("config") is not None:
         return _parse_file(cwd, str(flags["config"]), asked_by="--config")
     if environ.get("BULKFETCH_CONFIG"):
-        return _parse_file(cwd, environ["BULKFETCH_CONFIG"], asked_by="environment variable BULKFETCH_CONFIG")
+        return _parse_file(
+            cwd, environ["BULKFETCH_CONFIG"], asked_by="environment variable BULKFETCH_CONFIG"
+        )
     for path in ("bulkfetch.toml", _user_file(environ)):
         if path and os.path.isfile(cwd / path):
             return _parse_file(cwd, path, asked_by="")
@@ -202,11 +228,20 @@ def _parse_file(cwd: Path, shown: str, *, asked_by: str) -> _File:
         raise SettingsError(f"{told}: must be TOML: {error}") from None
     for key in values:
         if key not in setting_names():
-            raise SettingsError(f"{shown}, key {key!r}: no such setting; {_nearest(key, setting_names())}")
+            raise SettingsError(
+                f"{shown}, key {key!r}: no such setting; {_nearest(key, setting_names())}"
+            )
     return _File(shown, (cwd / shown).parent, values, _warnings(shown, values, mode))
 
 
-_SECRETS = ("token", "token_command", "client_secret", "refresh_token", "storage_key", "storage_sas")
+_SECRETS = (
+    "token",
+    "token_command",
+    "client_secret",
+    "refresh_token",
+    "storage_key",
+    "storage_sas",
+)
 
 
 def _warnings(shown: str, values: Mapping[str, object], mode: int) -> tuple[str, ...]:

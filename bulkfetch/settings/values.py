@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 
 class Secret:
-    """A text that shows itself as `***` wherever it is printed, formatted or logged. It cannot be changed."""
+    """A text that shows itself as `***` wherever it is printed, formatted or logged. It cannot be
+    changed."""
 
     __slots__ = ("_value",)
     _value: str
@@ -59,7 +60,8 @@ class ValueKind:
 
 
 def _quoted(value: object) -> str:
-    """Show a wrong value on one line: a list or a table by its kind only, for it may hold anything."""
+    """Show a wrong value on one line: a list or a table by its kind only, for it may hold
+    anything."""
     if not isinstance(value, str | int | float):
         return f"a {type(value).__name__}"
     try:
@@ -110,10 +112,14 @@ _LARGEST_PAGE_BYTES = 1 << 30  # pyarrow counts the bytes of a JSON block in 32 
 
 def _read_size(value: object) -> int:
     size = _integer(value)
-    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,15}) ?([KMG]iB)", value.strip(), re.IGNORECASE)):
+    if isinstance(value, str) and (
+        match := re.fullmatch(r"([0-9]{1,15}) ?([KMG]iB)", value.strip(), re.IGNORECASE)
+    ):
         size = int(match[1]) * _UNITS[match[2].lower()]
     if size is None or not 1 <= size <= _LARGEST_PAGE_BYTES:
-        raise ValueError(f"must be a number of bytes, or text such as 256MiB, up to 1GiB, not {_quoted(value)}")
+        raise ValueError(
+            f"must be a number of bytes, or text such as 256MiB, up to 1GiB, not {_quoted(value)}"
+        )
     return size
 
 
@@ -135,8 +141,12 @@ def choice(*choices: str) -> ValueKind:
 
 def _read_id(value: object) -> str:
     """Read what becomes a segment of an address. A secret given here by mistake is not repeated."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", value.strip()):
-        raise ValueError("must be an id (8-4-4-4-12 hexadecimal digits) or a domain name; its value is not shown here")
+    if not isinstance(value, str) or not re.fullmatch(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", value.strip()
+    ):
+        raise ValueError(
+            "must be an id (8-4-4-4-12 hexadecimal digits) or a domain name; its value is not shown here"
+        )
     return value.strip()
 
 
@@ -150,7 +160,9 @@ def _read_secret(value: object) -> Secret:
     if isinstance(value, Secret):
         return value
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value.strip()):
-        raise ValueError("must be visible ASCII characters without spaces (and without the word Bearer)")
+        raise ValueError(
+            "must be visible ASCII characters without spaces (and without the word Bearer)"
+        )
     return Secret(value.strip())
 
 
@@ -165,7 +177,8 @@ def _existing_file(kind: str) -> Callable[[object], Path]:
 
 
 def _read_url(value: object) -> str:
-    """Read an address that may be given credentials. It is never repeated, as it may hold some by mistake."""
+    """Read an address that may be given credentials. It is never repeated, as it may hold some by
+    mistake."""
     text = value.strip() if isinstance(value, str) else ""
     try:
         parts = urlsplit(text)
@@ -175,11 +188,15 @@ def _read_url(value: object) -> str:
     if not host or not re.fullmatch(r"[A-Za-z0-9:/._~%!$&'()*+,;=@?#\[\]-]+", text):
         raise ValueError("must be an address such as https://host/v1")
     if "@" in parts.netloc:
-        raise ValueError("must hold no user name or password; credentials have settings of their own")
+        raise ValueError(
+            "must hold no user name or password; credentials have settings of their own"
+        )
     if "?" in text or "#" in text:
         raise ValueError("must end with its path, without ? or #")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
-        raise ValueError("must begin with https:// (http:// is for loopback only: localhost, 127.0.0.1, [::1])")
+        raise ValueError(
+            "must begin with https:// (http:// is for loopback only: localhost, 127.0.0.1, [::1])"
+        )
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
@@ -233,7 +250,9 @@ SECONDS = ValueKind(
     _number_between(1e-9, 86_400, "a number of seconds above 0 and up to 86400"),
     lambda seconds: f"{seconds:.10g}",
 )
-RATE = ValueKind("N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), lambda rate: f"{rate:.10g}")
+RATE = ValueKind(
+    "N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), lambda rate: f"{rate:.10g}"
+)
 SIZE = ValueKind("SIZE", _read_size, _show_size)
 PATH = ValueKind("FILE", _read_path)
 COMMAND = ValueKind("COMMAND", _read_command, lambda command: f"{command.reveal().split()[0]} …")

@@ -55,12 +55,15 @@ def _printed(said: str, name: str) -> Issued:
     found = (facts.get(key) for key in ("accessToken", "access_token", "token"))
     token = next((each for each in found if isinstance(each, str) and each), "")
     if not re.fullmatch(r"[!-~]+", token):
-        raise SignInError(f"{name} printed no token: a line of visible ASCII, or JSON with accessToken, is expected")
+        raise SignInError(
+            f"{name} printed no token: a line of visible ASCII, or JSON with accessToken, is expected"
+        )
     return Issued(token, _printed_lifetime_s(facts))
 
 
 def _printed_lifetime_s(facts: Mapping[str, Any]) -> float:
-    """Read when a printed token ends: `expires_in` in seconds, or a moment; without one only a refusal tells."""
+    """Read when a printed token ends: `expires_in` in seconds, or a moment; without one only a
+    refusal tells."""
     if "expires_in" in facts:
         return lifetime_s(facts["expires_in"])
     moment = facts.get("expires_on", facts.get("expiresOn"))
@@ -68,7 +71,9 @@ def _printed_lifetime_s(facts: Mapping[str, Any]) -> float:
         ends_at = float(str(moment))
     except ValueError:
         try:
-            ends_at = datetime.fromisoformat(str(moment)).timestamp()  # local time, as the Azure CLI prints it
+            ends_at = datetime.fromisoformat(
+                str(moment)
+            ).timestamp()  # local time, as the Azure CLI prints it
         except ValueError:
             return math.inf
     return lifetime_s(ends_at - time.time())

@@ -11,7 +11,13 @@ import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
 from bulkfetch.settings.declared import Settings
-from bulkfetch.signin.entra import entra_client, public_client, refusal_of, resource_of, token_of_answer
+from bulkfetch.signin.entra import (
+    entra_client,
+    public_client,
+    refusal_of,
+    resource_of,
+    token_of_answer,
+)
 from bulkfetch.signin.logins import Login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of
 from bulkfetch.words import printable
@@ -33,16 +39,27 @@ class DeviceSignIn:
     def poll(self) -> Issued | None:
         """Return the token if the person has signed in, None if not yet; it blocks.
 
-        Raises SignInError if the sign-in was declined or the code is no longer good, and what `acquire` raises.
+        Raises SignInError if the sign-in was declined or the code is no longer good, and what
+        `acquire` raises.
         """
         settings = self._settings
         with entra_client(settings) as (http, msal):
             application = public_client(
-                msal, http, settings.client_id, settings.tenant_id, settings.authority, settings=settings
+                msal,
+                http,
+                settings.client_id,
+                settings.tenant_id,
+                settings.authority,
+                settings=settings,
             )
-            answer = application.acquire_token_by_device_flow(self._flow, exit_condition=lambda flow: True)
+            answer = application.acquire_token_by_device_flow(
+                self._flow, exit_condition=lambda flow: True
+            )
             self.interval_s = float(self._flow.get("interval", self.interval_s))
-            if isinstance(answer, Mapping) and answer.get("error") in ("authorization_pending", "slow_down"):
+            if isinstance(answer, Mapping) and answer.get("error") in (
+                "authorization_pending",
+                "slow_down",
+            ):
                 return None
             return token_of_answer(answer, settings, http)
 
@@ -51,15 +68,27 @@ def begin_device_sign_in(settings: Settings) -> DeviceSignIn:
     """Ask Entra for a code that a person signs in with; it blocks. Raises what `acquire` raises."""
     missing = [name for name in ("tenant_id", "client_id") if getattr(settings, name) is None]
     if missing:
-        raise SettingsError(f"signing in takes the tenant and the app: give {' and '.join(missing)}")
+        raise SettingsError(
+            f"signing in takes the tenant and the app: give {' and '.join(missing)}"
+        )
     with entra_client(settings) as (http, msal):
         application = public_client(
-            msal, http, settings.client_id, settings.tenant_id, settings.authority, settings=settings
+            msal,
+            http,
+            settings.client_id,
+            settings.tenant_id,
+            settings.authority,
+            settings=settings,
         )
-        flow = application.initiate_device_flow(scopes=[f"{resource_of(settings)}/user_impersonation"])
+        flow = application.initiate_device_flow(
+            scopes=[f"{resource_of(settings)}/user_impersonation"]
+        )
         if "user_code" not in flow:
             raise SignInError(refusal_of(flow, settings, http))
-        code, where = printable(str(flow["user_code"])), printable(str(flow.get("verification_uri", "")))
+        code, where = (
+            printable(str(flow["user_code"])),
+            printable(str(flow.get("verification_uri", ""))),
+        )
         return DeviceSignIn(
             f"to sign in, open {where} in a browser and enter the code {code}",
             float(flow.get("interval", 5)),
@@ -75,23 +104,36 @@ def keep_login(settings: Settings, issued: Issued) -> Login:
     Raises SignInError, SettingsError, StorageError.
     """
     if issued.refresh_token is None:
-        raise SignInError("Entra gave no refresh token: the app lacks the permission offline_access")
+        raise SignInError(
+            "Entra gave no refresh token: the app lacks the permission offline_access"
+        )
     if settings.login_file is None:
         raise SettingsError("there is nowhere to keep the login: give --login-file")
     username = str(claims_of(issued.token).get("upn") or "")
-    login = Login(str(settings.tenant_id), str(settings.client_id), settings.authority, issued.refresh_token, username)
+    login = Login(
+        str(settings.tenant_id),
+        str(settings.client_id),
+        settings.authority,
+        issued.refresh_token,
+        username,
+    )
     write_login(settings.login_file, login)
     return login
 
 
 async def log_in(
-    settings: Settings, tell: Callable[[str], object], *, sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    settings: Settings,
+    tell: Callable[[str], object],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
 ) -> Login:
-    """Sign in with a code that a person enters in a browser, and keep the refresh token in `login_file`.
+    """Sign in with a code that a person enters in a browser, and keep the refresh token in
+    `login_file`.
 
-    `tell` is given the sentence that says where, and with which code. Raises SignInError if the sign-in is declined,
-    refused or not made in time, ConnectionFailedError or HttpStatusError if Entra cannot be reached to begin with,
-    SettingsError, and StorageError if the login cannot be kept.
+    `tell` is given the sentence that says where, and with which code. Raises SignInError if the
+    sign-in is declined, refused or not made in time, ConnectionFailedError or HttpStatusError if
+    Entra cannot be reached to begin with, SettingsError, and StorageError if the login cannot be
+    kept.
     """
     device = await anyio.to_thread.run_sync(begin_device_sign_in, settings)
     tell(device.message)
@@ -99,7 +141,9 @@ async def log_in(
     while waited_s < device.lifetime_s:
         waited_s += device.interval_s
         await sleep(device.interval_s)
-        with suppress(ConnectionFailedError, HttpStatusError):  # nobody is asked to sign in again for a stumble
+        with suppress(
+            ConnectionFailedError, HttpStatusError
+        ):  # nobody is asked to sign in again for a stumble
             issued = await anyio.to_thread.run_sync(device.poll, abandon_on_cancel=True)
             if issued is not None:
                 return await anyio.to_thread.run_sync(keep_login, settings, issued)

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 _HTTP_TIMEOUT_S = 30
 _TELLING_SKEW_S = 120.0
-"""How far this machine's clock may be off before it is named as what may be wrong: Entra allows five minutes."""
+"""How far this machine's clock may be off before it is named as what may be wrong: Entra allows
+five minutes."""
 _ODD_ANSWERS = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
-"""What msal raises for an answer that is not what it expects: it does not look before it uses it."""
+"""What msal raises for an answer that is not what it expects: it does not look before it uses
+it."""
 _SIGN_IN_AGAIN = "sign in again with `bulkfetch login`, or give a new refresh token"
 _ADVICE = {
     "700016": "check client_id and tenant_id: that tenant has no such app",
@@ -64,9 +66,10 @@ _ADVICE_BY_ERROR = {
 def acquire(settings: Settings, keep: Callable[[Secret], None] | None = None) -> Issued:
     """Get a token by the way that the settings name, whatever was got before; it blocks.
 
-    Every time begins anew, without the caches of msal: they hold the token that was refused, and failures of the last
-    seconds. A new refresh token is stored in `login_file`, and given to `keep`. Raises SignInError for a refusal,
-    SettingsError; ConnectionFailedError or HttpStatusError for what may pass; StorageError if a login cannot be kept.
+    Every time begins anew, without the caches of msal: they hold the token that was refused, and
+    failures of the last seconds. A new refresh token is stored in `login_file`, and given to
+    `keep`. Raises SignInError for a refusal, SettingsError; ConnectionFailedError or
+    HttpStatusError for what may pass; StorageError if a login cannot be kept.
     """
     way = way_of(settings)
     if way is Way.COMMAND:
@@ -77,12 +80,15 @@ def acquire(settings: Settings, keep: Callable[[Secret], None] | None = None) ->
         return _by_refresh_token(settings, keep)
     with entra_client(settings) as (http, _):
         scopes = [f"{resource_of(settings)}/.default"]
-        answer = _confidential(settings, http, settings.client_id, settings.tenant_id, settings.authority)
+        answer = _confidential(
+            settings, http, settings.client_id, settings.tenant_id, settings.authority
+        )
         return token_of_answer(answer.acquire_token_for_client(scopes=scopes), settings, http)
 
 
 def _by_refresh_token(settings: Settings, keep: Callable[[Secret], None] | None) -> Issued:
-    """Sign in with the newest refresh token there is; one that was given follows where the kept one is refused."""
+    """Sign in with the newest refresh token there is; one that was given follows where the kept one
+    is refused."""
     refusal: SignInError | None = None
     for login in _logins(settings):
         try:
@@ -96,7 +102,9 @@ def _by_refresh_token(settings: Settings, keep: Callable[[Secret], None] | None)
             if keep is not None:
                 keep(issued.refresh_token)
         return issued
-    raise refusal or SettingsError("there is no login: run `bulkfetch login`, or give a refresh token")
+    raise refusal or SettingsError(
+        "there is no login: run `bulkfetch login`, or give a refresh token"
+    )
 
 
 def _logins(settings: Settings) -> Iterator[Login]:
@@ -104,7 +112,9 @@ def _logins(settings: Settings) -> Iterator[Login]:
     if kept is not None and kept.is_of(settings.tenant_id, settings.client_id):
         yield kept
     if settings.refresh_token is not None and settings.tenant_id and settings.client_id:
-        yield Login(settings.tenant_id, settings.client_id, settings.authority, settings.refresh_token)
+        yield Login(
+            settings.tenant_id, settings.client_id, settings.authority, settings.refresh_token
+        )
     elif kept is not None and not kept.is_of(settings.tenant_id, settings.client_id):
         raise SettingsError(
             f"the login in {settings.login_file} is that of app {kept.client_id} in tenant {kept.tenant_id}, and other "
@@ -117,7 +127,9 @@ def _refreshed(login: Login, settings: Settings) -> Issued:
         whose = (login.client_id, login.tenant_id, login.authority)
         has_proof = settings.client_secret is not None or settings.client_certificate is not None
         application = (
-            _confidential(settings, http, *whose) if has_proof else public_client(msal, http, *whose, settings=settings)
+            _confidential(settings, http, *whose)
+            if has_proof
+            else public_client(msal, http, *whose, settings=settings)
         )
         answer = application.acquire_token_by_refresh_token(
             login.refresh_token.reveal(), scopes=[f"{resource_of(settings)}/user_impersonation"]
@@ -132,7 +144,10 @@ def _renewed(login: Login, issued: Issued) -> Login:
 
 
 def _by_managed_identity(settings: Settings) -> Issued:
-    with entra_client(settings, "the managed identity endpoint of this machine", insecure=True) as (http, msal):
+    with entra_client(settings, "the managed identity endpoint of this machine", insecure=True) as (
+        http,
+        msal,
+    ):
         name = settings.managed_identity
         identity = (
             msal.SystemAssignedManagedIdentity()
@@ -140,7 +155,9 @@ def _by_managed_identity(settings: Settings) -> Issued:
             else msal.UserAssignedManagedIdentity(client_id=name)
         )
         client = msal.ManagedIdentityClient(identity, http_client=http)
-        return token_of_answer(client.acquire_token_for_client(resource=resource_of(settings)), settings, http)
+        return token_of_answer(
+            client.acquire_token_for_client(resource=resource_of(settings)), settings, http
+        )
 
 
 def resource_of(settings: Settings) -> str:
@@ -149,7 +166,9 @@ def resource_of(settings: Settings) -> str:
 
 
 @contextmanager
-def entra_client(settings: Settings, where: str | None = None, *, insecure: bool = False) -> Iterator[tuple[Any, Any]]:
+def entra_client(
+    settings: Settings, where: str | None = None, *, insecure: bool = False
+) -> Iterator[tuple[Any, Any]]:
     """Give an HTTP client and msal, and say in our own words what goes wrong with either."""
     import msal  # 300 ms of imports that a run with a given token does without
     import requests
@@ -164,14 +183,22 @@ def entra_client(settings: Settings, where: str | None = None, *, insecure: bool
             raise SignInError(
                 f"{where} cannot be trusted with the secret: {without_secrets(error, settings)}"
             ) from None
-        raise ConnectionFailedError(f"signing in at {where} failed: {without_secrets(error, settings)}") from None
+        raise ConnectionFailedError(
+            f"signing in at {where} failed: {without_secrets(error, settings)}"
+        ) from None
     except MsalError as error:
-        raise ConnectionFailedError(f"signing in at {where} failed: {without_secrets(error, settings)}") from None
+        raise ConnectionFailedError(
+            f"signing in at {where} failed: {without_secrets(error, settings)}"
+        ) from None
     except _ODD_ANSWERS as error:
-        raise SignInError(f"signing in at {where} failed: {without_secrets(error, settings)}") from None
+        raise SignInError(
+            f"signing in at {where} failed: {without_secrets(error, settings)}"
+        ) from None
 
 
-def _confidential(settings: Settings, http: Any, client_id: str | None, tenant_id: str | None, authority: str) -> Any:
+def _confidential(
+    settings: Settings, http: Any, client_id: str | None, tenant_id: str | None, authority: str
+) -> Any:
     """Return an application that proves itself with its secret or its certificate."""
     import msal
 
@@ -185,7 +212,13 @@ def _confidential(settings: Settings, http: Any, client_id: str | None, tenant_i
 
 
 def public_client(
-    msal: Any, http: Any, client_id: str | None, tenant_id: str | None, authority: str, *, settings: Settings
+    msal: Any,
+    http: Any,
+    client_id: str | None,
+    tenant_id: str | None,
+    authority: str,
+    *,
+    settings: Settings,
 ) -> Any:
     """Return a client of msal that has no secret."""
     return msal.PublicClientApplication(
@@ -197,7 +230,8 @@ def public_client(
 
 
 def _is_known(authority: str) -> bool:
-    """Tell whether msal may look an authority up at Microsoft; others, proxies and tests, it would not find."""
+    """Tell whether msal may look an authority up at Microsoft; others, proxies and tests, it would
+    not find."""
     return authority in {cloud.authority for cloud in CLOUDS.values()}
 
 
@@ -209,7 +243,9 @@ def _proof(settings: Settings) -> object:
     try:
         text = file.read_text() if file else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"client_certificate {file} cannot be read: {type(error).__name__}") from None
+        raise SettingsError(
+            f"client_certificate {file} cannot be read: {type(error).__name__}"
+        ) from None
     certificate, key = (_pem_block(text, kind) for kind in ("CERTIFICATE", "PRIVATE KEY"))
     if not certificate or not key:
         raise SettingsError(
@@ -219,10 +255,15 @@ def _proof(settings: Settings) -> object:
 
 
 def _pem_block(text: str, kind: str) -> str:
-    """Return the first block of a PEM file that ends in `kind`, as in "RSA PRIVATE KEY"; "" if there is none."""
+    """Return the first block of a PEM file that ends in `kind`, as in "RSA PRIVATE KEY"; "" if
+    there is none."""
     block: list[str] = []
     for line in text.splitlines():
-        if line.startswith("-----BEGIN") and line.rstrip("-").endswith(kind) and "ENCRYPTED" not in line:
+        if (
+            line.startswith("-----BEGIN")
+            and line.rstrip("-").endswith(kind)
+            and "ENCRYPTED" not in line
+        ):
             block = [line]
         elif block:
             block.append(line)
@@ -231,7 +272,9 @@ def _pem_block(text: str, kind: str) -> str:
     return ""
 
 
-def token_of_answer(answer: object, settings: Settings, http: Any, old: Secret | None = None) -> Issued:
+def token_of_answer(
+    answer: object, settings: Settings, http: Any, old: Secret | None = None
+) -> Issued:
     """Read the answer of a token endpoint. Raises SignInError if it has no token."""
     if not isinstance(answer, Mapping):
         raise SignInError("signing in failed: the answer is no JSON object")
@@ -246,8 +289,11 @@ def token_of_answer(answer: object, settings: Settings, http: Any, old: Secret |
     )
 
 
-def refusal_of(answer: Mapping[str, Any], settings: Settings, http: Any, old: Secret | None = None) -> str:
-    """Say why Entra gave no token and what to do; its description carries the code, the time and the correlation id."""
+def refusal_of(
+    answer: Mapping[str, Any], settings: Settings, http: Any, old: Secret | None = None
+) -> str:
+    """Say why Entra gave no token and what to do; its description carries the code, the time and
+    the correlation id."""
     said = answer.get("error_description") or answer.get("error") or "no reason given"
     description = without_secrets(said, settings, old.reveal() if old else "")
     correlation = printable(str(answer.get("correlation_id") or ""))[:40]
@@ -279,10 +325,12 @@ def _code_of(answer: Mapping[str, Any]) -> str:
 
 
 def _http_client(settings: Settings, where: str, *, insecure: bool) -> requests.Session:
-    """Return what msal sends with: it trusts what the API's connections do, and follows no redirect.
+    """Return what msal sends with: it trusts what the API's connections do, and follows no
+    redirect.
 
-    `skew_s` is how far the clock of whoever answered is ahead of ours. `insecure` is for the endpoints of managed
-    identities, which are on this machine or link-local, and get no secret of ours.
+    `skew_s` is how far the clock of whoever answered is ahead of ours. `insecure` is for the
+    endpoints of managed identities, which are on this machine or link-local, and get no secret of
+    ours.
     """
     import requests
     from requests.adapters import HTTPAdapter
@@ -305,7 +353,9 @@ def _http_client(settings: Settings, where: str, *, insecure: bool) -> requests.
                 raise HttpStatusError(
                     f"signing in at {where} failed: it answered {response.status_code}",
                     status=response.status_code,
-                    retry_after_s=retry_after_s({name.lower(): value for name, value in response.headers.items()}),
+                    retry_after_s=retry_after_s(
+                        {name.lower(): value for name, value in response.headers.items()}
+                    ),
                 )
             return response
 

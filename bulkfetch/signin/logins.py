@@ -17,7 +17,8 @@ from bulkfetch.storage.disk import Disk, explained
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A refresh token, and the tenant, app and authority that it is good for; `username` is whose it is, if known."""
+    """A refresh token, and the tenant, app and authority that it is good for; `username` is whose
+    it is, if known."""
 
     tenant_id: str
     client_id: str
@@ -44,19 +45,27 @@ def read_login(file: Path) -> Login | None:
     except OSError as error:
         raise SettingsError(f"the login in {file} cannot be read: {error.strerror}") from error
     if stat.S_IMODE(mode) & 0o077 and os.name != "nt":  # Windows keeps no such bits
-        raise SettingsError(f"{file} holds a refresh token, and other users may read it: chmod 600 {file}")
+        raise SettingsError(
+            f"{file} holds a refresh token, and other users may read it: chmod 600 {file}"
+        )
     try:
         facts = orjson.loads(content)
         return Login(
-            **{name: str(facts[name]) for name in ("tenant_id", "client_id", "authority", "username")},
+            **{
+                name: str(facts[name])
+                for name in ("tenant_id", "client_id", "authority", "username")
+            },
             refresh_token=Secret(str(facts["refresh_token"])),
         )
     except (ValueError, KeyError, TypeError):
-        raise SettingsError(f"{file} is no login of bulkfetch; remove it and run `bulkfetch login` again") from None
+        raise SettingsError(
+            f"{file} is no login of bulkfetch; remove it and run `bulkfetch login` again"
+        ) from None
 
 
 def write_login(file: Path, login: Login) -> None:
-    """Keep a login in `file`, atomically and durably, readable to its owner alone. Raises StorageError."""
+    """Keep a login in `file`, atomically and durably, readable to its owner alone. Raises
+    StorageError."""
     facts = {
         "tenant_id": login.tenant_id,
         "client_id": login.client_id,
@@ -72,7 +81,9 @@ def write_login(file: Path, login: Login) -> None:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+                stream.write(
+                    orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+                )
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, file)
@@ -86,7 +97,8 @@ def write_login(file: Path, login: Login) -> None:
 
 
 def remove_login(file: Path) -> bool:
-    """Forget the login that is kept in `file`; return whether there was one. Raises StorageError."""
+    """Forget the login that is kept in `file`; return whether there was one. Raises
+    StorageError."""
     try:
         file.unlink()
     except FileNotFoundError:

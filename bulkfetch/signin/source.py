@@ -16,7 +16,14 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.entra import acquire
 from bulkfetch.signin.tokens import Issued
 from bulkfetch.signin.ways import way_of
-from bulkfetch.wire.retry import Attempts, RetryPolicy, backoff_s, is_throttled, is_too_long, may_retry
+from bulkfetch.wire.retry import (
+    Attempts,
+    RetryPolicy,
+    backoff_s,
+    is_throttled,
+    is_too_long,
+    may_retry,
+)
 from bulkfetch.wire.session import TokenSource
 
 _MARGIN_S, _MARGIN_SHARE = 60.0, 0.1
@@ -47,10 +54,11 @@ class FixedToken:
 class SignIn:
     """Signs in by the way that the settings name, in a thread, and again whenever that is due.
 
-    A token is renewed when it is refused, and shortly before it expires. Its lifetime is measured from its arrival with
-    a monotonic clock: what time it is here, or there, does not matter. What fails on the way to a token is tried again
-    as `policy` says; a refusal is not. `keep` is given each new refresh token, where there are any. `sleep`, `draw` and
-    `now` are passed in so that tests need not wait.
+    A token is renewed when it is refused, and shortly before it expires. Its lifetime is measured
+    from its arrival with a monotonic clock: what time it is here, or there, does not matter. What
+    fails on the way to a token is tried again as `policy` says; a refusal is not. `keep` is given
+    each new refresh token, where there are any. `sleep`, `draw` and `now` are passed in so that
+    tests need not wait.
     """
 
     def __init__(
@@ -104,7 +112,9 @@ class SignIn:
                 wait_s = _wait_s(error, attempts, self._draw(), self._policy)
                 if wait_s is None:
                     raise SignInError(f"{error} ({attempts} attempts)") from error
-                self._log.note("sign_in_retry", error=error.message, attempt=attempts, wait_s=round(wait_s, 3))
+                self._log.note(
+                    "sign_in_retry", error=error.message, attempt=attempts, wait_s=round(wait_s, 3)
+                )
                 await self._sleep(wait_s)
             else:
                 self._log.note("signed_in", attempt=attempts)
@@ -116,7 +126,11 @@ def _wait_s(
 ) -> float | None:
     """Return how long to wait before signing in once more, None where that is not worth it."""
     asked_s = error.retry_after_s if isinstance(error, HttpStatusError) else None
-    again = attempts < policy.max_attempts if is_throttled(error) else may_retry(error, Attempts(attempts), policy)
+    again = (
+        attempts < policy.max_attempts
+        if is_throttled(error)
+        else may_retry(error, Attempts(attempts), policy)
+    )
     if not again or is_too_long(asked_s, policy):
         return None
     return max(asked_s or 0.0, backoff_s(attempts, draw, policy))
@@ -125,7 +139,8 @@ def _wait_s(
 def token_source(
     settings: Settings, log: RunLog | None = None, keep: Callable[[Secret], None] | None = None
 ) -> TokenSource:
-    """Return the source that the settings name; `keep` is given each new refresh token. Raises SettingsError."""
+    """Return the source that the settings name; `keep` is given each new refresh token. Raises
+    SettingsError."""
     if way_of(settings) is Way.TOKEN and settings.token is not None:
         return FixedToken(settings.token.reveal())
     return SignIn(settings, RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS), log=log, keep=keep)

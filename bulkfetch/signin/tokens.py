@@ -21,7 +21,8 @@ _SHORTEST_SECRET = 4
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token, how long it is good in seconds as far as its issuer told, and the refresh token that came with it."""
+    """A token, how long it is good in seconds as far as its issuer told, and the refresh token that
+    came with it."""
 
     token: str = field(repr=False)
     lifetime_s: float = math.inf
@@ -29,7 +30,8 @@ class Issued:
 
 
 def lifetime_s(told: object) -> float:
-    """Read `expires_in`, a number in some answers and text in others; without it only a refusal tells."""
+    """Read `expires_in`, a number in some answers and text in others; without it only a refusal
+    tells."""
     try:
         seconds = float(str(told))
     except ValueError:
@@ -38,7 +40,8 @@ def lifetime_s(told: object) -> float:
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """Return what a token says of itself, unchecked: only its server can tell if it is true. {} if it is opaque."""
+    """Return what a token says of itself, unchecked: only its server can tell if it is true. {} if
+    it is opaque."""
     parts = token.split(".")
     if len(parts) != 3:
         return {}
@@ -50,7 +53,8 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 def without_secrets(said: object, settings: Settings, *others: str) -> str:
-    """Return the first line of what somebody said, without any of our secrets, however it quotes them."""
+    """Return the first line of what somebody said, without any of our secrets, however it quotes
+    them."""
     text = str(said)
     ours = (settings.client_secret, settings.refresh_token, settings.token)
     command = settings.token_command.reveal() if settings.token_command else ""

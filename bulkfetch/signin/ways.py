@@ -13,10 +13,11 @@ def check_credentials(settings: Settings) -> None:
 
 
 def way_of(settings: Settings) -> Way:
-    """Return the way to a token that is taken: the one that `sign_in` names, or the first whose credentials are given.
+    """Return the way to a token that is taken: the one that `sign_in` names, or the first whose
+    credentials are given.
 
-    What `bulkfetch login` has kept counts where no others are given, and wins where `sign_in` says "user". Raises
-    SettingsError, saying what is missing.
+    What `bulkfetch login` has kept counts where no others are given, and wins where `sign_in` says
+    "user". Raises SettingsError, saying what is missing.
     """
     if settings.sign_in != "auto":
         return _checked(Way(settings.sign_in), settings)
@@ -25,7 +26,11 @@ def way_of(settings: Settings) -> Way:
             return _checked(way, settings)
     if _has_login(settings):
         return Way.USER
-    missing = [name for name in ("tenant_id", "client_id", "client_secret") if getattr(settings, name) is None]
+    missing = [
+        name
+        for name in ("tenant_id", "client_id", "client_secret")
+        if getattr(settings, name) is None
+    ]
     raise SettingsError(
         f"no credentials: give {_ways('token')}, or {', '.join(map(_ways, missing))}, or sign in with "
         "`bulkfetch login`; each can also be a key of bulkfetch.toml; `bulkfetch export --sandbox DIR` needs none"
@@ -54,7 +59,9 @@ def _checked(way: Way, settings: Settings) -> Way:
     if not missing:
         return way
     hint = ", or sign in with `bulkfetch login`" if way is Way.USER else ""
-    raise SettingsError(f"signing in by {way.value} lacks something: give {', '.join(map(_ways, missing))}{hint}")
+    raise SettingsError(
+        f"signing in by {way.value} lacks something: give {', '.join(map(_ways, missing))}{hint}"
+    )
 
 
 def _has_login(settings: Settings) -> bool:
@@ -66,8 +73,11 @@ def _ways(name: str) -> str:
 
 
 def has_user(settings: Settings) -> bool:
-    """Tell whether the credentials are known to be an app's together with a user; a token in hand may say so."""
+    """Tell whether the credentials are known to be an app's together with a user; a token in hand
+    may say so."""
     way = way_of(settings)
     if way is Way.TOKEN and settings.token is not None:
-        return bool(claims_of(settings.token.reveal()).get("scp"))  # what a user has allowed; an app has roles
+        return bool(
+            claims_of(settings.token.reveal()).get("scp")
+        )  # what a user has allowed; an app has roles
     return way is Way.USER

@@ -1,4 +1,5 @@
-"""Where an archive lies: in a directory of this machine, or under a prefix of a container in an object store."""
+"""Where an archive lies: in a directory of this machine, or under a prefix of a container in an
+object store."""
 
 from __future__ import annotations
 
@@ -60,31 +61,39 @@ _AZURE_HOST = re.compile(
     r"(?P<suffix>core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net"
     r"|fabric\.microsoft\.com)"
 )
-"""Hosts of storage accounts, and of OneLake; its regional ones are named like westeurope-onelake."""
+"""Hosts of storage accounts, and of OneLake; its regional ones are named like
+westeurope-onelake."""
 _ONELAKE = "fabric.microsoft.com"
 
 
 def parse_address(text: str) -> Address | None:
     """Read the address of an object store; None stands for the path of a directory.
 
-    `s3://`, `s3a://`, `gs://`, `gcs://`, `az://` and `azure://` take the bucket or container and a prefix, spelled as
-    they are; `abfs[s]://container@account.dfs.core.windows.net/prefix` and `https://` addresses of Azure Storage and
-    OneLake are percent-encoded, as everywhere. Raises OutputError, which repeats no query, where tokens may be.
+    `s3://`, `s3a://`, `gs://`, `gcs://`, `az://` and `azure://` take the bucket or container and a
+    prefix, spelled as they are; `abfs[s]://container@account.dfs.core.windows.net/prefix` and
+    `https://` addresses of Azure Storage and OneLake are percent-encoded, as everywhere. Raises
+    OutputError, which repeats no query, where tokens may be.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
         return None
     service = _SCHEMES.get(scheme.lower())
     if service is None:
-        raise OutputError(f"{scheme}:// is no storage that bulkfetch writes to; there are {_EXAMPLES}")
+        raise OutputError(
+            f"{scheme}:// is no storage that bulkfetch writes to; there are {_EXAMPLES}"
+        )
     shown, query, _ = text.partition("?")
     if query or "#" in text:
-        raise OutputError(f"{shown.partition('#')[0]}: an address ends with its path; a SAS has a setting, storage_sas")
+        raise OutputError(
+            f"{shown.partition('#')[0]}: an address ends with its path; a SAS has a setting, storage_sas"
+        )
     if scheme.lower() == "https" or (service is Service.AZURE and "@" in rest.partition("/")[0]):
         return _azure_address(text)
     container, _, prefix = rest.partition("/")
     if "@" in container or ":" in container:
-        raise OutputError("the address must hold no credentials and no port; these have settings (storage_…)")
+        raise OutputError(
+            "the address must hold no credentials and no port; these have settings (storage_…)"
+        )
     return _checked(Address(service, container, prefix.strip("/"), text))
 
 
@@ -100,10 +109,14 @@ def _azure_address(text: str) -> Address:
     container, prefix = unquote(parts.username or ""), path
     if parts.scheme == "https":
         if parts.username is not None:
-            raise OutputError("the address must hold no credentials; these have settings (storage_…)")
+            raise OutputError(
+                "the address must hold no credentials; these have settings (storage_…)"
+            )
         container, _, prefix = path.partition("/")
     endpoint = "https://" + re.sub(r"\.dfs\.", ".blob.", host)
-    address = _checked(Address(Service.AZURE, container, prefix.strip("/"), text, found["account"], endpoint))
+    address = _checked(
+        Address(Service.AZURE, container, prefix.strip("/"), text, found["account"], endpoint)
+    )
     if found["suffix"] == _ONELAKE and prefix.split("/")[1:2] != ["Files"]:
         raise OutputError(
             f"{text}: on OneLake an archive lies in the Files of an item, as in "

@@ -12,7 +12,14 @@ from urllib.parse import quote, urlsplit
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import Address
-from bulkfetch.storage.clouds import CONNECT_TIMEOUT_S, Cloud, client_options, first_variable, open_with_probe, trusted
+from bulkfetch.storage.clouds import (
+    CONNECT_TIMEOUT_S,
+    Cloud,
+    client_options,
+    first_variable,
+    open_with_probe,
+    trusted,
+)
 from bulkfetch.words import printable
 
 if TYPE_CHECKING:
@@ -51,7 +58,10 @@ def open_azure(address: Address, settings: Settings) -> Cloud:
     )
     credential: Any = identity
     if keys is not None:
-        credential = keys.get("sas_key") or {"account_name": account, "account_key": keys["account_key"]}
+        credential = keys.get("sas_key") or {
+            "account_name": account,
+            "account_key": keys["account_key"],
+        }
     delete = _azure_delete(f"{endpoint}/{quote(address.container)}", credential, settings)
     return Cloud(
         *open_with_probe(store, settings), delete=delete
@@ -61,8 +71,9 @@ def open_azure(address: Address, settings: Settings) -> Cloud:
 def _azure_delete(container: str, credential: Any, settings: Settings) -> Callable[[str], None]:
     """Return what removes one blob by one request.
 
-    obstore asks for a batch, which OneLake refuses (https://github.com/apache/arrow-rs-object-store/issues/701), and
-    accounts with a hierarchical namespace did for long.
+    obstore asks for a batch, which OneLake refuses
+    (https://github.com/apache/arrow-rs-object-store/issues/701), and accounts with a hierarchical
+    namespace did for long.
     """
     from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
     from azure.storage.blob import ContainerClient
@@ -101,38 +112,52 @@ def _connection_string() -> dict[str, str]:
 
 
 def _azure_key(settings: Settings, connection: dict[str, str]) -> AzureConfig | None:
-    """Return what obstore is told of a key or a SAS, the first that is given; None stands for an identity."""
+    """Return what obstore is told of a key or a SAS, the first that is given; None stands for an
+    identity."""
     if settings.storage_key is not None:
         return {"account_key": settings.storage_key.reveal(), "credential_type": "access_key"}
     if settings.storage_sas is not None:
-        return {"sas_key": settings.storage_sas.reveal().lstrip("?"), "credential_type": "sas_token"}
+        return {
+            "sas_key": settings.storage_sas.reveal().lstrip("?"),
+            "credential_type": "sas_token",
+        }
     key = connection.get("AccountKey") or first_variable(
         "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_KEY"
     )
     if key:
         return {"account_key": key, "credential_type": "access_key"}
-    sas = connection.get("SharedAccessSignature") or first_variable("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY")
+    sas = connection.get("SharedAccessSignature") or first_variable(
+        "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"
+    )
     if sas:
         return {"sas_key": sas.lstrip("?"), "credential_type": "sas_token"}
     return None
 
 
-_AUTHORITIES = {".chinacloudapi.cn": "login.chinacloudapi.cn", ".usgovcloudapi.net": "login.microsoftonline.us"}
+_AUTHORITIES = {
+    ".chinacloudapi.cn": "login.chinacloudapi.cn",
+    ".usgovcloudapi.net": "login.microsoftonline.us",
+}
 
 
 def _azure_identity(endpoint: str) -> TokenCredential:
-    """Return the credential of whoever signs in here: a service principal, a managed identity, a person."""
+    """Return the credential of whoever signs in here: a service principal, a managed identity, a
+    person."""
     from azure.core.exceptions import AzureError
     from azure.identity import DefaultAzureCredential
 
-    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)  # what it tries and cannot is in its error
+    logging.getLogger("azure.identity").setLevel(
+        logging.CRITICAL
+    )  # what it tries and cannot is in its error
     host = urlsplit(endpoint).hostname or ""
     authority = next((name for suffix, name in _AUTHORITIES.items() if host.endswith(suffix)), None)
     credential = DefaultAzureCredential(**({"authority": authority} if authority else {}))
     try:
         _provided(credential)
     except AzureError as error:
-        tried = "; ".join(_first_sentence(line) for line in str(error).splitlines() if line.startswith("\t"))
+        tried = "; ".join(
+            _first_sentence(line) for line in str(error).splitlines() if line.startswith("\t")
+        )
         raise SettingsError(
             "Azure Storage: no credentials: sign in with `az login`, give the machine a managed identity, set "
             "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give storage_key or storage_sas"

@@ -1,7 +1,8 @@
-"""The clouds behind the addresses: their credentials, from where each cloud keeps them, and their own quirks.
+"""The clouds behind the addresses: their credentials, from where each cloud keeps them, and their
+own quirks.
 
-Apart from settings this is the one place that reads the environment: where a cloud's own tools look for credentials,
-so does bulkfetch. All calls block.
+Apart from settings this is the one place that reads the environment: where a cloud's own tools look
+for credentials, so does bulkfetch. All calls block.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ CONNECT_TIMEOUT_S = 15
 class Cloud:
     """A container of an object store, and what obstore does not do.
 
-    `abort_uploads`, given a key, ends all unfinished uploads to it, also of another process; None where writing to the
-    key ends them. `delete`, given a key, removes one object, where obstore asks in a way that not all stores know.
+    `abort_uploads`, given a key, ends all unfinished uploads to it, also of another process; None
+    where writing to the key ends them. `delete`, given a key, removes one object, where obstore
+    asks in a way that not all stores know.
     """
 
     store: S3Store | AzureStore | GCSStore
@@ -39,7 +41,9 @@ class Cloud:
 def client_options(settings: Settings, endpoint: str | None) -> Any:
     """Return the options of an obstore client."""
     return {
-        "allow_http": (endpoint or "").startswith("http://"),  # settings take http for loopback only
+        "allow_http": (endpoint or "").startswith(
+            "http://"
+        ),  # settings take http for loopback only
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
         "timeout": timedelta(seconds=settings.storage_timeout_s),
         "user_agent": "bulkfetch",
@@ -48,7 +52,8 @@ def client_options(settings: Settings, endpoint: str | None) -> Any:
 
 
 def trusted(settings: Settings) -> str | bool:
-    """Return the certificates that the clouds' own libraries trust: those given are for an endpoint that is given."""
+    """Return the certificates that the clouds' own libraries trust: those given are for an endpoint
+    that is given."""
     return str(settings.ca_file) if settings.ca_file and settings.storage_endpoint else True
 
 
@@ -66,7 +71,8 @@ _KNOCKING_S = 20.0
 
 
 def _retry_config(patience_s: float) -> Any:
-    """Retries of one request; they end before its signature has expired, which clouds accept for 15 minutes."""
+    """Retries of one request; they end before its signature has expired, which clouds accept for 15
+    minutes."""
     return {
         "max_retries": 10_000,
         "retry_timeout": timedelta(seconds=min(patience_s, 600)),

@@ -22,7 +22,8 @@ _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 class Disk:
-    """What changes a local file system, call by call: the one place to make it fail, or to tell what it was asked."""
+    """What changes a local file system, call by call: the one place to make it fail, or to tell
+    what it was asked."""
 
     def create(self, path: Path) -> BinaryIO:
         """Open a new file for writing."""
@@ -41,7 +42,10 @@ class Disk:
             try:
                 os.fsync(handle)
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync directories
+                if error.errno not in (
+                    errno.EINVAL,
+                    errno.ENOTSUP,
+                ):  # a file system that cannot sync directories
                     raise
 
     def rename(self, source: Path, target: Path) -> None:
@@ -153,7 +157,8 @@ class LocalStore:
 
     @contextmanager
     def locked(self, name: PurePosixPath) -> Iterator[None]:
-        """Hold the one writer's lock; a killed run does not leave it stuck. Raises OutputLockedError."""
+        """Hold the one writer's lock; a killed run does not leave it stuck. Raises
+        OutputLockedError."""
         with self._refusals(name):
             path = self._path(name)
             self._make_directory(path.parent)
@@ -169,12 +174,15 @@ class LocalStore:
                             "mix; choose another directory"
                         ) from error
                     raise self._is_written_to() from None
-            if fcntl is not None and directory is not None:  # who removes the file does not get past its directory
+            if (
+                fcntl is not None and directory is not None
+            ):  # who removes the file does not get past its directory
                 try:
                     fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError as error:
                     if error.errno in _LOCKED:
-                        raise self._is_written_to() from None  # others: network file systems lock no directories
+                        # others: network file systems lock no directories
+                        raise self._is_written_to() from None
             yield
 
     def is_locked(self, name: PurePosixPath) -> bool:
@@ -203,7 +211,9 @@ class LocalStore:
         if path.is_dir():
             return
         if path == self.root:
-            raise StorageError(f"the output directory {self.root} is gone; it was there when the run began")
+            raise StorageError(
+                f"the output directory {self.root} is gone; it was there when the run began"
+            )
         self._make_directory(path.parent)
         self._disk.make_directory(path)
         self._disk.sync_directory(path.parent)
@@ -233,8 +243,8 @@ def _directory(path: Path) -> Iterator[int | None]:
 def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
     """Return the store of an output directory, which is created if need be.
 
-    Raises OutputError if it is no directory, cannot be written to, or holds something that is no archive of
-    ours: `marker` is the file that an archive has.
+    Raises OutputError if it is no directory, cannot be written to, or holds something that is no
+    archive of ours: `marker` is the file that an archive has.
     """
     try:
         _make_durably(root)
@@ -243,7 +253,9 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
     except (FileExistsError, NotADirectoryError):
         raise OutputError(f"{root} is a file; the output has to be a directory") from None
     except OSError as error:
-        raise OutputError(f"the output directory cannot be used: {explained(error, root)}") from error
+        raise OutputError(
+            f"the output directory cannot be used: {explained(error, root)}"
+        ) from error
     if names and not is_archive and set(names) != {marker.parts[0]}:
         raise OutputError(
             f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or new directory"
@@ -261,7 +273,8 @@ def _is_read_only(path: Path) -> bool:
 
 
 def _make_durably(path: Path) -> None:
-    """Create a directory and those above it, so that a loss of power does not take them away with all that is in them.
+    """Create a directory and those above it, so that a loss of power does not take them away with
+    all that is in them.
 
     Raises OSError.
     """

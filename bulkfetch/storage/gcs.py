@@ -13,7 +13,14 @@ from xml.etree import ElementTree
 from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import Address
-from bulkfetch.storage.clouds import CONNECT_TIMEOUT_S, Cloud, client_options, first_variable, open_with_probe, trusted
+from bulkfetch.storage.clouds import (
+    CONNECT_TIMEOUT_S,
+    Cloud,
+    client_options,
+    first_variable,
+    open_with_probe,
+    trusted,
+)
 from bulkfetch.words import printable
 
 if TYPE_CHECKING:
@@ -55,9 +62,15 @@ def open_gcs(address: Address, settings: Settings) -> Cloud:
             listing = ElementTree.fromstring(send("GET", bucket, uploads="", prefix=key).content)  # noqa: S314  Google's
             for upload in listing.findall("{*}Upload"):
                 if upload.findtext("{*}Key") == key:
-                    send("DELETE", f"{bucket}/{quote(key)}", uploadId=upload.findtext("{*}UploadId") or "")
+                    send(
+                        "DELETE",
+                        f"{bucket}/{quote(key)}",
+                        uploadId=upload.findtext("{*}UploadId") or "",
+                    )
         except (requests.RequestException, ElementTree.ParseError) as error:
-            raise StorageError(f"{address}: unfinished uploads cannot be ended: {printable(str(error))}") from error
+            raise StorageError(
+                f"{address}: unfinished uploads cannot be ended: {printable(str(error))}"
+            ) from error
 
     return Cloud(*open_with_probe(store, settings), abort_uploads=abort_uploads)
 
@@ -73,7 +86,9 @@ def _google_identity(settings: Settings) -> Callable[[], Any]:
     from google.auth.transport.requests import Request
     from google.oauth2.service_account import Credentials
 
-    logging.getLogger("google.auth").setLevel(logging.CRITICAL)  # what it tries and cannot is in its error
+    logging.getLogger("google.auth").setLevel(
+        logging.CRITICAL
+    )  # what it tries and cannot is in its error
     try:
         if settings.storage_credentials is not None:
             credentials = Credentials.from_service_account_file(  # type: ignore[no-untyped-call]  # of their side
@@ -87,7 +102,10 @@ def _google_identity(settings: Settings) -> Callable[[], Any]:
             if not credentials.valid:
                 credentials.refresh(request)
             expiry = credentials.expiry
-            return {"token": credentials.token, "expires_at": expiry.replace(tzinfo=UTC) if expiry else None}
+            return {
+                "token": credentials.token,
+                "expires_at": expiry.replace(tzinfo=UTC) if expiry else None,
+            }
 
         provide()
     except (GoogleAuthError, ValueError) as error:

@@ -1,8 +1,10 @@
-"""The lock of an archive in an object store: an object whose holder renews it, and that runs out when nobody does.
+"""The lock of an archive in an object store: an object whose holder renews it, and that runs out
+when nobody does.
 
-It is written under conditions only (create if absent, replace if unchanged), so of two runs one gets it. Whether one
-has run out is told by the clock of the store: the age of the object against that of one written just now. A holder
-that ended on this machine is told by its process, and is not waited for.
+It is written under conditions only (create if absent, replace if unchanged), so of two runs one
+gets it. Whether one has run out is told by the clock of the store: the age of the object against
+that of one written just now. A holder that ended on this machine is told by its process, and is not
+waited for.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ class LeasePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lease: a process, on a machine, since the start of both; no two `renewals` have the same content."""
+    """Who holds a lease: a process, on a machine, since the start of both; no two `renewals` have
+    the same content."""
 
     id: str
     host: str
@@ -50,7 +53,9 @@ class Holder:
     @classmethod
     def of_this_process(cls) -> Holder:
         """Return a new holder: this process."""
-        return cls(uuid4().hex, socket.gethostname(), os.getpid(), _this_machine(), _start_of(os.getpid()))
+        return cls(
+            uuid4().hex, socket.gethostname(), os.getpid(), _this_machine(), _start_of(os.getpid())
+        )
 
     @classmethod
     def read(cls, content: bytes) -> Holder | None:
@@ -66,7 +71,11 @@ class Holder:
     @property
     def has_ended(self) -> bool:
         """Whether it was a process of this machine, and is no more."""
-        return bool(self.machine) and self.machine == _this_machine() and _start_of(self.pid) != self.started
+        return (
+            bool(self.machine)
+            and self.machine == _this_machine()
+            and _start_of(self.pid) != self.started
+        )
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -91,13 +100,15 @@ class Lease:
         self._is_lost = False
         self._renewing = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep_renewing, name="bulkfetch-lease", daemon=True)
+        self._thread = threading.Thread(
+            target=self._keep_renewing, name="bulkfetch-lease", daemon=True
+        )
 
     def acquire(self) -> None:
         """Take the lock, from a run that ended or that has not renewed it in time.
 
-        Raises OutputLockedError if another run renews it, OutputError if the store knows no conditions, StorageError
-        if it refuses.
+        Raises OutputLockedError if another run renews it, OutputError if the store knows no
+        conditions, StorageError if it refuses.
         """
         seen: Stored | None = None
         while True:
@@ -126,7 +137,8 @@ class Lease:
             self._clock.sleep(min(1.0, self._policy.renewed_s / 4))
 
     def check(self) -> None:
-        """Make sure that the lock is still ours before something is changed. Raises LockLostError, or StorageError."""
+        """Make sure that the lock is still ours before something is changed. Raises LockLostError,
+        or StorageError."""
         if self._is_lost or self._clock.now() - self._renewed_at > self._policy.lasts_s / 2:
             self._renew()
 
@@ -139,7 +151,8 @@ class Lease:
                 self._objects.put(self._name, _FREE, replacing=self._entry)
 
     def _prove_conditions(self) -> None:
-        """Make sure that the store heeds conditions: some that speak S3 write whatever they are given."""
+        """Make sure that the store heeds conditions: some that speak S3 write whatever they are
+        given."""
         first = self._entry
         self._write(first)
         for outdated in (None, first):
@@ -187,7 +200,8 @@ class Lease:
                 self._take_up()
 
     def _take_up(self) -> None:
-        """Go on from a renewal of ours of which we were never told, or find that the lock is another's."""
+        """Go on from a renewal of ours of which we were never told, or find that the lock is
+        another's."""
         there = self._objects.get(self._name)
         holder = None if there is None else Holder.read(there.content)
         if there is None or holder is None or holder.id != self._holder.id:
@@ -215,11 +229,14 @@ def is_held(there: Stored | None, policy: LeasePolicy | None = None) -> bool:
         return False
     holder = Holder.read(there.content)
     age_s = (datetime.now(UTC) - there.entry.modified).total_seconds()
-    return not (holder is not None and holder.has_ended) and age_s < (policy or LeasePolicy()).lasts_s
+    return (
+        not (holder is not None and holder.has_ended) and age_s < (policy or LeasePolicy()).lasts_s
+    )
 
 
 def _this_machine() -> str:
-    """Name this machine, since it was started, and the container that we are in; empty where that cannot be said."""
+    """Name this machine, since it was started, and the container that we are in; empty where that
+    cannot be said."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -227,7 +244,8 @@ def _this_machine() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """Return when a process was started, in ticks since the machine was, or nothing if there is none."""
+    """Return when a process was started, in ticks since the machine was, or nothing if there is
+    none."""
     with suppress(OSError, IndexError):
         facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if facts[0] in "ZX" else facts[19]

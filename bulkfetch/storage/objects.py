@@ -1,8 +1,9 @@
-"""The objects below one prefix of an object store: obstore's calls, retried for as long as patience lasts.
+"""The objects below one prefix of an object store: obstore's calls, retried for as long as patience
+lasts.
 
-obstore tries again what it knows to be harmless; what it does not know (an answer that is lost after the request was
-carried out, a body that breaks off) is tried again here, and the caller is told which of its conditions failed. All
-calls block, and raise StorageError.
+obstore tries again what it knows to be harmless; what it does not know (an answer that is lost
+after the request was carried out, a body that breaks off) is tried again here, and the caller is
+told which of its conditions failed. All calls block, and raise StorageError.
 """
 
 from __future__ import annotations
@@ -27,20 +28,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHUNK_BYTES = 8 << 20
-"""Objects up to this size are written with one request; larger ones are uploaded in pieces of it."""
+"""Objects up to this size are written with one request; larger ones are uploaded in pieces of
+it."""
 _UPLOADING = 2
-"""How many pieces of one object are on their way at once: with what waits, this bounds its memory."""
+"""How many pieces of one object are on their way at once: with what waits, this bounds its
+memory."""
 _MAX_WAIT_S = 15.0
 _CONFLICTS = 5
-"""How often a condition may fail for a reason that is gone by the time one looks, as S3 allows itself."""
+"""How often a condition may fail for a reason that is gone by the time one looks, as S3 allows
+itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What the store says of an object.
 
-    `e_tag` and `version` identify what is there now; listings spell or tell them otherwise than answers about one
-    object do, so those with `is_listed` are no condition yet.
+    `e_tag` and `version` identify what is there now; listings spell or tell them otherwise than
+    answers about one object do, so those with `is_listed` are no condition yet.
     """
 
     size: int
@@ -59,8 +63,13 @@ class Stored:
 
 
 def uptime_s() -> float:
-    """Return the seconds of a clock that also goes on while the machine sleeps, where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    """Return the seconds of a clock that also goes on while the machine sleeps, where there is
+    one."""
+    return (
+        time.clock_gettime(time.CLOCK_BOOTTIME)
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else time.monotonic()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,8 @@ class BlockingClock:
 
 
 class ConditionError(StorageError):
-    """An object was not written, because it is there already, or is another one than was expected."""
+    """An object was not written, because it is there already, or is another one than was
+    expected."""
 
 
 class Objects:
@@ -96,7 +106,8 @@ class Objects:
         self.clock = clock or BlockingClock()
 
     def knock(self) -> None:
-        """Find out soon whether there is a store at all: a name that is misspelled is not worth much patience."""
+        """Find out soon whether there is a store at all: a name that is misspelled is not worth
+        much patience."""
         import obstore
         from obstore.exceptions import BaseError
 
@@ -124,15 +135,20 @@ class Objects:
         return None
 
     def get_range(self, name: PurePosixPath, start: int, end: int) -> bytes:
-        """Return the bytes of an object from `start` up to `end`. Raises StorageError also if it is not there."""
+        """Return the bytes of an object from `start` up to `end`. Raises StorageError also if it is
+        not there."""
         import obstore
 
         try:
             found = self._tried(
-                name, "read", lambda: bytes(obstore.get_range(self._store, str(name), start=start, end=end))
+                name,
+                "read",
+                lambda: bytes(obstore.get_range(self._store, str(name), start=start, end=end)),
             )
         except FileNotFoundError:
-            raise StorageError(f"{self.where(name)}: no such object: if something removed it, run it again") from None
+            raise StorageError(
+                f"{self.where(name)}: no such object: if something removed it, run it again"
+            ) from None
         if len(found) != end - start:
             raise StorageError(f"{self.where(name)}: it is shorter than it was")
         return found
@@ -147,7 +163,9 @@ class Objects:
 
     def list(self) -> dict[PurePosixPath, Entry]:
         """Return all objects below the prefix."""
-        return self._tried(PurePosixPath(), "list", lambda: {PurePosixPath(n): e for n, e in self._listed()})
+        return self._tried(
+            PurePosixPath(), "list", lambda: {PurePosixPath(n): e for n, e in self._listed()}
+        )
 
     def _listed(self) -> Iterator[tuple[str, Entry]]:
         import obstore
@@ -157,17 +175,20 @@ class Objects:
                 yield each["path"], replace(_entry(each), is_listed=True)
 
     def put(self, name: PurePosixPath, content: bytes, *, replacing: Entry | None = None) -> Entry:
-        """Write an object in one piece if there is none, or if there is the one that is `replacing`.
+        """Write an object in one piece if there is none, or if there is the one that is
+        `replacing`.
 
-        Raises ConditionError if that does not hold. What was stored by a request whose answer was lost is told from
-        what somebody else wrote by its content.
+        Raises ConditionError if that does not hold. What was stored by a request whose answer was
+        lost is told from what somebody else wrote by its content.
         """
         if replacing is not None and replacing.is_listed:
             replacing = self.head(name)
         conflicts = 0
         while True:
             try:
-                return self._put(name, content, "create" if replacing is None else _unchanged(replacing))
+                return self._put(
+                    name, content, "create" if replacing is None else _unchanged(replacing)
+                )
             except (ConditionError, FileNotFoundError) as error:
                 there = self.get(name)
                 if there is not None and there.content == content:
@@ -186,20 +207,31 @@ class Objects:
         import obstore
 
         found = self._tried(
-            name, "write", lambda: obstore.put(self._store, str(name), content, mode=mode, use_multipart=False)
+            name,
+            "write",
+            lambda: obstore.put(self._store, str(name), content, mode=mode, use_multipart=False),
         )
         return Entry(len(content), datetime.now(UTC), found["e_tag"], found["version"])
 
     def copy(self, source: PurePosixPath, name: PurePosixPath, size: int) -> Entry:
-        """Copy an object within the store, in place of what has that name, and wait until it is whole."""
+        """Copy an object within the store, in place of what has that name, and wait until it is
+        whole."""
         import obstore
 
         try:
-            self._tried(name, "copy", lambda: obstore.copy(self._store, str(source), str(name), overwrite=True))
+            self._tried(
+                name,
+                "copy",
+                lambda: obstore.copy(self._store, str(source), str(name), overwrite=True),
+            )
         except FileNotFoundError:
-            raise StorageError(f"{self.where(source)}: no such object: if something removed it, run it again") from None
+            raise StorageError(
+                f"{self.where(source)}: no such object: if something removed it, run it again"
+            ) from None
         until, wait_s = self.clock.now() + self._patience_s, 0.05
-        while (entry := self.head(name)) is None or entry.size != size:  # Azure may copy after it has answered
+        while (
+            entry := self.head(name)
+        ) is None or entry.size != size:  # Azure may copy after it has answered
             if self.clock.now() > until:
                 raise StorageError(
                     f"{self.where(name)}: the copy of {source} is not whole after {self._patience_s:g} s"
@@ -224,7 +256,8 @@ class Objects:
         return Upload(self, name)
 
     def abort_uploads(self, name: PurePosixPath, *, is_there: bool) -> None:
-        """End all unfinished uploads to a name, also those of processes that died; `is_there` says it was completed."""
+        """End all unfinished uploads to a name, also those of processes that died; `is_there` says
+        it was completed."""
         if self._cloud.abort_uploads is not None:
             self._cloud.abort_uploads(self.address.key(name))
         elif not is_there:  # Azure drops the blocks of a name that is written anew
@@ -262,21 +295,26 @@ class Objects:
             self.clock.sleep(self.clock.draw() * wait_s)
             wait_s = min(3 * wait_s, _MAX_WAIT_S)
 
-    def _refusal(self, name: PurePosixPath, verb: str, problem: Problem) -> StorageError | OutputError:
+    def _refusal(
+        self, name: PurePosixPath, verb: str, problem: Problem
+    ) -> StorageError | OutputError:
         if problem.code in NO_CONTAINER:
             return OutputError(
                 f"{self.address}: there is no bucket or container {self.address.container!r}; create it first"
             )
         patience = "" if problem.is_final else f" for {self._patience_s:g} s (storage_patience_s)"
         advice = problem.advice(verb)
-        return StorageError(f"{self.where(name)}: {problem}{patience}{f'; {advice}' if advice else ''}")
+        return StorageError(
+            f"{self.where(name)}: {problem}{patience}{f'; {advice}' if advice else ''}"
+        )
 
 
 class Upload:
-    """An object under way: what pyarrow, or a receiver of bytes, writes to. Seen when `finish` has returned.
+    """An object under way: what pyarrow, or a receiver of bytes, writes to. Seen when `finish` has
+    returned.
 
-    What is small enough stays in memory, as `content`, and is the caller's to put; `begin` is called before anything
-    is sent.
+    What is small enough stays in memory, as `content`, and is the caller's to put; `begin` is
+    called before anything is sent.
     """
 
     def __init__(self, objects: Objects, name: PurePosixPath) -> None:
@@ -339,7 +377,10 @@ class Upload:
         import obstore
 
         return obstore.open_writer(
-            self._objects._store, self.name, buffer_size=self._objects.chunk_bytes, max_concurrency=_UPLOADING
+            self._objects._store,
+            self.name,
+            buffer_size=self._objects.chunk_bytes,
+            max_concurrency=_UPLOADING,
         )
 
     @contextmanager
@@ -365,6 +406,7 @@ def _entry(meta: Any) -> Entry:
 
 
 def _unchanged(entry: Entry) -> Any:
-    """Return the condition that an object is still what it was; without a tag of it there is none."""
+    """Return the condition that an object is still what it was; without a tag of it there is
+    none."""
     tags = {"e_tag": entry.e_tag, "version": entry.version}
     return {name: tag for name, tag in tags.items() if tag is not None} or "overwrite"

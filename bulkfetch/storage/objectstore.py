@@ -1,8 +1,10 @@
-"""A Store in an object store: what is there is known from one listing, and from what this run has changed since.
+"""A Store in an object store: what is there is known from one listing, and from what this run has
+changed since.
 
-An object appears whole or not at all, so nothing needs a name of its own until it is whole. What is small is not even
-staged: it is put to its last name once that is known. Larger parts are uploaded in pieces to their staged name while
-their rows arrive, and copied by the store itself when they are published.
+An object appears whole or not at all, so nothing needs a name of its own until it is whole. What is
+small is not even staged: it is put to its last name once that is known. Larger parts are uploaded
+in pieces to their staged name while their rows arrive, and copied by the store itself when they are
+published.
 """
 
 from __future__ import annotations
@@ -20,16 +22,18 @@ from bulkfetch.storage.leases import Lease, LeasePolicy, is_held
 from bulkfetch.storage.objects import Entry, Objects, Upload
 
 _UPLOADS = PurePosixPath("_bulkfetch/uploads")
-"""Where a marker stands for each upload that has begun: the next run ends those of a run that died."""
+"""Where a marker stands for each upload that has begun: the next run ends those of a run that
+died."""
 _WINDOW_BYTES = 4 << 20
 """How much is asked for at once where a file is read from its start to its end."""
 
 
 class ObjectStore:
-    """A Store below a prefix of an object store, for one writer: who changes something holds the lock.
+    """A Store below a prefix of an object store, for one writer: who changes something holds the
+    lock.
 
-    Where small files are replaced, they have to be those that this run knows: of two writers that both believe to
-    have the lock, one is told.
+    Where small files are replaced, they have to be those that this run knows: of two writers that
+    both believe to have the lock, one is told.
     """
 
     readers = 16
@@ -53,7 +57,8 @@ class ObjectStore:
         return cast("BinaryIO", upload)
 
     def seal(self, file: BinaryIO) -> None:
-        """Complete a staged file; a small one is kept in memory until it is published, or settled."""
+        """Complete a staged file; a small one is kept in memory until it is published, or
+        settled."""
         upload = cast("Upload", file)
         name = PurePosixPath(upload.name)
         self._check()
@@ -67,9 +72,12 @@ class ObjectStore:
     def _completed(self, upload: Upload, name: PurePosixPath) -> Entry:
         """Complete an upload that was sent, and make sure of it: nobody else writes to its name.
 
-        An answer that is lost leaves an error and a whole object, which only the completed upload can have made.
+        An answer that is lost leaves an error and a whole object, which only the completed upload
+        can have made.
         """
-        lost = UploadLostError(f"{self._objects.where(name)} has not the {upload.size} bytes that were uploaded")
+        lost = UploadLostError(
+            f"{self._objects.where(name)} has not the {upload.size} bytes that were uploaded"
+        )
         try:
             upload.finish()
         except UploadLostError as error:
@@ -96,7 +104,9 @@ class ObjectStore:
         self._check()
         entry = self._index.get(staged)
         if entry is None:
-            raise StorageError(f"{self._objects.where(staged)}: no such object: run the same command again")
+            raise StorageError(
+                f"{self._objects.where(staged)}: no such object: run the same command again"
+            )
         self._learn(name, self._objects.copy(staged, name, entry.size))
         self.remove(staged)
 
@@ -121,7 +131,9 @@ class ObjectStore:
     def list(self, directory: PurePosixPath) -> list[PurePosixPath]:
         """Return the names of all files below `directory`, sorted."""
         return sorted(
-            name for name in self._names() if name.is_relative_to(directory) and not name.is_relative_to(_UPLOADS)
+            name
+            for name in self._names()
+            if name.is_relative_to(directory) and not name.is_relative_to(_UPLOADS)
         )
 
     def remove(self, name: PurePosixPath) -> bool:
@@ -150,15 +162,21 @@ class ObjectStore:
         entry = self._index.get(name)
         if entry is None:
             raise StorageError(f"{self._objects.where(name)}: no such object")
-        return cast("BinaryIO", io.BufferedReader(_Reader(self._objects, name, entry.size), 64 << 10))
+        return cast(
+            "BinaryIO", io.BufferedReader(_Reader(self._objects, name, entry.size), 64 << 10)
+        )
 
     def lacks(self, marker: PurePosixPath) -> bool:
-        """Tell whether there is something below the prefix, but not the `marker` that an archive has."""
-        return marker not in self._index and any(name.parts[0] != marker.parts[0] for name in self._index)
+        """Tell whether there is something below the prefix, but not the `marker` that an archive
+        has."""
+        return marker not in self._index and any(
+            name.parts[0] != marker.parts[0] for name in self._index
+        )
 
     @contextmanager
     def locked(self, name: PurePosixPath) -> Iterator[None]:
-        """Hold the one writer's lock, which runs out when it is not renewed. Raises OutputLockedError.
+        """Hold the one writer's lock, which runs out when it is not renewed. Raises
+        OutputLockedError.
 
         What a run that died left of its uploads, and of taking the lock, is ended and removed.
         """
@@ -186,7 +204,8 @@ class ObjectStore:
             self._end_upload(marker.relative_to(_UPLOADS))
 
     def _end_upload(self, name: PurePosixPath) -> None:
-        """End unfinished uploads to a name, and forget its marker; what cannot be ended now is left to the next run."""
+        """End unfinished uploads to a name, and forget its marker; what cannot be ended now is left
+        to the next run."""
         try:
             self._objects.abort_uploads(name, is_there=name in self._index)
             self._unmark(name)
@@ -227,7 +246,8 @@ class ObjectStore:
 
 
 class _Reader(io.RawIOBase):
-    """An object as a file: asks for the bytes that are read, and for more where it is read from start to end."""
+    """An object as a file: asks for the bytes that are read, and for more where it is read from
+    start to end."""
 
     def __init__(self, objects: Objects, name: PurePosixPath, size: int) -> None:
         self._objects = objects
@@ -247,7 +267,9 @@ class _Reader(io.RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        )
         return self._place
 
     def readinto(self, buffer: Any) -> int:

@@ -20,10 +20,12 @@ from bulkfetch.storage.store import Store
 
 
 def prepare_output(output: str | Path, settings: Settings, marker: PurePosixPath) -> Store:
-    """Return the store of an output: a directory, which is created if need be, or a prefix of an object store.
+    """Return the store of an output: a directory, which is created if need be, or a prefix of an
+    object store.
 
-    Raises OutputError if it cannot be written to, or holds something that is no archive of ours: `marker` is the file
-    that an archive has; SettingsError where an object store is given no credentials.
+    Raises OutputError if it cannot be written to, or holds something that is no archive of ours:
+    `marker` is the file that an archive has; SettingsError where an object store is given no
+    credentials.
     """
     address = parse_address(str(output))
     if address is None:
@@ -37,14 +39,18 @@ def prepare_output(output: str | Path, settings: Settings, marker: PurePosixPath
 
 
 def open_archive(output: str | Path, settings: Settings | None) -> Store:
-    """Return the store of an archive to read. Raises OutputError if there can be none, and SettingsError.
+    """Return the store of an archive to read. Raises OutputError if there can be none, and
+    SettingsError.
 
-    Settings are for object stores; without them, those of the environment and the TOML file are read.
+    Settings are for object stores; without them, those of the environment and the TOML file are
+    read.
     """
     address = parse_address(str(output))
     if address is None:
         if not Path(output).is_dir():
-            raise OutputError(f"{output} is not an archive of bulkfetch: there is no such directory")
+            raise OutputError(
+                f"{output} is not an archive of bulkfetch: there is no such directory"
+            )
         return LocalStore(Path(output))
     return _opened(address, settings or read_settings())
 
@@ -63,11 +69,15 @@ def _opened(address: Address, settings: Settings) -> ObjectStore:
 
 
 def open_objects(address: Address, settings: Settings) -> Objects:
-    """Open the objects of an address with what the settings and the environment have of credentials.
+    """Open the objects of an address with what the settings and the environment have of
+    credentials.
 
-    Raises SettingsError without credentials, OutputError if there is no such store, or no such bucket.
+    Raises SettingsError without credentials, OutputError if there is no such store, or no such
+    bucket.
     """
-    objects = Objects(address, open_cloud(address, settings), patience_s=settings.storage_patience_s)
+    objects = Objects(
+        address, open_cloud(address, settings), patience_s=settings.storage_patience_s
+    )
     objects.knock()
     return objects
 
@@ -75,6 +85,9 @@ def open_objects(address: Address, settings: Settings) -> Objects:
 def open_cloud(address: Address, settings: Settings) -> Cloud:
     """Find credentials for an address.
 
-    Raises SettingsError if there are none or they are incomplete, OutputError if the container cannot be found.
+    Raises SettingsError if there are none or they are incomplete, OutputError if the container
+    cannot be found.
     """
-    return {Service.S3: open_s3, Service.AZURE: open_azure, Service.GCS: open_gcs}[address.service](address, settings)
+    return {Service.S3: open_s3, Service.AZURE: open_azure, Service.GCS: open_gcs}[address.service](
+        address, settings
+    )

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from bulkfetch.words import printable
 
 REFUSED = (401, 403, 501)
-NO_CONTAINER = ("NoSuchBucket", "ContainerNotFound", "FilesystemNotFound", "ResourceNotFound", "WorkspaceNotFound")
+NO_CONTAINER = (
+    "NoSuchBucket",
+    "ContainerNotFound",
+    "FilesystemNotFound",
+    "ResourceNotFound",
+    "WorkspaceNotFound",
+)
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,400})")
@@ -80,10 +86,16 @@ def problem_of(error: BaseException) -> Problem:
     text = str(error)
     status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
     if (refusal := _PROVIDER.search(text)) is not None:  # ours, which ask the cloud's own library
-        return Problem(printable(f"the credentials cannot be renewed ({refusal[1][:300]})"), 401, "ExpiredToken")
+        return Problem(
+            printable(f"the credentials cannot be renewed ({refusal[1][:300]})"),
+            401,
+            "ExpiredToken",
+        )
     if status is None:
         host = _HOST.search(text)
-        cause = next((words for mark, words in _CAUSES.items() if mark in text), "it does not answer")
+        cause = next(
+            (words for mark, words in _CAUSES.items() if mark in text), "it does not answer"
+        )
         return Problem(printable(f"{host[1] if host else 'the store'} cannot be used: {cause}"))
     words = " ".join(each[1] for each in (code, message) if each)
     return Problem(

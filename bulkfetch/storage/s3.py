@@ -10,14 +10,21 @@ from urllib.parse import urlsplit
 from bulkfetch.errors import OutputError, SettingsError, StorageError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import Address
-from bulkfetch.storage.clouds import CONNECT_TIMEOUT_S, Cloud, client_options, open_with_probe, trusted
+from bulkfetch.storage.clouds import (
+    CONNECT_TIMEOUT_S,
+    Cloud,
+    client_options,
+    open_with_probe,
+    trusted,
+)
 from bulkfetch.words import printable
 
 if TYPE_CHECKING:
     pass
 
 _CREDENTIALS_LAST = timedelta(minutes=10)
-"""How long those of AWS are used before they are asked for anew; botocore renews them when they are due."""
+"""How long those of AWS are used before they are asked for anew; botocore renews them when they are
+due."""
 
 
 def open_s3(address: Address, settings: Settings) -> Cloud:
@@ -72,12 +79,18 @@ def open_s3(address: Address, settings: Settings) -> Cloud:
 
     def abort_uploads(key: str) -> None:
         try:
-            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=address.container, Prefix=key):
+            for page in client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=address.container, Prefix=key
+            ):
                 for upload in page.get("Uploads", ()):
                     if upload["Key"] == key:
-                        client.abort_multipart_upload(Bucket=address.container, Key=key, UploadId=upload["UploadId"])
+                        client.abort_multipart_upload(
+                            Bucket=address.container, Key=key, UploadId=upload["UploadId"]
+                        )
         except (BotoCoreError, ClientError) as error:
-            raise StorageError(f"{address}: unfinished uploads cannot be ended: {printable(str(error))}") from error
+            raise StorageError(
+                f"{address}: unfinished uploads cannot be ended: {printable(str(error))}"
+            ) from error
 
     store = partial(
         S3Store,
@@ -85,7 +98,8 @@ def open_s3(address: Address, settings: Settings) -> Cloud:
         prefix=address.prefix or None,
         config={
             "region": region or "us-east-1",
-            "disable_bulk_delete": True,  # not all that speak S3 know it, and what removes one object can be repeated
+            # not all that speak S3 know it, and what removes one object can be repeated
+            "disable_bulk_delete": True,
             **({} if is_aws else {"endpoint": endpoint}),
         },
         client_options=client_options(settings, endpoint),
@@ -103,7 +117,13 @@ def _region_of(client: Any, address: Address) -> str:
     except ClientError as error:
         answer = error.response
         if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
-            raise OutputError(f"{address}: there is no bucket {address.container!r}; create it first") from error
+            raise OutputError(
+                f"{address}: there is no bucket {address.container!r}; create it first"
+            ) from error
     except BotoCoreError as error:
         raise OutputError(f"{address}: {printable(str(error))}") from error
-    return str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region", "us-east-1"))
+    return str(
+        answer.get("ResponseMetadata", {})
+        .get("HTTPHeaders", {})
+        .get("x-amz-bucket-region", "us-east-1")
+    )

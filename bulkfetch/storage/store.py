@@ -19,10 +19,12 @@ UPLOADS_LOST = 8
 
 
 class Store(Protocol):
-    """Where an archive lives. Names are relative, with forward slashes. All calls block: use threads.
+    """Where an archive lives. Names are relative, with forward slashes. All calls block: use
+    threads.
 
-    Every method raises StorageError, whose message says what to do, where the storage refuses. `where` is what messages
-    call it; it pays to have up to `readers` threads read, and `writers` write, at once.
+    Every method raises StorageError, whose message says what to do, where the storage refuses.
+    `where` is what messages call it; it pays to have up to `readers` threads read, and `writers`
+    write, at once.
     """
 
     where: str
@@ -38,7 +40,8 @@ class Store(Protocol):
         ...
 
     def settle(self, staged: PurePosixPath) -> None:
-        """Make a sealed file durable under its staged name: before anything relies on it that outlives the process."""
+        """Make a sealed file durable under its staged name: before anything relies on it that
+        outlives the process."""
         ...
 
     def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
@@ -70,7 +73,8 @@ class Store(Protocol):
         ...
 
     def locked(self, name: PurePosixPath) -> AbstractContextManager[None]:
-        """Hold the one writer's lock; a killed run does not leave it stuck. Raises OutputLockedError."""
+        """Hold the one writer's lock; a killed run does not leave it stuck. Raises
+        OutputLockedError."""
         ...
 
     def is_locked(self, name: PurePosixPath) -> bool:

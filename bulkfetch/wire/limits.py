@@ -1,4 +1,5 @@
-"""The one adaptive limit of a run: how many requests may be in flight, how fast, and when nobody may send."""
+"""The one adaptive limit of a run: how many requests may be in flight, how fast, and when nobody
+may send."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ from bulkfetch.wire.pace import Pace, PacePolicy
 class LimitPolicy:
     """The bounds of the limit, where it starts, and what a throttled request leaves of it.
 
-    What was refused is tried once more after `retry_answers` healthy answers and `retry_waits` times the wait that the
-    refusal cost, and after twice as many and as long each time that it is refused again, `most_strikes` doublings at
-    most: each trial costs a refused request, and a wait of everybody.
+    What was refused is tried once more after `retry_answers` healthy answers and `retry_waits`
+    times the wait that the refusal cost, and after twice as many and as long each time that it is
+    refused again, `most_strikes` doublings at most: each trial costs a refused request, and a wait
+    of everybody.
     """
 
     floor: int = 1
@@ -34,7 +36,8 @@ class LimitPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The number in flight that was last refused, when, what wait that cost, and how often it was in a row."""
+    """The number in flight that was last refused, when, what wait that cost, and how often it was
+    in a row."""
 
     in_flight: int
     at: float
@@ -43,12 +46,14 @@ class Bound:
     answers: int = 0
 
 
-def raised(limit: float, *, in_flight: int, bound: Bound | None, now: float, policy: LimitPolicy) -> float:
+def raised(
+    limit: float, *, in_flight: int, bound: Bound | None, now: float, policy: LimitPolicy
+) -> float:
     """Return the limit after a healthy answer. `bound` is what was last found too high.
 
-    It grows only while it is in use: by one an answer until something is refused, then by one a round trip
-    (additive increase, after Jacobson's congestion avoidance), and stops just below what was refused until it is
-    time to try that again.
+    It grows only while it is in use: by one an answer until something is refused, then by one a
+    round trip (additive increase, after Jacobson's congestion avoidance), and stops just below what
+    was refused until it is time to try that again.
     """
     if in_flight * 2 < limit:
         return limit
@@ -73,14 +78,18 @@ def may_try_again(bound: Bound, now: float, policy: LimitPolicy) -> bool:
 
 
 def lowered(limit: float, *, in_flight: int, bound: Bound | None, policy: LimitPolicy) -> float:
-    """Return the limit after a refusal with so many in flight: half, or just below a bound that was about there."""
+    """Return the limit after a refusal with so many in flight: half, or just below a bound that was
+    about there."""
     near = bound is not None and in_flight >= bound.in_flight * 0.75
     left = in_flight - 1.0 if near else in_flight * policy.decrease
     return max(float(policy.floor), min(left, limit))
 
 
-def after_refusal(before: Bound | None, in_flight: int, *, limit: float, now: float, wait_s: float) -> Bound:
-    """Return the bound after a refusal with so many in flight: a new one, or the one before, confirmed once more."""
+def after_refusal(
+    before: Bound | None, in_flight: int, *, limit: float, now: float, wait_s: float
+) -> Bound:
+    """Return the bound after a refusal with so many in flight: a new one, or the one before,
+    confirmed once more."""
     if before is not None and limit <= before.in_flight <= in_flight:
         return Bound(before.in_flight, now, wait_s, before.strikes + 1)
     return Bound(in_flight, now, wait_s)
@@ -88,7 +97,8 @@ def after_refusal(before: Bound | None, in_flight: int, *, limit: float, now: fl
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A request's place among those in flight: when it was taken, how many were in flight then, after which hold."""
+    """A request's place among those in flight: when it was taken, how many were in flight then,
+    after which hold."""
 
     taken_at: float
     in_flight: int
@@ -99,8 +109,8 @@ class Place:
 class _Round:
     """The most requests that were in flight at once in this round trip, and in the one before.
 
-    Those of a round trip are answered about together: how many are in flight when the last of them is says nothing of
-    how many the server has just borne.
+    Those of a round trip are answered about together: how many are in flight when the last of them
+    is says nothing of how many the server has just borne.
     """
 
     most: int = 0
@@ -115,12 +125,14 @@ class _Round:
 
 
 class AdaptiveLimit:
-    """Lets so many requests run as the server bears, and as fast as it bears, first come, first served.
+    """Lets so many requests run as the server bears, and as fast as it bears, first come, first
+    served.
 
-    A refused request is about their number in flight, unless that number has been served before: then it is about
-    the pace. The limit goes down at most once a round trip, however many requests are refused together: only a
-    request sent after the last decrease may cause another. A wait after a refused request holds everyone back; if
-    nothing has been served since the one before, a single request tries the gate first.
+    A refused request is about their number in flight, unless that number has been served before:
+    then it is about the pace. The limit goes down at most once a round trip, however many requests
+    are refused together: only a request sent after the last decrease may cause another. A wait
+    after a refused request holds everyone back; if nothing has been served since the one before, a
+    single request tries the gate first.
 
     `on_change` hears of every change: what it was, and the limit and the pace after it.
     """
@@ -180,7 +192,9 @@ class AdaptiveLimit:
         """Wait for a place, the gate and the pace, and hold the place for one request."""
         async with self._turnstile:
             was_due = await self._admission()
-            self._pace.sent(self._clock(), limit=self._limit, on_trial=self._is_trial(), was_due=was_due)
+            self._pace.sent(
+                self._clock(), limit=self._limit, on_trial=self._is_trial(), was_due=was_due
+            )
             self._in_flight += 1
             self._round.most = max(self._round.most, self._in_flight)
             self._sent_since_hold += 1
@@ -238,16 +252,22 @@ class AdaptiveLimit:
         self._left.set()
 
     def _has_served(self, in_flight: int) -> bool:
-        """Tell whether so many in flight have been served often enough to show that it is not their number.
+        """Tell whether so many in flight have been served often enough to show that it is not their
+        number.
 
         One alone is as few as can be: what is refused then has come too soon.
         """
         if in_flight == 1:
             return self._served.total() > 0
-        return sum(count for level, count in self._served.items() if level >= in_flight) >= 2 * in_flight
+        return (
+            sum(count for level, count in self._served.items() if level >= in_flight)
+            >= 2 * in_flight
+        )
 
     def _lower(self, in_flight: int, wait_s: float) -> None:
-        bound = after_refusal(self._bound, in_flight, limit=self._limit, now=self._clock(), wait_s=wait_s)
+        bound = after_refusal(
+            self._bound, in_flight, limit=self._limit, now=self._clock(), wait_s=wait_s
+        )
         limit = lowered(self._limit, in_flight=in_flight, bound=self._bound, policy=self._policy)
         self._bound = bound
         for level in [level for level in self._served if level >= max(2, bound.in_flight)]:
@@ -269,7 +289,8 @@ class AdaptiveLimit:
         return self._in_flight >= self.limit
 
     async def _admission(self) -> bool:
-        """Return when one more request may be sent, and whether the pace delayed it. Only the first in line waits."""
+        """Return when one more request may be sent, and whether the pace delayed it. Only the first
+        in line waits."""
         was_due = False
         while True:
             if self._is_full():

@@ -1,4 +1,5 @@
-"""The learned pace of a run: how many requests a second the server bears, where it bears fewer than come."""
+"""The learned pace of a run: how many requests a second the server bears, where it bears fewer than
+come."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ _LATENESS_S = 0.05
 _SMOOTHING = 0.1
 _LONG_AGO_S, _WELL_BELOW = 3.0, 0.97
 _MOST_ABOVE = 1.5
-"""How much more than what came is believed of the pace that was refused: more of it was a burst of ours."""
+"""How much more than what came is believed of the pace that was refused: more of it was a burst of
+ours."""
 _WINDOW_S = 5.0
 """The last seconds that the rate of answers is taken from."""
 
@@ -19,9 +21,10 @@ _WINDOW_S = 5.0
 class PacePolicy:
     """How a pace is learned, unless `learned` is false.
 
-    `ceiling` is a fixed bound in requests per second, None for no bound. After a refusal, the rate that was refused
-    is reached again after `return_s` seconds, or `return_waits` times the wait that the refusal cost if that is
-    longer; and after twice as long with each further refusal at about that rate, `most_strikes` doublings at most.
+    `ceiling` is a fixed bound in requests per second, None for no bound. After a refusal, the rate
+    that was refused is reached again after `return_s` seconds, or `return_waits` times the wait
+    that the refusal cost if that is longer; and after twice as long with each further refusal at
+    about that rate, `most_strikes` doublings at most.
     """
 
     ceiling: float | None = None
@@ -33,7 +36,8 @@ class PacePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is known of the rate that was last refused: it, the pace after it, when it may be tried again."""
+    """What is known of the rate that was last refused: it, the pace after it, when it may be tried
+    again."""
 
     rate: float
     start: float
@@ -41,24 +45,29 @@ class Refusal:
     strikes: int = 1
 
 
-def refused(before: Refusal | None, *, rate: float, elapsed_s: float, wait_s: float, policy: PacePolicy) -> Refusal:
-    """Return what a refusal says that came `elapsed_s` after the gate last opened, with answers at `rate` until then.
+def refused(
+    before: Refusal | None, *, rate: float, elapsed_s: float, wait_s: float, policy: PacePolicy
+) -> Refusal:
+    """Return what a refusal says that came `elapsed_s` after the gate last opened, with answers at
+    `rate` until then.
 
-    A server that refills a bucket of B requests at a rate R lets B + R·t of them through in t seconds. So what came
-    through in a short time says little of R, and what came through in a long one nearly equals it: the pace goes
-    down to 60 % after an instant and to 96 % after ten seconds.
+    A server that refills a bucket of B requests at a rate R lets B + R·t of them through in t
+    seconds. So what came through in a short time says little of R, and what came through in a long
+    one nearly equals it: the pace goes down to 60 % after an instant and to 96 % after ten seconds.
     """
     again = before is not None and 0.75 <= rate / before.rate <= 1.25
     strikes = before.strikes + 1 if before and again else 1
-    return_s = max(policy.return_s, policy.return_waits * wait_s) * 2.0 ** (min(strikes, policy.most_strikes) - 1)
+    return_s = max(policy.return_s, policy.return_waits * wait_s) * 2.0 ** (
+        min(strikes, policy.most_strikes) - 1
+    )
     return Refusal(rate, rate * (1 - 0.4 / (1 + elapsed_s)), return_s, strikes)
 
 
 def pace_after(refusal: Refusal, elapsed_s: float) -> float:
     """Return the pace in requests per second, `elapsed_s` after the gate opened again.
 
-    It rises evenly to what was refused, and from there on faster and faster, as in CUBIC (RFC 9438): most careful
-    where the bound was, and soon away from it when it is gone.
+    It rises evenly to what was refused, and from there on faster and faster, as in CUBIC (RFC
+    9438): most careful where the bound was, and soon away from it when it is gone.
     """
     if elapsed_s <= refusal.return_s:
         return refusal.start + (refusal.rate - refusal.start) * elapsed_s / refusal.return_s
@@ -89,10 +98,12 @@ class Pace:
         return self._next_at - now
 
     def sent(self, now: float, *, limit: float, on_trial: bool, was_due: bool) -> None:
-        """Note a request sent, of `limit` that may be in flight; `was_due` if it had to wait for the pace.
+        """Note a request sent, of `limit` that may be in flight; `was_due` if it had to wait for
+        the pace.
 
-        While a limit is `on_trial` that was refused before, and in the first round trip after the gate opened,
-        requests are spread over a round trip: it is their number that is tried, and not a burst of them.
+        While a limit is `on_trial` that was refused before, and in the first round trip after the
+        gate opened, requests are spread over a round trip: it is their number that is tried, and
+        not a burst of them.
         """
         if self._opened_at is None:
             self._opened_at = now
@@ -106,17 +117,20 @@ class Pace:
         self._answered_at.append(now)
         while self._answered_at[0] < now - _WINDOW_S:
             self._answered_at.popleft()
-        self._latency_s += _SMOOTHING * (latency_s - self._latency_s) if self._latency_s else latency_s
+        self._latency_s += (
+            _SMOOTHING * (latency_s - self._latency_s) if self._latency_s else latency_s
+        )
         learned = self._learned(now)
         if self._refusal and learned is not None and learned > 1.5 * self._refusal.rate:
             self._refusal = None  # the bound is gone
 
     def throttled(self, now: float, *, reopens_at: float, too_fast: bool) -> None:
-        """Note a refusal, after which nobody sends until `reopens_at`. `too_fast` tells whether to slow down.
+        """Note a refusal, after which nobody sends until `reopens_at`. `too_fast` tells whether to
+        slow down.
 
-        A refusal long after the one before, at a pace well below what was refused then, is about something else.
-        The server bears something between what came in the last seconds, while the pace rose, and the pace that it
-        came to.
+        A refusal long after the one before, at a pace well below what was refused then, is about
+        something else. The server bears something between what came in the last seconds, while the
+        pace rose, and the pace that it came to.
         """
         if self._is_about_something_else(now) and self._opened_at is not None:
             self._opened_at += reopens_at - now  # the pace goes on rising from where it was
@@ -127,7 +141,9 @@ class Pace:
             came, sent = answers / min(elapsed_s, _WINDOW_S), self._learned(now)
             self._refusal = refused(
                 self._refusal,
-                rate=came if sent is None else (came + max(came, min(sent, _MOST_ABOVE * came))) / 2,
+                rate=came
+                if sent is None
+                else (came + max(came, min(sent, _MOST_ABOVE * came))) / 2,
                 elapsed_s=elapsed_s,
                 wait_s=reopens_at - now,
                 policy=self._policy,

@@ -1,4 +1,5 @@
-"""What an answer that is no success means, in the API's own words, and what the reader of an error can do."""
+"""What an answer that is no success means, in the API's own words, and what the reader of an error
+can do."""
 
 from __future__ import annotations
 
@@ -17,10 +18,12 @@ from bulkfetch.wire.transport import Answer
 from bulkfetch.words import printable
 
 _MAX_FAULT_BYTES = 64 << 10
-"""Larger error bodies are not read: they are no fault of the API, and would hold up everybody else."""
+"""Larger error bodies are not read: they are no fault of the API, and would hold up everybody
+else."""
 _MAX_CODE, _MAX_WORDS, _MAX_DATA = 40, 300, 5
 _MAX_LOOKED_AT = 4 << 10
-"""Of a longer text no more is looked at: for a title, or for what must not show in the little that is shown of it."""
+"""Of a longer text no more is looked at: for a title, or for what must not show in the little that
+is shown of it."""
 _TITLE = re.compile(r"<title[^>]*>([^<]+)", re.IGNORECASE)
 _MEANINGS = {
     "400": "access denied",
@@ -58,9 +61,12 @@ class _Fault:
 
 
 def refusal(answer: Answer, *, token: str = "") -> RequestError:
-    """Return the error that an answer which is no success means; `token`, the one that was sent, is not shown."""
+    """Return the error that an answer which is no success means; `token`, the one that was sent, is
+    not shown."""
     if 300 <= answer.status < 400:
-        return ForeignLinkError(f"the server redirects elsewhere (status {answer.status}), which is never followed")
+        return ForeignLinkError(
+            f"the server redirects elsewhere (status {answer.status}), which is never followed"
+        )
     fault = _fault(answer, token)
     return HttpStatusError(
         f"the server answered {answer.status}{fault.words}",
@@ -99,13 +105,16 @@ def _read_fault(said: Mapping[str, Any], token: str) -> _Fault:
     return _Fault(
         code=_shown(said.get("code"), _MAX_CODE, token),
         description=_shown(description, _MAX_WORDS, token),
-        data=tuple(filter(None, (_shown(each, _MAX_WORDS // 3, token) for each in listed[:_MAX_DATA]))),
+        data=tuple(
+            filter(None, (_shown(each, _MAX_WORDS // 3, token) for each in listed[:_MAX_DATA]))
+        ),
         source=_shown(said.get("source"), _MAX_CODE, token),
     )
 
 
 def _shown(value: Any, most: int, token: str) -> str | None:
-    """Return a value of the server as safe text; cut last, since half a credential is not known for one."""
+    """Return a value of the server as safe text; cut last, since half a credential is not known for
+    one."""
     if value in (None, ""):
         return None
     try:
@@ -122,7 +131,8 @@ def _quoted(value: Any, token: str) -> str | None:
 
 
 def _other_words(text: str, token: str) -> str | None:
-    """Say what a body is that is no JSON: a page of a proxy or a sign-in, or the first of its words."""
+    """Say what a body is that is no JSON: a page of a proxy or a sign-in, or the first of its
+    words."""
     text = text.lstrip()
     start = text[:200].casefold()
     if "<!doctype html" not in start and "<html" not in start:
@@ -155,7 +165,9 @@ _ADVICE_BY_STATUS = {
     429: "lower --max-in-flight, or set --max-requests-per-second",
 }
 
-_USERS_ONLY = re.compile(r"/invoices/(?!summary$)[^/]+|/invoices/[^/]+(/receipts/[^/]+)?/documents/statement")
+_USERS_ONLY = re.compile(
+    r"/invoices/(?!summary$)[^/]+|/invoices/[^/]+(/receipts/[^/]+)?/documents/statement"
+)
 _NEEDS_USER = (
     "the service gives this to an app together with a user only, and refuses an app alone: "
     "sign in with `bulkfetch login`, or give a refresh token; "
@@ -164,17 +176,25 @@ _NEEDS_USER = (
 
 
 def needs_user(path: str) -> bool:
-    """Tell whether the service gives what is at `path`, below the base URL, to app+user credentials only.
+    """Tell whether the service gives what is at `path`, below the base URL, to app+user credentials
+    only.
 
-    That is one invoice by its id, the account summaries, and documents; lists and line items are for apps as well.
+    That is one invoice by its id, the account summaries, and documents; lists and line items are
+    for apps as well.
     """
     return _USERS_ONLY.fullmatch(path) is not None
 
 
 def lacks_user(error: BulkfetchError) -> bool:
-    """Tell whether a request was refused, as the credentials of an app alone are for what is for users only."""
+    """Tell whether a request was refused, as the credentials of an app alone are for what is for
+    users only."""
     is_refused = isinstance(error, HttpStatusError) and error.status in (401, 403)
-    return is_refused and isinstance(error, RequestError) and error.facts is not None and needs_user(error.facts.path)
+    return (
+        is_refused
+        and isinstance(error, RequestError)
+        and error.facts is not None
+        and needs_user(error.facts.path)
+    )
 
 
 def advice(reason: str, status: int | None = None) -> str:

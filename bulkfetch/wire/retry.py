@@ -30,18 +30,19 @@ _TRANSIENT_STATUSES = frozenset({408, 500, 502, 503, 504})
 class RetryPolicy:
     """How often and after how long a request is tried again.
 
-    `max_attempts` counts the first try. A body that is no page is asked for `max_malformed` times: the
-    service has sent cut ones, but one that stays malformed will not mend. `max_stalled` is how often a request may
-    end for lack of progress: smaller pages are the better answer then. Waits are drawn evenly from zero to a bound
-    that triples from `base_s` up to `cap_s` (full jitter): most failures pass at once, and pages wait for this one.
+    `max_attempts` counts the first try. A body that is no page is asked for `max_malformed` times:
+    the service has sent cut ones, but one that stays malformed will not mend. `max_stalled` is how
+    often a request may end for lack of progress: smaller pages are the better answer then. Waits
+    are drawn evenly from zero to a bound that triples from `base_s` up to `cap_s` (full jitter):
+    most failures pass at once, and pages wait for this one.
 
-    A wait that the server asks for is honoured up to `max_retry_after_s`; a longer one ends the run. Throttled answers
-    do not use up the attempts: they say "later", not "no". They end the run after `max_waits` of them, once nothing at
-    all has succeeded for `patience_s`.
+    A wait that the server asks for is honoured up to `max_retry_after_s`; a longer one ends the
+    run. Throttled answers do not use up the attempts: they say "later", not "no". They end the run
+    after `max_waits` of them, once nothing at all has succeeded for `patience_s`.
 
-    `outage_failures` failures in a row, over all requests, may be an outage: then everybody waits, and one request
-    tries. An outage uses up nobody's attempts. It ends the run after `patience_s` without a success, or after
-    `first_patience_s` if there never was one.
+    `outage_failures` failures in a row, over all requests, may be an outage: then everybody waits,
+    and one request tries. An outage uses up nobody's attempts. It ends the run after `patience_s`
+    without a success, or after `first_patience_s` if there never was one.
     """
 
     max_attempts: int = 8
@@ -65,7 +66,8 @@ def is_throttled(error: BulkfetchError) -> bool:
 
 
 def is_failing(error: BulkfetchError) -> bool:
-    """Tell whether `error` may mean that the server is down, and not just that it refuses this request."""
+    """Tell whether `error` may mean that the server is down, and not just that it refuses this
+    request."""
     if isinstance(error, HttpStatusError):
         return error.status in _TRANSIENT_STATUSES
     return isinstance(error, ConnectionFailedError | ConnectionLostError | NoProgressError)
@@ -73,13 +75,16 @@ def is_failing(error: BulkfetchError) -> bool:
 
 def is_over(failures: int, silence_s: float, policy: RetryPolicy, *, ever_worked: bool) -> bool:
     """Tell whether an outage has lasted so long that the run is given up."""
-    patience_s = policy.patience_s if ever_worked else min(policy.patience_s, policy.first_patience_s)
+    patience_s = (
+        policy.patience_s if ever_worked else min(policy.patience_s, policy.first_patience_s)
+    )
     return failures >= policy.outage_failures and silence_s >= patience_s
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """How many attempts of a request have failed, and how many of them were malformed or stalled."""
+    """How many attempts of a request have failed, and how many of them were malformed or
+    stalled."""
 
     failed: int
     malformed: int = 0
@@ -111,12 +116,15 @@ def is_too_long(asked_s: float | None, policy: RetryPolicy) -> bool:
 
 
 def hold_s(asked_s: float | None, throttled: int, draw: float, policy: RetryPolicy) -> float:
-    """Return for how long nobody sends after requests were throttled for the `throttled`-th time in a row.
+    """Return for how long nobody sends after requests were throttled for the `throttled`-th time in
+    a row.
 
-    That is the wait the server asked for, or one of our own where it named none: it doubles from `hold_s` on, and
-    half of it is drawn, so that nobody asks again at once.
+    That is the wait the server asked for, or one of our own where it named none: it doubles from
+    `hold_s` on, and half of it is drawn, so that nobody asks again at once.
     """
-    return asked_s or _half_drawn(min(policy.cap_s, policy.hold_s * 2.0 ** min(throttled - 1, 32)), draw)
+    return asked_s or _half_drawn(
+        min(policy.cap_s, policy.hold_s * 2.0 ** min(throttled - 1, 32)), draw
+    )
 
 
 def outage_hold_s(holds: int, draw: float, policy: RetryPolicy) -> float:
@@ -139,9 +147,9 @@ def backoff_s(attempts: int, draw: float, policy: RetryPolicy) -> float:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Read the wait that an answer asks for, in seconds; `headers` have lower-case names.
 
-    `Retry-After` (RFC 9110, 10.2.3) is a number of seconds, or a date, which is held against the answer's own `Date`:
-    clocks differ. Azure services name milliseconds in headers of their own. Returns None for anything else, and for a
-    date that has passed.
+    `Retry-After` (RFC 9110, 10.2.3) is a number of seconds, or a date, which is held against the
+    answer's own `Date`: clocks differ. Azure services name milliseconds in headers of their own.
+    Returns None for anything else, and for a date that has passed.
     """
     for name in _MILLISECONDS:
         text = headers.get(name, "").strip(" \t")
@@ -166,13 +174,16 @@ def _http_date(text: str) -> datetime | None:
 
 
 class RetryBudget:
-    """How many retries the whole run may spend: a server that hardly works ends it, a stumbling one does not.
+    """How many retries the whole run may spend: a server that hardly works ends it, a stumbling one
+    does not.
 
-    A retry costs one, a success gives back a tenth. An empty budget only counts when nothing has succeeded
-    for `patience_s` seconds. `last_success` is when something did.
+    A retry costs one, a success gives back a tenth. An empty budget only counts when nothing has
+    succeeded for `patience_s` seconds. `last_success` is when something did.
     """
 
-    def __init__(self, *, size: float = 100.0, give_back: float = 0.1, patience_s: float = 60.0) -> None:
+    def __init__(
+        self, *, size: float = 100.0, give_back: float = 0.1, patience_s: float = 60.0
+    ) -> None:
         self._size = size
         self._left = size
         self._give_back = give_back

@@ -55,7 +55,8 @@ _CONSTANT_HEADERS = {
 _MAX_REFUSED = 4
 """How many tokens in a row one request may be refused with, where tokens have worked before."""
 _CROWDED_HOLD_S = 1.0
-"""How long nobody sends after this machine refused a connection: until some of those open have ended."""
+"""How long nobody sends after this machine refused a connection: until some of those open have
+ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,9 @@ class Clock:
 class _Tries:
     """How one logical request has fared so far.
 
-    `sent` counts all its attempts; only the `failed` ones use up those it has (of them, how many were malformed or
-    stalled counts by itself), not those that were `throttled`, or came while the server was down. `token` is the one
-    last sent; it was `refused` so often in a row, by a 401.
+    `sent` counts all its attempts; only the `failed` ones use up those it has (of them, how many
+    were malformed or stalled counts by itself), not those that were `throttled`, or came while the
+    server was down. `token` is the one last sent; it was `refused` so often in a row, by a 401.
     """
 
     request_id: str
@@ -90,7 +91,8 @@ class _Tries:
 
 @dataclass(slots=True)
 class _Outage:
-    """Failures in a row, over all requests; `holds` are those since the server was found down, if it `is_down`."""
+    """Failures in a row, over all requests; `holds` are those since the server was found down, if
+    it `is_down`."""
 
     failures: int = 0
     holds: int = 0
@@ -136,8 +138,11 @@ class Session:
 
     @property
     def idle(self) -> int:
-        """How many more requests could be in flight now; none where it is their pace that is bounded."""
-        return 0 if self._limit.pace is not None else max(0, self._limit.limit - self._limit.in_flight)
+        """How many more requests could be in flight now; none where it is their pace that is
+        bounded."""
+        return (
+            0 if self._limit.pace is not None else max(0, self._limit.limit - self._limit.in_flight)
+        )
 
     def now(self) -> float:
         """Return the time, in seconds of the run's clock."""
@@ -146,15 +151,20 @@ class Session:
     async def get(self, request: Request, read: Callable[[bytes], T]) -> T:
         """Get one resource and return what `read` makes of its body; `read` runs in a thread.
 
-        A body that `read` refuses with MalformedBodyError is asked for again like one that was cut. Raises a
-        RequestError that carries the request's ids, SignInError, or ServerUnavailableError.
+        A body that `read` refuses with MalformedBodyError is asked for again like one that was cut.
+        Raises a RequestError that carries the request's ids, SignInError, or
+        ServerUnavailableError.
         """
-        tries = _Tries(str(uuid4()), self._clock.now())  # its id is kept on retries: they are one logical request
+        tries = _Tries(
+            str(uuid4()), self._clock.now()
+        )  # its id is kept on retries: they are one logical request
         while True:
             try:
                 return await self._attempt(request, tries, read)
             except RequestError as error:
-                error.facts = RequestFacts("GET", request.path, tries.request_id, self.correlation_id, tries.sent)
+                error.facts = RequestFacts(
+                    "GET", request.path, tries.request_id, self.correlation_id, tries.sent
+                )
                 await self._wait_or_give_up(error, tries)
             self._stats.retries += 1
 
@@ -169,7 +179,8 @@ class Session:
         return result
 
     async def _wait_or_give_up(self, error: RequestError, tries: _Tries) -> None:
-        """Return when the request may be tried again. Raises `error`, or what it means for the whole run."""
+        """Return when the request may be tried again. Raises `error`, or what it means for the
+        whole run."""
         if isinstance(error, HttpStatusError) and error.status == 401:
             await self._renew_token(error, tries)
             return
@@ -185,7 +196,8 @@ class Session:
         await self._clock.sleep(wait_s)
 
     def _count(self, error: RequestError, tries: _Tries) -> None:
-        """Charge a failure to the request, or to nobody while the server is gone. Raises what ends either."""
+        """Charge a failure to the request, or to nobody while the server is gone. Raises what ends
+        either."""
         silence_s = self._silence_s(tries)
         gone = isinstance(error, ConnectionFailedError) and self._budget.has_succeeded
         if not gone and not (self._outage.is_down and is_failing(error)):
@@ -197,7 +209,9 @@ class Session:
                 raise error
         if isinstance(error, TooManyFilesError):
             return
-        over = is_over(self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded)
+        over = is_over(
+            self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded
+        )
         if over or not self._budget.spend(self._clock.now()):
             raise ServerUnavailableError(_unavailable(error, silence_s)) from error
 
@@ -205,11 +219,13 @@ class Session:
         return self._clock.now() - max(self._budget.last_success, tries.started_at)
 
     async def _renew_token(self, error: HttpStatusError, tries: _Tries) -> None:
-        """Renew the token at once: whoever sends next waits for it, instead of being refused as well.
+        """Renew the token at once: whoever sends next waits for it, instead of being refused as
+        well.
 
-        A new token that opens nothing ends the run; where tokens have worked before, it may just have been revoked, so
-        a few more are tried. A request that is refused with tokens that work for others fails alone; so does one for
-        what the service gives to users only, whoever refuses a new token: ours may be that of an app.
+        A new token that opens nothing ends the run; where tokens have worked before, it may just
+        have been revoked, so a few more are tried. A request that is refused with tokens that work
+        for others fails alone; so does one for what the service gives to users only, whoever
+        refuses a new token: ours may be that of an app.
         """
         tries.refused += 1
         for_users = lacks_user(error)
@@ -218,7 +234,9 @@ class Session:
         if tries.refused >= (_MAX_REFUSED if self._good_token else 2):
             if tries.token == self._good_token:
                 raise error
-            raise SignInError(f"the server refuses a token that was just issued: {error}") from error
+            raise SignInError(
+                f"the server refuses a token that was just issued: {error}"
+            ) from error
         self._note("token_refused", error, tries, 0.0)
         try:
             await self._tokens.renew(tries.token)
@@ -235,7 +253,8 @@ class Session:
     async def _note_outage(self, error: RequestError, tries: _Tries) -> None:
         """Hold everybody back once so many failures came in a row that the server must be down.
 
-        To tell a server that is down from pages that it cannot make, a request that it has served before is sent again.
+        To tell a server that is down from pages that it cannot make, a request that it has served
+        before is sent again.
         """
         if not is_failing(error):
             if isinstance(error, HttpStatusError):
@@ -260,7 +279,8 @@ class Session:
         self.log.note("outage", failures=outage.failures, wait_s=round(wait_s, 3))
 
     async def _serves(self, request: Request) -> bool:
-        """Tell whether the server is well enough to answer `request`, in whatever way: now, before all who wait."""
+        """Tell whether the server is well enough to answer `request`, in whatever way: now, before
+        all who wait."""
         tries = _Tries(str(uuid4()), self._clock.now(), token=await self._tokens.token())
         self._stats.retries += 1
         try:
@@ -300,7 +320,10 @@ class Session:
             self._good_token = tries.token
             self._outage = _Outage()
             self.log.trace(
-                "answered", path=request.path, bytes=len(answer.wire_body), s=round(self.now() - tries.sent_at, 3)
+                "answered",
+                path=request.path,
+                bytes=len(answer.wire_body),
+                s=round(self.now() - tries.sent_at, 3),
             )
             return answer
 
@@ -319,13 +342,16 @@ class Session:
             self._stats.held("throttled", self._clock.now() + wait_s)
 
     async def _send_once(self, request: Request, tries: _Tries) -> Answer:
-        """Send, and once more for free if the connection was one that the server had just given up."""
+        """Send, and once more for free if the connection was one that the server had just given
+        up."""
         answer = await self._send(request, tries)
         if answer is None:
             self._stats.retries += 1
             answer = await self._send(request, tries)
         if answer is None:
-            raise ConnectionLostError("the server closes its connections as soon as they are used again")
+            raise ConnectionLostError(
+                "the server closes its connections as soon as they are used again"
+            )
         if answer.status == 200:
             return answer
         raise refusal(answer, token=tries.token)

@@ -1,4 +1,5 @@
-"""One HTTP request and its whole answer over aiohttp: no retries, no redirects, no cookies, no surprises."""
+"""One HTTP request and its whole answer over aiohttp: no retries, no redirects, no cookies, no
+surprises."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ from bulkfetch.words import printable
 
 _READ_BUFFER_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 64 << 10
-"""Of one header: continuation tokens of 30 kB have been seen with other services; aiohttp's bound is 8 kB."""
+"""Of one header: continuation tokens of 30 kB have been seen with other services; aiohttp's bound
+is 8 kB."""
 _SLOWEST_BYTES_PER_S = 1000.0
 _MAX_WORDS = 200
 _INFLATE_STEP_BYTES = 4 << 20
@@ -43,7 +45,8 @@ _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest w
 
 
 class Receiver(Protocol):
-    """Takes the body of a success as it comes, so that it is never in memory as a whole. Both calls block."""
+    """Takes the body of a success as it comes, so that it is never in memory as a whole. Both calls
+    block."""
 
     def begin(self) -> None:
         """Begin anew, with each attempt that is answered."""
@@ -58,7 +61,8 @@ class Receiver(Protocol):
 class Request:
     """A GET below the base URL. `path` begins with a slash and is already percent-encoded.
 
-    With a `receiver`, the answer to a success has no body of its own, unless it came in a content coding.
+    With a `receiver`, the answer to a success has no body of its own, unless it came in a content
+    coding.
     """
 
     path: str
@@ -74,7 +78,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: its status, its headers by lower-case name, its body as it came over the wire."""
+    """A whole answer: its status, its headers by lower-case name, its body as it came over the
+    wire."""
 
     status: int
     headers: Mapping[str, str]
@@ -84,14 +89,16 @@ class Answer:
     def body(self) -> bytes:
         """Return the body without its content coding. CPU-bound: call it in a thread.
 
-        Raises MalformedBodyError for a stream that is cut, has something behind it, or expands beyond
-        `max_bytes`.
+        Raises MalformedBodyError for a stream that is cut, has something behind it, or expands
+        beyond `max_bytes`.
         """
         coding = self.headers.get("content-encoding", "identity").strip(" \t").casefold()
         if coding in ("", "identity"):
             return self.wire_body
         if coding not in ("gzip", "x-gzip"):
-            raise MalformedBodyError(f"the body is coded as {printable(coding)[:40]!r}, which nobody asked for")
+            raise MalformedBodyError(
+                f"the body is coded as {printable(coding)[:40]!r}, which nobody asked for"
+            )
         return gunzip(self.wire_body, max_bytes=self.max_bytes)
 
 
@@ -101,22 +108,24 @@ class Transport(Protocol):
     async def send(self, request: Request, headers: Mapping[str, str]) -> Answer | None:
         """Send once and read the whole answer; None if a connection broke that had served before.
 
-        In that case nothing was answered: the server had given the idle connection up just as it was used
-        again, which is nobody's fault. Raises a RequestError that is no HttpStatusError.
+        In that case nothing was answered: the server had given the idle connection up just as it
+        was used again, which is nobody's fault. Raises a RequestError that is no HttpStatusError.
         """
         ...
 
 
 @dataclass(slots=True)
 class _Exchange:
-    """What is known of a running request: whether its connection had served before, and it was answered."""
+    """What is known of a running request: whether its connection had served before, and it was
+    answered."""
 
     reused: bool = False
     answered: bool = False
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Gives no connection back on which the server has spoken unasked: its words would answer the next request."""
+    """Gives no connection back on which the server has spoken unasked: its words would answer the
+    next request."""
 
     async def _get(self, *asked: Any) -> Connection | None:
         while (connection := await super()._get(*asked)) is not None:
@@ -144,11 +153,15 @@ class AiohttpTransport:
                 return None
             raise _translated(error, self._settings, answered=exchange.answered) from None
 
-    async def _exchanged(self, request: Request, headers: Mapping[str, str], exchange: _Exchange) -> Answer:
+    async def _exchanged(
+        self, request: Request, headers: Mapping[str, str], exchange: _Exchange
+    ) -> Answer:
         async with (
             asyncio.timeout(self._settings.first_byte_timeout_s) as patience,
             self._session.get(
-                URL(self._settings.base_url + request.target, encoded=True),  # a name is sent as we wrote it
+                URL(
+                    self._settings.base_url + request.target, encoded=True
+                ),  # a name is sent as we wrote it
                 headers={**headers, **request.headers},
                 allow_redirects=False,
                 trace_request_ctx=exchange,
@@ -156,17 +169,25 @@ class AiohttpTransport:
         ):
             exchange.answered = True
             is_streamed = response.status == 200 and "Content-Encoding" not in response.headers
-            body = await self._body_of(response, patience, request.receiver if is_streamed else None)
-            found = {name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers}
+            body = await self._body_of(
+                response, patience, request.receiver if is_streamed else None
+            )
+            found = {
+                name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers
+            }
             return Answer(response.status, found, body, self._settings.max_page_bytes)
 
     async def _body_of(
         self, response: aiohttp.ClientResponse, patience: asyncio.Timeout, receiver: Receiver | None
     ) -> bytes:
-        codings = [value.strip(" \t").lower() for value in response.headers.getall("Transfer-Encoding", ())]
+        codings = [
+            value.strip(" \t").lower() for value in response.headers.getall("Transfer-Encoding", ())
+        ]
         framed = codings == ["chunked"] if codings else "Content-Length" in response.headers
         if response.status == 200 and not framed:
-            raise MalformedBodyError("the answer has neither a length nor chunks, so a cut could not be seen")
+            raise MalformedBodyError(
+                "the answer has neither a length nor chunks, so a cut could not be seen"
+            )
         settings, now = self._settings, asyncio.get_running_loop().time
         begun_at = now()
         chunks: list[bytes] = []
@@ -183,7 +204,9 @@ class AiohttpTransport:
             received += len(chunk)
             self._stats.bytes_received += len(chunk)
             if received > settings.max_page_bytes:
-                raise MalformedBodyError(f"the body is larger than {settings.max_page_bytes} bytes (--max-page-bytes)")
+                raise MalformedBodyError(
+                    f"the body is larger than {settings.max_page_bytes} bytes (--max-page-bytes)"
+                )
             if is_drip(received, now() - begun_at, patience_s=settings.read_timeout_s):
                 raise NoProgressError(f"the body came in drips: {received} bytes so far")
         patience.reschedule(None)
@@ -191,11 +214,14 @@ class AiohttpTransport:
 
 
 def is_drip(received: int, elapsed_s: float, *, patience_s: float) -> bool:
-    """Tell whether a body comes so slowly that it may never end: below 1 kB/s, after a first `patience_s`."""
+    """Tell whether a body comes so slowly that it may never end: below 1 kB/s, after a first
+    `patience_s`."""
     return elapsed_s > patience_s + received / _SLOWEST_BYTES_PER_S
 
 
-async def _note_reuse(_session: aiohttp.ClientSession, trace: SimpleNamespace, _params: object) -> None:
+async def _note_reuse(
+    _session: aiohttp.ClientSession, trace: SimpleNamespace, _params: object
+) -> None:
     trace.trace_request_ctx.reused = True
 
 
@@ -210,13 +236,19 @@ def _translated(error: Exception, settings: Settings, *, answered: bool) -> Requ
     host = urlsplit(settings.base_url).netloc
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return ConnectionFailedError(f"no connection to {host} within {settings.connect_timeout_s:g} s")
+            return ConnectionFailedError(
+                f"no connection to {host} within {settings.connect_timeout_s:g} s"
+            )
         case TimeoutError() if answered:
             return NoProgressError(f"the body stopped coming for {settings.read_timeout_s:g} s")
         case TimeoutError():
-            return NoProgressError(f"the server did not answer for {settings.first_byte_timeout_s:g} s")
+            return NoProgressError(
+                f"the server did not answer for {settings.first_byte_timeout_s:g} s"
+            )
         case aiohttp.ClientConnectorCertificateError():
-            return UntrustedServerError(f"the server's certificate is not trusted ({_words(error.certificate_error)})")
+            return UntrustedServerError(
+                f"the server's certificate is not trusted ({_words(error.certificate_error)})"
+            )
         case aiohttp.ClientSSLError() | ssl.SSLError():
             return ConnectionFailedError(f"TLS with the server failed ({_words(error)})")
         case aiohttp.ClientResponseError():  # raised by aiohttp's parser, not by a status
@@ -224,10 +256,14 @@ def _translated(error: Exception, settings: Settings, *, answered: bool) -> Requ
         case aiohttp.ClientPayloadError():
             return ConnectionLostError("the connection broke in the middle of the answer")
         case OSError() if error.errno in (errno.EMFILE, errno.ENFILE):
-            return TooManyFilesError("this machine allows no more open files, so no more connections")
+            return TooManyFilesError(
+                "this machine allows no more open files, so no more connections"
+            )
         case aiohttp.ClientConnectorError():
             return ConnectionFailedError(f"no connection to {host} ({_words(error)})")
-    return ConnectionLostError(f"the connection to {host} broke before an answer came ({_words(error)})")
+    return ConnectionLostError(
+        f"the connection to {host} broke before an answer came ({_words(error)})"
+    )
 
 
 @asynccontextmanager
@@ -247,7 +283,8 @@ async def open_transport(settings: Settings, stats: RunStats) -> AsyncIterator[A
         trust_env=False,
         raise_for_status=False,
     ) as session:
-        # aiohttp repeats a GET by itself when a reused connection drops; session.py counts every try.
+        # aiohttp repeats a GET by itself when a reused connection drops; session.py counts every
+        # try.
         session._retry_connection = False
         yield AiohttpTransport(session, settings, stats)
 
@@ -271,7 +308,9 @@ def gunzip(body: bytes, *, max_bytes: int) -> bytes:
                 raise MalformedBodyError("the gzip body is cut")
             size += len(part)
             if size > max_bytes:
-                raise MalformedBodyError(f"the body expands beyond {max_bytes} bytes (--max-page-bytes)")
+                raise MalformedBodyError(
+                    f"the body expands beyond {max_bytes} bytes (--max-page-bytes)"
+                )
             parts.append(part)
             body = inflater.unconsumed_tail
         body = inflater.unused_data
@@ -281,17 +320,25 @@ def gunzip(body: bytes, *, max_bytes: int) -> bytes:
 
 
 def trust(settings: Settings) -> ssl.SSLContext:
-    """Return what certificates are checked against: the system's authorities, and those of `ca_file`."""
+    """Return what certificates are checked against: the system's authorities, and those of
+    `ca_file`."""
     context = ssl.create_default_context()
     if settings.ca_file is not None:
         try:
             context.load_verify_locations(settings.ca_file)
         except (OSError, ssl.SSLError) as error:
-            raise SettingsError(f"ca_file {settings.ca_file} is not a PEM bundle that can be read: {error}") from error
+            raise SettingsError(
+                f"ca_file {settings.ca_file} is not a PEM bundle that can be read: {error}"
+            ) from error
     return context
 
 
 def _words(error: Exception) -> str:
-    """Say what an exception says on one line, or its name: some of aiohttp's are empty, and later lines quote bytes."""
-    said = error.message.partition("\n")[0] if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    """Say what an exception says on one line, or its name: some of aiohttp's are empty, and later
+    lines quote bytes."""
+    said = (
+        error.message.partition("\n")[0]
+        if isinstance(error, aiohttp.ClientResponseError)
+        else str(error)
+    )
     return printable(said)[:_MAX_WORDS].strip() or type(error).__name__

@@ -1,4 +1,5 @@
-"""What stands in for the network in tests: a Transport that answers from a function, under virtual time."""
+"""What stands in for the network in tests: a Transport that answers from a function, under virtual
+time."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from bulkfetch.wire.transport import Answer, Request
 
 
 class VirtualTime:
-    """Time that stands still while anybody has something to do, and then jumps to whoever wakes next."""
+    """Time that stands still while anybody has something to do, and then jumps to whoever wakes
+    next."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -47,7 +49,8 @@ class VirtualTime:
             woken.set()
 
     async def run(self, is_busy: Callable[[], bool]) -> None:
-        """Wake the sleepers in turn, each when nothing else runs; `is_busy` tells of work in threads."""
+        """Wake the sleepers in turn, each when nothing else runs; `is_busy` tells of work in
+        threads."""
         loop: Any = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(0)
@@ -143,7 +146,8 @@ async def bench(
     latency: Callable[[], float] = lambda: 0.1,
     seed: int = 0,
 ) -> AsyncIterator[Bench]:
-    """Open a session whose requests `answer` answers. Its time runs until the block ends, 30 s at most."""
+    """Open a session whose requests `answer` answers. Its time runs until the block ends, 30 s at
+    most."""
     time, tokens, stats = VirtualTime(), FakeTokens(), RunStats()
     transport = FakeTransport(answer, time, latency)
     adaptive = AdaptiveLimit(LimitPolicy(ceiling=limit), clock=lambda: time.now, sleep=time.wait)
@@ -163,7 +167,8 @@ async def bench(
 
 
 def answered(status: int = 200, body: object = b"", **headers: str) -> Answer:
-    """An answer; a body that is no bytes is sent as JSON, and `retry_after` is the header `retry-after`."""
+    """An answer; a body that is no bytes is sent as JSON, and `retry_after` is the header
+    `retry-after`."""
     wire = body if isinstance(body, bytes) else json.dumps(body).encode()
     return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, wire)
 
@@ -174,9 +179,15 @@ def one_after_the_other(*replies: Reply) -> Callable[[Sent], Reply]:
     return lambda _sent: left.pop(0) if len(left) > 1 else left[0]
 
 
-def page_body(rows: Iterable[int], *, total: int, links: Mapping[str, object], token: str | None = None) -> bytes:
+def page_body(
+    rows: Iterable[int], *, total: int, links: Mapping[str, object], token: str | None = None
+) -> bytes:
     """A page as the service writes it: the mark, the count, the items and then the links."""
-    top: dict[str, object] = {"totalCount": total, "items": [{"n": row} for row in rows], "links": links}
+    top: dict[str, object] = {
+        "totalCount": total,
+        "items": [{"n": row} for row in rows],
+        "links": links,
+    }
     if token is not None:
         top = {"continuationToken": token, **top}
     return b"\xef\xbb\xbf" + json.dumps(top, separators=(",", ":")).encode()

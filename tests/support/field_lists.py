@@ -1,7 +1,9 @@
-"""The fields that Microsoft's SDKs and documentation give each line-item resource, and of which type, by hand.
+"""The fields that Microsoft's SDKs and documentation give each line-item resource, and of which
+type, by hand.
 
-Written down from the models of the .NET SDK of June 2023 (of the first Java SDK for the Azure data market), with the
-API's spelling on the wire. A word before a colon is the type that the model declares.
+Written down from the models of the .NET SDK of June 2023 (of the first Java SDK for the Azure data
+market), with the API's spelling on the wire. A word before a colon is the type that the model
+declares.
 """
 
 from __future__ import annotations

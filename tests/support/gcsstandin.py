@@ -1,8 +1,9 @@
-"""A stand-in for Google Cloud Storage on loopback: the XML API that clients speak, in front of an S3 server.
+"""A stand-in for Google Cloud Storage on loopback: the XML API that clients speak, in front of an
+S3 server.
 
-The two APIs differ in the names of headers and in generations, numbers that stand for the versions of an object:
-https://cloud.google.com/storage/docs/xml-api/reference-headers. It is not Google's: it shows that bulkfetch speaks as
-that page says, no more. Tokens are not looked at.
+The two APIs differ in the names of headers and in generations, numbers that stand for the versions
+of an object: https://cloud.google.com/storage/docs/xml-api/reference-headers. It is not Google's:
+it shows that bulkfetch speaks as that page says, no more. Tokens are not looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _NOT_PASSED_ON = ("authorization", "host", "connection", "transfer-encoding", "c
 
 
 class StandIn(ThreadingHTTPServer):
-    """The server: which generation stands for which ETag of S3, and what clients said of themselves."""
+    """The server: which generation stands for which ETag of S3, and what clients said of
+    themselves."""
 
     daemon_threads = True
 
@@ -58,7 +60,9 @@ class _Handler(BaseHTTPRequestHandler):
         connection = HTTPConnection("127.0.0.1", self.server.upstream_port, timeout=30)
         try:
             path, question, query = self.path.partition("?")
-            target = quote(unquote(path)) + question + query  # S3 spells hyphens and slashes as they are
+            target = (
+                quote(unquote(path)) + question + query
+            )  # S3 spells hyphens and slashes as they are
             connection.request(self.command, target, body=body, headers=self._for_s3())
             answer = connection.getresponse()
             self._answer(answer, answer.read())
@@ -74,7 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = headers.pop("x-goog-if-generation-match", None)
         if wanted is not None:
             condition = (
-                {"If-None-Match": "*"} if wanted == "0" else {"If-Match": self.server.tags.get(wanted, '"none"')}
+                {"If-None-Match": "*"}
+                if wanted == "0"
+                else {"If-Match": self.server.tags.get(wanted, '"none"')}
             )
             headers |= condition
         return {**headers, "Authorization": _SIGNED}
@@ -82,7 +88,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, answer: HTTPResponse, content: bytes) -> None:
         self.send_response(answer.status)
         for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
+            if name.lower() not in (
+                "transfer-encoding",
+                "connection",
+                "content-length",
+                "server",
+                "date",
+            ):
                 self.send_header(name, value)
         tag = answer.getheader("ETag") or _tag_in(content)
         if tag:

@@ -1,4 +1,5 @@
-"""An object store in the memory of the test, with what real ones keep out of sight: unfinished uploads, faults."""
+"""An object store in the memory of the test, with what real ones keep out of sight: unfinished
+uploads, faults."""
 
 from __future__ import annotations
 

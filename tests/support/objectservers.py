@@ -1,4 +1,5 @@
-"""Object stores on loopback, each in a process of its own, and what tests ask them without the client under test."""
+"""Object stores on loopback, each in a process of its own, and what tests ask them without the
+client under test."""
 
 from __future__ import annotations
 
@@ -100,7 +101,9 @@ class AzureServer:
 
     account: ClassVar[str] = "devstoreaccount1"
     # Published: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
-    key: ClassVar[str] = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    key: ClassVar[str] = (
+        "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+    )
 
     @property
     def endpoint(self) -> str:
@@ -124,18 +127,29 @@ class AzureServer:
         return self._ask("GET", _blob(container, name))
 
     def write(self, container: str, name: str, content: bytes) -> None:
-        self._ask("PUT", _blob(container, name), headers={"x-ms-blob-type": "BlockBlob"}, body=content)
+        self._ask(
+            "PUT", _blob(container, name), headers={"x-ms-blob-type": "BlockBlob"}, body=content
+        )
 
     def remove(self, container: str, name: str) -> None:
         self._ask("DELETE", _blob(container, name))
 
     def unfinished(self, container: str) -> list[str]:
-        """Return the names of the blobs of which there is nothing but blocks that were never committed."""
-        return sorted(self._listed(container, {"include": "uncommittedblobs"}).keys() - self.names(container).keys())
+        """Return the names of the blobs of which there is nothing but blocks that were never
+        committed."""
+        return sorted(
+            self._listed(container, {"include": "uncommittedblobs"}).keys()
+            - self.names(container).keys()
+        )
 
     def _listed(self, container: str, query: Mapping[str, str]) -> dict[str, int]:
         found: dict[str, int] = {}
-        query = {"restype": "container", "comp": "list", "maxresults": str(self.page_names), **query}
+        query = {
+            "restype": "container",
+            "comp": "list",
+            "maxresults": str(self.page_names),
+            **query,
+        }
         marker = ""
         while True:
             page = ElementTree.fromstring(
@@ -168,17 +182,28 @@ class AzureServer:
         finally:
             connection.close()
         if answer.status >= 300:
-            raise ServerFailedError(f"{method} {target}: {answer.status} {content[:500].decode(errors='replace')}")
+            raise ServerFailedError(
+                f"{method} {target}: {answer.status} {content[:500].decode(errors='replace')}"
+            )
         return content
 
     def _signed(
-        self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], length: int
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        length: int,
     ) -> dict[str, str]:
         """Return the headers with a signature by the key of the account.
 
         The form is https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key
         """
-        own = {**headers, "x-ms-date": format_datetime(datetime.now(UTC), usegmt=True), "x-ms-version": "2021-12-02"}
+        own = {
+            **headers,
+            "x-ms-date": format_datetime(datetime.now(UTC), usegmt=True),
+            "x-ms-version": "2021-12-02",
+        }
         standard = [method, "", "", str(length or ""), *[""] * 8]
         lines = [
             *standard,
@@ -195,7 +220,12 @@ ObjectServer = S3Server | AzureServer
 
 
 def opened(
-    server: ObjectServer, container: str, port: int | None = None, *, retries: int = 0, timeout: str = "20s"
+    server: ObjectServer,
+    container: str,
+    port: int | None = None,
+    *,
+    retries: int = 0,
+    timeout: str = "20s",
 ) -> obstore.store.S3Store | obstore.store.AzureStore:
     """Return obstore's client of a container, past the proxy on a port if told."""
     kind = obstore.store.S3Store if isinstance(server, S3Server) else obstore.store.AzureStore
@@ -219,11 +249,14 @@ def _name(blob: ElementTree.Element) -> str:
 
 @contextmanager
 def moto() -> Iterator[S3Server]:
-    """Start an S3 endpoint in memory, and end it. It takes pieces of uploads of any size, where S3 wants 5 MiB."""
+    """Start an S3 endpoint in memory, and end it. It takes pieces of uploads of any size, where S3
+    wants 5 MiB."""
     import boto3  # takes a quarter of a second, which tests without a store need not pay
     from botocore.config import Config
 
-    with _running(lambda port: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]) as port:
+    with _running(
+        lambda port: [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    ) as port:
         server = S3Server(port)
         options = server.options()
         client = boto3.session.Session().client(
@@ -232,7 +265,9 @@ def moto() -> Iterator[S3Server]:
             aws_access_key_id=options["access_key_id"],
             aws_secret_access_key=options["secret_access_key"],
             region_name=options["region"],
-            config=Config(proxies={}, s3={"addressing_style": "path"}, read_timeout=ANSWERED_WITHIN_S),
+            config=Config(
+                proxies={}, s3={"addressing_style": "path"}, read_timeout=ANSWERED_WITHIN_S
+            ),
         )
         try:
             yield S3Server(port, _client=client)
@@ -242,7 +277,8 @@ def moto() -> Iterator[S3Server]:
 
 @contextmanager
 def azurite() -> Iterator[AzureServer]:
-    """Start a blob endpoint in memory, and end it; raises ServerMissingError where there is none to start."""
+    """Start a blob endpoint in memory, and end it; raises ServerMissingError where there is none to
+    start."""
     program = str(find_azurite())
     with _running(
         lambda port: [
@@ -264,18 +300,26 @@ def find_azurite() -> Path:
         places = [path / ".bin" / "azurite-blob" if path.is_dir() else path]
     else:
         on_path = shutil.which("azurite-blob")
-        places = [*([Path(on_path)] if on_path else []), project / "node_modules" / ".bin" / "azurite-blob"]
+        places = [
+            *([Path(on_path)] if on_path else []),
+            project / "node_modules" / ".bin" / "azurite-blob",
+        ]
     for place in places:
         if place.is_file() and os.access(place, os.X_OK):
             return place.absolute()
-    looked = f"{AZURITE_VARIABLE} names {told}" if told else "neither on PATH nor in node_modules of the project"
+    looked = (
+        f"{AZURITE_VARIABLE} names {told}"
+        if told
+        else "neither on PATH nor in node_modules of the project"
+    )
     raise ServerMissingError(
         f"azurite-blob is not there ({looked}): run `npm install azurite`, or set {AZURITE_VARIABLE} to the program "
         "or to a node_modules folder that has it"
     )
 
 
-# Stands between the tests and a server: a run that is killed cannot end its servers, but its end of the pipe closes.
+# Stands between the tests and a server: a run that is killed cannot end its servers, but its end of
+# the pipe closes.
 _MOTO_SETTINGS = {"S3_UPLOAD_PART_MIN_SIZE": "1", "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(1 << 20)}
 _KEEPER = """
 import os, shutil, subprocess, sys, threading
@@ -317,7 +361,11 @@ def _running(command: Callable[[int], Sequence[str]]) -> Iterator[int]:
                 if not _is_ready(process, port):
                     output.seek(0)
                     said = output.read()[-2000:].decode(errors="replace")
-                    how = "did not answer" if process.returncode is None else f"ended with {process.returncode}"
+                    how = (
+                        "did not answer"
+                        if process.returncode is None
+                        else f"ended with {process.returncode}"
+                    )
                     raise ServerFailedError(f"{' '.join(words)} {how}: {said}")
                 yield port
             finally:

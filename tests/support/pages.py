@@ -1,7 +1,7 @@
 """Legal pages of line items, as text: realistic rows with one or two mutations, in any layout.
 
-`page` draws from two `random.Random`: an ordinary one for the realistic part, and one that Hypothesis may
-control for what a test is about.
+`page` draws from two `random.Random`: an ordinary one for the realistic part, and one that
+Hypothesis may control for what a test is about.
 """
 
 from __future__ import annotations
@@ -67,7 +67,16 @@ ODD_NUMBERS = [
     "1" * 30 + "." + "1" * 30,
     str(2**255),
 ]
-TEXT_NUMBERS = ['"0"', '"25"', '"14.4"', '"-3.50"', '"820"', '"0.1999968000511991808131"', '"1"', '"4649221"']
+TEXT_NUMBERS = [
+    '"0"',
+    '"25"',
+    '"14.4"',
+    '"-3.50"',
+    '"820"',
+    '"0.1999968000511991808131"',
+    '"1"',
+    '"4649221"',
+]
 ODD_TEXT_NUMBERS = [
     *_split(r"""
         "+1" "007" ".5" "1." "1e5" "" "0x1" "NaN" "Infinity" "-" "-.5" "1,5" "--1" "00" "-0"
@@ -88,7 +97,11 @@ DATES = [
         '"2018-02-08T22:40:37.5897760Z"',
         '"0001-01-01T00:00:00"',
     ),
-    *('"2019-01-03T19:53:55.129251+00:00"', '"9999-12-31T23:59:59.999999Z"', '"2021-05-01T00:00:00.0000000"'),
+    *(
+        '"2019-01-03T19:53:55.129251+00:00"',
+        '"9999-12-31T23:59:59.999999Z"',
+        '"2021-05-01T00:00:00.0000000"',
+    ),
 ]
 ODD_DATES = [
     *_split(r"""
@@ -170,20 +183,42 @@ ENVELOPE: Pairs = [
     ('"links"', '{"self":{"uri":"/invoices/D1?size=2&offset=0","method":"GET","headers":[]}}'),
 ]
 ODD_ENVELOPE: Pairs = [
-    *[('"totalCount"', value) for value in ("null", '"2"', "2.0", "-5", "1234567890123456789", "1e2", "[]")],
+    *[
+        ('"totalCount"', value)
+        for value in ("null", '"2"', "2.0", "-5", "1234567890123456789", "1e2", "[]")
+    ],
     *[('"continuationToken"', value) for value in ("null", '""', "5", r'"\ud800"', "{}")],
-    *[('"attributes"', value) for value in ("null", "{}", '{"objectType":null}', '{"unitPrice":"5"}', "[]")],
-    *[('"links"', value) for value in ("null", "{}", '{"next":null}', '{"self":{"uri":5}}', '{"last":{"uri":""}}')],
+    *[
+        ('"attributes"', value)
+        for value in ("null", "{}", '{"objectType":null}', '{"unitPrice":"5"}', "[]")
+    ],
+    *[
+        ('"links"', value)
+        for value in ("null", "{}", '{"next":null}', '{"self":{"uri":5}}', '{"last":{"uri":""}}')
+    ],
     (
         '"links"',
         '{"next":{"uri":"/x?offset=2","headers":[{"key":"MS-ContinuationToken","value":"t","quantity":"1"}]}}',
     ),
     *[
         ('"summary"', value)
-        for value in ("5", '"2020-01-01T00:00:00"', "[[],[1]]", '{"a":{"b":[]}}', "[1,null]", "[{}]")
+        for value in (
+            "5",
+            '"2020-01-01T00:00:00"',
+            "[[],[1]]",
+            '{"a":{"b":[]}}',
+            "[1,null]",
+            "[{}]",
+        )
     ],
-    *[('"summary"', f'{{"{name}":"5"}}') for name in ("unitPrice", "quantity", "consumedQuantity", "mpnId", r"\"tax")],
-    *[('"summary"', f'[{{"a":1}},{{"{name}":"5"}}]') for name in ("unitPrice", "listPrice", "amount", "a")],
+    *[
+        ('"summary"', f'{{"{name}":"5"}}')
+        for name in ("unitPrice", "quantity", "consumedQuantity", "mpnId", r"\"tax")
+    ],
+    *[
+        ('"summary"', f'[{{"a":1}},{{"{name}":"5"}}]')
+        for name in ("unitPrice", "listPrice", "amount", "a")
+    ],
     ('"items "', "[]"),
     ('"Items"', '[{"unitPrice":"1"}]'),
     ('"unitPrice"', '"5"'),
@@ -193,7 +228,8 @@ ODD_ENVELOPE: Pairs = [
 
 
 def page(usual: Random, odd: Random, fields: tuple[Field, ...]) -> str:
-    """Return the text of a legal page: realistic, but for a few mutations (none in one page of eight)."""
+    """Return the text of a legal page: realistic, but for a few mutations (none in one page of
+    eight)."""
     rows = [_row(usual, fields) for _ in range(usual.choice((0, 1, 1, 2, 2, 3)))]
     if usual.random() < 0.25:
         _give_numbers_as_text(usual, rows, fields)
@@ -208,15 +244,24 @@ def page(usual: Random, odd: Random, fields: tuple[Field, ...]) -> str:
 
 def _row(usual: Random, fields: tuple[Field, ...]) -> Pairs:
     kept = usual.choice((1.0, 0.95, 0.5))
-    return [(json.dumps(each.name), usual.choice(USUAL[each.kind])) for each in fields if usual.random() < kept]
+    return [
+        (json.dumps(each.name), usual.choice(USUAL[each.kind]))
+        for each in fields
+        if usual.random() < kept
+    ]
 
 
 def _give_numbers_as_text(usual: Random, rows: list[Pairs], fields: tuple[Field, ...]) -> None:
-    numeric = {json.dumps(each.name) for each in fields if each.kind in (Kind.INTEGER, Kind.DECIMAL)}
+    numeric = {
+        json.dumps(each.name) for each in fields if each.kind in (Kind.INTEGER, Kind.DECIMAL)
+    }
     often = usual.choice((1.0, 0.5))
     for row in rows:
         row[:] = [
-            (key, usual.choice(TEXT_NUMBERS) if key in numeric and usual.random() < often else value)
+            (
+                key,
+                usual.choice(TEXT_NUMBERS) if key in numeric and usual.random() < often else value,
+            )
             for key, value in row
         ]
 
@@ -235,11 +280,16 @@ def _change(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field
         row[place] = (key, odd.choice(ODD[kinds.get(key, Kind.TEXT)]))
 
 
-def _change_kind(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]) -> None:
-    """Change a value of a kind that is drawn first, so that the rare kinds come as often as text."""
+def _change_kind(
+    odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]
+) -> None:
+    """Change a value of a kind that is drawn first, so that the rare kinds come as often as
+    text."""
     kind = odd.choice(list(USUAL))
     keys = {json.dumps(each.name) for each in fields if each.kind is kind}
-    if (row := _some(odd, rows)) and (places := [at for at, (key, _) in enumerate(row) if key in keys]):
+    if (row := _some(odd, rows)) and (
+        places := [at for at, (key, _) in enumerate(row) if key in keys]
+    ):
         place = odd.choice(places)
         row[place] = (row[place][0], odd.choice(ODD[kind]))
 
@@ -262,7 +312,9 @@ def _foreign(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Fiel
         row.insert(odd.randint(0, len(row)), (odd.choice(FOREIGN_KEYS), any_value(odd)))
 
 
-def _foreign_text(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]) -> None:
+def _foreign_text(
+    odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]
+) -> None:
     if rows:
         row = odd.choice(rows)
         value = odd.choice([*TEXTS, *TEXT_NUMBERS, *DATES])
@@ -288,15 +340,22 @@ def _other_case(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[F
             row.insert(odd.randint(0, len(row)), (other, odd.choice((value, any_value(odd)))))
 
 
-def _escaped_key(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]) -> None:
+def _escaped_key(
+    odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]
+) -> None:
     if row := _some(odd, rows):
         place = odd.randrange(len(row))
         key, value = row[place]
         if "\\" not in key and len(key) > 2:
-            row[place] = (f'"\\u{ord(key[1]):04x}{key[2:]}' if ord(key[1]) < 0x10000 else key, value)
+            row[place] = (
+                f'"\\u{ord(key[1]):04x}{key[2:]}' if ord(key[1]) < 0x10000 else key,
+                value,
+            )
 
 
-def _nested_too_deep_for_columns(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]) -> None:
+def _nested_too_deep_for_columns(
+    odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]
+) -> None:
     depth = odd.choice((2, 30, 250))
     opening, closing = odd.choice((("[", "]"), ('{"a":', "}"), ('[{"unitPrice":"5","a":', "}]")))
     depth = depth // 2 if len(closing) == 2 else depth
@@ -307,7 +366,9 @@ def _nested_too_deep_for_columns(odd: Random, rows: list[Pairs], envelope: Pairs
         envelope[:] = [*(pair for pair in envelope if pair[0] != '"nested"'), ('"nested"', value)]
 
 
-def _odd_envelope(odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]) -> None:
+def _odd_envelope(
+    odd: Random, rows: list[Pairs], envelope: Pairs, fields: tuple[Field, ...]
+) -> None:
     key, value = odd.choice(ODD_ENVELOPE)
     envelope[:] = [*(pair for pair in envelope if pair[0] != key), (key, value)]
 
@@ -360,7 +421,9 @@ def _layout(usual: Random, rows: list[Pairs], envelope: Pairs) -> str:
     def written(pairs: Pairs) -> str:
         return "{" + ",".join(f"{gap}{key}{colon}{value}" for key, value in pairs) + gap + "}"
 
-    items = ("[" + ",".join(gap + written(row) for row in rows) + newline + "]") if rows else f"[{gap}]"
+    items = (
+        ("[" + ",".join(gap + written(row) for row in rows) + newline + "]") if rows else f"[{gap}]"
+    )
     where = usual.randint(0, len(envelope))
     return written([*envelope[:where], ('"items"', items), *envelope[where:]]) + newline
 
@@ -385,7 +448,9 @@ def _composed(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-json_texts = st.recursive(st.one_of(_strings, _numbers, st.sampled_from(CONSTANTS)), _composed, max_leaves=8)
+json_texts = st.recursive(
+    st.one_of(_strings, _numbers, st.sampled_from(CONSTANTS)), _composed, max_leaves=8
+)
 """Any JSON value, as source text."""
 
 seeds = st.integers(0, 2**32 - 1).map(Random)

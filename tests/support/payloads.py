@@ -52,11 +52,16 @@ OFFICE_BILLING = _of(
     "recorded/api-2016-03/072-lineitems-office-billing-offset-0000",
     "recorded/api-2016-03/073-lineitems-office-billing-offset-0100",
 )
-AZURE_BILLING = _of("azure", "billing", "recorded/api-2016-03/074-lineitems-azure-billing-offset-0000")
+AZURE_BILLING = _of(
+    "azure", "billing", "recorded/api-2016-03/074-lineitems-azure-billing-offset-0000"
+)
 AZURE_USAGE = _of(
     "azure",
     "usage",
-    *(f"recorded/api-2016-03/{75 + hundred:03}-lineitems-azure-usage-offset-0{hundred}00" for hundred in range(7)),
+    *(
+        f"recorded/api-2016-03/{75 + hundred:03}-lineitems-azure-usage-offset-0{hundred}00"
+        for hundred in range(7)
+    ),
 )
 UTF_16 = _of("azure", "usage", "recorded/preview-2016-02/12-lineitems-azure-usage-no-size")[0]
 

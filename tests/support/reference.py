@@ -1,7 +1,7 @@
 """What a page must become, worked out a second time from the contract, without the code under test.
 
-Values are read with `json` from the source text, numbers as text and objects as pairs; numbers are compared
-as fractions and dates as whole microseconds, counted from the calendar.
+Values are read with `json` from the source text, numbers as text and objects as pairs; numbers are
+compared as fractions and dates as whole microseconds, counted from the calendar.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ def read(text: str) -> Any:
     def refuse(name: str) -> None:
         raise ValueError(name)
 
-    return json.loads(text, parse_int=Num, parse_float=Num, parse_constant=refuse, object_pairs_hook=Obj)
+    return json.loads(
+        text, parse_int=Num, parse_float=Num, parse_constant=refuse, object_pairs_hook=Obj
+    )
 
 
 def tagged(value: Any) -> Any:
-    """Return `value` in a form whose equality tells 1 from "1" and from true, and lists from objects."""
+    """Return `value` in a form whose equality tells 1 from "1" and from true, and lists from
+    objects."""
     if isinstance(value, Num):
         return ("number", str(value))
     if isinstance(value, Obj):
@@ -95,7 +98,11 @@ def held(kind: Kind, value: Any) -> tuple[Any, bool]:
         fits = isinstance(value, list) and all(inner is None or is_text(inner) for inner in value)
         return (value, True) if fits else unfit
     if kind is Kind.OBJECT_TYPE:
-        if not isinstance(value, Obj) or len(value) > 1 or any(key != "objectType" for key, _ in value):
+        if (
+            not isinstance(value, Obj)
+            or len(value) > 1
+            or any(key != "objectType" for key, _ in value)
+        ):
             return unfit
         return ({"objectType": value[0][1] if value else None}, True) if all_text(value) else unfit
     if kind is Kind.DATE:
@@ -127,7 +134,9 @@ def number_of(value: Any, scale: int, kind: Kind) -> Fraction | None:
     digits = (whole + behind).lstrip("0")
     if not digits:
         return Fraction(0)
-    power = int(exponent_sign + (exponent or "0")) - len(behind) + len(digits) - len(digits.rstrip("0"))
+    power = (
+        int(exponent_sign + (exponent or "0")) - len(behind) + len(digits) - len(digits.rstrip("0"))
+    )
     digits = digits.rstrip("0")
     if power < -scale or power + len(digits) > 19:
         return None
@@ -143,7 +152,8 @@ _DATE = re.compile(
 
 
 def instant_of(text: str) -> tuple[int, bool] | None:
-    """Return the microseconds since 1970, rounded to the past, and whether they and UTC say everything."""
+    """Return the microseconds since 1970, rounded to the past, and whether they and UTC say
+    everything."""
     spelling = _DATE.fullmatch(text)
     if spelling is None:
         return None
@@ -153,7 +163,13 @@ def instant_of(text: str) -> tuple[int, bool] | None:
     days = [31, 29 if leap else 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
     if not (year >= 1 and 1 <= month <= 12 and 1 <= day <= days[month - 1]):
         return None
-    if hour > 23 or minute > 59 or second > 59 or int(offset_hour or 0) > 23 or int(offset_minute or 0) > 59:
+    if (
+        hour > 23
+        or minute > 59
+        or second > 59
+        or int(offset_hour or 0) > 23
+        or int(offset_minute or 0) > 59
+    ):
         return None
     past = year - 1
     ordinal = past * 365 + past // 4 - past // 100 + past // 400 + sum(days[: month - 1]) + day - 1
@@ -168,7 +184,9 @@ def instant_of(text: str) -> tuple[int, bool] | None:
     return micros, exact_us == micros and (sign is None or text.endswith("+00:00"))
 
 
-def assert_holds(batch: pa.RecordBatch, items: list[Obj], fields: tuple[Field, ...], first_line: int = 0) -> None:
+def assert_holds(
+    batch: pa.RecordBatch, items: list[Obj], fields: tuple[Field, ...], first_line: int = 0
+) -> None:
     """Check a record batch, value by value, against the items it was made of."""
     batch.validate(full=True)
     names = [INVOICE_ID, LINE_NUMBER, *(field.name for field in fields), RESCUED]

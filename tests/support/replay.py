@@ -1,4 +1,5 @@
-"""Partner Centers for the tests: one that replays the real payloads, one for tenants that tests make up."""
+"""Partner Centers for the tests: one that replays the real payloads, one for tenants that tests
+make up."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Asked:
 
 
 def asked_of(target: str, token: str | None = None) -> Asked:
-    """Read a request target such as `/v1/invoices/D080002CPL/lineitems/Office/BillingLineItems?size=100`."""
+    """Read a request target such as
+    `/v1/invoices/D080002CPL/lineitems/Office/BillingLineItems?size=100`."""
     parts = urlsplit(target)
     query = {key.casefold(): value for key, value in parse_qsl(parts.query)}
     words = [unquote(word) for word in parts.path.split("/")]
@@ -74,7 +76,9 @@ class Served:
 
     def settings(self, **settings: Any) -> Settings:
         """Settings that lead here and do not wait long for what will not come."""
-        return Settings(base_url=self.base_url, token=Secret(TOKEN), **{"max_attempts": 1, **settings})
+        return Settings(
+            base_url=self.base_url, token=Secret(TOKEN), **{"max_attempts": 1, **settings}
+        )
 
     @property
     def line_item_requests(self) -> list[Asked]:
@@ -98,7 +102,9 @@ async def serving(answer: Answering) -> AsyncIterator[Served]:
         return await answered if inspect.isawaitable(answered) else answered
 
     # Not an Application: its routes match no line ends, which ids may have.
-    runner = web.ServerRunner(web.Server(handle, access_log=None, handler_cancellation=True), shutdown_timeout=0.2)
+    runner = web.ServerRunner(
+        web.Server(handle, access_log=None, handler_cancellation=True), shutdown_timeout=0.2
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -121,7 +127,8 @@ EMPTY_PAGE = b'{"totalCount":0,"items":[],"attributes":{"objectType":"Collection
 
 
 class Replay:
-    """Answers with real payloads, each to the request that it answered, and with a 404 to all others.
+    """Answers with real payloads, each to the request that it answered, and with a 404 to all
+    others.
 
     `chains` names the payload that a token leads to. Samples of the documentation name a
     next page that is not in it: with `ends` that page is an empty last one.
@@ -192,25 +199,37 @@ class MadeUp:
         return page(json.dumps({"totalCount": len(self.invoices), "items": self.invoices}).encode())
 
     def _page(self, asked: Asked) -> web.Response:
-        mine = {(one, folded(two), folded(three)): rows for (one, two, three), rows in self.rows.items()}
+        mine = {
+            (one, folded(two), folded(three)): rows for (one, two, three), rows in self.rows.items()
+        }
         rows = mine.get((asked.invoice_id or "", asked.provider or "", asked.line_item_type or ""))
         if rows is None:
             return not_found()
         start, size = int(asked.token or asked.offset or 0), asked.size or 200
         shown, links = rows[start : start + size], ""
         if start + size < len(rows):
-            headers = [{"key": CONTINUATION, "value": str(start + size)}] if asked.provider in MODERN else []
-            following = {"uri": f"/invoices/next?size={size}&offset={start + size}", "headers": headers}
+            headers = (
+                [{"key": CONTINUATION, "value": str(start + size)}]
+                if asked.provider in MODERN
+                else []
+            )
+            following = {
+                "uri": f"/invoices/next?size={size}&offset={start + size}",
+                "headers": headers,
+            }
             links = f',"links":{json.dumps({"next": following})}'
         return page(f'{{"totalCount":{len(shown)},"items":[{",".join(shown)}]{links}}}'.encode())
 
 
 def invoice(identifier: str, *details: tuple[str, str], **fields: Any) -> dict[str, Any]:
-    """Make up an invoice as the API writes it, with (provider, line-item type) details without links."""
+    """Make up an invoice as the API writes it, with (provider, line-item type) details without
+    links."""
     return {
         "id": identifier,
         "invoiceDate": "2021-06-06T00:00:00Z",
         "currencyCode": "USD",
-        "invoiceDetails": [{"billingProvider": provider, "invoiceLineItemType": kind} for provider, kind in details],
+        "invoiceDetails": [
+            {"billingProvider": provider, "invoiceLineItemType": kind} for provider, kind in details
+        ],
         **fields,
     }

@@ -1,4 +1,5 @@
-"""A proxy on loopback between a client and an object store, which does to chosen requests what networks do."""
+"""A proxy on loopback between a client and an object store, which does to chosen requests what
+networks do."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Seen:
     attempt: int
     """Of the requests with this method and path, from 1."""
     repeat: int
-    """Of the requests with this method, path and query, from 1: tells a retry from the next part or page."""
+    """Of the requests with this method, path and query, from 1: tells a retry from the next part or
+    page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +117,27 @@ class Logged:
 
 
 def s3_error(code: int, name: str, retry_after: float | None = None) -> Status:
-    """Return an answer in the form of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html."""
+    """Return an answer in the form of
+    https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{name}</Code><Message>{name}</Message></Error>'
-    return Status(code, body.encode(), retry_after, {"Content-Type": "application/xml", "x-amz-request-id": "proxy"})
+    return Status(
+        code,
+        body.encode(),
+        retry_after,
+        {"Content-Type": "application/xml", "x-amz-request-id": "proxy"},
+    )
 
 
 def azure_error(code: int, name: str, retry_after: float | None = None) -> Status:
-    """Return an answer in the form of https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2."""
+    """Return an answer in the form of
+    https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2."""
     body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{name}</Code><Message>{name}</Message></Error>'
-    return Status(code, body.encode(), retry_after, {"Content-Type": "application/xml", "x-ms-error-code": name})
+    return Status(
+        code,
+        body.encode(),
+        retry_after,
+        {"Content-Type": "application/xml", "x-ms-error-code": name},
+    )
 
 
 SLOW_DOWN = s3_error(503, "SlowDown")
@@ -137,7 +151,8 @@ def no_fault(seen: Seen) -> Fault | None:
 
 
 def at_random(seed: int, share: float, *faults: Fault) -> Decide:
-    """Decide by chance for a share of the requests: alike in every run, in whatever order the requests come."""
+    """Decide by chance for a share of the requests: alike in every run, in whatever order the
+    requests come."""
 
     def decide(seen: Seen) -> Fault | None:
         random = Random(f"{seed} {seen.method} {seen.path} {seen.attempt}")
@@ -147,7 +162,10 @@ def at_random(seed: int, share: float, *faults: Fault) -> Decide:
 
 
 def throttle(
-    rate: float, burst: float, answer: Fault = SLOW_DOWN, clock: Callable[[], float] = time.monotonic
+    rate: float,
+    burst: float,
+    answer: Fault = SLOW_DOWN,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Decide:
     """Let `burst` requests pass at once and `rate` in a second, and give the others an answer."""
     left, told = burst, clock()
@@ -165,10 +183,11 @@ def throttle(
 
 
 class FaultyProxy:
-    """Stands before the server on a port of loopback, in a thread of its own, as long as it is entered.
+    """Stands before the server on a port of loopback, in a thread of its own, as long as it is
+    entered.
 
-    `decide` is called in that thread, one request at a time; it may be replaced while the proxy runs. What it raises
-    is raised again on leaving.
+    `decide` is called in that thread, one request at a time; it may be replaced while the proxy
+    runs. What it raises is raised again on leaving.
     """
 
     port: int
@@ -195,7 +214,10 @@ class FaultyProxy:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         loop, stop = self._started.result()
         loop.call_soon_threadsafe(stop.set)
@@ -277,7 +299,8 @@ class FaultyProxy:
             self._log[index] = replace(self._log[index], status=status)
 
     async def _served(self, client: _Side, head: _Head, fault: Fault | None, index: int) -> bool:
-        """Answer a request, or do what was decided; return whether another may come over the connection."""
+        """Answer a request, or do what was decided; return whether another may come over the
+        connection."""
         match fault:
             case ResetBefore():
                 return False
@@ -324,7 +347,9 @@ class FaultyProxy:
                     return False
                 return True
 
-    async def _request(self, client: _Side, store: _Side, head: _Head, fault: Fault | None, pace: _Pace) -> bool:
+    async def _request(
+        self, client: _Side, store: _Side, head: _Head, fault: Fault | None, pace: _Pace
+    ) -> bool:
         """Forward a request; return whether all of it."""
         if isinstance(fault, ResetInRequest):
             await store.send(await _part(client, head, fault.share))
@@ -338,7 +363,8 @@ class FaultyProxy:
 
 
 async def _part(client: _Side, head: _Head, share: float) -> bytes:
-    """Return the head of a request and a share of its body, or a share of its head if that is all there is."""
+    """Return the head of a request and a share of its body, or a share of its head if that is all
+    there is."""
     if not (head.length or head.chunked):
         return head.raw[: int(len(head.raw) * share)]
     wanted = min(int(head.length * share), head.length - 1)

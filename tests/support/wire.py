@@ -92,7 +92,11 @@ def unused_port() -> int:
 
 
 def response(
-    body: bytes = b"", *, status: str = "200 OK", length: int | None = -1, headers: dict[str, str] | None = None
+    body: bytes = b"",
+    *,
+    status: str = "200 OK",
+    length: int | None = -1,
+    headers: dict[str, str] | None = None,
 ) -> bytes:
     """A whole response; `length` is that of the body unless told otherwise, None leaves it out."""
     lines = [f"HTTP/1.1 {status}"]

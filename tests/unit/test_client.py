@@ -18,7 +18,14 @@ import bulkfetch
 from bulkfetch.billing.schemas import schema_of
 from bulkfetch.client import Client, python_value
 from bulkfetch.decoding.jsontext import loads
-from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError, SettingsError, SignInError, TransferError
+from bulkfetch.errors import (
+    BulkfetchError,
+    HttpStatusError,
+    NotFoundError,
+    SettingsError,
+    SignInError,
+    TransferError,
+)
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
@@ -45,9 +52,15 @@ SPELLED = {
 
 
 @asynccontextmanager
-async def opened(options: SandboxOptions | None = None, **flags: Any) -> AsyncIterator[tuple[RunningSandbox, Client]]:
+async def opened(
+    options: SandboxOptions | None = None, **flags: Any
+) -> AsyncIterator[tuple[RunningSandbox, Client]]:
     async with serve(options or SandboxOptions(line_items=30)) as sandbox:
-        given: dict[str, Any] = {"base_url": sandbox.base_url, "token": Secret(sandbox.token), "page_size": 7}
+        given: dict[str, Any] = {
+            "base_url": sandbox.base_url,
+            "token": Secret(sandbox.token),
+            "page_size": 7,
+        }
         async with Client(Settings(**{**given, **flags})) as client:
             yield sandbox, client
 
@@ -162,7 +175,10 @@ async def test_the_line_items_of_every_type_come_exactly_in_every_form(kind: str
 
 @pytest.mark.parametrize("kind", ["azure/usage_line_items", "one_time/billing_line_items"])
 async def test_a_detail_may_be_named_in_any_spelling(kind: str) -> None:
-    async with opened(SandboxOptions(line_items=3, details=(kind,), invoices=1)) as (sandbox, client):
+    async with opened(SandboxOptions(line_items=3, details=(kind,), invoices=1)) as (
+        sandbox,
+        client,
+    ):
         provider, line_item_type = (SPELLED[word] for word in kind.split("/"))
         items = client.invoices.by_id(office(sandbox)).by(provider, line_item_type)
         assert await items.get() == truth(sandbox, office(sandbox), kind)
@@ -170,7 +186,10 @@ async def test_a_detail_may_be_named_in_any_spelling(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_detail_without_line_items_is_an_empty_table_of_its_type(kind: str) -> None:
-    async with opened(SandboxOptions(line_items=0, details=(kind,), invoices=1)) as (sandbox, client):
+    async with opened(SandboxOptions(line_items=0, details=(kind,), invoices=1)) as (
+        sandbox,
+        client,
+    ):
         provider, line_item_type = kind.split("/")
         items = client.invoices.by_id(office(sandbox)).by(provider, line_item_type)
         schema = schema_of(provider, line_item_type)
@@ -183,7 +202,9 @@ async def test_a_detail_without_line_items_is_an_empty_table_of_its_type(kind: s
 async def test_a_detail_that_the_invoice_lacks_is_an_error_that_names_it() -> None:
     async with opened() as (sandbox, client):
         items = client.invoices.by_id(office(sandbox)).by("office", "usage_line_items")
-        with pytest.raises(TransferError, match=r"office/usage_line_items, page at offset 0.*not valid") as raised:
+        with pytest.raises(
+            TransferError, match=r"office/usage_line_items, page at offset 0.*not valid"
+        ) as raised:
             await items.get()
         assert isinstance(raised.value.__cause__, HttpStatusError)
         assert raised.value.__cause__.status == 400
@@ -266,13 +287,17 @@ async def test_leaving_a_loop_early_leaves_nothing_running(kind: str, form: str)
 async def test_the_tasks_of_a_walk_can_be_seen_while_it_runs() -> None:
     async with opened(SandboxOptions(line_items=30, latency_ms=20)) as (sandbox, client):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(client.invoices.by_id(office(sandbox)).by("office", "billing_line_items").get)
+            tasks.start_soon(
+                client.invoices.by_id(office(sandbox)).by("office", "billing_line_items").get
+            )
             await until(lambda: bool(walking()))
         assert walking() == []
 
 
 async def test_a_generator_that_is_closed_gives_up_what_it_asked_for_ahead() -> None:
-    options = SandboxOptions(line_items=2000, details=("office/billing_line_items",), invoices=1, latency_ms=20)
+    options = SandboxOptions(
+        line_items=2000, details=("office/billing_line_items",), invoices=1, latency_ms=20
+    )
     async with opened(options) as (sandbox, client):
         items = client.invoices.by_id(office(sandbox)).by("office", "billing_line_items")
         async with aclosing(items.pages()) as pages:
@@ -297,11 +322,15 @@ async def test_many_walks_that_were_left_early_do_not_use_up_the_look_ahead() ->
 
 
 async def test_leaving_the_client_with_a_walk_under_way_ends_it() -> None:
-    options = SandboxOptions(line_items=500, details=("office/billing_line_items",), invoices=1, latency_ms=20)
+    options = SandboxOptions(
+        line_items=500, details=("office/billing_line_items",), invoices=1, latency_ms=20
+    )
     before = asyncio.all_tasks()
     with anyio.fail_after(3):
         async with opened(options) as (sandbox, client):
-            pages = client.invoices.by_id(office(sandbox)).by("office", "billing_line_items").pages()
+            pages = (
+                client.invoices.by_id(office(sandbox)).by("office", "billing_line_items").pages()
+            )
             assert len((await anext(pages)).items) == 7
     assert asyncio.all_tasks() == before
     await pages.aclose()
@@ -320,7 +349,9 @@ async def test_an_error_in_the_middle_of_a_walk_comes_out_unwrapped() -> None:
     options = SandboxOptions(line_items=50, short_page_gap=2)
     with pytest.raises(TransferError):  # noqa: PT012  # from the whole block
         async with opened(options) as (sandbox, client):
-            async for _ in client.invoices.by_id(office(sandbox)).by("office", "billing_line_items").pages():
+            async for _ in (
+                client.invoices.by_id(office(sandbox)).by("office", "billing_line_items").pages()
+            ):
                 pass
 
 
@@ -367,7 +398,9 @@ async def test_a_client_is_opened_once_at_a_time_and_can_be_opened_again() -> No
                 assert (await client.invoices.page(size=1)).has_more
 
 
-async def test_a_client_without_credentials_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_client_without_credentials_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     clean(monkeypatch, tmp_path)
     with pytest.raises(SettingsError, match="no credentials"):
         async with Client():
@@ -394,7 +427,9 @@ def test_settings_come_from_the_environment_and_keyword_arguments_win(
     client = bulkfetch.Client(page_size=12)
     assert client.settings.page_size == 12
     assert client.settings.token == Secret("from-the-environment")
-    assert bulkfetch.Client(Settings(page_size=5), max_in_flight=2).settings == Settings(page_size=5, max_in_flight=2)
+    assert bulkfetch.Client(Settings(page_size=5), max_in_flight=2).settings == Settings(
+        page_size=5, max_in_flight=2
+    )
 
 
 def test_a_keyword_argument_that_is_no_setting_is_refused() -> None:
@@ -406,7 +441,9 @@ def test_a_keyword_argument_that_is_no_setting_is_refused() -> None:
         bulkfetch.read_settings(tokens="s3cr3t")
 
 
-async def test_a_keyword_argument_of_an_export_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+async def test_a_keyword_argument_of_an_export_that_is_no_setting_is_refused(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(SettingsError, match="did you mean base_url"):
         await bulkfetch.export_async(tmp_path / "lake", base_uri="https://host/v1")
     assert not (tmp_path / "lake").exists()
@@ -414,7 +451,12 @@ async def test_a_keyword_argument_of_an_export_that_is_no_setting_is_refused(tmp
 
 def test_no_token_shows_in_what_a_client_is_printed_as() -> None:
     client = bulkfetch.Client(token="s3cr3t-token", client_secret="s3cr3t-too")
-    shown = repr(client) + repr(client.settings) + repr(client.invoices) + repr(client.invoices.by_id("D1"))
+    shown = (
+        repr(client)
+        + repr(client.settings)
+        + repr(client.invoices)
+        + repr(client.invoices.by_id("D1"))
+    )
     assert "s3cr3t" not in shown
 
 
@@ -423,7 +465,9 @@ def test_no_token_shows_in_what_a_client_is_printed_as() -> None:
 
 async def test_an_export_can_be_awaited_in_a_running_loop(tmp_path: Path) -> None:
     async with serve(SandboxOptions(line_items=5, invoices=2)) as sandbox:
-        report = await bulkfetch.export_async(tmp_path / "lake", base_url=sandbox.base_url, token=sandbox.token)
+        report = await bulkfetch.export_async(
+            tmp_path / "lake", base_url=sandbox.base_url, token=sandbox.token
+        )
     assert report.complete
     assert report.rows == sum(
         detail.line_items for invoice in sandbox.tenant.all_invoices() for detail in invoice.details
@@ -448,4 +492,6 @@ async def test_a_script_export_in_a_running_loop_points_to_the_other_one(tmp_pat
 async def test_an_error_of_an_export_comes_unwrapped(tmp_path: Path) -> None:
     async with serve(SandboxOptions(line_items=5)) as sandbox:
         with pytest.raises(SignInError):
-            await bulkfetch.export_async(tmp_path / "lake", base_url=sandbox.base_url, token="wrong")
+            await bulkfetch.export_async(
+                tmp_path / "lake", base_url=sandbox.base_url, token="wrong"
+            )

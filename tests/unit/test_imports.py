@@ -50,7 +50,11 @@ def imports_of(path: Path) -> set[str]:
     """The modules of ours that a module imports, inside functions or not, without `bulkfetch.`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bulkfetch."):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("bulkfetch.")
+        ):
             found.add(node.module.removeprefix("bulkfetch."))
     return found
 
@@ -89,8 +93,13 @@ def test_the_table_has_no_cycle() -> None:
 
 
 def test_a_folder_has_at_most_25_entries() -> None:
-    for folder in (PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__")):
-        entries = [path for path in folder.iterdir() if path.name not in ("__pycache__", "__init__.py")]
+    for folder in (
+        PACKAGE,
+        *(path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__"),
+    ):
+        entries = [
+            path for path in folder.iterdir() if path.name not in ("__pycache__", "__init__.py")
+        ]
         assert len(entries) <= 25, folder
 
 
@@ -100,13 +109,23 @@ def test_values_load_no_network_library(module: str) -> None:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert loaded_by("import bulkfetch, bulkfetch.cli", ["aiohttp", "anyio", "pyarrow", "msal", "orjson", "rich"]) == []
+    assert (
+        loaded_by(
+            "import bulkfetch, bulkfetch.cli",
+            ["aiohttp", "anyio", "pyarrow", "msal", "orjson", "rich"],
+        )
+        == []
+    )
 
 
 def loaded_by(statement: str, names: list[str]) -> list[str]:
     """Which of `names` are loaded after `statement` in a new interpreter."""
-    program = f"import sys; {statement}; print(*[name for name in {names!r} if name in sys.modules])"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    program = (
+        f"import sys; {statement}; print(*[name for name in {names!r} if name in sys.modules])"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
 
 
 def test_every_public_name_can_be_had() -> None:

@@ -19,7 +19,9 @@ def test_an_event_is_a_line_of_json_with_its_time() -> None:
     assert fact == {"event": "retry", "status": 503, "wait_s": 0.25, "pace": None}
 
 
-def test_events_reach_the_logger_on_one_line_without_control_characters(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_reach_the_logger_on_one_line_without_control_characters(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.INFO, logger="bulkfetch"):
         RunLog().note("retry", error="a\r\nINFO all is well \x1b[2J", status=None)
     (message,) = caplog.messages
@@ -46,7 +48,9 @@ def test_a_log_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [json.loads(line)["event"] for line in lines] == ["retry", "retry", "log_full"]
 
 
-def test_a_disk_that_is_full_ends_the_log_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_is_full_ends_the_log_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     asked = 0
 
     def full(_line: bytes) -> None:

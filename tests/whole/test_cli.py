@@ -28,9 +28,32 @@ from bulkfetch.sandbox.process import SpawnedSandbox, spawned
 ROWS = 20
 TOKEN = "s3cr3t-t0ken"
 SETTINGS = [
-    *("cloud", "base_url", "token", "token_command", "managed_identity", "tenant_id", "client_id", "client_secret"),
-    *("client_certificate", "refresh_token", "login_file", "sign_in", "authority", "ca_file", "page_size"),
-    *("invoice_page_size", "max_in_flight", "connect_timeout_s", "first_byte_timeout_s", "read_timeout_s"),
+    *(
+        "cloud",
+        "base_url",
+        "token",
+        "token_command",
+        "managed_identity",
+        "tenant_id",
+        "client_id",
+        "client_secret",
+    ),
+    *(
+        "client_certificate",
+        "refresh_token",
+        "login_file",
+        "sign_in",
+        "authority",
+        "ca_file",
+        "page_size",
+    ),
+    *(
+        "invoice_page_size",
+        "max_in_flight",
+        "connect_timeout_s",
+        "first_byte_timeout_s",
+        "read_timeout_s",
+    ),
     *("max_attempts", "max_page_bytes", "part_rows", "row_group_rows", "usage_period"),
 ]
 
@@ -109,7 +132,11 @@ def requests_to(sandbox: SpawnedSandbox) -> Iterator[dict[str, int]]:
     before, difference = counts(sandbox), dict[str, int]()
     yield difference
     difference.update(
-        {kind: count - before.get(kind, 0) for kind, count in counts(sandbox).items() if count > before.get(kind, 0)}
+        {
+            kind: count - before.get(kind, 0)
+            for kind, count in counts(sandbox).items()
+            if count > before.get(kind, 0)
+        }
     )
 
 
@@ -120,7 +147,17 @@ def test_without_a_command_the_help_shows_what_there_is(run: Run) -> None:
     shown = run()
     assert shown.code == 2
     assert shown.out == ""
-    for command in ("export", "invoices", "login", "line-items", "verify", "repair", "schema", "config", "sandbox"):
+    for command in (
+        "export",
+        "invoices",
+        "login",
+        "line-items",
+        "verify",
+        "repair",
+        "schema",
+        "config",
+        "sandbox",
+    ):
         assert f"\n    {command}" in shown.err
 
 
@@ -153,25 +190,46 @@ def test_every_command_has_a_help(run: Run, words: list[str]) -> None:
         (["export", "lake", "--quiet=much"], "argument --quiet: takes no value"),
         (["export"], "the following arguments are required: OUT; see `bulkfetch export --help`"),
         (["export", ""], "must name a directory"),
-        (["export", "lake", "--pagesize", "3"], "unknown argument --pagesize, did you mean --page-size?"),
+        (
+            ["export", "lake", "--pagesize", "3"],
+            "unknown argument --pagesize, did you mean --page-size?",
+        ),
         (["export", "lake", "--page", "3"], "unknown argument --page, did you mean --page-size?"),
         (["export", "lake", "more"], "1 argument too many; see `bulkfetch export --help`"),
         (["export", "lake", "more", "-x"], "2 arguments too many"),
-        (["export", "lake", "more", "--pagesize=3"], "unknown argument --pagesize, did you mean --page-size?"),
+        (
+            ["export", "lake", "more", "--pagesize=3"],
+            "unknown argument --pagesize, did you mean --page-size?",
+        ),
         (
             ["export", "lake", "--since", "2021-13-01"],
             "--since: must be a day such as 2024-12-31, not '2021-13-01'",
         ),
-        (["export", "lake", "--sandbox-seed", "3"], "--sandbox-seed is for the sandbox: give --sandbox too"),
-        (["invoices"], "the following arguments are required: ACTION; see `bulkfetch invoices --help`"),
+        (
+            ["export", "lake", "--sandbox-seed", "3"],
+            "--sandbox-seed is for the sandbox: give --sandbox too",
+        ),
+        (
+            ["invoices"],
+            "the following arguments are required: ACTION; see `bulkfetch invoices --help`",
+        ),
         (["invoices", "list", "--ofset", "3"], "did you mean --offset?"),
-        (["invoices", "list", "--offset", "3"], "--offset is the start of one page: give its --size too"),
-        (["invoices", "list", "--size", "0"], "--size: must be a whole number, at least 1, not '0'"),
+        (
+            ["invoices", "list", "--offset", "3"],
+            "--offset is the start of one page: give its --size too",
+        ),
+        (
+            ["invoices", "list", "--size", "0"],
+            "--size: must be a whole number, at least 1, not '0'",
+        ),
         (
             ["invoices", "list", "--size", "3", "--offset", "-1"],
             "--offset: must be a whole number, at least 0",
         ),
-        (["line-items", "D1", "office", "t", "--limit", "-1"], "--limit: must be a whole number, at least 1"),
+        (
+            ["line-items", "D1", "office", "t", "--limit", "-1"],
+            "--limit: must be a whole number, at least 1",
+        ),
         (["verify"], "the following arguments are required: DIR"),
         (
             ["schema", "office/nothing"],
@@ -180,7 +238,9 @@ def test_every_command_has_a_help(run: Run, words: list[str]) -> None:
         (["sandbox", "--invoices", "-1"], "cannot be negative"),
     ],
 )
-def test_a_usage_error_is_one_line_that_says_what_would_be_right(run: Run, words: list[str], message: str) -> None:
+def test_a_usage_error_is_one_line_that_says_what_would_be_right(
+    run: Run, words: list[str], message: str
+) -> None:
     ended = run(*words)
     assert ended.code == 2
     assert message in ended.error
@@ -201,7 +261,9 @@ def test_a_usage_error_is_one_line_that_says_what_would_be_right(run: Run, words
         (["invoices", TOKEN], "invalid choice, choose from list, get"),
     ],
 )
-def test_a_usage_error_never_shows_what_may_be_a_token(run: Run, words: list[str], message: str) -> None:
+def test_a_usage_error_never_shows_what_may_be_a_token(
+    run: Run, words: list[str], message: str
+) -> None:
     ended = run(*words)
     assert ended.code == 2
     assert TOKEN not in ended.err
@@ -216,7 +278,13 @@ def test_the_version_is_shown(run: Run) -> None:
 
 
 def test_every_flag_of_the_settings_is_accepted_by_every_command_that_has_them(run: Run) -> None:
-    for command in (["export"], ["invoices", "list"], ["invoices", "get"], ["line-items"], ["config"]):
+    for command in (
+        ["export"],
+        ["invoices", "list"],
+        ["invoices", "get"],
+        ["line-items"],
+        ["config"],
+    ):
         shown = run(*command, "--help").out
         for name in [*SETTINGS, "config"]:
             assert f"--{name.replace('_', '-')} " in shown, (command, name)
@@ -225,12 +293,39 @@ def test_every_flag_of_the_settings_is_accepted_by_every_command_that_has_them(r
 def test_the_fixed_names_work_together(run: Run, sandbox: SpawnedSandbox) -> None:
     listed = run("invoices", "list", "--json", "--base-url", sandbox.base_url, "--token", TOKEN)
     first, second = (json.loads(line)["id"] for line in listed.out.splitlines()[:2])
-    words = ["--base-url", sandbox.base_url, "--token", TOKEN, "--page-size", "7", "--max-in-flight", "3"]
-    words += ["--invoice", first, "--invoice", second, "--provider", "azure", "--provider", "OneTime"]
-    words += ["--line-item-type", "usage_line_items", "--line-item-type", "BillingLineItems", "--json"]
+    words = [
+        "--base-url",
+        sandbox.base_url,
+        "--token",
+        TOKEN,
+        "--page-size",
+        "7",
+        "--max-in-flight",
+        "3",
+    ]
+    words += [
+        "--invoice",
+        first,
+        "--invoice",
+        second,
+        "--provider",
+        "azure",
+        "--provider",
+        "OneTime",
+    ]
+    words += [
+        "--line-item-type",
+        "usage_line_items",
+        "--line-item-type",
+        "BillingLineItems",
+        "--json",
+    ]
     ended = run("export", "lake", *words)
     assert ended.code == 0
-    partitions = {path.parent.relative_to("lake/line_items") for path in Path("lake/line_items").rglob("*.parquet")}
+    partitions = {
+        path.parent.relative_to("lake/line_items")
+        for path in Path("lake/line_items").rglob("*.parquet")
+    }
     assert {str(path) for path in partitions} == {
         "provider=azure/line_item_type=billing_line_items",
         "provider=azure/line_item_type=usage_line_items",
@@ -255,17 +350,24 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_d
     assert page_size("--page-size", "100") == ("100", "--page-size")
 
 
-def test_the_settings_in_force_are_those_that_a_request_is_made_with(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_the_settings_in_force_are_those_that_a_request_is_made_with(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     Path("bulkfetch.toml").write_text("invoice_page_size = 2\n")
     with requests_to(at_sandbox) as made:
         assert run("invoices", "list").code == 0
     assert made == {"invoices": 3}
 
 
-def test_the_settings_in_force_are_shown_with_secrets_hidden(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_in_force_are_shown_with_secrets_hidden(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BULKFETCH_CLIENT_SECRET", TOKEN)
     monkeypatch.setenv("BULKFETCH_TENANT_ID", "contoso.example")
-    for shown in (run("config", "--token", TOKEN).out, run("config", "--token", TOKEN, "--json").out):
+    for shown in (
+        run("config", "--token", TOKEN).out,
+        run("config", "--token", TOKEN, "--json").out,
+    ):
         assert "contoso.example" in shown
         assert shown.count("***") == 2
         assert "environment variable BULKFETCH_CLIENT_SECRET" in shown
@@ -275,14 +377,23 @@ def test_the_settings_in_force_are_shown_with_secrets_hidden(run: Run, monkeypat
     ("words", "message"),
     [
         (["--page-size", "0"], "--page-size: must be a whole number from 1 to 2000, not '0'"),
-        (["--max-in-flight", "many"], "--max-in-flight: must be a whole number from 1 to 256, not 'many'"),
+        (
+            ["--max-in-flight", "many"],
+            "--max-in-flight: must be a whole number from 1 to 256, not 'many'",
+        ),
         (["--base-url", "http://host.example/v1"], "--base-url: must begin with https://"),
         (["--base-url", "https://host.example"], "--base-url: must include the version of the API"),
         (["--token", "two words"], "--token: must be visible ASCII characters without spaces"),
         (["--ca-file", "nowhere.pem"], "--ca-file: must be a PEM file that exists"),
         (["--config", "nowhere.toml"], "--config: nowhere.toml: cannot be read"),
-        (["--first-byte-timeout-s", "-1"], "--first-byte-timeout-s: must be a number of seconds above 0"),
-        (["--max-page-bytes", "lots"], "--max-page-bytes: must be a number of bytes, or text such as 256MiB"),
+        (
+            ["--first-byte-timeout-s", "-1"],
+            "--first-byte-timeout-s: must be a number of seconds above 0",
+        ),
+        (
+            ["--max-page-bytes", "lots"],
+            "--max-page-bytes: must be a number of bytes, or text such as 256MiB",
+        ),
         (["--usage-period", "next"], "--usage-period: must be previous or current, not 'next'"),
         (
             ["--part-rows", "5", "--row-group-rows", "6"],
@@ -303,7 +414,9 @@ def test_a_wrong_setting_is_named_with_its_source_and_nothing_is_written(
     assert not Path("lake").exists()
 
 
-def test_a_misspelt_variable_and_key_are_refused_with_the_nearest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_variable_and_key_are_refused_with_the_nearest(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BULKFETCH_PAGESIZE", "3")
     assert "did you mean BULKFETCH_PAGE_SIZE?" in run("config").error
     monkeypatch.delenv("BULKFETCH_PAGESIZE")
@@ -320,7 +433,9 @@ def test_without_credentials_every_way_to_give_them_is_told(run: Run) -> None:
     ):
         ended = run(*command)
         assert ended.code == 2
-        assert ended.error.startswith("no credentials: give token (--token or BULKFETCH_TOKEN), or tenant_id ")
+        assert ended.error.startswith(
+            "no credentials: give token (--token or BULKFETCH_TOKEN), or tenant_id "
+        )
         assert "`bulkfetch export --sandbox DIR` needs none" in ended.error
     assert not Path("lake").exists()
 
@@ -328,15 +443,23 @@ def test_without_credentials_every_way_to_give_them_is_told(run: Run) -> None:
 # Export
 
 
-def test_an_export_reports_on_stdout_and_shows_its_progress_on_stderr(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_an_export_reports_on_stdout_and_shows_its_progress_on_stderr(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     with requests_to(at_sandbox) as made:
         ended = run("export", "lake")
     assert ended.code == 0
-    assert ended.out.splitlines()[0] == "lake: 14 transfers committed, 0 committed before, 0 failed, of 7 invoices"
+    assert (
+        ended.out.splitlines()[0]
+        == "lake: 14 transfers committed, 0 committed before, 0 failed, of 7 invoices"
+    )
     assert "  one_time/usage_line_items: 60 line items" in ended.out
     assert "reconciliation of 7 invoices with the header: 6 agree, 1 differs" in ended.out
     assert ended.err.splitlines()[-1].startswith("invoices 7/7, transfers 14/14, 262 rows in 0:")
-    assert made == {"invoices": 1, "line_items": 14}  # and none that app-only credentials may not make
+    assert made == {
+        "invoices": 1,
+        "line_items": 14,
+    }  # and none that app-only credentials may not make
 
 
 def test_a_second_export_fetches_nothing_and_says_so(run: Run, at_sandbox: SpawnedSandbox) -> None:
@@ -345,10 +468,15 @@ def test_a_second_export_fetches_nothing_and_says_so(run: Run, at_sandbox: Spawn
     with requests_to(at_sandbox) as made:
         ended = run("export", "lake")
     assert ended.code == 0
-    assert ended.out.splitlines()[0] == "lake: nothing to fetch: 14 transfers of 7 invoices committed before"
+    assert (
+        ended.out.splitlines()[0]
+        == "lake: nothing to fetch: 14 transfers of 7 invoices committed before"
+    )
     assert "transfers 14/14 (14 skipped)" in ended.err
     assert made == {"invoices": 1}
-    assert {path: path.read_bytes() for path in Path("lake/line_items").rglob("*.parquet")} == before
+    assert {
+        path: path.read_bytes() for path in Path("lake/line_items").rglob("*.parquet")
+    } == before
 
 
 def test_quiet_shows_no_progress(run: Run, at_sandbox: SpawnedSandbox) -> None:
@@ -384,13 +512,20 @@ def test_archives_of_different_sandboxes_never_mix(run: Run, at_sandbox: Spawned
     assert run("export", "lake", "--sandbox", *small).code == 0
     again = run("export", "lake", "--sandbox", *small, "--sandbox-seed", "01")
     assert (again.code, again.out.partition(":")[2][:17]) == (0, " nothing to fetch")
-    for other in (["--sandbox", *small, "--sandbox-seed", "2"], ["--sandbox", "--sandbox-line-items", "4"], []):
+    for other in (
+        ["--sandbox", *small, "--sandbox-seed", "2"],
+        ["--sandbox", "--sandbox-line-items", "4"],
+        [],
+    ):
         ended = run("export", "lake", *other)
         assert ended.code == 2
         assert "source is sandbox, seed 1, 3 line items, now " in ended.error
     assert run("export", "other", "--sandbox", "--sandbox-invoices", "0", "--quiet").code == 0
     ended = run("export", "other", *["--sandbox", *small])
-    assert "source is sandbox, seed 1, 500 line items, now sandbox, seed 1, 3 line items" in ended.error
+    assert (
+        "source is sandbox, seed 1, 500 line items, now sandbox, seed 1, 3 line items"
+        in ended.error
+    )
 
 
 def test_a_sandbox_that_does_not_start_says_why(run: Run) -> None:
@@ -400,7 +535,9 @@ def test_a_sandbox_that_does_not_start_says_why(run: Run) -> None:
     assert "--seed: invalid int value: 'x'" in ended.error
 
 
-def test_a_plan_sends_no_request_for_line_items_and_writes_nothing(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_a_plan_sends_no_request_for_line_items_and_writes_nothing(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     with requests_to(at_sandbox) as made:
         ended = run("export", "lake", "--plan")
     assert ended.code == 0
@@ -421,13 +558,17 @@ def test_a_plan_tells_what_is_committed_already(run: Run, at_sandbox: SpawnedSan
     assert run("export", "lake", "--plan").out.count(" (committed)\n") == 3
 
 
-def test_a_plan_counts_a_transfer_whose_part_is_gone_as_still_to_fetch(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_a_plan_counts_a_transfer_whose_part_is_gone_as_still_to_fetch(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     run("export", "lake", "--quiet", "--provider", "office")
     next(Path("lake/line_items").rglob("*.parquet")).unlink()
     assert run("export", "lake", "--plan", "--json").json["requests_at_least"] == 12
 
 
-def test_a_plan_refuses_the_output_that_an_export_would_and_makes_none(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_a_plan_refuses_the_output_that_an_export_would_and_makes_none(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     Path("file").write_bytes(b"mine")
     Path("photos").mkdir()
     Path("photos/photo.jpg").write_bytes(b"mine")
@@ -448,10 +589,12 @@ def test_a_plan_refuses_the_output_that_an_export_would_and_makes_none(run: Run,
     assert sorted(Path().rglob("*")) == [path for path in before if path.suffix != ".jpg"]
 
 
-def test_a_selection_by_days_takes_the_invoices_of_these_days(run: Run, at_sandbox: SpawnedSandbox) -> None:
-    invoices = run("export", "lake", "--plan", "--json", "--since", "2021-05-08", "--until", "2021-05-08").json[
-        "invoices"
-    ]
+def test_a_selection_by_days_takes_the_invoices_of_these_days(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
+    invoices = run(
+        "export", "lake", "--plan", "--json", "--since", "2021-05-08", "--until", "2021-05-08"
+    ).json["invoices"]
     assert len(invoices) == 1
     ended = run("export", "lake", "--quiet", "--since", "2030-01-01")
     assert (ended.code, ended.out) == (0, "lake: no invoice was found or selected\n")
@@ -466,7 +609,11 @@ def test_a_selection_by_days_takes_the_invoices_of_these_days(run: Run, at_sandb
             "this tenant has no invoice 'nope'; `bulkfetch invoices list` shows those it has",
         ),
         ("--provider", "ofice", "provider 'ofice'; there are azure, office, one_time"),
-        ("--line-item-type", "usage", "type 'usage'; there are billing_line_items, usage_line_items"),
+        (
+            "--line-item-type",
+            "usage",
+            "type 'usage'; there are billing_line_items, usage_line_items",
+        ),
     ],
 )
 def test_what_the_tenant_does_not_have_is_an_error(
@@ -498,7 +645,9 @@ def test_a_file_is_no_output_directory(run: Run, at_sandbox: SpawnedSandbox) -> 
     assert Path("lake").read_bytes() == b"mine"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only to root")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is read-only to root"
+)
 def test_a_directory_that_is_read_only_is_refused(run: Run, at_sandbox: SpawnedSandbox) -> None:
     Path("lake").mkdir(mode=0o500)
     ended = run("export", "lake")
@@ -523,7 +672,8 @@ def server(answers: Mapping[str, tuple[int, bytes]]) -> Iterator[str]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             status, body = next(
-                (answers[end] for end in answers if end and path.endswith(end)), answers.get("", (404, b""))
+                (answers[end] for end in answers if end and path.endswith(end)),
+                answers.get("", (404, b"")),
             )
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -570,7 +720,9 @@ EMPTY = b'{"totalCount":0,"items":[]}'
         (302, b"", "redirects elsewhere"),
     ],
 )
-def test_a_server_that_is_no_partner_center_is_told_as_such(run: Run, status: int, body: bytes, message: str) -> None:
+def test_a_server_that_is_no_partner_center_is_told_as_such(
+    run: Run, status: int, body: bytes, message: str
+) -> None:
     with server({"": (status, body)}) as base_url:
         ended = run("export", "lake", "--token", TOKEN, "--base-url", base_url)
     assert ended.code == 1
@@ -593,7 +745,16 @@ def test_a_server_that_refuses_the_token_ends_the_run(run: Run, at_sandbox: Spaw
 
 
 def test_a_dead_server_is_named(run: Run) -> None:
-    ended = run("invoices", "list", "--token", "t", "--base-url", "http://127.0.0.1:9/v1", "--max-attempts", "2")
+    ended = run(
+        "invoices",
+        "list",
+        "--token",
+        "t",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--max-attempts",
+        "2",
+    )
     assert ended.code == 1
     assert "127.0.0.1:9" in ended.error
     assert "is the base URL that of Partner Center?" in ended.error
@@ -604,7 +765,12 @@ def test_a_dead_server_is_named(run: Run) -> None:
     [
         (200, b'{"items": [', "the body is not JSON at byte 11", "malformed_body"),
         (200, b'{"totalCount": 0}', "it has no `items`", "malformed_body"),
-        (403, b'{"code":900150,"description":"role lacks rights"}', "role lacks rights", "http_status"),
+        (
+            403,
+            b'{"code":900150,"description":"role lacks rights"}',
+            "role lacks rights",
+            "http_status",
+        ),
     ],
 )
 def test_a_transfer_that_fails_is_named_with_its_page_and_the_others_are_committed(
@@ -619,13 +785,20 @@ def test_a_transfer_that_fails_is_named_with_its_page_and_the_others_are_committ
         words = ["export", "lake", "--token", TOKEN, "--base-url", base_url, "--quiet"]
         ended = run(*words)
     assert ended.code == 1
-    assert ended.out.splitlines()[0] == "lake: 1 transfer committed, 0 committed before, 1 failed, of 1 invoice"
+    assert (
+        ended.out.splitlines()[0]
+        == "lake: 1 transfer committed, 0 committed before, 1 failed, of 1 invoice"
+    )
     assert "FAILED transfer D1 azure/billing_line_items, page at offset 0: " in ended.out
     assert message in ended.out
     assert "Run the same command again" in ended.out
     (kept,) = Path("lake/_bulkfetch/runs").iterdir()
     (failure,) = json.loads(kept.read_bytes())["failures"]
-    assert (failure["invoice_id"], failure["provider"], failure["reason"]) == ("D1", "azure", reason)
+    assert (failure["invoice_id"], failure["provider"], failure["reason"]) == (
+        "D1",
+        "azure",
+        reason,
+    )
     assert not list(Path("lake/line_items").rglob("provider=azure/*/*.parquet"))
 
 
@@ -639,7 +812,9 @@ def test_a_failed_transfer_is_in_the_json_and_told_on_stderr(run: Run) -> None:
 
 
 def test_words_of_the_server_cannot_act_on_the_terminal(run: Run) -> None:
-    evil = json.dumps({"code": "\x1b[2J", "description": "a\x1b[31m\r\nbulkfetch: all is well"}).encode()
+    evil = json.dumps(
+        {"code": "\x1b[2J", "description": "a\x1b[31m\r\nbulkfetch: all is well"}
+    ).encode()
     with server({"": (403, evil)}) as base_url:
         ended = run("invoices", "list", "--token", TOKEN, "--base-url", base_url)
     assert "\x1b" not in ended.err
@@ -652,9 +827,16 @@ CONTROLS = "\x1b[2J\x9b2J\x7f\x07\r\n"
 
 def test_words_of_the_server_cannot_act_on_the_terminal_in_what_is_listed_either(run: Run) -> None:
     detail = {"billingProvider": f"office{CONTROLS}", "invoiceLineItemType": "billing_line_items"}
-    invoice = {"id": f"D{CONTROLS}1", "totalCharges": 1, "documentType": CONTROLS, "invoiceDetails": [detail]}
+    invoice = {
+        "id": f"D{CONTROLS}1",
+        "totalCharges": 1,
+        "documentType": CONTROLS,
+        "invoiceDetails": [detail],
+    }
     raw = json.dumps(invoice, ensure_ascii=False)
-    line_items = json.dumps({"items": [{"customerName": CONTROLS, f"n{CONTROLS}": 1}]}, ensure_ascii=False)
+    line_items = json.dumps(
+        {"items": [{"customerName": CONTROLS, f"n{CONTROLS}": 1}]}, ensure_ascii=False
+    )
     answers = {
         "/invoices": (200, f'{{"items": [{raw}]}}'.encode()),
         "/invoices/D1": (200, raw.encode()),
@@ -708,7 +890,9 @@ def test_invoices_are_listed_for_people(run: Run, at_sandbox: SpawnedSandbox) ->
     assert all(row[charges - 1].isdigit() and row[charges] == " " for row in rows)
 
 
-def test_one_page_of_invoices_says_where_the_next_begins(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_one_page_of_invoices_says_where_the_next_begins(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     ids = [json.loads(line)["id"] for line in run("invoices", "list", "--json").out.splitlines()]
     page = run("invoices", "list", "--json", "--size", "2", "--offset", "3")
     assert [json.loads(line)["id"] for line in page.out.splitlines()] == ids[3:5]
@@ -717,14 +901,17 @@ def test_one_page_of_invoices_says_where_the_next_begins(run: Run, at_sandbox: S
     assert ([json.loads(line)["id"] for line in last.out.splitlines()], last.err) == (ids[4:], "")
 
 
-def test_invoices_come_as_the_server_wrote_them_amendments_included(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_invoices_come_as_the_server_wrote_them_amendments_included(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     listed = [json.loads(line) for line in run("invoices", "list", "--json").out.splitlines()]
     (amended,) = [invoice for invoice in listed if "amendments" in invoice]
     got = run("invoices", "get", amended["id"], "--json")
     assert json.loads(got.out) == amended
     assert amended["amendments"][0]["documentType"] == "adjustment_note"
     request = urllib.request.Request(
-        f"{at_sandbox.base_url}/invoices/{amended['id']}", headers={"Authorization": f"Bearer {TOKEN}"}
+        f"{at_sandbox.base_url}/invoices/{amended['id']}",
+        headers={"Authorization": f"Bearer {TOKEN}"},
     )
     with urllib.request.urlopen(request) as answer:
         assert json.loads(answer.read().decode("utf-8-sig")) == amended
@@ -733,7 +920,9 @@ def test_invoices_come_as_the_server_wrote_them_amendments_included(run: Run, at
 def test_one_invoice_is_shown_for_people(run: Run, at_sandbox: SpawnedSandbox) -> None:
     listed = [json.loads(line) for line in run("invoices", "list", "--json").out.splitlines()]
     (amended,) = [invoice for invoice in listed if "amendments" in invoice]
-    facts = [line.split(maxsplit=1) for line in run("invoices", "get", amended["id"]).out.splitlines()]
+    facts = [
+        line.split(maxsplit=1) for line in run("invoices", "get", amended["id"]).out.splitlines()
+    ]
     assert ["totalCharges", f"{amended['totalCharges']:.2f}"] in facts
     assert ["details", "one_time/usage_line_items"] in facts
     assert ["amendments", amended["amendments"][0]["id"]] in facts
@@ -791,12 +980,25 @@ def test_a_limit_ends_early_and_asks_for_no_more(run: Run, at_sandbox: SpawnedSa
     assert made["line_items"] <= 3
 
 
-def test_line_items_as_a_table_show_what_people_look_at(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_line_items_as_a_table_show_what_people_look_at(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     invoice = an_invoice(run, "office")
-    table = run("line-items", invoice, "office", "billing_line_items", "--table", "--page-size", "3").out.splitlines()
+    table = run(
+        "line-items", invoice, "office", "billing_line_items", "--table", "--page-size", "3"
+    ).out.splitlines()
     assert table[0].split()[:3] == ["customerName", "chargeStartDate", "offerName"]
     assert len(table) == 1 + ROWS
-    chosen = run("line-items", invoice, "office", "billing_line_items", "--columns", "orderId,quantity", "--limit", "2")
+    chosen = run(
+        "line-items",
+        invoice,
+        "office",
+        "billing_line_items",
+        "--columns",
+        "orderId,quantity",
+        "--limit",
+        "2",
+    )
     assert chosen.out.splitlines()[0].split() == ["orderId", "quantity"]
     ended = run("line-items", invoice, "office", "billing_line_items", "--columns", "orderId,nope")
     assert ended.code == 2
@@ -806,7 +1008,9 @@ def test_line_items_as_a_table_show_what_people_look_at(run: Run, at_sandbox: Sp
 # Unbilled line items
 
 
-def test_unbilled_line_items_are_planned_exported_and_told_apart(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_unbilled_line_items_are_planned_exported_and_told_apart(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     planned = run("export", "lake", "--unbilled", "--currency", "eur", "--plan")
     assert "unbilled one_time/usage_line_items previous EUR" in planned.out
     with requests_to(at_sandbox) as made:
@@ -816,17 +1020,26 @@ def test_unbilled_line_items_are_planned_exported_and_told_apart(run: Run, at_sa
     assert made == {"invoices": 1, "line_items": 14 + 4}
     again = run("export", "lake", "--unbilled", "--currency", "eur", "--plan", "--json").json
     pending = [each for each in again["transfers"] if not each["committed"]]
-    assert {(each["period"], each["currency"]) for each in pending} == {("current", "EUR"), ("previous", "EUR")}
+    assert {(each["period"], each["currency"]) for each in pending} == {
+        ("current", "EUR"),
+        ("previous", "EUR"),
+    }
     assert run("verify", "lake", "--deep").code == 0
 
 
 def test_a_currency_goes_with_what_is_unbilled(run: Run, at_sandbox: SpawnedSandbox) -> None:
-    assert run("export", "lake", "--currency", "EUR").error.startswith("--currency is for unbilled line items")
-    assert run("export", "lake", "--unbilled", "--currency", "euros").error.startswith("a currency is a code of three")
+    assert run("export", "lake", "--currency", "EUR").error.startswith(
+        "--currency is for unbilled line items"
+    )
+    assert run("export", "lake", "--unbilled", "--currency", "euros").error.startswith(
+        "a currency is a code of three"
+    )
     assert "give --currency" in run("line-items", "unbilled", "one_time", "usage_line_items").error
 
 
-def test_unbilled_line_items_are_printed_and_their_kinds_listed(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_unbilled_line_items_are_printed_and_their_kinds_listed(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     words = ["line-items", "unbilled", "onetime", "UsageLineItems", "--currency", "EUR"]
     assert len(run(*words).out.splitlines()) == 60
     previous = [json.loads(line) for line in run(*words, "--period", "previous").out.splitlines()]
@@ -847,11 +1060,22 @@ def test_unbilled_line_items_are_printed_and_their_kinds_listed(run: Run, at_san
 
 
 def test_a_run_over_everything_the_sandbox_has_needs_no_account_and_is_proved(run: Run) -> None:
-    words = ["--sandbox", "--sandbox-details", "every", "--sandbox-line-items", "9", "--unbilled", "--documents"]
+    words = [
+        "--sandbox",
+        "--sandbox-details",
+        "every",
+        "--sandbox-line-items",
+        "9",
+        "--unbilled",
+        "--documents",
+    ]
     ended = run("export", "lake", *words, "--json")
     assert ended.code == 0
     assert (ended.json["complete"], ended.json["undeclared"]) == (True, [])
-    partitions = {path.parent.relative_to("lake/line_items") for path in Path("lake/line_items").rglob("*.parquet")}
+    partitions = {
+        path.parent.relative_to("lake/line_items")
+        for path in Path("lake/line_items").rglob("*.parquet")
+    }
     assert len(partitions) == 11
     proved = run("verify", "lake", "--deep", "--json")
     assert (proved.code, proved.json["sound"], proved.json["documents"]) == (0, True, 9)
@@ -863,7 +1087,10 @@ def test_a_run_over_everything_the_sandbox_has_needs_no_account_and_is_proved(ru
 
 
 def test_documents_are_planned_saved_and_verified(run: Run, at_sandbox: SpawnedSandbox) -> None:
-    assert "and 9 of 9 documents, one request each" in run("export", "lake", "--documents", "--plan").out
+    assert (
+        "and 9 of 9 documents, one request each"
+        in run("export", "lake", "--documents", "--plan").out
+    )
     with requests_to(at_sandbox) as made:
         ended = run("export", "lake", "--documents")
     assert ended.code == 0
@@ -875,22 +1102,42 @@ def test_documents_are_planned_saved_and_verified(run: Run, at_sandbox: SpawnedS
     assert run("verify", "lake", "--json").json["documents"] == 9
 
 
-def test_one_document_is_saved_under_its_own_name_or_another(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_one_document_is_saved_under_its_own_name_or_another(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     invoices = [json.loads(line) for line in run("invoices", "list", "--json").out.splitlines()]
     modern = next(each for each in invoices if "taxReceipts" in each)
     receipt = modern["taxReceipts"][0]["id"]
-    assert run("invoices", "document", modern["id"]).out.startswith(f"{modern['id']}-statement.pdf: 2,")
-    assert run("invoices", "document", modern["id"], "--receipt", receipt, "-o", "mine.pdf", "--json").json["file"]
+    assert run("invoices", "document", modern["id"]).out.startswith(
+        f"{modern['id']}-statement.pdf: 2,"
+    )
+    assert run(
+        "invoices", "document", modern["id"], "--receipt", receipt, "-o", "mine.pdf", "--json"
+    ).json["file"]
     assert b"Statement of invoice" in Path(f"{modern['id']}-statement.pdf").read_bytes()
     assert f"Tax receipt {receipt}".encode() in Path("mine.pdf").read_bytes()
     assert run("invoices", "document", modern["id"], "-o", "nowhere/x.pdf").code == 2
     missing = run("invoices", "document", "D000000000")
-    assert (missing.code, missing.error.startswith("there is no document D000000000 statement")) == (1, True)
+    assert (
+        missing.code,
+        missing.error.startswith("there is no document D000000000 statement"),
+    ) == (1, True)
 
 
-def test_the_account_is_shown_by_currency_and_kind_of_invoice(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_the_account_is_shown_by_currency_and_kind_of_invoice(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     lines = run("invoices", "summary").out.splitlines()
-    assert lines[0].split() == ["currency", "invoices", "balance", "first", "latest", "last", "payment", "paid"]
+    assert lines[0].split() == [
+        "currency",
+        "invoices",
+        "balance",
+        "first",
+        "latest",
+        "last",
+        "payment",
+        "paid",
+    ]
     assert {tuple(line.split()[:2]) for line in lines[1:] if line[:3].isupper()} >= {
         ("USD", "all"),
         ("USD", "Recurring"),
@@ -910,8 +1157,17 @@ def entra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     issued = authority.issue_cert("127.0.0.1")
-    (folder / "server.pem").write_bytes(issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes())
-    options = ["--certificate", str(folder / "server.pem"), "--line-items", "5", "--device-polls", "0"]
+    (folder / "server.pem").write_bytes(
+        issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes()
+    )
+    options = [
+        "--certificate",
+        str(folder / "server.pem"),
+        "--line-items",
+        "5",
+        "--device-polls",
+        "0",
+    ]
     with spawned([*options, "--client-secret", TOKEN]) as there:
         origin = there.base_url.removesuffix("/v1")
         flags = {"base-url": there.base_url, "authority": origin, "ca-file": str(folder / "ca.pem")}
@@ -932,7 +1188,11 @@ def test_a_person_signs_in_checks_works_and_signs_out(
 
     checked = run("login", "--check", *entra)
     assert checked.code == 0
-    lines = dict(line.split(maxsplit=1) for line in checked.out.splitlines() if not line.startswith("for users"))
+    lines = dict(
+        line.split(maxsplit=1)
+        for line in checked.out.splitlines()
+        if not line.startswith("for users")
+    )
     assert lines["user"] == "anna@sandbox.onmicrosoft.com"
     assert lines["allows"] == "user_impersonation"
     assert " UTC, in " in lines["expires"]
@@ -967,7 +1227,9 @@ def test_a_check_of_an_app_alone_says_what_it_lacks(
 # Verify and schema
 
 
-def test_an_archive_is_verified_and_a_damaged_one_is_not(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_an_archive_is_verified_and_a_damaged_one_is_not(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     run("export", "lake", "--quiet")
     ended = run("verify", "lake")
     assert ended.code == 0
@@ -979,16 +1241,30 @@ def test_an_archive_is_verified_and_a_damaged_one_is_not(run: Run, at_sandbox: S
     assert run("verify", "lake", "--json").json["sound"] is False
 
 
-def test_a_verification_lays_out_what_it_checked_for_people(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_a_verification_lays_out_what_it_checked_for_people(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     run("export", "lake", "--quiet")
     header, first, *_ = run("verify", "lake", "--deep").out.splitlines()
-    assert header.split() == ["provider", "line-item", "type", "transfers", "parts", "line", "items", "bytes", "faulty"]
+    assert header.split() == [
+        "provider",
+        "line-item",
+        "type",
+        "transfers",
+        "parts",
+        "line",
+        "items",
+        "bytes",
+        "faulty",
+    ]
     assert first.split()[:2] == ["azure", "billing_line_items"]
     assert first.split()[-1] == "0"
     assert "every line item is what its commit says" in run("verify", "lake", "--deep").out
 
 
-def test_differences_with_the_invoices_fail_a_strict_verification_only(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_differences_with_the_invoices_fail_a_strict_verification_only(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     run("export", "lake", "--quiet")
     assert run("verify", "lake").code == 0
     ended = run("verify", "lake", "--strict", "--json")
@@ -1012,7 +1288,10 @@ def test_a_faulty_archive_is_repaired(run: Run, at_sandbox: SpawnedSandbox) -> N
     part.write_bytes(whole[:-1] + b"!")
     shown = run("verify", "lake")
     assert shown.code == 1
-    assert shown.out.splitlines()[-1] == "`bulkfetch repair` fetches again what is faulty, and nothing else."
+    assert (
+        shown.out.splitlines()[-1]
+        == "`bulkfetch repair` fetches again what is faulty, and nothing else."
+    )
     ended = run("repair", "lake", "--quiet")
     assert ended.code == 0
     assert "its sha256 is not that of its commit" in ended.out
@@ -1047,20 +1326,30 @@ def test_the_schemas_are_shown(run: Run) -> None:
     assert ["invoice_id", "string", "not", "null", "bulkfetch"] in lines
     facts = run("schema", "--json").json
     assert len(facts) == 12
-    assert {"name": "id", "type": "string", "nullable": False, "source": "recorded traffic"} in facts["invoices"]
+    assert {
+        "name": "id",
+        "type": "string",
+        "nullable": False,
+        "source": "recorded traffic",
+    } in facts["invoices"]
     assert facts["azure/usage_line_items"][1] == {
         "name": "line_number",
         "type": "int64",
         "nullable": False,
         "source": "bulkfetch",
     }
-    assert {each["source"] for each in facts["azure_data_market/billing_line_items"]} == {"bulkfetch", "SDK model"}
+    assert {each["source"] for each in facts["azure_data_market/billing_line_items"]} == {
+        "bulkfetch",
+        "SDK model",
+    }
 
 
 # Bugs
 
 
-def test_a_bug_of_ours_is_exit_code_3_and_shows_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_ours_is_exit_code_3_and_shows_where(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "bulkfetch.billing.schemas", None)  # any import of it fails
     ended = run("schema")
     assert ended.code == 3
@@ -1088,7 +1377,8 @@ def finished(process: subprocess.Popen[str], timeout_s: float = 30) -> Ran:
 
 
 def long_export(output: Path) -> subprocess.Popen[str]:
-    """Start an export whose invoices of 2021 come slowly, and return once some transfer is committed."""
+    """Start an export whose invoices of 2021 come slowly, and return once some transfer is
+    committed."""
     sizes = [
         "--sandbox-line-items",
         "2000",
@@ -1125,7 +1415,10 @@ def test_a_signal_ends_an_export_within_two_seconds_and_keeps_what_is_committed(
     assert (ended.code, ended.out) == (code, "")
     progress, farewell = ended.err.splitlines()[-2:]
     assert progress.startswith("invoices ")
-    assert farewell == f"bulkfetch: {word}; what is committed or whole is kept: run the same command again to go on"
+    assert (
+        farewell
+        == f"bulkfetch: {word}; what is committed or whole is kept: run the same command again to go on"
+    )
     committed = len(list(lake.glob("_bulkfetch/commits/*.json")))
     assert 0 < committed < 14
     assert run("verify", str(lake)).code == 0
@@ -1169,15 +1462,25 @@ def test_streams_that_are_closed_full_or_left_by_their_reader_are_no_bug(
     environment = {**os.environ, "INVOICE": an_invoice(run, "office")}
     line = f'set -o pipefail; "{sys.executable}" -m bulkfetch {command}'
     ended = subprocess.run(
-        ["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", line],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert "Traceback" not in ended.stderr
     assert ended.returncode == code
     if "/dev/full" in command:
-        assert ended.stderr == "bulkfetch: error: the standard output cannot be written to: No space left on device\n"
+        assert (
+            ended.stderr
+            == "bulkfetch: error: the standard output cannot be written to: No space left on device\n"
+        )
 
 
-def test_results_are_utf_8_in_a_pipe_whatever_the_locale(run: Run, at_sandbox: SpawnedSandbox) -> None:
+def test_results_are_utf_8_in_a_pipe_whatever_the_locale(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     words = ["line-items", an_invoice(run, "office"), "office", "billing_line_items"]
     done = subprocess.run(
@@ -1196,11 +1499,15 @@ def test_help_comes_without_the_heavy_modules() -> None:
         "import sys; from bulkfetch.cli import main; main(['export', '--help']); "
         "print([m for m in 'aiohttp anyio pyarrow msal orjson rich'.split() if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stderr == "[]\n"
 
 
-def test_two_exports_cannot_write_to_one_archive(run: Run, at_sandbox: SpawnedSandbox, tmp_path: Path) -> None:
+def test_two_exports_cannot_write_to_one_archive(
+    run: Run, at_sandbox: SpawnedSandbox, tmp_path: Path
+) -> None:
     process = long_export(tmp_path / "lake")
     try:
         ended = run("export", str(tmp_path / "lake"))

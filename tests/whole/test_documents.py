@@ -1,4 +1,5 @@
-"""Statements and tax receipts: saved whole, recorded, proved, and refused in plain words where a user is lacking."""
+"""Statements and tax receipts: saved whole, recorded, proved, and refused in plain words where a
+user is lacking."""
 
 from __future__ import annotations
 
@@ -75,11 +76,15 @@ def names_below(root: Path) -> list[str]:
     return sorted(path.name for path in root.rglob("*") if path.is_file())
 
 
-async def test_statements_and_receipts_lie_beside_the_data_each_with_a_record(tmp_path: Path) -> None:
+async def test_statements_and_receipts_lie_beside_the_data_each_with_a_record(
+    tmp_path: Path,
+) -> None:
     async with serve(SMALL) as sandbox:
         report = await export_async(tmp_path / "lake", settings_for(sandbox), documents=True)
         invoices = sandbox.tenant.invoices
-        asked = [each for each in sandbox.stats.exchanges if each.path.endswith("/documents/statement")]
+        asked = [
+            each for each in sandbox.stats.exchanges if each.path.endswith("/documents/statement")
+        ]
 
     there = files(tmp_path / "lake")
     statements = {f"{invoice.id}-statement.pdf" for invoice in invoices}
@@ -87,7 +92,9 @@ async def test_statements_and_receipts_lie_beside_the_data_each_with_a_record(tm
     assert statements <= there.keys()
     assert len(receipts) == sum(invoice.kind == "OneTime" for invoice in invoices) == 2
     assert all("-receipt-" in name for name in receipts)
-    assert all(content.startswith(b"%PDF-") and content.endswith(b"%%EOF\n") for content in there.values())
+    assert all(
+        content.startswith(b"%PDF-") and content.endswith(b"%%EOF\n") for content in there.values()
+    )
     assert len(asked) == len(report.documents) == len(there)
     for each in report.documents:
         content = there[document_name(each.document).name]
@@ -102,7 +109,9 @@ async def test_statements_and_receipts_lie_beside_the_data_each_with_a_record(tm
     assert f"{len(there)} documents: every line item is" in verified.lines()[-1]
 
 
-async def test_a_second_run_saves_nothing_again_and_one_without_documents_leaves_them(tmp_path: Path) -> None:
+async def test_a_second_run_saves_nothing_again_and_one_without_documents_leaves_them(
+    tmp_path: Path,
+) -> None:
     await exported(tmp_path / "lake")
     before = files(tmp_path / "lake")
 
@@ -120,7 +129,9 @@ async def test_documents_of_the_selected_invoices_only_are_saved(tmp_path: Path)
     async with serve(SMALL) as sandbox:
         chosen = sandbox.tenant.invoices[0].id
         selection = Selection(invoices=(chosen,))
-        await export_async(tmp_path / "lake", settings_for(sandbox), documents=True, selection=selection)
+        await export_async(
+            tmp_path / "lake", settings_for(sandbox), documents=True, selection=selection
+        )
     assert set(files(tmp_path / "lake")) == {f"{chosen}-statement.pdf"}
 
 
@@ -140,9 +151,14 @@ class Recording:
 
 
 async def test_a_large_document_comes_in_pieces_and_never_is_in_memory_as_a_whole() -> None:
-    options = SandboxOptions(invoices=1, details=("office/billing_line_items",), document_bytes=16_000_000)
+    options = SandboxOptions(
+        invoices=1, details=("office/billing_line_items",), document_bytes=16_000_000
+    )
     recording = Recording()
-    async with serve(options) as sandbox, open_session(settings_for(sandbox), RunStats()) as session:
+    async with (
+        serve(options) as sandbox,
+        open_session(settings_for(sandbox), RunStats()) as session,
+    ):
         path = Document(sandbox.tenant.invoices[0].id).path
         rest = await session.get(Request(path, receiver=recording), bytes)
 
@@ -153,8 +169,12 @@ async def test_a_large_document_comes_in_pieces_and_never_is_in_memory_as_a_whol
     assert b"".join(recording.received).endswith(b"%%EOF\n")
 
 
-async def test_a_document_that_comes_compressed_all_the_same_is_saved_as_what_it_is(tmp_path: Path) -> None:
-    async with bench(lambda sent: answered(body=gzip.compress(PDF), content_encoding="gzip")) as there:
+async def test_a_document_that_comes_compressed_all_the_same_is_saved_as_what_it_is(
+    tmp_path: Path,
+) -> None:
+    async with bench(
+        lambda sent: answered(body=gzip.compress(PDF), content_encoding="gzip")
+    ) as there:
         await export_document(Document("D1"), there.session, LocalStore(tmp_path))
     assert (tmp_path / "documents" / "D1-statement.pdf").read_bytes() == PDF
 
@@ -177,7 +197,9 @@ async def test_a_document_that_breaks_off_is_asked_for_again_and_whole_in_the_en
     await exported(tmp_path / "clean")
     faults = Faults((Fault(kind, endpoint="document", attempts=1, **given),))
 
-    report = await exported(tmp_path / "lake", SandboxOptions(invoices=4, line_items=5, faults=faults))
+    report = await exported(
+        tmp_path / "lake", SandboxOptions(invoices=4, line_items=5, faults=faults)
+    )
 
     assert report.complete
     assert report.retries >= len(report.documents)
@@ -208,21 +230,30 @@ async def test_a_pdf_is_asked_for_as_one_and_not_compressed(tmp_path: Path) -> N
         saved = await export_document(Document("D/1", "R 2"), there.session, LocalStore(tmp_path))
     (first, second) = there.transport.sent
     assert first.request.path == "/invoices/D%2F1/receipts/R%202/documents/statement"
-    assert (second.headers["Accept"], second.headers["Accept-Encoding"]) == ("application/pdf", "identity")
+    assert (second.headers["Accept"], second.headers["Accept-Encoding"]) == (
+        "application/pdf",
+        "identity",
+    )
     assert saved.size_bytes == len(PDF)
     assert (tmp_path / "documents" / "D%2F1-receipt-R%202.pdf").read_bytes() == PDF
 
 
-async def test_an_invoice_without_a_document_is_a_failure_of_that_document_alone(tmp_path: Path) -> None:
+async def test_an_invoice_without_a_document_is_a_failure_of_that_document_alone(
+    tmp_path: Path,
+) -> None:
     faults = Faults((Fault("status", status=404, endpoint="document", path="*/receipts/*"),))
 
-    report = await exported(tmp_path / "lake", SandboxOptions(invoices=4, line_items=5, faults=faults))
+    report = await exported(
+        tmp_path / "lake", SandboxOptions(invoices=4, line_items=5, faults=faults)
+    )
 
     assert len(report.documents) == 4
     assert not report.complete
     assert [failure.status for failure in report.failures] == [404, 404]
     assert all(failure.line().startswith("FAILED document G") for failure in report.failures)
-    lacking = [json.loads(line) for line in (tmp_path / "lake" / FAILURES).read_bytes().splitlines()]
+    lacking = [
+        json.loads(line) for line in (tmp_path / "lake" / FAILURES).read_bytes().splitlines()
+    ]
     assert {each["document"] for each in lacking} == {"receipt"}
     assert report.to_dict()["documents_failed"] == 2
     assert report.to_dict()["transfers_failed"] == 0
@@ -236,10 +267,16 @@ async def test_an_app_alone_is_told_that_it_takes_a_user_and_no_further_document
 ) -> None:
     options = SandboxOptions(invoices=6, line_items=5, app_only_status=status)
     async with entra(tmp_path, options) as there:
-        report = await export_async(tmp_path / "lake", there.settings(max_in_flight=1), documents=True)
-        asked = sum(count for path, count in there.asked.items() if path.endswith("/documents/statement"))
+        report = await export_async(
+            tmp_path / "lake", there.settings(max_in_flight=1), documents=True
+        )
+        asked = sum(
+            count for path, count in there.asked.items() if path.endswith("/documents/statement")
+        )
 
-    assert asked == (1 if status == 403 else 2)  # a 401 may be about the token: once more with a new one
+    assert asked == (
+        1 if status == 403 else 2
+    )  # a 401 may be about the token: once more with a new one
     assert report.rows > 0
     assert not report.documents
     lines = report.lines()
@@ -250,12 +287,18 @@ async def test_an_app_alone_is_told_that_it_takes_a_user_and_no_further_document
     assert {failure.status for failure in report.failures} == {status, None}
 
 
-async def test_a_document_that_is_refused_to_a_user_does_not_keep_the_others_from_being_saved(tmp_path: Path) -> None:
+async def test_a_document_that_is_refused_to_a_user_does_not_keep_the_others_from_being_saved(
+    tmp_path: Path,
+) -> None:
     faults = Faults((Fault("status", status=403, endpoint="document", path="*/receipts/*"),))
-    refused_first = Faults((Fault("status", status=403, endpoint="document", times=1), *faults.rules))
+    refused_first = Faults(
+        (Fault("status", status=403, endpoint="document", times=1), *faults.rules)
+    )
     options = SandboxOptions(invoices=4, line_items=5, faults=refused_first)
     async with entra(tmp_path, options) as there:
-        settings = there.settings(refresh_token=Secret(options.refresh_token), login_file=None, max_in_flight=1)
+        settings = there.settings(
+            refresh_token=Secret(options.refresh_token), login_file=None, max_in_flight=1
+        )
         report = await export_async(tmp_path / "lake", settings, documents=True)
 
     assert len(report.documents) == 3
@@ -264,7 +307,9 @@ async def test_a_document_that_is_refused_to_a_user_does_not_keep_the_others_fro
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_token_of_an_app_alone_that_cannot_be_renewed_is_told_the_same(status: int, tmp_path: Path) -> None:
+async def test_a_token_of_an_app_alone_that_cannot_be_renewed_is_told_the_same(
+    status: int, tmp_path: Path
+) -> None:
     options = SandboxOptions(invoices=2, line_items=5, app_only_status=status)
     async with entra(tmp_path, options) as there:
         token = await credentials(there.settings()).token()
@@ -303,7 +348,9 @@ def test_what_is_for_users_only_is_known_by_its_path(path: str, for_users: bool)
 
 
 @pytest.mark.parametrize("what", ["altered", "cut", "missing", "record", "stray"])
-async def test_whatever_is_wrong_with_a_document_is_found_and_repaired(what: str, tmp_path: Path) -> None:
+async def test_whatever_is_wrong_with_a_document_is_found_and_repaired(
+    what: str, tmp_path: Path
+) -> None:
     await exported(tmp_path / "lake")
     clean = files(tmp_path / "lake")
     victim = sorted((tmp_path / "lake" / DOCUMENTS).iterdir())[0]
@@ -372,13 +419,20 @@ async def test_a_full_disk_ends_the_run_and_leaves_no_half_document(tmp_path: Pa
     assert names_below(tmp_path) == []
 
 
-def test_each_invoice_has_a_statement_an_amendment_only_where_it_links_one_and_all_receipts() -> None:
+def test_each_invoice_has_a_statement_an_amendment_only_where_it_links_one_and_all_receipts() -> (
+    None
+):
     invoices = [
         Invoice("A", tax_receipts=(TaxReceipt("1"), TaxReceipt("2"))),
         Invoice("B", amendment_of="A"),
         Invoice("C", amendment_of="A", pdf_download_link="/invoices/C/documents/statement"),
     ]
-    assert list(map(str, documents_of(invoices))) == ["A statement", "A receipt 1", "A receipt 2", "C statement"]
+    assert list(map(str, documents_of(invoices))) == [
+        "A statement",
+        "A receipt 1",
+        "A receipt 2",
+        "C statement",
+    ]
 
 
 def test_a_document_that_is_listed_twice_is_saved_once_not_by_two_at_a_time_into_one_file() -> None:
@@ -436,10 +490,17 @@ async def test_headers_in_the_archive_have_every_field_of_the_sandboxs(tmp_path:
     await exported(tmp_path / "lake")
     rows = pq.ParquetFile(tmp_path / "lake" / "invoices" / "part-00000.parquet").read().to_pylist()
     amendment = next(row for row in rows if row["amendment_of"])
-    assert (amendment["documentType"], amendment["amendsOf"]) == ("adjustment_note", amendment["amendment_of"])
-    modern = next(row for row in rows if row["invoiceType"] == "OneTime" and not row["amendment_of"])
+    assert (amendment["documentType"], amendment["amendsOf"]) == (
+        "adjustment_note",
+        amendment["amendment_of"],
+    )
+    modern = next(
+        row for row in rows if row["invoiceType"] == "OneTime" and not row["amendment_of"]
+    )
     assert modern["billingPeriodStartDate"] is not None
-    assert json.loads(modern["taxReceipts"])[0]["taxReceiptPdfDownloadLink"].endswith("/documents/statement")
+    assert json.loads(modern["taxReceipts"])[0]["taxReceiptPdfDownloadLink"].endswith(
+        "/documents/statement"
+    )
 
 
 @pytest.mark.parametrize("replacing", [False, True])
@@ -453,7 +514,9 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_leaves_a_whole_document
         async def trial(root: Path, disk: Disk) -> None:
             prepare_directory(root, ARCHIVE)
             if replacing:
-                await export_document(Document("D1", charged=Decimal(1)), there.session, LocalStore(root))
+                await export_document(
+                    Document("D1", charged=Decimal(1)), there.session, LocalStore(root)
+                )
             await export_document(now, there.session, LocalStore(root, disk))
 
         await trial(tmp_path / "clean", WatchedDisk(counting(steps)))
@@ -464,7 +527,9 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_leaves_a_whole_document
             assert {path.read_bytes() for path in root.rglob("*.pdf")} <= {PDF}
             store = LocalStore(root)
             sweep(store)
-            assert bool(names_below(root / "documents")) == bool(names_below(root / "_bulkfetch" / "documents"))
+            assert bool(names_below(root / "documents")) == bool(
+                names_below(root / "_bulkfetch" / "documents")
+            )
             if not committed_documents(store, [now]):
                 await export_document(now, there.session, store)
             assert names_below(root) == names_below(tmp_path / "clean")
@@ -475,7 +540,8 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_leaves_a_whole_document
 
 
 async def test_a_document_is_not_what_a_failing_server_is_probed_with(tmp_path: Path) -> None:
-    """The probe sends a request that was served before once more; a document's would write its file again."""
+    """The probe sends a request that was served before once more; a document's would write its file
+    again."""
 
     def answer(sent: Sent) -> Answer:
         return answered(503) if sent.request.path == "/x" else answered(body=PDF)
@@ -485,5 +551,7 @@ async def test_a_document_is_not_what_a_failing_server_is_probed_with(tmp_path: 
         before = names_below(tmp_path)
         with pytest.raises((HttpStatusError, ServerUnavailableError)):
             await there.session.get(Request("/x"), bytes)
-        assert [sent.request.path for sent in there.transport.sent if sent.request.receiver] == [Document("D1").path]
+        assert [sent.request.path for sent in there.transport.sent if sent.request.receiver] == [
+            Document("D1").path
+        ]
     assert names_below(tmp_path) == before

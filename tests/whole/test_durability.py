@@ -1,4 +1,5 @@
-"""A little of what `python tests/whole/durability/run.py` does at length; and that its trials can fail."""
+"""A little of what `python tests/whole/durability/run.py` does at length; and that its trials can
+fail."""
 
 from __future__ import annotations
 
@@ -15,7 +16,15 @@ from random import Random
 import anyio
 import pytest
 from support.replay import Served, serving
-from whole.durability.disks import Died, RecordingDisk, WatchedDisk, counting, dying, filling, refusing
+from whole.durability.disks import (
+    Died,
+    RecordingDisk,
+    WatchedDisk,
+    counting,
+    dying,
+    filling,
+    refusing,
+)
 from whole.durability.run import Trials
 from whole.durability.trial import Reader, differences, dishonest, proved, run_into, tenant
 
@@ -54,14 +63,18 @@ async def test_runs_that_are_killed_at_random_instants_end_in_the_archive_of_an_
     assert tally.reads > 0
 
 
-async def test_runs_that_are_killed_at_a_step_end_in_the_archive_of_an_undisturbed_one(trials: Trials) -> None:
+async def test_runs_that_are_killed_at_a_step_end_in_the_archive_of_an_undisturbed_one(
+    trials: Trials,
+) -> None:
     tally = await trials.kills_at_steps(every=60)
 
     assert tally.faults == []
     assert tally.disturbed > 2
 
 
-async def test_full_disks_and_disks_that_refuse_cost_nothing_but_another_run(trials: Trials) -> None:
+async def test_full_disks_and_disks_that_refuse_cost_nothing_but_another_run(
+    trials: Trials,
+) -> None:
     for tally in (await trials.full_disks(6), await trials.refusals(6)):
         assert tally.faults == []
         assert tally.disturbed > 0
@@ -71,12 +84,18 @@ async def test_a_loss_of_power_costs_nothing_but_another_run(trials: Trials) -> 
     assert (await trials.power_cuts(20)).faults == []
 
 
-@pytest.mark.parametrize("forgotten", [{"syncs_files": False}, {"syncs_directories": False}], ids=str)
-async def test_a_sync_that_is_forgotten_is_found(forgotten: dict[str, bool], trials: Trials) -> None:
+@pytest.mark.parametrize(
+    "forgotten", [{"syncs_files": False}, {"syncs_directories": False}], ids=str
+)
+async def test_a_sync_that_is_forgotten_is_found(
+    forgotten: dict[str, bool], trials: Trials
+) -> None:
     assert (await trials.power_cuts(40, **forgotten)).faults != []
 
 
-async def test_a_file_too_many_or_too_few_and_a_byte_that_differs_are_found(trials: Trials, server: Served) -> None:
+async def test_a_file_too_many_or_too_few_and_a_byte_that_differs_are_found(
+    trials: Trials, server: Served
+) -> None:
     root = trials.work / "clean"
     part = next(root.glob("line_items/**/*.parquet"))
     whole = part.read_bytes()
@@ -113,13 +132,17 @@ async def died(root: Path, server: Served, at: int) -> bool:
     try:
         await run_into(root, server, WatchedDisk(dying(at)))
     except BaseException as error:
-        if not isinstance(error, Died) and not (isinstance(error, BaseExceptionGroup) and error.split(Died)[0]):
+        if not isinstance(error, Died) and not (
+            isinstance(error, BaseExceptionGroup) and error.split(Died)[0]
+        ):
             raise
         return True
     return False
 
 
-async def test_what_is_committed_or_whole_when_a_run_dies_is_not_fetched_again(server: Served, tmp_path: Path) -> None:
+async def test_what_is_committed_or_whole_when_a_run_dies_is_not_fetched_again(
+    server: Served, tmp_path: Path
+) -> None:
     root = folder(tmp_path, "lake")
     at, seen = 0, set[tuple[int, int]]()
     while await died(root, server, at):
@@ -145,7 +168,10 @@ async def clean(server: Served, tmp_path: Path) -> Path:
     [
         (errno.ENOSPC, "the disk is full: free some space and run the same command again"),
         (errno.EDQUOT, "the disk quota is used up: free some space and run the same command again"),
-        (errno.EROFS, "the file system is read-only: make it writable and run the same command again"),
+        (
+            errno.EROFS,
+            "the file system is read-only: make it writable and run the same command again",
+        ),
         (errno.EACCES, "permission denied: check the owner and mode of the output directory"),
         (errno.EIO, "the disk reports an error: check it, then run the same command again"),
     ],
@@ -155,7 +181,9 @@ async def test_a_disk_that_gives_up_says_what_to_do(
     code: int, words: str, at: int, server: Served, tmp_path: Path
 ) -> None:
     root = folder(tmp_path, "lake")
-    disk: Disk = WatchedDisk(filling(at * 10, code) if code in (errno.ENOSPC, errno.EDQUOT) else refusing(at, code))
+    disk: Disk = WatchedDisk(
+        filling(at * 10, code) if code in (errno.ENOSPC, errno.EDQUOT) else refusing(at, code)
+    )
 
     with pytest.raises(StorageError) as caught:
         await run_into(root, server, disk)
@@ -208,12 +236,16 @@ async def _signal_soon(server: Served, number: signal.Signals) -> None:
     """Send a signal to the run that is asking the server, once it has been asked for line items."""
     while len(server.line_item_requests) < 6:  # noqa: ASYNC110  # the requests come from another process
         await anyio.sleep(0.01)
-    os.kill(_children()[-1], number)  # the newest: tests share servers that run in processes of their own
+    os.kill(
+        _children()[-1], number
+    )  # the newest: tests share servers that run in processes of their own
 
 
 def _children() -> list[int]:
     """Return the ids of the processes that this one has started."""
-    return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return [
+        int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    ]
 
 
 @pytest.mark.parametrize("jump_s", [0.0, -86_400.0, 86_400.0])
@@ -242,10 +274,20 @@ async def test_a_clock_that_stands_still_or_jumps_costs_nothing(
 
 def test_no_other_module_asks_what_time_it_is() -> None:
     package = Path(bulkfetch.__file__).parent
-    modules = (path for path in package.rglob("*.py") if "sandbox" not in path.relative_to(package).parts[0])
-    source = {path.relative_to(package).with_suffix("").as_posix(): path.read_text() for path in modules}
+    modules = (
+        path
+        for path in package.rglob("*.py")
+        if "sandbox" not in path.relative_to(package).parts[0]
+    )
+    source = {
+        path.relative_to(package).with_suffix("").as_posix(): path.read_text() for path in modules
+    }
 
-    telling = {name for name, text in source.items() if re.search(r"datetime\.now|date\.today|time\.time", text)}
+    telling = {
+        name
+        for name, text in source.items()
+        if re.search(r"datetime\.now|date\.today|time\.time", text)
+    }
 
     assert telling == {*_THAT_TELL_THE_TIME, *_THAT_SIGN_IN, *_THAT_ASK_A_STORE}
 
@@ -273,12 +315,17 @@ async def test_a_report_tells_what_an_earlier_run_had(server: Served, tmp_path: 
     root = folder(tmp_path, "lake")
     with suppress(StorageError):
         await run_into(
-            root, server, WatchedDisk(filling(sum(map(len, proved(await clean(server, tmp_path)).values()))))
+            root,
+            server,
+            WatchedDisk(filling(sum(map(len, proved(await clean(server, tmp_path)).values())))),
         )
     whole = len(list(root.joinpath(STAGING).glob("*.json")))
 
     report = await run_into(root, server)
 
     assert report.rows_resumed == 10 * whole > 0
-    assert f"{report.rows_resumed} line items of them an earlier run had in whole parts" in report.lines()
+    assert (
+        f"{report.rows_resumed} line items of them an earlier run had in whole parts"
+        in report.lines()
+    )
     assert report.to_dict()["rows_resumed"] == report.rows_resumed

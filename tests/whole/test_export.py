@@ -22,7 +22,13 @@ from support.replay import Asked, MadeUp, Served, invoice, serving
 from bulkfetch.archive.commits import read_commit
 from bulkfetch.archive.layout import FAILURES, LOCK, part_name
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import DeadlineError, OutputError, OutputLockedError, RequestError, SignInError
+from bulkfetch.errors import (
+    DeadlineError,
+    OutputError,
+    OutputLockedError,
+    RequestError,
+    SignInError,
+)
 from bulkfetch.runs.export import export_async, plan_only
 from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.reconcile import Verdict
@@ -44,7 +50,8 @@ def settings_for(sandbox: RunningSandbox, **settings: Any) -> Settings:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Read everything in an archive except what differs from run to run: the run reports and the lock."""
+    """Read everything in an archive except what differs from run to run: the run reports and the
+    lock."""
     paths = [path for path in root.rglob("*") if path.is_file()]
     names = {path.relative_to(root).as_posix(): path for path in paths}
     return {
@@ -84,7 +91,9 @@ def line_numbers(root: Path, transfer: Transfer) -> list[int]:
 async def test_every_line_item_of_a_tenant_is_archived_under_its_number(tmp_path: Path) -> None:
     options = SandboxOptions(invoices=4, line_items=450)
     async with serve(options) as sandbox:
-        report = await export_async(tmp_path, settings_for(sandbox, page_size=100, part_rows=200, row_group_rows=60))
+        report = await export_async(
+            tmp_path, settings_for(sandbox, page_size=100, part_rows=200, row_group_rows=60)
+        )
 
     assert report.complete
     wanted = {
@@ -107,7 +116,11 @@ async def test_a_full_last_page_is_believed_if_the_invoice_charges_just_that(
 ) -> None:
     """Two invoices of one page each, both full; whatever does not add up costs one more request."""
     options = SandboxOptions(
-        invoices=2, line_items=50, amendments=0, unreconciled=unreconciled, details=("office/billing_line_items",)
+        invoices=2,
+        line_items=50,
+        amendments=0,
+        unreconciled=unreconciled,
+        details=("office/billing_line_items",),
     )
     async with serve(options) as sandbox:
         report = await export_async(tmp_path, settings_for(sandbox, page_size=50, max_in_flight=1))
@@ -117,10 +130,14 @@ async def test_a_full_last_page_is_believed_if_the_invoice_charges_just_that(
     assert sandbox.stats.requests == report.requests == requests
 
 
-async def test_a_full_last_page_is_not_believed_for_a_part_of_what_an_invoice_charges(tmp_path: Path) -> None:
+async def test_a_full_last_page_is_not_believed_for_a_part_of_what_an_invoice_charges(
+    tmp_path: Path,
+) -> None:
     options = SandboxOptions(invoices=1, line_items=50, amendments=0, unreconciled=0)
     async with serve(options) as sandbox:
-        report = await export_async(tmp_path, settings_for(sandbox, page_size=50, max_in_flight=1), selection=LEGACY)
+        report = await export_async(
+            tmp_path, settings_for(sandbox, page_size=50, max_in_flight=1), selection=LEGACY
+        )
 
     assert report.complete
     assert report.requests == 1 + 3 * 2
@@ -130,7 +147,9 @@ LEGACY = Selection(providers=("office", "azure"))
 
 
 async def test_invoices_reconcile_except_those_that_do_not(tmp_path: Path) -> None:
-    async with serve(SandboxOptions(invoices=6, line_items=120, unreconciled=2, amendments=2)) as sandbox:
+    async with serve(
+        SandboxOptions(invoices=6, line_items=120, unreconciled=2, amendments=2)
+    ) as sandbox:
         report = await export_async(tmp_path, settings_for(sandbox))
 
     found = {each.invoice_id: each for each in report.reconciliations}
@@ -140,7 +159,9 @@ async def test_invoices_reconcile_except_those_that_do_not(tmp_path: Path) -> No
         assert found[each.id].verdict is (Verdict.AGREES if each.reconciles else Verdict.DIFFERS)
         assert found[each.id].charged == each.total_charges
         assert found[each.id].difference == -each.off_by
-    assert verify(tmp_path).reconciliations == tuple(sorted(report.reconciliations, key=_as_verify(tmp_path)))
+    assert verify(tmp_path).reconciliations == tuple(
+        sorted(report.reconciliations, key=_as_verify(tmp_path))
+    )
 
 
 def _as_verify(root: Path) -> Any:
@@ -149,7 +170,9 @@ def _as_verify(root: Path) -> Any:
 
 
 async def test_amendments_are_walked_and_know_their_invoice(tmp_path: Path) -> None:
-    async with serve(SandboxOptions(invoices=2, line_items=50, details=("one_time/billing_line_items",))) as box:
+    async with serve(
+        SandboxOptions(invoices=2, line_items=50, details=("one_time/billing_line_items",))
+    ) as box:
         await export_async(tmp_path, settings_for(box))
 
     (amendment,) = [each for each in box.tenant.all_invoices() if each.amends]
@@ -218,7 +241,9 @@ async def test_a_plan_fetches_no_line_item_and_writes_nothing(tmp_path: Path) ->
 # The same again.
 
 
-async def test_two_runs_make_the_same_bytes_whatever_the_limit_and_the_page_size(tmp_path: Path) -> None:
+async def test_two_runs_make_the_same_bytes_whatever_the_limit_and_the_page_size(
+    tmp_path: Path,
+) -> None:
     variants: list[dict[str, Any]] = [
         {"max_in_flight": 1},
         {"max_in_flight": 32},
@@ -329,7 +354,9 @@ async def test_a_transfer_that_fails_is_the_only_one_fetched_again(tmp_path: Pat
     assert not broken.complete
     assert {asked.invoice_id for asked in server.line_item_requests} == {"B"}
     assert repaired.complete
-    assert await clean_tree(tenant, tmp_path / "clean", page_size=5) == tree_without(tmp_path, "clean/")
+    assert await clean_tree(tenant, tmp_path / "clean", page_size=5) == tree_without(
+        tmp_path, "clean/"
+    )
 
 
 async def clean_tree(tenant: MadeUp, root: Path, **settings: Any) -> dict[str, bytes]:
@@ -342,7 +369,9 @@ def tree_without(root: Path, prefix: str) -> dict[str, bytes]:
     return {name: content for name, content in tree(root).items() if not name.startswith(prefix)}
 
 
-async def test_a_cancelled_run_keeps_what_is_committed_and_the_next_one_completes(tmp_path: Path) -> None:
+async def test_a_cancelled_run_keeps_what_is_committed_and_the_next_one_completes(
+    tmp_path: Path,
+) -> None:
     tenant = made_up("A", "B")
     tenant.rows["B", *OFFICE] = rows(*map(str, range(12)))
     reached = anyio.Event()
@@ -388,13 +417,20 @@ export(sys.argv[1], Settings(**where, page_size=50, part_rows=300, row_group_row
 """
 
 
-async def test_a_process_killed_at_a_random_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
+async def test_a_process_killed_at_a_random_moment_loses_and_doubles_nothing(
+    tmp_path: Path,
+) -> None:
     random, killed = Random(2), 0
     options = SandboxOptions(invoices=3, line_items=1000, latency_ms=10)
     async with serve(options) as sandbox:
         for _ in range(5):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", KILLED_RUN, str(tmp_path / "killed"), sandbox.base_url, sandbox.token
+                sys.executable,
+                "-c",
+                KILLED_RUN,
+                str(tmp_path / "killed"),
+                sandbox.base_url,
+                sandbox.token,
             )
             await first_step(tmp_path / "killed", process)
             await anyio.sleep(random.uniform(0, 0.25))
@@ -437,12 +473,16 @@ def without_leftovers(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if not name.endswith(".tmp")}
 
 
-async def test_a_part_that_was_published_and_never_committed_is_swept_or_replaced(tmp_path: Path) -> None:
+async def test_a_part_that_was_published_and_never_committed_is_swept_or_replaced(
+    tmp_path: Path,
+) -> None:
     async with serving(made_up("A", "B")) as server:
         await export_async(tmp_path, server.settings())
         before = tree(tmp_path)
         for transfer in (Transfer("GONE", *OFFICE), Transfer("A", "azure", "usage_line_items")):
-            write(tmp_path / part_name(transfer, 0), before[str(part_name(Transfer("A", *OFFICE), 0))])
+            write(
+                tmp_path / part_name(transfer, 0), before[str(part_name(Transfer("A", *OFFICE), 0))]
+            )
         remove(Path(commits(tmp_path)[0]))
         assert not verify(tmp_path).sound
 
@@ -497,7 +537,12 @@ with LocalStore(pathlib.Path(sys.argv[1])).locked(LOCK):
 async def locked(root: Path) -> AsyncIterator[None]:
     """Hold the lock of an archive in another process."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLD, str(root), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        HOLD,
+        str(root),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     await process.stdout.readline()
@@ -552,8 +597,12 @@ async def test_a_token_that_expires_in_the_middle_ends_the_run_and_the_next_one_
     assert (len(report.committed), len(report.skipped)) == (3, 5)
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"items":7}', b'{"items":[{"no":"id"}]}', b"[]"])
-async def test_a_server_that_is_no_partner_center_ends_the_run_with_no_data(body: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"{}", b'{"items":7}', b'{"items":[{"no":"id"}]}', b"[]"]
+)
+async def test_a_server_that_is_no_partner_center_ends_the_run_with_no_data(
+    body: bytes, tmp_path: Path
+) -> None:
     async with serving(lambda asked: web.Response(body=body)) as server:
         with pytest.raises(RequestError, match="the body is"):
             await export_async(tmp_path, server.settings())
@@ -595,13 +644,17 @@ NAMES = [
     ),
     *(unicodedata.normalize(form, "Rechnung Ü") for form in ("NFC", "NFD")),
 ]
-PROVIDERS = [name for name in dict.fromkeys(each.lower() for each in NAMES) if "_" not in name] + [""]
+PROVIDERS = [name for name in dict.fromkeys(each.lower() for each in NAMES) if "_" not in name] + [
+    ""
+]
 
 
 @asynccontextmanager
 async def hostile_tenant() -> AsyncIterator[Served]:
     kind = "billing_line_items"
-    listed = [invoice(name, OFFICE) for name in NAMES] + [invoice("P", *[(provider, kind) for provider in PROVIDERS])]
+    listed = [invoice(name, OFFICE) for name in NAMES] + [
+        invoice("P", *[(provider, kind) for provider in PROVIDERS])
+    ]
     held = {(name, *OFFICE): rows(name) for name in NAMES}
     held |= {("P", provider, kind): rows(provider) for provider in PROVIDERS}
     async with serving(MadeUp(listed, held)) as server:
@@ -624,9 +677,13 @@ async def test_whatever_names_the_server_gives_all_rows_are_kept_apart_inside_th
         for path in files(output / "line_items")
         for row in pq.ParquetFile(path).read(["invoice_id", "customerName"]).to_pylist()
     ]
-    assert sorted(found) == sorted([*((each, each) for each in NAMES), *(("P", each) for each in PROVIDERS)])
+    assert sorted(found) == sorted(
+        [*((each, each) for each in NAMES), *(("P", each) for each in PROVIDERS)]
+    )
     relative = [path.relative_to(output).as_posix() for path in files(output)]
-    assert len({unicodedata.normalize("NFC", name).casefold() for name in relative}) == len(relative)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in relative}) == len(
+        relative
+    )
     assert not [line for line in report.lines() if not line.isprintable()]
 
 
@@ -660,7 +717,9 @@ def move(source: Path, target: Path) -> None:
         b'{"items":[{"id":"A","invoiceDetails":[],"invoiceDetails":[]}]}',
     ],
 )
-async def test_an_invoice_that_cannot_be_named_ends_the_run_with_a_clear_error(listed: bytes, tmp_path: Path) -> None:
+async def test_an_invoice_that_cannot_be_named_ends_the_run_with_a_clear_error(
+    listed: bytes, tmp_path: Path
+) -> None:
     async with serving(lambda asked: web.Response(body=listed)) as server:
         with pytest.raises(RequestError):
             await export_async(tmp_path, server.settings())
@@ -674,10 +733,16 @@ async def test_an_archive_takes_the_invoices_of_one_source_only(tmp_path: Path) 
         await export_async(tmp_path / "lake", settings, source="sandbox, seed 1")
         with pytest.raises(OutputError, match="source is sandbox, seed 1, now sandbox, seed 7"):
             await export_async(tmp_path / "lake", settings, source="sandbox, seed 7")
-        with pytest.raises(OutputError, match="source is sandbox, seed 1, now a server on this machine"):
+        with pytest.raises(
+            OutputError, match="source is sandbox, seed 1, now a server on this machine"
+        ):
             await export_async(tmp_path / "lake", settings)
         with pytest.raises(OutputError, match="usage_period is previous, now current"):
-            await export_async(tmp_path / "lake", replace(settings, usage_period="current"), source="sandbox, seed 1")
+            await export_async(
+                tmp_path / "lake",
+                replace(settings, usage_period="current"),
+                source="sandbox, seed 1",
+            )
 
 
 async def test_the_report_of_a_run_that_died_is_not_complete(tmp_path: Path) -> None:
@@ -698,9 +763,13 @@ async def test_the_report_of_a_run_that_died_is_not_complete(tmp_path: Path) -> 
 async def test_what_was_exported_before_counts_for_the_reconciliation(tmp_path: Path) -> None:
     async with serve(SandboxOptions(invoices=1, line_items=3, unreconciled=0)) as sandbox:
         settings = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token))
-        first = await export_async(tmp_path / "lake", settings, selection=Selection(providers=("office",)))
+        first = await export_async(
+            tmp_path / "lake", settings, selection=Selection(providers=("office",))
+        )
         between = verify(tmp_path / "lake")
-        second = await export_async(tmp_path / "lake", settings, selection=Selection(providers=("azure",)))
+        second = await export_async(
+            tmp_path / "lake", settings, selection=Selection(providers=("azure",))
+        )
     assert [each.verdict for each in first.reconciliations] == [Verdict.NOT_COMPARABLE]
     assert [each.verdict for each in second.reconciliations] == [Verdict.AGREES]
     assert {transfer.provider for transfer in between.not_exported} == {"azure"}
@@ -735,10 +804,13 @@ async def test_the_log_of_a_run_tells_what_happened_to_its_requests(tmp_path: Pa
 async def test_a_deadline_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
     async with serve(SandboxOptions(invoices=30, line_items=20, latency_ms=40)) as sandbox:
         with pytest.raises(
-            DeadlineError, match=r"the deadline of 0\.5 s has passed with \d+ of \d+ transfers committed"
+            DeadlineError,
+            match=r"the deadline of 0\.5 s has passed with \d+ of \d+ transfers committed",
         ):
             await export_async(tmp_path, settings_for(sandbox, deadline_s=0.5, max_in_flight=1))
-        (report,) = (json.loads(path.read_bytes()) for path in (tmp_path / "_bulkfetch" / "runs").iterdir())
+        (report,) = (
+            json.loads(path.read_bytes()) for path in (tmp_path / "_bulkfetch" / "runs").iterdir()
+        )
         assert not report["complete"]
         finished = await export_async(tmp_path, settings_for(sandbox))
 
@@ -754,7 +826,9 @@ async def test_a_deadline_may_pass_before_all_invoices_are_listed(tmp_path: Path
 
 
 async def test_a_fixed_rate_is_kept_from_the_first_request_on(tmp_path: Path) -> None:
-    async with serve(SandboxOptions(invoices=4, line_items=20, requests_per_second=40, burst=2)) as sandbox:
+    async with serve(
+        SandboxOptions(invoices=4, line_items=20, requests_per_second=40, burst=2)
+    ) as sandbox:
         report = await export_async(tmp_path, settings_for(sandbox, max_requests_per_second=30))
 
     assert report.complete

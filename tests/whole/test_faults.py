@@ -1,7 +1,9 @@
-"""Every fault of the wire against a whole export over real sockets: nothing is lost, doubled or changed.
+"""Every fault of the wire against a whole export over real sockets: nothing is lost, doubled or
+changed.
 
-Each row runs an export against a sandbox with the fault, then one without it into the same archive, and holds the end
-against an export that never met a fault. The table is printed at the end of the tests.
+Each row runs an export against a sandbox with the fault, then one without it into the same archive,
+and holds the end against an export that never met a fault. The table is printed at the end of the
+tests.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ QUICK: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row: the number of the fault in our list of faults, what is injected, and what must come of it.
+    """One row: the number of the fault in our list of faults, what is injected, and what must come
+    of it.
 
     `outcome` is "complete", or the reason that the failed transfers or the run itself give.
     """
@@ -73,7 +76,8 @@ class Case:
 
 
 def once(number: int, kind: str, name: str = "", **more: Any) -> Case:
-    """The fault meets the first attempt of every page of one kind, and is gone when it is tried again."""
+    """The fault meets the first attempt of every page of one kind, and is gone when it is tried
+    again."""
     return Case(number, name or f"{kind}, once", (fault(kind, attempts=1, **more),))
 
 
@@ -87,14 +91,29 @@ def fault(kind: str, **more: Any) -> Fault:
 
 
 def status(number: int, code: int, outcome: str = "complete", **more: Any) -> Case:
-    rule = fault("status", status=code, **({"attempts": 1} if outcome == "complete" else {}), **more)
+    rule = fault(
+        "status", status=code, **({"attempts": 1} if outcome == "complete" else {}), **more
+    )
     shown = more.get("retry_after")
-    words = f"{code} {more.get('body', '')}".strip() + (f", Retry-After {shown!r}" if shown is not None else "")
+    words = f"{code} {more.get('body', '')}".strip() + (
+        f", Retry-After {shown!r}" if shown is not None else ""
+    )
     return Case(number, words, (rule,), outcome)
 
 
 def waits() -> list[Case]:
-    odd = ("0", "-5", "inf", "nan", "1e3", "1_000", "٥".encode().decode("latin-1"), "12, 13", "", "soon")
+    odd = (
+        "0",
+        "-5",
+        "inf",
+        "nan",
+        "1e3",
+        "1_000",
+        "٥".encode().decode("latin-1"),
+        "12, 13",
+        "",
+        "soon",
+    )
     return [status(23, 429, retry_after=value, times=3) for value in odd]
 
 
@@ -144,12 +163,19 @@ CASES = [
     once(17, "bad_status_line"),
     once(17, "extra_bytes"),
     Case(17, "early_hints (legal)", (fault("early_hints"),)),
-    Case(18, "500 with one place", (fault("status", status=500, attempts=2),), settings={"max_in_flight": 1}),
+    Case(
+        18,
+        "500 with one place",
+        (fault("status", status=500, attempts=2),),
+        settings={"max_in_flight": 1},
+    ),
     Case(20, "slow server", (fault("delay", endpoint="any", path="*", seconds=0.3),)),
     # What HTTP means.
     status(21, 429, retry_after="1"),
     Case(
-        22, "429 storm of a second", (fault("status", status=429, retry_after="1", path="*", until_s=1.0, from_s=0.05),)
+        22,
+        "429 storm of a second",
+        (fault("status", status=429, retry_after="1", path="*", until_s=1.0, from_s=0.05),),
     ),
     *waits(),
     Case(
@@ -159,11 +185,19 @@ CASES = [
         "server_unavailable",
     ),
     Case(23, "503, Retry-After 1", (fault("status", status=503, retry_after="1", attempts=1),)),
-    Case(24, "429, clock a day off", (fault("status", status=429, retry_after="1", date_shift_s=86_400, attempts=1),)),
+    Case(
+        24,
+        "429, clock a day off",
+        (fault("status", status=429, retry_after="1", date_shift_s=86_400, attempts=1),),
+    ),
     *[status(25, code) for code in (408, 500, 502, 503, 504)],
     status(25, 503, body="html"),
     status(25, 500, "http_status", body="empty"),
-    Case(26, "outage of two seconds", (fault("close", endpoint="any", path="*", from_s=0.05, until_s=2.0),)),
+    Case(
+        26,
+        "outage of two seconds",
+        (fault("close", endpoint="any", path="*", from_s=0.05, until_s=2.0),),
+    ),
     Case(
         26,
         "outage without end, patience of 2 s",
@@ -186,7 +220,10 @@ CASES = [
     status(32, 304, "foreign_link", body="empty"),
     once(32, "not_json"),
     Case(32, "content type text/html (legal)", (fault("content_type"),)),
-    *[always(33, "redirect", "foreign_link", f"redirect {code}", status=code) for code in (301, 302, 307, 308)],
+    *[
+        always(33, "redirect", "foreign_link", f"redirect {code}", status=code)
+        for code in (301, 302, 307, 308)
+    ],
     Case(34, "set_cookie", (fault("set_cookie", endpoint="any", path="*"),)),
     # Paging.
     Case(35, "totalCount changes", (fault("changing_total", nth=[2]),), "contradiction"),
@@ -243,7 +280,9 @@ def lines_of(archive: dict[str, bytes]) -> Counter[tuple[str, int]]:
     found: Counter[tuple[str, int]] = Counter()
     for name, content in archive.items():
         if name.startswith("line_items/"):
-            numbers = pq.ParquetFile(pa.BufferReader(content)).read(["line_number"]).column(0).to_pylist()
+            numbers = (
+                pq.ParquetFile(pa.BufferReader(content)).read(["line_number"]).column(0).to_pylist()
+            )
             found.update((name.rpartition("-")[0], number) for number in numbers)
     return found
 
@@ -253,13 +292,18 @@ def everything_written(root: Path) -> bytes:
 
 
 async def outcome_of(root: Path, settings: Settings) -> tuple[set[str], str]:
-    """Export; return the reasons of what failed, and everything that could be seen of the errors."""
+    """Export; return the reasons of what failed, and everything that could be seen of the
+    errors."""
     try:
         report = await export_async(root, settings)
     except BulkfetchError as error:
-        shown = "".join(traceback.format_exception(error, limit=None)) + repr(error) + repr(vars(error))
+        shown = (
+            "".join(traceback.format_exception(error, limit=None)) + repr(error) + repr(vars(error))
+        )
         return {error.reason}, shown
-    return {failure.reason for failure in report.failures}, "\n".join(report.lines()) + repr(report.to_dict())
+    return {failure.reason for failure in report.failures}, "\n".join(report.lines()) + repr(
+        report.to_dict()
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
@@ -272,7 +316,9 @@ async def test_a_fault_loses_and_doubles_nothing(
 ) -> None:
     with caplog.at_level(logging.DEBUG), anyio.fail_after(60):
         async with serve(replace(case.options, faults=Faults(case.faults))) as sandbox:
-            reasons, shown = await outcome_of(tmp_path, settings_for(sandbox.base_url, **(case.settings or {})))
+            reasons, shown = await outcome_of(
+                tmp_path, settings_for(sandbox.base_url, **(case.settings or {}))
+            )
             times = sum(sandbox.stats.faults.values())
         seen = {name: content for name, content in tree(tmp_path).items() if name in clean}
         async with serve(case.options) as sandbox:
@@ -280,7 +326,9 @@ async def test_a_fault_loses_and_doubles_nothing(
 
     assert times >= case.at_least, "the fault was not injected"
     assert reasons == (set() if case.outcome == "complete" else {case.outcome})
-    assert all(content == clean[name] for name, content in seen.items() if name.endswith(".parquet"))
+    assert all(
+        content == clean[name] for name, content in seen.items() if name.endswith(".parquet")
+    )
     assert finished.complete
     assert not (tmp_path / FAILURES).exists()
     assert tree(tmp_path) == clean
@@ -290,27 +338,39 @@ async def test_a_fault_loses_and_doubles_nothing(
     wanted, found = lines_of(clean), lines_of(tree(tmp_path))
     lost, doubled = sum((wanted - found).values()), sum((found - wanted).values())
     assert (len(wanted), lost, doubled) == (5 * 130, 0, 0)
-    fault_table.append((str(case.number), case.name, str(times), case.outcome, str(lost), str(doubled)))
+    fault_table.append(
+        (str(case.number), case.name, str(times), case.outcome, str(lost), str(doubled))
+    )
 
 
 # Faults that come before any answer.
 
 
-async def refused(root: Path, settings: Settings, words: str, fault_table: list[tuple[str, ...]], name: str) -> None:
+async def refused(
+    root: Path, settings: Settings, words: str, fault_table: list[tuple[str, ...]], name: str
+) -> None:
     with anyio.fail_after(60):
         with pytest.raises(BulkfetchError) as caught:
             await export_async(root, settings)
     assert words in str(caught.value)
     assert not [name for name in tree(root) if name.endswith(".parquet")]
-    fault_table.append(("1" if "certificate" not in name else "2", name, "1", caught.value.reason, "0", "0"))
+    fault_table.append(
+        ("1" if "certificate" not in name else "2", name, "1", caught.value.reason, "0", "0")
+    )
 
 
-async def test_a_server_that_is_not_there_is_told(tmp_path: Path, fault_table: list[tuple[str, ...]]) -> None:
+async def test_a_server_that_is_not_there_is_told(
+    tmp_path: Path, fault_table: list[tuple[str, ...]]
+) -> None:
     settings = settings_for(f"http://127.0.0.1:{unused_port()}/v1", max_attempts=2)
-    await refused(tmp_path, settings, "no connection to 127.0.0.1", fault_table, "connection refused")
+    await refused(
+        tmp_path, settings, "no connection to 127.0.0.1", fault_table, "connection refused"
+    )
 
 
-async def test_a_name_that_nobody_has_is_told(tmp_path: Path, fault_table: list[tuple[str, ...]]) -> None:
+async def test_a_name_that_nobody_has_is_told(
+    tmp_path: Path, fault_table: list[tuple[str, ...]]
+) -> None:
     settings = settings_for("https://host.invalid/v1", max_attempts=2)
     await refused(tmp_path, settings, "no connection to host.invalid", fault_table, "unknown host")
 
@@ -323,7 +383,8 @@ def authority(tmp_path: Path) -> trustme.CA:
 
 
 @pytest.mark.parametrize(
-    ("name", "host", "trusted"), [("unknown authority", "127.0.0.1", False), ("another host", "other.test", True)]
+    ("name", "host", "trusted"),
+    [("unknown authority", "127.0.0.1", False), ("another host", "other.test", True)],
 )
 async def test_a_certificate_that_proves_nothing_ends_the_run(
     name: str,
@@ -333,9 +394,13 @@ async def test_a_certificate_that_proves_nothing_ends_the_run(
     tmp_path: Path,
     fault_table: list[tuple[str, ...]],
 ) -> None:
-    authority.issue_cert(host).private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    authority.issue_cert(host).private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "server.pem")
+    )
     async with serve(replace(TENANT, certificate=str(tmp_path / "server.pem"))) as sandbox:
-        settings = settings_for(sandbox.base_url, **({"ca_file": tmp_path / "ca.pem"} if trusted else {}))
+        settings = settings_for(
+            sandbox.base_url, **({"ca_file": tmp_path / "ca.pem"} if trusted else {})
+        )
         words = "certificate is not trusted"
         await refused(tmp_path / "lake", settings, words, fault_table, f"certificate of {name}")
         assert sandbox.stats.requests == 0
@@ -360,20 +425,42 @@ def of_token(kind: str, **more: Any) -> Fault:
 
 
 SIGN_INS = [
-    SignIn(27, "tokens are revoked in mid-run", (Fault("forget_tokens", path=ONE_PAGE, times=1),), renewals=1),
-    SignIn(27, "tokens are revoked three times", (Fault("forget_tokens", path="*", nth=(2,), times=3),)),
+    SignIn(
+        27,
+        "tokens are revoked in mid-run",
+        (Fault("forget_tokens", path=ONE_PAGE, times=1),),
+        renewals=1,
+    ),
+    SignIn(
+        27, "tokens are revoked three times", (Fault("forget_tokens", path="*", nth=(2,), times=3),)
+    ),
     SignIn(28, "401 whatever the token", (Fault("status", status=401),), "sign_in", renewals=1),
     SignIn(28, "401 once for each page", (fault("status", status=401, attempts=1),)),
     SignIn(28, "the secret is refused", (of_token("status", status=401, body="entra"),), "sign_in"),
-    SignIn(29, "the token endpoint fails twice", (of_token("status", status=503, body="html", times=2),)),
+    SignIn(
+        29,
+        "the token endpoint fails twice",
+        (of_token("status", status=503, body="html", times=2),),
+    ),
     SignIn(29, "the token endpoint drops a connection", (of_token("reset", times=1),)),
-    SignIn(29, "the token endpoint throttles", (of_token("status", status=429, retry_after="1", times=1),)),
+    SignIn(
+        29,
+        "the token endpoint throttles",
+        (of_token("status", status=429, retry_after="1", times=1),),
+    ),
     SignIn(29, "the token endpoint is slow", (of_token("delay", seconds=1.0),)),
-    SignIn(29, "the token endpoint answers HTML", (of_token("status", status=200, body="html"),), "sign_in"),
+    SignIn(
+        29,
+        "the token endpoint answers HTML",
+        (of_token("status", status=200, body="html"),),
+        "sign_in",
+    ),
 ]
 
 
-@pytest.mark.parametrize("case", SIGN_INS, ids=lambda case: f"{case.number}-{case.name}".replace(" ", "-"))
+@pytest.mark.parametrize(
+    "case", SIGN_INS, ids=lambda case: f"{case.number}-{case.name}".replace(" ", "-")
+)
 async def test_a_fault_of_signing_in_loses_and_doubles_nothing(
     case: SignIn,
     clean: dict[str, bytes],
@@ -382,9 +469,13 @@ async def test_a_fault_of_signing_in_loses_and_doubles_nothing(
     caplog: pytest.LogCaptureFixture,
     fault_table: list[tuple[str, ...]],
 ) -> None:
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "server.pem")
+    )
     lake = tmp_path / "lake"
-    options = replace(TENANT, certificate=str(tmp_path / "server.pem"), client_secret=CANARY, token="another")
+    options = replace(
+        TENANT, certificate=str(tmp_path / "server.pem"), client_secret=CANARY, token="another"
+    )
 
     def signing_in(sandbox: RunningSandbox) -> Settings:
         return settings_for(
@@ -409,10 +500,15 @@ async def test_a_fault_of_signing_in_loses_and_doubles_nothing(
     if case.renewals is not None:
         assert tokens == 1 + case.renewals
     assert finished.complete
-    assert tree(lake) == {**clean, **{name: tree(lake)[name] for name in ("_bulkfetch/archive.json",)}}
+    assert tree(lake) == {
+        **clean,
+        **{name: tree(lake)[name] for name in ("_bulkfetch/archive.json",)},
+    }
     for text in (shown, caplog.text, everything_written(lake).decode(errors="replace")):
         assert CANARY not in text
-        assert "sandbox." not in text.replace("sandbox.onmicrosoft", "").replace("bulkfetch.sandbox.", "")
+        assert "sandbox." not in text.replace("sandbox.onmicrosoft", "").replace(
+            "bulkfetch.sandbox.", ""
+        )
     fault_table.append((str(case.number), case.name, str(times), case.outcome, "0", "0"))
 
 
@@ -460,7 +556,9 @@ async def test_a_machine_without_free_files_is_waited_for(
             tasks.start_soon(run_out)
             reasons, _ = await outcome_of(tmp_path, settings_for(sandbox.base_url, page_size=10))
         finished = await export_async(tmp_path, settings_for(sandbox.base_url))
-    assert reasons <= {"storage"}  # connections wait for files; a part that cannot be opened ends the run
+    assert reasons <= {
+        "storage"
+    }  # connections wait for files; a part that cannot be opened ends the run
     assert finished.complete
     assert tree(tmp_path) == clean
     fault_table.append(("19", "no free file descriptors", "1", "complete", "0", "0"))

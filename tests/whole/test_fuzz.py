@@ -1,4 +1,5 @@
-"""A little of the fuzzing that `python tests/whole/fuzz/run.py` does at length, and what it has found."""
+"""A little of the fuzzing that `python tests/whole/fuzz/run.py` does at length, and what it has
+found."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_any_bytes_hold(target: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_case_is_the_same_every_time_it_is_drawn(target: str) -> None:
     assert case_of(target, 3, 14) == case_of(target, 3, 14)
-    assert case_of(target, 3, 14) != case_of(target, 4, 14) or case_of(target, 3, 15) != case_of(target, 4, 15)
+    assert case_of(target, 3, 14) != case_of(target, 4, 14) or case_of(target, 3, 15) != case_of(
+        target, 4, 15
+    )
 
 
 FOUND = {
@@ -55,12 +58,18 @@ FOUND = {
         b'{"links":{"\\u0000":{"a":1}},"items":["items"]}',
         b'{"items":[],"links":{"previous":{"uri":true,"uri":1.5}}}',
     ],
-    "invoices": [b'\x00{"items":[],"linKs":{"previous":{},"Next":1e3,"next":{}},"Items":"/b?offset=4"}'],
-    "refusal": [(401).to_bytes(2, "big") + b'\0{"description":"Bearer %s\x1b[31m"}' % CANARY.encode()],
+    "invoices": [
+        b'\x00{"items":[],"linKs":{"previous":{},"Next":1e3,"next":{}},"Items":"/b?offset=4"}'
+    ],
+    "refusal": [
+        (401).to_bytes(2, "big") + b'\0{"description":"Bearer %s\x1b[31m"}' % CANARY.encode()
+    ],
 }
 
 
-@pytest.mark.parametrize(("target", "data"), [(name, data) for name, found in FOUND.items() for data in found])
+@pytest.mark.parametrize(
+    ("target", "data"), [(name, data) for name, found in FOUND.items() for data in found]
+)
 def test_what_was_found_holds(target: str, data: bytes) -> None:
     with TARGETS[target].opened() as check:
         check(data)
@@ -99,11 +108,17 @@ def is_page(body: bytes) -> bool:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", b"[]"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]x", b"[]"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n", b"[]"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n",
+            b"[]",
+        ),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[]", None),
         (b"HTTP/1.1 200 OK\r\n\r\n[]", None),
         (b"HTTP/1.1 103 E\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", b"[]"),
-        (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", None),
+        (
+            b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+            None,
+        ),
         (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n[]", None),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n[]", None),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: \xe2\x80\xa8\r\nContent-Length: 2\r\n\r\n[]", None),
@@ -122,11 +137,15 @@ def test_a_failure_names_the_case_and_how_to_run_it_again(monkeypatch: pytest.Mo
     monkeypatch.setattr("fuzz.targets.retry_after_s", broken)
     outcome = run_share(Share("retry_after", seed=7, first=0, step=1, cases=3, seconds=60))
     assert len(outcome.failures) == 3
-    assert outcome.failures[0].startswith("python tests/whole/fuzz/run.py --target retry_after --seed 7 --case 0\n")
+    assert outcome.failures[0].startswith(
+        "python tests/whole/fuzz/run.py --target retry_after --seed 7 --case 0\n"
+    )
     assert "RuntimeError: no" in outcome.failures[0]
 
 
-def test_the_command_runs_one_case_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_runs_one_case_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", "--target", "gunzip", "--seed", "7", "--case", "3"])
     assert main() == 0
     assert capsys.readouterr().out == f"{case_of('gunzip', 7, 3)!r}\n"
@@ -134,7 +153,9 @@ def test_the_command_runs_one_case_again(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_without_atheris_the_guided_command_says_what_is_missing() -> None:
     hidden = f"import sys, runpy; sys.modules['atheris'] = None; sys.argv = ['x']; runpy.run_path({str(GUIDED)!r})"
-    ended = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=False
+    )
     assert ended.returncode == 1
     assert ended.stderr == (
         "atheris is not installed: install bulkfetch with the extra `fuzz` (Linux, CPython up to 3.13)\n"

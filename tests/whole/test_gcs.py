@@ -1,4 +1,5 @@
-"""Archives in Google Cloud Storage, as far as a stand-in on loopback can show them; see gcsstandin.py."""
+"""Archives in Google Cloud Storage, as far as a stand-in on loopback can show them; see
+gcsstandin.py."""
 
 from __future__ import annotations
 
@@ -81,13 +82,17 @@ async def test_a_killed_run_is_gone_on_with_and_its_uploads_are_ended(
     assert lake.differences(clean) == []
 
 
-async def test_what_is_altered_is_found_and_mended(lake: GcsLake, invoices: Served, clean: dict[str, bytes]) -> None:
+async def test_what_is_altered_is_found_and_mended(
+    lake: GcsLake, invoices: Served, clean: dict[str, bytes]
+) -> None:
     settings = invoices.settings(**{**CUT, **lake.flags()})
     await bulkfetch.export_async(lake.address, settings)
     part = next(name for name in lake.names() if name.endswith("A-00001.parquet"))
     lake.write(part, b"PAR1")
 
-    report = await anyio.to_thread.run_sync(lambda: bulkfetch.verify(lake.address, deep=True, settings=settings))
+    report = await anyio.to_thread.run_sync(
+        lambda: bulkfetch.verify(lake.address, deep=True, settings=settings)
+    )
 
     assert [finding.name for finding in report.findings] == [part]
     assert (await bulkfetch.repair_async(lake.address, settings)).sound
@@ -99,15 +104,21 @@ async def test_a_bucket_that_is_not_there_is_told(lake: GcsLake, invoices: Serve
         await bulkfetch.export_async("gs://no-such-bucket/a", invoices.settings(**lake.flags()))
 
 
-def test_credentials_that_are_missing_or_wrong_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_that_are_missing_or_wrong_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     wrong = tmp_path / "key.json"
-    wrong.write_text(json.dumps({"type": "service_account", "private_key": "CANARY", "client_email": "a@b"}))
+    wrong.write_text(
+        json.dumps({"type": "service_account", "private_key": "CANARY", "client_email": "a@b"})
+    )
 
     for settings in (bulkfetch.Settings(), bulkfetch.Settings(storage_credentials=wrong)):
-        with pytest.raises(SettingsError, match="Google Cloud Storage: no credentials: sign in with `gcloud") as caught:
+        with pytest.raises(
+            SettingsError, match="Google Cloud Storage: no credentials: sign in with `gcloud"
+        ) as caught:
             bulkfetch.verify("gs://bucket/a", settings=settings)
         assert "CANARY" not in str(caught.value)

@@ -1,4 +1,5 @@
-"""Archives in object stores that run on loopback: everything as on a local disk, with the same bytes."""
+"""Archives in object stores that run on loopback: everything as on a local disk, with the same
+bytes."""
 
 from __future__ import annotations
 
@@ -57,7 +58,9 @@ async def exported(lake: Lake, invoices: Served, **settings: Any) -> bulkfetch.E
 
 async def verified(lake: Lake, invoices: Served) -> bulkfetch.VerifyReport:
     settings = settings_of(lake, invoices)
-    return await anyio.to_thread.run_sync(lambda: bulkfetch.verify(lake.address, deep=True, settings=settings))
+    return await anyio.to_thread.run_sync(
+        lambda: bulkfetch.verify(lake.address, deep=True, settings=settings)
+    )
 
 
 def part_of(lake: Lake) -> str:
@@ -84,12 +87,16 @@ async def test_parts_that_are_uploaded_in_pieces_have_them_too(
 
 
 async def test_everything_there_is_to_export_is_as_on_a_disk(lake: Lake, tmp_path: Path) -> None:
-    async with serve(SandboxOptions(invoices=3, line_items=40, details=PROVIDERS_AND_TYPES, token="t0ken")) as sandbox:
+    async with serve(
+        SandboxOptions(invoices=3, line_items=40, details=PROVIDERS_AND_TYPES, token="t0ken")
+    ) as sandbox:
         here, there = tmp_path / "here", lake.address
         for output in (here, there):
             report = await bulkfetch.export_async(
                 output,
-                Settings(base_url=sandbox.base_url, token=bulkfetch.Secret(sandbox.token), **lake.flags()),
+                Settings(
+                    base_url=sandbox.base_url, token=bulkfetch.Secret(sandbox.token), **lake.flags()
+                ),
                 selection=bulkfetch.Selection(unbilled=True),
                 documents=True,
             )
@@ -152,7 +159,10 @@ async def test_a_second_writer_is_refused_while_the_first_one_writes(
 
     with first.locked(LOCK):
         assert second.is_locked(LOCK)
-        with pytest.raises(OutputLockedError, match=rf"another bulkfetch \(process {os.getpid()} on .*\) is writing"):
+        with pytest.raises(
+            OutputLockedError,
+            match=rf"another bulkfetch \(process {os.getpid()} on .*\) is writing",
+        ):
             await anyio.to_thread.run_sync(write_too)
     await exported(lake, invoices)
 
@@ -191,13 +201,17 @@ async def test_an_archive_whose_archive_file_is_lost_is_mended(
     assert lake.differences(clean) == []
 
 
-async def test_a_plan_a_verification_and_a_refused_repair_write_nothing(lake: Lake, invoices: Served) -> None:
+async def test_a_plan_a_verification_and_a_refused_repair_write_nothing(
+    lake: Lake, invoices: Served
+) -> None:
     settings = settings_of(lake, invoices)
     with pytest.raises(OutputError, match="is not an archive of bulkfetch"):
         await verified(lake, invoices)
     with pytest.raises(OutputError, match="is not an archive of bulkfetch: it has no _bulkfetch"):
         await bulkfetch.repair_async(lake.address, settings)
-    await anyio.to_thread.run_sync(prepare_output, lake.address, settings, PurePosixPath("_bulkfetch/archive.json"))
+    await anyio.to_thread.run_sync(
+        prepare_output, lake.address, settings, PurePosixPath("_bulkfetch/archive.json")
+    )
 
     assert lake.names() == []
 
@@ -205,7 +219,10 @@ async def test_a_plan_a_verification_and_a_refused_repair_write_nothing(lake: La
 async def test_a_prefix_with_other_things_is_left_alone(lake: Lake, invoices: Served) -> None:
     lake.write("photos/1.jpg", b"jpg")
 
-    with pytest.raises(OutputError, match=r"is not empty and not an archive of bulkfetch .*choose an empty or new pre"):
+    with pytest.raises(
+        OutputError,
+        match=r"is not empty and not an archive of bulkfetch .*choose an empty or new pre",
+    ):
         await exported(lake, invoices)
 
     assert lake.names() == ["photos/1.jpg"]
@@ -240,7 +257,9 @@ async def test_a_whole_container_can_be_the_archive(
 async def test_a_container_that_is_not_there_is_told(lake: Lake, invoices: Served) -> None:
     address = lake.address.replace(lake.container, "no-such-container")
 
-    with pytest.raises(OutputError, match="there is no bucket or container 'no-such-container'; create it first"):
+    with pytest.raises(
+        OutputError, match="there is no bucket or container 'no-such-container'; create it first"
+    ):
         await bulkfetch.export_async(address, settings_of(lake, invoices))
 
 
@@ -252,7 +271,9 @@ async def test_credentials_that_are_missing_are_told_before_anything_is_asked(
         monkeypatch.setenv(name, "/nowhere")
     flags = dict.fromkeys(("storage_key", "storage_key_id", "storage_account"))
 
-    with pytest.raises(SettingsError, match=r"S3: no credentials: set AWS_ACCESS_KEY_ID|give storage_account"):
+    with pytest.raises(
+        SettingsError, match=r"S3: no credentials: set AWS_ACCESS_KEY_ID|give storage_account"
+    ):
         await exported(lake, invoices, **flags)
     assert invoices.requests == []
 

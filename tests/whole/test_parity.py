@@ -1,4 +1,5 @@
-"""The rows of docs/sdk-parity.md, each run against the sandbox: the command, the Python call, and what both ask."""
+"""The rows of docs/sdk-parity.md, each run against the sandbox: the command, the Python call, and
+what both ask."""
 
 from __future__ import annotations
 
@@ -47,8 +48,15 @@ def rows() -> list[Row]:
     found = []
     for line in TABLES.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("|") and len(cells) == 4 and cells[0] != "operation" and not cells[0].startswith("---"):
-            asks, (command,), (python,) = (tuple(re.findall(r"`([^`]+)`", cell)) for cell in cells[1:])
+        if (
+            line.startswith("|")
+            and len(cells) == 4
+            and cells[0] != "operation"
+            and not cells[0].startswith("---")
+        ):
+            asks, (command,), (python,) = (
+                tuple(re.findall(r"`([^`]+)`", cell)) for cell in cells[1:]
+            )
             found.append(Row(cells[0], asks, command, python))
     return found
 
@@ -58,8 +66,14 @@ ROWS = rows()
 
 def names_of(sandbox: RunningSandbox) -> dict[str, str]:
     """What the placeholders of the tables stand for."""
-    legacy = next(each for each in sandbox.tenant.invoices if each.detail("azure", "usage_line_items"))
-    modern = next(each for each in sandbox.tenant.invoices if each.kind == "OneTime" and each.currency == "EUR")
+    legacy = next(
+        each for each in sandbox.tenant.invoices if each.detail("azure", "usage_line_items")
+    )
+    modern = next(
+        each
+        for each in sandbox.tenant.invoices
+        if each.kind == "OneTime" and each.currency == "EUR"
+    )
     return {"ID": legacy.id, "MODERN": modern.id, "RECEIPT": ""}
 
 
@@ -71,7 +85,8 @@ def filled(text: str, names: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request without what differs between those that mean the same: case, the kind before an id."""
+    """A request without what differs between those that mean the same: case, the kind before an
+    id."""
 
     path: str
     query: frozenset[tuple[str, str]]
@@ -82,11 +97,15 @@ class Asked:
 
 def asked_of(path: str, query: str) -> Asked:
     plain = re.sub(r"/(recurring|onetime)-", "/", path.removeprefix("/v1").lower())
-    return Asked(plain, frozenset((name.lower(), value.lower()) for name, value in parse_qsl(query)))
+    return Asked(
+        plain, frozenset((name.lower(), value.lower()) for name, value in parse_qsl(query))
+    )
 
 
 def everything_asked(sandbox: RunningSandbox) -> list[Asked]:
-    asked = [asked_of(each.path, each.query) for each in sandbox.stats.exchanges if each.status == 200]
+    asked = [
+        asked_of(each.path, each.query) for each in sandbox.stats.exchanges if each.status == 200
+    ]
     sandbox.stats.exchanges.clear()
     return asked
 
@@ -101,10 +120,16 @@ def assert_asked(row: Row, names: Mapping[str, str], asked: list[Asked]) -> None
 def run(command: str, sandbox: RunningSandbox, folder: Path) -> str:
     program, *words = shlex.split(command)
     assert program == "bulkfetch"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BULKFETCH_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("BULKFETCH_")
+    }
     environment |= {"BULKFETCH_BASE_URL": sandbox.base_url, "BULKFETCH_TOKEN": sandbox.token}
     done = subprocess.run(
-        [sys.executable, "-m", "bulkfetch", *words], env=environment, cwd=folder, capture_output=True, text=True
+        [sys.executable, "-m", "bulkfetch", *words],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -138,7 +163,8 @@ async def test_a_row_of_the_table_does_what_it_says_both_ways(row: Row, tmp_path
 
 
 def came_from(command: str, printed: str, folder: Path) -> object:
-    """Return what a command gave: the bytes of a document, or how many things, and of an archive how many rows."""
+    """Return what a command gave: the bytes of a document, or how many things, and of an archive
+    how many rows."""
     if "document" in command:
         return (folder / "saved.pdf").read_bytes()
     if "export" in command:
@@ -161,7 +187,9 @@ def amount_of(result: Any) -> object:
 @pytest.mark.parametrize("sdk", SDKS)
 def test_each_sdk_has_a_row_for_each_operation_of_the_page(sdk: str) -> None:
     page = TABLES.partition("## The other")[0]
-    commands = [row.command for row in ROWS if row.operation.startswith(sdk) and row.operation in page]
+    commands = [
+        row.command for row in ROWS if row.operation.startswith(sdk) and row.operation in page
+    ]
     for operation in ("invoices get", "invoices list", "line-items"):
         assert any(operation in command for command in commands), operation
     if sdk in (".NET", "Java"):

@@ -51,7 +51,9 @@ def transfer(provider: str, kind: str, year: int, month: int) -> Transfer:
     ],
     ids=str,
 )
-def test_new_commerce_of_newer_periods_is_with_graph_and_everything_else_with_v1(each: Transfer, graph: bool) -> None:
+def test_new_commerce_of_newer_periods_is_with_graph_and_everything_else_with_v1(
+    each: Transfer, graph: bool
+) -> None:
     assert needs_graph(each) is graph
     assert bool(period_advice(each, 400)) is graph
 
@@ -79,12 +81,16 @@ def test_what_is_not_caused_by_the_period_is_not_put_down_to_it(status: int | No
         (Invoice("A"), None),
     ],
 )
-def test_an_invoice_bills_the_month_it_names_or_the_one_before_its_date(invoice: Invoice, month: date | None) -> None:
+def test_an_invoice_bills_the_month_it_names_or_the_one_before_its_date(
+    invoice: Invoice, month: date | None
+) -> None:
     assert billing_period_of(invoice) == month
 
 
 def test_a_refused_transfer_says_which_periods_v1_serves_and_which_one_this_is() -> None:
-    error = TransferError("transfer G1 one_time/billing_line_items, page 1: the server answered 400")
+    error = TransferError(
+        "transfer G1 one_time/billing_line_items, page 1: the server answered 400"
+    )
     error.__cause__ = HttpStatusError("the server answered 400", status=400)
 
     failure = failure_of(transfer("one_time", "billing", 2025, 4), error)
@@ -107,10 +113,16 @@ async def exported(root: Path, options: SandboxOptions, **given: Any) -> ExportR
 async def test_a_run_over_new_and_old_periods_archives_the_old_and_explains_the_new(
     status: int, tmp_path: Path
 ) -> None:
-    options = SandboxOptions(invoices=6, line_items=5, amendments=0, newest="2024-05", v1_until="2024-02")
-    report = await exported(tmp_path / "lake", SandboxOptions(**{**_fields(options), "v1_refusal": status}))
+    options = SandboxOptions(
+        invoices=6, line_items=5, amendments=0, newest="2024-05", v1_until="2024-02"
+    )
+    report = await exported(
+        tmp_path / "lake", SandboxOptions(**{**_fields(options), "v1_refusal": status})
+    )
 
-    failed = {failure.transfer for failure in report.failures if isinstance(failure.transfer, Transfer)}
+    failed = {
+        failure.transfer for failure in report.failures if isinstance(failure.transfer, Transfer)
+    }
     assert len(failed) == len(report.failures) > 0
     assert all(each.is_modern for each in failed)
     assert {each.billed_from for each in failed} <= {date(2024, month, 1) for month in (2, 3, 4)}
@@ -119,14 +131,18 @@ async def test_a_run_over_new_and_old_periods_archives_the_old_and_explains_the_
         assert f"{failure.status}" == str(status)
     committed = {commit.transfer for commit in report.committed}
     assert {each.provider for each in committed} >= {"office", "azure"}
-    assert not any(needs_graph(each) and each.line_item_type == "billing_line_items" for each in committed)
+    assert not any(
+        needs_graph(each) and each.line_item_type == "billing_line_items" for each in committed
+    )
 
 
 def _fields(options: SandboxOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in options.__dataclass_fields__}
 
 
-async def test_an_empty_answer_for_a_newer_period_is_archived_with_a_warning(tmp_path: Path) -> None:
+async def test_an_empty_answer_for_a_newer_period_is_archived_with_a_warning(
+    tmp_path: Path,
+) -> None:
     options = SandboxOptions(
         invoices=6, line_items=5, amendments=0, newest="2024-05", v1_until="2024-02", v1_refusal=200
     )

@@ -1,4 +1,5 @@
-"""Any history ends right: runs that die, disks that fill, invoices that come and change, files that others alter."""
+"""Any history ends right: runs that die, disks that fill, invoices that come and change, files that
+others alter."""
 
 from __future__ import annotations
 
@@ -17,7 +18,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.replay import MadeUp, Served, invoice, serving
 from whole.durability.disks import Died, WatchedDisk, dying, filling
-from whole.durability.trial import CUT, MODERN, OFFICE, differences, dishonest, proved, rows, run_into
+from whole.durability.trial import (
+    CUT,
+    MODERN,
+    OFFICE,
+    differences,
+    dishonest,
+    proved,
+    rows,
+    run_into,
+)
 
 from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
 from bulkfetch.errors import DamagedError, OutputError, OutputLockedError, StorageError
@@ -56,7 +66,8 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: len(self.tenant.invoices) < 4)
     @rule(count=st.sampled_from([0, 9, 10, 23, 31]))
     def add_invoice(self, count: int) -> None:
-        """Add an invoice, its line items in parts found by offsets or, every other time, by a chain."""
+        """Add an invoice, its line items in parts found by offsets or, every other time, by a
+        chain."""
         number = len(self.tenant.invoices)
         detail = MODERN if number % 2 else OFFICE
         self.tenant.invoices.append(invoice(f"I{number}", detail, totalCharges=count / 2))
@@ -79,14 +90,18 @@ class Histories(RuleBasedStateMachine):
         try:
             self._with_server(lambda server: run_into(self.root, server, WatchedDisk(dying(at))))
         except BaseException as error:
-            group = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
+            group = (
+                error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
+            )
             if group.split((Died, DamagedError, OutputError))[1] is not None:
                 raise
 
     @rule(room=st.integers(0, 60_000))
     def fill_the_disk(self, room: int) -> None:
         with suppress(OutputError, StorageError) if self.is_altered else _refused():
-            self._with_server(lambda server: run_into(self.root, server, WatchedDisk(filling(room))))
+            self._with_server(
+                lambda server: run_into(self.root, server, WatchedDisk(filling(room)))
+            )
 
     @rule()
     def start_a_second_writer(self) -> None:
@@ -125,7 +140,8 @@ class Histories(RuleBasedStateMachine):
             path.unlink()
         else:
             path.write_bytes(
-                content[:place] + (bytes([content[place] ^ 1]) + content[place + 1 :]) * (change == "byte")
+                content[:place]
+                + (bytes([content[place] ^ 1]) + content[place + 1 :]) * (change == "byte")
             )
         self.is_altered = True
 

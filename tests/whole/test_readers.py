@@ -1,4 +1,5 @@
-"""What readers of data lakes make of an archive: equal counts, equal sums, and nothing of our own state."""
+"""What readers of data lakes make of an archive: equal counts, equal sums, and nothing of our own
+state."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def truth_of(tenant: Tenant, detail: tuple[str, str]) -> Truth:
         for each in tenant.all_invoices()
         if (found := each.detail(*detail))
         for row in json.loads(
-            tenant.page_bytes(each.id, *detail, 0, found.line_items), parse_float=Decimal, parse_int=Decimal
+            tenant.page_bytes(each.id, *detail, 0, found.line_items),
+            parse_float=Decimal,
+            parse_int=Decimal,
         )
     ]
     return Truth(len(rows), exact_sum(Decimal(row.get(TOTALS[detail], 0)) for row in rows))
@@ -64,7 +67,12 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     async def export() -> None:
         async with serve(OPTIONS) as sandbox:
-            run = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token), part_rows=200, row_group_rows=90)
+            run = Settings(
+                base_url=sandbox.base_url,
+                token=Secret(sandbox.token),
+                part_rows=200,
+                row_group_rows=90,
+            )
             assert (await export_async(root, run)).complete
 
     anyio.run(export)
@@ -141,8 +149,12 @@ def counted_by_polars(lake: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def counted_by_pandas(lake: Path) -> Iterator[tuple[str, str, int]]:
-    frame = pd.read_parquet(lake / "line_items", columns=["line_number", "provider", "line_item_type"])
-    counts: dict[Any, int] = frame.groupby(["provider", "line_item_type"], observed=True).size().to_dict()
+    frame = pd.read_parquet(
+        lake / "line_items", columns=["line_number", "provider", "line_item_type"]
+    )
+    counts: dict[Any, int] = (
+        frame.groupby(["provider", "line_item_type"], observed=True).size().to_dict()
+    )
     yield from ((*names, count) for names, count in counts.items())
 
 
@@ -154,7 +166,9 @@ def counted_by_pyarrow(lake: Path) -> Iterator[tuple[str, str, int]]:
     yield from zip(*(counts.column(number).to_pylist() for number in range(3)), strict=True)
 
 
-@pytest.mark.parametrize("counted", [counted_by_duckdb, counted_by_polars, counted_by_pandas, counted_by_pyarrow])
+@pytest.mark.parametrize(
+    "counted", [counted_by_duckdb, counted_by_polars, counted_by_pandas, counted_by_pyarrow]
+)
 def test_a_reader_of_the_whole_sees_each_partition_with_all_its_rows(
     counted: Any, lake: Path, truth: dict[tuple[str, str], Truth]
 ) -> None:
@@ -163,7 +177,9 @@ def test_a_reader_of_the_whole_sees_each_partition_with_all_its_rows(
     assert found == {detail: truth[detail].rows for detail in TOTALS}
 
 
-def test_the_whole_can_be_read_with_all_columns_united_by_name(lake: Path, truth: dict[tuple[str, str], Truth]) -> None:
+def test_the_whole_can_be_read_with_all_columns_united_by_name(
+    lake: Path, truth: dict[tuple[str, str], Truth]
+) -> None:
     everything = sum(each.rows for each in truth.values())
     office, azure, charges = duckdb.execute(
         f"""
@@ -177,7 +193,10 @@ def test_the_whole_can_be_read_with_all_columns_united_by_name(lake: Path, truth
 
 
 def test_pyarrow_reads_all_columns_of_the_types_whose_columns_agree(lake: Path) -> None:
-    legacy = [ds.dataset(folder, partitioning=None) for folder in sorted(lake.glob("line_items/provider=[ao][zf]*/*"))]
+    legacy = [
+        ds.dataset(folder, partitioning=None)
+        for folder in sorted(lake.glob("line_items/provider=[ao][zf]*/*"))
+    ]
     schema = pa.unify_schemas([each.schema for each in legacy])
 
     table = pa.concat_tables([each.to_table() for each in legacy], promote_options="default")
@@ -200,10 +219,14 @@ def test_a_reader_gives_every_invoice_with_its_charges(reader: str, lake: Path) 
     wanted = {each.id: each.total_charges for each in Tenant(OPTIONS).all_invoices()}
     folder = lake / "invoices"
     pairs: dict[str, Any] = {
-        "duckdb": lambda: duckdb.execute(f"SELECT id, totalCharges FROM '{folder}/*.parquet'").fetchall(),
+        "duckdb": lambda: duckdb.execute(
+            f"SELECT id, totalCharges FROM '{folder}/*.parquet'"
+        ).fetchall(),
         "polars": lambda: pl.read_parquet(folder).select("id", "totalCharges").iter_rows(),
         "pandas": lambda: pd.read_parquet(folder)[["id", "totalCharges"]].itertuples(index=False),
-        "pyarrow": lambda: zip(*ds.dataset(folder).to_table(["id", "totalCharges"]).columns, strict=True),
+        "pyarrow": lambda: zip(
+            *ds.dataset(folder).to_table(["id", "totalCharges"]).columns, strict=True
+        ),
     }
 
     found = {str(identifier): plain(charges) for identifier, charges in pairs[reader]()}
@@ -248,7 +271,9 @@ async def test_readers_give_back_the_names_of_odd_partitions(tmp_path: Path) -> 
                 f"SELECT provider, customerName FROM read_parquet('{lake}/line_items/**/*.parquet', "
                 "hive_partitioning = true)"
             ).fetchall(),
-            pl.read_parquet(lake / "line_items", hive_partitioning=True).select("provider", "customerName").rows(),
+            pl.read_parquet(lake / "line_items", hive_partitioning=True)
+            .select("provider", "customerName")
+            .rows(),
             [tuple(row.values()) for row in hive_rows(lake, ["provider", "customerName"])],
         ]
 
@@ -257,7 +282,9 @@ async def test_readers_give_back_the_names_of_odd_partitions(tmp_path: Path) -> 
 
 
 def hive_rows(lake: Path, columns: list[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = ds.dataset(lake / "line_items", partitioning="hive").to_table(columns).to_pylist()
+    rows: list[dict[str, Any]] = (
+        ds.dataset(lake / "line_items", partitioning="hive").to_table(columns).to_pylist()
+    )
     return rows
 
 
@@ -268,7 +295,9 @@ async def test_readers_bear_partitions_of_overlong_and_empty_names(tmp_path: Pat
             f"SELECT DISTINCT provider, customerName FROM read_parquet('{lake}/line_items/**/*.parquet', "
             "hive_partitioning = true)"
         ).fetchall()
-        by_polars = pl.read_parquet(lake / "line_items", hive_partitioning=True)["customerName"].to_list()
+        by_polars = pl.read_parquet(lake / "line_items", hive_partitioning=True)[
+            "customerName"
+        ].to_list()
         by_pyarrow = hive_rows(lake, ["provider", "customerName"])
 
     assert len(by_duckdb) == len(odd)

@@ -20,7 +20,9 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
-RECIPES = dict(re.findall(r"<!-- recipe: ([\w-]+) -->\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+RECIPES = dict(
+    re.findall(r"<!-- recipe: ([\w-]+) -->\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+)
 
 
 def export(output: str, **settings: Any) -> None:
@@ -62,7 +64,9 @@ def there(s3_server: S3Server) -> dict[str, str]:
 
 def printed(program: str, folder: Path, environment: dict[str, str]) -> str:
     program = program.replace("bucket/", "bucket-of-recipes/")
-    if endpoint := environment.get("AWS_ENDPOINT_URL", "").removeprefix("http://"):  # what pyarrow has to be told
+    if endpoint := environment.get("AWS_ENDPOINT_URL", "").removeprefix(
+        "http://"
+    ):  # what pyarrow has to be told
         elsewhere = f'S3FileSystem(endpoint_override="{endpoint}", scheme="http", '
         program = program.replace("S3FileSystem(", elsewhere)
     done = subprocess.run(
@@ -82,7 +86,8 @@ def test_the_page_has_these_recipes_to_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("polars", "decimal[38,24]"), ("pandas", "customerName"), ("pyarrow", "38, 24")]
+    ("name", "shown"),
+    [("polars", "decimal[38,24]"), ("pandas", "customerName"), ("pyarrow", "38, 24")],
 )
 def test_a_recipe_reads_from_a_disk(name: str, shown: str, folder: Path) -> None:
     assert shown in printed(RECIPES[name], folder, {})

@@ -1,4 +1,5 @@
-"""The README's commands and snippets, run as they stand there; its two set-up commands are run by `.ci/run`."""
+"""The README's commands and snippets, run as they stand there; its two set-up commands are run by
+`.ci/run`."""
 
 from __future__ import annotations
 
@@ -41,12 +42,16 @@ def _blocks(language: str) -> list[str]:
 
 
 def _run(program: list[str], environment: dict[str, str], folder: Path) -> str:
-    done = subprocess.run(program, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        program, env=environment, cwd=folder, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_shell_commands_on_ones_own_tenant_work(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_shell_commands_on_ones_own_tenant_work(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     commands = [
         line.partition("#")[0].strip()
         for block in _blocks("sh")
@@ -54,7 +59,9 @@ def test_the_shell_commands_on_ones_own_tenant_work(environment: dict[str, str],
         if line.startswith("bulkfetch ") and "://" not in line
     ]
     assert len(commands) >= 6
-    invoice = _run(["bulkfetch", "invoices", "list", "--json"], environment, tmp_path).split('"id":"')[1][:10]
+    invoice = _run(["bulkfetch", "invoices", "list", "--json"], environment, tmp_path).split(
+        '"id":"'
+    )[1][:10]
     (faults,) = _blocks("toml")
     (tmp_path / "bad-day.toml").write_text(faults)
     for command in commands:

@@ -42,7 +42,9 @@ OFFICE, AZURE, MODERN = (
 
 
 def rows(count: int, amount: str = "0.5") -> list[str]:
-    return [f'{{"customerName":"c{number}","totalForCustomer":{amount}}}' for number in range(count)]
+    return [
+        f'{{"customerName":"c{number}","totalForCustomer":{amount}}}' for number in range(count)
+    ]
 
 
 def tenant() -> MadeUp:
@@ -61,7 +63,9 @@ def data(root: Path) -> dict[str, bytes]:
     """Everything that is proved: all but the reports, logs and lock of runs."""
     files = (path for path in root.rglob("*") if path.is_file())
     found = {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-    return {name: content for name, content in found.items() if not name.startswith(tuple(NOT_PROVED))}
+    return {
+        name: content for name, content in found.items() if not name.startswith(tuple(NOT_PROVED))
+    }
 
 
 NOT_PROVED = [f"_bulkfetch/{name}" for name in ("runs", "logs", "lock")]
@@ -75,9 +79,13 @@ async def archive(tmp_path: Path) -> Path:
     return tmp_path / "lake"
 
 
-async def repaired(root: Path, server_has: MadeUp | None = None, **options: Any) -> tuple[RepairReport, list[Asked]]:
+async def repaired(
+    root: Path, server_has: MadeUp | None = None, **options: Any
+) -> tuple[RepairReport, list[Asked]]:
     async with serving(server_has or tenant()) as server:
-        return await repair_async(root, server.settings(**CUT), **options), server.line_item_requests
+        return await repair_async(
+            root, server.settings(**CUT), **options
+        ), server.line_item_requests
 
 
 def alter(path: Path) -> None:
@@ -140,7 +148,9 @@ async def test_a_sound_archive_is_left_alone_and_the_server_is_not_asked(archive
     assert report.lines()[-1] == "nothing is faulty: nothing was fetched"
 
 
-def test_a_repair_can_be_had_without_an_event_loop_and_says_so_where_one_runs(tmp_path: Path) -> None:
+def test_a_repair_can_be_had_without_an_event_loop_and_says_so_where_one_runs(
+    tmp_path: Path,
+) -> None:
     settings = Settings(token=Secret("a token"))
 
     async def in_a_notebook() -> None:
@@ -154,7 +164,9 @@ def test_a_repair_can_be_had_without_an_event_loop_and_says_so_where_one_runs(tm
 
 async def test_a_repair_adds_nothing_that_the_archive_did_not_have(tmp_path: Path) -> None:
     async with serving(tenant()) as server:
-        await export_async(tmp_path, server.settings(**CUT), selection=Selection(providers=("office",)))
+        await export_async(
+            tmp_path, server.settings(**CUT), selection=Selection(providers=("office",))
+        )
         before = data(tmp_path)
         alter(tmp_path / part_name(NAMES[0], 0))
         await repair_async(tmp_path, server.settings(**CUT))
@@ -173,10 +185,14 @@ async def test_what_is_faulty_stays_until_what_replaces_it_is_whole(archive: Pat
     assert not report.sound
     assert report.export is not None
     assert not report.export.complete
-    assert {name: content for name, content in data(archive).items() if "failures" not in name} == before
+    assert {
+        name: content for name, content in data(archive).items() if "failures" not in name
+    } == before
 
 
-async def test_an_invoice_that_the_server_does_not_have_any_more_stays_as_it_is(archive: Path) -> None:
+async def test_an_invoice_that_the_server_does_not_have_any_more_stays_as_it_is(
+    archive: Path,
+) -> None:
     alter(archive / part_name(NAMES[0], 1))
     before = data(archive)
     less = tenant()
@@ -196,14 +212,18 @@ async def test_a_stray_of_ours_is_swept_and_one_of_others_is_told(archive: Path)
 
     report, asked = await repaired(archive)
 
-    assert [finding.name.rpartition("/")[2] for finding in (report.after or report.before).findings] == ["notes.txt"]
+    assert [
+        finding.name.rpartition("/")[2] for finding in (report.after or report.before).findings
+    ] == ["notes.txt"]
     assert asked == []
     (partition / "notes.txt").unlink()
     assert data(archive) == before
 
 
 @pytest.mark.parametrize("made", ["nothing", "an empty directory", "a file"])
-async def test_what_is_no_archive_cannot_be_repaired_and_none_is_made(made: str, tmp_path: Path) -> None:
+async def test_what_is_no_archive_cannot_be_repaired_and_none_is_made(
+    made: str, tmp_path: Path
+) -> None:
     root = tmp_path / "lake"
     if made != "nothing":
         root.mkdir() if made == "an empty directory" else root.write_bytes(b"")
@@ -215,7 +235,10 @@ async def test_what_is_no_archive_cannot_be_repaired_and_none_is_made(made: str,
 
 
 async def test_an_archive_that_is_written_to_is_not_repaired(archive: Path) -> None:
-    with LocalStore(archive).locked(LOCK), pytest.raises(OutputLockedError, match="another bulkfetch is writing to"):
+    with (
+        LocalStore(archive).locked(LOCK),
+        pytest.raises(OutputLockedError, match="another bulkfetch is writing to"),
+    ):
         await repaired(archive)
 
 
@@ -247,7 +270,9 @@ async def asked_again(root: Path, server_has: MadeUp) -> tuple[VerifyReport, lis
     return report, server.line_item_requests
 
 
-async def test_the_same_server_says_the_same_in_a_request_for_each_transfer_found_by_offsets(archive: Path) -> None:
+async def test_the_same_server_says_the_same_in_a_request_for_each_transfer_found_by_offsets(
+    archive: Path,
+) -> None:
     report, asked = await asked_again(archive, tenant())
 
     assert report.sound
@@ -279,7 +304,10 @@ async def test_another_number_of_line_items_is_found_and_fetched_by_a_repair(
 
 async def test_invoices_that_came_went_or_charge_something_else_are_told(archive: Path) -> None:
     other = tenant()
-    other.invoices = [invoice("A", OFFICE, totalCharges="13.51"), invoice("C", OFFICE, totalCharges=1)]
+    other.invoices = [
+        invoice("A", OFFICE, totalCharges="13.51"),
+        invoice("C", OFFICE, totalCharges=1),
+    ]
 
     report, _ = await asked_again(archive, other)
 
@@ -293,12 +321,16 @@ async def test_invoices_that_came_went_or_charge_something_else_are_told(archive
 
 async def test_what_cannot_be_counted_is_told(archive: Path) -> None:
     broken = tenant()
-    broken.interrupt = lambda asked: web.Response(status=404) if asked.provider == "office" else None
+    broken.interrupt = lambda asked: (
+        web.Response(status=404) if asked.provider == "office" else None
+    )
 
     report, _ = await asked_again(archive, broken)
 
     (finding,) = report.findings
-    assert finding.what.startswith("its line items cannot be counted: transfer A office/billing_line_items")
+    assert finding.what.startswith(
+        "its line items cannot be counted: transfer A office/billing_line_items"
+    )
 
 
 async def test_a_server_that_is_down_and_missing_credentials_are_errors(archive: Path) -> None:
@@ -341,9 +373,15 @@ async def test_what_replaces_a_changed_invoice_comes_whole_or_not_at_all(archive
         await export_async(archive, server.settings(**CUT))
 
     assert not report.complete
-    assert {name for name in kept if kept[name] != before[name]} == {str(HEADERS), str(HEADERS_RECORD)}
+    assert {name for name in kept if kept[name] != before[name]} == {
+        str(HEADERS),
+        str(HEADERS_RECORD),
+    }
     assert {each.offset for each in server.line_item_requests} >= {15, 20, 25}
-    assert min(each.offset or 0 for each in server.line_item_requests if each.provider == "office") == 15
+    assert (
+        min(each.offset or 0 for each in server.line_item_requests if each.provider == "office")
+        == 15
+    )
     assert len(commit_names(LocalStore(archive))) == 3
     assert verify(archive, deep=True).sound
 
@@ -372,7 +410,10 @@ async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces
         report = await run_into(archive, server)
 
     assert report.complete
-    assert min(each.offset or 0 for each in server.line_item_requests if each.provider == "office") >= 15
+    assert (
+        min(each.offset or 0 for each in server.line_item_requests if each.provider == "office")
+        >= 15
+    )
     assert verify(archive, deep=True).sound
 
 
@@ -409,7 +450,9 @@ async def test_an_archive_of_an_earlier_version_is_gone_on_with(earlier: Path) -
     more.rows["C", *OFFICE] = rows(3)
     earlier.joinpath(part_name(NAMES[0], 1)).unlink()
     earlier.joinpath("_bulkfetch", "staging").mkdir(exist_ok=True)
-    earlier.joinpath("_bulkfetch", "staging", "C+office+billing_line_items+00000.part").write_bytes(b"PAR1")
+    earlier.joinpath("_bulkfetch", "staging", "C+office+billing_line_items+00000.part").write_bytes(
+        b"PAR1"
+    )
 
     async with serving(more) as server:
         report = await export_async(earlier, server.settings(**CUT))
@@ -417,27 +460,42 @@ async def test_an_archive_of_an_earlier_version_is_gone_on_with(earlier: Path) -
     assert {each.invoice_id for each in server.line_item_requests} == {"A", "C"}
     assert (len(report.committed), len(report.skipped)) == (2, 2)
     after = data(earlier)
-    kept = [name for name in before if "office" not in name and "A+office" not in name and "invoices" not in name]
-    assert [name for name in kept if after[name] != before[name]] == [str(ARCHIVE)]  # which has a hash now
+    kept = [
+        name
+        for name in before
+        if "office" not in name and "A+office" not in name and "invoices" not in name
+    ]
+    assert [name for name in kept if after[name] != before[name]] == [
+        str(ARCHIVE)
+    ]  # which has a hash now
     assert verify(earlier, deep=True).sound
     assert not [name for name in after if "staging" in name]
 
 
 async def test_an_archive_of_an_earlier_default_says_how_to_go_on(earlier: Path) -> None:
     async with serving(tenant()) as server:
-        with pytest.raises(OutputError, match=r"part_rows is 10, now 100000: give --part-rows 10; row_group_rows is 4"):
+        with pytest.raises(
+            OutputError,
+            match=r"part_rows is 10, now 100000: give --part-rows 10; row_group_rows is 4",
+        ):
             await export_async(earlier, server.settings())
 
 
 INFERRED = EARLIER.with_name("with_inferred_types")
-"""Made when neither the Azure data market nor the billing line items of `marketplace` were declared."""
+"""Made when neither the Azure data market nor the billing line items of `marketplace` were
+declared."""
 
 
-async def test_an_archive_of_types_that_were_not_declared_then_is_proved_and_gone_on_with(tmp_path: Path) -> None:
+async def test_an_archive_of_types_that_were_not_declared_then_is_proved_and_gone_on_with(
+    tmp_path: Path,
+) -> None:
     root = Path(shutil.copytree(INFERRED, tmp_path / "inferred"))
     before = data(root)
     details = ("azure_data_market", "billing_line_items"), ("marketplace", "billing_line_items")
-    listed = [invoice("A", details[0], totalCharges=4.5), invoice("B", details[1], totalCharges=5.5)]
+    listed = [
+        invoice("A", details[0], totalCharges=4.5),
+        invoice("B", details[1], totalCharges=5.5),
+    ]
     declared = invoice("C", details[1], totalCharges=1.0)
     more = MadeUp([*listed, declared], {("C", *details[1]): rows(2)})
 

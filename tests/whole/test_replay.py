@@ -1,4 +1,5 @@
-"""The real payloads, exported: what is on disk equals the JSON text of the server, value by value."""
+"""The real payloads, exported: what is on disk equals the JSON text of the server, value by
+value."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.verify import verify
 
 RECORDED = [payload.name for payload in (*OFFICE_BILLING, *AZURE_BILLING, *AZURE_USAGE)]
-PREVIEW_LIST = [f"recorded/preview-2016-02/{5 + n:02}-invoices-list-offset-{5 * n:02}" for n in range(4)]
+PREVIEW_LIST = [
+    f"recorded/preview-2016-02/{5 + n:02}-invoices-list-offset-{5 * n:02}" for n in range(4)
+]
 
 
 class Num(str):
@@ -53,7 +56,8 @@ def items_of(name: str) -> list[Pairs]:
 
 
 def typed(value: Any) -> Any:
-    """Return a value whose equality tells numbers from text, and spellings of a number from each other."""
+    """Return a value whose equality tells numbers from text, and spellings of a number from each
+    other."""
     if isinstance(value, Pairs):
         return ("object", [(key, typed(inner)) for key, inner in value])
     if isinstance(value, list):
@@ -85,7 +89,8 @@ def lossless(text: str) -> bool:
 
 
 def assert_row_says(row: dict[str, Any], item: Pairs) -> None:
-    """Hold a row against the item it was made of: each value is in its column, in `_rescued`, or in both."""
+    """Hold a row against the item it was made of: each value is in its column, in `_rescued`, or in
+    both."""
     own = {"invoice_id", "line_number", "_rescued"}
     columns = {name.casefold(): name for name in row if name not in own}
     rescued = parsed(row["_rescued"] or "{}")
@@ -107,7 +112,9 @@ def assert_row_says(row: dict[str, Any], item: Pairs) -> None:
     assert [name for name in columns.values() if row[name] is not None and name not in said] == []
 
 
-def rows_of(output: Path, provider: str, line_item_type: str, invoice_id: str) -> list[dict[str, Any]]:
+def rows_of(
+    output: Path, provider: str, line_item_type: str, invoice_id: str
+) -> list[dict[str, Any]]:
     """Read the parts of one transfer, in their order."""
     folder = output / "line_items" / f"provider={provider}" / f"line_item_type={line_item_type}"
     parts = sorted(folder.glob(f"{invoice_id}-*.parquet"))
@@ -123,16 +130,32 @@ def assert_holds(rows: list[dict[str, Any]], invoice_id: str, payloads: list[str
 
 
 def files_of(output: Path) -> list[str]:
-    """Name all files that could pass for data: everything but the state, and what is staged in it."""
+    """Name all files that could pass for data: everything but the state, and what is staged in
+    it."""
     found = [path.relative_to(output) for path in output.rglob("*") if path.is_file()]
-    return sorted(path.as_posix() for path in found if path.parts[0] != "_bulkfetch" or path.parts[1] == "staging")
+    return sorted(
+        path.as_posix()
+        for path in found
+        if path.parts[0] != "_bulkfetch" or path.parts[1] == "staging"
+    )
 
 
 def test_the_comparison_of_these_tests_notices_a_changed_value() -> None:
-    row = {"invoice_id": "I", "line_number": 0, "rate": Decimal("0.10"), "day": None, "_rescued": None}
+    row = {
+        "invoice_id": "I",
+        "line_number": 0,
+        "rate": Decimal("0.10"),
+        "day": None,
+        "_rescued": None,
+    }
 
     assert_row_says(row, parsed('{"rate": 0.1}'))
-    for wrong in ('{"rate": 0.100000001}', '{"rate": 0.1, "more": 1}', "{}", '{"rate": 0.1, "day": "x"}'):
+    for wrong in (
+        '{"rate": 0.100000001}',
+        '{"rate": 0.1, "more": 1}',
+        "{}",
+        '{"rate": 0.1, "day": "x"}',
+    ):
         with pytest.raises(AssertionError):
             assert_row_says(row, parsed(wrong))
     for wrong_row in (
@@ -145,8 +168,14 @@ def test_the_comparison_of_these_tests_notices_a_changed_value() -> None:
             assert_row_says(row | wrong_row, parsed('{"rate": 0.1}'))
 
 
-async def test_the_recorded_invoice_equals_its_json_text_and_adds_up_to_the_cent(tmp_path: Path) -> None:
-    wanted = Selection(invoices=("D080002CPL",), providers=("office", "azure"), line_item_types=("billing_line_items",))
+async def test_the_recorded_invoice_equals_its_json_text_and_adds_up_to_the_cent(
+    tmp_path: Path,
+) -> None:
+    wanted = Selection(
+        invoices=("D080002CPL",),
+        providers=("office", "azure"),
+        line_item_types=("billing_line_items",),
+    )
     async with serving(Replay(RECORDED, invoices=body_of(INVOICES))) as server:
         report = await export_async(tmp_path, server.settings(page_size=100), selection=wanted)
 
@@ -180,14 +209,18 @@ async def test_duckdb_adds_the_recorded_invoice_up_to_its_header(tmp_path: Path)
     assert listed == charged == Decimal("30154.25")
 
 
-async def test_a_walk_that_was_recorded_in_part_fails_and_the_others_are_committed(tmp_path: Path) -> None:
+async def test_a_walk_that_was_recorded_in_part_fails_and_the_others_are_committed(
+    tmp_path: Path,
+) -> None:
     async with serving(Replay(RECORDED, invoices=body_of(INVOICES))) as server:
         report = await export_async(
             tmp_path, server.settings(page_size=100), selection=Selection(invoices=("D080002CPL",))
         )
 
     (failure,) = report.failures
-    assert failure.message.startswith("transfer D080002CPL azure/usage_line_items, page at offset 700: ")
+    assert failure.message.startswith(
+        "transfer D080002CPL azure/usage_line_items, page at offset 700: "
+    )
     assert "404" in failure.message
     assert [str(commit.transfer) for commit in report.committed] == [
         "D080002CPL office/billing_line_items",
@@ -214,7 +247,8 @@ async def test_every_recorded_invoice_header_equals_its_json_text(tmp_path: Path
 
 
 def assert_header_says(row: dict[str, Any], item: Pairs) -> None:
-    """Hold a header against its invoice: nested values are JSON text in it, and a PDF link has no token."""
+    """Hold a header against its invoice: nested values are JSON text in it, and a PDF link has no
+    token."""
     source = dict(item)
     link = source.get("pdfDownloadLink")
     assert row["pdfDownloadLink"] == (link.partition("?")[0] if link else None)
@@ -224,16 +258,29 @@ def assert_header_says(row: dict[str, Any], item: Pairs) -> None:
             assert typed(parsed(row[key])) == typed(value)
         elif key not in ("pdfDownloadLink", "amendments"):
             flat.append((key, value))
-    nested = {"taxReceipts", "invoiceDetails", "links", "attributes", "pdfDownloadLink", "amendment_of"}
+    nested = {
+        "taxReceipts",
+        "invoiceDetails",
+        "links",
+        "attributes",
+        "pdfDownloadLink",
+        "amendment_of",
+    }
     assert_row_says({name: cell for name, cell in row.items() if name not in nested}, Pairs(flat))
-    assert [name for name in nested - {"amendment_of"} if row[name] is not None and name not in source] == []
+    assert [
+        name for name in nested - {"amendment_of"} if row[name] is not None and name not in source
+    ] == []
 
 
-async def test_the_utf16_list_of_the_preview_host_is_walked_at_its_page_size(tmp_path: Path) -> None:
+async def test_the_utf16_list_of_the_preview_host_is_walked_at_its_page_size(
+    tmp_path: Path,
+) -> None:
     pages = {asked_of(meta_of(name)["request"]["uri"]).offset: name for name in PREVIEW_LIST}
     replay = Replay([UTF_16.name])
 
-    async with serving(lambda asked: page(body_of(pages[asked.offset])) if asked.is_list else replay(asked)) as server:
+    async with serving(
+        lambda asked: page(body_of(pages[asked.offset])) if asked.is_list else replay(asked)
+    ) as server:
         report = await export_async(tmp_path, server.settings(invoice_page_size=5))
 
     assert report.invoices == 16
@@ -243,15 +290,23 @@ async def test_the_utf16_list_of_the_preview_host_is_walked_at_its_page_size(tmp
             assert_header_says(headers[dict(item)["id"]], item)
 
 
-async def test_the_request_without_size_fails_instead_of_passing_for_complete(tmp_path: Path) -> None:
-    usage = Selection(providers=("azure",), line_item_types=("usage_line_items",), invoices=("D080002CHM",))
+async def test_the_request_without_size_fails_instead_of_passing_for_complete(
+    tmp_path: Path,
+) -> None:
+    usage = Selection(
+        providers=("azure",), line_item_types=("usage_line_items",), invoices=("D080002CHM",)
+    )
     preview = body_of(PREVIEW_LIST[0]), Replay([UTF_16.name])
 
-    async with serving(lambda asked: page(cut(preview[0])) if asked.is_list else preview[1](asked)) as server:
+    async with serving(
+        lambda asked: page(cut(preview[0])) if asked.is_list else preview[1](asked)
+    ) as server:
         report = await export_async(tmp_path, server.settings(), selection=usage)
 
     (failure,) = report.failures
-    assert failure.message.startswith("transfer D080002CHM azure/usage_line_items, page at offset 200: ")
+    assert failure.message.startswith(
+        "transfer D080002CHM azure/usage_line_items, page at offset 200: "
+    )
     assert not report.committed
     assert files_of(tmp_path) == ["invoices/part-00000.parquet"]
 
@@ -282,9 +337,14 @@ class Sample:
 
 CHAINS = [
     Sample(("docs/v1-2021-03/lineitems-onetime-first-page", last), "one_time", "billing_line_items")
-    for last in ("docs/v1-2021-03/lineitems-onetime-last-page", "docs/v1-2021-10/lineitems-onetime-last-page")
+    for last in (
+        "docs/v1-2021-03/lineitems-onetime-last-page",
+        "docs/v1-2021-10/lineitems-onetime-last-page",
+    )
 ] + [
-    Sample(("docs/v1-2021-03/unbilled-consumption-first-page", last), "one_time", "usage_line_items")
+    Sample(
+        ("docs/v1-2021-03/unbilled-consumption-first-page", last), "one_time", "usage_line_items"
+    )
     for last in (
         "docs/v1-2021-03/unbilled-consumption-last-page",
         "docs/v1-2021-10/unbilled-consumption-last-page",
@@ -298,8 +358,12 @@ LONE = [
 USAGE_WALK = Sample(tuple(payload.name for payload in AZURE_USAGE), "azure", "usage_line_items")
 
 
-@pytest.mark.parametrize("sample", [*CHAINS, *LONE, USAGE_WALK], ids=lambda sample: sample.names[-1])
-async def test_every_payload_equals_its_json_text_once_it_is_on_disk(sample: Sample, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sample", [*CHAINS, *LONE, USAGE_WALK], ids=lambda sample: sample.names[-1]
+)
+async def test_every_payload_equals_its_json_text_once_it_is_on_disk(
+    sample: Sample, tmp_path: Path
+) -> None:
     listed = json.dumps({"items": [invoice(sample.invoice_id, sample.transfer)]}).encode()
     chains = {sample.names[0]: sample.names[1]} if sample in CHAINS else {}
     names = sample.names[:1] if chains else sample.names
@@ -320,19 +384,27 @@ def escaped(invoice_id: str) -> str:
 
 
 @pytest.mark.parametrize("sample", [CHAINS[0], CHAINS[2]], ids=lambda sample: sample.names[0])
-async def test_a_chain_whose_next_page_nobody_has_fails_with_the_page_named(sample: Sample, tmp_path: Path) -> None:
+async def test_a_chain_whose_next_page_nobody_has_fails_with_the_page_named(
+    sample: Sample, tmp_path: Path
+) -> None:
     listed = json.dumps({"items": [invoice(sample.invoice_id, sample.transfer)]}).encode()
 
     async with serving(Replay(sample.names[:1], invoices=listed)) as server:
         report = await export_async(tmp_path, server.settings())
 
     (failure,) = report.failures
-    assert failure.message.startswith(f"transfer {sample.invoice_id} {'/'.join(sample.transfer)}, page 1: ")
+    assert failure.message.startswith(
+        f"transfer {sample.invoice_id} {'/'.join(sample.transfer)}, page 1: "
+    )
     assert files_of(tmp_path) == ["invoices/part-00000.parquet"]
 
 
-async def test_the_malformed_payload_fails_with_transfer_page_and_byte_named(tmp_path: Path) -> None:
-    listed = json.dumps({"items": [invoice("unbilled", ("one_time", "billing_line_items"))]}).encode()
+async def test_the_malformed_payload_fails_with_transfer_page_and_byte_named(
+    tmp_path: Path,
+) -> None:
+    listed = json.dumps(
+        {"items": [invoice("unbilled", ("one_time", "billing_line_items"))]}
+    ).encode()
 
     async with serving(Replay([MALFORMED.name], invoices=listed)) as server:
         report = await export_async(tmp_path, server.settings())
@@ -346,14 +418,18 @@ async def test_the_malformed_payload_fails_with_transfer_page_and_byte_named(tmp
 
 
 def test_every_line_item_payload_is_replayed() -> None:
-    replayed = {name for sample in (*CHAINS, *LONE, USAGE_WALK) for name in sample.names} | set(RECORDED)
+    replayed = {name for sample in (*CHAINS, *LONE, USAGE_WALK) for name in sample.names} | set(
+        RECORDED
+    )
 
     assert {payload.name for payload in LINE_ITEMS} <= replayed
 
 
 def test_the_replay_reads_both_forms_of_a_request_alike() -> None:
     path = asked_of("/v1/invoices/G1/lineitems/OneTime/BillingLineItems?size=2")
-    query = asked_of("/v1/invoices/G1/lineitems?provider=onetime&invoicelineitemtype=billinglineitems&size=2")
+    query = asked_of(
+        "/v1/invoices/G1/lineitems?provider=onetime&invoicelineitemtype=billinglineitems&size=2"
+    )
 
     assert path == query
     assert folded("one_time") == path.provider

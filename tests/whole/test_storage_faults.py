@@ -1,6 +1,8 @@
-"""Faults between bulkfetch and the object store: nothing is lost, nothing doubled, nothing left unfinished.
+"""Faults between bulkfetch and the object store: nothing is lost, nothing doubled, nothing left
+unfinished.
 
-A few of them are tried each time; all, in four minutes, with BULKFETCH_TEST_STORAGE=all in the environment.
+A few of them are tried each time; all, in four minutes, with BULKFETCH_TEST_STORAGE=all in the
+environment.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ def once(fault: Fault, share: float, seed: int = 1) -> Callable[[Seen], Fault | 
 
 
 def may_meet(seen: Seen, fault: Fault) -> bool:
-    """Tell whether such a request can fail so: S3 says 400 only of a body that was too long on its way."""
+    """Tell whether such a request can fail so: S3 says 400 only of a body that was too long on its
+    way."""
     return not (isinstance(fault, Status) and fault.code == 400) or seen.method == "PUT"
 
 
@@ -105,7 +108,10 @@ def faulted(proxy: FaultyProxy) -> int:
 
 @pytest.mark.parametrize(
     ("name", "piece_bytes"),
-    [*((name, 3_000) for name in (FAULTS if ALL else SHORT)), *((name, 8 << 20) for name in SHORT[: 2 * ALL])],
+    [
+        *((name, 3_000) for name in (FAULTS if ALL else SHORT)),
+        *((name, 8 << 20) for name in SHORT[: 2 * ALL]),
+    ],
 )
 async def test_a_fault_on_the_way_to_the_store_costs_time_and_nothing_else(
     name: str, piece_bytes: int, lake: Lake, invoices: Served, clean: dict[str, bytes]
@@ -139,8 +145,14 @@ async def test_faults_of_all_kinds_in_any_order_cost_nothing_either(
     assert lake.differences(clean) == []
 
 
-async def test_a_store_that_throttles_slows_the_run(lake: Lake, invoices: Served, clean: dict[str, bytes]) -> None:
-    answer = s3_error(503, "SlowDown") if isinstance(lake.server, S3Server) else azure_error(503, "ServerBusy")
+async def test_a_store_that_throttles_slows_the_run(
+    lake: Lake, invoices: Served, clean: dict[str, bytes]
+) -> None:
+    answer = (
+        s3_error(503, "SlowDown")
+        if isinstance(lake.server, S3Server)
+        else azure_error(503, "ServerBusy")
+    )
     with FaultyProxy(lake.server.port, throttle(80, 10, answer)) as proxy:
         await lake.run_into(invoices, **lake.flags(proxy.port))
 
@@ -212,7 +224,9 @@ async def test_a_store_that_refuses_ends_the_run_at_once_and_says_why(
     assert lake.differences(clean) == []
 
 
-async def test_verification_and_repair_bear_faults_too(lake: Lake, invoices: Served, clean: dict[str, bytes]) -> None:
+async def test_verification_and_repair_bear_faults_too(
+    lake: Lake, invoices: Served, clean: dict[str, bytes]
+) -> None:
     await lake.run_into(invoices)
     part = next(name for name in lake.names() if name.endswith("A-00001.parquet"))
     lake.write(part, b"PAR1")
@@ -225,7 +239,9 @@ async def test_verification_and_repair_bear_faults_too(lake: Lake, invoices: Ser
 
     with FaultyProxy(lake.server.port, decide) as proxy:
         settings = invoices.settings(**{**CUT, **lake.flags(proxy.port)})
-        found = await anyio.to_thread.run_sync(lambda: bulkfetch.verify(lake.address, deep=True, settings=settings))
+        found = await anyio.to_thread.run_sync(
+            lambda: bulkfetch.verify(lake.address, deep=True, settings=settings)
+        )
         report: Any = await bulkfetch.repair_async(lake.address, settings)
 
     assert [finding.name for finding in found.findings] == [part]

@@ -1,4 +1,5 @@
-"""Line items that no invoice has yet: beside the billed ones, never among them, and a new snapshot with each run."""
+"""Line items that no invoice has yet: beside the billed ones, never among them, and a new snapshot
+with each run."""
 
 from __future__ import annotations
 
@@ -18,7 +19,14 @@ from whole.durability.disks import Died, WatchedDisk, dying
 from whole.durability.trial import differences, dishonest, proved
 
 from bulkfetch.archive.commits import commit_names
-from bulkfetch.archive.layout import ARCHIVE, FAILURES, UNBILLED_LINE_ITEMS, commit_name, part_name, unbilled_of_commit
+from bulkfetch.archive.layout import (
+    ARCHIVE,
+    FAILURES,
+    UNBILLED_LINE_ITEMS,
+    commit_name,
+    part_name,
+    unbilled_of_commit,
+)
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, unbilled_transfer
@@ -43,7 +51,9 @@ SMALL = SandboxOptions(invoices=4, line_items=30, unbilled_line_items=25)
 
 
 def settings_for(sandbox: RunningSandbox, **given: Any) -> Settings:
-    return Settings(base_url=sandbox.base_url, token=Secret(sandbox.token), **{"page_size": 10, **given})
+    return Settings(
+        base_url=sandbox.base_url, token=Secret(sandbox.token), **{"page_size": 10, **given}
+    )
 
 
 def snapshot(currency: str = "USD", period: str = "current", kind: str = TYPES[1]) -> Transfer:
@@ -51,10 +61,15 @@ def snapshot(currency: str = "USD", period: str = "current", kind: str = TYPES[1
 
 
 def unbilled_files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in (root / UNBILLED_LINE_ITEMS).rglob("*.parquet")}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in (root / UNBILLED_LINE_ITEMS).rglob("*.parquet")
+    }
 
 
-async def exported(root: Path, options: SandboxOptions = SMALL, selection: Selection = OPEN, **given: Any) -> Any:
+async def exported(
+    root: Path, options: SandboxOptions = SMALL, selection: Selection = OPEN, **given: Any
+) -> Any:
     async with serve(options) as sandbox:
         return await export_async(root, settings_for(sandbox, **given), selection=selection)
 
@@ -74,7 +89,10 @@ async def test_unbilled_line_items_have_a_directory_of_their_own_so_that_nobody_
         for period in PERIODS
         for currency in ("USD", "EUR")
     }
-    billed = {path.relative_to(lake): path.read_bytes() for path in (lake / "line_items").rglob("*.parquet")}
+    billed = {
+        path.relative_to(lake): path.read_bytes()
+        for path in (lake / "line_items").rglob("*.parquet")
+    }
     assert billed == {
         path.relative_to(tmp_path / "billed"): path.read_bytes()
         for path in (tmp_path / "billed" / "line_items").rglob("*.parquet")
@@ -107,12 +125,17 @@ async def test_every_unbilled_row_is_the_servers_and_has_no_invoice_number(tmp_p
             part = tmp_path / "lake" / part_name(snapshot("EUR", kind=kind), 0)
             table = pq.ParquetFile(part).read()
             truth = python_value(loads(body))
-            assert [row["subscriptionId"] for row in truth] == table.column("subscriptionId").to_pylist()
+            assert [row["subscriptionId"] for row in truth] == table.column(
+                "subscriptionId"
+            ).to_pylist()
             assert set(table.column("invoiceNumber").to_pylist()) == {""}
             assert set(table.column("invoice_id").to_pylist()) == {"unbilled"}
         queries = [each.query for each in sandbox.stats.exchanges if "/unbilled/" in each.path]
     assert len(queries) == 2 * 2 * (3 + 2)  # types, currencies; pages of 10 for 25 and 12 rows
-    assert all("currencycode=" in query and "period=" in query and "provider=onetime" in query for query in queries)
+    assert all(
+        "currencycode=" in query and "period=" in query and "provider=onetime" in query
+        for query in queries
+    )
 
 
 async def test_each_run_replaces_the_snapshot_and_leaves_the_billed_alone(tmp_path: Path) -> None:
@@ -135,10 +158,14 @@ async def test_each_run_replaces_the_snapshot_and_leaves_the_billed_alone(tmp_pa
 
 
 async def test_a_run_for_what_is_unbilled_alone_says_what_it_did(tmp_path: Path) -> None:
-    report = await exported(tmp_path / "lake", selection=Selection(since=date(2100, 1, 1), unbilled=True))
+    report = await exported(
+        tmp_path / "lake", selection=Selection(since=date(2100, 1, 1), unbilled=True)
+    )
 
     assert report.invoices == 0
-    assert report.lines()[0].endswith(": 8 transfers committed, 0 committed before, 0 failed, of 0 invoices")
+    assert report.lines()[0].endswith(
+        ": 8 transfers committed, 0 committed before, 0 failed, of 0 invoices"
+    )
     assert verify(tmp_path / "lake", deep=True).sound
 
 
@@ -146,9 +173,13 @@ async def test_a_run_for_what_is_unbilled_alone_says_what_it_did(tmp_path: Path)
 async def test_a_server_that_has_nothing_unbilled_any_more_is_warned_of(
     rows: int, warned: bool, tmp_path: Path
 ) -> None:
-    report = await exported(tmp_path / "lake", SandboxOptions(invoices=2, line_items=5, unbilled_line_items=rows))
+    report = await exported(
+        tmp_path / "lake", SandboxOptions(invoices=2, line_items=5, unbilled_line_items=rows)
+    )
 
-    warning = "WARNING there are no unbilled line items at all; since 21 April 2025 the v1 API serves"
+    warning = (
+        "WARNING there are no unbilled line items at all; since 21 April 2025 the v1 API serves"
+    )
     assert any(line.startswith(warning) for line in report.lines()) is warned
     assert verify(tmp_path / "lake", deep=True).sound
 
@@ -178,8 +209,12 @@ async def test_a_snapshot_stays_until_the_next_one_is_whole(tmp_path: Path) -> N
     for transfer in failed:
         assert after[str(part_name(transfer, 0))] == before[str(part_name(transfer, 0))]
     assert verify(tmp_path / "lake", deep=True).sound
-    lacking = [json.loads(line) for line in (tmp_path / "lake" / FAILURES).read_bytes().splitlines()]
-    assert {(each["period"], each["currency"]) for each in lacking} == {transfer.unbilled for transfer in failed}
+    lacking = [
+        json.loads(line) for line in (tmp_path / "lake" / FAILURES).read_bytes().splitlines()
+    ]
+    assert {(each["period"], each["currency"]) for each in lacking} == {
+        transfer.unbilled for transfer in failed
+    }
     assert (await exported(tmp_path / "lake")).complete
     assert not (tmp_path / "lake" / FAILURES).exists()
 
@@ -198,14 +233,25 @@ YESTERDAY = SandboxOptions(invoices=2, line_items=5, unbilled_line_items=45)
 TODAY = SandboxOptions(invoices=2, line_items=5, unbilled_line_items=25, seed=2)
 
 
-async def test_a_run_that_dies_at_any_change_of_the_disk_never_shows_two_snapshots_in_one(tmp_path: Path) -> None:
+async def test_a_run_that_dies_at_any_change_of_the_disk_never_shows_two_snapshots_in_one(
+    tmp_path: Path,
+) -> None:
     """Parts of 10 rows: five of yesterday give way to three of today."""
-    usage = Selection(since=date(2100, 1, 1), line_item_types=TYPES[1:], unbilled=True, currencies=("EUR",))
+    usage = Selection(
+        since=date(2100, 1, 1), line_item_types=TYPES[1:], unbilled=True, currencies=("EUR",)
+    )
 
     async def run(root: Path, server: RunningSandbox, disk: Disk) -> None:
         prepare_directory(root, ARCHIVE)
         settings = settings_for(server, part_rows=10)
-        await archive(LocalStore(root, disk), settings, usage, RunStats(), output="lake", source="the same tenant")
+        await archive(
+            LocalStore(root, disk),
+            settings,
+            usage,
+            RunStats(),
+            output="lake",
+            source="the same tenant",
+        )
 
     async with serve(YESTERDAY) as then, serve(TODAY) as now:
         await run(tmp_path / "yesterday", then, Disk())
@@ -218,13 +264,19 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_never_shows_two_snapsho
             try:
                 await run(root, now, WatchedDisk(dying(at)))
             except BaseException as error:
-                if not isinstance(error, Died) and not (isinstance(error, BaseExceptionGroup) and error.split(Died)[0]):
+                if not isinstance(error, Died) and not (
+                    isinstance(error, BaseExceptionGroup) and error.split(Died)[0]
+                ):
                     raise
                 steps.append(str(at))
             else:
                 break
             for period in PERIODS:
-                there = {name: content for name, content in unbilled_files(root).items() if f"={period}/" in name}
+                there = {
+                    name: content
+                    for name, content in unbilled_files(root).items()
+                    if f"={period}/" in name
+                }
                 assert any(there.items() <= generation.items() for generation in generations), at
             assert dishonest(root) == []
             await run(root, now, Disk())
@@ -233,7 +285,9 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_never_shows_two_snapsho
 
 
 @pytest.mark.parametrize("what", ["part", "commit"])
-async def test_what_is_faulty_of_a_snapshot_is_repaired_with_one_of_today(what: str, tmp_path: Path) -> None:
+async def test_what_is_faulty_of_a_snapshot_is_repaired_with_one_of_today(
+    what: str, tmp_path: Path
+) -> None:
     await exported(tmp_path / "lake")
     name = part_name(snapshot(), 0) if what == "part" else commit_name(snapshot())
     (tmp_path / "lake" / name).write_bytes(b"altered")
@@ -249,7 +303,9 @@ async def test_what_is_faulty_of_a_snapshot_is_repaired_with_one_of_today(what: 
     assert asked == {True: 3, False: 1}
 
 
-async def test_the_server_is_not_asked_to_confirm_what_changes_from_day_to_day(tmp_path: Path) -> None:
+async def test_the_server_is_not_asked_to_confirm_what_changes_from_day_to_day(
+    tmp_path: Path,
+) -> None:
     async with serve(SMALL) as sandbox:
         await export_async(tmp_path / "lake", settings_for(sandbox), selection=OPEN)
         sandbox.stats.exchanges.clear()
@@ -271,7 +327,9 @@ async def test_a_stray_beside_a_snapshot_is_found(tmp_path: Path) -> None:
 
 async def test_unbilled_line_items_can_be_read_without_an_archive() -> None:
     async with serve(SMALL) as sandbox, Client(settings_for(sandbox)) as client:
-        table = await client.invoices.unbilled("UsageLineItems", currency="eur", period="Previous").table()
+        table = await client.invoices.unbilled(
+            "UsageLineItems", currency="eur", period="Previous"
+        ).table()
         nowhere = await client.invoices.unbilled("usage_line_items", currency="CHF").get()
         estimates = await client.invoices.estimates("EUR")
     assert table.num_rows == 12
@@ -289,8 +347,14 @@ async def test_unbilled_line_items_can_be_read_without_an_archive() -> None:
     ("given", "words"),
     [
         ({"currency": "EURO"}, "a currency is a code of three letters such as EUR, not 'EURO'"),
-        ({"currency": "EUR", "period": "next"}, "the period of unbilled line items is current or previous, not 'next'"),
-        ({"currency": "EUR", "provider": "office"}, "only one_time, marketplace, all have unbilled line items"),
+        (
+            {"currency": "EUR", "period": "next"},
+            "the period of unbilled line items is current or previous, not 'next'",
+        ),
+        (
+            {"currency": "EUR", "provider": "office"},
+            "only one_time, marketplace, all have unbilled line items",
+        ),
     ],
 )
 def test_what_cannot_be_unbilled_is_refused(given: dict[str, str], words: str) -> None:
@@ -302,18 +366,31 @@ def test_what_cannot_be_unbilled_is_refused(given: dict[str, str], words: str) -
 
 
 @pytest.mark.parametrize(
-    "given", [{"providers": ("usage_line_items",)}, {"line_item_types": ("one_time",)}, {"providers": ("all",)}]
+    "given",
+    [
+        {"providers": ("usage_line_items",)},
+        {"line_item_types": ("one_time",)},
+        {"providers": ("all",)},
+    ],
 )
-def test_a_name_that_unbilled_line_items_do_not_have_is_refused_in_its_place(given: dict[str, Any]) -> None:
-    legacy = Invoice("D1", currency_code="USD", details=(InvoiceDetail("office", "billing_line_items"),))
+def test_a_name_that_unbilled_line_items_do_not_have_is_refused_in_its_place(
+    given: dict[str, Any],
+) -> None:
+    legacy = Invoice(
+        "D1", currency_code="USD", details=(InvoiceDetail("office", "billing_line_items"),)
+    )
 
     with pytest.raises(NotFoundError, match="no invoice of this tenant has details of"):
         plan_export([legacy], Selection(unbilled=True, **given))
 
 
 def test_the_currencies_of_new_commerce_are_asked_for_or_those_given() -> None:
-    legacy = Invoice("D1", currency_code="USD", details=(InvoiceDetail("office", "billing_line_items"),))
-    modern = Invoice("G1", currency_code="EUR", details=(InvoiceDetail("one_time", "billing_line_items"),))
+    legacy = Invoice(
+        "D1", currency_code="USD", details=(InvoiceDetail("office", "billing_line_items"),)
+    )
+    modern = Invoice(
+        "G1", currency_code="EUR", details=(InvoiceDetail("one_time", "billing_line_items"),)
+    )
 
     def currencies(*walked: Invoice, **given: Any) -> set[str]:
         plan = plan_export(walked, Selection(unbilled=True, **given))
@@ -323,7 +400,9 @@ def test_the_currencies_of_new_commerce_are_asked_for_or_those_given() -> None:
     assert currencies(legacy) == {"USD"}
     assert currencies(legacy, modern, currencies=("CHF",)) == {"CHF"}
     assert currencies(legacy, providers=("office",)) == set()
-    assert currencies(legacy, providers=("onetime",), line_item_types=("usage_line_items",)) == {"USD"}
+    assert currencies(legacy, providers=("onetime",), line_item_types=("usage_line_items",)) == {
+        "USD"
+    }
     with pytest.raises(NotFoundError, match="give --currency"):
         currencies()
     with pytest.raises(SettingsError, match="give --unbilled too"):

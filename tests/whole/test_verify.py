@@ -39,7 +39,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportRepo
 
     async def export() -> ExportReport:
         async with serve(OPTIONS) as sandbox:
-            run = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token), part_rows=25, row_group_rows=10)
+            run = Settings(
+                base_url=sandbox.base_url,
+                token=Secret(sandbox.token),
+                part_rows=25,
+                row_group_rows=10,
+            )
             return await export_async(root, run)
 
     return root, anyio.run(export)
@@ -112,7 +117,9 @@ def test_a_bit_that_flips_anywhere_in_a_part_is_found(archive: Path) -> None:
         damaged = bytearray(content)
         damaged[random.randrange(len(content))] ^= 1 << random.randrange(8)
         path.write_bytes(damaged)
-        assert found(archive) == {named(archive, path): "its sha256 is not that of its commit: it was altered"}
+        assert found(archive) == {
+            named(archive, path): "its sha256 is not that of its commit: it was altered"
+        }
         path.write_bytes(content)
 
     assert found(archive) == {}
@@ -122,7 +129,9 @@ def test_a_bit_that_flips_anywhere_in_a_commit_or_the_headers_is_found(archive: 
     random = Random(11)
 
     for _ in range(100):
-        path = random.choice([*commits(archive), archive / HEADERS, archive / HEADERS_RECORD, archive / ARCHIVE])
+        path = random.choice(
+            [*commits(archive), archive / HEADERS, archive / HEADERS_RECORD, archive / ARCHIVE]
+        )
         content = path.read_bytes()
         damaged = bytearray(content)
         damaged[random.randrange(len(content))] ^= 1 << random.randrange(8)
@@ -140,7 +149,9 @@ def test_a_part_that_was_cut_is_found(keep: int, archive: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:keep])
 
-    assert found(archive) == {named(archive, path): f"has {len(whole[:keep])} bytes, its commit says {len(whole)}"}
+    assert found(archive) == {
+        named(archive, path): f"has {len(whole[:keep])} bytes, its commit says {len(whole)}"
+    }
 
 
 def test_a_part_that_grew_is_found(archive: Path) -> None:
@@ -200,7 +211,9 @@ def test_a_file_that_readers_see_and_no_commit_names_is_found(stray: str, archiv
     assert found(archive) == {stray: "no commit names this file, yet readers see it"}
 
 
-@pytest.mark.parametrize("harmless", ["README.txt", "line_items/.DS_Store", "_bulkfetch/staging/x.part"])
+@pytest.mark.parametrize(
+    "harmless", ["README.txt", "line_items/.DS_Store", "_bulkfetch/staging/x.part"]
+)
 def test_a_file_that_readers_do_not_see_is_no_matter(harmless: str, archive: Path) -> None:
     archive.joinpath(harmless).write_bytes(b"")
 
@@ -224,7 +237,8 @@ def test_a_damaged_commit_is_found_and_its_parts_are_not_blamed(archive: Path) -
 
 
 def rewrite(archive: Path, change: Callable[[Commit], Commit]) -> Commit:
-    """Replace the first commit of office billing rows by another valid one, as a fault in a writer would."""
+    """Replace the first commit of office billing rows by another valid one, as a fault in a writer
+    would."""
     path = next(path for path in commits(archive) if "+office+" in path.name)
     commit = parse_commit(path.read_bytes(), path.relative_to(archive))  # type: ignore[arg-type]  # as good here
     changed = change(commit)
@@ -232,7 +246,9 @@ def rewrite(archive: Path, change: Callable[[Commit], Commit]) -> Commit:
     return commit
 
 
-def with_part(commit: Commit, number: int, change: Callable[[CommittedPart], CommittedPart]) -> Commit:
+def with_part(
+    commit: Commit, number: int, change: Callable[[CommittedPart], CommittedPart]
+) -> Commit:
     changed = [change(part) if place == number else part for place, part in enumerate(commit.parts)]
     return replace(commit, parts=tuple(changed))
 
@@ -244,7 +260,9 @@ def test_a_commit_that_counts_more_rows_than_there_are_is_found(archive: Path) -
 
 
 def test_a_commit_that_miscounts_a_part_is_found(archive: Path) -> None:
-    commit = rewrite(archive, lambda each: with_part(each, 2, lambda part: replace(part, rows=part.rows + 1)))
+    commit = rewrite(
+        archive, lambda each: with_part(each, 2, lambda part: replace(part, rows=part.rows + 1))
+    )
 
     assert found(archive)[commit.parts[2].name] == "has 10 rows, its commit says 11"
 
@@ -263,7 +281,8 @@ def test_a_wrong_total_is_found(archive: Path) -> None:
 
 
 def replaced(archive: Path, change: Callable[[pa.Table], pa.Table]) -> str:
-    """Replace a part by other rows, and let its commit vouch for them, as a fault in a writer would."""
+    """Replace a part by other rows, and let its commit vouch for them, as a fault in a writer
+    would."""
     commit = rewrite(archive, lambda each: each)
     path = archive / commit.parts[1].name
     pq.write_table(change(pq.ParquetFile(path).read()), path)
@@ -272,7 +291,9 @@ def replaced(archive: Path, change: Callable[[pa.Table], pa.Table]) -> str:
     rows = pq.ParquetFile(path).metadata.num_rows
     rewrite(
         archive,
-        lambda each: with_part(each, 1, lambda part: replace(part, size_bytes=len(content), sha256=digest, rows=rows)),
+        lambda each: with_part(
+            each, 1, lambda part: replace(part, size_bytes=len(content), sha256=digest, rows=rows)
+        ),
     )
     return found(archive)[commit.parts[1].name]
 
@@ -295,7 +316,10 @@ def test_a_row_that_stands_twice_is_found(archive: Path) -> None:
 
 
 def test_rows_of_another_invoice_are_found(archive: Path) -> None:
-    what = replaced(archive, lambda table: column(table, "invoice_id", pa.array(["X"] * table.num_rows, pa.string())))
+    what = replaced(
+        archive,
+        lambda table: column(table, "invoice_id", pa.array(["X"] * table.num_rows, pa.string())),
+    )
 
     assert what.startswith("holds rows of another invoice than ")
 
@@ -306,7 +330,9 @@ def test_another_schema_is_found(archive: Path) -> None:
     assert what == "has another schema than its line-item type"
 
 
-def test_something_that_is_no_parquet_is_found_even_if_its_commit_vouches_for_it(archive: Path) -> None:
+def test_something_that_is_no_parquet_is_found_even_if_its_commit_vouches_for_it(
+    archive: Path,
+) -> None:
     commit = rewrite(archive, lambda each: each)
     archive.joinpath(commit.parts[0].name).write_bytes(b"")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -336,11 +362,15 @@ def on_record(archive: Path, table: pa.Table) -> None:
 
     pq.write_table(table, archive / HEADERS)
     digest = sha256((archive / HEADERS).read_bytes()).hexdigest()
-    content = orjson.dumps({"sha256": [digest]}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    content = orjson.dumps(
+        {"sha256": [digest]}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    )
     (archive / HEADERS_RECORD).write_bytes(content)
 
 
-def test_a_header_that_was_altered_is_found_and_where_it_is_on_record_no_longer_agrees(archive: Path) -> None:
+def test_a_header_that_was_altered_is_found_and_where_it_is_on_record_no_longer_agrees(
+    archive: Path,
+) -> None:
     table = pq.ParquetFile(archive / HEADERS).read()
     charges = pc.add(table.column("totalCharges").cast(pa.decimal128(28, 2)), Decimal("0.01"))
     altered = column(table, "totalCharges", charges.cast(pa.decimal128(38, 24)))
@@ -358,7 +388,9 @@ def test_a_header_that_is_lacking_is_found(archive: Path) -> None:
     table = pq.ParquetFile(archive / HEADERS).read()
     on_record(archive, table.slice(1))
 
-    assert found(archive) == {str(HEADERS): f"lacks invoice {table['id'][0].as_py()!r}, which has line items"}
+    assert found(archive) == {
+        str(HEADERS): f"lacks invoice {table['id'][0].as_py()!r}, which has line items"
+    }
 
 
 def test_headers_of_another_schema_are_found(archive: Path) -> None:
@@ -380,9 +412,12 @@ def test_what_is_no_archive_is_an_error(made: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(b"{", "is damaged"), (b"[]", "is damaged"), (b"", "is damaged"), (None, "is missing")]
+    ("content", "what"),
+    [(b"{", "is damaged"), (b"[]", "is damaged"), (b"", "is damaged"), (None, "is missing")],
 )
-def test_an_archive_file_that_is_damaged_or_gone_is_found(content: bytes | None, what: str, archive: Path) -> None:
+def test_an_archive_file_that_is_damaged_or_gone_is_found(
+    content: bytes | None, what: str, archive: Path
+) -> None:
     (archive / ARCHIVE).unlink()
     if content is not None:
         (archive / ARCHIVE).write_bytes(content)
@@ -395,7 +430,8 @@ def test_an_archive_of_a_later_version_is_an_error(archive: Path) -> None:
     (archive / ARCHIVE).write_bytes(b'{"format_version":2}')
 
     with pytest.raises(
-        OutputError, match="format version 2; this bulkfetch reads version 1: use the version that wrote"
+        OutputError,
+        match="format version 2; this bulkfetch reads version 1: use the version that wrote",
     ):
         verify(archive)
 
@@ -484,7 +520,12 @@ def test_the_same_export_again_mends_a_part_that_was_cut(archive: Path) -> None:
 
     async def again() -> ExportReport:
         async with serve(OPTIONS) as sandbox:
-            run = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token), part_rows=25, row_group_rows=10)
+            run = Settings(
+                base_url=sandbox.base_url,
+                token=Secret(sandbox.token),
+                part_rows=25,
+                row_group_rows=10,
+            )
             return await export_async(archive, run)
 
     report = anyio.run(again)
@@ -498,11 +539,21 @@ def test_the_same_export_again_mends_a_part_that_was_cut(archive: Path) -> None:
 
 def test_a_thousand_alterations_of_any_file_are_found_one_by_one(archive: Path) -> None:
     random = Random(13)
-    files = sorted([*parts(archive), *commits(archive), archive / HEADERS, archive / HEADERS_RECORD, archive / ARCHIVE])
+    files = sorted(
+        [
+            *parts(archive),
+            *commits(archive),
+            archive / HEADERS,
+            archive / HEADERS_RECORD,
+            archive / ARCHIVE,
+        ]
+    )
     sizes = [path.stat().st_size for path in files]
 
     for number in range(1000):
-        (path,) = random.choices(files, sizes if number % 2 else None)  # half of them anywhere, half in any file
+        (path,) = random.choices(
+            files, sizes if number % 2 else None
+        )  # half of them anywhere, half in any file
         content = path.read_bytes()
         place = random.randrange(len(content))
         change = bytes([content[place] ^ random.randrange(1, 256)]) + content[place + 1 :]

@@ -1,4 +1,5 @@
-"""One run over a tenant with everything: every type, both pagings, what is unbilled, amendments, documents."""
+"""One run over a tenant with everything: every type, both pagings, what is unbilled, amendments,
+documents."""
 
 from __future__ import annotations
 
@@ -32,11 +33,15 @@ OPTIONS = SandboxOptions(
 )
 
 
-async def test_every_type_paging_and_document_of_a_tenant_is_archived_and_proved(tmp_path: Path) -> None:
+async def test_every_type_paging_and_document_of_a_tenant_is_archived_and_proved(
+    tmp_path: Path,
+) -> None:
     lake = tmp_path / "lake"
     async with entra(tmp_path, OPTIONS) as there:
         settings = there.settings(refresh_token=Secret(OPTIONS.refresh_token), page_size=20)
-        report = await export_async(lake, settings, selection=Selection(unbilled=True), documents=True)
+        report = await export_async(
+            lake, settings, selection=Selection(unbilled=True), documents=True
+        )
         asked = dict(there.asked)
         verified = await verify_against_server(verify(lake, deep=True), settings)
         again = await export_async(lake, settings, documents=True)
@@ -48,13 +53,29 @@ async def test_every_type_paging_and_document_of_a_tenant_is_archived_and_proved
     rows = Counter[str]()
     for commit in report.committed:
         rows[commit.transfer.detail_name] += commit.rows
-    modern = [f"{provider}/{kind}" for provider, kind in DECLARED if provider in ("one_time", "marketplace", "all")]
-    assert set(rows) == {*PROVIDERS_AND_TYPES, *(f"unbilled {each}" for each in modern if each.startswith("one_time"))}
-    billed = sum(detail.line_items for invoice in tenant.all_invoices() for detail in invoice.details)
+    modern = [
+        f"{provider}/{kind}"
+        for provider, kind in DECLARED
+        if provider in ("one_time", "marketplace", "all")
+    ]
+    assert set(rows) == {
+        *PROVIDERS_AND_TYPES,
+        *(f"unbilled {each}" for each in modern if each.startswith("one_time")),
+    }
+    billed = sum(
+        detail.line_items for invoice in tenant.all_invoices() for detail in invoice.details
+    )
     assert sum(count for name, count in rows.items() if not name.startswith("unbilled")) == billed
-    assert sum(count for name, count in rows.items() if name.startswith("unbilled")) == 2 * 2 * (30 + 15)
-    assert {each.document.invoice_id for each in report.documents} == {invoice.id for invoice in tenant.invoices}
-    assert sum(count for path, count in asked.items() if path.endswith("/documents/statement")) == 4 + 2
+    assert sum(count for name, count in rows.items() if name.startswith("unbilled")) == 2 * 2 * (
+        30 + 15
+    )
+    assert {each.document.invoice_id for each in report.documents} == {
+        invoice.id for invoice in tenant.invoices
+    }
+    assert (
+        sum(count for path, count in asked.items() if path.endswith("/documents/statement"))
+        == 4 + 2
+    )
     headers = pq.ParquetFile(lake / "invoices" / "part-00000.parquet").read()
     assert headers.num_rows == 4 + 2
     assert headers.column("amendment_of").null_count == 4
@@ -62,8 +83,11 @@ async def test_every_type_paging_and_document_of_a_tenant_is_archived_and_proved
 
 
 @pytest.mark.parametrize("pair", PROVIDERS_AND_TYPES)
-async def test_the_columns_of_each_type_hold_what_the_server_sent(pair: str, tmp_path: Path) -> None:
-    """Text and plain numbers of every row against an independent reader; what is not in its column is in _rescued."""
+async def test_the_columns_of_each_type_hold_what_the_server_sent(
+    pair: str, tmp_path: Path
+) -> None:
+    """Text and plain numbers of every row against an independent reader; what is not in its column
+    is in _rescued."""
     options = SandboxOptions(invoices=2, line_items=60, details=(pair,), amendments=0)
     async with entra(tmp_path, options) as there:
         await export_async(tmp_path / "lake", there.settings(page_size=25))
@@ -72,7 +96,11 @@ async def test_the_columns_of_each_type_hold_what_the_server_sent(pair: str, tmp
     schema = DECLARED[provider, kind]
     for invoice in tenant.invoices:
         (detail,) = invoice.details
-        body = b'{"items":' + tenant.page_bytes(invoice.id, provider, kind, 0, detail.line_items) + b"}"
+        body = (
+            b'{"items":'
+            + tenant.page_bytes(invoice.id, provider, kind, 0, detail.line_items)
+            + b"}"
+        )
         (part,) = (tmp_path / "lake").rglob(f"{invoice.id}-*.parquet")
         table = pq.ParquetFile(part).read()
         assert table.schema.equals(schema.arrow)

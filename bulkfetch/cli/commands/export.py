@@ -61,19 +61,25 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     store = _store_at(arguments.output, settings)
     plan = run(arguments, lambda: plan_only(settings, selection))
     committed = already_committed(store, plan.transfers) if store else {}
-    to_fetch = [transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed]
+    to_fetch = [
+        transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed
+    ]
     documents = documents_of(plan.invoices) if arguments.documents else ()
     saved = committed_documents(store, documents) if store else {}
     to_save = [document for document in documents if document not in saved]
     if arguments.json:
         facts = _plan_dict(plan, to_fetch)
-        facts["documents"] = [{"document": str(each), "committed": each in saved} for each in documents]
+        facts["documents"] = [
+            {"document": str(each), "committed": each in saved} for each in documents
+        ]
         facts["requests_at_least"] += len(to_save)
         print_result(facts)
     else:
         print_result(_plan_lines(plan, to_fetch, settings.page_size))
         if documents:
-            print_result([f"and {len(to_save):,} of {counted(len(documents), 'document')}, one request each"])
+            print_result(
+                [f"and {len(to_save):,} of {counted(len(documents), 'document')}, one request each"]
+            )
     return COMPLETE
 
 

@@ -80,21 +80,27 @@ def show_summaries(arguments: argparse.Namespace) -> int:
     entries = [
         (kind, summary)
         for each in summaries
-        for kind, summary in [("all", each), *((detail.invoice_type, detail.summary) for detail in each.details)]
+        for kind, summary in [
+            ("all", each),
+            *((detail.invoice_type, detail.summary) for detail in each.details),
+        ]
     ]
     rows = [
         {
             "currency": summary.currency_code,
             "invoices": kind,
             "balance": summary.balance_amount,
-            "first": summary.first_invoice_creation_date and summary.first_invoice_creation_date.date(),
+            "first": summary.first_invoice_creation_date
+            and summary.first_invoice_creation_date.date(),
             "latest": summary.latest_invoice_date and summary.latest_invoice_date.date(),
             "last payment": summary.last_payment_date and summary.last_payment_date.date(),
             "paid": summary.last_payment_amount,
         }
         for kind, summary in entries
     ]
-    print_result(TextTable(list(rows[0])).lines(rows) if rows else ["the account has no invoices yet"])
+    print_result(
+        TextTable(list(rows[0])).lines(rows) if rows else ["the account has no invoices yet"]
+    )
     return COMPLETE
 
 
@@ -111,7 +117,9 @@ def save_document(arguments: argparse.Namespace) -> int:
 
     async def saved() -> int:
         async with Client(settings) as client:
-            return await client.invoices.by_id(arguments.invoice).save_document(file, arguments.receipt)
+            return await client.invoices.by_id(arguments.invoice).save_document(
+                file, arguments.receipt
+            )
 
     with open_settings(arguments) as settings:
         size = run(arguments, saved)
@@ -170,7 +178,10 @@ def _invoice_table(invoices: Sequence[Invoice]) -> list[str]:
     ]
     columns = ["id", "date", "type", "charges", "currency", "amends", "details"]
     lines = TextTable(columns, max_width=200).lines(rows)
-    counts = counted(len(invoices), "invoice"), counted(len(everything) - len(invoices), "amendment")
+    counts = (
+        counted(len(invoices), "invoice"),
+        counted(len(everything) - len(invoices), "amendment"),
+    )
     return [*lines, f"{counts[0]}, {counts[1]}"]
 
 
@@ -184,8 +195,12 @@ def _invoice_lines(invoice: Invoice) -> list[str]:
     facts += [("amendments", amendment.id) for amendment in invoice.amendments]
     facts += [("tax receipts", receipt.id) for receipt in invoice.tax_receipts]
     width = max(len(name) for name, _ in facts)
-    return [f"{printable(name):<{width}}  {printable(str(value))}".rstrip() for name, value in facts]
+    return [
+        f"{printable(name):<{width}}  {printable(str(value))}".rstrip() for name, value in facts
+    ]
 
 
 def _detail_names(invoice: Invoice) -> list[str]:
-    return [f"{detail.billing_provider}/{detail.invoice_line_item_type}" for detail in invoice.details]
+    return [
+        f"{detail.billing_provider}/{detail.invoice_line_item_type}" for detail in invoice.details
+    ]

@@ -35,8 +35,14 @@ def _line_items_hint(arguments: argparse.Namespace) -> str:
     from bulkfetch.billing.spelling import api_spelling
     from bulkfetch.billing.transfers import SINCE, Transfer, explanation
 
-    transfer = Transfer(arguments.invoice, api_spelling(arguments.provider), api_spelling(arguments.line_item_type))
-    period = f"; {explanation(transfer)}" if transfer.is_modern and transfer.line_item_type in SINCE else ""
+    transfer = Transfer(
+        arguments.invoice, api_spelling(arguments.provider), api_spelling(arguments.line_item_type)
+    )
+    period = (
+        f"; {explanation(transfer)}"
+        if transfer.is_modern and transfer.line_item_type in SINCE
+        else ""
+    )
     return f"`bulkfetch invoices list` shows the invoices and their details{period}"
 
 
@@ -73,10 +79,15 @@ async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -
 def _line_items_of(client: Client, arguments: argparse.Namespace) -> LineItems:
     if arguments.invoice.casefold() != "unbilled":
         return client.invoices.by_id(arguments.invoice).by(
-            arguments.provider, arguments.line_item_type, currency=arguments.currency, period=arguments.period
+            arguments.provider,
+            arguments.line_item_type,
+            currency=arguments.currency,
+            period=arguments.period,
         )
     if arguments.currency is None:
-        raise SettingsError("unbilled line items are those of one currency: give --currency, as in EUR")
+        raise SettingsError(
+            "unbilled line items are those of one currency: give --currency, as in EUR"
+        )
     return client.invoices.unbilled(
         arguments.line_item_type,
         currency=arguments.currency,
@@ -85,7 +96,9 @@ def _line_items_of(client: Client, arguments: argparse.Namespace) -> LineItems:
     )
 
 
-def _check_columns(columns: Sequence[str], rows: Sequence[dict[str, Any]], transfer: Transfer) -> None:
+def _check_columns(
+    columns: Sequence[str], rows: Sequence[dict[str, Any]], transfer: Transfer
+) -> None:
     """Refuse columns that neither the first line items have nor their type declares."""
     from bulkfetch.billing.schemas import schema_of
 
@@ -94,4 +107,6 @@ def _check_columns(columns: Sequence[str], rows: Sequence[dict[str, Any]], trans
     known |= {field.name for field in declared.fields} if declared else set()
     for name in columns:
         if name not in known:
-            raise SettingsError(f"--columns: there is no {name!r}; there are {', '.join(sorted(known))}")
+            raise SettingsError(
+                f"--columns: there is no {name!r}; there are {', '.join(sorted(known))}"
+            )

@@ -24,10 +24,18 @@ def login(arguments: argparse.Namespace) -> int:
 
     login = run(arguments, lambda: log_in(settings, say))
     if arguments.json:
-        facts = {"user": login.username or None, "tenant_id": login.tenant_id, "client_id": login.client_id}
+        facts = {
+            "user": login.username or None,
+            "tenant_id": login.tenant_id,
+            "client_id": login.client_id,
+        }
         print_result({**facts, "login_file": str(settings.login_file)})
     else:
-        print_result([f"signed in{f' as {login.username}' if login.username else ''}; kept in {settings.login_file}"])
+        print_result(
+            [
+                f"signed in{f' as {login.username}' if login.username else ''}; kept in {settings.login_file}"
+            ]
+        )
     return COMPLETE
 
 

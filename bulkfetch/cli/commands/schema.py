@@ -25,7 +25,9 @@ def show_schema(arguments: argparse.Namespace) -> int:
     }
     names["invoices"] = ("Invoice", _columns(INVOICE_ARROW, INVOICE))
     if arguments.detail is not None and arguments.detail not in names:
-        raise SettingsError(f"there is no schema {arguments.detail!r}; there are {', '.join(names)}")
+        raise SettingsError(
+            f"there is no schema {arguments.detail!r}; there are {', '.join(names)}"
+        )
     chosen = names if arguments.detail is None else {arguments.detail: names[arguments.detail]}
     facts = {name: columns for name, (_, columns) in chosen.items()}
     if arguments.json:
@@ -44,7 +46,8 @@ def show_schema(arguments: argparse.Namespace) -> int:
 
 
 def _columns(schema: pa.Schema, fields: Sequence[Field]) -> list[dict[str, Any]]:
-    """Return the columns of a schema as plain values; `source` says where the field is known from."""
+    """Return the columns of a schema as plain values; `source` says where the field is known
+    from."""
     sources = {field.name: field.source.value for field in fields}
     return [
         {

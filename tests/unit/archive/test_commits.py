@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit, read_commit, write_commit
+from bulkfetch.archive.commits import (
+    Commit,
+    CommittedPart,
+    commit_names,
+    parse_commit,
+    read_commit,
+    write_commit,
+)
 from bulkfetch.archive.layout import ARCHIVE, COMMITS, commit_name
 from bulkfetch.archive.origin import claim_archive, read_archive
 from bulkfetch.archive.records import money
@@ -32,9 +39,12 @@ commits = st.builds(
     Commit,
     transfer=st.builds(Transfer, *[st.text(st.characters(exclude_categories=["Cs"]))] * 3),
     rows=counts,
-    parts=st.lists(st.builds(CommittedPart, st.just("x"), counts, counts, counts, st.just("y"))).map(tuple),
+    parts=st.lists(
+        st.builds(CommittedPart, st.just("x"), counts, counts, counts, st.just("y"))
+    ).map(tuple),
     total_column=st.none() | st.just("totalForCustomer"),
-    total=st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=24, min_value=-(10**14)),
+    total=st.none()
+    | st.decimals(allow_nan=False, allow_infinity=False, places=24, min_value=-(10**14)),
     rescues=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), counts),
 )
 
@@ -85,16 +95,21 @@ def test_a_bit_that_flips_anywhere_in_a_commit_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"null", b"1", b"{}", b'{"format_version":1}', COMMIT.to_json()[:-9], b"\xff"]
+    "content",
+    [b"", b"[]", b"null", b"1", b"{}", b'{"format_version":1}', COMMIT.to_json()[:-9], b"\xff"],
 )
 def test_what_is_no_commit_is_damaged(content: bytes) -> None:
-    with pytest.raises(DamagedError, match=r"is damaged .* the next export fetches its transfer again"):
+    with pytest.raises(
+        DamagedError, match=r"is damaged .* the next export fetches its transfer again"
+    ):
         parse_commit(content, NAME)
 
 
 def test_a_commit_under_the_name_of_another_transfer_is_damaged() -> None:
     with pytest.raises(StorageError, match="it is that of D080002CPL office/billing_line_items"):
-        parse_commit(COMMIT.to_json(), commit_name(Transfer("D080002CPL", "azure", "billing_line_items")))
+        parse_commit(
+            COMMIT.to_json(), commit_name(Transfer("D080002CPL", "azure", "billing_line_items"))
+        )
 
 
 def test_a_commit_of_a_later_version_is_left_to_that_version() -> None:
@@ -125,9 +140,21 @@ def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -
             {"source": "https://two"},
             "its source is https://one, now https://two: go on",
         ),
-        ({"tenant_id": "one"}, {"tenant_id": "two"}, "its tenant_id is one, now two: go on with that one"),
-        ({"schema_version": 7}, {}, "schema_version is 7, this bulkfetch writes 1: go on with the version that wrote"),
-        ({"format_version": 7}, {}, "format_version is 7, this bulkfetch writes 1: go on with the version that wrote"),
+        (
+            {"tenant_id": "one"},
+            {"tenant_id": "two"},
+            "its tenant_id is one, now two: go on with that one",
+        ),
+        (
+            {"schema_version": 7},
+            {},
+            "schema_version is 7, this bulkfetch writes 1: go on with the version that wrote",
+        ),
+        (
+            {"format_version": 7},
+            {},
+            "format_version is 7, this bulkfetch writes 1: go on with the version that wrote",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -150,7 +177,10 @@ def test_everything_that_differs_is_told_at_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     claim_archive(store, {"part_rows": 5, "row_group_rows": 5})
 
-    with pytest.raises(OutputError, match=r"give --part-rows 5; row_group_rows is 5, now 6: give --row-group-rows 5"):
+    with pytest.raises(
+        OutputError,
+        match=r"give --part-rows 5; row_group_rows is 5, now 6: give --row-group-rows 5",
+    ):
         claim_archive(store, {"part_rows": 6, "row_group_rows": 6})
 
 
@@ -174,7 +204,9 @@ def test_a_bit_that_flips_anywhere_in_the_archive_file_is_noticed(tmp_path: Path
     content = store.read(ARCHIVE) or b""
 
     for place in range(len(content)):
-        tmp_path.joinpath(ARCHIVE).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        tmp_path.joinpath(ARCHIVE).write_bytes(
+            content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        )
         with pytest.raises(OutputError):
             read_archive(store)
 

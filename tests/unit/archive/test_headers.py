@@ -91,11 +91,19 @@ def test_headers_of_earlier_runs_are_kept_and_new_ones_win(tmp_path: Path) -> No
 def test_the_same_headers_are_the_same_bytes_and_not_written_again(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     keep_headers(store, [header("A"), header("B")])
-    before = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}
+    before = {
+        path: (path.read_bytes(), path.stat().st_ino)
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
 
     keep_headers(store, [header("B"), header("A")])
 
-    after = {path: (path.read_bytes(), path.stat().st_ino) for path in tmp_path.rglob("*") if path.is_file()}
+    after = {
+        path: (path.read_bytes(), path.stat().st_ino)
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    }
     assert after == before
 
 

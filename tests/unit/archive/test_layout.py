@@ -66,7 +66,9 @@ HOSTILE = [
 names = st.text(max_size=80) | st.text(st.characters(), max_size=80) | st.sampled_from(HOSTILE)
 billed = st.builds(Transfer, names, names, names)
 unbilled = st.builds(
-    lambda provider, kind, period, currency: Transfer("unbilled", provider, kind, (period, currency)),
+    lambda provider, kind, period, currency: Transfer(
+        "unbilled", provider, kind, (period, currency)
+    ),
     names,
     names,
     st.sampled_from(PERIODS),
@@ -76,7 +78,8 @@ transfers = billed | unbilled
 
 
 def seen_alike(path: PurePosixPath) -> str:
-    """Return what two paths share if a file system that ignores case and normal forms takes them for one."""
+    """Return what two paths share if a file system that ignores case and normal forms takes them
+    for one."""
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
@@ -86,13 +89,20 @@ def test_a_real_part_lies_where_the_design_says() -> None:
     assert str(part_name(transfer, 7)) == (
         "line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00007.parquet"
     )
-    assert str(commit_name(transfer)) == "_bulkfetch/commits/D070002EGD+office+billing_line_items.json"
+    assert (
+        str(commit_name(transfer)) == "_bulkfetch/commits/D070002EGD+office+billing_line_items.json"
+    )
 
 
 @given(transfers, st.integers(0, 10**7))
-def test_whatever_a_server_calls_things_files_stay_where_they_belong(transfer: Transfer, number: int) -> None:
+def test_whatever_a_server_calls_things_files_stay_where_they_belong(
+    transfer: Transfer, number: int
+) -> None:
     for path, home, depth in (
-        (part_name(transfer, number), *((UNBILLED_LINE_ITEMS, 6) if transfer.unbilled else (LINE_ITEMS, 4))),
+        (
+            part_name(transfer, number),
+            *((UNBILLED_LINE_ITEMS, 6) if transfer.unbilled else (LINE_ITEMS, 4)),
+        ),
         (staged_name(transfer, number), STAGING, 3),
         (commit_name(transfer), COMMITS, 3),
     ):
@@ -105,7 +115,9 @@ def test_whatever_a_server_calls_things_files_stay_where_they_belong(transfer: T
 
 
 @given(transfers, transfers)
-def test_two_transfers_never_share_a_file_not_even_where_case_is_ignored(one: Transfer, two: Transfer) -> None:
+def test_two_transfers_never_share_a_file_not_even_where_case_is_ignored(
+    one: Transfer, two: Transfer
+) -> None:
     if one == two:
         return
 
@@ -127,7 +139,9 @@ def test_parts_of_a_transfer_are_different_files(transfer: Transfer, one: int, t
 
 
 @given(transfers, transfers, st.integers(0, 10**6))
-def test_a_part_is_known_as_one_of_its_own_transfer_only(one: Transfer, two: Transfer, number: int) -> None:
+def test_a_part_is_known_as_one_of_its_own_transfer_only(
+    one: Transfer, two: Transfer, number: int
+) -> None:
     assert commit_of_part(part_name(one, number)) == commit_name(one)
     if one != two:
         assert commit_of_part(part_name(one, number)) != commit_name(two)
@@ -174,5 +188,9 @@ def test_real_words_are_written_as_they_are() -> None:
 def test_names_fit_a_file_system_however_long_all_three_are() -> None:
     for length in range(1, 400):
         transfer = Transfer("I" * length, "p" * length, "t" * length)
-        for path in (part_name(transfer, 123_456), staged_name(transfer, 123_456), commit_name(transfer)):
+        for path in (
+            part_name(transfer, 123_456),
+            staged_name(transfer, 123_456),
+            commit_name(transfer),
+        ):
             assert max(len(f"{word}.tmp") for word in path.parts) <= 255

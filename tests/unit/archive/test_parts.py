@@ -101,7 +101,9 @@ def writer(store: Any, *, part_rows: int = 1_000_000, row_group_rows: int = 100_
     return PartWriter(store, name_of, part_rows=part_rows, row_group_rows=row_group_rows)
 
 
-def written(table: pa.Table, lengths: Sequence[int] = (2000,), **sizes: int) -> tuple[list[StagedPart], list[bytes]]:
+def written(
+    table: pa.Table, lengths: Sequence[int] = (2000,), **sizes: int
+) -> tuple[list[StagedPart], list[bytes]]:
     store = Memory()
     parts_of = writer(store, **sizes)
     for batch in cut(table, lengths):
@@ -136,7 +138,9 @@ def test_parts_and_row_groups_have_as_many_rows_as_the_settings_say(
 
     assert [row_groups(content) for content in contents] == expected
     assert [part.rows for part in parts] == [sum(groups) for groups in expected]
-    assert [part.first_line for part in parts] == [number * part_rows for number in range(len(expected))]
+    assert [part.first_line for part in parts] == [
+        number * part_rows for number in range(len(expected))
+    ]
 
 
 def test_a_row_group_spans_many_pages() -> None:
@@ -156,7 +160,9 @@ def test_a_part_says_what_its_file_is_made_of() -> None:
     parts, contents = written(rows(250), part_rows=100, row_group_rows=100)
 
     assert [part.size_bytes for part in parts] == [len(content) for content in contents]
-    assert [part.sha256 for part in parts] == [hashlib.sha256(content).hexdigest() for content in contents]
+    assert [part.sha256 for part in parts] == [
+        hashlib.sha256(content).hexdigest() for content in contents
+    ]
 
 
 def test_a_part_is_compressed_and_has_statistics_an_index_and_checksums() -> None:
@@ -195,7 +201,10 @@ def test_the_bytes_of_a_part_depend_on_its_rows_alone_however_they_came(
 def test_the_bytes_of_a_large_part_depend_on_its_rows_alone() -> None:
     table = rows(3 * CHUNK_ROWS + 17)
 
-    contents = [written(table, lengths, row_group_rows=2 * CHUNK_ROWS)[1] for lengths in ((2000,), (137,), (40_000,))]
+    contents = [
+        written(table, lengths, row_group_rows=2 * CHUNK_ROWS)[1]
+        for lengths in ((2000,), (137,), (40_000,))
+    ]
 
     assert contents[0] == contents[1] == contents[2]
 
@@ -245,7 +254,9 @@ def attempt(store: Memory, table: pa.Table) -> list[StagedPart]:
         raise
 
 
-def test_a_disk_that_fills_up_at_any_byte_is_a_storage_error_and_leaves_no_part_that_can_be_read() -> None:
+def test_a_disk_that_fills_up_at_any_byte_is_a_storage_error_and_leaves_no_part_that_can_be_read() -> (
+    None
+):
     table = rows(1000)
     plenty = Memory()
     needed = sum(part.size_bytes for part in attempt(plenty, table))
@@ -276,12 +287,16 @@ def test_a_table_that_cannot_be_staged_leaves_nothing(tmp_path: Path) -> None:
             super().create(name).close()
             return open("/dev/full", "wb")  # the writer closes it
 
-    stage: Callable[[], StagedPart] = lambda: stage_table(Full(tmp_path), PurePosixPath("x"), rows(9))  # noqa: E731
+    stage: Callable[[], StagedPart] = lambda: stage_table(
+        Full(tmp_path), PurePosixPath("x"), rows(9)
+    )
 
     with pytest.raises(StorageError) as caught:
         stage()
 
-    assert str(caught.value).startswith("/dev/full: the disk is full")  # where the file is, not its name in the archive
+    assert str(caught.value).startswith(
+        "/dev/full: the disk is full"
+    )  # where the file is, not its name in the archive
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,7 +316,9 @@ def test_the_bytes_of_a_part_do_not_depend_on_how_crowded_it_was() -> None:
     contents = []
     for room in (WaitingRoom(), WaitingRoom(roomy_bytes=0)):
         store = Memory()
-        crowded = PartWriter(cast(Any, store), name_of, part_rows=100_000, row_group_rows=25_000, waiting_room=room)
+        crowded = PartWriter(
+            cast(Any, store), name_of, part_rows=100_000, row_group_rows=25_000, waiting_room=room
+        )
         for batch in cut(rows(60_000), [7_000]):
             crowded.write(batch)
         contents.append([store.content(part) for part in crowded.finish(SCHEMA)])

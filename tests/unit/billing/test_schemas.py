@@ -9,7 +9,15 @@ from support.payloads import LINE_ITEMS, Payload, body_of
 from support.reference import items_of, read
 
 from bulkfetch.billing.schemas import DECLARED, INVOICE, INVOICE_ARROW, schema_of
-from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema, Source
+from bulkfetch.decoding.fields import (
+    INVOICE_ID,
+    LINE_NUMBER,
+    RESCUED,
+    Field,
+    Kind,
+    LineItemSchema,
+    Source,
+)
 
 SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
 
@@ -51,7 +59,9 @@ def test_the_total_is_a_column_of_money(schema: LineItemSchema) -> None:
     assert schema.total is None or Field(schema.total, Kind.DECIMAL) in schema.fields
 
 
-def test_every_row_carries_its_provider_and_type_as_the_api_spells_them(schema: LineItemSchema) -> None:
+def test_every_row_carries_its_provider_and_type_as_the_api_spells_them(
+    schema: LineItemSchema,
+) -> None:
     assert Field("billingProvider", Kind.TEXT) in schema.fields
     assert Field("invoiceLineItemType", Kind.TEXT) in schema.fields
 
@@ -62,8 +72,16 @@ def test_each_detail_of_the_api_has_a_schema_and_no_other() -> None:
     assert schema_of("Office", "BillingLineItems") is None
 
 
-_LEGACY = [(provider, each) for provider in ("office", "azure", "azure_data_market") for each in ("billing", "usage")]
-_MODERN = [(provider, each) for provider in ("one_time", "marketplace", "all") for each in ("billing", "usage")]
+_LEGACY = [
+    (provider, each)
+    for provider in ("office", "azure", "azure_data_market")
+    for each in ("billing", "usage")
+]
+_MODERN = [
+    (provider, each)
+    for provider in ("one_time", "marketplace", "all")
+    for each in ("billing", "usage")
+]
 
 
 @pytest.mark.parametrize(("provider", "line_item_type"), [*_LEGACY, *_MODERN])
@@ -107,7 +125,11 @@ def test_the_source_of_each_field_is_the_best_evidence_among_the_payloads(resour
     seen: dict[str, Source] = {}
     for payload in LINE_ITEMS:
         usage_as_one_time = payload.name.endswith("usage-as-onetime")
-        schema = schema_of("one_time", "billing_line_items") if usage_as_one_time else _schema_of(payload)
+        schema = (
+            schema_of("one_time", "billing_line_items")
+            if usage_as_one_time
+            else _schema_of(payload)
+        )
         if schema is None or schema.resource != resource:
             continue
         source = Source.RECORDED if payload.name.startswith("recorded/") else Source.SAMPLED

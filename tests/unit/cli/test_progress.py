@@ -49,7 +49,12 @@ class Watched(io.StringIO):
 def half_done() -> RunStats:
     stats = RunStats(invoices=40, transfers=120, limit=16)
     stats.sample(0.0)
-    stats.invoices_done, stats.transfers_done, stats.transfers_skipped, stats.transfers_failed = 12, 50, 8, 2
+    stats.invoices_done, stats.transfers_done, stats.transfers_skipped, stats.transfers_failed = (
+        12,
+        50,
+        8,
+        2,
+    )
     stats.rows, stats.rows_committed = 1_200_000, 1_200_000
     stats.bytes_received, stats.in_flight = 5 << 30, 12
     stats.retries, stats.throttled = 1, 3
@@ -61,7 +66,14 @@ def half_done() -> RunStats:
 
 @pytest.mark.parametrize(
     ("elapsed", "text"),
-    [(0, "0:00"), (7.9, "0:07"), (83, "1:23"), (3599.9, "59:59"), (3723, "1:02:03"), (360_000, "100:00:00")],
+    [
+        (0, "0:00"),
+        (7.9, "0:07"),
+        (83, "1:23"),
+        (3599.9, "59:59"),
+        (3723, "1:02:03"),
+        (360_000, "100:00:00"),
+    ],
 )
 def test_a_duration_is_written_as_clocks_do(elapsed: float, text: str) -> None:
     assert format_duration(elapsed) == text
@@ -117,16 +129,22 @@ def test_a_progress_line_leaves_out_a_time_left_that_nobody_knows() -> None:
 
 def test_before_there_are_transfers_the_listing_is_shown() -> None:
     listing = RunStats(invoices=1200, retries=1)
-    assert progress_line(listing, 0.0) == ("listing invoices: 1,200 so far, 1 retry, 0 throttled, 0:00 elapsed")
+    assert progress_line(listing, 0.0) == (
+        "listing invoices: 1,200 so far, 1 retry, 0 throttled, 0:00 elapsed"
+    )
     assert live_block(listing, 0.0, width=80) == [
         "listing invoices: 1,200 so far   1 retry   0 throttled   0:00 elapsed"
     ]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-async def test_a_run_that_never_came_to_transfers_ends_without_a_line_of_zeros(terminal: bool) -> None:
+async def test_a_run_that_never_came_to_transfers_ends_without_a_line_of_zeros(
+    terminal: bool,
+) -> None:
     stream = io.StringIO()
-    async with show_progress(RunStats(requests=1), stream=stream, terminal=terminal, clock=seconds()):
+    async with show_progress(
+        RunStats(requests=1), stream=stream, terminal=terminal, clock=seconds()
+    ):
         pass
     assert stream.getvalue() == ""
 
@@ -150,7 +168,12 @@ def test_a_live_block_reads_well_in_80_columns() -> None:
 def test_a_live_block_is_never_wider_than_the_terminal(width: int) -> None:
     huge = RunStats(invoices=1_234_567, transfers=234_567, limit=256, transfers_skipped=100_000)
     huge.sample(0.0)
-    huge.rows, huge.bytes_received, huge.in_flight, huge.retries = 9_876_543_210, 9 << 40, 256, 123_456
+    huge.rows, huge.bytes_received, huge.in_flight, huge.retries = (
+        9_876_543_210,
+        9 << 40,
+        256,
+        123_456,
+    )
     huge.invoices_done, huge.transfers_done, huge.transfers_failed, huge.throttled = (
         1_234_000,
         1000,
@@ -168,7 +191,9 @@ def test_a_live_block_is_never_wider_than_the_terminal(width: int) -> None:
 
 async def test_in_a_pipe_a_line_comes_at_the_start_now_and_then_and_at_the_end() -> None:
     stats, stream = RunStats(transfers=1), Watched("5 rows at")
-    async with show_progress(stats, stream=stream, terminal=False, clock=seconds(), interval_s=0.01):
+    async with show_progress(
+        stats, stream=stream, terminal=False, clock=seconds(), interval_s=0.01
+    ):
         assert len(stream.getvalue().splitlines()) == 1
         stats.rows = 5
         with anyio.fail_after(5):
@@ -182,7 +207,9 @@ async def test_in_a_pipe_a_line_comes_at_the_start_now_and_then_and_at_the_end()
 
 async def test_the_rate_shown_is_that_of_the_last_seconds() -> None:
     stats, stream = RunStats(), Watched("1,000,000 rows at 0/s")
-    async with show_progress(stats, stream=stream, terminal=False, clock=seconds(), interval_s=0.001):
+    async with show_progress(
+        stats, stream=stream, terminal=False, clock=seconds(), interval_s=0.001
+    ):
         stats.rows = 1_000_000
         with anyio.fail_after(5):
             await stream.seen.wait()
@@ -198,7 +225,9 @@ async def test_a_pipe_is_not_written_to_more_often_than_every_ten_seconds() -> N
 @pytest.mark.parametrize("terminal", [True, False])
 async def test_quiet_shows_nothing_but_keeps_the_time(terminal: bool) -> None:
     stats, stream = RunStats(), io.StringIO()
-    async with show_progress(stats, stream=stream, terminal=terminal, clock=lambda: 7.0, interval_s=0.001, quiet=True):
+    async with show_progress(
+        stats, stream=stream, terminal=terminal, clock=lambda: 7.0, interval_s=0.001, quiet=True
+    ):
         await anyio.sleep(0.01)
     assert stream.getvalue() == ""
     assert stats.started_at == 7.0
@@ -219,7 +248,9 @@ async def test_on_a_terminal_the_block_is_redrawn_and_gives_way_to_the_final_lin
     assert shown.startswith(HIDE_CURSOR)
     assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
     final = shown.splitlines()[-1]
-    assert re.sub(r"\x1b\[[0-9?]*[A-Za-z]|\r", "", final).startswith("invoices 0/0, transfers 2/4, 0 rows in 0:")
+    assert re.sub(r"\x1b\[[0-9?]*[A-Za-z]|\r", "", final).startswith(
+        "invoices 0/0, transfers 2/4, 0 rows in 0:"
+    )
 
 
 async def test_results_on_stdout_stay_there_while_the_block_is_shown(
@@ -233,22 +264,32 @@ async def test_results_on_stdout_stay_there_while_the_block_is_shown(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-async def test_an_error_of_the_body_leaves_as_it_is_and_the_final_line_comes_first(terminal: bool) -> None:
+async def test_an_error_of_the_body_leaves_as_it_is_and_the_final_line_comes_first(
+    terminal: bool,
+) -> None:
     stream = io.StringIO()
     error = ValueError("of the body")
     with pytest.raises(ValueError, match="of the body") as raised:
-        async with show_progress(RunStats(transfers=1), stream=stream, terminal=terminal, clock=seconds()):
+        async with show_progress(
+            RunStats(transfers=1), stream=stream, terminal=terminal, clock=seconds()
+        ):
             raise error
     assert raised.value is error
     assert " 0 rows in 0:" in stream.getvalue().splitlines()[-1]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-async def test_a_cancelled_run_still_shows_its_final_line_and_stays_cancelled(terminal: bool) -> None:
+async def test_a_cancelled_run_still_shows_its_final_line_and_stays_cancelled(
+    terminal: bool,
+) -> None:
     stream = io.StringIO()
     with anyio.move_on_after(0.02) as scope:
         async with show_progress(
-            RunStats(transfers=1), stream=stream, terminal=terminal, clock=seconds(), interval_s=0.005
+            RunStats(transfers=1),
+            stream=stream,
+            terminal=terminal,
+            clock=seconds(),
+            interval_s=0.005,
         ):
             await anyio.sleep(60)
     assert scope.cancelled_caught
@@ -259,7 +300,9 @@ async def test_a_task_cancelled_by_asyncio_ends_as_cancelled() -> None:
     stream = io.StringIO()
 
     async def run() -> None:
-        async with show_progress(RunStats(transfers=1), stream=stream, terminal=False, clock=seconds()):
+        async with show_progress(
+            RunStats(transfers=1), stream=stream, terminal=False, clock=seconds()
+        ):
             await anyio.sleep(60)
 
     async with asyncio.TaskGroup() as tasks:
@@ -273,7 +316,9 @@ async def test_a_task_cancelled_by_asyncio_ends_as_cancelled() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 async def test_an_error_of_the_body_is_not_lost_to_a_cancellation(terminal: bool) -> None:
     async def run(scope: anyio.CancelScope) -> None:
-        async with show_progress(RunStats(), stream=io.StringIO(), terminal=terminal, clock=seconds()):
+        async with show_progress(
+            RunStats(), stream=io.StringIO(), terminal=terminal, clock=seconds()
+        ):
             scope.cancel()
             raise ValueError("of the body")
 
@@ -287,7 +332,9 @@ async def test_a_reader_that_goes_away_does_not_end_the_run() -> None:
             raise BrokenPipeError
 
     reached = False
-    async with show_progress(RunStats(), stream=Gone(), terminal=False, clock=seconds(), interval_s=0.001):
+    async with show_progress(
+        RunStats(), stream=Gone(), terminal=False, clock=seconds(), interval_s=0.001
+    ):
         await anyio.sleep(0.01)
         reached = True
     assert reached

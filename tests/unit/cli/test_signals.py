@@ -153,7 +153,8 @@ async def work():
 
 
 class Ended:
-    """A program that has ended: what it said, its exit code, and how long it took from the first signal on."""
+    """A program that has ended: what it said, its exit code, and how long it took from the first
+    signal on."""
 
     def __init__(self, out: list[str], code: int, seconds: float) -> None:
         self.out, self.code, self.seconds = out, code, seconds
@@ -177,7 +178,9 @@ async def main():
 say(repr(anyio.run(main)))
 """
     root = Path(__file__).parent
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root
+    ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().strip()]
         began = time.monotonic()

@@ -39,7 +39,9 @@ def one(row: str) -> tuple[dict[str, Any], str | None]:
     """Return what the columns hold of a single row, nulls left out, and what was rescued of it."""
     found = columns(row)
     held = {field.name: plain(array)[0] for field, array in zip(FIELDS, found.arrays, strict=True)}
-    return {name: value for name, value in held.items() if value is not None}, found.rescued[0].as_py()
+    return {name: value for name, value in held.items() if value is not None}, found.rescued[
+        0
+    ].as_py()
 
 
 def assert_as_expected(*rows: str) -> None:
@@ -59,7 +61,9 @@ def assert_as_expected(*rows: str) -> None:
     assert found.rescues == by_field
 
 
-ODD_ROWS = [f'{{"{FIELD_OF[kind].name}":{value}}}' for kind, values in ODD.items() for value in values]
+ODD_ROWS = [
+    f'{{"{FIELD_OF[kind].name}":{value}}}' for kind, values in ODD.items() for value in values
+]
 
 
 @pytest.mark.parametrize("row", ODD_ROWS)
@@ -73,9 +77,13 @@ def test_any_json_is_held_or_rescued(field: Field, value: str) -> None:
 
 
 keys = st.sampled_from([field.name for field in FIELDS]).flatmap(
-    lambda name: st.sampled_from((name, name, name.upper(), name.title(), "Foreign", name + "s", "")).map(json.dumps)
+    lambda name: st.sampled_from(
+        (name, name, name.upper(), name.title(), "Foreign", name + "s", "")
+    ).map(json.dumps)
 )
-objects = st.lists(st.tuples(keys, json_texts).map(":".join), max_size=6).map(lambda pairs: f"{{{','.join(pairs)}}}")
+objects = st.lists(st.tuples(keys, json_texts).map(":".join), max_size=6).map(
+    lambda pairs: f"{{{','.join(pairs)}}}"
+)
 
 
 @given(st.lists(objects, max_size=3))
@@ -88,7 +96,10 @@ def test_what_is_absent_is_null_and_rescues_nothing() -> None:
 
 
 def test_null_is_rescued_as_null() -> None:
-    assert one('{"customerName":null,"unitPrice":null}') == ({}, '{"customerName":null,"unitPrice":null}')
+    assert one('{"customerName":null,"unitPrice":null}') == (
+        {},
+        '{"customerName":null,"unitPrice":null}',
+    )
 
 
 def test_the_empty_text_is_a_value_of_a_text_and_rescued_elsewhere() -> None:
@@ -113,8 +124,14 @@ def test_a_date_with_too_much_to_say_is_held_and_rescued() -> None:
 
 
 def test_a_key_that_occurs_twice_fills_no_column_and_is_rescued_twice() -> None:
-    assert one('{"customerName":"a","customerName":"b"}') == ({}, '{"customerName":"a","customerName":"b"}')
-    assert one('{"customerName":"a","customerName":"a"}') == ({}, '{"customerName":"a","customerName":"a"}')
+    assert one('{"customerName":"a","customerName":"b"}') == (
+        {},
+        '{"customerName":"a","customerName":"b"}',
+    )
+    assert one('{"customerName":"a","customerName":"a"}') == (
+        {},
+        '{"customerName":"a","customerName":"a"}',
+    )
 
 
 def test_a_key_in_another_case_fills_the_column_and_is_rescued() -> None:
@@ -122,7 +139,10 @@ def test_a_key_in_another_case_fills_the_column_and_is_rescued() -> None:
 
 
 def test_a_key_in_another_case_yields_to_the_right_one() -> None:
-    assert one('{"CustomerName":"a","customerName":"b"}') == ({"customerName": "b"}, '{"CustomerName":"a"}')
+    assert one('{"CustomerName":"a","customerName":"b"}') == (
+        {"customerName": "b"},
+        '{"CustomerName":"a"}',
+    )
 
 
 def test_two_keys_in_other_cases_fill_no_column() -> None:
@@ -135,7 +155,10 @@ def test_an_unknown_key_is_rescued() -> None:
 
 
 def test_a_lone_surrogate_is_rescued_as_an_escape() -> None:
-    assert one(r'{"customerName":"a\ud800","\udfff":1}') == ({}, r'{"customerName":"a\ud800","\udfff":1}')
+    assert one(r'{"customerName":"a\ud800","\udfff":1}') == (
+        {},
+        r'{"customerName":"a\ud800","\udfff":1}',
+    )
 
 
 def test_attributes_with_more_than_their_type_are_rescued_whole() -> None:
@@ -148,10 +171,15 @@ def test_attributes_without_a_type_are_not_null() -> None:
 
 
 def test_a_list_of_text_may_contain_null() -> None:
-    assert one('{"productQualifiers":["AddOn",null]}') == ({"productQualifiers": ["AddOn", None]}, None)
+    assert one('{"productQualifiers":["AddOn",null]}') == (
+        {"productQualifiers": ["AddOn", None]},
+        None,
+    )
 
 
-@pytest.mark.parametrize("number", ["123456789012345678", "9223372036854775807", "-9223372036854775808", "1e18"])
+@pytest.mark.parametrize(
+    "number", ["123456789012345678", "9223372036854775807", "-9223372036854775808", "1e18"]
+)
 def test_an_integer_may_have_all_of_64_bits(number: str) -> None:
     """Once those of more than 14 digits were rescued, which the fast way did not do."""
     assert one(f'{{"mpnId":{number}}}') == ({"mpnId": int(Decimal(number))}, None)

@@ -42,7 +42,9 @@ def test_a_date_is_the_microseconds_since_1970(text: str, microseconds: int) -> 
         ("1970-01-01T00:00:00." + "0" * 40 + "1", 0),
     ],
 )
-def test_a_finer_fraction_gives_the_microsecond_below_and_says_so(text: str, microseconds: int) -> None:
+def test_a_finer_fraction_gives_the_microsecond_below_and_says_so(
+    text: str, microseconds: int
+) -> None:
     assert parse_date(text) == Instant(microseconds, exact=False)
 
 
@@ -72,13 +74,43 @@ def test_another_offset_is_applied_and_reported_as_inexact(text: str, microsecon
             "2020-01-01 00:00:00",
             "2020-01-01t00:00:00",
         ),
-        *("2020-01-01T00:00:00z", "2020-01-01T00:00:00 Z", " 2020-01-01T00:00:00", "2020-01-01T00:00:00\n"),
-        *("2020-01-01T24:00:00", "2016-12-31T23:59:60Z", "2020-02-30T00:00:00", "2019-02-29T00:00:00"),
-        *("1900-02-29T00:00:00", "2020-00-01T00:00:00", "2020-13-01T00:00:00", "2020-01-00T00:00:00"),
-        *("0000-01-01T00:00:00", "-0001-01-01T00:00:00", "12020-01-01T00:00:00", "+2020-01-01T00:00:00"),
+        *(
+            "2020-01-01T00:00:00z",
+            "2020-01-01T00:00:00 Z",
+            " 2020-01-01T00:00:00",
+            "2020-01-01T00:00:00\n",
+        ),
+        *(
+            "2020-01-01T24:00:00",
+            "2016-12-31T23:59:60Z",
+            "2020-02-30T00:00:00",
+            "2019-02-29T00:00:00",
+        ),
+        *(
+            "1900-02-29T00:00:00",
+            "2020-00-01T00:00:00",
+            "2020-13-01T00:00:00",
+            "2020-01-00T00:00:00",
+        ),
+        *(
+            "0000-01-01T00:00:00",
+            "-0001-01-01T00:00:00",
+            "12020-01-01T00:00:00",
+            "+2020-01-01T00:00:00",
+        ),
         *("2020-01-01T00:00:00+24:00", "2020-01-01T00:00:00+00:60", "2020-01-01T00:00:00+0000"),
-        *("2020-01-01T00:00:00+00", "2020-01-01T00:00:00.", "2020-01-01T00:00:00,5", "2020-01-01T00:60:00"),
-        *("٢٠٢٠-01-01T00:00:00", "２０２０-01-01T00:00:00", "2020-01-01T00:00:00.١", "2020-W01-1T00:00:00"),
+        *(
+            "2020-01-01T00:00:00+00",
+            "2020-01-01T00:00:00.",
+            "2020-01-01T00:00:00,5",
+            "2020-01-01T00:60:00",
+        ),
+        *(
+            "٢٠٢٠-01-01T00:00:00",
+            "２０２０-01-01T00:00:00",
+            "2020-01-01T00:00:00.١",
+            "2020-W01-1T00:00:00",
+        ),
         *("0001-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01", "2020-01-01T00:00:00\ud800"),
     ],
 )
@@ -92,7 +124,9 @@ def test_known_spellings_agree_with_the_calendar(text: str) -> None:
 
 
 def numbers(low: int, high: int, width: int) -> st.SearchStrategy[str]:
-    return st.one_of(st.integers(low, high), st.sampled_from((low, high))).map(lambda number: f"{number:0{width}}")
+    return st.one_of(st.integers(low, high), st.sampled_from((low, high))).map(
+        lambda number: f"{number:0{width}}"
+    )
 
 
 fractions = st.one_of(st.just(""), st.text("0123456789", min_size=1, max_size=12).map(".{}".format))

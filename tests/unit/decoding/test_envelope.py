@@ -60,9 +60,15 @@ def test_a_page_asked_without_size_says_which_size_it_took() -> None:
 
 def test_the_token_of_the_next_link_wins_over_that_of_the_page() -> None:
     headers = [{"key": "ms-continuationtoken", "value": "of the link"}]
-    page = {"continuationToken": "of the page", "links": {"next": {"uri": "/x", "headers": headers}}}
+    page = {
+        "continuationToken": "of the page",
+        "links": {"next": {"uri": "/x", "headers": headers}},
+    }
     assert said(page).continuation_token == "of the link"
-    assert said(page | {"links": {"next": {"uri": "/x", "headers": []}}}).continuation_token == "of the page"
+    assert (
+        said(page | {"links": {"next": {"uri": "/x", "headers": []}}}).continuation_token
+        == "of the page"
+    )
     assert said(page | {"links": {}}).continuation_token == "of the page"
 
 
@@ -95,7 +101,9 @@ def test_the_sample_with_an_empty_offset_has_none() -> None:
         ("https://[bad?size=2", 2, None),
     ],
 )
-def test_size_and_offset_are_read_from_the_link(uri: str, size: int | None, offset: int | None) -> None:
+def test_size_and_offset_are_read_from_the_link(
+    uri: str, size: int | None, offset: int | None
+) -> None:
     """The last of these once raised ValueError, as did the number of 5,000 digits."""
     assert (Link(uri).size, Link(uri).offset) == (size, offset)
 
@@ -135,7 +143,11 @@ def test_a_total_is_a_whole_number_or_absent(total: object, expected: int | None
             {"links": {"next": None}},
             {"links": {"next": {}}},
         ),
-        *({"links": {"next": {"uri": None}}}, {"continuationToken": ""}, {"continuationToken": " "}),
+        *(
+            {"links": {"next": {"uri": None}}},
+            {"continuationToken": ""},
+            {"continuationToken": " "},
+        ),
         *(
             {"continuationToken": 5},
             {"continuationToken": None},
@@ -148,7 +160,9 @@ def test_what_is_not_said_is_absent(page: dict[str, Any]) -> None:
     assert said(page) == Envelope()
 
 
-@pytest.mark.parametrize("link", ["/x", 5, True, ["/x"], {"href": "/x"}, {"uri": 5}, {"uri": None, "method": "GET"}])
+@pytest.mark.parametrize(
+    "link", ["/x", 5, True, ["/x"], {"href": "/x"}, {"uri": 5}, {"uri": None, "method": "GET"}]
+)
 def test_a_next_link_that_cannot_be_read_is_not_taken_for_the_end(link: object) -> None:
     with pytest.raises(MalformedBodyError, match="next"):
         said({"links": {"next": link}})
@@ -156,9 +170,13 @@ def test_a_next_link_that_cannot_be_read_is_not_taken_for_the_end(link: object) 
 
 @pytest.mark.parametrize("name", ["links", "Links"])
 @pytest.mark.parametrize("links", [[], [{"next": {"uri": "/x"}}], "", "/x", 0, 5, False, True])
-def test_links_that_cannot_be_read_are_not_taken_for_the_end_on_any_way(name: str, links: object) -> None:
+def test_links_that_cannot_be_read_are_not_taken_for_the_end_on_any_way(
+    name: str, links: object
+) -> None:
     text = json.dumps({"items": [{"customerName": "a"}], name: links}).encode()
-    assert isinstance(read_envelope(text), dict), "peeking took the exact way, which is tested besides"
+    assert isinstance(read_envelope(text), dict), (
+        "peeking took the exact way, which is tested besides"
+    )
     for read in (
         lambda: peek(text),
         lambda: envelope_of(page_of(text)[0]),
@@ -169,7 +187,9 @@ def test_links_that_cannot_be_read_are_not_taken_for_the_end_on_any_way(name: st
             read()
 
 
-@pytest.mark.parametrize("headers", [None, [], [None], ["x"], [{}], [{"key": None}], {"key": "MS-ContinuationToken"}])
+@pytest.mark.parametrize(
+    "headers", [None, [], [None], ["x"], [{}], [{"key": None}], {"key": "MS-ContinuationToken"}]
+)
 def test_odd_headers_of_a_link_carry_no_token(headers: object) -> None:
     page = said({"links": {"next": {"uri": "/x", "headers": headers}}})
     assert page == Envelope(next_link=Link("/x"))
@@ -177,7 +197,9 @@ def test_odd_headers_of_a_link_carry_no_token(headers: object) -> None:
 
 def test_a_blank_token_is_no_token() -> None:
     headers = [{"key": "MS-ContinuationToken", "value": " "}]
-    assert said({"links": {"next": {"uri": "/x", "headers": headers}}}) == Envelope(next_link=Link("/x"))
+    assert said({"links": {"next": {"uri": "/x", "headers": headers}}}) == Envelope(
+        next_link=Link("/x")
+    )
 
 
 @pytest.mark.parametrize("payload", LINE_ITEMS, ids=str)
@@ -185,14 +207,18 @@ def test_peeking_at_a_real_page_finds_what_decoding_it_does(payload: Payload) ->
     assert peek(utf8_of(payload.body)) == envelope(payload.name)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"items":{}}', b'{"items":[]}x', b"<html>"])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"{}", b'{"items":{}}', b'{"items":[]}x', b"<html>"]
+)
 def test_peeking_at_what_is_no_page_is_an_error(body: bytes) -> None:
     with pytest.raises(MalformedBodyError):
         peek(body)
 
 
 def test_the_words_of_an_envelope_are_read_in_any_case() -> None:
-    envelope = envelope_of({"Links": {"Next": {"Uri": "/invoices?size=2&offset=2"}}, "TotalCount": 2})
+    envelope = envelope_of(
+        {"Links": {"Next": {"Uri": "/invoices?size=2&offset=2"}}, "TotalCount": 2}
+    )
     assert envelope.next_link == Link("/invoices?size=2&offset=2")
     assert envelope.total_count == 2
 
@@ -220,17 +246,28 @@ def test_a_next_link_in_another_case_is_seen_on_both_ways(decode: Any) -> None:
 )
 def test_links_that_say_something_twice_are_malformed_on_any_way(links: str) -> None:
     text = f'{{"items":[{{"customerName":"a"}}],"links":{links}}}'.encode()
-    for read in (peek, page_of, decode_json_page, PageDecoder("I", schema_of("office", "billing_line_items")).decode):
+    for read in (
+        peek,
+        page_of,
+        decode_json_page,
+        PageDecoder("I", schema_of("office", "billing_line_items")).decode,
+    ):
         with pytest.raises(MalformedBodyError, match="say something twice"):
             read(text)
 
 
 @pytest.mark.parametrize(
-    "twice", ['"links":{},"Links":{"next":{"uri":"/x"}}', '"totalCount":1,"TotalCount":2', '"items":[]']
+    "twice",
+    ['"links":{},"Links":{"next":{"uri":"/x"}}', '"totalCount":1,"TotalCount":2', '"items":[]'],
 )
 def test_a_page_that_says_something_twice_is_malformed_on_any_way(twice: str) -> None:
     text = f'{{"items":[{{"customerName":"a"}}],{twice}}}'.encode()
-    for read in (peek, page_of, decode_json_page, PageDecoder("I", schema_of("office", "billing_line_items")).decode):
+    for read in (
+        peek,
+        page_of,
+        decode_json_page,
+        PageDecoder("I", schema_of("office", "billing_line_items")).decode,
+    ):
         with pytest.raises(MalformedBodyError, match="twice at its top"):
             read(text)
 
@@ -244,4 +281,6 @@ def test_a_number_is_no_text_on_either_way() -> None:
 
 
 def test_a_key_with_a_null_in_it_is_read_on_both_ways() -> None:
-    assert said({"links": {"\0": {"a": 1}, "next": {"uri": "/x", "a\0b": 1}}}) == Envelope(next_link=Link("/x"))
+    assert said({"links": {"\0": {"a": 1}, "next": {"uri": "/x", "a\0b": 1}}}) == Envelope(
+        next_link=Link("/x")
+    )

@@ -35,16 +35,26 @@ def compared(tmp_path: Path, truth: str, columns: dict[str, Any]) -> Comparison:
 
 def test_decimals_of_the_servers_text_are_exact_in_any_order(tmp_path: Path, truth: str) -> None:
     values = [Decimal(row["consumedQuantity"]) for row in reversed(TRUTH)]
-    columns: dict[str, Any] = {"orderId": ["3", "2", "1"], "consumedQuantity": values, "chargeStartDate": [""] * 3}
+    columns: dict[str, Any] = {
+        "orderId": ["3", "2", "1"],
+        "consumedQuantity": values,
+        "chargeStartDate": [""] * 3,
+    }
     found = compared(tmp_path, truth, columns)
     assert (found.rows, found.missing, found.surplus, found.values) == (3, 0, 0, 3)
     assert (found.differing, found.lost, found.examples) == (0, 0, [])
     assert count(str(tmp_path / "out"))[0] == 3
 
 
-def test_a_float_counts_by_its_exact_value_and_digits_it_cannot_hold_are_lost(tmp_path: Path, truth: str) -> None:
+def test_a_float_counts_by_its_exact_value_and_digits_it_cannot_hold_are_lost(
+    tmp_path: Path, truth: str
+) -> None:
     values = [float(row["consumedQuantity"]) for row in TRUTH]
-    columns: dict[str, Any] = {"order_id": ["1", "2", "3"], "consumed_quantity": values, "charge_start_date": [""] * 3}
+    columns: dict[str, Any] = {
+        "order_id": ["1", "2", "3"],
+        "consumed_quantity": values,
+        "charge_start_date": [""] * 3,
+    }
     found = compared(tmp_path, truth, columns)
     assert (found.differing, found.lost) == (2, 1)
     assert found.examples == [
@@ -54,8 +64,14 @@ def test_a_float_counts_by_its_exact_value_and_digits_it_cannot_hold_are_lost(tm
     assert (found.date_type, found.number_types) == ("string", ["double"])
 
 
-def test_rows_that_are_not_there_there_twice_or_nobodys_are_counted(tmp_path: Path, truth: str) -> None:
-    columns: dict[str, Any] = {"orderId": ["1", "1", "9"], "consumedQuantity": ["0.1"] * 3, "chargeStartDate": [""] * 3}
+def test_rows_that_are_not_there_there_twice_or_nobodys_are_counted(
+    tmp_path: Path, truth: str
+) -> None:
+    columns: dict[str, Any] = {
+        "orderId": ["1", "1", "9"],
+        "consumedQuantity": ["0.1"] * 3,
+        "chargeStartDate": [""] * 3,
+    }
     found = compared(tmp_path, truth, columns)
     assert (found.rows, found.missing, found.surplus, found.values) == (3, 2, 2, 1)
 

@@ -24,7 +24,8 @@ of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS
 
 
 def took(decoder: FastDecoder, text: str, fields: tuple[Field, ...]) -> bool:
-    """Tell whether the fast way took a page, having checked that it came to the same as the exact way."""
+    """Tell whether the fast way took a page, having checked that it came to the same as the exact
+    way."""
     fast = decoder.decode(text.encode())
     if fast is None:
         return False
@@ -51,14 +52,21 @@ def test_the_fast_way_comes_to_the_same_as_the_exact_one_or_refuses(
     schema: LineItemSchema, data: st.DataObject
 ) -> None:
     decoder = FastDecoder(schema.fields)
-    for text in data.draw(st.lists(st.one_of(pages(schema.fields), pages_with(schema.fields)), min_size=1, max_size=2)):
+    for text in data.draw(
+        st.lists(st.one_of(pages(schema.fields), pages_with(schema.fields)), min_size=1, max_size=2)
+    ):
         event("fast" if took(decoder, text, schema.fields) else "refused")
 
 
 @of_each_schema
-def test_the_fast_way_takes_a_good_share_of_odd_pages_and_refuses_another(schema: LineItemSchema) -> None:
+def test_the_fast_way_takes_a_good_share_of_odd_pages_and_refuses_another(
+    schema: LineItemSchema,
+) -> None:
     decoder = FastDecoder(schema.fields)
-    taken = sum(took(decoder, page(Random(seed), Random(-seed), schema.fields), schema.fields) for seed in range(200))
+    taken = sum(
+        took(decoder, page(Random(seed), Random(-seed), schema.fields), schema.fields)
+        for seed in range(200)
+    )
     assert 40 <= taken <= 150
 
 
@@ -109,8 +117,13 @@ def test_these_pages_are_fast(text: str) -> None:
         pytest.param('{"items":[{"unitPrice":"1e5"}]}', id="an exponent in a text"),
         pytest.param('{"items":[{"customername":"a"}]}', id="a key in another case"),
         pytest.param('{"items":[{"customerName":"a","customerName":"b"}]}', id="a key twice"),
-        pytest.param('{"items":[{"customerName":null,"customerName":"b"}]}', id="a key twice, once null"),
-        pytest.param('{"items":[{"quantity":340282366920938463463374607431768211457}]}', id="a wrapping integer"),
+        pytest.param(
+            '{"items":[{"customerName":null,"customerName":"b"}]}', id="a key twice, once null"
+        ),
+        pytest.param(
+            '{"items":[{"quantity":340282366920938463463374607431768211457}]}',
+            id="a wrapping integer",
+        ),
         pytest.param('{"items":[{"resellerMpnId":9223372036854775808}]}', id="more than 64 bits"),
         pytest.param('{"items":[{"resellerMpnId":1.5}]}', id="a fraction where an integer belongs"),
         pytest.param(r'{"items":[{"customerName":"\ud800"}]}', id="a lone surrogate"),
@@ -125,17 +138,42 @@ def test_these_pages_are_left_to_the_exact_way(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param('{"items":[{"attributes":{"objectType":"a","etag":"b"}}]}', id="dropped by the cast"),
-        pytest.param('{"items":[{"attributes":{"etag":5}}]}', id="dropped by the cast, leaving nothing"),
-        pytest.param(r'{"items":[{"x\"unitPrice":"5","customerName":null}]}', id="a key that ends like a field"),
-        pytest.param('{"items":[{"customerName":null}],"foo":{"unitPrice":"5"}}', id="a field's name elsewhere"),
-        pytest.param('{"items":[{"unitPrice" : "007"}],"foo":{"unitPrice":"5"}}', id="two wrongs that cancel out"),
-        pytest.param('{"items":[{"attributes":{"unitPrice":"5"},"customerName":null}]}', id="in the attributes"),
+        pytest.param(
+            '{"items":[{"attributes":{"objectType":"a","etag":"b"}}]}', id="dropped by the cast"
+        ),
+        pytest.param(
+            '{"items":[{"attributes":{"etag":5}}]}', id="dropped by the cast, leaving nothing"
+        ),
+        pytest.param(
+            r'{"items":[{"x\"unitPrice":"5","customerName":null}]}',
+            id="a key that ends like a field",
+        ),
+        pytest.param(
+            '{"items":[{"customerName":null}],"foo":{"unitPrice":"5"}}',
+            id="a field's name elsewhere",
+        ),
+        pytest.param(
+            '{"items":[{"unitPrice" : "007"}],"foo":{"unitPrice":"5"}}',
+            id="two wrongs that cancel out",
+        ),
+        pytest.param(
+            '{"items":[{"attributes":{"unitPrice":"5"},"customerName":null}]}',
+            id="in the attributes",
+        ),
         pytest.param('{"unitPrice":"5","items":[{"customerName":null}]}', id="beside the items"),
-        pytest.param('{"a":[{"unitPrice":"5"}],"items":[{"customerName":null}]}', id="deep beside the items"),
-        pytest.param('{"links":{"unitPrice":"5"},"items":[{"customerName":null}]}', id="in the links"),
-        pytest.param('{"a":"x","a":"x","items":[{"customerName":null}]}', id="twice beside the items"),
-        pytest.param(r'{"items":[{"customerName":",\"unitPrice\":\"5\"","productName":null}]}', id="in a text"),
+        pytest.param(
+            '{"a":[{"unitPrice":"5"}],"items":[{"customerName":null}]}', id="deep beside the items"
+        ),
+        pytest.param(
+            '{"links":{"unitPrice":"5"},"items":[{"customerName":null}]}', id="in the links"
+        ),
+        pytest.param(
+            '{"a":"x","a":"x","items":[{"customerName":null}]}', id="twice beside the items"
+        ),
+        pytest.param(
+            r'{"items":[{"customerName":",\"unitPrice\":\"5\"","productName":null}]}',
+            id="in a text",
+        ),
     ],
 )
 def test_what_once_made_up_for_a_lost_value_does_so_no_more(text: str) -> None:
@@ -149,24 +187,44 @@ def escaped(number: str) -> str:
 @pytest.mark.parametrize(
     "number",
     [
-        *("1e-216", "5E-0120", "1e-000000000216", "1e-0000000000000216", "0.5e-130", "1e-2147483647"),
-        *("5" + "0" * 60 + "e-120", "0." + "0" * 100 + "50", "0." + "0" * 175 + "1", "1." + "0" * 4_000),
+        *(
+            "1e-216",
+            "5E-0120",
+            "1e-000000000216",
+            "1e-0000000000000216",
+            "0.5e-130",
+            "1e-2147483647",
+        ),
+        *(
+            "5" + "0" * 60 + "e-120",
+            "0." + "0" * 100 + "50",
+            "0." + "0" * 175 + "1",
+            "1." + "0" * 4_000,
+        ),
     ],
 )
 def test_a_number_too_fine_for_its_column_is_kept_from_the_parser(number: str) -> None:
-    """It would round them; Arrow's own crashed for some, and made up a value for others: 5e60 times 1e-120 was 0.05."""
+    """It would round them; Arrow's own crashed for some, and made up a value for others: 5e60 times
+    1e-120 was 0.05."""
     for value in (number, f'"{number}"', escaped(number)):
-        for text in ('{"items":[{"unitPrice":%s}]}', '{"items": [{"unitPrice" : %s, "quantity":1}, {}]}'):
+        for text in (
+            '{"items":[{"unitPrice":%s}]}',
+            '{"items": [{"unitPrice" : %s, "quantity":1}, {}]}',
+        ):
             assert not takes(text % value)
 
 
-@pytest.mark.parametrize("text", ["rg-core-01", "e-12", "0c924e8d-485e-4692-a4de-123456789012", "1e-24", "1E-05"])
+@pytest.mark.parametrize(
+    "text", ["rg-core-01", "e-12", "0c924e8d-485e-4692-a4de-123456789012", "1e-24", "1E-05"]
+)
 def test_text_that_looks_like_a_small_exponent_is_fast(text: str) -> None:
     assert takes(f'{{"items":[{{"customerName":"{text}"}}]}}')
     assert takes('{"items":[{"unitPrice":1E-05,"quantity":25e-2}]}')
 
 
-@pytest.mark.parametrize("number", ["0.1234567890123456789012345", "1" * 240 + ".5", "-" + "7" * 300 + ".0", "1E-25"])
+@pytest.mark.parametrize(
+    "number", ["0.1234567890123456789012345", "1" * 240 + ".5", "-" + "7" * 300 + ".0", "1E-25"]
+)
 def test_a_number_with_more_digits_than_the_parser_reads_is_kept_from_it(number: str) -> None:
     """It counts them in eight bits: of 300, it would keep what 44 would leave."""
     for value in (number, f'"{number}"'):
@@ -179,7 +237,8 @@ def test_an_exponent_that_its_column_can_hold_is_fast(number: str) -> None:
 
 
 def test_a_text_that_the_parser_would_change_is_kept_from_it() -> None:
-    """It makes U+10000 of U+20000: the bit that both halves of the pair have is set once instead of added."""
+    """It makes U+10000 of U+20000: the bit that both halves of the pair have is set once instead of
+    added."""
     for character in ("\U00020000", "\U0002a6d6", "\U0010ffff"):
         escaped_pair = json.dumps(character)
         assert not takes(f'{{"items":[{{"customerName":{escaped_pair}}}]}}')
@@ -196,9 +255,16 @@ def test_an_error_that_quotes_a_null_character_does_not_end_the_process() -> Non
 @pytest.mark.parametrize("depth", [20, 240, 300, 500, 900, 1_000, 1_020, 1_030, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("place", ['{{"items":[{{"nested":{}}}]}}', '{{"nested":{},"items":[]}}'])
-def test_deep_nesting_is_refused_whatever_the_depth(depth: int, opening: str, closing: str, place: str) -> None:
+def test_deep_nesting_is_refused_whatever_the_depth(
+    depth: int, opening: str, closing: str, place: str
+) -> None:
     """Once a depth between 500 and 1,024 outside of the items ended in RecursionError."""
-    assert FastDecoder(ONE_TIME.fields).decode(place.format(opening * depth + closing * depth).encode()) is None
+    assert (
+        FastDecoder(ONE_TIME.fields).decode(
+            place.format(opening * depth + closing * depth).encode()
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,7 +332,11 @@ def test_a_page_with_a_flood_of_unknown_fields_is_not_learned() -> None:
 def test_the_order_of_the_envelope_does_not_matter() -> None:
     items = '"items":[{"unitPrice":"5"}]'
     link = '"links":{"next":{"uri":"/x?offset=2","headers":[{"key":"MS-ContinuationToken","value":"t"}]}}'
-    for text in (f"{{{items},{link}}}", f"{{{link},{items}}}", f'{{"a":1,{items},"b":[[]],{link}}}'):
+    for text in (
+        f"{{{items},{link}}}",
+        f"{{{link},{items}}}",
+        f'{{"a":1,{items},"b":[[]],{link}}}',
+    ):
         fast = FastDecoder(ONE_TIME.fields).decode(text.encode())
         assert fast is not None
         assert envelope_of(fast.envelope).continuation_token == "t"

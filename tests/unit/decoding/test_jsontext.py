@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from support.pages import LONE_SURROGATES, NUMBERS, ODD_NUMBERS, json_texts
 from support.reference import read, tagged
 
-from bulkfetch.decoding.jsontext import MAX_DEPTH, Number, Pairs, dumps, is_unicode, loads, quote, utf8_of
+from bulkfetch.decoding.jsontext import (
+    MAX_DEPTH,
+    Number,
+    Pairs,
+    dumps,
+    is_unicode,
+    loads,
+    quote,
+    utf8_of,
+)
 from bulkfetch.errors import MalformedBodyError
 
 
@@ -166,7 +175,9 @@ def test_what_is_no_json_is_malformed(text: str) -> None:
         loads(text.encode())
 
 
-@pytest.mark.parametrize("text", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b'"\xf5\x80\x80\x80"'])
+@pytest.mark.parametrize(
+    "text", [b'"\xff"', b'"\xc3"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b'"\xf5\x80\x80\x80"']
+)
 def test_what_is_no_utf_8_is_malformed(text: bytes) -> None:
     with pytest.raises(MalformedBodyError, match="not UTF-8"):
         loads(text)

@@ -15,7 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.pages import page, pages, pages_with
-from support.payloads import AZURE_BILLING, INVOICES, LINE_ITEMS, MALFORMED, OFFICE_BILLING, Payload, body_of
+from support.payloads import (
+    AZURE_BILLING,
+    INVOICES,
+    LINE_ITEMS,
+    MALFORMED,
+    OFFICE_BILLING,
+    Payload,
+    body_of,
+)
 from support.reference import assert_holds, items_of, read
 
 from bulkfetch.billing.schemas import DECLARED, LICENSE_BASED, ONE_TIME, schema_of
@@ -61,9 +69,12 @@ def test_any_page_comes_back_without_loss(schema: LineItemSchema, data: st.DataO
 
 @given(st.data())
 def test_any_page_of_an_undeclared_type_comes_back_without_loss(data: st.DataObject) -> None:
-    """The first page decides the columns, whatever type it is of; the others bring what they like."""
+    """The first page decides the columns, whatever type it is of; the others bring what they
+    like."""
     decoder = PageDecoder("D1", None)
-    first, second, third = (data.draw(pages(data.draw(st.sampled_from(list(SCHEMAS.values()))).fields)) for _ in "abc")
+    first, second, third = (
+        data.draw(pages(data.draw(st.sampled_from(list(SCHEMAS.values()))).fields)) for _ in "abc"
+    )
     for text in (first, second, third, first):
         page = decoder.decode(text.encode())
         assert page.rows == len(items_of(text))
@@ -72,7 +83,9 @@ def test_any_page_of_an_undeclared_type_comes_back_without_loss(data: st.DataObj
 
 
 @given(st.integers(0, 10**6), st.data())
-def test_a_page_with_a_changed_byte_is_read_as_it_now_is_or_malformed(seed: int, data: st.DataObject) -> None:
+def test_a_page_with_a_changed_byte_is_read_as_it_now_is_or_malformed(
+    seed: int, data: st.DataObject
+) -> None:
     body = bytearray(page(Random(seed), Random(seed), ONE_TIME.fields[-12:]).encode())
     body[data.draw(st.integers(0, len(body) - 1))] = data.draw(
         st.one_of(st.sampled_from(b'"\\{}[],: 0e.-n'), st.integers(0, 255))
@@ -89,7 +102,9 @@ def test_real_line_items_come_back_value_by_value(payload: Payload) -> None:
     schema = schema_of(payload.provider, payload.line_item_type)
     assert schema is not None
     batch = batch_of(payload.body, schema)
-    text = payload.body.decode("utf-16" if payload.body.startswith(codecs.BOM_UTF16_LE) else "utf-8-sig")
+    text = payload.body.decode(
+        "utf-16" if payload.body.startswith(codecs.BOM_UTF16_LE) else "utf-8-sig"
+    )
     items = items_of(text)
     assert len(items) == payload.meta["body"]["items"]
     assert_holds(batch, items, schema.fields)
@@ -109,7 +124,9 @@ def test_real_line_items_of_an_undeclared_type_come_back_value_by_value(payload:
     assert_holds(batch, items_of(utf8_of(payload.body).decode()), decoder.schema.fields)
 
 
-@pytest.mark.parametrize("payload", [payload for payload in LINE_ITEMS if payload.name.startswith("recorded")], ids=str)
+@pytest.mark.parametrize(
+    "payload", [payload for payload in LINE_ITEMS if payload.name.startswith("recorded")], ids=str
+)
 def test_recorded_rows_need_no_rescue(payload: Payload) -> None:
     batch = batch_of(payload.body, schema_of(payload.provider, payload.line_item_type))
     assert batch.column(RESCUED).null_count == batch.num_rows
@@ -121,11 +138,17 @@ def test_the_recorded_walks_have_as_many_rows_as_the_index_says() -> None:
     assert rows["073-lineitems-office-billing-offset-0100"] == 47
     assert rows["074-lineitems-azure-billing-offset-0000"] == 48
     assert rows["12-lineitems-azure-usage-no-size"] == 200
-    assert [rows[f"{75 + page:03}-lineitems-azure-usage-offset-0{page}00"] for page in range(7)] == [100] * 7
+    assert [
+        rows[f"{75 + page:03}-lineitems-azure-usage-offset-0{page}00"] for page in range(7)
+    ] == [100] * 7
 
 
 def batch_rows(payload: Payload) -> int:
-    return PageDecoder("D1", schema_of(payload.provider, payload.line_item_type)).decode(payload.body).rows
+    return (
+        PageDecoder("D1", schema_of(payload.provider, payload.line_item_type))
+        .decode(payload.body)
+        .rows
+    )
 
 
 def test_the_recorded_invoice_adds_up_to_the_cent() -> None:
@@ -133,7 +156,9 @@ def test_the_recorded_invoice_adds_up_to_the_cent() -> None:
     azure = sum_of("postTaxTotal", AZURE_BILLING)
     assert (office, azure) == (Decimal("26560.39"), Decimal("3593.86"))
     invoices = items_of(body_of(INVOICES).decode("utf-8-sig"))
-    (charges,) = [dict(invoice)["totalCharges"] for invoice in invoices if dict(invoice)["id"] == "D080002CPL"]
+    (charges,) = [
+        dict(invoice)["totalCharges"] for invoice in invoices if dict(invoice)["id"] == "D080002CPL"
+    ]
     assert office + azure == Decimal(charges)
 
 
@@ -196,9 +221,25 @@ def test_a_body_that_lacks_its_beginning_is_malformed() -> None:
             b'{"items":null}',
             b'{"items":{}}',
         ),
-        *(b'{"items":5}', b'{"items":""}', b'{"items":true}', b'{"Items":[]}', b'{"items":[],"items":[]}'),
-        *(b'{"items":[{}],"items":null}', b'{"items":[null]}', b'{"items":[{},null]}', b'{"items":[1]}'),
-        *(b'{"items":[[]]}', b'{"items":["x"]}', b'{"items":[{},[{}]]}', b'{"items":[]}{"items":[]}'),
+        *(
+            b'{"items":5}',
+            b'{"items":""}',
+            b'{"items":true}',
+            b'{"Items":[]}',
+            b'{"items":[],"items":[]}',
+        ),
+        *(
+            b'{"items":[{}],"items":null}',
+            b'{"items":[null]}',
+            b'{"items":[{},null]}',
+            b'{"items":[1]}',
+        ),
+        *(
+            b'{"items":[[]]}',
+            b'{"items":["x"]}',
+            b'{"items":[{},[{}]]}',
+            b'{"items":[]}{"items":[]}',
+        ),
         *(
             b'{"items":[]}\n{"items":[{}]}',
             b'{"items":[]},',
@@ -211,15 +252,27 @@ def test_a_body_that_lacks_its_beginning_is_malformed() -> None:
             b'{"items":[{"quantity":Infinity}]}',
             b'{"items":[{"x":-Infinity}]}',
         ),
-        *(b'{"items":[{"quantity":01}]}', b'{"items":[{"quantity":1.}]}', b'{"items":[{"quantity":+1}]}'),
+        *(
+            b'{"items":[{"quantity":01}]}',
+            b'{"items":[{"quantity":1.}]}',
+            b'{"items":[{"quantity":+1}]}',
+        ),
         *(b'{"items":[{"customerName":"\xff"}]}', b'{"items":[{"customerName":"\xed\xa0\x80"}]}'),
         *(
             b'{"items":[{"customerName":"\n"}]}',
             b'{"items":[{"customerName":"\\x"}]}',
             b'{"items":[{customerName:1}]}',
         ),
-        *(b'{"items":[{"customerName":"a" "b"}]}', b'{"items":[{"a":1},]}', b'{"items":[{"a":1,}]}'),
-        *(b'{"items":[] "totalCount":0}', b'\xef\xbb\xbf\xef\xbb\xbf{"items":[]}', b'\xff\xfe{"items":[]}'),
+        *(
+            b'{"items":[{"customerName":"a" "b"}]}',
+            b'{"items":[{"a":1},]}',
+            b'{"items":[{"a":1,}]}',
+        ),
+        *(
+            b'{"items":[] "totalCount":0}',
+            b'\xef\xbb\xbf\xef\xbb\xbf{"items":[]}',
+            b'\xff\xfe{"items":[]}',
+        ),
         *(
             b'{"items":[]} //',
             b'/**/{"items":[]}',
@@ -240,8 +293,12 @@ def test_what_is_no_page_is_malformed(body: bytes) -> None:
 
 @pytest.mark.parametrize("depth", [256, 300, 900, 1_020, 1_500, 5_000, 100_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('{"a":[', "]}")])
-@pytest.mark.parametrize("place", ['{{"items":[{{"x":{}}}]}}', '{{"x":{},"items":[]}}', '{{"items":{}}}', "{}"])
-def test_deep_nesting_is_malformed_wherever_it_is(depth: int, opening: str, closing: str, place: str) -> None:
+@pytest.mark.parametrize(
+    "place", ['{{"items":[{{"x":{}}}]}}', '{{"x":{},"items":[]}}', '{{"items":{}}}', "{}"]
+)
+def test_deep_nesting_is_malformed_wherever_it_is(
+    depth: int, opening: str, closing: str, place: str
+) -> None:
     assert_malformed(place.format(opening * depth + "1" + closing * depth).encode())
     assert_malformed(place.format(opening * depth).encode())
 
@@ -253,7 +310,9 @@ def test_nesting_down_to_the_limit_comes_back(where: str) -> None:
 
 
 def test_a_message_says_what_the_server_said_instead() -> None:
-    with pytest.raises(MalformedBodyError, match="no `items`; it says: code 3000, description Try later"):
+    with pytest.raises(
+        MalformedBodyError, match="no `items`; it says: code 3000, description Try later"
+    ):
         PageDecoder("D1", ONE_TIME).decode(b'{"code":3000,"description":"Try later"}')
 
 
@@ -325,7 +384,9 @@ def test_later_pages_of_an_undeclared_type_are_rescued_where_they_do_not_fit() -
     with pytest.raises(LookupError):
         _ = decoder.schema
     decoder.decode(b'{"items":[{"a":"x","b":1}]}')
-    batch = decoder.batch(decoder.decode(b'{"items":[{"a":5,"b":"x","c":[1.0]},{"a":"y","b":"2.5"}]}'), 2)
+    batch = decoder.batch(
+        decoder.decode(b'{"items":[{"a":5,"b":"x","c":[1.0]},{"a":"y","b":"2.5"}]}'), 2
+    )
     assert decoder.schema == LineItemSchema("", (Field("a", Kind.TEXT), Field("b", Kind.DECIMAL)))
     assert batch.column("a").to_pylist() == [None, "y"]
     assert batch.column("b").to_pylist() == [None, Decimal("2.5")]
@@ -342,13 +403,16 @@ def test_a_malformed_first_page_decides_nothing() -> None:
 
 
 def test_first_pages_decoded_at_the_same_time_agree_on_the_columns() -> None:
-    """Once each of them could infer its own, and values ended up under the names of another page."""
+    """Once each of them could infer its own, and values ended up under the names of another
+    page."""
     for _ in range(30):
         decoder = PageDecoder("D1", None)
         start = threading.Barrier(4)
         texts = [f'{{"items":[{{"{name}":"x","{name}{name}":"y"}}]}}' for name in "abcd"]
 
-        def work(text: str, decoder: PageDecoder = decoder, start: threading.Barrier = start) -> Any:
+        def work(
+            text: str, decoder: PageDecoder = decoder, start: threading.Barrier = start
+        ) -> Any:
             start.wait(timeout=30)
             return decoder.decode(text.encode())
 

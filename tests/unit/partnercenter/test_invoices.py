@@ -17,8 +17,19 @@ from support.payloads import body_of
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, TaxReceipt, flattened, header_table
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.decoding.jsontext import dumps
-from bulkfetch.errors import BulkfetchError, ContradictionError, HttpStatusError, MalformedBodyError, NotFoundError
-from bulkfetch.partnercenter.invoices import InvoicePage, get_invoice, get_invoice_page, walk_invoices
+from bulkfetch.errors import (
+    BulkfetchError,
+    ContradictionError,
+    HttpStatusError,
+    MalformedBodyError,
+    NotFoundError,
+)
+from bulkfetch.partnercenter.invoices import (
+    InvoicePage,
+    get_invoice,
+    get_invoice_page,
+    walk_invoices,
+)
 from bulkfetch.runs.plan import Selection, plan_export
 
 
@@ -50,7 +61,9 @@ def asked(sent: Sent) -> tuple[int, int]:
 
 
 def a_page(ids: Sequence[str], following: str | None) -> dict[str, Any]:
-    links: dict[str, Any] = {} if following is None else {"next": {"uri": following, "method": "GET"}}
+    links: dict[str, Any] = (
+        {} if following is None else {"next": {"uri": following, "method": "GET"}}
+    )
     return {"totalCount": len(ids), "items": [{"id": each} for each in ids], "links": links}
 
 
@@ -73,19 +86,28 @@ async def test_a_recorded_list_gives_every_invoice_with_its_details() -> None:
     )
     assert newest.invoice_date == datetime(2014, 9, 6, tzinfo=UTC)
     assert newest.details == (
-        InvoiceDetail("office", "billing_line_items", "/invoices/D080002BTR/lineitems/Office/BillingLineItems"),
+        InvoiceDetail(
+            "office", "billing_line_items", "/invoices/D080002BTR/lineitems/Office/BillingLineItems"
+        ),
     )
     assert sum(len(invoice.details) for invoice in page.items) == 9 * 3 + 9
 
 
 async def test_the_recorded_pages_of_the_preview_host_are_walked_in_utf_16() -> None:
     pages = {
-        offset: body_of(f"recorded/preview-2016-02/{5 + offset // 5:02}-invoices-list-offset-{offset:02}")
+        offset: body_of(
+            f"recorded/preview-2016-02/{5 + offset // 5:02}-invoices-list-offset-{offset:02}"
+        )
         for offset in (0, 5, 10, 15)
     }
     async with bench(lambda sent: answered(200, pages[asked(sent)[1]])) as running:
         invoices = [invoice async for invoice in walk_invoices(running.session, size=5)]
-        assert [asked(sent) for sent in running.transport.sent] == [(5, 0), (5, 5), (5, 10), (5, 15)]
+        assert [asked(sent) for sent in running.transport.sent] == [
+            (5, 0),
+            (5, 5),
+            (5, 10),
+            (5, 15),
+        ]
     assert len(invoices) == len({invoice.id for invoice in invoices})
     plan = plan_export(invoices, Selection())
     links = {transfer.resource_path for transfer in plan.transfers}
@@ -99,7 +121,9 @@ async def test_links_that_prefix_the_id_are_followed_as_they_are() -> None:
     for transfer in plan.transfers:
         assert not transfer.invoice_id.startswith("Recurring-")
         if not transfer.is_modern:
-            assert transfer.resource_path.startswith(f"/invoices/Recurring-{transfer.invoice_id}/lineitems/")
+            assert transfer.resource_path.startswith(
+                f"/invoices/Recurring-{transfer.invoice_id}/lineitems/"
+            )
     assert min(invoice.total_charges or 0 for invoice in page.items) < 0
 
 
@@ -119,7 +143,9 @@ async def test_every_field_of_a_header_can_be_had() -> None:
         currency_symbol="$",
         pdf_download_link="/invoices/G000024135/documents/statement",
         state="paid",
-        tax_receipts=(TaxReceipt("123456", "/invoices/G000024135/receipts/123456/documents/statement"),),
+        tax_receipts=(
+            TaxReceipt("123456", "/invoices/G000024135/receipts/123456/documents/statement"),
+        ),
         details=(
             InvoiceDetail(
                 "one_time",
@@ -132,7 +158,11 @@ async def test_every_field_of_a_header_can_be_had() -> None:
 
 async def test_the_access_token_of_a_pdf_link_is_left_out_of_every_field() -> None:
     link = "https://host.example/statement?token=s3cr3t"
-    receipts = [{"id": "1", "taxReceiptPdfDownloadLink": link}, {"taxReceiptPdfDownloadLink": link}, "odd"]
+    receipts = [
+        {"id": "1", "taxReceiptPdfDownloadLink": link},
+        {"taxReceiptPdfDownloadLink": link},
+        "odd",
+    ]
     invoice = await one_of({"id": "D1", "pdfDownloadLink": link, "taxReceipts": receipts})
 
     assert invoice.pdf_download_link == "https://host.example/statement"
@@ -146,7 +176,11 @@ async def test_an_amendment_is_an_invoice_in_an_invoice_and_has_no_links() -> No
     outer = page.items[-1]
     (inner,) = outer.amendments
     assert (outer.id, outer.document_type) == ("G000024130", "void_note")
-    assert (inner.id, inner.amends_of, inner.amendment_of) == ("G000024131", "G000024130", "G000024130")
+    assert (inner.id, inner.amends_of, inner.amendment_of) == (
+        "G000024131",
+        "G000024130",
+        "G000024130",
+    )
     assert inner.details == (InvoiceDetail("one_time", "billing_line_items", None),)
     assert [each.id for each in flattened(page.items)][-2:] == ["G000024130", "G000024131"]
 
@@ -166,7 +200,9 @@ async def test_fields_that_are_left_out_are_none() -> None:
 
 
 async def test_amounts_are_exact_whatever_type_they_come_in() -> None:
-    invoice = await one_of('{"id":"D1","totalCharges":0.100000000000000005551115,"paidAmount":"12.50"}')
+    invoice = await one_of(
+        '{"id":"D1","totalCharges":0.100000000000000005551115,"paidAmount":"12.50"}'
+    )
     assert invoice.total_charges == Decimal("0.100000000000000005551115")
     assert invoice.paid_amount == Decimal("12.50")
     assert (await one_of('{"id":"D1","totalCharges":"plenty"}')).total_charges is None
@@ -185,7 +221,9 @@ async def test_amounts_are_exact_whatever_type_they_come_in() -> None:
         (None, None),
     ],
 )
-async def test_a_date_is_utc_and_one_that_is_none_is_no_error(text: object, moment: datetime | None) -> None:
+async def test_a_date_is_utc_and_one_that_is_none_is_no_error(
+    text: object, moment: datetime | None
+) -> None:
     assert (await one_of({"id": "D1", "invoiceDate": text})).invoice_date == moment
 
 
@@ -213,21 +251,27 @@ async def test_the_whole_source_nests_the_amendments_again() -> None:
     ],
 )
 async def test_the_access_token_of_a_pdf_link_is_no_record(link: str, kept: str) -> None:
-    invoice = await one_of({"id": "D1", "pdfDownloadLink": link, "amendments": [{"id": "D2", "pdfDownloadLink": link}]})
+    invoice = await one_of(
+        {"id": "D1", "pdfDownloadLink": link, "amendments": [{"id": "D2", "pdfDownloadLink": link}]}
+    )
     assert invoice.source.get("pdfDownloadLink") == kept
     table = header_table(list(flattened([invoice])))
     assert table.column("pdfDownloadLink").to_pylist() == [kept, kept]
     assert "s3cr3t" not in str(table.to_pylist())
 
 
-async def test_the_access_token_of_a_pdf_link_is_no_record_in_any_case_and_of_receipts_neither() -> None:
+async def test_the_access_token_of_a_pdf_link_is_no_record_in_any_case_and_of_receipts_neither() -> (
+    None
+):
     link, path = "https://storage.example/D1.pdf?sig=s3cr3t", "/invoices/D1/receipts/1?x=1"
     receipts = [
         {"id": "1", "taxReceiptPdfDownloadLink": link, "taxreceiptPDFdownloadlink": link},
         {"id": "2", "taxReceiptPdfDownloadLink": path},
         {"id": "3", "taxReceiptPdfDownloadLink": None},
     ]
-    invoice = await one_of({"id": "D1", "PdfDownloadLink": link, "taxReceipts": receipts, "TaxReceipts": receipts[:1]})
+    invoice = await one_of(
+        {"id": "D1", "PdfDownloadLink": link, "taxReceipts": receipts, "TaxReceipts": receipts[:1]}
+    )
     bare = "https://storage.example/D1.pdf"
     first = {"id": "1", "taxReceiptPdfDownloadLink": bare, "taxreceiptPDFdownloadlink": bare}
     assert json.loads(dumps(invoice.source)) == {
@@ -280,9 +324,16 @@ async def test_no_details_and_no_amendments_are_no_error(nothing: str) -> None:
 
 
 async def test_an_unknown_invoice_is_not_found() -> None:
-    fault = {"code": 1000, "description": "Invoice was not found.", "data": ["nope"], "source": "PartnerFD"}
+    fault = {
+        "code": 1000,
+        "description": "Invoice was not found.",
+        "data": ["nope"],
+        "source": "PartnerFD",
+    }
     async with bench(lambda _sent: answered(404, fault)) as running:
-        with pytest.raises(NotFoundError, match=r"there is no invoice .a/b..*Invoice was not found") as raised:
+        with pytest.raises(
+            NotFoundError, match=r"there is no invoice .a/b..*Invoice was not found"
+        ) as raised:
             await get_invoice(running.session, "a/b")
         assert isinstance(raised.value.__cause__, HttpStatusError)
         assert running.transport.sent[0].request.target == "/invoices/a%2Fb"
@@ -333,18 +384,24 @@ async def test_modern_invoices_that_come_on_every_page_are_yielded_once() -> Non
 
     def answer(sent: Sent) -> Any:
         offset = asked(sent)[1]
-        return answered(200, a_page(pages[offset], f"/invoices?size=2&offset={offset + 2}" if offset < 4 else None))
+        return answered(
+            200,
+            a_page(pages[offset], f"/invoices?size=2&offset={offset + 2}" if offset < 4 else None),
+        )
 
     async with bench(answer) as running:
         assert await walked(running) == ["D1", "D2", "G1", "D3", "D4", "D5"]
 
 
 @pytest.mark.parametrize(
-    "link", ["/invoices?offset=", "/v1/invoices", "/invoices?Offset=3&SIZE=2", "/invoices?size=2?offset=3"]
+    "link",
+    ["/invoices?offset=", "/v1/invoices", "/invoices?Offset=3&SIZE=2", "/invoices?size=2?offset=3"],
 )
 async def test_the_walk_goes_on_behind_damaged_next_links(link: str) -> None:
     async with bench(
-        lambda sent: answered(200, a_page(["D4"], None) if asked(sent)[1] else a_page(["D1", "D2", "D3"], link))
+        lambda sent: answered(
+            200, a_page(["D4"], None) if asked(sent)[1] else a_page(["D1", "D2", "D3"], link)
+        )
     ) as running:
         assert await walked(running) == ["D1", "D2", "D3", "D4"]
         assert asked(running.transport.sent[1]) == (2, 3)
@@ -353,7 +410,9 @@ async def test_the_walk_goes_on_behind_damaged_next_links(link: str) -> None:
 async def test_a_server_that_caps_the_size_is_asked_for_its_own() -> None:
     def answer(sent: Sent) -> Any:
         offset = asked(sent)[1]
-        return answered(200, a_page([f"D{offset}"], "/invoices?size=1&offset=1" if not offset else None))
+        return answered(
+            200, a_page([f"D{offset}"], "/invoices?size=1&offset=1" if not offset else None)
+        )
 
     async with bench(answer) as running:
         assert await walked(running, size=200) == ["D0", "D1"]
@@ -365,10 +424,14 @@ async def test_a_list_that_leads_in_circles_ends_as_an_error(back_to: int) -> No
     def answer(sent: Sent) -> Any:
         offset = asked(sent)[1]
         following = offset + 2 if offset < 6 else back_to
-        return answered(200, a_page([f"D{offset}", f"D{offset + 1}"], f"/invoices?size=2&offset={following}"))
+        return answered(
+            200, a_page([f"D{offset}", f"D{offset + 1}"], f"/invoices?size=2&offset={following}")
+        )
 
     async with bench(answer) as running:
-        with pytest.raises(ContradictionError, match=f"leads in circles: its next page is offset {back_to} again"):
+        with pytest.raises(
+            ContradictionError, match=f"leads in circles: its next page is offset {back_to} again"
+        ):
             await walked(running)
         assert len(running.transport.sent) == 4
 
@@ -391,14 +454,22 @@ async def test_a_last_page_with_a_continuation_token_is_not_taken_for_the_end() 
 
     def answer(sent: Sent) -> Any:
         offset = asked(sent)[1]
-        return answered(200, a_page([f"D{offset}"], follows[offset]) | ({} if offset else {"continuationToken": "t"}))
+        return answered(
+            200,
+            a_page([f"D{offset}"], follows[offset])
+            | ({} if offset else {"continuationToken": "t"}),
+        )
 
     async with bench(answer) as running:
         assert await walked(running) == ["D0", "D1"]
 
 
-@pytest.mark.parametrize(("told", "complete"), [(4, True), (3, True), (2, True), (5, False), (500, False)])
-async def test_a_list_that_ends_before_the_total_it_told_is_an_error(told: int, complete: bool) -> None:
+@pytest.mark.parametrize(
+    ("told", "complete"), [(4, True), (3, True), (2, True), (5, False), (500, False)]
+)
+async def test_a_list_that_ends_before_the_total_it_told_is_an_error(
+    told: int, complete: bool
+) -> None:
     pages = {0: ["D1", "D2", "G1"], 2: ["D3", "G1"]}  # the total of the last page counts that page
 
     def answer(sent: Sent) -> Any:
@@ -410,7 +481,9 @@ async def test_a_list_that_ends_before_the_total_it_told_is_an_error(told: int, 
         if complete:
             assert await walked(running) == ["D1", "D2", "G1", "D3"]
             return
-        with pytest.raises(ContradictionError, match=f"ends after 4 invoices, but says there are {told}$"):
+        with pytest.raises(
+            ContradictionError, match=f"ends after 4 invoices, but says there are {told}$"
+        ):
             await walked(running)
 
 
@@ -432,7 +505,9 @@ USAGE = {"billingProvider": "azure", "invoiceLineItemType": "usage_line_items"}
         ({"amendments": [{"id": "G2", "invoiceDetails": [DETAIL]}]}, False),
     ],
 )
-async def test_an_invoice_that_comes_again_has_to_be_the_same(again: dict[str, Any], same: bool) -> None:
+async def test_an_invoice_that_comes_again_has_to_be_the_same(
+    again: dict[str, Any], same: bool
+) -> None:
     invoice = {"id": "G\x1b1", "totalCharges": 7.5, "invoiceDetails": [DETAIL, USAGE]}
     for items in ([invoice, invoice | again], [invoice | again, invoice]):
         async with answering({"items": items}) as running:
@@ -440,12 +515,15 @@ async def test_an_invoice_that_comes_again_has_to_be_the_same(again: dict[str, A
                 assert await walked(running) == ["G\x1b1"]
                 continue
             with pytest.raises(
-                ContradictionError, match=r"has invoice 'G\\x1b1' twice, with different details or total"
+                ContradictionError,
+                match=r"has invoice 'G\\x1b1' twice, with different details or total",
             ):
                 await walked(running)
 
 
-@pytest.mark.parametrize("body", [b"<html>", b'{"totalCount":0}', b'{"items":{}}', b'{"items":[', b"[]", b""])
+@pytest.mark.parametrize(
+    "body", [b"<html>", b'{"totalCount":0}', b'{"items":{}}', b'{"items":[', b"[]", b""]
+)
 async def test_an_answer_that_is_no_list_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedBodyError):
         await page_of_text(body)
@@ -483,9 +561,12 @@ async def test_recorded_headers_fit_their_columns_and_add_up() -> None:
     assert table.num_rows == 18
     assert table.column("_rescued").null_count == 18
     text = json.loads(
-        body_of("recorded/api-2016-03/069-invoices-list-unpaged").decode("utf-8-sig"), parse_float=Decimal
+        body_of("recorded/api-2016-03/069-invoices-list-unpaged").decode("utf-8-sig"),
+        parse_float=Decimal,
     )
-    assert table.column("totalCharges").to_pylist() == [Decimal(item["totalCharges"]) for item in text["items"]]
+    assert table.column("totalCharges").to_pylist() == [
+        Decimal(item["totalCharges"]) for item in text["items"]
+    ]
     assert table.column("id").to_pylist() == [item["id"] for item in text["items"]]
 
 

@@ -37,7 +37,8 @@ SPARE = 4
 
 @dataclass(frozen=True, slots=True)
 class OffsetServer:
-    """Offset paging as the sandbox decides it, with three more manners; rows are their own numbers."""
+    """Offset paging as the sandbox decides it, with three more manners; rows are their own
+    numbers."""
 
     rows: int
     options: SandboxOptions = field(default_factory=SandboxOptions)
@@ -63,10 +64,13 @@ class OffsetServer:
         elif self.trailing_next and page.rows:
             links["next"] = link(size, page.start + page.rows)
         rows = range(page.start, page.start + page.rows)
-        return answered(200, page_body(rows, total=total_count(page.rows, self.rows, self.options), links=links))
+        return answered(
+            200, page_body(rows, total=total_count(page.rows, self.rows, self.options), links=links)
+        )
 
     def path(self, size: int) -> list[Page]:
-        """The pages that somebody gets who asks for one after the other, adopting the size of the first."""
+        """The pages that somebody gets who asks for one after the other, adopting the size of the
+        first."""
         pages: list[Page] = []
         offset = 0
         while not pages or pages[-1].next_link:
@@ -78,7 +82,8 @@ class OffsetServer:
         return pages
 
     def withholds(self, size: int) -> bool:
-        """Whether the last page leaves rows out and nothing says so, which only the invoice's total can show."""
+        """Whether the last page leaves rows out and nothing says so, which only the invoice's total
+        can show."""
         if self.options.short_page_gap is None or self.options.ignore_offset:
             return False
         last = self.path(size)[-1]
@@ -117,7 +122,9 @@ async def walked(
     random = Random(seed)
     rows: list[int] = []
     said = ""
-    async with bench(answer, limit=limit, latency=latency or (lambda: random.expovariate(1.0))) as at:
+    async with bench(
+        answer, limit=limit, latency=latency or (lambda: random.expovariate(1.0))
+    ) as at:
         lookahead, discarded = Lookahead(2 * limit), RunStats()
         async with anyio.create_task_group() as tasks:
             walk = walk_over(at, tasks, lookahead, size=size, discarded=discarded)
@@ -189,7 +196,8 @@ class Kind:
 
 
 def at_most(pages: int, limit: int) -> int:
-    """What the design allows: nothing for one page, else about the window, or three times what was there."""
+    """What the design allows: nothing for one page, else about the window, or three times what was
+    there."""
     return 0 if pages == 1 else min(limit + max(SPARE, limit), 3 * (pages - 1))
 
 
@@ -212,7 +220,9 @@ def shortened(*, gap: bool, first: bool = False) -> Callable[[int], OffsetServer
 
     def server(pages: int) -> OffsetServer:
         number = 0 if first else pages // 2
-        options = SandboxOptions(short_page_gap=number) if gap else SandboxOptions(short_page=number)
+        options = (
+            SandboxOptions(short_page_gap=number) if gap else SandboxOptions(short_page=number)
+        )
         return OffsetServer(4 * pages - 1, options)
 
     return server
@@ -221,18 +231,37 @@ def shortened(*, gap: bool, first: bool = False) -> Callable[[int], OffsetServer
 MID = (3, 7, 100)
 KINDS = [
     *[
-        Kind(f"past end: {way}", optioned(SandboxOptions(past_end=way)), pages=PAGES, largest_at=LIMITS)
+        Kind(
+            f"past end: {way}",
+            optioned(SandboxOptions(past_end=way)),
+            pages=PAGES,
+            largest_at=LIMITS,
+        )
         for way in PAST_ENDS
     ],
     *[
-        Kind(f"exact multiple, past end: {way}", optioned(SandboxOptions(past_end=way), short_by=0), pages=MID)
+        Kind(
+            f"exact multiple, past end: {way}",
+            optioned(SandboxOptions(past_end=way), short_by=0),
+            pages=MID,
+        )
         for way in PAST_ENDS
     ],
-    Kind("past end: echoed repeat", optioned(SandboxOptions(past_end="repeat"), echoed_repeat=True)),
+    Kind(
+        "past end: echoed repeat", optioned(SandboxOptions(past_end="repeat"), echoed_repeat=True)
+    ),
     Kind("says no offsets", optioned(SandboxOptions(), silent=True), pages=MID),
     Kind("caps the size", optioned(SandboxOptions(max_size=3)), size=20, pages=PAGES),
-    Kind("ignores the size: fewer", optioned(SandboxOptions(ignore_size=True, default_size=3)), size=7),
-    Kind("ignores the size: more", optioned(SandboxOptions(ignore_size=True, default_size=12), 12), size=5),
+    Kind(
+        "ignores the size: fewer",
+        optioned(SandboxOptions(ignore_size=True, default_size=3)),
+        size=7,
+    ),
+    Kind(
+        "ignores the size: more",
+        optioned(SandboxOptions(ignore_size=True, default_size=12), 12),
+        size=5,
+    ),
     Kind(
         "ignores the offset",
         optioned(SandboxOptions(ignore_offset=True)),
@@ -271,7 +300,11 @@ KINDS = [
         pages=MID,
         error=lambda pages: "has 2 rows, yet says that the next page starts at offset",
     ),
-    Kind("tells the true total", optioned(SandboxOptions(true_total=True)), wasted=lambda pages, limit: 0),
+    Kind(
+        "tells the true total",
+        optioned(SandboxOptions(true_total=True)),
+        wasted=lambda pages, limit: 0,
+    ),
     Kind(
         "tells the true total, exact multiple",
         optioned(SandboxOptions(true_total=True, past_end="404"), short_by=0),
@@ -304,8 +337,12 @@ async def test_look_ahead_gets_exact_rows_or_says_what_is_wrong(kind: Kind) -> N
     for pages in kind.pages:
         for limit in kind.largest_at if pages == PAGES[-1] else LIMITS:
             server = kind.server(pages)
-            patience_s = 0.0 if "stall" in kind.name else 2.0  # of real time, while that of the server is virtual
-            result = await walked(server, size=kind.size, limit=limit, seed=pages + limit, beyond_end_s=patience_s)
+            patience_s = (
+                0.0 if "stall" in kind.name else 2.0
+            )  # of real time, while that of the server is virtual
+            result = await walked(
+                server, size=kind.size, limit=limit, seed=pages + limit, beyond_end_s=patience_s
+            )
             words = kind.error(pages)
             needed = len(server.path(kind.size)) if not words else result.requests
             wasted = result.requests - needed
@@ -316,7 +353,11 @@ async def test_look_ahead_gets_exact_rows_or_says_what_is_wrong(kind: Kind) -> N
             if words:
                 assert words in result.error
                 assert result.error.startswith("transfer D1 office/billing_line_items")
-                assert result.rows == list(range(len(result.rows))) or "echoes" in kind.name or "small" in kind.name
+                assert (
+                    result.rows == list(range(len(result.rows)))
+                    or "echoes" in kind.name
+                    or "small" in kind.name
+                )
                 continue
             assert result.error == ""
             assert result.rows == list(range(server.rows))
@@ -327,7 +368,8 @@ async def test_look_ahead_gets_exact_rows_or_says_what_is_wrong(kind: Kind) -> N
 
 
 async def test_a_long_transfer_fills_the_limit_from_beginning_to_end() -> None:
-    """At a latency of 1 s, 2,000 pages take 62.5 s at a limit of 32, were it filled all the time."""
+    """At a latency of 1 s, 2,000 pages take 62.5 s at a limit of 32, were it filled all the
+    time."""
     result = await walked(OffsetServer(2000), size=1, limit=32, latency=lambda: 1.0)
 
     assert result.max_in_flight == 32
@@ -343,7 +385,8 @@ async def test_a_short_transfer_is_not_slowed_down_by_looking_ahead() -> None:
 
 @pytest.mark.parametrize(("limit", "requests"), [(2, 3), (3, 4), (4, 5), (32, 5)])
 async def test_a_second_window_takes_idle_places_up_to_four(limit: int, requests: int) -> None:
-    """Two pages, of which the second is the last: where no place is idle, one page would be asked for in vain."""
+    """Two pages, of which the second is the last: where no place is idle, one page would be asked
+    for in vain."""
     result = await walked(OffsetServer(5), size=3, limit=limit, latency=lambda: 1.0)
 
     assert result.requests == requests
@@ -356,9 +399,12 @@ ASKED_21 = (Request("/x", (("size", "3"), ("offset", "21"))), dict[str, str](), 
 
 
 def break_page(server: OffsetServer, offset: int, *replies: Reply) -> Callable[[Sent], Reply]:
-    """Answer as `server` does, but one page with `replies` in turn, and with the last of them ever after."""
+    """Answer as `server` does, but one page with `replies` in turn, and with the last of them ever
+    after."""
     broken = one_after_the_other(*replies)
-    return lambda sent: broken(sent) if ("offset", str(offset)) in sent.request.query else server(sent)
+    return lambda sent: (
+        broken(sent) if ("offset", str(offset)) in sent.request.query else server(sent)
+    )
 
 
 @pytest.mark.parametrize("limit", LIMITS)
@@ -372,13 +418,18 @@ async def test_a_full_page_without_a_next_link_is_not_taken_for_the_last(limit: 
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-async def test_a_page_that_stays_malformed_is_named_and_was_asked_for_three_times(limit: int) -> None:
+async def test_a_page_that_stays_malformed_is_named_and_was_asked_for_three_times(
+    limit: int,
+) -> None:
     server = break_page(OffsetServer(60), 21, answered(200, b'{"items": [{"n": 21}'))
 
     result = await walked(server, limit=limit)
 
     assert result.rows == list(range(21))
-    assert "transfer D1 office/billing_line_items, page at offset 21: the body is not JSON" in result.error
+    assert (
+        "transfer D1 office/billing_line_items, page at offset 21: the body is not JSON"
+        in result.error
+    )
     assert "3 attempts" in result.error
     assert "MS-RequestId" in result.error
 
@@ -391,7 +442,9 @@ async def test_a_page_that_mends_is_no_matter() -> None:
 
 
 async def test_a_page_without_items_is_named() -> None:
-    server = break_page(OffsetServer(60), 21, answered(200, {"code": 1000, "description": "no such thing"}))
+    server = break_page(
+        OffsetServer(60), 21, answered(200, {"code": 1000, "description": "no such thing"})
+    )
 
     assert "page at offset 21: the body is JSON, but not a page" in (await walked(server)).error
 
@@ -442,7 +495,10 @@ async def test_a_total_that_changes_is_a_contradiction() -> None:
 
     result = await walked(server)
 
-    assert "the page at offset 3 says there are 63 rows in all, an earlier page said 60" in result.error
+    assert (
+        "the page at offset 3 says there are 63 rows in all, an earlier page said 60"
+        in result.error
+    )
 
 
 async def test_a_few_rows_that_are_alike_are_no_contradiction() -> None:
@@ -536,7 +592,9 @@ def test_any_transfer_ends_with_exact_rows_or_an_error(chance: Chance) -> None:
     assume(not chance.server.withholds(chance.size))
 
     async def run() -> Walked:
-        result = await walked(chance.answer(), size=chance.size, limit=chance.limit, seed=chance.seed)
+        result = await walked(
+            chance.answer(), size=chance.size, limit=chance.limit, seed=chance.seed
+        )
         assert len(asyncio.all_tasks()) == 1
         return result
 
@@ -556,7 +614,9 @@ def test_a_walk_that_is_left_early_leaves_nothing_behind(chance: Chance, pages: 
 
 
 @given(chances(), st.floats(0.0, 20.0), st.sampled_from([LEGACY, MODERN]))
-def test_a_walk_that_is_cancelled_gives_its_places_back(chance: Chance, after: float, transfer: Transfer) -> None:
+def test_a_walk_that_is_cancelled_gives_its_places_back(
+    chance: Chance, after: float, transfer: Transfer
+) -> None:
     async def run() -> None:
         answer = chance.answer() if transfer is LEGACY else Chain(200)
         latency = Random(chance.seed).random
@@ -566,7 +626,9 @@ def test_a_walk_that_is_cancelled_gives_its_places_back(chance: Chance, after: f
 
                 async def consume() -> None:
                     with suppress(TransferError):
-                        walk = walk_over(at, tasks, lookahead, size=chance.size, discarded=RunStats())
+                        walk = walk_over(
+                            at, tasks, lookahead, size=chance.size, discarded=RunStats()
+                        )
                         async with aclosing(walk_pages(transfer, walk)) as pages:
                             async for _ in pages:
                                 await at.time.wait(0.1)
@@ -586,7 +648,8 @@ def test_a_walk_that_is_cancelled_gives_its_places_back(chance: Chance, after: f
 
 @dataclass(slots=True)
 class Chain:
-    """Continuation paging: page n+1 is behind the token of page n, which stands where `tell` says."""
+    """Continuation paging: page n+1 is behind the token of page n, which stands where `tell`
+    says."""
 
     pages: int
     tell: str = "link and field"
@@ -604,13 +667,22 @@ class Chain:
         return chain_page(rows, following, tell=self.tell, total=self.total)
 
 
-def chain_page(rows: range, token: str | None, *, tell: str = "link and field", total: int | None = None) -> Reply:
+def chain_page(
+    rows: range, token: str | None, *, tell: str = "link and field", total: int | None = None
+) -> Reply:
     links: dict[str, object] = {"self": {"uri": "/x", "method": "GET", "headers": []}}
     headers = [{"key": "MS-ContinuationToken", "value": token}] if "link" in tell else []
     if token is not None and tell != "field alone":
-        links["next"] = {"uri": "/x?size=10?seekOperation=Next", "method": "GET", "headers": headers}
+        links["next"] = {
+            "uri": "/x?size=10?seekOperation=Next",
+            "method": "GET",
+            "headers": headers,
+        }
     in_field = token if "field" in tell else None
-    return answered(200, page_body(rows, total=len(rows) if total is None else total, links=links, token=in_field))
+    return answered(
+        200,
+        page_body(rows, total=len(rows) if total is None else total, links=links, token=in_field),
+    )
 
 
 @pytest.mark.parametrize("tell", ["link and field", "link", "field", "field alone"])
@@ -668,7 +740,10 @@ async def test_empty_pages_in_a_chain_are_passed_over() -> None:
 async def test_a_chain_of_empty_pages_ends() -> None:
     result = await walked(Chain(100_000, empty=tuple(range(1, 100_000))), transfer=MODERN)
 
-    assert "transfer G1 one_time/billing_line_items: page 100 is number 100 of empty pages" in result.error
+    assert (
+        "transfer G1 one_time/billing_line_items: page 100 is number 100 of empty pages"
+        in result.error
+    )
 
 
 @pytest.mark.parametrize(
@@ -679,7 +754,11 @@ async def test_a_chain_of_empty_pages_ends() -> None:
             "page 1 names a next page, but no token for it",
         ),
         (
-            [chain_page(range(10), "a"), chain_page(range(10, 20), "b"), chain_page(range(20, 30), "a")],
+            [
+                chain_page(range(10), "a"),
+                chain_page(range(10, 20), "b"),
+                chain_page(range(20, 30), "a"),
+            ],
             "page 2 gives a continuation token that was used",
         ),
         (
@@ -691,12 +770,18 @@ async def test_a_chain_of_empty_pages_ends() -> None:
             "page 0 gives a continuation token that cannot be sent",
         ),
         ([chain_page(range(10), "a"), answered(200, b"<html>")], ", page 1: the body is not JSON"),
-        ([chain_page(range(10), "a"), answered(400, {"code": 3000})], ", page 1: the server answered 400"),
+        (
+            [chain_page(range(10), "a"), answered(400, {"code": 3000})],
+            ", page 1: the server answered 400",
+        ),
         (
             [chain_page(range(10), "a"), answered(200, {"code": 1})],
             ", page 1: the body is JSON, but not a page",
         ),
-        ([chain_page(range(10), None, total=11)], "its pages end after 10 rows, but say there are 11"),
+        (
+            [chain_page(range(10), None, total=11)],
+            "its pages end after 10 rows, but say there are 11",
+        ),
     ],
 )
 async def test_what_is_wrong_with_a_chain_is_named(replies: list[Reply], words: str) -> None:
@@ -715,7 +800,10 @@ async def test_a_chain_that_tells_its_total_is_held_to_it() -> None:
 
 
 SOCKETS = [
-    *[(f"past end: {way}", SandboxOptions(past_end=way, line_items=137), 20, "") for way in PAST_ENDS],
+    *[
+        (f"past end: {way}", SandboxOptions(past_end=way, line_items=137), 20, "")
+        for way in PAST_ENDS
+    ],
     ("gzip", SandboxOptions(gzip=True, line_items=137), 20, ""),
     ("utf16", SandboxOptions(bom="utf16", line_items=137), 20, ""),
     ("exact multiple", SandboxOptions(past_end="404", line_items=140), 20, ""),
@@ -723,28 +811,51 @@ SOCKETS = [
     ("no rows", SandboxOptions(line_items=0), 20, ""),
     ("caps the size", SandboxOptions(max_size=10, line_items=137), 20, ""),
     ("ignores the size", SandboxOptions(ignore_size=True, default_size=30, line_items=137), 20, ""),
-    ("ignores the offset", SandboxOptions(ignore_offset=True, line_items=137), 20, "answered with offset 0"),
-    ("echoes the offset", SandboxOptions(ignore_offset_echo=True, line_items=137), 20, "repeats the rows"),
+    (
+        "ignores the offset",
+        SandboxOptions(ignore_offset=True, line_items=137),
+        20,
+        "answered with offset 0",
+    ),
+    (
+        "echoes the offset",
+        SandboxOptions(ignore_offset_echo=True, line_items=137),
+        20,
+        "repeats the rows",
+    ),
     ("short page", SandboxOptions(short_page=3, line_items=137), 20, ""),
-    ("short page, gap", SandboxOptions(short_page_gap=3, line_items=137), 20, "next page starts at offset"),
+    (
+        "short page, gap",
+        SandboxOptions(short_page_gap=3, line_items=137),
+        20,
+        "next page starts at offset",
+    ),
     ("true total", SandboxOptions(true_total=True, line_items=137), 20, ""),
     ("lying total", SandboxOptions(lying_total=True, line_items=137), 20, "its pages end after"),
     ("throttles", SandboxOptions(max_in_flight=2, line_items=137), 20, ""),
 ]
 
 
-@pytest.mark.parametrize(("options", "size", "words"), [case[1:] for case in SOCKETS], ids=[c[0] for c in SOCKETS])
-async def test_the_sandbox_is_walked_exactly(options: SandboxOptions, size: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "size", "words"), [case[1:] for case in SOCKETS], ids=[c[0] for c in SOCKETS]
+)
+async def test_the_sandbox_is_walked_exactly(
+    options: SandboxOptions, size: int, words: str
+) -> None:
     async with serve(options) as sandbox:
         for kind in ("Recurring", "OneTime"):
             invoice = next(invoice for invoice in sandbox.tenant.invoices if invoice.kind == kind)
             detail = invoice.details[0]
-            transfer = Transfer(invoice.id, detail.provider, detail.line_item_type, currency=invoice.currency)
+            transfer = Transfer(
+                invoice.id, detail.provider, detail.line_item_type, currency=invoice.currency
+            )
             items, error = await walked_over_sockets(sandbox, transfer, size)
             if words and (kind == "Recurring" or options.lying_total):
                 assert words in error
                 continue
-            whole = sandbox.tenant.page_bytes(invoice.id, detail.provider, detail.line_item_type, 0, detail.line_items)
+            whole = sandbox.tenant.page_bytes(
+                invoice.id, detail.provider, detail.line_item_type, 0, detail.line_items
+            )
             assert error == ""
             assert items == loads(whole)
 
@@ -752,11 +863,16 @@ async def test_the_sandbox_is_walked_exactly(options: SandboxOptions, size: int,
 async def walked_over_sockets(
     sandbox: RunningSandbox, transfer: Transfer, size: int, limit: int = 4
 ) -> tuple[list[object], str]:
-    settings = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token), page_size=size, max_in_flight=limit)
+    settings = Settings(
+        base_url=sandbox.base_url, token=Secret(sandbox.token), page_size=size, max_in_flight=limit
+    )
     items: list[object] = []
     error = ""
     with anyio.fail_after(20):
-        async with open_session(settings, RunStats()) as session, anyio.create_task_group() as tasks:
+        async with (
+            open_session(settings, RunStats()) as session,
+            anyio.create_task_group() as tasks,
+        ):
             walk = Walk(session, tasks, settings, Lookahead(2 * limit), decode_json_page)
             try:
                 async with aclosing(walk_pages(transfer, walk)) as pages:
@@ -770,7 +886,9 @@ async def walked_over_sockets(
 async def test_the_sandbox_sees_the_limit_filled_and_few_requests_beyond_the_end() -> None:
     options = SandboxOptions(line_items=2000, latency_ms=20, past_end="400")
     async with serve(options) as sandbox:
-        invoice = next(invoice for invoice in sandbox.tenant.invoices if invoice.kind == "Recurring")
+        invoice = next(
+            invoice for invoice in sandbox.tenant.invoices if invoice.kind == "Recurring"
+        )
         transfer = Transfer(invoice.id, "office", "billing_line_items")
 
         items, error = await walked_over_sockets(sandbox, transfer, size=10, limit=16)
@@ -803,27 +921,35 @@ def _offset_of(sent: Sent) -> int:
 
 
 @pytest.mark.parametrize("with_self", [True, False])
-async def test_rows_beyond_a_page_that_lost_its_next_link_are_a_contradiction(with_self: bool) -> None:
+async def test_rows_beyond_a_page_that_lost_its_next_link_are_a_contradiction(
+    with_self: bool,
+) -> None:
     def lossy(sent: Sent) -> Reply:
         offset = _offset_of(sent)
         links = {"self": {"uri": f"/x?size=5&offset={offset}"}} if with_self else {}
         if offset not in (15, 35):
             links["next"] = {"uri": f"/x?size=5&offset={offset + 5}"}
-        return answered(200, {"items": [{"n": n} for n in range(offset, offset + 5)], "links": links})
+        return answered(
+            200, {"items": [{"n": n} for n in range(offset, offset + 5)], "links": links}
+        )
 
     result = await walked(lossy, size=5, latency=lambda: 1.0)
     assert "end after 20 rows, but the page at offset 20 has 5 more" in result.error
 
 
 async def test_an_offset_page_with_a_continuation_token_but_no_next_link_is_not_the_end() -> None:
-    result = await walked(lambda sent: answered(200, {"items": [{"n": 0}], "continuationToken": "abc"}))
+    result = await walked(
+        lambda sent: answered(200, {"items": [{"n": 0}], "continuationToken": "abc"})
+    )
     assert "gives a continuation token, but no next link" in result.error
 
 
 # --- Pages that do not come.
 
 
-def stalling(answer: Callable[[Sent], Reply], *, above: int, since: int = 0) -> Callable[[Sent], Reply]:
+def stalling(
+    answer: Callable[[Sent], Reply], *, above: int, since: int = 0
+) -> Callable[[Sent], Reply]:
     """A server that never ends a page of more than so many rows, from an offset on."""
 
     def reply(sent: Sent) -> Reply:
@@ -836,7 +962,9 @@ def stalling(answer: Callable[[Sent], Reply], *, above: int, since: int = 0) -> 
 
 @pytest.mark.parametrize("since", [0, 3000])
 @pytest.mark.parametrize("limit", [1, 8])
-async def test_a_page_that_keeps_timing_out_is_asked_for_in_smaller_ones(since: int, limit: int) -> None:
+async def test_a_page_that_keeps_timing_out_is_asked_for_in_smaller_ones(
+    since: int, limit: int
+) -> None:
     server = stalling(OffsetServer(10_000), above=600, since=since)
 
     result = await walked(server, size=1000, limit=limit)
@@ -883,7 +1011,9 @@ async def test_the_first_page_of_a_chain_that_keeps_timing_out_is_asked_for_smal
 async def test_a_later_page_of_a_chain_keeps_the_size_that_its_token_was_given_for() -> None:
     chain = Chain(3)
     result = await walked(
-        lambda sent: Stall() if "MS-ContinuationToken" in sent.headers else chain(sent), transfer=MODERN, size=1000
+        lambda sent: Stall() if "MS-ContinuationToken" in sent.headers else chain(sent),
+        transfer=MODERN,
+        size=1000,
     )
 
     assert result.rows == list(range(10))

@@ -40,7 +40,10 @@ def test_a_page_of_ten_rows_that_came_before_is_a_copy() -> None:
 def test_fewer_rows_may_be_alike_until_ten_of_them_are_in_a_row() -> None:
     seen = SeenPages()
     seen.add(Rows.of(4, "a"), "page 0")
-    said = [seen.add(Rows.of(4, text), f"page {number}") for number, text in enumerate("aabaaa", start=1)]
+    said = [
+        seen.add(Rows.of(4, text), f"page {number}")
+        for number, text in enumerate("aabaaa", start=1)
+    ]
     assert said == [None] * 5 + ["repeats the rows of page 0"]
 
 
@@ -75,7 +78,10 @@ def test_a_total_of_more_than_the_page_counts_the_collection() -> None:
 def test_a_total_may_not_change() -> None:
     seen = SeenPages()
     seen.add(Rows.of(10, "a", 15), "page 0")
-    assert seen.add(Rows.of(1, "b", 16), "page 1") == "says there are 16 rows in all, an earlier page said 15"
+    assert (
+        seen.add(Rows.of(1, "b", 16), "page 1")
+        == "says there are 16 rows in all, an earlier page said 15"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,17 @@ from support.payloads import body_of
 
 from bulkfetch.decoding.jsontext import dumps, loads, utf8_of
 from bulkfetch.errors import MalformedBodyError
-from bulkfetch.partnercenter.summaries import InvoiceSummary, get_estimates, get_summaries, get_summary
+from bulkfetch.partnercenter.summaries import (
+    InvoiceSummary,
+    get_estimates,
+    get_summaries,
+    get_summary,
+)
 
 
-async def test_the_documented_summaries_are_read_exactly_with_what_each_kind_of_invoice_makes_up() -> None:
+async def test_the_documented_summaries_are_read_exactly_with_what_each_kind_of_invoice_makes_up() -> (
+    None
+):
     body = body_of("docs/v1-2021-03/invoice-summaries")
     async with bench(lambda sent: answered(body=body)) as there:
         pounds, francs, euros = await get_summaries(there.session)
@@ -53,12 +60,18 @@ async def test_what_is_no_summary_is_an_error(body: bytes) -> None:
 
 
 async def test_the_documented_estimate_links_are_read() -> None:
-    async with bench(lambda sent: answered(body=body_of("docs/v1-2021-03/estimate-links"))) as there:
+    async with bench(
+        lambda sent: answered(body=body_of("docs/v1-2021-03/estimate-links"))
+    ) as there:
         estimates = await get_estimates(there.session, "USD")
-        assert there.transport.sent[0].request.target == "/invoices/estimates/links?currencycode=USD"
+        assert (
+            there.transport.sent[0].request.target == "/invoices/estimates/links?currencycode=USD"
+        )
 
     assert [(each.type, each.period) for each in estimates] == [
-        (kind, period) for kind in ("daily_rated_usage", "non_consumption") for period in ("Current", "Previous")
+        (kind, period)
+        for kind in ("daily_rated_usage", "non_consumption")
+        for period in ("Current", "Previous")
     ]
     assert estimates[0].title == "Daily rated usage unbilled"
     assert estimates[3].link.startswith(

@@ -18,14 +18,21 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import SignIn, token_source
 
 
-async def test_a_check_says_who_one_is_what_is_allowed_and_until_when_and_shows_no_token(tmp_path: Path) -> None:
+async def test_a_check_says_who_one_is_what_is_allowed_and_until_when_and_shows_no_token(
+    tmp_path: Path,
+) -> None:
     async with entra(tmp_path) as there:
         there.now = time.time()
         user = await check_login(of_user(there))
         app = await check_login(there.settings())
         opaque = await check_login(there.settings(token=Secret(SandboxOptions().token)))
         token = await credentials(there.settings()).token()
-    assert (user.way, user.user, user.kind, user.rights) == ("user", USER, "user", ("user_impersonation",))
+    assert (user.way, user.user, user.kind, user.rights) == (
+        "user",
+        USER,
+        "user",
+        ("user_impersonation",),
+    )
     assert (user.app, user.tenant, user.multi_factor) == ("Sandbox client", TENANT, True)
     assert (user.invoices, user.users_only) == ("", "")
     assert user.expires_at is not None

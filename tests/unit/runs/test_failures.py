@@ -16,12 +16,21 @@ from bulkfetch.runs.export import export_async
 from bulkfetch.runs.failures import Failure, keep_failures
 from bulkfetch.storage.disk import LocalStore
 
-D1, D2, D3 = (Transfer(identifier, "office", "billing_line_items") for identifier in ("D1", "D2", "D3"))
+D1, D2, D3 = (
+    Transfer(identifier, "office", "billing_line_items") for identifier in ("D1", "D2", "D3")
+)
 
 
-def keep(root: Path, *failed: Transfer, planned: tuple[Transfer, ...], committed: tuple[Transfer, ...] = ()) -> None:
+def keep(
+    root: Path,
+    *failed: Transfer,
+    planned: tuple[Transfer, ...],
+    committed: tuple[Transfer, ...] = (),
+) -> None:
     failures = [Failure(transfer, "http_status", "it failed", status=500) for transfer in failed]
-    keep_failures(LocalStore(root), failures, planned=planned, committed_of=lambda others: committed, at="now")
+    keep_failures(
+        LocalStore(root), failures, planned=planned, committed_of=lambda others: committed, at="now"
+    )
 
 
 def kept(root: Path) -> list[dict[str, Any]]:
@@ -31,7 +40,12 @@ def kept(root: Path) -> list[dict[str, Any]]:
 def test_a_failure_is_a_line_of_json(tmp_path: Path) -> None:
     keep(tmp_path, D1, planned=(D1, D2))
     (line,) = kept(tmp_path)
-    assert (line["at"], line["invoice_id"], line["status"], line["message"]) == ("now", "D1", 500, "it failed")
+    assert (line["at"], line["invoice_id"], line["status"], line["message"]) == (
+        "now",
+        "D1",
+        500,
+        "it failed",
+    )
 
 
 def test_an_archive_that_lacks_nothing_has_no_such_file(tmp_path: Path) -> None:
@@ -62,10 +76,19 @@ def test_a_message_may_name_a_file_whose_name_is_no_text(tmp_path: Path) -> None
     assert kept(tmp_path)[0]["message"] == "l?ke could not be written"
 
 
-async def test_a_failed_transfer_is_told_kept_and_gone_once_a_run_has_fetched_it(tmp_path: Path) -> None:
+async def test_a_failed_transfer_is_told_kept_and_gone_once_a_run_has_fetched_it(
+    tmp_path: Path,
+) -> None:
     tenant = two_invoices()
-    body = {"code": 900150, "description": "The role lacks the right.", "data": ["D2"], "source": "PartnerFD"}
-    tenant.interrupt = lambda asked: web.json_response(body, status=403) if asked.invoice_id == "D2" else None
+    body = {
+        "code": 900150,
+        "description": "The role lacks the right.",
+        "data": ["D2"],
+        "source": "PartnerFD",
+    }
+    tenant.interrupt = lambda asked: (
+        web.json_response(body, status=403) if asked.invoice_id == "D2" else None
+    )
     async with serving(tenant) as server:
         broken = await export_async(tmp_path, server.settings())
         (kept_failure,) = kept(tmp_path)
@@ -79,7 +102,10 @@ async def test_a_failed_transfer_is_told_kept_and_gone_once_a_run_has_fetched_it
     for fact in (f"transfer {D2}", said, "1 attempt;", *ids, "Billing admin role"):
         assert line.count(fact) == 1, fact
     assert broken.lines()[-1].startswith("Run the same command again: what is committed is kept")
-    assert {name: kept_failure[name] for name in ("invoice_id", "status", "code", "attempts", "correlation_id")} == {
+    assert {
+        name: kept_failure[name]
+        for name in ("invoice_id", "status", "code", "attempts", "correlation_id")
+    } == {
         "invoice_id": "D2",
         "status": 403,
         "code": "900150",
@@ -105,4 +131,7 @@ async def test_an_archive_may_lie_where_the_name_is_no_text(tmp_path: Path) -> N
 def two_invoices() -> MadeUp:
     office = ("office", "billing_line_items")
     rows = ['{"customerName": "a", "totalForCustomer": 1}']
-    return MadeUp([invoice(each, office) for each in ("D1", "D2")], {(each, *office): rows for each in ("D1", "D2")})
+    return MadeUp(
+        [invoice(each, office) for each in ("D1", "D2")],
+        {(each, *office): rows for each in ("D1", "D2")},
+    )

@@ -15,7 +15,9 @@ from bulkfetch.billing.transfers import Transfer, own_path, transfer_of
 from bulkfetch.errors import NotFoundError, SettingsError
 from bulkfetch.runs.plan import Plan, Selection, plan_export
 
-OFFICE = InvoiceDetail("office", "billing_line_items", "/invoices/D1/lineitems/Office/BillingLineItems")
+OFFICE = InvoiceDetail(
+    "office", "billing_line_items", "/invoices/D1/lineitems/Office/BillingLineItems"
+)
 USAGE = InvoiceDetail("azure", "usage_line_items", "/invoices/D1/lineitems/Azure/UsageLineItems")
 ONE_TIME = InvoiceDetail("one_time", "billing_line_items")
 
@@ -54,11 +56,20 @@ def planned(walked: Sequence[Invoice] = TENANT, **selection: object) -> list[str
 @pytest.mark.parametrize(
     ("name", "spelled"),
     [
-        *((name, "one_time") for name in ("OneTime", "onetime", "one_time", "oneTime", "ONETIME", " One_Time ")),
+        *(
+            (name, "one_time")
+            for name in ("OneTime", "onetime", "one_time", "oneTime", "ONETIME", " One_Time ")
+        ),
         *((name, "office") for name in ("Office", "office", "OFFICE")),
-        *((name, "billing_line_items") for name in ("BillingLineItems", "billinglineitems", "billing_line_items")),
+        *(
+            (name, "billing_line_items")
+            for name in ("BillingLineItems", "billinglineitems", "billing_line_items")
+        ),
         ("UsageLineItems", "usage_line_items"),
-        *((name, "azure_data_market") for name in ("AzureDataMarket", "azureDataMarket", "azure_data_market")),
+        *(
+            (name, "azure_data_market")
+            for name in ("AzureDataMarket", "azureDataMarket", "azure_data_market")
+        ),
         ("NobodyKnows", "nobody_knows"),
         ("", ""),
     ],
@@ -74,9 +85,18 @@ def test_every_spelling_of_a_provider_or_type_means_one(name: str, spelled: str)
 @pytest.mark.parametrize(
     ("link", "path"),
     [
-        ("/invoices/D1/lineitems/Office/BillingLineItems", "/invoices/D1/lineitems/Office/BillingLineItems"),
-        ("/v1/invoices/D1/lineitems/Office/BillingLineItems", "/invoices/D1/lineitems/Office/BillingLineItems"),
-        ("/invoices/D1/lineitems/office/billing_line_items", "/invoices/D1/lineitems/office/billing_line_items"),
+        (
+            "/invoices/D1/lineitems/Office/BillingLineItems",
+            "/invoices/D1/lineitems/Office/BillingLineItems",
+        ),
+        (
+            "/v1/invoices/D1/lineitems/Office/BillingLineItems",
+            "/invoices/D1/lineitems/Office/BillingLineItems",
+        ),
+        (
+            "/invoices/D1/lineitems/office/billing_line_items",
+            "/invoices/D1/lineitems/office/billing_line_items",
+        ),
         (
             "/v1/invoices/Recurring-D1/lineitems/Office/BillingLineItems",
             "/invoices/Recurring-D1/lineitems/Office/BillingLineItems",
@@ -111,7 +131,10 @@ def test_a_link_to_its_own_detail_is_followed_below_the_base_url(link: str, path
 )
 def test_a_link_that_names_a_host_or_a_scheme_is_not_followed(link: str) -> None:
     transfer = transfer_of(invoice(), replace(OFFICE, link=link))
-    assert (transfer.path, transfer.resource_path) == (None, "/invoices/D1/lineitems/Office/BillingLineItems")
+    assert (transfer.path, transfer.resource_path) == (
+        None,
+        "/invoices/D1/lineitems/Office/BillingLineItems",
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +161,10 @@ def test_a_link_that_names_a_host_or_a_scheme_is_not_followed(link: str) -> None
 )
 def test_a_link_to_something_else_is_not_followed(link: str) -> None:
     transfer = transfer_of(invoice(), replace(OFFICE, link=link))
-    assert (transfer.path, transfer.resource_path) == (None, "/invoices/D1/lineitems/Office/BillingLineItems")
+    assert (transfer.path, transfer.resource_path) == (
+        None,
+        "/invoices/D1/lineitems/Office/BillingLineItems",
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +206,9 @@ def test_a_legacy_transfer_asks_at_the_link_of_its_detail() -> None:
 
 
 def test_a_modern_transfer_asks_in_the_query_form_by_the_bare_id() -> None:
-    detail = InvoiceDetail("OneTime", "UsageLineItems", "/invoices/OneTime-G1/lineitems/OneTime/UsageLineItems")
+    detail = InvoiceDetail(
+        "OneTime", "UsageLineItems", "/invoices/OneTime-G1/lineitems/OneTime/UsageLineItems"
+    )
     transfer = transfer_of(replace(invoice("G1"), currency_code="CHF"), detail)
     assert transfer.is_modern
     assert (transfer.provider, transfer.line_item_type) == ("one_time", "usage_line_items")
@@ -201,7 +229,9 @@ def test_a_modern_transfer_asks_in_the_query_form_by_the_bare_id() -> None:
         ("nobody_knows", False, "nobody_knows"),
     ],
 )
-def test_the_provider_decides_how_pages_are_asked_for(provider: str, modern: bool, in_query: str) -> None:
+def test_the_provider_decides_how_pages_are_asked_for(
+    provider: str, modern: bool, in_query: str
+) -> None:
     transfer = Transfer("D1", provider, "billing_line_items")
     assert (transfer.is_modern, transfer.query_provider) == (modern, in_query)
 
@@ -222,7 +252,9 @@ def test_the_provider_decides_how_pages_are_asked_for(provider: str, modern: boo
     ],
 )
 @pytest.mark.parametrize("provider", ["office", "one_time"])
-def test_a_name_from_the_server_is_one_segment_of_the_path(name: str, segment: str, provider: str) -> None:
+def test_a_name_from_the_server_is_one_segment_of_the_path(
+    name: str, segment: str, provider: str
+) -> None:
     path = Transfer(name, provider, "billing_line_items").resource_path
     assert path.startswith(f"/invoices/{segment}/lineitems")
     assert URL(f"https://host/v1{path}", encoded=True).raw_path == f"/v1{path}"
@@ -293,7 +325,10 @@ def test_days_the_wrong_way_round_are_refused() -> None:
 
 def test_invoices_and_amendments_are_selected_by_their_own_id() -> None:
     assert planned(invoices=("D1",)) == ["D1 office/billing_line_items"]
-    assert planned(invoices=("G4", "D1")) == ["G4 office/billing_line_items", "D1 office/billing_line_items"]
+    assert planned(invoices=("G4", "D1")) == [
+        "G4 office/billing_line_items",
+        "D1 office/billing_line_items",
+    ]
     assert planned(invoices=("G2",)) == ["G2 one_time/billing_line_items"]
 
 
@@ -318,14 +353,18 @@ def test_an_invoice_is_kept_though_none_of_its_details_are_selected() -> None:
 
 
 def test_an_invoice_that_is_not_there_is_named() -> None:
-    with pytest.raises(NotFoundError, match="has no invoice 'D7', 'D8'; `bulkfetch invoices list` shows"):
+    with pytest.raises(
+        NotFoundError, match="has no invoice 'D7', 'D8'; `bulkfetch invoices list` shows"
+    ):
         planned(invoices=("D8", "D1", "D7"))
 
 
 def test_a_provider_or_type_that_the_tenant_has_nowhere_is_refused_with_those_it_has() -> None:
     with pytest.raises(NotFoundError, match="provider 'ofice'; there are azure, office, one_time"):
         planned(providers=("azure", "ofice"))
-    with pytest.raises(NotFoundError, match="type 'billing'; there are billing_line_items, usage_line_items"):
+    with pytest.raises(
+        NotFoundError, match="type 'billing'; there are billing_line_items, usage_line_items"
+    ):
         planned(line_item_types=("billing",))
     with pytest.raises(NotFoundError, match="there are none at all"):
         planned([], providers=("azure",))

@@ -16,17 +16,26 @@ def transfer(provider: str, line_item_type: str = BILLING) -> Transfer:
     return Transfer("I", provider, line_item_type)
 
 
-def reconciled(charged: str | None, totals: dict[Transfer, str | None], *missing: Transfer) -> Reconciliation:
+def reconciled(
+    charged: str | None, totals: dict[Transfer, str | None], *missing: Transfer
+) -> Reconciliation:
     commits = {
-        each: Commit(each, 1, (), total=None if total is None else Decimal(total)) for each, total in totals.items()
+        each: Commit(each, 1, (), total=None if total is None else Decimal(total))
+        for each, total in totals.items()
     }
-    return reconcile_total("I", None if charged is None else Decimal(charged), [*totals, *missing], commits)
+    return reconcile_total(
+        "I", None if charged is None else Decimal(charged), [*totals, *missing], commits
+    )
 
 
 def test_office_and_azure_billing_rows_make_up_the_charges_and_usage_rows_do_not() -> None:
     result = reconciled(
         "30154.25",
-        {transfer("office"): "26560.39", transfer("azure"): "3593.86", transfer("azure", USAGE): "7"},
+        {
+            transfer("office"): "26560.39",
+            transfer("azure"): "3593.86",
+            transfer("azure", USAGE): "7",
+        },
     )
 
     assert result.verdict is Verdict.AGREES
@@ -43,7 +52,9 @@ def test_a_cent_too_much_is_a_difference() -> None:
 
 
 def test_the_24th_decimal_is_a_difference() -> None:
-    result = reconciled("12345678901234", {transfer("office"): "12345678901234.000000000000000000000001"})
+    result = reconciled(
+        "12345678901234", {transfer("office"): "12345678901234.000000000000000000000001"}
+    )
 
     assert result.verdict is Verdict.DIFFERS
     assert result.difference == Decimal("1E-24")
@@ -76,9 +87,13 @@ def test_what_cannot_be_compared_says_why(
 
 
 def test_rows_that_all_lists_again_count_once() -> None:
-    assert reconciled("5", {transfer("one_time"): "5", transfer("all"): "5"}).verdict is Verdict.AGREES
+    assert (
+        reconciled("5", {transfer("one_time"): "5", transfer("all"): "5"}).verdict is Verdict.AGREES
+    )
     assert reconciled("5", {transfer("all"): "5"}).verdict is Verdict.AGREES
-    assert reconciled("6", {transfer("office"): "1", transfer("all"): "5"}).verdict is Verdict.AGREES
+    assert (
+        reconciled("6", {transfer("office"): "1", transfer("all"): "5"}).verdict is Verdict.AGREES
+    )
 
 
 def test_a_detail_that_is_listed_twice_counts_once() -> None:
@@ -86,7 +101,9 @@ def test_a_detail_that_is_listed_twice_counts_once() -> None:
     spelled = InvoiceDetail("Office", "BillingLineItems")
     invoice = Invoice("I", total_charges=Decimal(5), details=(detail, spelled))
 
-    result = reconcile(invoice, {transfer("office"): Commit(transfer("office"), 1, (), total=Decimal(5))})
+    result = reconcile(
+        invoice, {transfer("office"): Commit(transfer("office"), 1, (), total=Decimal(5))}
+    )
 
     assert result.verdict is Verdict.AGREES
 

@@ -42,7 +42,11 @@ def report(**changes: object) -> ExportReport:
     return replace(plain, **changes)  # type: ignore[arg-type]  # what a test chooses
 
 
-FAILURE = Failure(USAGE, "malformed_body", "transfer D1 azure/usage_line_items, page at offset 0: the body is not JSON")
+FAILURE = Failure(
+    USAGE,
+    "malformed_body",
+    "transfer D1 azure/usage_line_items, page at offset 0: the body is not JSON",
+)
 
 
 def test_a_complete_run_tells_what_it_did() -> None:
@@ -59,7 +63,10 @@ def test_a_complete_run_tells_what_it_did() -> None:
 def test_a_failed_transfer_makes_the_run_incomplete_and_is_told_with_what_to_do() -> None:
     failed = report(failures=(FAILURE,), committed=(commit(),))
     assert not failed.complete
-    assert failed.lines()[0] == "lake: 1 transfer committed, 0 committed before, 1 failed, of 2 invoices"
+    assert (
+        failed.lines()[0]
+        == "lake: 1 transfer committed, 0 committed before, 1 failed, of 2 invoices"
+    )
     assert failed.lines()[-2:] == [
         f"FAILED {FAILURE.message}",
         "Run the same command again: what is committed is kept, only what failed is fetched.",
@@ -90,7 +97,9 @@ def test_names_from_the_server_cannot_act_on_the_terminal() -> None:
 
 def test_a_machine_gets_every_fact_and_amounts_as_text() -> None:
     reconciled = Reconciliation("D1", Verdict.DIFFERS, Decimal("100.10"), Decimal("100.05"))
-    facts = report(failures=(FAILURE,), skipped=(commit(),), reconciliations=(reconciled,)).to_dict()
+    facts = report(
+        failures=(FAILURE,), skipped=(commit(),), reconciliations=(reconciled,)
+    ).to_dict()
     assert json.loads(json.dumps(facts)) == facts
     (failure,) = facts["failures"]
     assert (failure["invoice_id"], failure["provider"], failure["line_item_type"]) == (
@@ -101,7 +110,11 @@ def test_a_machine_gets_every_fact_and_amounts_as_text() -> None:
     assert (failure["reason"], failure["message"]) == ("malformed_body", FAILURE.message)
     (each,) = facts["reconciliation"]
     assert (each["charged"], each["listed"], each["difference"]) == ("100.10", "100.05", "-0.05")
-    assert (facts["transfers_committed"], facts["transfers_skipped"], facts["rows"]) == (2, 1, 1_000_010)
+    assert (facts["transfers_committed"], facts["transfers_skipped"], facts["rows"]) == (
+        2,
+        1,
+        1_000_010,
+    )
     assert (facts["complete"], facts["size_bytes"]) == (False, 5_000_000)
 
 
@@ -110,7 +123,10 @@ def test_verdicts_are_counted_and_differences_are_named() -> None:
     differs = Reconciliation("D2", Verdict.DIFFERS, Decimal("30154.25"), Decimal("30154.24"))
     unknown = Reconciliation("D3", Verdict.NOT_COMPARABLE, why="the header has no totalCharges")
     lines = reconciliation_lines((agrees, agrees, differs, unknown, unknown))
-    assert lines[0] == "reconciliation of 5 invoices with the header: 2 agree, 1 differs, 2 not comparable"
+    assert (
+        lines[0]
+        == "reconciliation of 5 invoices with the header: 2 agree, 1 differs, 2 not comparable"
+    )
     assert len(lines) == 2
     assert lines[1].startswith("DIFFERS ")
     assert "30154.24" in lines[1]
@@ -121,7 +137,9 @@ def test_verdicts_are_counted_and_differences_are_named() -> None:
 
 def refused() -> TransferError:
     """A transfer that the service refused to give."""
-    facts = RequestFacts("GET", "/invoices/D1/lineitems/Azure/UsageLineItems", "request-1", "run-1", 1)
+    facts = RequestFacts(
+        "GET", "/invoices/D1/lineitems/Azure/UsageLineItems", "request-1", "run-1", 1
+    )
     cause = HttpStatusError(
         "the server answered 403 (code 900150): role lacks rights",
         status=403,
@@ -138,7 +156,8 @@ def test_the_facts_of_a_failure_are_those_of_the_request_behind_it() -> None:
     facts = failure_of(USAGE, refused()).to_dict()
     assert facts.pop("message").startswith("transfer D1 azure/usage_line_items, page at offset 0: ")
     assert (
-        facts.pop("advice") == "the token lacks the right to read this; it needs the Admin agent or Billing admin role"
+        facts.pop("advice")
+        == "the token lacks the right to read this; it needs the Admin agent or Billing admin role"
     )
     assert facts == {
         "invoice_id": "D1",
@@ -158,7 +177,15 @@ def test_the_facts_of_a_failure_are_those_of_the_request_behind_it() -> None:
 def test_a_failure_is_one_line_with_every_fact_once() -> None:
     line = failure_of(USAGE, refused()).line()
     assert "\n" not in line
-    for fact in ("D1 azure/usage_line_items", "403", "900150", "request-1", "run-1", "1 attempt", "Billing admin"):
+    for fact in (
+        "D1 azure/usage_line_items",
+        "403",
+        "900150",
+        "request-1",
+        "run-1",
+        "1 attempt",
+        "Billing admin",
+    ):
         assert line.count(fact) == 1, fact
 
 
@@ -170,10 +197,15 @@ def test_a_failure_without_a_request_has_the_reason_of_its_error() -> None:
 
 def test_transfers_that_were_not_tried_are_one_line_together() -> None:
     failures = [FAILURE, not_tried(OFFICE), not_tried(USAGE)]
-    assert failure_lines(failures) == [FAILURE.line(), "NOT TRIED: 2 transfers; the run ended before"]
+    assert failure_lines(failures) == [
+        FAILURE.line(),
+        "NOT TRIED: 2 transfers; the run ended before",
+    ]
     assert failure_lines([]) == []
 
 
-@pytest.mark.parametrize(("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (12345, "12,345 rows")])
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (12345, "12,345 rows")]
+)
 def test_what_is_counted_is_in_the_plural_unless_it_is_one(number: int, text: str) -> None:
     assert counted(number, "row") == text

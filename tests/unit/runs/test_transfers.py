@@ -37,7 +37,9 @@ NO_INTERRUPTION: Callable[[Asked], web.Response | None] = lambda asked: None  # 
 
 
 def line_items(count: int, amount: str = "0.10") -> list[str]:
-    return [f'{{"customerName":"c{number}","totalForCustomer":{amount}}}' for number in range(count)]
+    return [
+        f'{{"customerName":"c{number}","totalForCustomer":{amount}}}' for number in range(count)
+    ]
 
 
 async def exported(
@@ -48,7 +50,8 @@ async def exported(
     stats: RunStats | None = None,
     **settings: Any,
 ) -> Commit:
-    """Export one transfer of a made-up tenant; the settings cut it into three parts of two pages each."""
+    """Export one transfer of a made-up tenant; the settings cut it into three parts of two pages
+    each."""
     name = (transfer.invoice_id, transfer.provider, transfer.line_item_type)
     cut = {"page_size": 5, "part_rows": 10, "row_group_rows": 4, **settings}
     async with serving(MadeUp([], {name: rows}, interrupt)) as server:
@@ -57,11 +60,17 @@ async def exported(
             return await _in_group(transfer, session, run, store, stats or RunStats())
 
 
-async def _in_group(transfer: Transfer, session: Any, run: Any, store: LocalStore, stats: RunStats) -> Commit:
+async def _in_group(
+    transfer: Transfer, session: Any, run: Any, store: LocalStore, stats: RunStats
+) -> Commit:
     outcome: list[Commit | BaseException] = []
     async with anyio.create_task_group() as tasks:
         try:
-            outcome.append(await export_transfer(transfer, Job(session, tasks, run, Lookahead(8), store, stats)))
+            outcome.append(
+                await export_transfer(
+                    transfer, Job(session, tasks, run, Lookahead(8), store, stats)
+                )
+            )
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # carried out of the task group, which would wrap it
@@ -73,21 +82,29 @@ async def _in_group(transfer: Transfer, session: Any, run: Any, store: LocalStor
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
 
 
 def visible(root: Path) -> list[str]:
     return sorted(name for name in tree(root) if name.endswith(".parquet"))
 
 
-async def test_a_transfer_becomes_its_parts_and_a_commit_that_tells_what_they_are(tmp_path: Path) -> None:
+async def test_a_transfer_becomes_its_parts_and_a_commit_that_tells_what_they_are(
+    tmp_path: Path,
+) -> None:
     stats = RunStats()
 
     commit = await exported(LocalStore(tmp_path), line_items(27), stats=stats)
 
     assert [part.rows for part in commit.parts] == [10, 10, 7]
     assert [part.first_line for part in commit.parts] == [0, 10, 20]
-    assert (commit.rows, commit.total_column, commit.total) == (27, "totalForCustomer", Decimal("2.7"))
+    assert (commit.rows, commit.total_column, commit.total) == (
+        27,
+        "totalForCustomer",
+        Decimal("2.7"),
+    )
     assert read_commit(LocalStore(tmp_path), OFFICE) == commit
     for part in commit.parts:
         content = tmp_path.joinpath(part.name).read_bytes()
@@ -106,7 +123,11 @@ async def test_a_charge_that_is_no_number_makes_the_total_unknown(tmp_path: Path
 
 async def test_rescued_values_are_counted_by_field(tmp_path: Path) -> None:
     stats = RunStats()
-    rows = [*line_items(7), *['{"colour":"red","subscriptionStartDate":"soon"}'] * 6, '{"colour":null}']
+    rows = [
+        *line_items(7),
+        *['{"colour":"red","subscriptionStartDate":"soon"}'] * 6,
+        '{"colour":null}',
+    ]
 
     commit = await exported(LocalStore(tmp_path), rows, stats=stats)
 
@@ -114,7 +135,9 @@ async def test_rescued_values_are_counted_by_field(tmp_path: Path) -> None:
     assert stats.rescued == 13
 
 
-async def test_a_transfer_without_rows_is_a_committed_empty_part_with_its_schema(tmp_path: Path) -> None:
+async def test_a_transfer_without_rows_is_a_committed_empty_part_with_its_schema(
+    tmp_path: Path,
+) -> None:
     commit = await exported(LocalStore(tmp_path), [])
 
     assert [(part.rows, part.first_line) for part in commit.parts] == [(0, 0)]
@@ -123,12 +146,18 @@ async def test_a_transfer_without_rows_is_a_committed_empty_part_with_its_schema
     assert "totalForCustomer" in pq.read_schema(tmp_path / commit.parts[0].name).names
 
 
-async def test_a_type_that_nobody_declared_gets_the_columns_of_its_first_page(tmp_path: Path) -> None:
-    rows = ['{"cup":"blue","price":0.1999968000511991808131,"hot":true}'] * 7 + ['{"cup":7,"saucer":"new"}']
+async def test_a_type_that_nobody_declared_gets_the_columns_of_its_first_page(
+    tmp_path: Path,
+) -> None:
+    rows = ['{"cup":"blue","price":0.1999968000511991808131,"hot":true}'] * 7 + [
+        '{"cup":7,"saucer":"new"}'
+    ]
 
     commit = await exported(LocalStore(tmp_path), rows, TEAPOTS)
 
-    table = pa.concat_tables([pq.read_table(tmp_path / part.name, partitioning=None) for part in commit.parts])
+    table = pa.concat_tables(
+        [pq.read_table(tmp_path / part.name, partitioning=None) for part in commit.parts]
+    )
     assert table.schema.names == ["invoice_id", "line_number", "cup", "price", "hot", "_rescued"]
     assert table.column("price").to_pylist() == [Decimal("0.1999968000511991808131")] * 7 + [None]
     assert table.column("cup").to_pylist() == ["blue"] * 7 + [None]
@@ -150,7 +179,11 @@ async def test_a_type_that_nobody_declared_and_that_has_no_rows_is_committed_wit
 async def test_an_error_in_the_middle_names_the_page_and_leaves_whole_parts_for_the_next_run(
     transfer: Transfer, broken: int, tmp_path: Path
 ) -> None:
-    clean, store, asked_again = LocalStore(tmp_path / "clean"), LocalStore(tmp_path / "broken"), list[Asked]()
+    clean, store, asked_again = (
+        LocalStore(tmp_path / "clean"),
+        LocalStore(tmp_path / "broken"),
+        list[Asked](),
+    )
     for each in (clean, store):
         each.root.mkdir()
     await exported(clean, line_items(27), transfer)
@@ -159,9 +192,13 @@ async def test_an_error_in_the_middle_names_the_page_and_leaves_whole_parts_for_
         return web.Response(status=500) if int(asked.token or asked.offset or 0) == broken else None
 
     page = f"page {broken // 5}" if transfer is CHAIN else f"page at offset {broken}"
-    with pytest.raises(TransferError, match=f"^transfer {transfer}, {page}: the server answered 500"):
+    with pytest.raises(
+        TransferError, match=f"^transfer {transfer}, {page}: the server answered 500"
+    ):
         await exported(store, line_items(27), transfer, interrupt)
-    assert staged(store) == [f"{number:05d}{ending}" for number in range(broken // 10) for ending in (".json", ".part")]
+    assert staged(store) == [
+        f"{number:05d}{ending}" for number in range(broken // 10) for ending in (".json", ".part")
+    ]
     assert len(tree(store.root)) == len(staged(store))
 
     await exported(store, line_items(27), transfer, asked_again.append)
@@ -189,7 +226,9 @@ async def test_a_cancelled_transfer_leaves_nothing_but_whole_parts(tmp_path: Pat
 
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: exported(LocalStore(tmp_path), line_items(27), interrupt=interrupt))
+            tasks.start_soon(
+                lambda: exported(LocalStore(tmp_path), line_items(27), interrupt=interrupt)
+            )
             with anyio.fail_after(10):
                 await reached.wait()
                 while "00000.json" not in staged(LocalStore(tmp_path)):  # noqa: ASYNC110  a directory has no event
@@ -197,7 +236,9 @@ async def test_a_cancelled_transfer_leaves_nothing_but_whole_parts(tmp_path: Pat
             scope.cancel()
 
     assert scope.cancelled_caught
-    assert len(tree(tmp_path)) == len(staged(LocalStore(tmp_path))) in (2, 4)  # the second one waits for a page or not
+    assert (
+        len(tree(tmp_path)) == len(staged(LocalStore(tmp_path))) in (2, 4)
+    )  # the second one waits for a page or not
 
 
 async def test_parts_that_a_killed_run_published_are_replaced_and_those_too_many_are_gone(
@@ -258,7 +299,9 @@ def assert_commit_is_kept(store: LocalStore) -> bool:
     if commit is None:
         return False
     for part in commit.parts:
-        assert hashlib.sha256(store.read(PurePosixPath(part.name)) or b"").hexdigest() == part.sha256
+        assert (
+            hashlib.sha256(store.read(PurePosixPath(part.name)) or b"").hexdigest() == part.sha256
+        )
     return True
 
 
@@ -291,7 +334,9 @@ async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_
     assert refetched == {27, 22, 12}  # without a whole part, with one, with two
 
 
-async def test_a_commit_whose_part_is_gone_never_comes_to_vouch_for_other_rows(tmp_path: Path) -> None:
+async def test_a_commit_whose_part_is_gone_never_comes_to_vouch_for_other_rows(
+    tmp_path: Path,
+) -> None:
     steps = 0
     while True:
         store = KilledAt(tmp_path / str(steps), steps)
@@ -378,7 +423,9 @@ async def test_a_disk_that_fills_up_at_any_point_ends_in_nothing_visible_and_the
 def test_a_sum_is_exact_where_a_float_or_a_narrow_type_is_not() -> None:
     largest = Decimal("99999999999999.999999999999999999999999")
 
-    assert sum_of(pa.array([largest] * 1000, MONEY)) == Decimal("99999999999999999.999999999999999999999000")
+    assert sum_of(pa.array([largest] * 1000, MONEY)) == Decimal(
+        "99999999999999999.999999999999999999999000"
+    )
     assert sum_of(pa.array([Decimal("0.1"), None, Decimal("0.2")], MONEY)) == Decimal("0.3")
     assert sum_of(pa.array([], MONEY)) == 0
     assert sum_of(pa.array([None], MONEY)) == 0
@@ -386,13 +433,19 @@ def test_a_sum_is_exact_where_a_float_or_a_narrow_type_is_not() -> None:
 
 def test_removing_what_was_published_leaves_the_parts_of_others(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    others = [Transfer("I-00000", *OFFICE_NAMES), Transfer("i", *OFFICE_NAMES), Transfer("I", "azure", "x")]
+    others = [
+        Transfer("I-00000", *OFFICE_NAMES),
+        Transfer("i", *OFFICE_NAMES),
+        Transfer("I", "azure", "x"),
+    ]
     for each in (OFFICE, *others):
         store.write(part_name(each, 0), b"")
 
     withdraw(store, OFFICE)
 
-    assert {PurePosixPath(name) for name in tree(tmp_path)} == {part_name(each, 0) for each in others}
+    assert {PurePosixPath(name) for name in tree(tmp_path)} == {
+        part_name(each, 0) for each in others
+    }
     assert commit_name(OFFICE).suffix == ".json"
 
 
@@ -409,12 +462,16 @@ def breaking_at(line: int) -> Callable[[Asked], web.Response | None]:
     return interrupt
 
 
-async def broken_off(store: LocalStore, rows: list[str], transfer: Transfer, line: int, **settings: Any) -> None:
+async def broken_off(
+    store: LocalStore, rows: list[str], transfer: Transfer, line: int, **settings: Any
+) -> None:
     with pytest.raises(TransferError):
         await exported(store, rows, transfer, breaking_at(line), **settings)
 
 
-async def clean_tree(root: Path, rows: list[str], transfer: Transfer, **settings: Any) -> dict[str, bytes]:
+async def clean_tree(
+    root: Path, rows: list[str], transfer: Transfer, **settings: Any
+) -> dict[str, bytes]:
     store = store_at(root)
     await exported(store, rows, transfer, **settings)
     return tree(root)
@@ -426,15 +483,24 @@ def store_at(root: Path) -> LocalStore:
 
 
 def numbered(count: int) -> list[str]:
-    return [f'{{"customerName":"c{number}","totalForCustomer":{number}.5,"colour":"red"}}' for number in range(count)]
+    return [
+        f'{{"customerName":"c{number}","totalForCustomer":{number}.5,"colour":"red"}}'
+        for number in range(count)
+    ]
 
 
 @pytest.mark.parametrize("transfer", [OFFICE, CHAIN])
-@pytest.mark.parametrize(("part_rows", "page_size"), [(10, 5), (10, 7), (3, 7), (7, 10), (1, 4), (10, 10)])
+@pytest.mark.parametrize(
+    ("part_rows", "page_size"), [(10, 5), (10, 7), (3, 7), (7, 10), (1, 4), (10, 10)]
+)
 async def test_what_goes_on_behind_whole_parts_ends_in_the_same_bytes_wherever_they_and_the_pages_end(
     transfer: Transfer, part_rows: int, page_size: int, tmp_path: Path
 ) -> None:
-    cut: dict[str, Any] = {"part_rows": part_rows, "row_group_rows": min(4, part_rows), "page_size": page_size}
+    cut: dict[str, Any] = {
+        "part_rows": part_rows,
+        "row_group_rows": min(4, part_rows),
+        "page_size": page_size,
+    }
     clean = await clean_tree(tmp_path / "clean", numbered(43), transfer, **cut)
     for line in range(0, 43, page_size):
         store = store_at(tmp_path / str(line))
@@ -446,7 +512,10 @@ async def test_what_goes_on_behind_whole_parts_ends_in_the_same_bytes_wherever_t
         assert tree(store.root) == clean, line
         whole = line // part_rows * part_rows
         assert stats.rows == 43 - max(0, -(-whole // page_size) - 1) * page_size
-        assert (commit.total, commit.rescues) == (sum(map(Decimal, range(43)), Decimal("21.5")), {"colour": 43})
+        assert (commit.total, commit.rescues) == (
+            sum(map(Decimal, range(43)), Decimal("21.5")),
+            {"colour": 43},
+        )
 
 
 async def test_a_run_with_another_page_size_goes_on_as_well(tmp_path: Path) -> None:
@@ -461,9 +530,13 @@ async def test_a_run_with_another_page_size_goes_on_as_well(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [{"part_rows": 9, "row_group_rows": 4}, {"part_rows": 10, "row_group_rows": 5}], ids=str
+    "settings",
+    [{"part_rows": 9, "row_group_rows": 4}, {"part_rows": 10, "row_group_rows": 5}],
+    ids=str,
 )
-async def test_parts_of_other_settings_are_not_gone_on_with(settings: dict[str, Any], tmp_path: Path) -> None:
+async def test_parts_of_other_settings_are_not_gone_on_with(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
     clean = await clean_tree(tmp_path / "clean", numbered(27), OFFICE, **settings)
     store, stats = store_at(tmp_path / "broken"), RunStats()
     await broken_off(store, numbered(27), OFFICE, 25)
@@ -480,7 +553,9 @@ def altered(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("name_of", [staged_name, checkpoint_name])
-@pytest.mark.parametrize("change", [altered, lambda content: content[:-1], lambda content: b"", None])
+@pytest.mark.parametrize(
+    "change", [altered, lambda content: content[:-1], lambda content: b"", None]
+)
 async def test_a_staged_part_that_is_not_the_one_checked_in_is_fetched_again(
     number: int,
     name_of: Callable[[Transfer, int], PurePosixPath],
@@ -504,7 +579,9 @@ async def test_a_staged_part_that_is_not_the_one_checked_in_is_fetched_again(
 
 
 @pytest.mark.parametrize("transfer", [OFFICE, CHAIN])
-@pytest.mark.parametrize("there_now", [numbered(27)[1:], numbered(27)[:17], numbered(27)[:20], [], line_items(27)])
+@pytest.mark.parametrize(
+    "there_now", [numbered(27)[1:], numbered(27)[:17], numbered(27)[:20], [], line_items(27)]
+)
 async def test_rows_that_are_not_what_they_were_are_fetched_from_the_start(
     transfer: Transfer, there_now: list[str], tmp_path: Path
 ) -> None:
@@ -532,7 +609,9 @@ async def test_a_token_that_has_expired_means_to_start_again(tmp_path: Path) -> 
     assert tree(store.root) == clean
 
 
-@pytest.mark.parametrize(("transfer", "status"), [(OFFICE, 400), (OFFICE, 500), (CHAIN, 401), (CHAIN, 403)])
+@pytest.mark.parametrize(
+    ("transfer", "status"), [(OFFICE, 400), (OFFICE, 500), (CHAIN, 401), (CHAIN, 403)]
+)
 async def test_a_page_that_fails_where_a_run_goes_on_keeps_the_parts(
     transfer: Transfer, status: int, tmp_path: Path
 ) -> None:
@@ -546,7 +625,9 @@ async def test_a_page_that_fails_where_a_run_goes_on_keeps_the_parts(
     assert tree(tmp_path) == before
 
 
-async def test_an_invoice_that_charges_something_else_is_fetched_from_the_start(tmp_path: Path) -> None:
+async def test_an_invoice_that_charges_something_else_is_fetched_from_the_start(
+    tmp_path: Path,
+) -> None:
     store, stats = LocalStore(tmp_path), RunStats()
     await broken_off(store, numbered(27), replace(OFFICE, charged=Decimal(5)), 25)
 
@@ -562,7 +643,11 @@ async def test_contradictions_leave_nothing_to_go_on_with(tmp_path: Path) -> Non
 
     with pytest.raises(ContradictionError):
         await exported(
-            LocalStore(tmp_path), numbered(25), interrupt=lambda asked: contradict(asked), page_size=5, part_rows=10
+            LocalStore(tmp_path),
+            numbered(25),
+            interrupt=lambda asked: contradict(asked),
+            page_size=5,
+            part_rows=10,
         )
 
     assert tree(tmp_path) == {}

@@ -17,8 +17,13 @@ TENANT = Tenant(SandboxOptions())
 def ask(uri: str, *, tenant: Tenant = TENANT, token: str | None = None) -> tuple[int, Any]:
     """The status and body for a link as it stands in a body: host-less and without /v1."""
     path, _, query = uri.partition("?")
-    pairs = tuple((name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair))
-    reply = InvoiceApi(tenant).answer(Asked(tuple(word for word in path.split("/") if word), pairs, token))
+    pairs = tuple(
+        (name, value)
+        for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)
+    )
+    reply = InvoiceApi(tenant).answer(
+        Asked(tuple(word for word in path.split("/") if word), pairs, token)
+    )
     assert isinstance(reply, Reply)
     return reply.status, json.loads(b"".join(reply.pieces), parse_float=Decimal)
 
@@ -50,8 +55,14 @@ def test_the_unpaged_list_has_every_invoice_on_one_page() -> None:
 def test_the_paged_list_counts_each_page_and_ends_without_a_next() -> None:
     first, last = page("/invoices?size=4&offset=0"), page("/invoices?size=4&offset=4")
 
-    assert links(first) == {"self": "/invoices?size=4&offset=0", "next": "/invoices?size=4&offset=4"}
-    assert links(last) == {"self": "/invoices?size=4&offset=4", "previous": "/invoices?size=4&offset=0"}
+    assert links(first) == {
+        "self": "/invoices?size=4&offset=0",
+        "next": "/invoices?size=4&offset=4",
+    }
+    assert links(last) == {
+        "self": "/invoices?size=4&offset=4",
+        "previous": "/invoices?size=4&offset=0",
+    }
     assert (first["totalCount"], last["totalCount"]) == (4, 2)
 
 
@@ -141,7 +152,9 @@ def test_the_query_form_has_the_same_rows_and_links_of_its_own_form() -> None:
     by_query = page(f"{base}?provider=Azure&InvoiceLineItemType=BillingLineItems&size=10&offset=20")
 
     assert by_query["items"] == by_path["items"]
-    assert links(by_query)["next"] == (f"{base}?provider=Azure&InvoiceLineItemType=BillingLineItems&size=10&offset=30")
+    assert links(by_query)["next"] == (
+        f"{base}?provider=Azure&InvoiceLineItemType=BillingLineItems&size=10&offset=30"
+    )
 
 
 def test_the_case_of_paths_and_queries_does_not_matter() -> None:
@@ -151,7 +164,10 @@ def test_the_case_of_paths_and_queries_does_not_matter() -> None:
 
     assert lower == page(f"{base}/Office/BillingLineItems?size=5&offset=5")
     assert (
-        lower["items"] == page(f"{base}?PROVIDER=OFFICE&invoicelineitemtype=BILLINGLINEITEMS&size=5&offset=5")["items"]
+        lower["items"]
+        == page(f"{base}?PROVIDER=OFFICE&invoicelineitemtype=BILLINGLINEITEMS&size=5&offset=5")[
+            "items"
+        ]
     )
 
 
@@ -164,7 +180,9 @@ def test_modern_pages_are_a_chain_of_continuation_tokens(line_item_type: str) ->
     while True:
         rows += body["items"]
         uris.append(links(body)["self"])
-        assert ("continuationToken" in body) == (line_item_type == "billinglineitems" and "next" in body["links"])
+        assert ("continuationToken" in body) == (
+            line_item_type == "billinglineitems" and "next" in body["links"]
+        )
         if "next" not in body["links"]:
             break
         header = body["links"]["next"]["headers"][0]
@@ -202,14 +220,23 @@ def test_one_time_usage_is_empty_by_path_and_full_by_query() -> None:
     base = f"/invoices/{invoice_of(MODERN).id}/lineitems"
 
     assert page(f"{base}/OneTime/UsageLineItems?size=2000")["items"] == []
-    assert len(page(f"{base}?provider=onetime&invoicelineitemtype=usagelineitems&size=2000")["items"]) == 500
+    assert (
+        len(page(f"{base}?provider=onetime&invoicelineitemtype=usagelineitems&size=2000")["items"])
+        == 500
+    )
 
 
 def test_marketplace_and_all_are_served_when_offered() -> None:
-    tenant = Tenant(SandboxOptions(details=("marketplace/usage_line_items", "all/billing_line_items"), invoices=1))
+    tenant = Tenant(
+        SandboxOptions(
+            details=("marketplace/usage_line_items", "all/billing_line_items"), invoices=1
+        )
+    )
     base = f"/invoices/{tenant.invoices[0].id}/lineitems"
 
-    usage = page(f"{base}?provider=Marketplace&invoicelineitemtype=usagelineitems&size=10", tenant=tenant)
+    usage = page(
+        f"{base}?provider=Marketplace&invoicelineitemtype=usagelineitems&size=10", tenant=tenant
+    )
     billing = page(f"{base}/All/BillingLineItems?size=10", tenant=tenant)
 
     assert "continuationToken" not in usage
@@ -240,7 +267,11 @@ def test_a_pair_the_invoice_does_not_offer_is_an_error_and_not_an_empty_page() -
         ("/invoices/D000000000/lineitems/Office/BillingLineItems", 404, 1000),
         (f"/invoices/{TENANT.invoices[0].id}/lineitems/Fabric/BillingLineItems", 400, 900126),
         (f"/invoices/{TENANT.invoices[0].id}/lineitems/Office/BillingLineItems?size=0", 400, 3000),
-        (f"/invoices/{TENANT.invoices[0].id}/lineitems/Office/BillingLineItems?size=1&offset=-1", 400, 3000),
+        (
+            f"/invoices/{TENANT.invoices[0].id}/lineitems/Office/BillingLineItems?size=1&offset=-1",
+            400,
+            3000,
+        ),
     ],
 )
 def test_what_cannot_be_served_is_a_fault_of_the_service(uri: str, status: int, code: int) -> None:

@@ -38,7 +38,12 @@ def test_every_option_has_an_argument_with_the_same_default() -> None:
 
 def test_arguments_become_options() -> None:
     options = parsed(
-        *("--line-items", "1000000", "--details", "office/billing_line_items,azure/usage_line_items"),
+        *(
+            "--line-items",
+            "1000000",
+            "--details",
+            "office/billing_line_items,azure/usage_line_items",
+        ),
         *(
             "--short-page",
             "3",
@@ -73,7 +78,9 @@ def test_the_command_tells_where_it_is_and_serves_until_it_is_told_to_stop() -> 
     with command() as process:
         assert process.stdout
         ready = json.loads(process.stdout.readline())
-        request = Request(f"{ready['base_url']}/invoices", headers={"Authorization": f"Bearer {ready['token']}"})
+        request = Request(
+            f"{ready['base_url']}/invoices", headers={"Authorization": f"Bearer {ready['token']}"}
+        )
         with urlopen(request, timeout=5) as answer:
             body = json.loads(answer.read().decode("utf-8-sig"))
         process.send_signal(signal.SIGTERM)

@@ -11,9 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkfetch.sandbox.breaking import REWRITES, SCRIPTS, instead, rows_of
-from bulkfetch.sandbox.faults import KINDS, Fault, Faults, FaultScript, Met, concerns, is_time, read_faults
+from bulkfetch.sandbox.faults import (
+    KINDS,
+    Fault,
+    Faults,
+    FaultScript,
+    Met,
+    concerns,
+    is_time,
+    read_faults,
+)
 
-PAGE = Met("line_items", "/invoices/D1/lineitems/Office/BillingLineItems", "size=50&offset=0", size=50)
+PAGE = Met(
+    "line_items", "/invoices/D1/lineitems/Office/BillingLineItems", "size=50&offset=0", size=50
+)
 
 
 def met(script: FaultScript, request: Met = PAGE, now: float = 0.0) -> str | None:
@@ -66,7 +77,10 @@ def test_the_third_request_to_a_path_is_counted_for_each_path() -> None:
 def test_only_the_first_attempts_of_a_request_may_be_meant() -> None:
     rules = script(Fault("close", attempts=2))
     first, second = replace(PAGE, request_id="a"), replace(PAGE, request_id="b")
-    assert [met(rules, each) for each in (first, first, second, first, second)] == ["close"] * 3 + [None, "close"]
+    assert [met(rules, each) for each in (first, first, second, first, second)] == ["close"] * 3 + [
+        None,
+        "close",
+    ]
 
 
 def test_a_rule_may_hold_for_a_time_only() -> None:
@@ -88,7 +102,9 @@ def test_the_same_requests_meet_the_same_faults_in_any_order(order: list[int], s
 
 def test_a_probability_is_about_the_share_of_the_requests_that_meet_it() -> None:
     rules = script(Fault("close", probability=0.1))
-    found = sum(met(rules, replace(PAGE, query=f"offset={offset}")) is not None for offset in range(5000))
+    found = sum(
+        met(rules, replace(PAGE, query=f"offset={offset}")) is not None for offset in range(5000)
+    )
     assert 400 < found < 600
 
 
@@ -117,7 +133,12 @@ def test_a_file_may_say_everything(tmp_path: Path) -> None:
     faults = read_faults(str(path))
     assert faults.seed == 7
     status, reset = faults.rules
-    assert (status.status, status.retry_after, status.nth, status.headers) == (429, "57", (3,), (("X-Odd", "yes"),))
+    assert (status.status, status.retry_after, status.nth, status.headers) == (
+        429,
+        "57",
+        (3,),
+        (("X-Odd", "yes"),),
+    )
     assert (reset.kind, reset.nth, reset.share) == ("reset_body", (1, 2), 0.5)
 
 
@@ -128,9 +149,18 @@ def test_a_file_may_say_everything(tmp_path: Path) -> None:
         ("sede = 1", "no such key 'sede'; did you mean 'seed'?"),
         ("[[fault]]\nstatus = 1", "fault 1: its kind is missing"),
         ('[[fault]]\nkind = "rest"', "fault 1: no such kind 'rest'; did you mean 'reset'?"),
-        ('[[fault]]\nkind = "close"\n[[fault]]\nkind = "reset"\nprobablity = 1', "fault 2: no such key 'probablity'"),
-        ('[[fault]]\nkind = "close"\nprobability = 2', "fault 1: probability and share are between 0 and 1"),
-        ('[[fault]]\nkind = "close"\nprobability = "x"', "fault 1: probability is a number, not 'x'"),
+        (
+            '[[fault]]\nkind = "close"\n[[fault]]\nkind = "reset"\nprobablity = 1',
+            "fault 2: no such key 'probablity'",
+        ),
+        (
+            '[[fault]]\nkind = "close"\nprobability = 2',
+            "fault 1: probability and share are between 0 and 1",
+        ),
+        (
+            '[[fault]]\nkind = "close"\nprobability = "x"',
+            "fault 1: probability is a number, not 'x'",
+        ),
         ('[[fault]]\nkind = "close"\nnth = [0]', "fault 1: nth counts from 1"),
         ('[[fault]]\nkind = "close"\nnth = "x"', "fault 1: nth is a number, or a list of them"),
         ('[[fault]]\nkind = "close"\nendpoint = "x"', "fault 1: endpoint is one of any, invoices"),
@@ -175,11 +205,19 @@ def test_the_command_lists_every_kind_and_every_key() -> None:
 
 def test_every_kind_does_something() -> None:
     by_server = {"delay", "forget_tokens"}
-    done = {kind for kind in KINDS if kind in REWRITES or kind in SCRIPTS or instead(Fault(kind)) is not None}
+    done = {
+        kind
+        for kind in KINDS
+        if kind in REWRITES or kind in SCRIPTS or instead(Fault(kind)) is not None
+    }
     assert done | by_server == set(KINDS)
     assert not set(REWRITES) & set(SCRIPTS)
 
 
 def test_the_rows_of_a_page_are_told_apart() -> None:
-    assert rows_of('{"a":"},{"},{"b":[{"c":1.50}]},{}') == ['{"a":"},{"}', '{"b":[{"c":1.50}]}', "{}"]
+    assert rows_of('{"a":"},{"},{"b":[{"c":1.50}]},{}') == [
+        '{"a":"},{"}',
+        '{"b":[{"c":1.50}]}',
+        "{}",
+    ]
     assert rows_of("") == []

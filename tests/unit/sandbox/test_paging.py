@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 
 from bulkfetch.sandbox import SandboxOptions
-from bulkfetch.sandbox.paging import Page, PastEnd, Place, offset_page, plain_page, read_token, total_count, write_token
+from bulkfetch.sandbox.paging import (
+    Page,
+    PastEnd,
+    Place,
+    offset_page,
+    plain_page,
+    read_token,
+    total_count,
+    write_token,
+)
 
 PLAIN = SandboxOptions()
 
@@ -26,7 +35,9 @@ def walk(total: int, size: int, options: SandboxOptions) -> list[tuple[int, int]
 
 
 def test_a_middle_page_leads_both_ways() -> None:
-    assert page_of(1000, 100, 200) == Page(200, 100, Place(100, 200), Place(100, 300), Place(100, 100))
+    assert page_of(1000, 100, 200) == Page(
+        200, 100, Place(100, 200), Place(100, 300), Place(100, 100)
+    )
 
 
 def test_the_last_page_has_no_next_and_the_only_page_has_self_alone() -> None:
@@ -45,7 +56,9 @@ def test_a_size_above_the_maximum_is_capped_in_the_links_too() -> None:
 
 def test_every_size_of_walk_sees_every_row_once() -> None:
     for size in (1, 7, 100, 1000):
-        seen = [row for start, rows in walk(1000, size, PLAIN) for row in range(start, start + rows)]
+        seen = [
+            row for start, rows in walk(1000, size, PLAIN) for row in range(start, start + rows)
+        ]
         assert seen == list(range(1000))
 
 
@@ -59,11 +72,15 @@ def test_every_size_of_walk_sees_every_row_once() -> None:
         ("stall", PastEnd("stall")),
     ],
 )
-def test_an_offset_past_the_end_is_answered_in_the_chosen_way(way: str, answer: Page | PastEnd) -> None:
+def test_an_offset_past_the_end_is_answered_in_the_chosen_way(
+    way: str, answer: Page | PastEnd
+) -> None:
     assert offset_page(950, 100, 1500, SandboxOptions(past_end=way)) == answer
 
 
-def test_the_first_offset_behind_the_last_row_is_past_the_end_but_an_empty_stream_begins_at_zero() -> None:
+def test_the_first_offset_behind_the_last_row_is_past_the_end_but_an_empty_stream_begins_at_zero() -> (
+    None
+):
     assert offset_page(950, 100, 950, SandboxOptions(past_end="404")) == PastEnd("404")
     assert offset_page(0, 100, 0, SandboxOptions(past_end="404")) == Page(0, 0, Place(100, 0))
 
@@ -81,7 +98,9 @@ def test_a_short_page_with_a_gap_loses_half_a_page() -> None:
 
 
 def test_a_server_that_ignores_the_size_serves_its_own() -> None:
-    assert page_of(1000, 2000, 0, SandboxOptions(ignore_size=True)) == Page(0, 200, Place(200, 0), Place(200, 200))
+    assert page_of(1000, 2000, 0, SandboxOptions(ignore_size=True)) == Page(
+        0, 200, Place(200, 0), Place(200, 200)
+    )
 
 
 def test_a_server_that_ignores_the_offset_always_serves_the_first_page() -> None:
@@ -90,7 +109,9 @@ def test_a_server_that_ignores_the_offset_always_serves_the_first_page() -> None
     assert page == Page(0, 100, Place(100, 0), Place(100, 100))
 
 
-def test_a_server_that_echoes_the_offset_it_ignores_serves_the_first_rows_under_other_links() -> None:
+def test_a_server_that_echoes_the_offset_it_ignores_serves_the_first_rows_under_other_links() -> (
+    None
+):
     page = page_of(1000, 100, 700, SandboxOptions(ignore_offset_echo=True))
 
     assert page == Page(0, 100, Place(100, 700), Place(100, 800), Place(100, 600))

@@ -57,7 +57,9 @@ async def status_of(client: aiohttp.ClientSession, url: str, **others: Any) -> i
 async def test_a_page_arrives_whole_with_the_headers_of_the_service() -> None:
     async with sandbox_and_client() as (sandbox, client):
         url = office_url(sandbox, size=2000)
-        async with client.get(url, headers={"MS-RequestId": "r-1", "MS-CorrelationId": "c-1"}) as answer:
+        async with client.get(
+            url, headers={"MS-RequestId": "r-1", "MS-CorrelationId": "c-1"}
+        ) as answer:
             body = await answer.read()
 
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
@@ -72,8 +74,12 @@ async def test_a_page_arrives_whole_with_the_headers_of_the_service() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("bom", "start", "charset"), [("none", b"{", "utf-8"), ("utf16", b"\xff\xfe{\0", None)])
-async def test_the_mark_of_a_success_can_be_chosen(bom: str, start: bytes, charset: str | None) -> None:
+@pytest.mark.parametrize(
+    ("bom", "start", "charset"), [("none", b"{", "utf-8"), ("utf16", b"\xff\xfe{\0", None)]
+)
+async def test_the_mark_of_a_success_can_be_chosen(
+    bom: str, start: bytes, charset: str | None
+) -> None:
     async with (
         sandbox_and_client(SandboxOptions(bom=bom)) as (sandbox, client),
         client.get(office_url(sandbox)) as answer,
@@ -152,7 +158,9 @@ async def test_the_second_token_endpoint_tells_the_lifetime_as_a_number() -> Non
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
     ],
 )
-async def test_wrong_credentials_get_the_error_body_of_entra(wrong: dict[str, str], status: int, error: str) -> None:
+async def test_wrong_credentials_get_the_error_body_of_entra(
+    wrong: dict[str, str], status: int, error: str
+) -> None:
     async with (
         sandbox_and_client() as (sandbox, client),
         client.post(token_url(sandbox), data=CREDENTIALS | wrong) as answer,
@@ -176,7 +184,9 @@ async def test_another_tenant_gets_no_token() -> None:
 @pytest.mark.asyncio
 async def test_discovery_leads_to_the_token_endpoint() -> None:
     async with sandbox_and_client() as (sandbox, client):
-        async with client.get(f"{sandbox.authority}/common/discovery/instance?api-version=1.1") as answer:
+        async with client.get(
+            f"{sandbox.authority}/common/discovery/instance?api-version=1.1"
+        ) as answer:
             tenant_document = (await answer.json())["tenant_discovery_endpoint"]
         async with client.get(tenant_document) as answer:
             document = await answer.json()
@@ -208,7 +218,10 @@ async def test_a_throttled_answer_tells_how_long_in_its_header_and_in_its_body()
 
     assert answer.status == 429
     assert answer.headers["Retry-After"] == "10"
-    assert body == {"statusCode": 429, "message": "Rate limit is exceeded. Try again in 10 seconds."}
+    assert body == {
+        "statusCode": 429,
+        "message": "Rate limit is exceeded. Try again in 10 seconds.",
+    }
 
 
 def test_the_rate_lets_a_burst_through_and_then_one_request_at_a_time() -> None:
@@ -229,7 +242,9 @@ async def test_gzip_is_sent_only_if_both_sides_want_it() -> None:
     async with sandbox_and_client(SandboxOptions(gzip=True)) as (sandbox, client):
         async with client.get(office_url(sandbox), headers=wanted) as packed:
             packed_body = await packed.read()
-        async with client.get(office_url(sandbox), headers={"Accept-Encoding": "identity"}) as plain:
+        async with client.get(
+            office_url(sandbox), headers={"Accept-Encoding": "identity"}
+        ) as plain:
             plain_body = await plain.read()
     async with (
         sandbox_and_client() as (sandbox, client),
@@ -249,7 +264,9 @@ async def test_gzip_is_sent_only_if_both_sides_want_it() -> None:
 async def test_a_stalled_request_waits_until_the_client_leaves() -> None:
     async with sandbox_and_client(SandboxOptions(past_end="stall")) as (sandbox, client):
         with pytest.raises(TimeoutError):
-            await status_of(client, office_url(sandbox, offset=500), timeout=aiohttp.ClientTimeout(total=0.05))
+            await status_of(
+                client, office_url(sandbox, offset=500), timeout=aiohttp.ClientTimeout(total=0.05)
+            )
         for _ in range(100):
             if not sandbox.stats.in_flight:
                 break
@@ -279,7 +296,9 @@ async def test_the_ledger_knows_every_exchange_and_the_stats_endpoint_tells_it_t
     async with sandbox_and_client() as (sandbox, client):
         await status_of(client, office_url(sandbox))
         await status_of(client, f"{sandbox.base_url}/invoices/D000000000")
-        async with client.get(f"{sandbox.authority}/sandbox/stats", headers={"Authorization": ""}) as answer:
+        async with client.get(
+            f"{sandbox.authority}/sandbox/stats", headers={"Authorization": ""}
+        ) as answer:
             stats = await answer.json()
 
     assert stats["requests"] == 2
@@ -293,7 +312,9 @@ async def test_the_ledger_knows_every_exchange_and_the_stats_endpoint_tells_it_t
 
 @pytest.mark.asyncio
 async def test_pages_near_the_end_of_ten_million_rows_come_at_once() -> None:
-    options = SandboxOptions(invoices=1, line_items=10_000_000, details=("office/billing_line_items",))
+    options = SandboxOptions(
+        invoices=1, line_items=10_000_000, details=("office/billing_line_items",)
+    )
     async with sandbox_and_client(options) as (sandbox, client):
         async with client.get(office_url(sandbox, size=2000, offset=9_998_000)) as answer:
             body = json.loads((await answer.read())[3:])

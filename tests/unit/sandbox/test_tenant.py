@@ -39,7 +39,9 @@ def sum_of_charges(tenant: Tenant, invoice: Invoice) -> Decimal:
     for detail in invoice.details:
         column = CHARGES.get(detail.kind)
         if column:
-            total += sum((Decimal(row[column]) for row in rows_of(tenant, invoice, detail.kind)), Decimal(0))
+            total += sum(
+                (Decimal(row[column]) for row in rows_of(tenant, invoice, detail.kind)), Decimal(0)
+            )
     return total
 
 
@@ -48,13 +50,19 @@ def digest(options: SandboxOptions) -> str:
     for invoice in tenant.all_invoices():
         seen.update(f"{invoice.id} {invoice.total_charges}".encode())
         for detail in invoice.details:
-            seen.update(tenant.page_bytes(invoice.id, detail.provider, detail.line_item_type, 0, detail.line_items))
+            seen.update(
+                tenant.page_bytes(
+                    invoice.id, detail.provider, detail.line_item_type, 0, detail.line_items
+                )
+            )
     return seen.hexdigest()
 
 
 def the_tenant_with_every_pair() -> tuple[Tenant, dict[str, Invoice]]:
     tenant = Tenant(SandboxOptions(invoices=2, details=PROVIDERS_AND_TYPES))
-    return tenant, {detail.kind: invoice for invoice in tenant.invoices for detail in invoice.details}
+    return tenant, {
+        detail.kind: invoice for invoice in tenant.invoices for detail in invoice.details
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others() -> None:
@@ -79,12 +87,15 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
 
 
 def test_the_bytes_of_a_tenant_do_not_change_from_release_to_release() -> None:
-    """Benchmarks compare runs of different versions: change this digest only when the rows must change."""
+    """Benchmarks compare runs of different versions: change this digest only when the rows must
+    change."""
     assert digest(SandboxOptions(line_items=40)).startswith("3ab629f068c84dca")
 
 
 @pytest.mark.parametrize("line_items", [1, 7, 500, POOL_ROWS, 2500])
-def test_headers_are_the_exact_sum_of_their_line_items_but_for_the_seeded_exceptions(line_items: int) -> None:
+def test_headers_are_the_exact_sum_of_their_line_items_but_for_the_seeded_exceptions(
+    line_items: int,
+) -> None:
     tenant = Tenant(SandboxOptions(line_items=line_items, line_items_spread=0.4, unreconciled=2))
 
     for invoice in tenant.all_invoices():
@@ -96,11 +107,14 @@ def test_headers_are_the_exact_sum_of_their_line_items_but_for_the_seeded_except
 
 def test_usage_adds_up_to_what_was_billed_for_each_subscription_and_resource() -> None:
     tenant = Tenant(SandboxOptions(line_items=2500, line_items_spread=0.5))
-    invoices = [invoice for invoice in tenant.invoices if invoice.detail("azure", "usage_line_items")]
+    invoices = [
+        invoice for invoice in tenant.invoices if invoice.detail("azure", "usage_line_items")
+    ]
 
     for invoice in invoices:
         billed, used = (
-            quantities(rows_of(tenant, invoice, f"azure/{kind}_line_items")) for kind in ("billing", "usage")
+            quantities(rows_of(tenant, invoice, f"azure/{kind}_line_items"))
+            for kind in ("billing", "usage")
         )
         assert billed == used
         assert len(billed) > 100
@@ -120,7 +134,9 @@ def test_rows_of_all_and_marketplace_are_those_of_one_time() -> None:
 
     billing, usage = "billing_line_items", "usage_line_items"
     assert tenant.row_bytes(invoice.id, "all", billing, 5).startswith(b'{"partnerId"')
-    assert len(rows_of(tenant, invoice, f"all/{billing}")) == len(rows_of(tenant, invoice, f"one_time/{billing}"))
+    assert len(rows_of(tenant, invoice, f"all/{billing}")) == len(
+        rows_of(tenant, invoice, f"one_time/{billing}")
+    )
     assert "meterId" in json.loads(tenant.row_bytes(invoice.id, "marketplace", usage, 5))
 
 
@@ -136,14 +152,18 @@ def test_the_default_tenant_alternates_kinds_and_has_what_recorded_tenants_have(
     assert [invoice.kind for invoice in tenant.invoices] == [LEGACY, MODERN] * 3
     assert len({invoice.id for invoice in tenant.all_invoices()}) == 7
     assert len({(invoice.year, invoice.month) for invoice in tenant.invoices}) == 6
-    assert sorted(len(invoice.details) for invoice in tenant.invoices if invoice.kind == LEGACY) == [1, 3, 3]
+    assert sorted(
+        len(invoice.details) for invoice in tenant.invoices if invoice.kind == LEGACY
+    ) == [1, 3, 3]
     assert any(invoice.total_charges < 0 for invoice in tenant.invoices)
     assert [len(invoice.amendments) for invoice in tenant.invoices] == [0, 1, 0, 0, 0, 0]
     assert sum(not invoice.reconciles for invoice in tenant.invoices) == 1
 
 
 def test_named_details_are_offered_by_every_invoice_of_their_kind() -> None:
-    tenant = Tenant(SandboxOptions(details=("office/billing_line_items", "azure/usage_line_items"), invoices=4))
+    tenant = Tenant(
+        SandboxOptions(details=("office/billing_line_items", "azure/usage_line_items"), invoices=4)
+    )
 
     offered = [[detail.kind for detail in invoice.details] for invoice in tenant.invoices]
     assert offered == [["office/billing_line_items", "azure/usage_line_items"]] * 4
@@ -167,10 +187,16 @@ def test_a_page_is_its_rows_one_by_one(pair: str) -> None:
     of = {detail.kind: invoice for invoice in tenant.invoices for detail in invoice.details}
     provider, line_item_type = pair.split("/")
 
-    start, count = 9_990, 1_020  # over a change of the high digits, and more than once round the pool
+    start, count = (
+        9_990,
+        1_020,
+    )  # over a change of the high digits, and more than once round the pool
     page = tenant.page_bytes(of[pair].id, provider, line_item_type, start, count)
 
-    rows = [tenant.row_bytes(of[pair].id, provider, line_item_type, start + index) for index in range(count)]
+    rows = [
+        tenant.row_bytes(of[pair].id, provider, line_item_type, start + index)
+        for index in range(count)
+    ]
     assert page == b"[" + b",".join(rows) + b"]"
 
 
@@ -195,7 +221,9 @@ def test_rows_weigh_what_recorded_rows_weigh(pair: str, least: int, most: int) -
     tenant, of = the_tenant_with_every_pair()
     provider, line_item_type = pair.split("/")
 
-    assert least < len(tenant.page_bytes(of[pair].id, provider, line_item_type, 0, 500)) / 500 < most
+    assert (
+        least < len(tenant.page_bytes(of[pair].id, provider, line_item_type, 0, 500)) / 500 < most
+    )
 
 
 def test_one_time_rows_have_the_quirks_of_the_documented_ones() -> None:
@@ -243,7 +271,9 @@ def test_legacy_rows_mix_integers_and_decimals_in_one_column() -> None:
 
 def test_names_are_spelled_both_as_they_are_and_escaped() -> None:
     tenant, of = the_tenant_with_every_pair()
-    page = tenant.page_bytes(of["office/billing_line_items"].id, "office", "billing_line_items", 0, 500)
+    page = tenant.page_bytes(
+        of["office/billing_line_items"].id, "office", "billing_line_items", 0, 500
+    )
 
     assert "株式会社サンプル".encode() in page
     assert b"\\u00fc" in page
@@ -276,7 +306,9 @@ def test_an_invoice_is_found_by_its_bare_and_its_prefixed_id() -> None:
     assert tenant.find("D000000000") is None
 
 
-def test_a_tenant_of_ten_million_rows_a_stream_serves_its_last_page_at_once_and_from_little_memory() -> None:
+def test_a_tenant_of_ten_million_rows_a_stream_serves_its_last_page_at_once_and_from_little_memory() -> (
+    None
+):
     tenant = Tenant(SandboxOptions(invoices=2, line_items=10_000_000, details=PROVIDERS_AND_TYPES))
     tracemalloc.start()
     began = time.perf_counter()

@@ -245,7 +245,12 @@ def test_the_file_asked_for_by_flag_is_read_instead_of_all_others(tmp_path: Path
     (tmp_path / "asked.toml").write_text("page_size = 1")
     (tmp_path / "variable.toml").write_text("page_size = 2")
     environ = {"BULKFETCH_CONFIG": "variable.toml"}
-    by_flag = load(tmp_path, flags={"config": "asked.toml"}, environ=environ, toml="page_size = 3\nmax_attempts = 3")
+    by_flag = load(
+        tmp_path,
+        flags={"config": "asked.toml"},
+        environ=environ,
+        toml="page_size = 3\nmax_attempts = 3",
+    )
     by_variable = load(tmp_path, environ=environ)
     assert by_flag.settings.page_size == 1
     assert by_flag.settings.max_attempts == 8
@@ -254,7 +259,9 @@ def test_the_file_asked_for_by_flag_is_read_instead_of_all_others(tmp_path: Path
 
 
 @pytest.mark.parametrize("variable", ["XDG_CONFIG_HOME", "HOME"])
-def test_the_file_of_the_user_is_read_where_the_current_directory_has_none(tmp_path: Path, variable: str) -> None:
+def test_the_file_of_the_user_is_read_where_the_current_directory_has_none(
+    tmp_path: Path, variable: str
+) -> None:
     home, cwd = tmp_path / "home", tmp_path / "cwd"
     folder = home / "bulkfetch" if variable == "XDG_CONFIG_HOME" else home / ".config" / "bulkfetch"
     folder.mkdir(parents=True)
@@ -263,7 +270,9 @@ def test_the_file_of_the_user_is_read_where_the_current_directory_has_none(tmp_p
     loaded = load(cwd, environ={variable: str(home)})
     assert loaded.settings.page_size == 1
     assert loaded.sources["page_size"] == f"{folder / 'config.toml'}, key page_size"
-    assert load(cwd, environ={variable: str(home)}, toml="max_attempts = 1").settings.page_size == 2000
+    assert (
+        load(cwd, environ={variable: str(home)}, toml="max_attempts = 1").settings.page_size == 2000
+    )
 
 
 def test_a_relative_folder_for_configuration_does_not_count(tmp_path: Path) -> None:
@@ -288,10 +297,15 @@ def test_a_key_that_is_no_setting_is_refused_with_the_nearest(tmp_path: Path) ->
 
 def test_a_table_in_the_file_is_refused_without_showing_what_it_holds(tmp_path: Path) -> None:
     message = refusal(tmp_path, toml=f"[page_size]\ntoken = '{HIDDEN}'")
-    assert message == "bulkfetch.toml, key page_size: must be a whole number from 1 to 2000, not a dict"
+    assert (
+        message
+        == "bulkfetch.toml, key page_size: must be a whole number from 1 to 2000, not a dict"
+    )
 
 
-@pytest.mark.parametrize("content", [b"page_size = ", b"\xff\xfe", b"x = " + b"[" * 100_000, b"x = " + b"9" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"page_size = ", b"\xff\xfe", b"x = " + b"[" * 100_000, b"x = " + b"9" * 5000]
+)
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bulkfetch.toml").write_bytes(content)
     assert refusal(tmp_path).startswith("bulkfetch.toml: must be TOML")
@@ -305,7 +319,10 @@ def test_a_relative_ca_file_starts_from_the_folder_of_what_names_it(tmp_path: Pa
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "ca.pem").write_text("in conf")
     (tmp_path / "conf" / "x.toml").write_text("ca_file = 'ca.pem'")
-    assert load(tmp_path, flags={"config": "conf/x.toml"}).settings.ca_file == tmp_path / "conf" / "ca.pem"
+    assert (
+        load(tmp_path, flags={"config": "conf/x.toml"}).settings.ca_file
+        == tmp_path / "conf" / "ca.pem"
+    )
     message = refusal(tmp_path, flags={"ca_file": "ca.pem"})
     assert message == f"--ca-file: must be a PEM file that exists, not '{tmp_path / 'ca.pem'}'"
 
@@ -326,7 +343,9 @@ def test_a_file_with_a_secret_that_others_may_read_gives_a_warning(
     path = tmp_path / "bulkfetch.toml"
     path.write_text(toml)
     path.chmod(mode)
-    expected = f"bulkfetch.toml holds {warned}, and other users may read it: chmod 600 bulkfetch.toml"
+    expected = (
+        f"bulkfetch.toml holds {warned}, and other users may read it: chmod 600 bulkfetch.toml"
+    )
     assert load(tmp_path).warnings == ((expected,) if warned else ())
 
 
@@ -335,12 +354,19 @@ def test_a_file_with_a_secret_that_others_may_read_gives_a_warning(
 
 def test_a_variable_that_is_no_setting_is_refused_with_the_nearest(tmp_path: Path) -> None:
     message = refusal(tmp_path, environ={"BULKFETCH_PAGESIZE": "5"})
-    assert message == ("environment variable 'BULKFETCH_PAGESIZE': no such setting; did you mean BULKFETCH_PAGE_SIZE?")
+    assert message == (
+        "environment variable 'BULKFETCH_PAGESIZE': no such setting; did you mean BULKFETCH_PAGE_SIZE?"
+    )
     assert "did you mean BULKFETCH_CONFIG?" in refusal(tmp_path, environ={"BULKFETCH_CONFG": "x"})
 
 
 def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
-    environ = {"BULKFETCH_TEST_X": "1", "BULKFETCH_BENCH_X": "1", "PATH": "/bin", "BULKFETCHER": "1"}
+    environ = {
+        "BULKFETCH_TEST_X": "1",
+        "BULKFETCH_BENCH_X": "1",
+        "PATH": "/bin",
+        "BULKFETCHER": "1",
+    }
     assert load(tmp_path, environ=environ).settings == Settings()
 
 
@@ -359,7 +385,10 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ("connect_timeout_s", [0, -1, "x", "nan", "inf", 86_401, True, [1], "", 10**400]),
         ("first_byte_timeout_s", ["0"]),
         ("read_timeout_s", ["5 s"]),
-        ("max_page_bytes", [0, "0KiB", "5MB", "1.5MiB", "2GiB", "MiB", True, 1.5, "9" * 5000 + "KiB"]),
+        (
+            "max_page_bytes",
+            [0, "0KiB", "5MB", "1.5MiB", "2GiB", "MiB", True, 1.5, "9" * 5000 + "KiB"],
+        ),
         ("usage_period", ["Previous", "last", "", 5, ["previous"]]),
         ("tenant_id", ["", "a/b", "../x", "a b", "a?b", 5, "x" * 300]),
         ("client_id", ["", "a/b"]),
@@ -379,10 +408,14 @@ def test_a_wrong_value_is_refused_with_its_source_and_what_would_be_right(
 
 def test_an_error_shows_the_wrong_value_of_a_plain_setting(tmp_path: Path) -> None:
     message = refusal(tmp_path, environ={"BULKFETCH_PAGE_SIZE": "5000"})
-    assert message == ("environment variable BULKFETCH_PAGE_SIZE: must be a whole number from 1 to 2000, not '5000'")
+    assert message == (
+        "environment variable BULKFETCH_PAGE_SIZE: must be a whole number from 1 to 2000, not '5000'"
+    )
 
 
-@pytest.mark.parametrize("name", ["token", "client_secret", "tenant_id", "client_id", "base_url", "authority"])
+@pytest.mark.parametrize(
+    "name", ["token", "client_secret", "tenant_id", "client_id", "base_url", "authority"]
+)
 def test_an_error_never_shows_what_may_be_a_secret(tmp_path: Path, name: str) -> None:
     assert HIDDEN not in refusal(tmp_path, flags={name: f"{HIDDEN} {HIDDEN}"})
 
@@ -391,7 +424,9 @@ def test_an_error_never_shows_what_may_be_a_secret(tmp_path: Path, name: str) ->
     ("text", "size"),
     [("5", 5), (" 64 KiB ", 65_536), ("256MiB", 268_435_456), ("1gib", 1 << 30), (7, 7)],
 )
-def test_a_size_is_a_number_of_bytes_with_or_without_a_unit(tmp_path: Path, text: object, size: int) -> None:
+def test_a_size_is_a_number_of_bytes_with_or_without_a_unit(
+    tmp_path: Path, text: object, size: int
+) -> None:
     assert load(tmp_path, flags={"max_page_bytes": text}).settings.max_page_bytes == size
 
 
@@ -400,14 +435,18 @@ def test_line_ends_around_a_secret_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_row_group_larger_than_its_part_is_refused_naming_both_sources(tmp_path: Path) -> None:
-    message = refusal(tmp_path, flags={"row_group_rows": "20"}, environ={"BULKFETCH_PART_ROWS": "10"})
+    message = refusal(
+        tmp_path, flags={"row_group_rows": "20"}, environ={"BULKFETCH_PART_ROWS": "10"}
+    )
     assert message == (
         "--row-group-rows: must be at most part_rows, 10 (environment variable BULKFETCH_PART_ROWS), not 20"
     )
     assert refusal(tmp_path, flags={"row_group_rows": 2_000_000}).startswith(
         "--row-group-rows: must be at most part_rows, 100000 (default)"
     )
-    with pytest.raises(SettingsError, match=r"row_group_rows: must be at most part_rows, 10 \(part_rows\)"):
+    with pytest.raises(
+        SettingsError, match=r"row_group_rows: must be at most part_rows, 10 \(part_rows\)"
+    ):
         Settings(part_rows=10, row_group_rows=20)
 
 
@@ -416,7 +455,9 @@ def test_the_default_of_the_row_groups_gives_way_to_smaller_parts() -> None:
 
 
 def test_settings_made_in_python_are_checked_too() -> None:
-    with pytest.raises(SettingsError, match=r"^page_size: must be a whole number from 1 to 2000, not 0$"):
+    with pytest.raises(
+        SettingsError, match=r"^page_size: must be a whole number from 1 to 2000, not 0$"
+    ):
         Settings(page_size=0)
     with pytest.raises(SettingsError, match=r"^base_url: must begin with https"):
         dataclasses.replace(Settings(), base_url="http://example.com/v1")
@@ -430,7 +471,10 @@ def test_settings_made_in_python_are_checked_too() -> None:
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
-        ("https://api.partnercenter.microsoft.com/v1", "https://api.partnercenter.microsoft.com/v1"),
+        (
+            "https://api.partnercenter.microsoft.com/v1",
+            "https://api.partnercenter.microsoft.com/v1",
+        ),
         ("HTTPS://API.Example.com:8443/Api/v1//", "https://api.example.com:8443/Api/v1"),
         ("http://localhost:80/v1", "http://localhost:80/v1"),
         ("http://127.8.9.10:8080/v1/", "http://127.8.9.10:8080/v1"),
@@ -470,7 +514,9 @@ def test_a_base_url_is_kept_without_the_slash_at_its_end(given: str, kept: str) 
         (5, "such as https://host/v1"),
     ],
 )
-def test_a_base_url_that_is_not_safe_is_refused_and_not_repeated(tmp_path: Path, url: object, right: str) -> None:
+def test_a_base_url_that_is_not_safe_is_refused_and_not_repeated(
+    tmp_path: Path, url: object, right: str
+) -> None:
     message = refusal(tmp_path, flags={"base_url": url})
     assert message.startswith("--base-url: must ")
     assert right in message
@@ -543,7 +589,11 @@ def test_a_file_cannot_be_named_beside_settings() -> None:
 
 
 def test_what_is_in_force_is_described_with_secrets_hidden(tmp_path: Path) -> None:
-    loaded = load(tmp_path, flags={"token": HIDDEN, "max_page_bytes": "1500"}, environ={"BULKFETCH_PAGE_SIZE": "5"})
+    loaded = load(
+        tmp_path,
+        flags={"token": HIDDEN, "max_page_bytes": "1500"},
+        environ={"BULKFETCH_PAGE_SIZE": "5"},
+    )
     lines = {line.name: (line.value, line.source) for line in describe(loaded)}
     assert list(lines) == [setting.name for setting in dataclasses.fields(Settings)]
     assert lines["token"] == ("***", "--token")
@@ -559,7 +609,9 @@ def test_what_is_described_can_be_given_again(tmp_path: Path) -> None:
     again = {line.name: line.value for line in lines if line.value != "not set"}
     settings = load(tmp_path, flags=again).settings
     assert (settings.max_page_bytes, settings.read_timeout_s) == (3 << 10, 0.125)
-    assert dataclasses.replace(settings, max_page_bytes=256 << 20, read_timeout_s=60.0) == Settings()
+    assert (
+        dataclasses.replace(settings, max_page_bytes=256 << 20, read_timeout_s=60.0) == Settings()
+    )
 
 
 def test_importing_the_settings_loads_nothing_that_only_some_runs_need() -> None:
@@ -571,7 +623,10 @@ def test_importing_the_settings_loads_nothing_that_only_some_runs_need() -> None
 def test_a_cloud_is_named_as_where_its_addresses_come_from(tmp_path: Path) -> None:
     loaded = load(tmp_path, flags={"cloud": "china"})
     assert loaded.settings.base_url == "https://partner.partnercenterapi.microsoftonline.cn/v1"
-    assert (loaded.sources["base_url"], loaded.sources["authority"]) == ("cloud china", "cloud china")
+    assert (loaded.sources["base_url"], loaded.sources["authority"]) == (
+        "cloud china",
+        "cloud china",
+    )
     own = load(tmp_path, flags={"cloud": "china", "base_url": "https://host/v1"})
     assert own.settings.base_url == "https://host/v1"
     assert own.sources["base_url"] == "--base-url"
@@ -581,11 +636,16 @@ def test_a_login_is_kept_beside_the_users_own_file_unless_told_otherwise(tmp_pat
     home = load(tmp_path, environ={"HOME": "/home/anna"})
     assert home.settings.login_file == Path("/home/anna/.config/bulkfetch/login.json")
     assert load(tmp_path).settings.login_file is None
-    assert load(tmp_path, flags={"login_file": "mine.json"}).settings.login_file == tmp_path / "mine.json"
+    assert (
+        load(tmp_path, flags={"login_file": "mine.json"}).settings.login_file
+        == tmp_path / "mine.json"
+    )
 
 
 @pytest.mark.parametrize("command", ["", "  ", "az 'x"])
-def test_a_token_command_has_to_be_a_command_line_and_is_not_repeated(command: str, tmp_path: Path) -> None:
+def test_a_token_command_has_to_be_a_command_line_and_is_not_repeated(
+    command: str, tmp_path: Path
+) -> None:
     said = refusal(tmp_path, flags={"token_command": f"{command}"})
     assert said.startswith("--token-command: must be a command line")
 

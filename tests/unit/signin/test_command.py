@@ -35,7 +35,9 @@ def printing(text: str, *, code: int = 0, complaint: str = "") -> Secret:
         ('{"accessToken": "t0ken", "expiresOn": "2001-01-01 00:00:00.000000"}', float("inf")),
     ],
 )
-def test_a_command_prints_a_token_or_the_json_of_the_azure_cli(printed: str, lifetime_s: float) -> None:
+def test_a_command_prints_a_token_or_the_json_of_the_azure_cli(
+    printed: str, lifetime_s: float
+) -> None:
     issued = acquire(Settings(token_command=printing(printed)))
     assert (issued.token, issued.lifetime_s) == ("t0ken", lifetime_s)
     assert "t0ken" not in repr(issued)
@@ -44,7 +46,11 @@ def test_a_command_prints_a_token_or_the_json_of_the_azure_cli(printed: str, lif
 @pytest.mark.parametrize("key", ["expires_on", "expiresOn"])
 def test_the_end_of_a_printed_token_is_read_as_a_number_or_as_local_time(key: str) -> None:
     ends_at = time.time() + 600
-    told = ends_at if key == "expires_on" else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
+    told = (
+        ends_at
+        if key == "expires_on"
+        else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ends_at))
+    )
     issued = acquire(Settings(token_command=printing(json.dumps({"accessToken": "t", key: told}))))
     assert issued.lifetime_s == pytest.approx(600, abs=10)
 
@@ -52,7 +58,10 @@ def test_the_end_of_a_printed_token_is_read_as_a_number_or_as_local_time(key: st
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (printing(CANARY, code=3, complaint=f"no: {CANARY}"), r"ended with exit code 3: no: \*\*\*"),
+        (
+            printing(CANARY, code=3, complaint=f"no: {CANARY}"),
+            r"ended with exit code 3: no: \*\*\*",
+        ),
         (printing("", code=1), "ended with exit code 1: it said nothing"),
         (printing(""), "printed no token"),
         (printing(f"two {CANARY}"), "printed no token"),
@@ -71,7 +80,9 @@ async def test_a_command_that_gives_no_token_is_an_error_that_shows_none_of_its_
 
 async def test_a_command_is_run_again_when_its_token_is_refused(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    program = f"open({str(calls)!r}, 'a').write('x'); print(open({str(tmp_path / 'token')!r}).read())"
+    program = (
+        f"open({str(calls)!r}, 'a').write('x'); print(open({str(tmp_path / 'token')!r}).read())"
+    )
     async with entra(tmp_path, SandboxOptions(token_lifetime_s=60)) as there:
         (tmp_path / "token").write_text(await credentials(there.settings()).token())
         settings = there.settings(token_command=Secret(shlex.join([sys.executable, "-c", program])))

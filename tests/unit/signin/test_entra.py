@@ -1,4 +1,5 @@
-"""Every way to a token against a fake Entra over TLS: that it opens the API, what each refusal says, and no secret."""
+"""Every way to a token against a fake Entra over TLS: that it opens the API, what each refusal
+says, and no secret."""
 
 from __future__ import annotations
 
@@ -78,7 +79,9 @@ async def acquire_in_thread(settings: Settings) -> str:
     return (await anyio.to_thread.run_sync(acquire, settings)).token
 
 
-async def test_a_certificate_that_is_not_registered_is_named_as_such(certificate: Path, tmp_path: Path) -> None:
+async def test_a_certificate_that_is_not_registered_is_named_as_such(
+    certificate: Path, tmp_path: Path
+) -> None:
     async with entra(tmp_path) as there:
         said = await refusal_of(by_certificate(there, certificate))
     assert "AADSTS700027" in said
@@ -86,7 +89,9 @@ async def test_a_certificate_that_is_not_registered_is_named_as_such(certificate
 
 
 @pytest.mark.parametrize("hours", [-2, 2])
-async def test_a_clock_that_is_far_off_is_named_as_what_is_wrong(hours: int, certificate: Path, tmp_path: Path) -> None:
+async def test_a_clock_that_is_far_off_is_named_as_what_is_wrong(
+    hours: int, certificate: Path, tmp_path: Path
+) -> None:
     async with entra(tmp_path, SandboxOptions(client_certificate=str(certificate))) as there:
         there.now = time.time() + hours * 3600
         plain = await refusal_of(by_certificate(there, certificate))
@@ -95,7 +100,9 @@ async def test_a_clock_that_is_far_off_is_named_as_what_is_wrong(hours: int, cer
         body = b'{"error":"invalid_client","error_description":"AADSTS700024: Not within its valid time range."}'
         date = formatdate(there.now, usegmt=True)
         there.meddle = lambda request: (
-            web.Response(body=body, status=401, content_type="application/json", headers={"Date": date})
+            web.Response(
+                body=body, status=401, content_type="application/json", headers={"Date": date}
+            )
             if request.path.endswith("/token")
             else None
         )
@@ -104,8 +111,12 @@ async def test_a_clock_that_is_far_off_is_named_as_what_is_wrong(hours: int, cer
     assert f"; this machine's clock is 120 minutes {direction} that of the server: set it" in told
 
 
-@pytest.mark.parametrize("content", [b"", b"no PEM", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nAA==\n"])
-async def test_a_file_that_holds_no_key_and_certificate_is_a_setting_to_correct(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"no PEM", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nAA==\n"]
+)
+async def test_a_file_that_holds_no_key_and_certificate_is_a_setting_to_correct(
+    content: bytes, tmp_path: Path
+) -> None:
     file = tmp_path / "client.pem"
     file.write_bytes(content)
     async with entra(tmp_path) as there:
@@ -117,7 +128,9 @@ async def test_a_file_that_holds_no_key_and_certificate_is_a_setting_to_correct(
 # --- An app together with a user: the secure application model.
 
 
-async def test_a_refresh_token_signs_in_as_a_user_and_the_newest_is_kept_for_the_owner_alone(tmp_path: Path) -> None:
+async def test_a_refresh_token_signs_in_as_a_user_and_the_newest_is_kept_for_the_owner_alone(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "private" / "login.json"
     handed: list[Secret] = []
     async with entra(tmp_path) as there:
@@ -147,7 +160,9 @@ async def test_a_token_of_a_user_that_expires_in_mid_run_is_renewed_with_the_rot
     tmp_path: Path,
 ) -> None:
     handed: list[Secret] = []
-    async with entra(tmp_path, SandboxOptions(token_lifetime_s=60, invoices=4, line_items=5)) as there:
+    async with entra(
+        tmp_path, SandboxOptions(token_lifetime_s=60, invoices=4, line_items=5)
+    ) as there:
         settings = of_user(there, login_file=tmp_path / "login.json")
         async with Client(settings, on_refresh_token=handed.append) as client:
             assert await client.invoices.summaries()
@@ -160,7 +175,9 @@ async def test_a_token_of_a_user_that_expires_in_mid_run_is_renewed_with_the_rot
     assert login.refresh_token == handed[-1]
 
 
-async def test_a_kept_refresh_token_that_is_refused_gives_way_to_the_one_that_is_given(tmp_path: Path) -> None:
+async def test_a_kept_refresh_token_that_is_refused_gives_way_to_the_one_that_is_given(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "login.json"
     async with entra(tmp_path) as there:
         write_login(file, Login(TENANT, "sandbox-client", there.origin, Secret(CANARY)))
@@ -184,7 +201,11 @@ async def test_a_login_of_another_app_or_tenant_is_not_used_for_this_one(tmp_pat
 @pytest.mark.parametrize(
     ("state", "code", "advice"),
     [
-        ("expired", "AADSTS700082", "nobody has used it for 90 days: sign in again with `bulkfetch login`"),
+        (
+            "expired",
+            "AADSTS700082",
+            "nobody has used it for 90 days: sign in again with `bulkfetch login`",
+        ),
         ("revoked", "AADSTS50173", "it was revoked, or the password has changed: sign in again"),
         ("no_consent", "AADSTS65001", "nobody has consented to what this app asks for"),
         ("mfa", "AADSTS50076", "a second factor is due: sign in again with `bulkfetch login`"),
@@ -201,9 +222,13 @@ async def test_a_refresh_token_that_is_refused_says_why_and_what_to_do(
     assert REFRESH not in said
 
 
-async def test_a_refresh_token_that_expires_in_mid_run_ends_the_run_and_what_is_committed_stays(tmp_path: Path) -> None:
+async def test_a_refresh_token_that_expires_in_mid_run_ends_the_run_and_what_is_committed_stays(
+    tmp_path: Path,
+) -> None:
     lake = tmp_path / "lake"
-    async with entra(tmp_path, SandboxOptions(invoices=2, line_items=30, token_lifetime_s=60)) as there:
+    async with entra(
+        tmp_path, SandboxOptions(invoices=2, line_items=30, token_lifetime_s=60)
+    ) as there:
         seen = 0
 
         def expire(request: web.Request) -> web.StreamResponse | None:
@@ -217,7 +242,9 @@ async def test_a_refresh_token_that_expires_in_mid_run_ends_the_run_and_what_is_
             return None
 
         there.meddle = expire
-        with pytest.raises(SignInError, match=r"AADSTS700082: Expired\.; nobody has used it for 90 days"):
+        with pytest.raises(
+            SignInError, match=r"AADSTS700082: Expired\.; nobody has used it for 90 days"
+        ):
             await export_async(lake, of_user(there, max_in_flight=1), documents=True)
         there.meddle = lambda request: None
         assert verify(lake, deep=True).sound
@@ -233,7 +260,9 @@ async def test_a_refresh_token_that_expires_in_mid_run_ends_the_run_and_what_is_
 async def no_sleep(_seconds: float) -> None: ...
 
 
-async def test_a_person_signs_in_with_a_code_and_commands_use_that_from_then_on(tmp_path: Path) -> None:
+async def test_a_person_signs_in_with_a_code_and_commands_use_that_from_then_on(
+    tmp_path: Path,
+) -> None:
     said: list[str] = []
     async with entra(tmp_path, SandboxOptions(device_polls=2)) as there:
         settings = there.settings(client_secret=None, login_file=tmp_path / "login.json")
@@ -241,7 +270,9 @@ async def test_a_person_signs_in_with_a_code_and_commands_use_that_from_then_on(
             check_credentials(settings)
         login = await log_in(settings, said.append, sleep=no_sleep)
         assert (login.username, there.tokens_asked) == (USER, 3)
-        assert said == [f"to sign in, open {there.origin}/device in a browser and enter the code SANDBOX42"]
+        assert said == [
+            f"to sign in, open {there.origin}/device in a browser and enter the code SANDBOX42"
+        ]
         assert way_of(settings) is Way.USER
         nothing_else = Settings(
             base_url=settings.base_url, ca_file=settings.ca_file, login_file=settings.login_file
@@ -273,10 +304,16 @@ async def test_a_stumble_does_not_make_a_person_sign_in_again(tmp_path: Path) ->
     async with entra(tmp_path) as there:
 
         def stumble(request: web.Request) -> web.StreamResponse | None:
-            return web.Response(status=503) if request.path.endswith("/token") and there.tokens_asked == 1 else None
+            return (
+                web.Response(status=503)
+                if request.path.endswith("/token") and there.tokens_asked == 1
+                else None
+            )
 
         there.meddle = stumble
-        login = await log_in(there.settings(login_file=tmp_path / "l"), lambda said: None, sleep=no_sleep)
+        login = await log_in(
+            there.settings(login_file=tmp_path / "l"), lambda said: None, sleep=no_sleep
+        )
     assert login.username == USER
 
 
@@ -288,11 +325,17 @@ async def test_a_code_that_nobody_enters_ends_the_wait(unreachable: bool, tmp_pa
         waits.append(seconds)
 
     async with entra(tmp_path, SandboxOptions(device_polls=10**6)) as there:
-        body = json.dumps({"user_code": "X", "device_code": "d", "expires_in": 3, "interval": 1}).encode()
+        body = json.dumps(
+            {"user_code": "X", "device_code": "d", "expires_in": 3, "interval": 1}
+        ).encode()
         there.meddle = lambda request: (
             json_answer(body)
             if request.path.endswith("/devicecode")
-            else (web.Response(status=503) if unreachable else json_answer(b'{"error":"authorization_pending"}'))
+            else (
+                web.Response(status=503)
+                if unreachable
+                else json_answer(b'{"error":"authorization_pending"}')
+            )
             if request.path.endswith("/token")
             else None
         )
@@ -303,9 +346,13 @@ async def test_a_code_that_nobody_enters_ends_the_wait(unreachable: bool, tmp_pa
 
 async def test_a_sign_in_without_a_refresh_token_says_what_the_app_lacks(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
-        there.meddle = lambda request: json_answer(b'{"access_token":"t"}') if request.path.endswith("/token") else None
+        there.meddle = lambda request: (
+            json_answer(b'{"access_token":"t"}') if request.path.endswith("/token") else None
+        )
         with pytest.raises(SignInError, match="the app lacks the permission offline_access"):
-            await log_in(there.settings(login_file=tmp_path / "l"), lambda said: None, sleep=no_sleep)
+            await log_in(
+                there.settings(login_file=tmp_path / "l"), lambda said: None, sleep=no_sleep
+            )
 
 
 async def test_a_sign_in_needs_to_know_the_tenant_and_the_app() -> None:
@@ -336,7 +383,9 @@ async def test_a_managed_identity_signs_in_without_any_secret(
         assert there.asked["/identity/token"] == 1
 
 
-async def test_a_machine_without_that_identity_says_so(identity: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_machine_without_that_identity_says_so(
+    identity: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     async with entra(tmp_path) as there:
         identity.setenv("IDENTITY_ENDPOINT", f"{there.origin}/identity/token")
         said = await refusal_of(there.settings(managed_identity="someone-else"))
@@ -357,8 +406,16 @@ async def test_no_managed_identity_endpoint_is_named_as_what_cannot_be_reached(
 @pytest.mark.parametrize(
     ("cloud", "base_url", "authority"),
     [
-        ("public", "https://api.partnercenter.microsoft.com/v1", "https://login.microsoftonline.com"),
-        ("china", "https://partner.partnercenterapi.microsoftonline.cn/v1", "https://login.chinacloudapi.cn"),
+        (
+            "public",
+            "https://api.partnercenter.microsoft.com/v1",
+            "https://login.microsoftonline.com",
+        ),
+        (
+            "china",
+            "https://partner.partnercenterapi.microsoftonline.cn/v1",
+            "https://login.chinacloudapi.cn",
+        ),
         ("usgov", "https://api.partnercenter.microsoft.com/v1", "https://login.microsoftonline.us"),
     ],
 )
@@ -367,13 +424,17 @@ def test_a_cloud_decides_where_to_ask_and_where_to_sign_in_unless_told_otherwise
 ) -> None:
     settings = Settings(cloud=cloud)
     assert (settings.base_url, settings.authority) == (base_url, authority)
-    own = Settings(cloud=cloud, base_url="https://proxy.example/v1", authority="https://login.example")
+    own = Settings(
+        cloud=cloud, base_url="https://proxy.example/v1", authority="https://login.example"
+    )
     assert (own.base_url, own.authority) == ("https://proxy.example/v1", "https://login.example")
 
 
 @pytest.mark.parametrize("cloud", list(CLOUDS))
 @pytest.mark.parametrize("user", [False, True])
-async def test_a_token_is_asked_for_the_api_of_its_cloud(cloud: Any, user: bool, tmp_path: Path) -> None:
+async def test_a_token_is_asked_for_the_api_of_its_cloud(
+    cloud: Any, user: bool, tmp_path: Path
+) -> None:
     async with entra(tmp_path) as there:
         settings = of_user(there, cloud=cloud) if user else there.settings(cloud=cloud)
         claims = claims_of(await credentials(settings).token())
@@ -396,14 +457,19 @@ async def test_a_token_is_asked_for_the_api_of_its_cloud(cloud: Any, user: bool,
         ({"token": "t", "client_secret": "s", "sign_in": "secret"}, Way.SECRET),
     ],
 )
-def test_the_first_way_that_is_given_is_taken_or_the_one_that_is_named(given: dict[str, Any], way: Way) -> None:
+def test_the_first_way_that_is_given_is_taken_or_the_one_that_is_named(
+    given: dict[str, Any], way: Way
+) -> None:
     assert way_of(Settings(tenant_id="t", client_id="c", **given)) is way
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"refresh_token": "r"}, "signing in by user lacks something: give tenant_id .* client_id .*, or sign in with"),
+        (
+            {"refresh_token": "r"},
+            "signing in by user lacks something: give tenant_id .* client_id .*, or sign in with",
+        ),
         ({"client_secret": "s"}, "signing in by secret lacks something: give tenant_id"),
         ({"token": "t", "sign_in": "managed-identity"}, "lacks something: give managed_identity"),
         ({"sign_in": "user"}, "give refresh_token .*, or sign in with `bulkfetch login`"),
@@ -431,7 +497,9 @@ async def test_entra_that_quotes_our_secrets_is_not_quoted_with_them(tmp_path: P
         )
         app = await refusal_of(there.settings(client_secret=Secret(CANARY)))
         user = await refusal_of(there.settings(refresh_token=Secret(CANARY)))
-        write_login(tmp_path / "login.json", Login(TENANT, "sandbox-client", there.origin, Secret(CANARY)))
+        write_login(
+            tmp_path / "login.json", Login(TENANT, "sandbox-client", there.origin, Secret(CANARY))
+        )
         kept = await refusal_of(there.settings(login_file=tmp_path / "login.json", sign_in="user"))
     for each in (app, user, kept):
         assert "Invalid client secret *** provided" in each
@@ -442,25 +510,36 @@ async def test_entra_that_quotes_our_secrets_is_not_quoted_with_them(tmp_path: P
     ("given", "words"),
     [
         ({"client_secret": Secret(CANARY)}, "give the secret's value, not its id"),
-        ({"client_id": "someone-else"}, "check client_id and tenant_id: that tenant has no such app"),
+        (
+            {"client_id": "someone-else"},
+            "check client_id and tenant_id: that tenant has no such app",
+        ),
     ],
 )
-async def test_a_wrong_secret_or_app_says_what_to_do(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+async def test_a_wrong_secret_or_app_says_what_to_do(
+    given: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     async with entra(tmp_path) as there:
         assert (await refusal_of(there.settings(**given))).endswith(f"; {words}")
 
 
-@pytest.mark.parametrize("body", [b"[]", b'"x"', b"{}", b"null", b'{"error_codes":["x"]}', b'{"error":5}'])
+@pytest.mark.parametrize(
+    "body", [b"[]", b'"x"', b"{}", b"null", b'{"error_codes":["x"]}', b'{"error":5}']
+)
 async def test_an_odd_answer_is_a_refusal_and_no_bug(body: bytes, tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
-        there.meddle = lambda request: json_answer(body) if request.path.endswith("/token") else None
+        there.meddle = lambda request: (
+            json_answer(body) if request.path.endswith("/token") else None
+        )
         assert "signing in" in await refusal_of(of_user(there))
 
 
 # --- Every way, in the middle of a run.
 
 
-@pytest.mark.parametrize("way", [way for way in Way if way is not Way.TOKEN], ids=lambda way: way.value)
+@pytest.mark.parametrize(
+    "way", [way for way in Way if way is not Way.TOKEN], ids=lambda way: way.value
+)
 async def test_a_token_that_expires_in_mid_run_is_renewed_by_the_way_it_came(
     way: Way, certificate: Path, identity: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -62,7 +62,9 @@ def test_a_login_that_others_may_read_is_refused_with_what_to_do(bits: int, tmp_
         read_login(file)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"r3fresh", b'{"refresh_token": "r3fresh"}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"r3fresh", b'{"refresh_token": "r3fresh"}']
+)
 def test_a_file_that_is_no_login_is_refused_and_not_quoted(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "login.json"
     file.write_bytes(content)
@@ -84,7 +86,15 @@ def test_a_directory_in_its_place_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tenant_id", "client_id", "same"),
-    [(None, None, True), ("t", "c", True), ("t", None, True), ("x", "c", False), (None, "x", False)],
+    [
+        (None, None, True),
+        ("t", "c", True),
+        ("t", None, True),
+        ("x", "c", False),
+        (None, "x", False),
+    ],
 )
-def test_a_login_is_that_of_a_tenant_and_an_app(tenant_id: str | None, client_id: str | None, same: bool) -> None:
+def test_a_login_is_that_of_a_tenant_and_an_app(
+    tenant_id: str | None, client_id: str | None, same: bool
+) -> None:
     assert LOGIN.is_of(tenant_id, client_id) is same

@@ -23,7 +23,10 @@ CANARY = "canary-Secret~123"
 
 async def test_a_run_signs_in_once_and_asks_the_api(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
-        async with open_session(there.settings(), RunStats()) as session, anyio.create_task_group() as tasks:
+        async with (
+            open_session(there.settings(), RunStats()) as session,
+            anyio.create_task_group() as tasks,
+        ):
             for _ in range(20):
                 tasks.start_soon(session.get, Request("/invoices"), bytes)
         assert there.tokens_asked == 1
@@ -59,10 +62,14 @@ async def test_a_token_is_renewed_shortly_before_it_expires(
 
 
 @pytest.mark.parametrize("told", [b"", b',"expires_in":-5', b',"expires_in":0'])
-async def test_a_token_of_unknown_life_is_kept_until_it_is_refused(told: bytes, tmp_path: Path) -> None:
+async def test_a_token_of_unknown_life_is_kept_until_it_is_refused(
+    told: bytes, tmp_path: Path
+) -> None:
     async with entra(tmp_path) as there:
         body = b'{"token_type":"Bearer","access_token":"t1"' + told + b"}"
-        there.meddle = lambda request: json_answer(body) if request.path.endswith("/token") else None
+        there.meddle = lambda request: (
+            json_answer(body) if request.path.endswith("/token") else None
+        )
         source = credentials(there.settings())
         assert await source.token() == "t1"
         assert await source.token() == "t1"
@@ -75,7 +82,9 @@ async def test_a_wrong_secret_is_refused_in_entras_words_and_not_repeated(tmp_pa
         with pytest.raises(SignInError) as caught:
             await source.token()
         assert there.tokens_asked == 1
-    assert "signing in was refused: AADSTS7000215: Invalid client secret provided." in str(caught.value)
+    assert "signing in was refused: AADSTS7000215: Invalid client secret provided." in str(
+        caught.value
+    )
     assert "correlation id" in str(caught.value)
     assert str(caught.value).isprintable()
     error: BaseException | None = caught.value
@@ -92,7 +101,9 @@ async def test_a_wrong_secret_is_refused_in_entras_words_and_not_repeated(tmp_pa
         ({"client_id": "someone-else"}, "AADSTS700016"),
     ],
 )
-async def test_a_refusal_is_not_asked_again(tmp_path: Path, given: dict[str, object], words: str) -> None:
+async def test_a_refusal_is_not_asked_again(
+    tmp_path: Path, given: dict[str, object], words: str
+) -> None:
     async with entra(tmp_path) as there:
         with pytest.raises(SignInError, match=words):
             await credentials(there.settings(**given)).token()
@@ -148,12 +159,15 @@ async def test_a_redirect_of_the_token_endpoint_is_not_followed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>", b"{}", b"[]", b'{"access_token": 5}', b'{"access_token": ""}', b"\xff", b'"x"']
+    "body",
+    [b"<html>", b"{}", b"[]", b'{"access_token": 5}', b'{"access_token": ""}', b"\xff", b'"x"'],
 )
 async def test_an_answer_that_is_no_token_is_an_error(tmp_path: Path, body: bytes) -> None:
     async with entra(tmp_path) as there:
         there.meddle = lambda request: (
-            web.Response(body=body, content_type="application/json") if request.path.endswith("/token") else None
+            web.Response(body=body, content_type="application/json")
+            if request.path.endswith("/token")
+            else None
         )
         with pytest.raises(SignInError):
             await credentials(there.settings()).token()
@@ -202,7 +216,9 @@ async def test_an_authority_that_is_not_there_is_an_error_that_names_it(tmp_path
 
 
 async def test_a_given_token_is_used_as_it_is_and_cannot_be_renewed() -> None:
-    source = token_source(Settings(token=Secret(CANARY), tenant_id="t", client_id="c", client_secret=Secret("s")))
+    source = token_source(
+        Settings(token=Secret(CANARY), tenant_id="t", client_id="c", client_secret=Secret("s"))
+    )
     assert isinstance(source, FixedToken)
     assert await source.token() == CANARY
     with pytest.raises(SignInError, match="refuses the bearer token") as caught:

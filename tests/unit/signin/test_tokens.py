@@ -22,7 +22,9 @@ def test_an_opaque_token_says_nothing_of_itself(token: str) -> None:
 
 def test_no_secret_of_the_settings_is_left_in_what_somebody_said() -> None:
     settings = Settings(
-        client_secret=Secret("s3cr3t"), refresh_token=Secret("r3fresh"), token_command=Secret("vault --key=abcdefgh12")
+        client_secret=Secret("s3cr3t"),
+        refresh_token=Secret("r3fresh"),
+        token_command=Secret("vault --key=abcdefgh12"),
     )
     said = "first s3cr3t r3fresh abcdefgh12 other\nsecond line s3cr3t"
     assert without_secrets(said, settings, "other") == "first *** *** *** ***"
@@ -49,7 +51,9 @@ def test_the_life_of_a_token_is_read_in_seconds_or_not_known(told: object, secon
     ("claims", "is_users"),
     [({"scp": "user_impersonation"}, True), ({"roles": ["x"], "idtyp": "app"}, False), ({}, False)],
 )
-def test_a_token_in_hand_says_whether_a_user_is_behind_it(claims: dict[str, object], is_users: bool) -> None:
+def test_a_token_in_hand_says_whether_a_user_is_behind_it(
+    claims: dict[str, object], is_users: bool
+) -> None:
     token = f"e30.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.x"
     assert has_user(Settings(token=Secret(token))) is is_users
 

@@ -10,7 +10,9 @@ from bulkfetch.storage.addresses import Address, Service, parse_address
 ONELAKE = "https://onelake.blob.fabric.microsoft.com"
 
 
-@pytest.mark.parametrize("path", ["lake", "./lake", "/data/lake", "C:\\lake", "C:/lake", "a:b", "s3:/lake", "s3", "."])
+@pytest.mark.parametrize(
+    "path", ["lake", "./lake", "/data/lake", "C:\\lake", "C:/lake", "a:b", "s3:/lake", "s3", "."]
+)
 def test_what_has_no_scheme_is_a_directory(path: str) -> None:
     assert parse_address(path) is None
 
@@ -52,11 +54,19 @@ def test_what_has_no_scheme_is_a_directory(path: str) -> None:
         ),
         (
             "https://westeurope-onelake.dfs.fabric.microsoft.com/ws/it/Files",
-            (Service.AZURE, "ws", "it/Files", "westeurope-onelake", f"{ONELAKE[:8]}westeurope-{ONELAKE[8:]}"),
+            (
+                Service.AZURE,
+                "ws",
+                "it/Files",
+                "westeurope-onelake",
+                f"{ONELAKE[:8]}westeurope-{ONELAKE[8:]}",
+            ),
         ),
     ],
 )
-def test_an_address_names_a_service_a_container_and_a_prefix(text: str, expected: tuple[object, ...]) -> None:
+def test_an_address_names_a_service_a_container_and_a_prefix(
+    text: str, expected: tuple[object, ...]
+) -> None:
     found = parse_address(text)
 
     assert found is not None
@@ -79,7 +89,10 @@ def test_an_address_names_a_service_a_container_and_a_prefix(text: str, expected
         ("https://example.com/c/a", "names a host of Azure Storage"),
         ("https://acct.blob.core.windows.net.example.com/c/a", "names a host of Azure Storage"),
         ("abfss://c@acct.dfs.core.windows.net:444/a", "names a host of Azure Storage"),
-        ("https://onelake.dfs.fabric.microsoft.com/ws/lake.Lakehouse/Tables/a", "in the Files of an item"),
+        (
+            "https://onelake.dfs.fabric.microsoft.com/ws/lake.Lakehouse/Tables/a",
+            "in the Files of an item",
+        ),
         ("https://onelake.dfs.fabric.microsoft.com/ws", "in the Files of an item"),
     ],
 )

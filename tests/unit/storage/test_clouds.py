@@ -1,4 +1,5 @@
-"""Credentials of each cloud: where they are looked for, which come first, and what is said where they are missing."""
+"""Credentials of each cloud: where they are looked for, which come first, and what is said where
+they are missing."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")  # of all that Azure looks through
+    monkeypatch.setenv(
+        "AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential"
+    )  # of all that Azure looks through
     return tmp_path
 
 
@@ -70,19 +73,27 @@ def test_s3_without_credentials_says_where_they_are_looked_for() -> None:
     assert "storage_profile" in said
 
 
-@pytest.mark.parametrize("half", [{"storage_key_id": "AKIA"}, {"storage_key": Secret("CANARY")}], ids=["id", "key"])
+@pytest.mark.parametrize(
+    "half", [{"storage_key_id": "AKIA"}, {"storage_key": Secret("CANARY")}], ids=["id", "key"]
+)
 def test_half_of_a_pair_of_keys_is_refused(half: dict[str, Any]) -> None:
     assert "storage_key_id and storage_key go together" in refusal("s3://bucket/a", **half)
 
 
-def test_keys_of_the_settings_win_over_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_the_settings_win_over_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of the environment")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARY")
     region = {"storage_region": "eu-west-3"}
 
     assert provided("s3://bucket/a", **region)["access_key_id"] == "of the environment"
     given = provided("s3://bucket/a", **region, storage_key_id="AKIA", storage_key=Secret("k"))
-    assert (given["access_key_id"], given["secret_access_key"], given["token"]) == ("AKIA", "k", None)
+    assert (given["access_key_id"], given["secret_access_key"], given["token"]) == (
+        "AKIA",
+        "k",
+        None,
+    )
 
 
 def test_a_profile_brings_its_keys_its_region_and_its_endpoint(nowhere: Path) -> None:
@@ -101,13 +112,20 @@ def test_a_profile_brings_its_keys_its_region_and_its_endpoint(nowhere: Path) ->
 
 
 def test_a_profile_that_is_not_there_is_told() -> None:
-    assert "The config profile (nowhere) could not be found" in refusal("s3://bucket/a", storage_profile="nowhere")
+    assert "The config profile (nowhere) could not be found" in refusal(
+        "s3://bucket/a", storage_profile="nowhere"
+    )
 
 
 def test_credentials_that_a_process_prints_are_taken(nowhere: Path) -> None:
     folder = nowhere / ".aws"
     folder.mkdir()
-    printed = {"Version": 1, "AccessKeyId": "AKIAPROCESS", "SecretAccessKey": "k", "SessionToken": "t"}
+    printed = {
+        "Version": 1,
+        "AccessKeyId": "AKIAPROCESS",
+        "SecretAccessKey": "k",
+        "SessionToken": "t",
+    }
     (nowhere / "printed.json").write_text(json.dumps(printed))
     folder.joinpath("config").write_text(
         f"[default]\nregion = eu-west-1\ncredential_process = cat {nowhere}/printed.json\n"
@@ -120,7 +138,10 @@ def test_an_endpoint_of_aws_is_left_to_the_region() -> None:
     keys = {"storage_key_id": "AKIA", "storage_key": Secret("k"), "storage_region": "eu-west-3"}
 
     assert "endpoint" not in config_of("s3://bucket/a", **keys)
-    assert config_of("s3://bucket/a", **keys, storage_endpoint="https://minio")["endpoint"] == "https://minio"
+    assert (
+        config_of("s3://bucket/a", **keys, storage_endpoint="https://minio")["endpoint"]
+        == "https://minio"
+    )
 
 
 # Azure
@@ -142,19 +163,31 @@ def test_azure_without_credentials_says_what_was_tried() -> None:
 @pytest.mark.parametrize(
     ("settings", "environment", "expected"),
     [
-        ({"storage_key": Secret(KEY)}, {"AZURE_STORAGE_SAS_TOKEN": SAS}, ("access_key", "account_key", KEY)),
-        ({"storage_sas": Secret(f"?{SAS}")}, {"AZURE_STORAGE_ACCOUNT_KEY": KEY}, ("sas_token", "sas_key", SAS)),
+        (
+            {"storage_key": Secret(KEY)},
+            {"AZURE_STORAGE_SAS_TOKEN": SAS},
+            ("access_key", "account_key", KEY),
+        ),
+        (
+            {"storage_sas": Secret(f"?{SAS}")},
+            {"AZURE_STORAGE_ACCOUNT_KEY": KEY},
+            ("sas_token", "sas_key", SAS),
+        ),
         ({}, {"AZURE_STORAGE_ACCOUNT_KEY": KEY}, ("access_key", "account_key", KEY)),
         ({}, {"AZURE_STORAGE_KEY": KEY}, ("access_key", "account_key", KEY)),
         ({}, {"AZURE_STORAGE_SAS_TOKEN": SAS}, ("sas_token", "sas_key", SAS)),
         (
             {},
-            {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=other;AccountKey={KEY};EndpointSuffix=core.windows.net"},
+            {
+                "AZURE_STORAGE_CONNECTION_STRING": f"AccountName=other;AccountKey={KEY};EndpointSuffix=core.windows.net"
+            },
             ("access_key", "account_key", KEY),
         ),
         (
             {},
-            {"AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint=https://o;SharedAccessSignature={SAS}"},
+            {
+                "AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint=https://o;SharedAccessSignature={SAS}"
+            },
             ("sas_token", "sas_key", SAS),
         ),
     ],
@@ -172,10 +205,15 @@ def test_a_key_or_a_sas_is_taken_from_the_settings_or_the_environment(
 
     kind, name, value = expected
     assert (config["credential_type"], config[name]) == (kind, value)
-    assert (config["account_name"], config["endpoint"]) == ("acct", "https://acct.blob.core.windows.net")
+    assert (config["account_name"], config["endpoint"]) == (
+        "acct",
+        "https://acct.blob.core.windows.net",
+    )
 
 
-def test_the_account_and_the_endpoint_may_come_from_a_connection_string(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_account_and_the_endpoint_may_come_from_a_connection_string(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = f"AccountName=devstoreaccount1;AccountKey={KEY};BlobEndpoint=http://127.0.0.1:9/devstoreaccount1;"
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
 
@@ -185,7 +223,9 @@ def test_the_account_and_the_endpoint_may_come_from_a_connection_string(monkeypa
     assert config["endpoint"] == "http://127.0.0.1:9/devstoreaccount1"
 
 
-def test_who_is_signed_in_to_the_azure_command_line_is_taken(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_signed_in_to_the_azure_command_line_is_taken(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = {"accessToken": "of az", "expires_on": int(time.time()) + 3600}
     az = nowhere / "az"
     az.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
@@ -232,7 +272,11 @@ class Signed:
 def settings_of(server: S3Server | AzureServer, **settings: Any) -> Settings:
     flags: dict[str, Any]
     if isinstance(server, S3Server):
-        flags = {"storage_key_id": "AKIA", "storage_key": Secret("k"), "storage_region": "us-east-1"}
+        flags = {
+            "storage_key_id": "AKIA",
+            "storage_key": Secret("k"),
+            "storage_region": "us-east-1",
+        }
     else:
         flags = {"storage_account": server.account, "storage_key": Secret(server.key)}
     return Settings(storage_endpoint=server.endpoint, **{**flags, **settings})
@@ -242,8 +286,13 @@ def test_a_wrong_key_of_azure_is_told_at_once_and_not_shown(azure_server: AzureS
     azure_server.create("wrong-key")
     started = time.monotonic()
 
-    for settings in ({"storage_key": Secret(KEY)}, {"storage_key": None, "storage_sas": Secret(SAS)}):
-        with pytest.raises(BulkfetchError, match=r"403 .*(the key or SAS is wrong|the credentials need)") as caught:
+    for settings in (
+        {"storage_key": Secret(KEY)},
+        {"storage_key": None, "storage_sas": Secret(SAS)},
+    ):
+        with pytest.raises(
+            BulkfetchError, match=r"403 .*(the key or SAS is wrong|the credentials need)"
+        ) as caught:
             open_objects(address("az://wrong-key/a"), settings_of(azure_server, **settings)).list()
         assert isinstance(caught.value, StorageError)
         assert "CANARY" not in str(caught.value)
@@ -251,14 +300,21 @@ def test_a_wrong_key_of_azure_is_told_at_once_and_not_shown(azure_server: AzureS
 
 
 def test_a_store_that_is_not_there_is_told_soon(s3_server: S3Server) -> None:
-    settings = replace(settings_of(s3_server), storage_endpoint="http://127.0.0.1:9", storage_patience_s=0.5)
+    settings = replace(
+        settings_of(s3_server), storage_endpoint="http://127.0.0.1:9", storage_patience_s=0.5
+    )
 
-    with pytest.raises(OutputError, match=r"s3://bucket/a: 127\.0\.0\.1:9 cannot be used: the connection is refused"):
+    with pytest.raises(
+        OutputError,
+        match=r"s3://bucket/a: 127\.0\.0\.1:9 cannot be used: the connection is refused",
+    ):
         open_objects(address("s3://bucket/a"), settings)
 
 
 def test_a_store_that_is_gone_is_waited_for_as_long_as_patience_lasts(s3_server: S3Server) -> None:
-    settings = replace(settings_of(s3_server), storage_endpoint="http://127.0.0.1:9", storage_patience_s=0.5)
+    settings = replace(
+        settings_of(s3_server), storage_endpoint="http://127.0.0.1:9", storage_patience_s=0.5
+    )
     cloud = open_cloud(address("s3://bucket/a"), settings)
 
     with pytest.raises(StorageError, match=r"refused for 0\.5 s \(storage_patience_s\)"):
@@ -278,12 +334,15 @@ def test_credentials_that_cannot_be_renewed_are_told_at_once(s3_server: S3Server
     objects = Objects(address("s3://bucket/a"), Cloud(store))
 
     with pytest.raises(
-        StorageError, match=r"cannot be renewed \(Token has expired and refresh failed\); the cred.* sign"
+        StorageError,
+        match=r"cannot be renewed \(Token has expired and refresh failed\); the cred.* sign",
     ):
         objects.list()
 
 
-def test_objects_take_any_prefix_and_name(object_server: S3Server | AzureServer, container: str) -> None:
+def test_objects_take_any_prefix_and_name(
+    object_server: S3Server | AzureServer, container: str
+) -> None:
     scheme = "s3" if isinstance(object_server, S3Server) else "az"
     strange = "weird pré fix/%41 &+=~"
     objects = open_objects(address(f"{scheme}://{container}/{strange}"), settings_of(object_server))

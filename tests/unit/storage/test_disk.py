@@ -76,7 +76,9 @@ def test_a_small_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert store.list(PurePosixPath()) == [NAME]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="only Linux has a disk that is always full"
+)
 def test_a_small_file_on_a_full_disk_is_the_earlier_one_or_none(tmp_path: Path) -> None:
     LocalStore(tmp_path).write(NAME, b"earlier")
 
@@ -110,7 +112,9 @@ def test_a_refusal_says_what_to_do(code: int, advice: str, tmp_path: Path) -> No
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_reading_a_file_that_is_not_there_gives_none_and_removing_it_is_fine(tmp_path: Path) -> None:
+def test_reading_a_file_that_is_not_there_gives_none_and_removing_it_is_fine(
+    tmp_path: Path,
+) -> None:
     store = LocalStore(tmp_path)
 
     store.remove(NAME)
@@ -185,7 +189,9 @@ def test_an_output_that_is_a_file_or_lies_below_one_is_refused(below: str, tmp_p
         prepare_directory(file / below, ARCHIVE)
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a place where nobody can write")
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="only Linux has a place where nobody can write"
+)
 def test_an_output_that_nobody_can_write_to_is_refused() -> None:
     with pytest.raises(OutputError, match="cannot be used"):
         prepare_directory(Path("/proc/lake"), ARCHIVE)
@@ -207,11 +213,15 @@ def test_a_file_system_that_is_read_only_is_told_from_an_output_of_somebody_else
     monkeypatch.setattr("bulkfetch.storage.store.os.access", lambda *_, **__: False)
     monkeypatch.setattr("bulkfetch.storage.store.os.statvfs", lambda _: os.statvfs_result(flags))
 
-    with pytest.raises(OutputError, match="read-only: make it writable and run the same command again"):
+    with pytest.raises(
+        OutputError, match="read-only: make it writable and run the same command again"
+    ):
         prepare_directory(tmp_path, ARCHIVE)
 
 
-def test_a_directory_in_place_of_a_file_and_a_file_in_place_of_a_directory_say_what_to_do(tmp_path: Path) -> None:
+def test_a_directory_in_place_of_a_file_and_a_file_in_place_of_a_directory_say_what_to_do(
+    tmp_path: Path,
+) -> None:
     store = LocalStore(tmp_path)
     tmp_path.joinpath(*PUBLISHED.parts).mkdir(parents=True)
     tmp_path.joinpath("_bulkfetch").write_bytes(b"")
@@ -220,7 +230,10 @@ def test_a_directory_in_place_of_a_file_and_a_file_in_place_of_a_directory_say_w
         store.read(PUBLISHED)
     with pytest.raises(StorageError, match="a file is where a directory has to be: remove it"):
         store.read(NAME)
-    with pytest.raises(StorageError, match="a file is where a directory has to be: remove it"), store.locked(LOCK):
+    with (
+        pytest.raises(StorageError, match="a file is where a directory has to be: remove it"),
+        store.locked(LOCK),
+    ):
         pass
 
 
@@ -239,7 +252,11 @@ def nobody() -> Iterator[None]:
 def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
 
-    with store.locked(LOCK), pytest.raises(OutputLockedError, match="another bulkfetch"), store.locked(LOCK):
+    with (
+        store.locked(LOCK),
+        pytest.raises(OutputLockedError, match="another bulkfetch"),
+        store.locked(LOCK),
+    ):
         pass
 
     with store.locked(LOCK):
@@ -266,13 +283,18 @@ def test_the_lock_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_told_from_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_told_from_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr("bulkfetch.storage.store.fcntl.flock", no_locks)
 
-    with pytest.raises(OutputError, match="locks no files") as caught, LocalStore(tmp_path).locked(NAME):
+    with (
+        pytest.raises(OutputError, match="locks no files") as caught,
+        LocalStore(tmp_path).locked(NAME),
+    ):
         pass
     assert not isinstance(caught.value, OutputLockedError)
     assert not LocalStore(tmp_path).is_locked(NAME)
@@ -292,7 +314,9 @@ def test_who_removes_the_file_of_a_lock_does_not_get_past_it(tmp_path: Path) -> 
         pass
 
 
-def test_a_file_system_that_locks_no_directories_locks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_locks_no_directories_locks_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flock = fcntl.flock
 
     def only_files(handle: Any, how: int) -> None:

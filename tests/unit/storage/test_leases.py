@@ -50,7 +50,9 @@ def test_a_lease_is_taken_and_given_back() -> None:
     again.release()
 
 
-def test_a_second_writer_is_told_who_is_writing_once_the_lock_is_renewed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_writer_is_told_who_is_writing_once_the_lock_is_renewed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     memory, held = Memory(), ELSEWHERE
     take(memory, held)
 
@@ -61,7 +63,10 @@ def test_a_second_writer_is_told_who_is_writing_once_the_lock_is_renewed(caplog:
             take(memory, held)
 
     memory.time.meanwhile = renew
-    with caplog.at_level(logging.WARNING), pytest.raises(OutputLockedError, match="process 77 on other-host"):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(OutputLockedError, match="process 77 on other-host"),
+    ):
         lease(memory).acquire()
 
     assert "waiting up to" in caplog.text
@@ -72,7 +77,9 @@ def test_a_second_writer_is_told_who_is_writing_once_the_lock_is_renewed(caplog:
 def test_a_lock_that_nobody_renews_is_taken_when_it_has_run_out() -> None:
     memory = Memory()
     take(memory, ELSEWHERE)
-    second = Lease(memory.objects(clock=None), LOCK, SHORT)  # in real time: the store has a clock of its own
+    second = Lease(
+        memory.objects(clock=None), LOCK, SHORT
+    )  # in real time: the store has a clock of its own
 
     second.acquire()
     second.check()
@@ -83,8 +90,12 @@ def test_a_lock_that_nobody_renews_is_taken_when_it_has_run_out() -> None:
 
 def test_the_lock_of_a_process_that_was_killed_is_taken_at_once() -> None:
     memory = Memory()
-    program = "from bulkfetch.leases import Holder; print(Holder.of_this_process().write().decode())"
-    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    program = (
+        "from bulkfetch.leases import Holder; print(Holder.of_this_process().write().decode())"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     obstore.put(memory.store, str(LOCK), killed.encode())
 
     held = lease(memory)
@@ -161,7 +172,9 @@ def test_a_renewal_whose_answer_was_lost_is_taken_up() -> None:
 @pytest.mark.parametrize("ignored", ["If-None-Match", "If-Match"])
 def test_a_store_that_does_not_heed_conditions_is_refused(ignored: str) -> None:
     class Careless(Objects):
-        def put(self, name: PurePosixPath, content: bytes, *, replacing: Entry | None = None) -> Entry:
+        def put(
+            self, name: PurePosixPath, content: bytes, *, replacing: Entry | None = None
+        ) -> Entry:
             if (replacing is None) == (ignored == "If-None-Match"):
                 return self._put(name, content, "overwrite")
             return super().put(name, content, replacing=replacing)

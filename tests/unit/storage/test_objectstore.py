@@ -1,4 +1,5 @@
-"""A Store in an object store: names, conditions, what is small and what is large, and what a run that died left."""
+"""A Store in an object store: names, conditions, what is small and what is large, and what a run
+that died left."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def locked(memory: Memory, **options: Any) -> Any:
     return Held()
 
 
-@pytest.mark.parametrize("content", [b"", b"rows", LARGE[:100_000], LARGE], ids=["empty", "small", "chunk", "large"])
+@pytest.mark.parametrize(
+    "content", [b"", b"rows", LARGE[:100_000], LARGE], ids=["empty", "small", "chunk", "large"]
+)
 def test_a_part_is_seen_when_it_is_published_and_not_before(content: bytes) -> None:
     memory = Memory()
 
@@ -215,7 +218,9 @@ def test_a_file_reads_like_one_on_a_disk(seed: int) -> None:
 
     for _ in range(40):
         if random.random() < 0.5:
-            place, whence = random.choice([(0, 2), (random.randrange(9_000_000), 0), (-random.randrange(10_000), 2)])
+            place, whence = random.choice(
+                [(0, 2), (random.randrange(9_000_000), 0), (-random.randrange(10_000), 2)]
+            )
             assert file.seek(place, whence) == disk.seek(place, whence)
         size = random.choice([0, 1, 8, 1000, 65_536, 1 << 20, 5 << 20])
         assert file.read(size) == disk.read(size)

@@ -15,7 +15,9 @@ def program(text: str) -> list[str]:
 def test_the_cpu_time_of_children_counts_and_so_does_their_memory() -> None:
     child = "x = b'x' * 300_000_000; sum(range(10**7))"
     run = run_measured(
-        program(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)")
+        program(
+            f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+        )
     )
     alone = run_measured(program("pass"))
     assert run.exit_code == alone.exit_code == 0
@@ -24,7 +26,9 @@ def test_the_cpu_time_of_children_counts_and_so_does_their_memory() -> None:
 
 
 def test_output_errors_and_the_exit_code_are_told() -> None:
-    run = run_measured(program("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
+    run = run_measured(
+        program("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
+    )
     assert (run.output, run.errors, run.exit_code) == (b"out\n", b"err\n", 3)
 
 
@@ -51,5 +55,7 @@ def alive(process: int) -> bool:
 
 def test_a_command_runs_where_and_with_what_it_is_told(tmp_path: object) -> None:
     code = "import os; print(os.getcwd(), os.environ.get('GIVEN'))"
-    run = run_measured(program(code), folder=str(tmp_path), environment={**os.environ, "GIVEN": "yes"})
+    run = run_measured(
+        program(code), folder=str(tmp_path), environment={**os.environ, "GIVEN": "yes"}
+    )
     assert run.output.decode().split() == [os.path.realpath(str(tmp_path)), "yes"]

@@ -28,23 +28,31 @@ MIB = 1 << 20
 NAMES = ["a/b.parquet", "provider=x/é +%41#?&=y z.json", " lead", "c"]
 
 
-def test_what_a_client_puts_is_there_to_list_and_read(object_server: ObjectServer, container: str) -> None:
+def test_what_a_client_puts_is_there_to_list_and_read(
+    object_server: ObjectServer, container: str
+) -> None:
     store = opened(object_server, container)
 
     for name in NAMES:
         obstore.put(store, name, name.encode())
 
     assert object_server.names(container) == {name: len(name.encode()) for name in NAMES}
-    assert [object_server.read(container, name) for name in NAMES] == [name.encode() for name in NAMES]
+    assert [object_server.read(container, name) for name in NAMES] == [
+        name.encode() for name in NAMES
+    ]
 
 
-def test_what_is_written_is_there_for_a_client_until_it_is_removed(object_server: ObjectServer, container: str) -> None:
+def test_what_is_written_is_there_for_a_client_until_it_is_removed(
+    object_server: ObjectServer, container: str
+) -> None:
     store = opened(object_server, container)
 
     for name in NAMES:
         object_server.write(container, name, name.encode())
 
-    assert [bytes(obstore.get(store, name).bytes()) for name in NAMES] == [name.encode() for name in NAMES]
+    assert [bytes(obstore.get(store, name).bytes()) for name in NAMES] == [
+        name.encode() for name in NAMES
+    ]
     for name in NAMES:
         object_server.remove(container, name)
     assert obstore.list(store).collect() == []
@@ -59,7 +67,9 @@ def test_an_object_may_be_empty(object_server: ObjectServer, container: str) -> 
 
 
 @pytest.mark.parametrize("page_names", [1, 2, 3, 7, 8])
-def test_a_listing_of_several_pages_is_whole(object_server: ObjectServer, container: str, page_names: int) -> None:
+def test_a_listing_of_several_pages_is_whole(
+    object_server: ObjectServer, container: str, page_names: int
+) -> None:
     names = {f"{number:03}&+": number for number in range(7)}
     for name, size in names.items():
         object_server.write(container, name, b"x" * size)
@@ -67,7 +77,9 @@ def test_a_listing_of_several_pages_is_whole(object_server: ObjectServer, contai
     assert replace(object_server, page_names=page_names).names(container) == names
 
 
-def test_an_upload_that_was_begun_and_dropped_is_unfinished(object_server: ObjectServer, container: str) -> None:
+def test_an_upload_that_was_begun_and_dropped_is_unfinished(
+    object_server: ObjectServer, container: str
+) -> None:
     store = opened(object_server, container)
     obstore.put(store, "whole", b"x")
     for name in ("begun/é +", "begun/b"):
@@ -88,10 +100,14 @@ def wait_until_unfinished(server: ObjectServer, container: str, name: str) -> No
         time.sleep(0.02)
 
 
-def test_an_upload_that_was_completed_is_not_unfinished(object_server: ObjectServer, container: str) -> None:
+def test_an_upload_that_was_completed_is_not_unfinished(
+    object_server: ObjectServer, container: str
+) -> None:
     content = os.urandom(12 * MIB)
 
-    with obstore.open_writer(opened(object_server, container), "big", buffer_size=5 * MIB) as writer:
+    with obstore.open_writer(
+        opened(object_server, container), "big", buffer_size=5 * MIB
+    ) as writer:
         writer.write(content)
 
     assert object_server.unfinished(container) == []
@@ -105,7 +121,9 @@ def test_what_is_not_there_is_an_error(object_server: ObjectServer, container: s
 
 @pytest.fixture(params=[moto, azurite], ids=["moto", "azurite"])
 def start(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManager[ObjectServer]]:
-    request.getfixturevalue("s3_server" if request.param is moto else "azure_server")  # skips where it is missing
+    request.getfixturevalue(
+        "s3_server" if request.param is moto else "azure_server"
+    )  # skips where it is missing
     starts: Callable[[], AbstractContextManager[ObjectServer]] = request.param
     return starts
 
@@ -149,7 +167,9 @@ with objectservers.{start.__name__}() as server:
     print(server.port, flush=True)
     time.sleep(60)
 """
-    tests = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    tests = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
     with tests:
         assert tests.stdout is not None
         port = int(tests.stdout.readline())
@@ -180,18 +200,31 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
     return processes
 
 
-def test_azurite_is_told_to_report_to_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(AZURITE_VARIABLE, str(program(tmp_path / "azurite-blob", 'echo "$@"; exit 3')))
+def test_azurite_is_told_to_report_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(
+        AZURITE_VARIABLE, str(program(tmp_path / "azurite-blob", 'echo "$@"; exit 3'))
+    )
 
     with pytest.raises(ServerFailedError, match="ended with 3") as caught, azurite():
         pass
 
-    for word in ("--blobHost 127.0.0.1", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"):
+    for word in (
+        "--blobHost 127.0.0.1",
+        "--inMemoryPersistence",
+        "--disableTelemetry",
+        "--skipApiVersionCheck",
+    ):
         assert word in str(caught.value).partition("ended with 3")[2]
 
 
-def test_a_server_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(AZURITE_VARIABLE, str(program(tmp_path / "azurite-blob", "echo hello; exec sleep 60")))
+def test_a_server_that_does_not_answer_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(
+        AZURITE_VARIABLE, str(program(tmp_path / "azurite-blob", "echo hello; exec sleep 60"))
+    )
     monkeypatch.setattr(objectservers, "READY_WITHIN_S", 0.5)
     processes = watched(monkeypatch)
 
@@ -201,7 +234,9 @@ def test_a_server_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch,
     assert [process.poll() is None for process in processes] == [False]
 
 
-def test_azurite_is_found_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_azurite_is_found_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / ".bin").mkdir()
     there = program(tmp_path / ".bin" / "azurite-blob", "exit 0")
 

@@ -65,7 +65,11 @@ def test_what_is_asked_without_a_fault_passes(object_server: ObjectServer, conta
         assert bytes(obstore.get(store, "big").bytes()) == content
         assert bytes(obstore.get_range(store, "big", start=5, length=7)) == content[5:12]
         assert obstore.head(store, "copy")["size"] == 5
-        assert {found["path"] for found in obstore.list(store).collect()} == {"a é+%/small", "big", "copy"}
+        assert {found["path"] for found in obstore.list(store).collect()} == {
+            "a é+%/small",
+            "big",
+            "copy",
+        }
         obstore.delete(store, ["a é+%/small", "copy"])
 
     assert object_server.names(container) == {"big": len(content)}
@@ -75,7 +79,9 @@ def test_what_is_asked_without_a_fault_passes(object_server: ObjectServer, conta
 
 def test_the_log_tells_what_was_asked_in_order(s3_server: S3Server) -> None:
     s3_server.create("logged")
-    with FaultyProxy(s3_server.port, lambda seen: DropAnswer() if seen.attempt == 2 else None) as proxy:
+    with FaultyProxy(
+        s3_server.port, lambda seen: DropAnswer() if seen.attempt == 2 else None
+    ) as proxy:
         store = opened(s3_server, "logged", proxy.port)
         obstore.put(store, "a b", b"1")
         with pytest.raises(GenericError):
@@ -91,14 +97,21 @@ def test_the_log_tells_what_was_asked_in_order(s3_server: S3Server) -> None:
         (3, "GET", "/logged"),
         (4, "GET", "/logged"),
     ]
-    assert [(entry.seen.attempt, entry.seen.repeat) for entry in log] == [(1, 1), (2, 2), (1, 1), (2, 1)]
+    assert [(entry.seen.attempt, entry.seen.repeat) for entry in log] == [
+        (1, 1),
+        (2, 2),
+        (1, 1),
+        (2, 1),
+    ]
     assert [entry.seen.query.get("prefix") for entry in log] == [None, None, "x/", "y/"]
     assert [entry.fault for entry in log] == [None, DropAnswer(), None, DropAnswer()]
     assert [entry.status for entry in log] == [200] * 4
     assert log[0].seen.headers["host"] == f"127.0.0.1:{proxy.port}"
 
 
-def test_the_store_gets_the_head_as_it_was_sent(object_server: ObjectServer, container: str) -> None:
+def test_the_store_gets_the_head_as_it_was_sent(
+    object_server: ObjectServer, container: str
+) -> None:
     """Azure's signature covers most of it; this one would be refused."""
     with FaultyProxy(object_server.port) as proxy:
         store = opened(object_server, container, proxy.port)
@@ -110,7 +123,9 @@ def test_the_store_gets_the_head_as_it_was_sent(object_server: ObjectServer, con
 @pytest.mark.parametrize(
     "fault", [ResetBefore(), Stall(0.05), SLOW_DOWN, SERVER_BUSY], ids=lambda fault: str(fault)[:9]
 )
-def test_what_is_not_forwarded_is_not_stored(fault: Fault, object_server: ObjectServer, container: str) -> None:
+def test_what_is_not_forwarded_is_not_stored(
+    fault: Fault, object_server: ObjectServer, container: str
+) -> None:
     with FaultyProxy(object_server.port, first(fault)) as proxy:
         store = opened(object_server, container, proxy.port)
         with pytest.raises(GenericError):
@@ -123,7 +138,9 @@ def test_what_is_not_forwarded_is_not_stored(fault: Fault, object_server: Object
     assert [entry.fault for entry in proxy.log] == [fault, None]
 
 
-def test_a_request_that_breaks_off_is_not_stored(object_server: ObjectServer, container: str) -> None:
+def test_a_request_that_breaks_off_is_not_stored(
+    object_server: ObjectServer, container: str
+) -> None:
     with FaultyProxy(object_server.port, first(ResetInRequest(0.7))) as proxy:
         store = opened(object_server, container, proxy.port)
         with pytest.raises(GenericError):
@@ -137,7 +154,9 @@ def test_a_request_that_breaks_off_is_not_stored(object_server: ObjectServer, co
     assert proxy.log[0].status is None
 
 
-def test_a_request_without_a_body_breaks_off_in_its_head(object_server: ObjectServer, container: str) -> None:
+def test_a_request_without_a_body_breaks_off_in_its_head(
+    object_server: ObjectServer, container: str
+) -> None:
     object_server.write(container, "x", b"x")
     with FaultyProxy(object_server.port, always(ResetInRequest())) as proxy:
         with pytest.raises(GenericError):
@@ -151,7 +170,9 @@ def test_a_request_without_a_body_breaks_off_in_its_head(object_server: ObjectSe
     assert object_server.names(container) == {"x": 1}
 
 
-def test_what_is_stored_before_the_answer_is_dropped_is_there(object_server: ObjectServer, container: str) -> None:
+def test_what_is_stored_before_the_answer_is_dropped_is_there(
+    object_server: ObjectServer, container: str
+) -> None:
     with FaultyProxy(object_server.port, always(DropAnswer())) as proxy:
         with pytest.raises(GenericError):
             obstore.put(opened(object_server, container, proxy.port), "x", b"stored")
@@ -193,8 +214,13 @@ def test_an_answer_breaks_off(share: float, object_server: ObjectServer, contain
     assert proxy.log[0].status == 200
 
 
-def test_an_answer_without_a_body_breaks_off_in_its_head(object_server: ObjectServer, container: str) -> None:
-    with FaultyProxy(object_server.port, always(CutAnswer(0.5))) as proxy, pytest.raises(GenericError):
+def test_an_answer_without_a_body_breaks_off_in_its_head(
+    object_server: ObjectServer, container: str
+) -> None:
+    with (
+        FaultyProxy(object_server.port, always(CutAnswer(0.5))) as proxy,
+        pytest.raises(GenericError),
+    ):
         obstore.put(opened(object_server, container, proxy.port), "x", b"stored")
 
     assert object_server.names(container) == {"x": 6}
@@ -222,7 +248,10 @@ def test_an_answer_of_the_proxy_is_as_told(s3_server: S3Server) -> None:
             answer = connection.getresponse()
 
             assert (answer.status, answer.reason) == (503, "Service Unavailable")
-            assert (answer.headers["Retry-After"], answer.headers["x-ms-error-code"]) == ("7", "ServerBusy")
+            assert (answer.headers["Retry-After"], answer.headers["x-ms-error-code"]) == (
+                "7",
+                "ServerBusy",
+            )
             assert answer.read() == (b"" if method == "HEAD" else b"<Error/>")
         connection.close()
 
@@ -236,7 +265,9 @@ def test_errors_have_the_form_of_their_store() -> None:
     assert azure_error(500, "InternalError").code == 500
 
 
-def test_a_slow_connection_takes_its_time_both_ways(object_server: ObjectServer, container: str) -> None:
+def test_a_slow_connection_takes_its_time_both_ways(
+    object_server: ObjectServer, container: str
+) -> None:
     with FaultyProxy(object_server.port, always(Slow(400_000))) as proxy:
         store = opened(object_server, container, proxy.port)
         began = time.monotonic()
@@ -250,7 +281,9 @@ def test_a_slow_connection_takes_its_time_both_ways(object_server: ObjectServer,
     assert both_s - put_s > 0.45
 
 
-def test_a_store_that_is_further_away_answers_later(object_server: ObjectServer, container: str) -> None:
+def test_a_store_that_is_further_away_answers_later(
+    object_server: ObjectServer, container: str
+) -> None:
     with FaultyProxy(object_server.port, always(Delay(0.2))) as proxy:
         store = opened(object_server, container, proxy.port)
         began = time.monotonic()
@@ -282,7 +315,9 @@ def test_a_store_that_throttles_answers_some(object_server: ObjectServer, contai
 
 
 def test_faults_at_random_are_alike_in_every_order_and_differ_by_seed() -> None:
-    requests = [seen(number, path=f"/lake/{number % 100}", attempt=number // 100) for number in range(1000)]
+    requests = [
+        seen(number, path=f"/lake/{number % 100}", attempt=number // 100) for number in range(1000)
+    ]
 
     def drawn(seed: int, requests: list[Seen]) -> dict[int, Fault | None]:
         decide = at_random(seed, 0.3, ResetBefore(), DropAnswer())
@@ -299,9 +334,17 @@ def test_faults_at_random_are_alike_in_every_order_and_differ_by_seed() -> None:
     }
 
 
-def test_a_client_that_retries_gets_through_faults_at_random(object_server: ObjectServer, container: str) -> None:
+def test_a_client_that_retries_gets_through_faults_at_random(
+    object_server: ObjectServer, container: str
+) -> None:
     faults = at_random(
-        3, 0.3, ResetBefore(), ResetInRequest(), DropAnswer(), CutAnswer(), s3_error(500, "InternalError")
+        3,
+        0.3,
+        ResetBefore(),
+        ResetInRequest(),
+        DropAnswer(),
+        CutAnswer(),
+        s3_error(500, "InternalError"),
     )
     with FaultyProxy(object_server.port, faults) as proxy:
         store = opened(object_server, container, proxy.port)
@@ -317,19 +360,25 @@ def test_a_client_that_retries_gets_through_faults_at_random(object_server: Obje
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(put, range(100)))
 
-    assert object_server.names(container) == {f"{number}": 1000 * len(f"{number}") for number in range(100)}
+    assert object_server.names(container) == {
+        f"{number}": 1000 * len(f"{number}") for number in range(100)
+    }
     assert len({type(entry.fault) for entry in proxy.log}) == 6
     assert [entry.seen.number for entry in proxy.log] == list(range(1, len(proxy.log) + 1))
 
 
-@pytest.mark.parametrize("fault", [None, SLOW_DOWN, DropAnswer(), ResetInRequest()], ids=lambda fault: str(fault)[:9])
+@pytest.mark.parametrize(
+    "fault", [None, SLOW_DOWN, DropAnswer(), ResetInRequest()], ids=lambda fault: str(fault)[:9]
+)
 def test_a_body_in_chunks_passes_or_breaks_off(fault: Fault | None, s3_server: S3Server) -> None:
     container = f"chunks-{str(fault)[:4].lower()}"
     s3_server.create(container)
     with FaultyProxy(s3_server.port, always(fault) if fault else no_fault) as proxy:
         connection = HTTPConnection("127.0.0.1", proxy.port, timeout=5)
         try:
-            connection.request("PUT", f"/{container}/x", body=iter([b"one ", b"two"]), encode_chunked=True)
+            connection.request(
+                "PUT", f"/{container}/x", body=iter([b"one ", b"two"]), encode_chunked=True
+            )
             status: int | None = connection.getresponse().status
         except ConnectionResetError:
             status = None
@@ -357,7 +406,9 @@ def test_a_client_that_waits_to_be_told_to_go_on_is(s3_server: S3Server) -> None
 
 def test_a_connection_serves_many_requests_if_the_store_keeps_it(azure_server: AzureServer) -> None:
     """Azurite does; moto closes each, and so does the proxy."""
-    with FaultyProxy(azure_server.port, lambda seen: SERVER_BUSY if seen.number % 2 else None) as proxy:
+    with FaultyProxy(
+        azure_server.port, lambda seen: SERVER_BUSY if seen.number % 2 else None
+    ) as proxy:
         connection = HTTPConnection("127.0.0.1", proxy.port, timeout=5)
         connection.connect()
         kept = connection.sock
@@ -370,11 +421,17 @@ def test_a_connection_serves_many_requests_if_the_store_keeps_it(azure_server: A
     assert [entry.status for entry in proxy.log] == [503, 400] * 3
 
 
-@pytest.mark.parametrize("ending", ["idle", "in the middle of a request", "stalled", "nothing asked"])
-def test_a_proxy_ends_with_connections_open_and_leaves_nothing(ending: str, s3_server: S3Server) -> None:
+@pytest.mark.parametrize(
+    "ending", ["idle", "in the middle of a request", "stalled", "nothing asked"]
+)
+def test_a_proxy_ends_with_connections_open_and_leaves_nothing(
+    ending: str, s3_server: S3Server
+) -> None:
     threads, files = threading.active_count(), open_files()
     began = time.monotonic()
-    with FaultyProxy(s3_server.port, always(Stall(60)) if ending == "stalled" else no_fault) as proxy:
+    with FaultyProxy(
+        s3_server.port, always(Stall(60)) if ending == "stalled" else no_fault
+    ) as proxy:
         connection = HTTPConnection("127.0.0.1", proxy.port, timeout=5)
         asked(connection, ending)
     connection.close()

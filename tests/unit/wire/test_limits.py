@@ -26,7 +26,9 @@ POLICY = LimitPolicy(ceiling=16)
 RIPE = Bound(8, at=0.0, answers=64)
 
 
-def grown(limit: float, bound: Bound | None = None, in_flight: int | None = None, now: float = 100.0) -> float:
+def grown(
+    limit: float, bound: Bound | None = None, in_flight: int | None = None, now: float = 100.0
+) -> float:
     in_use = int(limit) if in_flight is None else in_flight
     return raised(limit, in_flight=in_use, bound=bound, now=now, policy=POLICY)
 
@@ -78,7 +80,9 @@ def test_a_refusal_near_a_known_bound_leaves_the_number_below_it() -> None:
 
 def test_a_refusal_at_the_bound_confirms_it_and_any_other_is_a_new_one() -> None:
     before = Bound(13, at=0.0, strikes=2, answers=500)
-    assert after_refusal(before, 13, limit=12.2, now=9.0, wait_s=1.0) == Bound(13, 9.0, 1.0, strikes=3)
+    assert after_refusal(before, 13, limit=12.2, now=9.0, wait_s=1.0) == Bound(
+        13, 9.0, 1.0, strikes=3
+    )
     assert after_refusal(before, 9, limit=12.0, now=9.0, wait_s=1.0) == Bound(9, 9.0, 1.0)
     assert after_refusal(before, 15, limit=14.6, now=9.0, wait_s=1.0) == Bound(15, 9.0, 1.0)
 
@@ -165,7 +169,9 @@ async def test_places_are_given_in_the_order_they_were_asked_for() -> None:
     assert limit.in_flight == 0
 
 
-async def entries(limit: AdaptiveLimit, time: VirtualTime, count: int, lasting_s: float = 0.0) -> list[float]:
+async def entries(
+    limit: AdaptiveLimit, time: VirtualTime, count: int, lasting_s: float = 0.0
+) -> list[float]:
     """Let so many requests run at once, each for so long, and return when each began."""
     entered: list[float] = []
 
@@ -309,7 +315,8 @@ def test_whatever_is_refused_held_or_cancelled_everybody_gets_a_turn(
 
 
 async def test_a_rate_that_allows_no_burst_is_learned_with_one_in_flight() -> None:
-    """Once every other request was refused for ever: one alone was never taken for too fast, only for too many."""
+    """Once every other request was refused for ever: one alone was never taken for too fast, only
+    for too many."""
     time = VirtualTime()
 
     async def sleep(seconds: float) -> None:

@@ -9,14 +9,18 @@ from bulkfetch.wire.pace import Pace, PacePolicy, Refusal, pace_after, refused
 POLICY = PacePolicy()
 
 
-def refusal(elapsed_s: float, before: Refusal | None = None, rate: float = 100.0, wait_s: float = 0.0) -> Refusal:
+def refusal(
+    elapsed_s: float, before: Refusal | None = None, rate: float = 100.0, wait_s: float = 0.0
+) -> Refusal:
     return refused(before, rate=rate, elapsed_s=elapsed_s, wait_s=wait_s, policy=POLICY)
 
 
 # --- The decisions.
 
 
-@pytest.mark.parametrize(("elapsed_s", "start"), [(0.0, 60.0), (1.0, 80.0), (9.0, 96.0), (39.0, 99.0)])
+@pytest.mark.parametrize(
+    ("elapsed_s", "start"), [(0.0, 60.0), (1.0, 80.0), (9.0, 96.0), (39.0, 99.0)]
+)
 def test_the_longer_a_rate_was_served_the_less_it_goes_down(elapsed_s: float, start: float) -> None:
     assert refusal(elapsed_s).start == pytest.approx(start)
 
@@ -45,7 +49,9 @@ def test_the_pace_rises_to_what_was_refused_and_then_away_from_it() -> None:
 
 
 @given(st.floats(0, 1e4), st.floats(0.1, 1e4), st.floats(0, 1e3))
-def test_the_pace_never_falls_while_nothing_is_refused(elapsed_s: float, rate: float, step_s: float) -> None:
+def test_the_pace_never_falls_while_nothing_is_refused(
+    elapsed_s: float, rate: float, step_s: float
+) -> None:
     known = refusal(elapsed_s, rate=rate)
     assert 0 < pace_after(known, 0.0) <= pace_after(known, step_s) <= pace_after(known, 2 * step_s)
 

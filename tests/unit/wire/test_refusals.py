@@ -27,7 +27,9 @@ TOKEN = "eyJ0eXAiOiJKV1Qi.eyJhdWQiOiJodHRwczov.c2lnbmF0dXJl"
 
 def refused(body: object = b"", status: int = 400, **headers: Any) -> HttpStatusError:
     wire = body if isinstance(body, bytes) else json.dumps(body).encode()
-    error = refusal(Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, wire))
+    error = refusal(
+        Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, wire)
+    )
     assert isinstance(error, HttpStatusError)
     return error
 
@@ -36,7 +38,12 @@ def refused(body: object = b"", status: int = 400, **headers: Any) -> HttpStatus
 
 
 def test_a_fault_of_the_service_is_told_in_its_words() -> None:
-    body = {"code": 3000, "description": "One or more properties.", "data": ["offset", 5], "source": "PartnerFD"}
+    body = {
+        "code": 3000,
+        "description": "One or more properties.",
+        "data": ["offset", 5],
+        "source": "PartnerFD",
+    }
     error = refused(body)
     assert (error.status, error.code, error.description) == (400, "3000", "One or more properties.")
     assert (error.data, error.source) == (("offset", "5"), "PartnerFD")
@@ -50,7 +57,10 @@ def test_a_fault_of_the_service_is_told_in_its_words() -> None:
     [
         ({"statusCode": 404, "message": "Resource not found"}, ": Resource not found"),
         ({"message": "The request is invalid."}, ": The request is invalid."),
-        ({"error": "invalid_grant", "error_description": "AADSTS1: No."}, " (code invalid_grant): AADSTS1: No."),
+        (
+            {"error": "invalid_grant", "error_description": "AADSTS1: No."},
+            " (code invalid_grant): AADSTS1: No.",
+        ),
         ({"error": {"code": "Forbidden", "message": "No right."}}, " (code Forbidden): No right."),
         ({"code": 900126}, " (code 900126): a name in the path is none that the service knows"),
         ({"code": 1000, "description": ""}, " (code 1000): not found"),
@@ -68,7 +78,10 @@ def test_a_fault_of_the_service_is_told_in_its_words() -> None:
         (b"null", ""),
         (b"<html><head><title>Sign in\r\n</title>", ': an HTML page titled "Sign in"'),
         (b"  <!DOCTYPE html>" + b"x" * 9000, ": an HTML page"),
-        (b'<?xml version="1.0"?>\n<!DOCTYPE html><title>502 &ndash; Bad</title>', ': an HTML page titled "502 – Bad"'),
+        (
+            b'<?xml version="1.0"?>\n<!DOCTYPE html><title>502 &ndash; Bad</title>',
+            ': an HTML page titled "502 – Bad"',
+        ),
         (b"upstream connect error", ': "upstream connect error"'),
         (b"\xff\xfe", ""),
     ],
@@ -82,14 +95,18 @@ def test_other_text_is_cut() -> None:
 
 
 def test_a_redirect_is_no_answer() -> None:
-    assert isinstance(refusal(Answer(302, {"location": "https://elsewhere.test"}, b"")), ForeignLinkError)
+    assert isinstance(
+        refusal(Answer(302, {"location": "https://elsewhere.test"}, b"")), ForeignLinkError
+    )
 
 
 def test_the_wait_that_was_asked_for_is_a_fact() -> None:
     assert refused(b"", 429, retry_after="57").retry_after_s == 57.0
 
 
-@pytest.mark.parametrize("body", [b'{"code":1,"description":"' + b"x" * 70_000 + b'"}', gzip.compress(b"{}")[:-1]])
+@pytest.mark.parametrize(
+    "body", [b'{"code":1,"description":"' + b"x" * 70_000 + b'"}', gzip.compress(b"{}")[:-1]]
+)
 def test_a_body_that_is_large_or_damaged_is_left_alone(body: bytes) -> None:
     coding: dict[str, Any] = {"content_encoding": "gzip"} if body[0] == 0x1F else {}
     assert refused(body, **coding).description is None
@@ -119,7 +136,9 @@ def test_credentials_are_not_shown(said: str) -> None:
 
 
 def test_the_token_that_was_sent_is_not_shown_whatever_it_looks_like() -> None:
-    error = refusal(Answer(403, {}, b'{"description":"plain-token has no right"}'), token="plain-token")
+    error = refusal(
+        Answer(403, {}, b'{"description":"plain-token has no right"}'), token="plain-token"
+    )
     assert "*** has no right" in str(error)
 
 
@@ -136,7 +155,9 @@ def test_no_part_of_a_credential_is_left_by_a_cut(frame: str) -> None:
     assert "eyJ" not in shown
 
 
-@pytest.mark.parametrize("body", [b"eyJ" * 21_000, b'"' + b"eyJ" * 21_000 + b'"', b"<html>" + b"<title" * 10_000])
+@pytest.mark.parametrize(
+    "body", [b"eyJ" * 21_000, b'"' + b"eyJ" * 21_000 + b'"', b"<html>" + b"<title" * 10_000]
+)
 def test_a_body_that_is_made_to_be_searched_for_long_is_looked_at_in_part(body: bytes) -> None:
     began = time.process_time()
     refused(body)

@@ -56,7 +56,12 @@ def test_a_refusal_is_not_asked_again(code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectionFailedError("refused"), ConnectionLostError("it broke"), TooManyFilesError("no more")]
+    "error",
+    [
+        ConnectionFailedError("refused"),
+        ConnectionLostError("it broke"),
+        TooManyFilesError("no more"),
+    ],
 )
 def test_a_broken_connection_is_tried_again(error: BulkfetchError) -> None:
     assert may_retry(error, Attempts(7), POLICY)
@@ -111,7 +116,9 @@ def test_everybody_is_held_for_a_while_where_the_server_names_no_wait(asked: flo
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1, exclude_max=True))
-def test_backoff_is_drawn_below_a_bound_that_triples_up_to_the_cap(attempts: int, draw: float) -> None:
+def test_backoff_is_drawn_below_a_bound_that_triples_up_to_the_cap(
+    attempts: int, draw: float
+) -> None:
     bound = 0.1 * 3 ** (attempts - 1) if attempts < 8 else 30.0
     assert 0.0 <= backoff_s(attempts, draw, POLICY) <= min(bound, 30.0)
     assert backoff_s(attempts, 0.0, POLICY) == 0.0
@@ -135,14 +142,20 @@ def test_backoff_is_drawn_below_a_bound_that_triples_up_to_the_cap(attempts: int
             (odd, None)
             for odd in (
                 *("-5", "+5", "5.0", "inf", "nan", "1e3", "1_000", "٥", "²", "12, 13", "soon", ""),
-                *("Wed, 99 Jun 2021 12:00:00 GMT", "Wed, 30 Jun 0000 12:00:00 GMT", "30 Jun 2099 12:00:00"),
+                *(
+                    "Wed, 99 Jun 2021 12:00:00 GMT",
+                    "Wed, 30 Jun 0000 12:00:00 GMT",
+                    "30 Jun 2099 12:00:00",
+                ),
                 *("Wed, 30 Xyz 2021 12:00:00 GMT", "Wed, 30 Jun 2021 99:00:00 GMT"),
             )
         ],
     ],
 )
 def test_retry_after_is_read_strictly(value: str, seconds: float | None) -> None:
-    assert retry_after_s({"retry-after": value, "date": format_datetime(NOW, usegmt=True)}) == seconds
+    assert (
+        retry_after_s({"retry-after": value, "date": format_datetime(NOW, usegmt=True)}) == seconds
+    )
 
 
 @pytest.mark.parametrize("name", ["retry-after-ms", "x-ms-retry-after-ms"])
@@ -172,7 +185,10 @@ def test_a_clock_that_is_a_day_off_does_not_change_the_wait(skew: timedelta) -> 
     assert retry_after_s(headers) == 30.0
 
 
-@given(st.text() | st.from_regex("[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT"), st.text())
+@given(
+    st.text() | st.from_regex("[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT"),
+    st.text(),
+)
 def test_no_retry_after_is_too_odd(value: str, date: str) -> None:
     wait = retry_after_s({"retry-after": value, "date": date})
     assert wait is None or wait >= 0
@@ -197,11 +213,19 @@ def test_a_server_that_refuses_one_request_is_not_failing() -> None:
 
 
 def test_an_outage_holds_everybody_for_longer_and_longer() -> None:
-    assert [outage_hold_s(holds, 0.0, POLICY) for holds in (1, 2, 3, 6, 1000)] == [0.5, 1, 2, 15, 15]
+    assert [outage_hold_s(holds, 0.0, POLICY) for holds in (1, 2, 3, 6, 1000)] == [
+        0.5,
+        1,
+        2,
+        15,
+        15,
+    ]
     assert outage_hold_s(1000, 0.999, POLICY) < 30
 
 
-def test_an_outage_ends_the_run_after_a_quarter_of_an_hour_or_two_minutes_if_nothing_ever_worked() -> None:
+def test_an_outage_ends_the_run_after_a_quarter_of_an_hour_or_two_minutes_if_nothing_ever_worked() -> (
+    None
+):
     assert not is_over(5, 899.0, POLICY, ever_worked=True)
     assert is_over(5, 900.0, POLICY, ever_worked=True)
     assert not is_over(5, 119.0, POLICY, ever_worked=False)
@@ -212,7 +236,13 @@ def test_an_outage_ends_the_run_after_a_quarter_of_an_hour_or_two_minutes_if_not
 def test_a_budget_that_is_used_up_ends_the_run_when_nothing_has_succeeded_for_a_while() -> None:
     budget = RetryBudget(size=3, patience_s=60)
     budget.succeeded(0.0)
-    assert [budget.spend(now) for now in (1.0, 2.0, 3.0, 59.0, 61.0)] == [True, True, True, True, False]
+    assert [budget.spend(now) for now in (1.0, 2.0, 3.0, 59.0, 61.0)] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_ten_successes_pay_for_one_retry() -> None:

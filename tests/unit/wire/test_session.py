@@ -43,7 +43,9 @@ def ids(at: Bench, header: str) -> list[str]:
     return [sent.headers[header] for sent in at.transport.sent]
 
 
-async def error_of(answer: Callable[[Sent], Reply], request: Request = ANYTHING) -> tuple[BulkfetchError, Bench]:
+async def error_of(
+    answer: Callable[[Sent], Reply], request: Request = ANYTHING
+) -> tuple[BulkfetchError, Bench]:
     """Ask once, and return the error it ends with."""
     async with bench(answer) as at:
         try:
@@ -55,7 +57,9 @@ async def error_of(answer: Callable[[Sent], Reply], request: Request = ANYTHING)
 
 async def test_a_request_carries_the_headers_the_api_wants() -> None:
     async with bench(one_after_the_other(answered(200, b"ok"))) as at:
-        assert await at.session.get(Request("/x", headers={"MS-ContinuationToken": "t"}), read) == "ok"
+        assert (
+            await at.session.get(Request("/x", headers={"MS-ContinuationToken": "t"}), read) == "ok"
+        )
     headers = dict(at.transport.sent[0].headers)
     assert uuid.UUID(headers.pop("MS-RequestId"))
     assert headers == {
@@ -78,7 +82,12 @@ async def test_retries_keep_the_request_id_and_a_run_its_correlation_id() -> Non
     assert len(set(ids(at, "MS-RequestId")[:4])) == 1
     assert len(set(ids(at, "MS-RequestId"))) == 2
     assert set(ids(at, "MS-CorrelationId")) == {at.session.correlation_id}
-    assert (at.stats.requests, at.stats.retries, at.stats.throttled, at.stats.in_flight) == (5, 3, 0, 0)
+    assert (at.stats.requests, at.stats.retries, at.stats.throttled, at.stats.in_flight) == (
+        5,
+        3,
+        0,
+        0,
+    )
 
 
 # --- What is tried again, and how often.
@@ -95,16 +104,25 @@ async def test_a_refusal_is_not_tried_again(status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
 async def test_a_redirect_is_never_followed(status: int) -> None:
-    error, at = await error_of(one_after_the_other(answered(status, location="https://elsewhere.test/")))
+    error, at = await error_of(
+        one_after_the_other(answered(status, location="https://elsewhere.test/"))
+    )
     assert isinstance(error, ForeignLinkError)
     assert at.stats.requests == 1
 
 
 @pytest.mark.parametrize(
     "reply",
-    [answered(500), answered(408), ConnectionFailedError("refused"), ConnectionLostError("it broke")],
+    [
+        answered(500),
+        answered(408),
+        ConnectionFailedError("refused"),
+        ConnectionLostError("it broke"),
+    ],
 )
-async def test_a_failing_request_is_tried_eight_times_with_full_jitter(reply: Answer | RequestError) -> None:
+async def test_a_failing_request_is_tried_eight_times_with_full_jitter(
+    reply: Answer | RequestError,
+) -> None:
     error, at = await error_of(lambda sent: reply)
     assert isinstance(error, HttpStatusError if isinstance(reply, Answer) else type(reply))
     assert at.stats.requests == 8
@@ -116,7 +134,9 @@ async def test_a_failing_request_is_tried_eight_times_with_full_jitter(reply: An
 
 
 @pytest.mark.parametrize("reply", [answered(200, b"bad"), NoProgressError("nothing came")])
-async def test_a_body_that_is_malformed_or_does_not_come_is_asked_for_three_times(reply: Reply) -> None:
+async def test_a_body_that_is_malformed_or_does_not_come_is_asked_for_three_times(
+    reply: Reply,
+) -> None:
     error, at = await error_of(lambda sent: reply)
     assert isinstance(error, MalformedBodyError | NoProgressError)
     assert at.stats.requests == 3
@@ -160,7 +180,10 @@ async def test_a_dead_server_ends_the_run_soon_however_many_ask() -> None:
         except HttpStatusError:
             pass
 
-    async with bench(lambda sent: answered(500), limit=64) as at, anyio.create_task_group() as tasks:
+    async with (
+        bench(lambda sent: answered(500), limit=64) as at,
+        anyio.create_task_group() as tasks,
+    ):
         for _ in range(64):
             tasks.start_soon(ask, at, tasks.cancel_scope)
     assert "has answered nothing useful for 1" in str(ends[0])
@@ -190,7 +213,9 @@ async def test_a_single_request_survives_an_outage_of_a_minute() -> None:
         assert await get(at) == "ok"
 
 
-async def test_a_server_that_is_not_reached_for_five_minutes_costs_no_request_its_attempts() -> None:
+async def test_a_server_that_is_not_reached_for_five_minutes_costs_no_request_its_attempts() -> (
+    None
+):
     def answer(sent: Sent) -> Reply:
         return ConnectionFailedError("refused") if 5 <= sent.at < 305 else answered(200, b"ok")
 
@@ -201,8 +226,12 @@ async def test_a_server_that_is_not_reached_for_five_minutes_costs_no_request_it
     assert at.stats.requests < 45
 
 
-@pytest.mark.parametrize("reply", [answered(503), ConnectionFailedError("refused"), ConnectionLostError("it broke")])
-async def test_a_run_is_given_up_when_the_server_stays_away_for_a_quarter_of_an_hour(reply: Reply) -> None:
+@pytest.mark.parametrize(
+    "reply", [answered(503), ConnectionFailedError("refused"), ConnectionLostError("it broke")]
+)
+async def test_a_run_is_given_up_when_the_server_stays_away_for_a_quarter_of_an_hour(
+    reply: Reply,
+) -> None:
     async with bench(lambda sent: reply if sent.at > 5 else answered(200, b"ok")) as at:
         await get(at)
         await at.time.wait(10)
@@ -257,7 +286,9 @@ async def test_too_many_open_files_lower_the_limit_and_cost_no_budget() -> None:
     assert at.stats.requests < 550
 
 
-async def test_a_server_that_asks_for_a_day_ends_the_run_at_once_and_says_when_to_come_back() -> None:
+async def test_a_server_that_asks_for_a_day_ends_the_run_at_once_and_says_when_to_come_back() -> (
+    None
+):
     error, at = await error_of(lambda sent: answered(429, retry_after="97200"))
     assert isinstance(error, ServerUnavailableError)
     assert "the server asks to wait 27.0 hours; run the same command again after that" in str(error)
@@ -290,7 +321,9 @@ async def test_a_token_that_is_refused_when_new_ends_the_run() -> None:
     assert ids(at, "Authorization") == ["Bearer token-0", "Bearer token-1"]
 
 
-async def test_a_token_that_is_refused_what_is_for_users_only_may_be_that_of_an_app_and_ends_nothing_else() -> None:
+async def test_a_token_that_is_refused_what_is_for_users_only_may_be_that_of_an_app_and_ends_nothing_else() -> (
+    None
+):
     error, at = await error_of(lambda sent: answered(401), Request("/invoices/D1"))
     assert isinstance(error, HttpStatusError)
     assert "sign in with `bulkfetch login`" in advice_on(error)
@@ -299,7 +332,10 @@ async def test_a_token_that_is_refused_what_is_for_users_only_may_be_that_of_an_
 
 async def test_a_token_that_worked_and_was_revoked_before_its_turn_came_is_renewed_again() -> None:
     def answer(sent: Sent) -> Reply:
-        if sent.request.path == "/unlucky" and sent.headers["Authorization"] in ("Bearer token-0", "Bearer token-1"):
+        if sent.request.path == "/unlucky" and sent.headers["Authorization"] in (
+            "Bearer token-0",
+            "Bearer token-1",
+        ):
             return answered(401)
         return answered(200, b"ok")
 
@@ -316,7 +352,13 @@ async def test_a_token_that_worked_and_was_revoked_before_its_turn_came_is_renew
 
 async def test_failures_of_one_kind_do_not_count_for_another() -> None:
     lost = ConnectionLostError("it broke")
-    replies: list[Reply] = [answered(500), lost, answered(200, b"bad"), NoProgressError("nothing"), lost]
+    replies: list[Reply] = [
+        answered(500),
+        lost,
+        answered(200, b"bad"),
+        NoProgressError("nothing"),
+        lost,
+    ]
     async with bench(one_after_the_other(*replies, answered(200, b"ok"))) as at:
         assert await get(at) == "ok"
 
@@ -360,14 +402,18 @@ async def test_a_request_that_waited_at_the_gate_takes_the_token_of_the_moment()
 
 
 async def test_a_throttled_request_waits_as_long_as_the_server_asked() -> None:
-    async with bench(one_after_the_other(answered(429, retry_after="57"), answered(200, b"ok"))) as at:
+    async with bench(
+        one_after_the_other(answered(429, retry_after="57"), answered(200, b"ok"))
+    ) as at:
         assert await get(at) == "ok"
     first, second = (sent.at for sent in at.transport.sent)
     assert second == pytest.approx(first + 0.1 + 57)
     assert (at.stats.throttled, at.stats.retries) == (1, 1)
 
 
-@pytest.mark.parametrize(("retry_after", "least"), [("30", 30.0), (None, 0.25), ("soon", 0.25), ("0", 0.25)])
+@pytest.mark.parametrize(
+    ("retry_after", "least"), [("30", 30.0), (None, 0.25), ("soon", 0.25), ("0", 0.25)]
+)
 async def test_a_throttled_answer_holds_everybody(retry_after: str | None, least: float) -> None:
     asked = 0
 
@@ -393,7 +439,10 @@ async def test_a_burst_of_refusals_halves_the_limit_once() -> None:
             tasks.start_soon(get, at)
         await at.time.wait(0.11)
         assert at.stats.throttled == 4
-        assert at.limit.limit in (1, 2)  # half of those that were in flight when the first was refused
+        assert at.limit.limit in (
+            1,
+            2,
+        )  # half of those that were in flight when the first was refused
 
 
 @pytest.mark.parametrize("hidden", [1, 4, 8, 16])
@@ -401,7 +450,11 @@ async def test_a_hidden_limit_of_the_server_costs_few_refused_requests(hidden: i
     """A server that takes so many at once, and a client that may send 32."""
 
     def answer(sent: Sent) -> Reply:
-        return answered(429, retry_after="1") if at.transport.in_flight > hidden else answered(200, b"ok")
+        return (
+            answered(429, retry_after="1")
+            if at.transport.in_flight > hidden
+            else answered(200, b"ok")
+        )
 
     async with bench(answer, limit=32) as at, anyio.create_task_group() as tasks:
         for _ in range(1500):
@@ -425,7 +478,9 @@ async def test_attempts_are_counted_apart_from_throttled_answers() -> None:
 
 
 @pytest.mark.parametrize("headers", [{"retry_after": "57"}, {}, {"retry_after": "1"}])
-async def test_a_storm_of_throttled_answers_ends_after_a_quarter_of_an_hour(headers: dict[str, str]) -> None:
+async def test_a_storm_of_throttled_answers_ends_after_a_quarter_of_an_hour(
+    headers: dict[str, str],
+) -> None:
     error, at = await error_of(lambda sent: answered(429, **headers))
     assert isinstance(error, ServerUnavailableError)
     assert "the server has refused everything as too much for 9" in str(error)
@@ -491,11 +546,20 @@ async def test_a_storm_does_not_end_while_others_succeed() -> None:
             "3000",
             "One or more properties.",
         ),
-        (404, b'{ "statusCode": 404, "message": "Resource not found" }', None, "Resource not found"),
+        (
+            404,
+            b'{ "statusCode": 404, "message": "Resource not found" }',
+            None,
+            "Resource not found",
+        ),
         (400, {"message": "The request is invalid."}, None, "The request is invalid."),
         (
             400,
-            {"error": "invalid_grant", "error_description": "AADSTS70002: Expired.", "error_codes": [70002]},
+            {
+                "error": "invalid_grant",
+                "error_description": "AADSTS70002: Expired.",
+                "error_codes": [70002],
+            },
             "invalid_grant",
             "AADSTS70002: Expired.",
         ),
@@ -513,7 +577,9 @@ async def test_a_storm_does_not_end_while_others_succeed() -> None:
         (400, '{"code":1,"description":"Sixteen"}'.encode("utf-16"), "1", "Sixteen"),
     ],
 )
-async def test_an_error_says_what_the_api_said(status: int, body: object, code: str | None, words: str | None) -> None:
+async def test_an_error_says_what_the_api_said(
+    status: int, body: object, code: str | None, words: str | None
+) -> None:
     error, at = await error_of(lambda sent: answered(status, body))
     assert isinstance(error, HttpStatusError)
     assert (error.status, error.code, error.description) == (status, code, words)
@@ -547,19 +613,25 @@ async def test_an_error_body_that_is_large_or_damaged_is_left_alone(body: bytes)
 
 
 async def test_control_characters_of_the_server_do_not_reach_the_terminal() -> None:
-    fault = {"code": "7\r\nX", "description": "a\x1b[2J\x07b\r\nINFO all is well \u202e \x9b \x00 c"}
+    fault = {
+        "code": "7\r\nX",
+        "description": "a\x1b[2J\x07b\r\nINFO all is well \u202e \x9b \x00 c",
+    }
     error, _ = await error_of(lambda sent: answered(400, fault))
     assert all(character.isprintable() for character in str(error))
     assert "INFO all is well" in str(error)
 
 
 async def test_long_words_of_the_server_are_cut() -> None:
-    error, _ = await error_of(lambda sent: answered(400, {"code": "9" * 500, "description": "x" * 5000}))
+    error, _ = await error_of(
+        lambda sent: answered(400, {"code": "9" * 500, "description": "x" * 5000})
+    )
     assert len(str(error)) < 700
 
 
 @pytest.mark.parametrize(
-    "reply", [answered(401), answered(403), answered(500), answered(429), answered(200, b"bad"), None]
+    "reply",
+    [answered(401), answered(403), answered(500), answered(429), answered(200, b"bad"), None],
 )
 async def test_no_error_holds_the_token(reply: Reply) -> None:
     error: BaseException | None
@@ -570,7 +642,9 @@ async def test_no_error_holds_the_token(reply: Reply) -> None:
 
 
 async def test_a_token_that_the_server_repeats_is_not_shown() -> None:
-    error, _ = await error_of(lambda sent: answered(403, {"code": 1, "description": "no right for token-0 at all"}))
+    error, _ = await error_of(
+        lambda sent: answered(403, {"code": 1, "description": "no right for token-0 at all"})
+    )
     assert "no right for *** at all" in str(error)
 
 

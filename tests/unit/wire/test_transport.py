@@ -34,7 +34,14 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.retry import Attempts, RetryPolicy, may_retry
-from bulkfetch.wire.transport import AiohttpTransport, Answer, Request, gunzip, is_drip, open_transport
+from bulkfetch.wire.transport import (
+    AiohttpTransport,
+    Answer,
+    Request,
+    gunzip,
+    is_drip,
+    open_transport,
+)
 
 BODY = b'{"items":[' + b",".join(b'{"n":%d}' % number for number in range(500)) + b"]}"
 ANYTHING = Request("/x")
@@ -45,7 +52,9 @@ def settings_for(base_url: str, **settings: object) -> Settings:
 
 
 @asynccontextmanager
-async def opened(serve: Serve | bytes, **settings: object) -> AsyncIterator[tuple[AiohttpTransport, Wire, RunStats]]:
+async def opened(
+    serve: Serve | bytes, **settings: object
+) -> AsyncIterator[tuple[AiohttpTransport, Wire, RunStats]]:
     stats = RunStats()
     with anyio.fail_after(20):
         async with (
@@ -56,7 +65,8 @@ async def opened(serve: Serve | bytes, **settings: object) -> AsyncIterator[tupl
 
 
 async def sent(serve: Serve | bytes, request: Request = ANYTHING, **settings: object) -> Answer:
-    """Send one request, and return the answer to it. The server must see exactly one, whatever happens."""
+    """Send one request, and return the answer to it. The server must see exactly one, whatever
+    happens."""
     async with opened(serve, **settings) as (transport, server, _):
         try:
             answer = await transport.send(request, {"Authorization": "Bearer canary"})
@@ -80,7 +90,12 @@ async def error_of(serve: Serve | bytes, **settings: object) -> BulkfetchError:
 
 
 @pytest.mark.parametrize(
-    "served", [response(BODY), chunked(BODY[:7], BODY[7:]), response(BODY, headers={"Content-Encoding": "identity"})]
+    "served",
+    [
+        response(BODY),
+        chunked(BODY[:7], BODY[7:]),
+        response(BODY, headers={"Content-Encoding": "identity"}),
+    ],
 )
 async def test_a_whole_answer_is_read(served: bytes) -> None:
     answer = await sent(served)
@@ -89,7 +104,13 @@ async def test_a_whole_answer_is_read(served: bytes) -> None:
 
 
 async def test_an_answer_of_any_status_is_an_answer() -> None:
-    for status in ("204 No Content", "301 Moved", "404 Not Found", "429 Too Many Requests", "500 No"):
+    for status in (
+        "204 No Content",
+        "301 Moved",
+        "404 Not Found",
+        "429 Too Many Requests",
+        "500 No",
+    ):
         headers = {"Location": "http://127.0.0.1:1/", "Retry-After": "7"}
         answer = await sent(response(status=status, headers=headers))
         assert answer.status == int(status[:3])
@@ -143,7 +164,11 @@ async def test_headers_of_30_kb_go_out_and_come_in() -> None:
 
 async def test_bytes_are_counted_as_they_come_over_the_wire() -> None:
     packed = gzip.compress(BODY)
-    async with opened(response(packed, headers={"Content-Encoding": "gzip"})) as (transport, _, stats):
+    async with opened(response(packed, headers={"Content-Encoding": "gzip"})) as (
+        transport,
+        _,
+        stats,
+    ):
         await transport.send(ANYTHING, {})
         assert stats.bytes_received == len(packed)
 
@@ -165,9 +190,21 @@ async def test_bytes_are_counted_as_they_come_over_the_wire() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Le", ConnectionLostError, ""),
         (b"\x1b[2JSSH-2.0-OpenSSH_9.6\r\n\r\n", MalformedBodyError, "the answer is not HTTP"),
         (b"HTTP/1.1 ABC OK\r\n\r\n", MalformedBodyError, "the answer is not HTTP"),
-        (response(BODY, headers={"X": "x" * 100_000}), MalformedBodyError, "the answer is not HTTP"),
-        (response(BODY, headers={f"X{n}": "x" for n in range(1000)}), MalformedBodyError, "is not HTTP"),
-        (response(BODY, headers={"Content-Length": "3"}), MalformedBodyError, "the answer is not HTTP"),
+        (
+            response(BODY, headers={"X": "x" * 100_000}),
+            MalformedBodyError,
+            "the answer is not HTTP",
+        ),
+        (
+            response(BODY, headers={f"X{n}": "x" for n in range(1000)}),
+            MalformedBodyError,
+            "is not HTTP",
+        ),
+        (
+            response(BODY, headers={"Content-Length": "3"}),
+            MalformedBodyError,
+            "the answer is not HTTP",
+        ),
         (response(BODY, headers={"X": "a\nb"}), MalformedBodyError, "the answer is not HTTP"),
     ],
 )
@@ -332,7 +369,8 @@ def test_a_gzip_body_cut_at_any_byte_is_an_error() -> None:
 
 
 def test_a_gzip_body_with_any_byte_changed_is_an_error_or_the_same() -> None:
-    """The header's time and system are nobody's business; everything else is covered by the checksum."""
+    """The header's time and system are nobody's business; everything else is covered by the
+    checksum."""
     packed = gzip.compress(b'{"items":[]}' * 20, mtime=0)
     for place in range(len(packed)):
         damaged = packed[:place] + bytes([packed[place] ^ 0x41]) + packed[place + 1 :]
@@ -362,7 +400,9 @@ def test_what_is_not_exactly_gzip_is_an_error(body: bytes) -> None:
         coded(body).body()
 
 
-@pytest.mark.parametrize("coding", ["gzip, gzip", "br", "deflate", "zstd", "\x1b[2J", "gzip,identity"])
+@pytest.mark.parametrize(
+    "coding", ["gzip, gzip", "br", "deflate", "zstd", "\x1b[2J", "gzip,identity"]
+)
 def test_a_coding_that_nobody_asked_for_is_an_error(coding: str) -> None:
     with pytest.raises(MalformedBodyError, match="which nobody asked for") as caught:
         coded(gzip.compress(gzip.compress(BODY)), coding).body()
@@ -409,7 +449,8 @@ async def test_every_attempt_is_one_request_and_every_retry_is_counted() -> None
 
 
 async def test_an_idle_connection_that_the_server_gives_up_costs_one_free_retry() -> None:
-    """The server closes what was used once, when it is used again: no attempt is spent, and nobody waits."""
+    """The server closes what was used once, when it is used again: no attempt is spent, and nobody
+    waits."""
 
     async def serve(connection: Connection, head: bytes) -> None:
         if connection.served:
@@ -452,7 +493,9 @@ async def test_a_server_that_closes_idle_connections_is_no_trouble() -> None:
             for _ in range(200):
                 tasks.start_soon(session.get, ANYTHING, bytes)
         assert stats.requests == 200 + stats.retries
-        assert 200 <= len(server.heads) <= stats.requests  # what is sent on a closed connection is never seen
+        assert (
+            200 <= len(server.heads) <= stats.requests
+        )  # what is sent on a closed connection is never seen
 
 
 async def test_a_cancelled_request_leaves_no_connection_in_the_way() -> None:
@@ -504,7 +547,9 @@ def authority(tmp_path: Path) -> trustme.CA:
     return made
 
 
-async def test_a_server_of_a_trusted_authority_is_asked(authority: trustme.CA, tmp_path: Path) -> None:
+async def test_a_server_of_a_trusted_authority_is_asked(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
     async with serving_tls(authority, "127.0.0.1") as base_url:
         settings = settings_for(base_url, ca_file=tmp_path / "ca.pem")
         async with open_transport(settings, RunStats()) as transport:
@@ -520,7 +565,9 @@ async def test_a_certificate_that_is_not_trusted_is_an_error_that_is_not_tried_a
     async with serving_tls(authority, name) as base_url:
         settings = settings_for(base_url, **({"ca_file": tmp_path / "ca.pem"} if trusted else {}))
         async with open_transport(settings, RunStats()) as transport:
-            with pytest.raises(UntrustedServerError, match="the server's certificate is not trusted") as caught:
+            with pytest.raises(
+                UntrustedServerError, match="the server's certificate is not trusted"
+            ) as caught:
                 await transport.send(ANYTHING, {})
     assert not may_retry(caught.value, Attempts(1), RetryPolicy())
 
@@ -536,7 +583,9 @@ async def test_a_server_without_tls_where_it_belongs_is_an_error() -> None:
 async def test_a_bundle_that_is_none_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nothing of the kind")
     with pytest.raises(SettingsError, match="is not a PEM bundle"):
-        async with open_transport(settings_for("https://x.test/v1", ca_file=tmp_path / "ca.pem"), RunStats()):
+        async with open_transport(
+            settings_for("https://x.test/v1", ca_file=tmp_path / "ca.pem"), RunStats()
+        ):
             pass
 
 
@@ -558,7 +607,9 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() -
 
 
 @pytest.mark.parametrize("coding", ["chunked, x", "x, chunked", "\x18chunked", "identity"])
-async def test_a_body_that_ends_with_its_connection_is_refused_whatever_its_coding_is_called(coding: str) -> None:
+async def test_a_body_that_ends_with_its_connection_is_refused_whatever_its_coding_is_called(
+    coding: str,
+) -> None:
     with pytest.raises(BulkfetchError):
         await sent(response(BODY, length=None, headers={"Transfer-Encoding": coding}))
 

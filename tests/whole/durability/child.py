@@ -1,4 +1,5 @@
-"""One run in a process of its own, that kills itself at a step: `python child.py OUT BASE_URL TOKEN STEP`."""
+"""One run in a process of its own, that kills itself at a step: `python child.py OUT BASE_URL TOKEN
+STEP`."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 from bulkfetch.storage.disk import Disk
 
 Step = Callable[[str, Path, int], int]
-"""Told what is about to happen to which file, and with how many bytes; returns how many of them to let through, all if
-nothing is wrong, and may raise."""
+"""Told what is about to happen to which file, and with how many bytes; returns how many of them to
+let through, all if nothing is wrong, and may raise."""
 
 
 class WatchedDisk(Disk):
@@ -82,7 +82,8 @@ class _WatchedFile:
 
 
 def killing(at: int) -> Step:
-    """End this very process with SIGKILL before step number `at`; of writes, the first one to a file is a step.
+    """End this very process with SIGKILL before step number `at`; of writes, the first one to a
+    file is a step.
 
     Of that, half the bytes come through.
     """
@@ -128,7 +129,8 @@ def dying(at: int) -> Step:
 
 
 def filling(room: int, code: int = errno.ENOSPC) -> Step:
-    """Refuse bytes beyond `room`; what is removed frees nothing, as where somebody else fills the disk."""
+    """Refuse bytes beyond `room`; what is removed frees nothing, as where somebody else fills the
+    disk."""
     left = room
 
     def step(what: str, path: Path, size: int) -> int:
@@ -153,7 +155,8 @@ def counting(steps: list[str]) -> Step:
 
 
 def refusing(at: int, code: int) -> Step:
-    """Refuse every change from step number `at` on, as a disk that went read-only, or whose permission is lost."""
+    """Refuse every change from step number `at` on, as a disk that went read-only, or whose
+    permission is lost."""
     left = at
 
     def step(what: str, path: Path, size: int) -> int:
@@ -172,7 +175,9 @@ class RecordingDisk(Disk):
     `syncs_files` and `syncs_directories` make it forget to: the tests of the tests.
     """
 
-    def __init__(self, root: Path, *, syncs_files: bool = True, syncs_directories: bool = True) -> None:
+    def __init__(
+        self, root: Path, *, syncs_files: bool = True, syncs_directories: bool = True
+    ) -> None:
         self.root = root
         self.steps: list[tuple[Any, ...]] = []
         self._syncs_files = syncs_files
@@ -208,15 +213,21 @@ class RecordingDisk(Disk):
         self.steps.append(("remove", path))
 
     def any_step(self, random: Random) -> int:
-        """Return how many steps to let happen: often up to a change of names or a sync, of which there are few."""
+        """Return how many steps to let happen: often up to a change of names or a sync, of which
+        there are few."""
         telling = [number for number, step in enumerate(self.steps) if step[0] != "write"]
-        return random.randint(0, len(self.steps)) if random.random() < 0.3 else random.choice(telling) + 1
+        return (
+            random.randint(0, len(self.steps))
+            if random.random() < 0.3
+            else random.choice(telling) + 1
+        )
 
     def cut(self, steps: int, random: Random, root: Path) -> None:
         """Write to `root` what is there after the power went out behind so many steps.
 
-        Of a file that was not synced any beginning is left; of the entries of a directory that was not synced, any:
-        they are lost one by one, whatever their order was. A move between directories is two entries.
+        Of a file that was not synced any beginning is left; of the entries of a directory that was
+        not synced, any: they are lost one by one, whatever their order was. A move between
+        directories is two entries.
         """
         power = _Power(self.root, self.before)
         for step in self.steps[:steps]:

@@ -1,10 +1,12 @@
-"""Put the archive promise on trial in object stores: `python tests/whole/durability/lakes.py [--quick]`.
+"""Put the archive promise on trial in object stores: `python tests/whole/durability/lakes.py
+[--quick]`.
 
-Each store is a server on loopback. A run is ended with SIGKILL before each change of the store that it would make, and
-at random instants, until a run completes; then the archive has to be that of an undisturbed run on a disk, byte for
-byte, with no object too many and no upload unfinished. In between, no commit may vouch for what is not there; a reader
-reads all the time and must never meet an unreadable object or a row twice. Pieces of uploads are tiny here, so that
-the parts of a few rows are uploaded in several. The exit code is 0 if all of that held.
+Each store is a server on loopback. A run is ended with SIGKILL before each change of the store that
+it would make, and at random instants, until a run completes; then the archive has to be that of an
+undisturbed run on a disk, byte for byte, with no object too many and no upload unfinished. In
+between, no commit may vouch for what is not there; a reader reads all the time and must never meet
+an unreadable object or a row twice. Pieces of uploads are tiny here, so that the parts of a few
+rows are uploaded in several. The exit code is 0 if all of that held.
 """
 
 from __future__ import annotations
@@ -103,7 +105,8 @@ class KillingUpload(Upload):
 
 @dataclass(frozen=True, slots=True)
 class Lake:
-    """A new container of a server, an address in it, and what may be asked of it behind the back of bulkfetch."""
+    """A new container of a server, an address in it, and what may be asked of it behind the back of
+    bulkfetch."""
 
     server: ObjectServer
     container: str = field(default_factory=lambda: f"lake-{uuid4().hex}")
@@ -124,7 +127,11 @@ class Lake:
         options = self.server.options(port)
         flags = {"storage_endpoint": options["endpoint"], "storage_timeout_s": 20.0}
         if isinstance(self.server, S3Server):
-            names = {"storage_key_id": "access_key_id", "storage_key": "secret_access_key", "storage_region": "region"}
+            names = {
+                "storage_key_id": "access_key_id",
+                "storage_key": "secret_access_key",
+                "storage_region": "region",
+            }
         else:
             names = {"storage_account": "account_name", "storage_key": "account_key"}
         return {**flags, **{name: options[option] for name, option in names.items()}}
@@ -159,7 +166,11 @@ class Lake:
     def names(self) -> list[str]:
         """The names of all objects of the archive."""
         prefix = self._key("")
-        return sorted(name[len(prefix) :] for name in self.server.names(self.container) if name.startswith(prefix))
+        return sorted(
+            name[len(prefix) :]
+            for name in self.server.names(self.container)
+            if name.startswith(prefix)
+        )
 
     def read(self, name: str) -> bytes:
         return self.server.read(self.container, self._key(name))
@@ -180,38 +191,59 @@ class Lake:
     def differences(self, clean: dict[str, bytes]) -> list[str]:
         """What is not as in a clean archive, and uploads that nobody finished."""
         there = self.proved()
-        differing = [name for name in there.keys() | clean.keys() if there.get(name) != clean.get(name)]
-        return sorted(differing) + [f"unfinished: {name}" for name in self.server.unfinished(self.container)]
+        differing = [
+            name for name in there.keys() | clean.keys() if there.get(name) != clean.get(name)
+        ]
+        return sorted(differing) + [
+            f"unfinished: {name}" for name in self.server.unfinished(self.container)
+        ]
 
     def dishonest(self, settings: Settings) -> list[str]:
-        """What is wrong at any instant: what a commit vouches for that is not so, and what readers trip over."""
+        """What is wrong at any instant: what a commit vouches for that is not so, and what readers
+        trip over."""
         faults = self.readers_trip_over()
         if any(name.startswith("_bulkfetch/commits/") for name in self.names()):
             try:
                 found = verify_store(self.open(settings), self.address, deep=True).findings
             except OutputError as error:
                 return [*faults, str(error)]
-            faults += [str(finding) for finding in found if finding.transfer is not None or "damaged" in finding.what]
+            faults += [
+                str(finding)
+                for finding in found
+                if finding.transfer is not None or "damaged" in finding.what
+            ]
         return faults
 
     def readers_trip_over(self) -> list[str]:
-        """Read all line items as a data lake does; return what cannot be read, and rows that are there twice."""
+        """Read all line items as a data lake does; return what cannot be read, and rows that are
+        there twice."""
         faults: list[str] = []
         seen: Counter[tuple[str, str, int]] = Counter()
         for name in self.names():
             if not (name.startswith("line_items/") and name.endswith(".parquet")):
                 continue
             try:
-                table = pq.ParquetFile(io.BytesIO(self.read(name))).read(["invoice_id", "line_number"])
+                table = pq.ParquetFile(io.BytesIO(self.read(name))).read(
+                    ["invoice_id", "line_number"]
+                )
             except pa.ArrowException as error:
                 faults.append(f"{name} cannot be read: {error}")
                 continue
-            except Exception:  # withdrawn between the two looks, which each server says in its own way
+            except (
+                Exception
+            ):  # withdrawn between the two looks, which each server says in its own way
                 continue
-            columns = table.column("invoice_id").to_pylist(), table.column("line_number").to_pylist()
+            columns = (
+                table.column("invoice_id").to_pylist(),
+                table.column("line_number").to_pylist(),
+            )
             folder = str(PurePosixPath(name).parent)
-            seen.update((folder, invoice_id, line) for invoice_id, line in zip(*columns, strict=True))
-        return faults + [f"{row} is there {times} times" for row, times in seen.items() if times > 1]
+            seen.update(
+                (folder, invoice_id, line) for invoice_id, line in zip(*columns, strict=True)
+            )
+        return faults + [
+            f"{row} is there {times} times" for row, times in seen.items() if times > 1
+        ]
 
 
 @dataclass(slots=True)
@@ -226,7 +258,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What all trials share: a store, the server of invoices, and the archive of an undisturbed run on a disk."""
+    """What all trials share: a store, the server of invoices, and the archive of an undisturbed run
+    on a disk."""
 
     stores: ObjectServer
     invoices: Served
@@ -234,7 +267,8 @@ class Trials:
     random: Random
 
     async def kills_at_steps(self, every: int) -> Tally:
-        """End a run before each change of the store, one after another, and let another one go on."""
+        """End a run before each change of the store, one after another, and let another one go
+        on."""
         tally, step = Tally(), 0
         while True:
             lake = Lake.of(self.stores)
@@ -259,11 +293,15 @@ class Trials:
             async with self._read(lake, tally):
                 killed = 0
                 while True:
-                    delay_s = self.random.uniform(0.3, 1.0) * took_s if took_s and killed < 4 else None
+                    delay_s = (
+                        self.random.uniform(0.3, 1.0) * took_s if took_s and killed < 4 else None
+                    )
                     started = time.monotonic()
                     code, _ = await self._command(lake, delay_s)
                     if code == 0:
-                        took_s = max(took_s * 0.9, time.monotonic() - started) if not killed else took_s
+                        took_s = (
+                            max(took_s * 0.9, time.monotonic() - started) if not killed else took_s
+                        )
                         break
                     killed += 1
                     tally.faults += await self._judged(lake, f"killed after {delay_s or 0:.3f} s")
@@ -297,14 +335,30 @@ class Trials:
 
     async def _command(self, lake: Lake, kill_after_s: float | None) -> tuple[int, str]:
         """Run the command line; return its exit code and what it said last."""
-        flags = [word for name, value in CUT.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        words = ["-m", "bulkfetch", "export", lake.address, "--quiet", "--base-url", self.invoices.base_url, *flags]
+        flags = [
+            word
+            for name, value in CUT.items()
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        words = [
+            "-m",
+            "bulkfetch",
+            "export",
+            lake.address,
+            "--quiet",
+            "--base-url",
+            self.invoices.base_url,
+            *flags,
+        ]
         return await _process(words, lake, kill_after_s)
 
 
 async def run_killed(lake: Lake, invoices: Served, step: int) -> tuple[int, str]:
-    """Run in a process of its own, in tiny pieces, that kills itself at a step; return its exit code and last words."""
-    return await _process([__file__, "--child", lake.address, invoices.base_url, str(step)], lake, None)
+    """Run in a process of its own, in tiny pieces, that kills itself at a step; return its exit
+    code and last words."""
+    return await _process(
+        [__file__, "--child", lake.address, invoices.base_url, str(step)], lake, None
+    )
 
 
 async def _process(words: list[str], lake: Lake, kill_after_s: float | None) -> tuple[int, str]:
@@ -338,7 +392,9 @@ async def run_child(address: str, base_url: str, step: int) -> None:
 
 
 @asynccontextmanager
-async def trials_with(stores: ObjectServer, work: Path, random: Random, latency_s: float) -> AsyncIterator[Trials]:
+async def trials_with(
+    stores: ObjectServer, work: Path, random: Random, latency_s: float
+) -> AsyncIterator[Trials]:
     """Serve the invoices, and find out what an undisturbed run makes of them on a disk."""
     async with serving(tenant()) as prompt, serving(tenant(latency_s)) as slow:
         root = work / "clean"
@@ -351,23 +407,44 @@ async def trials_with(stores: ObjectServer, work: Path, random: Random, latency_
 async def put_on_trial(arguments: argparse.Namespace, servers: list[ObjectServer]) -> int:
     """Run the trials that were asked for and print a line for each kind."""
     failed = 0
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}")
-    print(f"seed {arguments.seed}; kills, runs that went on with what was there, reads meanwhile, faults")
+    print(
+        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}"
+    )
+    print(
+        f"seed {arguments.seed}; kills, runs that went on with what was there, reads meanwhile, faults"
+    )
     with tempfile.TemporaryDirectory() as work:
         for server in servers:
             name = "S3 (moto)" if isinstance(server, S3Server) else "Azure (Azurite)"
             kinds: list[tuple[str, int, float, Callable[[Trials], Callable[[int], Any]]]] = [
-                (f"at steps, every {arguments.steps}", arguments.steps, 0.0, lambda trials: trials.kills_at_steps),
-                ("at random instants", arguments.kills, _LATENCY_S, lambda trials: trials.kills_at_random),
+                (
+                    f"at steps, every {arguments.steps}",
+                    arguments.steps,
+                    0.0,
+                    lambda trials: trials.kills_at_steps,
+                ),
+                (
+                    "at random instants",
+                    arguments.kills,
+                    _LATENCY_S,
+                    lambda trials: trials.kills_at_random,
+                ),
             ]
             for kind, amount, latency_s, trial in kinds:
                 if not amount:
                     continue
                 started = time.monotonic()
-                async with trials_with(server, Path(work), Random(arguments.seed), latency_s) as trials:
+                async with trials_with(
+                    server, Path(work), Random(arguments.seed), latency_s
+                ) as trials:
                     tally = await trial(trials)(amount)
-                counts = f"{tally.kills:>6} {tally.resumed:>6} {tally.reads:>8} {len(tally.faults):>4}"
-                print(f"{f'{name}, SIGKILL {kind}':<48} {counts}  {time.monotonic() - started:.0f} s", flush=True)
+                counts = (
+                    f"{tally.kills:>6} {tally.resumed:>6} {tally.reads:>8} {len(tally.faults):>4}"
+                )
+                print(
+                    f"{f'{name}, SIGKILL {kind}':<48} {counts}  {time.monotonic() - started:.0f} s",
+                    flush=True,
+                )
                 for fault in tally.faults[:10]:
                     print(f"  {fault}", flush=True)
                 failed += bool(tally.faults)
@@ -376,8 +453,15 @@ async def put_on_trial(arguments: argparse.Namespace, servers: list[ObjectServer
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=60, help="SIGKILLs at random instants, for each store")
-    parser.add_argument("--steps", type=int, default=1, help="SIGKILL before every N-th change of the store; 0: none")
+    parser.add_argument(
+        "--kills", type=int, default=60, help="SIGKILLs at random instants, for each store"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=1,
+        help="SIGKILL before every N-th change of the store; 0: none",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a little of everything")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)

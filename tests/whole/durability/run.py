@@ -1,9 +1,10 @@
-"""Put the archive promise on trial: `python tests/whole/durability/run.py`, or `--quick` for a little of it.
+"""Put the archive promise on trial: `python tests/whole/durability/run.py`, or `--quick` for a
+little of it.
 
-Every trial starts runs of `bulkfetch export` that end badly, until one of them completes, and then holds the archive
-against that of an undisturbed run, byte for byte, with no file too many. In between, no commit may vouch for what is
-not there; a reader reads all the time and must never meet an unreadable file or a row twice. The exit code is 0 if all
-of that held.
+Every trial starts runs of `bulkfetch export` that end badly, until one of them completes, and then
+holds the archive against that of an undisturbed run, byte for byte, with no file too many. In
+between, no commit may vouch for what is not there; a reader reads all the time and must never meet
+an unreadable file or a row twice. The exit code is 0 if all of that held.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What all trials share: the server, a place to work in, and the archive of an undisturbed run."""
+    """What all trials share: the server, a place to work in, and the archive of an undisturbed
+    run."""
 
     server: Served
     work: Path
@@ -79,17 +81,22 @@ class Trials:
             shutil.rmtree(root)
 
     async def kills_at_random(self, times: int) -> Tally:
-        """End the command line with SIGKILL at random instants, several times in a row, until it completes."""
+        """End the command line with SIGKILL at random instants, several times in a row, until it
+        completes."""
         tally, took_s = Tally(), 0.0
         while tally.trials < times:
             with self.place() as root, Reader(root) as reader:
                 killed = 0
                 while True:
-                    delay_s = self.random.uniform(0.25, 1.0) * took_s if took_s and killed < 4 else None
+                    delay_s = (
+                        self.random.uniform(0.25, 1.0) * took_s if took_s and killed < 4 else None
+                    )
                     started = time.monotonic()
                     code, _ = await self.command(root, delay_s)
                     if code == 0:
-                        took_s = max(took_s * 0.9, time.monotonic() - started) if not killed else took_s
+                        took_s = (
+                            max(took_s * 0.9, time.monotonic() - started) if not killed else took_s
+                        )
                         break
                     killed += 1
                     tally.blame(f"killed after {delay_s:.3f} s", dishonest(root))
@@ -105,7 +112,9 @@ class Trials:
         tally, step = Tally(), 0
         while True:
             with self.place() as root, Reader(root) as reader:
-                code, said = await self._process([str(_CHILD), str(root), self.server.base_url, TOKEN, str(step)], None)
+                code, said = await self._process(
+                    [str(_CHILD), str(root), self.server.base_url, TOKEN, str(step)], None
+                )
                 if code not in (0, -signal.SIGKILL):
                     tally.faults.append(f"killed at step {step}: exit code {code}: {said}")
                 tally.trials += 1
@@ -120,7 +129,8 @@ class Trials:
             step += every
 
     async def full_disks(self, times: int) -> Tally:
-        """Let the disk be full, or the quota used up, after a random number of bytes, twice in a row."""
+        """Let the disk be full, or the quota used up, after a random number of bytes, twice in a
+        row."""
         size = sum(map(len, self.clean.values())) + 40_000
 
         def disk() -> tuple[Disk, int]:
@@ -130,7 +140,8 @@ class Trials:
         return await self._failing(times, disk)
 
     async def refusals(self, times: int) -> Tally:
-        """Let the disk refuse everything from a random change on: read-only, permission lost, broken."""
+        """Let the disk refuse everything from a random change on: read-only, permission lost,
+        broken."""
 
         def disk() -> tuple[Disk, int]:
             code = self.random.choice(_REFUSALS)
@@ -147,7 +158,9 @@ class Trials:
                     said = await self._refused(root, disk)
                     tally.disturbed += said is not None
                     if said is not None and _WORDS[code] not in said:
-                        tally.faults.append(f"trial {number}: the message does not tell {os.strerror(code)}: {said}")
+                        tally.faults.append(
+                            f"trial {number}: the message does not tell {os.strerror(code)}: {said}"
+                        )
                     tally.blame(f"trial {number}", dishonest(root))
                 await run_into(root, self.server)
                 tally.blame(f"trial {number}, run again", differences(root, self.clean))
@@ -166,12 +179,17 @@ class Trials:
             return f"another error, {type(error).__name__}: {error}"
         return None if report.complete else str(report.failures)
 
-    async def power_cuts(self, times: int, *, syncs_files: bool = True, syncs_directories: bool = True) -> Tally:
-        """Cut the power at a random step, run again until that is cut too, or completes; five cuts of each run."""
+    async def power_cuts(
+        self, times: int, *, syncs_files: bool = True, syncs_directories: bool = True
+    ) -> Tally:
+        """Cut the power at a random step, run again until that is cut too, or completes; five cuts
+        of each run."""
         tally = Tally()
         while tally.trials < times:
             with self.place() as root:
-                disk = RecordingDisk(root, syncs_files=syncs_files, syncs_directories=syncs_directories)
+                disk = RecordingDisk(
+                    root, syncs_files=syncs_files, syncs_directories=syncs_directories
+                )
                 await run_into(root, self.server, disk)
                 for _ in range(min(20, times - tally.trials)):
                     tally.blame(f"cut {tally.trials}", await self._cut(disk, depth=2))
@@ -197,8 +215,21 @@ class Trials:
 
     async def command(self, root: Path, kill_after_s: float | None) -> tuple[int, str]:
         """Run the command line; return its exit code and what it said last."""
-        flags = [word for name, value in CUT.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        words = ["-m", "bulkfetch", "export", str(root), "--quiet", "--base-url", self.server.base_url, *flags]
+        flags = [
+            word
+            for name, value in CUT.items()
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        words = [
+            "-m",
+            "bulkfetch",
+            "export",
+            str(root),
+            "--quiet",
+            "--base-url",
+            self.server.base_url,
+            *flags,
+        ]
         return await self._process(words, kill_after_s)
 
     async def _process(self, words: list[str], kill_after_s: float | None) -> tuple[int, str]:
@@ -215,13 +246,20 @@ class Trials:
 
 
 def _lost(disk: RecordingDisk, steps: int, root: Path) -> list[str]:
-    """Return the commits that the run had gone on from before the power went out, and that are not there."""
+    """Return the commits that the run had gone on from before the power went out, and that are not
+    there."""
     done: set[Path] = set()
     steps_so_far = disk.steps[:steps]
     for number, step in enumerate(steps_so_far):
         if step[0] == "rename" and "commits" in step[2].parts:
-            begun = [later for later in steps_so_far[number + 1 :] if later[0] == "create" and "runs" in later[1].parts]
-            done |= {step[2]} if begun else set()  # the report is written once all commits are durable
+            begun = [
+                later
+                for later in steps_so_far[number + 1 :]
+                if later[0] == "create" and "runs" in later[1].parts
+            ]
+            done |= (
+                {step[2]} if begun else set()
+            )  # the report is written once all commits are durable
     return [
         f"{path.name} was committed, and is lost"
         for path in done
@@ -233,7 +271,9 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
     """Run the trials that were asked for and print a line for each kind."""
     random = Random(arguments.seed)
     failed = 0
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}")
+    print(
+        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}"
+    )
     print(f"seed {arguments.seed}; trials, runs disturbed, reads meanwhile, faults")
     with tempfile.TemporaryDirectory() as work:
         async with serving(tenant()) as prompt, serving(tenant(_LATENCY_S)) as slow:
@@ -245,7 +285,11 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
             patient = Trials(slow, Path(work), proved(root), random, len(steps))
             kinds: list[tuple[str, int, Callable[[int], Awaitable[Tally]]]] = [
                 ("SIGKILL at random instants", arguments.kills, patient.kills_at_random),
-                (f"SIGKILL at steps, every {arguments.steps}", arguments.steps, fast.kills_at_steps),
+                (
+                    f"SIGKILL at steps, every {arguments.steps}",
+                    arguments.steps,
+                    fast.kills_at_steps,
+                ),
                 ("disk or quota full at random bytes", arguments.full_disks, fast.full_disks),
                 ("disk refuses from a random change on", arguments.refusals, fast.refusals),
                 ("power cut after a random step", arguments.power_cuts, fast.power_cuts),
@@ -267,9 +311,15 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs at random instants")
-    parser.add_argument("--steps", type=int, default=1, help="SIGKILL before every N-th change of the disk; 0: none")
-    parser.add_argument("--full-disks", type=int, default=200, help="trials with a disk that fills up")
-    parser.add_argument("--refusals", type=int, default=200, help="trials with a disk that refuses everything")
+    parser.add_argument(
+        "--steps", type=int, default=1, help="SIGKILL before every N-th change of the disk; 0: none"
+    )
+    parser.add_argument(
+        "--full-disks", type=int, default=200, help="trials with a disk that fills up"
+    )
+    parser.add_argument(
+        "--refusals", type=int, default=200, help="trials with a disk that refuses everything"
+    )
     parser.add_argument("--power-cuts", type=int, default=1000, help="losses of power")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a little of everything")

@@ -1,4 +1,5 @@
-"""An archive on trial: a made-up tenant, runs into an archive of it, and what must hold of that at every instant."""
+"""An archive on trial: a made-up tenant, runs into an archive of it, and what must hold of that at
+every instant."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ _NOT_PROVED = ("_bulkfetch/runs/", "_bulkfetch/logs/", "_bulkfetch/lock")
 
 
 def rows(count: int, amount: str = "0.5") -> list[str]:
-    return [f'{{"customerName":"c{number}","totalForCustomer":{amount},"new":{number}}}' for number in range(count)]
+    return [
+        f'{{"customerName":"c{number}","totalForCustomer":{amount},"new":{number}}}'
+        for number in range(count)
+    ]
 
 
 def tenant(latency_s: float = 0.0) -> MadeUp:
@@ -51,13 +55,17 @@ def tenant(latency_s: float = 0.0) -> MadeUp:
         ("A", *USAGE): [],
         ("B", *MODERN): rows(31),
     }
-    prompt = MadeUp([invoice("A", OFFICE, AZURE, USAGE, totalCharges=21.5), invoice("B", MODERN)], details)
+    prompt = MadeUp(
+        [invoice("A", OFFICE, AZURE, USAGE, totalCharges=21.5), invoice("B", MODERN)], details
+    )
     if not latency_s:
         return prompt
     return MadeUp(prompt.invoices, details, later)
 
 
-async def run_into(root: Path, server: Served, disk: Disk | None = None, **settings: Any) -> ExportReport:
+async def run_into(
+    root: Path, server: Served, disk: Disk | None = None, **settings: Any
+) -> ExportReport:
     """Export into `root`, which is there, over a disk."""
     run = server.settings(**{**CUT, **settings})
     return await archive(LocalStore(root, disk), run, Selection(), RunStats(), output=str(root))
@@ -66,30 +74,41 @@ async def run_into(root: Path, server: Served, disk: Disk | None = None, **setti
 def proved(root: Path) -> dict[str, bytes]:
     """Return all files of an archive but the reports, logs and lock of its runs."""
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if not name.startswith(_NOT_PROVED)}
+    return {
+        name: path.read_bytes() for name, path in files.items() if not name.startswith(_NOT_PROVED)
+    }
 
 
 def differences(root: Path, clean: dict[str, bytes]) -> list[str]:
     """Return the names of files that are not as in a clean archive, missing or too many."""
     there = proved(root)
-    return sorted(name for name in there.keys() | clean.keys() if there.get(name) != clean.get(name))
+    return sorted(
+        name for name in there.keys() | clean.keys() if there.get(name) != clean.get(name)
+    )
 
 
 def dishonest(root: Path) -> list[str]:
-    """Return what is wrong with an archive at any instant: what a commit vouches for that is not so, and what readers
-    trip over."""
+    """Return what is wrong with an archive at any instant: what a commit vouches for that is not
+    so, and what readers trip over."""
     faults = readers_trip_over(root)
     if root.joinpath("_bulkfetch", "commits").is_dir():
         try:
             found = verify(root, deep=True).findings
-        except OutputError as error:  # the archive file is durable before there is a place for commits
+        except (
+            OutputError
+        ) as error:  # the archive file is durable before there is a place for commits
             return [*faults, str(error)]
-        faults += [str(finding) for finding in found if finding.transfer is not None or "damaged" in finding.what]
+        faults += [
+            str(finding)
+            for finding in found
+            if finding.transfer is not None or "damaged" in finding.what
+        ]
     return faults
 
 
 def readers_trip_over(root: Path) -> list[str]:
-    """Read all line items as a data lake does; return the files that cannot be read, and rows that are there twice."""
+    """Read all line items as a data lake does; return the files that cannot be read, and rows that
+    are there twice."""
     faults: list[str] = []
     seen: Counter[tuple[str, str, int]] = Counter()
     for path in sorted(root.joinpath(LINE_ITEMS).rglob("*.parquet")):
@@ -101,7 +120,9 @@ def readers_trip_over(root: Path) -> list[str]:
             faults.append(f"{path} cannot be read: {error}")
             continue
         columns = table.column("invoice_id").to_pylist(), table.column("line_number").to_pylist()
-        seen.update((str(path.parent), invoice_id, line) for invoice_id, line in zip(*columns, strict=True))
+        seen.update(
+            (str(path.parent), invoice_id, line) for invoice_id, line in zip(*columns, strict=True)
+        )
     return faults + [f"{row} is there {times} times" for row, times in seen.items() if times > 1]
 
 

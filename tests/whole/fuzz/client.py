@@ -1,4 +1,5 @@
-"""A whole client whose server answers with given bytes: over memory, which is fast, or over real sockets."""
+"""A whole client whose server answers with given bytes: over memory, which is fast, or over real
+sockets."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ _POLICY = RetryPolicy(max_attempts=2, max_malformed=1, max_stalled=1, max_waits=
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What the server sends, in pieces of which size, and what it does then: close, reset or wait."""
+    """What the server sends, in pieces of which size, and what it does then: close, reset or
+    wait."""
 
     wire: bytes = b""
     piece: int = 1 << 20
@@ -173,7 +175,8 @@ class _Client:
         return protocol
 
     async def check(self, data: bytes) -> None:
-        """Get the answer that `data` describes, over a new connection, and check what comes out of it."""
+        """Get the answer that `data` describes, over a new connection, and check what comes out of
+        it."""
         for connections in self._connector._conns.values():
             while connections:
                 connections.pop()[0].close()
@@ -189,13 +192,19 @@ class _Client:
             assert CANARY not in shown, f"a token in {shown!r}"
             assert not must_come, f"a sound answer is refused: {outcome}"
         else:
-            assert outcome in set(oracle.possible_bodies(delivery.wire)), f"silently accepted as {outcome!r}"
-            assert not delivery.decodes or _is_collection(outcome), f"silently accepted as a page: {outcome!r}"
+            assert outcome in set(oracle.possible_bodies(delivery.wire)), (
+                f"silently accepted as {outcome!r}"
+            )
+            assert not delivery.decodes or _is_collection(outcome), (
+                f"silently accepted as a page: {outcome!r}"
+            )
         assert not self._connector._acquired, "a connection was not given back"
 
     async def _outcome(self, delivery: Delivery) -> bytes | BulkfetchError:
         try:
-            return await asyncio.wait_for(self._session().get(Request("/x"), _reader(delivery)), _HANG_S)
+            return await asyncio.wait_for(
+                self._session().get(Request("/x"), _reader(delivery)), _HANG_S
+            )
         except BulkfetchError as error:
             return error
 
@@ -203,7 +212,9 @@ class _Client:
         time = _Time()
         limit = AdaptiveLimit(LimitPolicy(ceiling=4), clock=lambda: time.now, sleep=time.sleep)
         clock = Clock(now=lambda: time.now, sleep=time.sleep, draw=lambda: 0.5)
-        return Session(self._transport, _Tokens(), stats=RunStats(), limit=limit, policy=_POLICY, clock=clock)
+        return Session(
+            self._transport, _Tokens(), stats=RunStats(), limit=limit, policy=_POLICY, clock=clock
+        )
 
 
 def _reader(delivery: Delivery) -> Callable[[bytes], bytes]:

@@ -1,6 +1,8 @@
-"""Bytes drawn by a seed: odd and broken pages, invoices, error documents, gzip streams, headers and HTTP answers.
+"""Bytes drawn by a seed: odd and broken pages, invoices, error documents, gzip streams, headers and
+HTTP answers.
 
-The first byte of a case says how it is put to use (which schema, which delivery); what follows is sent as it is.
+The first byte of a case says how it is put to use (which schema, which delivery); what follows is
+sent as it is.
 """
 
 from __future__ import annotations
@@ -20,15 +22,62 @@ from bulkfetch.billing.schemas import DECLARED, INVOICE
 from bulkfetch.decoding.jsontext import dumps, loads, utf8_of
 
 SCHEMAS = tuple({schema.resource: schema for schema in DECLARED.values()}.values())
-"""The declared schemas, each once; a number beyond them means a line-item type that nobody declared."""
+"""The declared schemas, each once; a number beyond them means a line-item type that nobody
+declared."""
 
 CANARY = "canary-5f2c"
 """The token of the fuzzed client: it may appear in no message."""
 
 _TOKENS = [
-    *('"', "\\", "{", "}", "[", "]", ",", ":", " ", "\n", "\t", "\x00", "\x7f", "\ufeff", "\u2028", "é", "😀", "null"),
-    *("NaN", "Infinity", "-Infinity", "nan", "True", "None", "//x\n", "/**/", "'", "-", "+1", ".5", "1.", "01", "0x1"),
-    *("{}", "[]", '""', '"a":1,', ',"items":[]', '"items":[],', '"Items":[],', '"links":{},', '"next":null,', "[[[["),
+    *(
+        '"',
+        "\\",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        " ",
+        "\n",
+        "\t",
+        "\x00",
+        "\x7f",
+        "\ufeff",
+        "\u2028",
+        "é",
+        "😀",
+        "null",
+    ),
+    *(
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "nan",
+        "True",
+        "None",
+        "//x\n",
+        "/**/",
+        "'",
+        "-",
+        "+1",
+        ".5",
+        "1.",
+        "01",
+        "0x1",
+    ),
+    *(
+        "{}",
+        "[]",
+        '""',
+        '"a":1,',
+        ',"items":[]',
+        '"items":[],',
+        '"Items":[],',
+        '"links":{},',
+        '"next":null,',
+        "[[[[",
+    ),
     *(
         "\ud800",
         "\udc00",
@@ -59,7 +108,10 @@ def _samples() -> list[str]:
             found.append(body.decode("latin-1"))
             continue
         if isinstance(top, tuple):
-            cut = [(name, value[:2] if name == "items" and isinstance(value, list) else value) for name, value in top]
+            cut = [
+                (name, value[:2] if name == "items" and isinstance(value, list) else value)
+                for name, value in top
+            ]
             top = type(top)(cut)
         found.append(dumps(top))
     return [text for text in found if len(text) < 20_000]
@@ -82,7 +134,12 @@ def line_items(random: Random) -> bytes:
     elif shape < 0.8:
         text = random.choice(_SAMPLES)
     elif shape < 0.95:
-        text = '{"items":[' + ",".join(any_value(random) for _ in range(random.randint(0, 3))) + "]" + _tail(random)
+        text = (
+            '{"items":['
+            + ",".join(any_value(random) for _ in range(random.randint(0, 3)))
+            + "]"
+            + _tail(random)
+        )
     else:
         text = _soup(random)
     return bytes([number + 16 * random.randrange(2)]) + _spoilt(random, text)
@@ -149,7 +206,8 @@ def _top_pair(random: Random) -> str:
 
 def _links(random: Random) -> str:
     names = [
-        random.choice(["next", "next", "self", "previous", "Next", "NEXT", "last"]) for _ in range(random.randint(0, 3))
+        random.choice(["next", "next", "self", "previous", "Next", "NEXT", "last"])
+        for _ in range(random.randint(0, 3))
     ]
     return "{" + ",".join(f'"{name}":{_link(random)}' for name in names) + "}"
 
@@ -171,7 +229,9 @@ def _link_headers(random: Random) -> str:
         f'{{"{random.choice(("key", "Key"))}":{random.choice(keys)},"value":{random.choice(_WORDS)}}}'
         for _ in range(random.randint(0, 2))
     ]
-    return random.choice(("[" + ",".join(headers) + "]", "[" + ",".join(headers) + "]", random.choice(_WORDS)))
+    return random.choice(
+        ("[" + ",".join(headers) + "]", "[" + ",".join(headers) + "]", random.choice(_WORDS))
+    )
 
 
 def invoices(random: Random) -> bytes:
@@ -185,7 +245,19 @@ def invoices(random: Random) -> bytes:
     return bytes([single]) + _spoilt(random, text, often=0.3)
 
 
-_IDS = ['"D1"', '"D2"', '"G000024135"', '""', '"../x"', "null", "5", r'"\ud800"', '"é"', '" "', r'"a\u0000b"']
+_IDS = [
+    '"D1"',
+    '"D2"',
+    '"G000024135"',
+    '""',
+    '"../x"',
+    "null",
+    "5",
+    r'"\ud800"',
+    '"é"',
+    '" "',
+    r'"a\u0000b"',
+]
 _LINKS = [
     '"https://h/p?token=secret"',
     '"//h/p?token=secret"',
@@ -200,13 +272,19 @@ _LINKS = [
 def _invoice(random: Random, *, levels: int) -> str:
     if random.random() < 0.03:
         return any_value(random)
-    pairs = [f'"id":{random.choice(_IDS) if random.random() < 0.1 else json.dumps(f"D{random.randrange(9)}")}']
+    pairs = [
+        f'"id":{random.choice(_IDS) if random.random() < 0.1 else json.dumps(f"D{random.randrange(9)}")}'
+    ]
     for field in random.sample(INVOICE, random.randint(0, 6)):
         if field.name not in ("id", "invoiceDetails"):
             name = random.choice((field.name, field.name, field.name.upper()))
-            pairs.append(f'"{name}":{random.choice([*NUMBERS, *ODD_NUMBERS, *TEXTS, *_LINKS, any_value(random)])}')
+            pairs.append(
+                f'"{name}":{random.choice([*NUMBERS, *ODD_NUMBERS, *TEXTS, *_LINKS, any_value(random)])}'
+            )
     if random.random() < 0.6:
-        pairs.append(f'"invoiceDetails":[{",".join(_detail(random) for _ in range(random.randint(0, 2)))}]')
+        pairs.append(
+            f'"invoiceDetails":[{",".join(_detail(random) for _ in range(random.randint(0, 2)))}]'
+        )
     if levels and random.random() < 0.3:
         inner = ",".join(_invoice(random, levels=levels - 1) for _ in range(random.randint(0, 2)))
         pairs.append(f'"amendments":[{inner}]')
@@ -236,15 +314,36 @@ def _detail(random: Random) -> str:
 
 def faults(random: Random) -> bytes:
     """Draw an error document behind its status and its headers, as `fault_of` reads them."""
-    said = [*TEXTS, *_WORDS, json.dumps(f"Bearer {CANARY} is not valid\x1b[31m\r\nX: y"), any_value(random)]
-    names = ["code", "description", "message", "error", "error_description", "errors", "data", "source", "isRetryable"]
+    said = [
+        *TEXTS,
+        *_WORDS,
+        json.dumps(f"Bearer {CANARY} is not valid\x1b[31m\r\nX: y"),
+        any_value(random),
+    ]
+    names = [
+        "code",
+        "description",
+        "message",
+        "error",
+        "error_description",
+        "errors",
+        "data",
+        "source",
+        "isRetryable",
+    ]
     pairs = [f'"{random.choice(names)}":{random.choice(said)}' for _ in range(random.randint(0, 4))]
     text = "{" + ",".join(pairs) + "}"
     if random.random() < 0.25:
         text = f'{{"error":{text}}}'
     if random.random() < 0.15:
         text = random.choice(
-            (random.choice(_SAMPLES), "<html>\x1b]0;x\x07</html>", "", any_value(random), _soup(random))
+            (
+                random.choice(_SAMPLES),
+                "<html>\x1b]0;x\x07</html>",
+                "",
+                any_value(random),
+                _soup(random),
+            )
         )
     body = _spoilt(random, text, often=0.3)
     gzipped = random.random() < 0.2
@@ -256,8 +355,17 @@ def faults(random: Random) -> bytes:
 
 def header_texts(random: Random) -> bytes:
     """Draw the headers that may ask for a wait, one a line."""
-    names = ["retry-after", "retry-after", "retry-after", "date", "retry-after-ms", "x-ms-retry-after-ms"]
-    lines = [f"{random.choice(names)}: {_wait(random)}" for _ in range(random.choice((1, 1, 1, 2, 3)))]
+    names = [
+        "retry-after",
+        "retry-after",
+        "retry-after",
+        "date",
+        "retry-after-ms",
+        "x-ms-retry-after-ms",
+    ]
+    lines = [
+        f"{random.choice(names)}: {_wait(random)}" for _ in range(random.choice((1, 1, 1, 2, 3)))
+    ]
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
@@ -281,9 +389,27 @@ _WAITS = [
         "",
         " ",
     ),
-    *("٣", "１２", "²", "①", "0x10", "00012", "9" * 20, "9" * 400, "1" * 5000, "5s", "5\x00", "soon", "\ud800"),
+    *(
+        "٣",
+        "１２",
+        "²",
+        "①",
+        "0x10",
+        "00012",
+        "9" * 20,
+        "9" * 400,
+        "1" * 5000,
+        "5s",
+        "5\x00",
+        "soon",
+        "\ud800",
+    ),
     *("Fri, 31 Dec 1999 23:59:59 GMT", "Fri, 31 Dec 2099 23:59:59 GMT", "Sun Nov  6 08:49:37 1994"),
-    *("Sunday, 06-Nov-94 08:49:37 GMT", "Fri, 31 Dec 9999 23:59:60 GMT", "Sat, 00 Jan 0000 00:00:00 GMT"),
+    *(
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Fri, 31 Dec 9999 23:59:60 GMT",
+        "Sat, 00 Jan 0000 00:00:00 GMT",
+    ),
 ]
 
 
@@ -292,21 +418,27 @@ def _wait(random: Random) -> str:
     if shape < 0.45:
         text = random.choice(_WAITS)
     elif shape < 0.85:
-        day, month = random.choice(("Mon", "Fri", "Xyz")), random.choice(("Jan", "Feb", "Dec", "Foo"))
+        day, month = (
+            random.choice(("Mon", "Fri", "Xyz")),
+            random.choice(("Jan", "Feb", "Dec", "Foo")),
+        )
         time = f"{random.randrange(26):02}:{random.randrange(62):02}:{random.randrange(62):02}"
         zone = random.choice(("GMT", "GMT", "GMT", "UTC", "+0100", "-0000", ""))
         year = random.choice((2026, 2027, 2099, 9999, 1970, 1, 0, random.randrange(10_000)))
         text = f"{day}, {random.randrange(33):02} {month} {year:04} {time} {zone}".rstrip()
     else:
         text = "".join(
-            chr(random.choice((random.randrange(128), random.randrange(0x800)))) for _ in range(random.randrange(12))
+            chr(random.choice((random.randrange(128), random.randrange(0x800))))
+            for _ in range(random.randrange(12))
         )
     return _swapped(random, text) if random.random() < 0.2 else text
 
 
 def gzip_streams(random: Random) -> bytes:
     """Draw gzip bodies: whole, of several members, padded, damaged, cut."""
-    stream = b"".join(_gzip(random, _content(random)) for _ in range(random.choice((1, 1, 1, 1, 2, 3))))
+    stream = b"".join(
+        _gzip(random, _content(random)) for _ in range(random.choice((1, 1, 1, 1, 2, 3)))
+    )
     for _ in range(random.choice((0, 0, 1, 1, 2))):
         stream = _damaged(random, stream)
     return stream
@@ -327,14 +459,19 @@ def _gzip(random: Random, content: bytes) -> bytes:
     level = random.choice((0, 1, 6, 9))
     if random.random() < 0.5:
         return gzip.compress(content, level, mtime=0)
-    strategy = random.choice((zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE))
+    strategy = random.choice(
+        (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE)
+    )
     deflater = zlib.compressobj(level, zlib.DEFLATED, -15, 8, strategy)
     deflated = deflater.compress(content)
     if random.random() < 0.3:
         deflated += deflater.flush(zlib.Z_FULL_FLUSH)
     deflated += deflater.flush()
     return (
-        _gzip_head(random) + deflated + zlib.crc32(content).to_bytes(4, "little") + len(content).to_bytes(4, "little")
+        _gzip_head(random)
+        + deflated
+        + zlib.crc32(content).to_bytes(4, "little")
+        + len(content).to_bytes(4, "little")
     )
 
 
@@ -380,7 +517,8 @@ def _damaged(random: Random, stream: bytes) -> bytes:
 
 
 def answers(random: Random) -> bytes:
-    """Draw an HTTP answer, most often sound but for one part, behind a byte that says how it is delivered."""
+    """Draw an HTTP answer, most often sound but for one part, behind a byte that says how it is
+    delivered."""
     parts = _Parts(random)
     for _ in range(random.choice((0, 1, 1, 1, 2))):
         random.choice(_PART_FAULTS)(random, parts)
@@ -396,7 +534,9 @@ class _Parts:
     def __init__(self, random: Random) -> None:
         self.status = "HTTP/1.1 200 OK"
         self.headers = [("Content-Type", "application/json")]
-        self.body = random.choice((b"{}", b'{"items":[]}', b"", _content(random)[:20_000], line_items(random)[1:]))
+        self.body = random.choice(
+            (b"{}", b'{"items":[]}', b"", _content(random)[:20_000], line_items(random)[1:])
+        )
         self.chunks = 0
         self.length: str | None = None
         self.end = b"0\r\n\r\n"
@@ -408,7 +548,11 @@ class _Parts:
             self.chunks = random.randint(1, 4)
 
     def written(self) -> bytes:
-        framing = ("Transfer-Encoding", "chunked") if self.chunks else ("Content-Length", str(len(self.body)))
+        framing = (
+            ("Transfer-Encoding", "chunked")
+            if self.chunks
+            else ("Content-Length", str(len(self.body)))
+        )
         if self.length is not None:
             framing = ("Content-Length", self.length)
         lines = [self.status, *(f"{name}: {value}" for name, value in [*self.headers, framing])]
@@ -422,7 +566,20 @@ class _Parts:
 
 
 def _odd_status(random: Random, parts: _Parts) -> None:
-    codes = ("100 C", "101 S", "199 X", "201 C", "204 N", "206 P", "301 M", "304 N", "400 B", "401 U", "403 F", "404 N")
+    codes = (
+        "100 C",
+        "101 S",
+        "199 X",
+        "201 C",
+        "204 N",
+        "206 P",
+        "301 M",
+        "304 N",
+        "400 B",
+        "401 U",
+        "403 F",
+        "404 N",
+    )
     later = (
         "408 T",
         "410 G",
@@ -449,7 +606,9 @@ def _odd_status(random: Random, parts: _Parts) -> None:
         "200 OK",
     )
     coded = [f"HTTP/1.1 {code}" for code in (*codes, *later)]
-    parts.status = random.choice((*coded, *coded, *lines, "HTTP/1.1 200 " + "x" * random.choice((9, 70_000))))
+    parts.status = random.choice(
+        (*coded, *coded, *lines, "HTTP/1.1 200 " + "x" * random.choice((9, 70_000)))
+    )
 
 
 def _odd_header(random: Random, parts: _Parts) -> None:
@@ -541,7 +700,9 @@ def _odd_chunks(random: Random, parts: _Parts) -> None:
 
 def _odd_coding(random: Random, parts: _Parts) -> None:
     parts.headers.append(("Content-Encoding", "gzip"))
-    parts.body = random.choice((gzip_streams(random), parts.body, _gzip(random, _gzip(random, parts.body))))
+    parts.body = random.choice(
+        (gzip_streams(random), parts.body, _gzip(random, _gzip(random, parts.body)))
+    )
 
 
 def _error_document(random: Random, parts: _Parts) -> None:
@@ -550,7 +711,16 @@ def _error_document(random: Random, parts: _Parts) -> None:
 
 
 _PART_FAULTS: list[Callable[[Random, _Parts], None]] = [
-    *(_odd_status, _odd_header, _odd_header, _odd_length, _no_length, _odd_chunks, _odd_coding, _odd_coding),
+    *(
+        _odd_status,
+        _odd_header,
+        _odd_header,
+        _odd_length,
+        _no_length,
+        _odd_chunks,
+        _odd_coding,
+        _odd_coding,
+    ),
     *(_error_document, _many_headers),
 ]
 
@@ -561,13 +731,22 @@ def _broken(random: Random, wire: bytes) -> bytes:
     if shape == 0:
         return wire[:at]
     if shape == 1:
-        return wire + random.choice((b"x", b"\r\n", wire, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"))
+        return wire + random.choice(
+            (b"x", b"\r\n", wire, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+        )
     if shape == 2:
         return wire[:at] + bytes([random.randrange(256)]) + wire[at + 1 :]
     if shape == 3:
         return wire.replace(b"\r\n", b"\n", random.choice((1, 2, -1)))
     return (
-        random.choice((b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 E\r\nX: y\r\n\r\n", b"\r\n", b"garbage\r\n"))
+        random.choice(
+            (
+                b"HTTP/1.1 100 Continue\r\n\r\n",
+                b"HTTP/1.1 103 E\r\nX: y\r\n\r\n",
+                b"\r\n",
+                b"garbage\r\n",
+            )
+        )
         + wire
     )
 
@@ -580,7 +759,9 @@ def _tail(random: Random) -> str:
 
 
 def _soup(random: Random) -> str:
-    return "".join(random.choice([*_TOKENS, *TEXTS, *NUMBERS]) for _ in range(random.randint(0, 30)))
+    return "".join(
+        random.choice([*_TOKENS, *TEXTS, *NUMBERS]) for _ in range(random.randint(0, 30))
+    )
 
 
 def _spoilt(random: Random, text: str, *, often: float = 0.4) -> bytes:
@@ -590,13 +771,16 @@ def _spoilt(random: Random, text: str, *, often: float = 0.4) -> bytes:
     body = _encoded(random, text)
     while random.random() < often / 4:
         at = random.randrange(len(body) + 1)
-        body = random.choice((body[:at], body[at:], body[:at] + random.randbytes(1) + body[at + 1 :]))
+        body = random.choice(
+            (body[:at], body[at:], body[:at] + random.randbytes(1) + body[at + 1 :])
+        )
     return body
 
 
 def _encoded(random: Random, text: str) -> bytes:
     charset = random.choices(
-        ("utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32", "twice"), (60, 15, 1, 1, 8, 1, 1)
+        ("utf-8", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-16", "utf-32", "twice"),
+        (60, 15, 1, 1, 8, 1, 1),
     )[0]
     if charset == "twice":
         return codecs.BOM_UTF8 * 2 + text.encode("utf-8", "surrogatepass")
@@ -629,13 +813,18 @@ def _cut(random: Random, text: str) -> str:
 
 
 def _deepened(random: Random, text: str) -> str:
-    """Put a value that is nested about as deeply as is allowed, or far deeper, where another one is, or anywhere."""
+    """Put a value that is nested about as deeply as is allowed, or far deeper, where another one
+    is, or anywhere."""
     depth = random.choice((3, 100, 250, 253, 254, 255, 256, 257, 1025, 5000))
     opening, closing = random.choice((("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")))
     depth //= len(closing)
     nested = opening * depth + "1" + closing * random.choice((depth, depth, depth, depth - 1))
     values = [match.span(1) for match in _VALUE.finditer(text)]
-    at, end = random.choice(values) if values and random.random() < 0.8 else (random.randrange(len(text) + 1),) * 2
+    at, end = (
+        random.choice(values)
+        if values and random.random() < 0.8
+        else (random.randrange(len(text) + 1),) * 2
+    )
     return text[:at] + nested + text[end:]
 
 
@@ -646,7 +835,11 @@ def _surrogate(random: Random, text: str) -> str:
 
 
 def _replaced_number(random: Random, text: str) -> str:
-    return text.replace(random.choice(("1", "2", "0", "null", '""')), random.choice([*ODD_NUMBERS, "null", "NaN"]), 1)
+    return text.replace(
+        random.choice(("1", "2", "0", "null", '""')),
+        random.choice([*ODD_NUMBERS, "null", "NaN"]),
+        1,
+    )
 
 
 _SPOILERS: list[Callable[[Random, str], str]] = [

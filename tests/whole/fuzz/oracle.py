@@ -1,4 +1,5 @@
-"""What bytes mean, worked out without the code under test: bodies, links, gzip streams and whole HTTP answers.
+"""What bytes mean, worked out without the code under test: bodies, links, gzip streams and whole
+HTTP answers.
 
 Each reader raises ValueError for what must be refused.
 """
@@ -23,8 +24,11 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _SIZE_LINE = re.compile(rb"[ \t]*([0-9a-fA-F]+)[ \t]*(?:;[^\n]*)?\r?\n")
 _LAST_CHUNK = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
 _TABBED = re.compile(rb"(?i)chunked *\t[ \t]*\r?\n")
-"""aiohttp shows this as `chunked` and reads to the end of the connection; chunks and all, that is no JSON."""
-_SOUND = re.compile(rb"HTTP/1\.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ([0-9]{1,7})\r\n\r\n")
+"""aiohttp shows this as `chunked` and reads to the end of the connection; chunks and all, that is
+no JSON."""
+_SOUND = re.compile(
+    rb"HTTP/1\.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ([0-9]{1,7})\r\n\r\n"
+)
 
 
 def text_of(body: bytes) -> str:
@@ -40,7 +44,8 @@ def text_of(body: bytes) -> str:
 
 
 def json_of(body: bytes) -> Any:
-    """Read a body as strict JSON; a second reader has to agree wherever it can read the text at all."""
+    """Read a body as strict JSON; a second reader has to agree wherever it can read the text at
+    all."""
     text = text_of(body)
     try:
         value = read(text)
@@ -62,11 +67,16 @@ def _depth(text: str) -> int:
 
 
 def collection_of(body: bytes) -> tuple[Obj, list[Any]]:
-    """Read a page: an object whose keys do not repeat, with a list of items and links that say where it goes on."""
+    """Read a page: an object whose keys do not repeat, with a list of items and links that say
+    where it goes on."""
     top = json_of(body)
     if not isinstance(top, Obj) or len({key for key, _ in top}) != len(top):
         raise ValueError("no object, or a key stands twice at its top")
-    telling = [key.casefold() for key, _ in top if key.casefold() in ("totalcount", "continuationtoken", "links")]
+    telling = [
+        key.casefold()
+        for key, _ in top
+        if key.casefold() in ("totalcount", "continuationtoken", "links")
+    ]
     if len(set(telling)) != len(telling):
         raise ValueError("the envelope says something twice")
     items = dict(top).get("items")
@@ -91,10 +101,16 @@ def continuation_of(top: Obj) -> str | None:
         raise ValueError("links that are not one object")
     if _repeats_a_key(links):
         raise ValueError("links that say something twice")
-    nexts = [following for each in links if each is not None for following in _spelled(each, "next")]
+    nexts = [
+        following for each in links if each is not None for following in _spelled(each, "next")
+    ]
     if len(nexts) > 1:
         raise ValueError("more than one next link")
-    if not nexts or nexts[0] is None or (isinstance(nexts[0], Obj) and all(value is None for _, value in nexts[0])):
+    if (
+        not nexts
+        or nexts[0] is None
+        or (isinstance(nexts[0], Obj) and all(value is None for _, value in nexts[0]))
+    ):
         return None
     uris = _spelled(nexts[0], "uri") if isinstance(nexts[0], Obj) else []
     if len(uris) != 1 or type(uris[0]) is not str:
@@ -104,7 +120,13 @@ def continuation_of(top: Obj) -> str | None:
 
 def _repeats_a_key(value: Any) -> bool:
     keys = [key.casefold() for key, _ in value] if isinstance(value, Obj) else []
-    inner = [inner for _, inner in value] if isinstance(value, Obj) else value if isinstance(value, list) else []
+    inner = (
+        [inner for _, inner in value]
+        if isinstance(value, Obj)
+        else value
+        if isinstance(value, list)
+        else []
+    )
     return len(set(keys)) != len(keys) or any(map(_repeats_a_key, inner))
 
 
@@ -114,7 +136,8 @@ def _spelled(pairs: Obj, name: str) -> list[Any]:
 
 
 def invoices_of(value: Any) -> Iterator[tuple[Obj, str | None]]:
-    """Yield the headers in an invoice and its amendments, and the id of the invoice each came in."""
+    """Yield the headers in an invoice and its amendments, and the id of the invoice each came
+    in."""
     yield from _invoices_of(value, None)
 
 
@@ -130,7 +153,9 @@ def _invoices_of(value: Any, amendment_of: str | None) -> Iterator[tuple[Obj, st
             raise ValueError(f"{name} that are no list")
     for detail in said.get("invoiceDetails") or ():
         named = dict(detail) if isinstance(detail, Obj) else {}
-        if not is_text(named.get("billingProvider")) or not is_text(named.get("invoiceLineItemType")):
+        if not is_text(named.get("billingProvider")) or not is_text(
+            named.get("invoiceLineItemType")
+        ):
             raise ValueError("a detail without names")
     yield Obj(pair for pair in value if pair[0] != "amendments" or pair[1] is None), amendment_of
     for amendment in said.get("amendments") or ():
@@ -138,9 +163,12 @@ def _invoices_of(value: Any, amendment_of: str | None) -> Iterator[tuple[Obj, st
 
 
 def without_tokens(value: Any, *, key: str = "") -> Any:
-    """Return an invoice's record: the query of an absolute PDF link is an access token, and no record."""
+    """Return an invoice's record: the query of an absolute PDF link is an access token, and no
+    record."""
     if key.casefold() in ("pdfdownloadlink", "taxreceiptpdfdownloadlink") and type(value) is str:
-        return value.split("?")[0] if re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*:|//)", value) else value
+        return (
+            value.split("?")[0] if re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*:|//)", value) else value
+        )
     if key.casefold() == "taxreceipts" and isinstance(value, list):
         return [without_tokens(inner, key=key) for inner in value]
     if key.casefold() in ("", "taxreceipts") and isinstance(value, Obj):
@@ -166,13 +194,15 @@ def inflated(body: bytes) -> Inflated:
 
 
 def is_attested(content: bytes, body: bytes) -> bool:
-    """Tell whether the length and the checksum at the end of a gzip body are those of the last of its content."""
+    """Tell whether the length and the checksum at the end of a gzip body are those of the last of
+    its content."""
     checksum, length = int.from_bytes(body[-8:-4], "little"), int.from_bytes(body[-4:], "little")
     return length <= len(content) and zlib.crc32(content[len(content) - length :]) == checksum
 
 
 def _is_plain(body: bytes) -> bool:
-    """Tell whether zlib itself reads `body` to its last byte: `gzip` also takes padding and unknown flags."""
+    """Tell whether zlib itself reads `body` to its last byte: `gzip` also takes padding and unknown
+    flags."""
     members = 0
     while body:
         inflater = zlib.decompressobj(31)
@@ -196,7 +226,10 @@ def sound_body(wire: bytes) -> bytes | None:
 def possible_bodies(wire: bytes) -> Iterator[bytes]:
     """Yield each body that a lenient reader may find in `wire` and call whole."""
     for end in _HEAD_END.finditer(wire):
-        head, rest = wire[max(wire.rfind(b"HTTP/1.", 0, end.end()), 0) : end.end()], wire[end.end() :]
+        head, rest = (
+            wire[max(wire.rfind(b"HTTP/1.", 0, end.end()), 0) : end.end()],
+            wire[end.end() :],
+        )
         status = re.match(rb"HTTP/1\.[0-9] +([0-9]{3})\b", head)
         if status is not None and status[1] != b"200" and status[1] >= b"200":
             return
@@ -221,7 +254,9 @@ def _framed(head: bytes, rest: bytes) -> Iterator[bytes]:
         if _TABBED.search(head):
             yield rest
         return
-    lengths = {int(length) for length in re.findall(rb"(?i)\ncontent-length:\s*\+?([0-9]{1,18})", head)}
+    lengths = {
+        int(length) for length in re.findall(rb"(?i)\ncontent-length:\s*\+?([0-9]{1,18})", head)
+    }
     if len(lengths) == 1 and len(rest) >= (length := lengths.pop()):
         yield rest[:length]
 

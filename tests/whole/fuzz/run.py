@@ -1,7 +1,9 @@
-"""Fuzz every target, or one, in worker processes: `python tests/whole/fuzz/run.py --cases 1000000 --workers 2`.
+"""Fuzz every target, or one, in worker processes: `python tests/whole/fuzz/run.py --cases 1000000
+--workers 2`.
 
-A case is decided by its target, the seed and its number; what fails is printed with the command that runs it again.
-A worker that dies or hangs is reported with the case it was at. The exit code is 0 if nothing failed.
+A case is decided by its target, the seed and its number; what fails is printed with the command
+that runs it again. A worker that dies or hangs is reported with the case it was at. The exit code
+is 0 if nothing failed.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a share. Memory is the resident size in bytes: at the start, when warm, and at the end."""
+    """What came of a share. Memory is the resident size in bytes: at the start, when warm, and at
+    the end."""
 
     done: int
     seconds: float
@@ -61,7 +64,8 @@ def case_of(target: str, seed: int, number: int) -> bytes:
 
 
 def run_share(share: Share, progress: Array[c_double] | None = None) -> Outcome:
-    """Run a share in this process. `progress` tells its number, when it began and how many are done."""
+    """Run a share in this process. `progress` tells its number, when it began and how many are
+    done."""
     failures: list[str] = []
     began, rss, files = time.monotonic(), [_rss_bytes()] * 3, _open_files()
     done = 0
@@ -145,7 +149,9 @@ def run_target(share: Share, workers: int) -> list[Outcome]:
         process = context.Process(target=_work, args=(part, progress, outcomes), daemon=True)
         process.start()
         running.append((part, progress, outcomes, process))
-    return [_watched(part, progress, outcomes, process) for part, progress, outcomes, process in running]
+    return [
+        _watched(part, progress, outcomes, process) for part, progress, outcomes, process in running
+    ]
 
 
 def _watched(
@@ -168,7 +174,9 @@ def _watched(
         return outcome
     number = int(progress[_AT])
     data = case_of(share.target, share.seed, number)
-    failure = _described(share, number, data, f"the worker {trouble} (exit code {process.exitcode})")
+    failure = _described(
+        share, number, data, f"the worker {trouble} (exit code {process.exitcode})"
+    )
     return Outcome(int(progress[_DONE]), time.monotonic() - began, (0, 0, 0), (failure,))
 
 
@@ -192,24 +200,32 @@ def main() -> int:
         return 0
     failures: list[str] = []
     total = 0
-    print(f"{'target':12} {'cases':>9} {'s':>8} {'cases/s':>9} {'RSS':>9} {'warm':>9} {'end':>9} {'failures':>8}")
+    print(
+        f"{'target':12} {'cases':>9} {'s':>8} {'cases/s':>9} {'RSS':>9} {'warm':>9} {'end':>9} {'failures':>8}"
+    )
     for name in [asked.target] if asked.target else TARGETS:
         cases = asked.cases if asked.target else asked.cases * TARGETS[name].share // 1000
         outcomes = run_target(Share(name, asked.seed, 0, 1, cases, asked.seconds), asked.workers)
         total += sum(each.done for each in outcomes)
         failures += [failure for each in outcomes for failure in each.failures]
         print(report(name, outcomes), flush=True)
-    print(f"{total:,} cases with seed {asked.seed}, {len(failures)} failures", *failures, sep="\n\n")
+    print(
+        f"{total:,} cases with seed {asked.seed}, {len(failures)} failures", *failures, sep="\n\n"
+    )
     return 1 if failures else 0
 
 
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=10_000, help="how many in all, or of the one target")
+    parser.add_argument(
+        "--cases", type=int, default=10_000, help="how many in all, or of the one target"
+    )
     parser.add_argument("--target", choices=list(TARGETS), help="fuzz this one only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="the most time for each target")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="the most time for each target"
+    )
     parser.add_argument("--case", type=int, help="run this one again, here (with --target)")
     asked = parser.parse_args()
     if asked.case is not None and asked.target is None:

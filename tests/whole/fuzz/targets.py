@@ -1,4 +1,5 @@
-"""What is fuzzed: each target draws bytes from a seed, and checks what the code makes of them, or of any others."""
+"""What is fuzzed: each target draws bytes from a seed, and checks what the code makes of them, or
+of any others."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ _LONGEST_MESSAGE = 2000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing to fuzz. `opened` gives its check; `share` is its part of all cases, in thousandths."""
+    """One thing to fuzz. `opened` gives its check; `share` is its part of all cases, in
+    thousandths."""
 
     draw: Callable[[Random], bytes]
     opened: Callable[[], AbstractContextManager[Check]]
@@ -52,7 +54,9 @@ def check_line_items(data: bytes) -> None:
     number, body = data[0] if data else 0, data[1:]
     schema = draws.SCHEMAS[number % 16] if number % 16 < len(draws.SCHEMAS) else None
     decoder = PageDecoder("D1", schema)
-    for first_line in (0, 7) if number & 16 else (0,):  # the second time it knows the page's odd fields
+    for first_line in (
+        (0, 7) if number & 16 else (0,)
+    ):  # the second time it knows the page's odd fields
         _check_page(decoder, body, first_line)
 
 
@@ -100,7 +104,8 @@ def check_envelope(data: bytes) -> None:
 
 
 def _check_not_peeked(data: bytes) -> None:
-    """Check that `peek` refuses what is no page, too; it does not look into items, so their depth escapes it."""
+    """Check that `peek` refuses what is no page, too; it does not look into items, so their depth
+    escapes it."""
     said = _or_refusal(lambda body: peek(utf8_of(body)), data)
     if not isinstance(said, MalformedBodyError):
         brackets = data.count(b"[") + data.count(b"{")
@@ -109,7 +114,9 @@ def _check_not_peeked(data: bytes) -> None:
 
 def _check_continuation(envelope: Envelope, top: Obj) -> None:
     uri = oracle.continuation_of(top)
-    assert (envelope.next_link.uri if envelope.next_link else None) == uri, "a next link is lost or made up"
+    assert (envelope.next_link.uri if envelope.next_link else None) == uri, (
+        "a next link is lost or made up"
+    )
     token = dict(top).get("continuationToken")
     if type(token) is str and token.strip():
         assert envelope.continuation_token is not None, "a continuation token is lost"
@@ -128,7 +135,9 @@ def check_invoices(data: bytes) -> None:
         return
     assert expected is not None, "silently accepted"
     found = list(flattened(tops))
-    assert [(each.id, each.amendment_of) for each in found] == [(dict(source)["id"], of) for source, of in expected]
+    assert [(each.id, each.amendment_of) for each in found] == [
+        (dict(source)["id"], of) for source, of in expected
+    ]
     for invoice, (source, _) in zip(found, expected, strict=True):
         _check_invoice(invoice, source)
     _check_headers(header_table(found), [source for source, _ in expected])
@@ -151,7 +160,9 @@ def _invoices_expected(body: bytes) -> list[tuple[Obj, str | None]]:
 
 
 def _check_invoice(invoice: Invoice, source: Obj) -> None:
-    assert tagged(_as_read(invoice.source)) == tagged(oracle.without_tokens(source)), "the source has changed"
+    assert tagged(_as_read(invoice.source)) == tagged(oracle.without_tokens(source)), (
+        "the source has changed"
+    )
     said = dict(source)
     total = number_of(said.get("totalCharges"), 24, Kind.DECIMAL)
     assert (None if invoice.total_charges is None else Fraction(invoice.total_charges)) == total
@@ -169,7 +180,9 @@ def _check_headers(table: pa.Table, sources: list[Obj]) -> None:
                 continue
             if field.kind is Kind.JSON:
                 is_nested = isinstance(times[0], (list, Obj))
-                assert (tagged(read(value)) if value is not None else None) == (tagged(times[0]) if is_nested else None)
+                assert (tagged(read(value)) if value is not None else None) == (
+                    tagged(times[0]) if is_nested else None
+                )
             else:
                 assert value == held(field.kind, times[0])[0], field
 
@@ -191,11 +204,15 @@ def check_gunzip(data: bytes) -> None:
     expected = _or_none(oracle.inflated, data)
     content = _or_refusal(lambda body: gunzip(body, max_bytes=_MAX_INFLATED), data)
     if isinstance(content, MalformedBodyError):
-        is_plain = expected is not None and expected.plain and len(expected.content) <= _MAX_INFLATED
+        is_plain = (
+            expected is not None and expected.plain and len(expected.content) <= _MAX_INFLATED
+        )
         assert not is_plain, f"a sound stream is refused: {content}"
         return
     assert len(content) <= _MAX_INFLATED
-    if expected is None:  # isal takes unused codes that zlib calls invalid; the checksum then speaks for the content
+    if (
+        expected is None
+    ):  # isal takes unused codes that zlib calls invalid; the checksum then speaks for the content
         assert oracle.is_attested(content, data), "silently accepted"
     else:
         assert content == expected.content
@@ -204,7 +221,9 @@ def check_gunzip(data: bytes) -> None:
 def check_retry_after(data: bytes) -> None:
     """Check the wait that headers, one a line, ask for."""
     lines = data.decode("utf-8", "surrogateescape").split("\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
     wait_s = retry_after_s(headers)
     if wait_s is None:
         return
@@ -225,10 +244,14 @@ def _is_wait(text: str) -> bool:
 
 
 def check_refusal(data: bytes) -> None:
-    """Check what is said of an error document: two bytes of status, one that says gzip, and the body."""
+    """Check what is said of an error document: two bytes of status, one that says gzip, and the
+    body."""
     headers = {"content-encoding": "gzip"} if data[2:3] == b"\1" else {}
     status = int.from_bytes(data[:2], "big")
-    error = refusal(Answer(status, {**headers, "content-type": "application/json"}, data[3:]), token=draws.CANARY)
+    error = refusal(
+        Answer(status, {**headers, "content-type": "application/json"}, data[3:]),
+        token=draws.CANARY,
+    )
     assert isinstance(error, RequestError)
     said = f"{error} {[getattr(error, name, None) for name in ('code', 'description', 'data', 'source')]}"
     assert said.isprintable(), f"control characters in {said!r}"
