@@ -261,7 +261,7 @@ async def test_a_clock_that_stands_still_or_jumps_costs_nothing(
             return cls.fromtimestamp(told[-1].timestamp(), tz)
 
     for module in _THAT_TELL_THE_TIME:
-        monkeypatch.setattr(f"bulkfetch.{module}.datetime", Clock)
+        monkeypatch.setattr(f"bulkfetch.{module.replace('/', '.')}.datetime", Clock)
     root = folder(tmp_path, "lake")
     assert await died(root, server, 900)  # its log and the next one's may have the same name
     report = await run_into(root, server)

@@ -615,7 +615,7 @@ def test_what_is_described_can_be_given_again(tmp_path: Path) -> None:
 
 
 def test_importing_the_settings_loads_nothing_that_only_some_runs_need() -> None:
-    code = "import sys, bulkfetch.config; print(*{'tomllib', 'difflib', 'argparse'} & set(sys.modules))"
+    code = "import sys, bulkfetch.settings.sources; print(*{'tomllib', 'difflib', 'argparse'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -210,8 +210,8 @@ def test_a_file_system_that_is_read_only_is_told_from_an_output_of_somebody_else
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [0] * 8 + [os.ST_RDONLY, 255]
-    monkeypatch.setattr("bulkfetch.storage.store.os.access", lambda *_, **__: False)
-    monkeypatch.setattr("bulkfetch.storage.store.os.statvfs", lambda _: os.statvfs_result(flags))
+    monkeypatch.setattr("bulkfetch.storage.disk.os.access", lambda *_, **__: False)
+    monkeypatch.setattr("bulkfetch.storage.disk.os.statvfs", lambda _: os.statvfs_result(flags))
 
     with pytest.raises(
         OutputError, match="read-only: make it writable and run the same command again"
@@ -266,7 +266,7 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 def test_the_lock_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
     hold = (
         "import sys, pathlib\n"
-        "from bulkfetch.store import LocalStore\nfrom bulkfetch.layout import LOCK\n"
+        "from bulkfetch.storage.disk import LocalStore\nfrom bulkfetch.archive.layout import LOCK\n"
         "with LocalStore(pathlib.Path(sys.argv[1])).locked(LOCK):\n"
         "    print('held', flush=True)\n    sys.stdin.read()\n"
     )
@@ -289,7 +289,7 @@ def test_a_file_system_without_locks_is_told_from_another_run(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("bulkfetch.storage.store.fcntl.flock", no_locks)
+    monkeypatch.setattr("bulkfetch.storage.disk.fcntl.flock", no_locks)
 
     with (
         pytest.raises(OutputError, match="locks no files") as caught,
@@ -324,7 +324,7 @@ def test_a_file_system_that_locks_no_directories_locks_files(
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         flock(handle, how)
 
-    monkeypatch.setattr("bulkfetch.storage.store.fcntl.flock", only_files)
+    monkeypatch.setattr("bulkfetch.storage.disk.fcntl.flock", only_files)
     store = LocalStore(tmp_path)
 
     with store.locked(LOCK), pytest.raises(OutputLockedError), store.locked(LOCK):

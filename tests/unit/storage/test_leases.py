@@ -91,7 +91,7 @@ def test_a_lock_that_nobody_renews_is_taken_when_it_has_run_out() -> None:
 def test_the_lock_of_a_process_that_was_killed_is_taken_at_once() -> None:
     memory = Memory()
     program = (
-        "from bulkfetch.leases import Holder; print(Holder.of_this_process().write().decode())"
+        "from bulkfetch.storage.leases import Holder; print(Holder.of_this_process().write().decode())"
     )
     killed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -196,7 +196,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
             super().__init__(args, **others)  # type: ignore[call-overload]  # whatever was passed
             processes.append(self)
 
-    monkeypatch.setattr("objectservers.subprocess.Popen", Watched)
+    monkeypatch.setattr("support.objectservers.subprocess.Popen", Watched)
     return processes
 
 
