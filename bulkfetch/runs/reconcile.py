@@ -74,18 +74,18 @@ def reconcile(invoice: Invoice, commits: Mapping[Transfer, Commit]) -> Reconcili
     )
 
 
-def alone(invoices: Iterable[Invoice]) -> set[Transfer]:
-    """Return the transfers that make up all charges of their invoice: those whose sum its header
-    can witness."""
-    by_invoice = (
-        [transfer_named(invoice.id, detail) for detail in invoice.details] for invoice in invoices
-    )
-    return {
-        only
-        for transfers in by_invoice
-        if len(found := _charging(transfers)) == 1
-        for only in found
-    }
+def sole_transfers(invoices: Iterable[Invoice]) -> set[Transfer]:
+    """Return the transfers that make up all charges of their invoice.
+
+    The invoice's total confirms that all of their rows are here.
+    """
+    found = set()
+    for invoice in invoices:
+        named = [transfer_named(invoice.id, detail) for detail in invoice.details]
+        charging = _charging(named)
+        if len(charging) == 1:
+            found.update(charging)
+    return found
 
 
 def reconcile_total(

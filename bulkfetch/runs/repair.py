@@ -25,10 +25,10 @@ from bulkfetch.archive.layout import (
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.errors import DamagedError, OutputError
-from bulkfetch.runs.export import Repair, archive, refuse_in_event_loop, writing_to
-from bulkfetch.runs.plan import Selection
+from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.run import ExportOptions, Repair
 from bulkfetch.runs.verify import VerifyReport, verify_store
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
@@ -101,16 +101,10 @@ async def repair_async(
             return RepairReport(before)
         await anyio.to_thread.run_sync(_drop_damaged_archive_file, store)
         plan = await anyio.to_thread.run_sync(_repair_of, store, before)
-        export = await archive(
-            store,
-            settings,
-            Selection(),
-            stats,
-            output=str(output),
-            source=source,
-            repair=plan,
-            on_refresh_token=on_refresh_token,
+        options = ExportOptions(
+            output=str(output), source=source, repair=plan, on_refresh_token=on_refresh_token
         )
+        export = await archive(options, settings, store, stats)
         after = await anyio.to_thread.run_sync(_verified, store, output)
     return RepairReport(before, export, after)
 

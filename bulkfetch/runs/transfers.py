@@ -34,10 +34,8 @@ from bulkfetch.errors import (
 )
 from bulkfetch.partnercenter.ahead import Lookahead, Walk
 from bulkfetch.partnercenter.lineitems import walk_pages
-from bulkfetch.settings.declared import Settings
-from bulkfetch.stats import RunStats
+from bulkfetch.runs.run import Run
 from bulkfetch.storage.store import UPLOADS_LOST, Store
-from bulkfetch.wire.session import Session
 
 T = TypeVar("T")
 
@@ -47,79 +45,74 @@ _NOT_ABOUT_TOKENS = (401, 403, 408, 429)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all transfers of a run share. `alone` are those that make up all charges of their
-    invoice."""
+    """What the transfers of a run share while they are fetched."""
 
-    session: Session
+    run: Run
     tasks: anyio.abc.TaskGroup
-    settings: Settings
     lookahead: Lookahead
-    store: Store
-    stats: RunStats
-    alone: Collection[Transfer] = ()
+    sole: Collection[Transfer] = ()
+    """Transfers that make up all charges of their invoice."""
     waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
     decoders: FastDecoders = field(default_factory=FastDecoders)
     writing: anyio.CapacityLimiter = field(init=False)
     """How many transfers may write at once."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "writing", anyio.CapacityLimiter(self.store.writers))
+        object.__setattr__(self, "writing", anyio.CapacityLimiter(self.run.store.writers))
 
 
 async def export_transfer(transfer: Transfer, job: Job) -> Commit:
-    """Fetch, decode, write and commit one transfer, from where an earlier run left it if that left
-    whole parts.
+    """Fetch, decode, write and commit one transfer.
 
-    Where the upload of a part is lost, it goes on behind the last one that was not. Raises a
-    BulkfetchError, then leaving nothing that readers see, but the parts that are whole for a later
-    run.
+    It continues behind the whole parts that an earlier run left, and, where the upload of a part is
+    lost, behind the last part that was not. Raises a BulkfetchError; then it leaves nothing that
+    readers see, and keeps whole parts for a later run.
     """
     for lost in count(1):
         try:
-            return await _exported(transfer, job)
+            return await _resume_or_start(transfer, job)
         except UploadLostError as error:
             if error.final or lost == UPLOADS_LOST:
                 raise
-            job.session.log.note("upload_lost", transfer=str(transfer), why=str(error))
+            job.run.log.note("upload_lost", transfer=str(transfer), why=str(error))
     raise AssertionError
 
 
-async def _exported(transfer: Transfer, job: Job) -> Commit:
-    staging = Staging(job.store, transfer, job.settings)
+async def _resume_or_start(transfer: Transfer, job: Job) -> Commit:
+    run = job.run
+    staging = Staging(run.store, transfer, run.settings)
     adopted = await _in_thread(job, staging.adopt)
     if adopted:
         intake = await _in_thread(job, partial(_Intake, transfer, job, staging, adopted))
-        job.session.log.note(
-            "resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted)
-        )
+        run.log.note("resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted))
         try:
-            commit = await _fetched(transfer, job, intake)
+            commit = await _fetch_and_commit(transfer, job, intake)
         except TransferError as error:
             if not intake.is_outdated(error):
                 raise
-            job.session.log.note("started_again", transfer=str(transfer), why=str(error))
-            await _in_thread(job, partial(remove_staged, job.store, transfer))
+            run.log.note("started_again", transfer=str(transfer), why=str(error))
+            await _in_thread(job, partial(remove_staged, run.store, transfer))
         else:
-            job.stats.rows_resumed += sum(checkpoint.part.rows for checkpoint in adopted)
+            run.stats.rows_resumed += sum(checkpoint.part.rows for checkpoint in adopted)
             return commit
-    return await _fetched(transfer, job, _Intake(transfer, job, staging))
+    return await _fetch_and_commit(transfer, job, _Intake(transfer, job, staging))
 
 
-async def _fetched(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
+async def _fetch_and_commit(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
+    stats = job.run.stats
     try:
         async with aclosing(walk_pages(transfer, _walk(job, intake))) as pages:
             async for page in pages:
                 await _in_thread(job, partial(intake.take, page))
-                job.stats.pages += 1
-                job.stats.rows += page.rows
-                job.stats.rescued += page.columns.rescues.total()
-        return await _in_thread(job, partial(_commit, transfer, job.store, intake))
+                stats.pages += 1
+                stats.rows += page.rows
+                stats.rescued += page.columns.rescues.total()
+        return await _in_thread(job, partial(_commit, transfer, job.run.store, intake))
     except ContradictionError:
         intake.writer.abort()
-        with suppress(
-            StorageError
-        ):  # what cannot be removed is not adopted either: the pages will contradict it
-            remove_staged(job.store, transfer)
+        # Parts that cannot be removed are not adopted either: the pages will contradict them.
+        with suppress(StorageError):
+            remove_staged(job.run.store, transfer)
         raise
     except BaseException:
         intake.writer.abort()
@@ -149,14 +142,14 @@ class _Intake:
         if adopted:
             self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)
         self._transfer = transfer
-        self._is_alone = transfer in job.alone
+        self._is_sole = transfer in job.sole
         self._staging = staging
-        self._overlap = rows_since(job.store, parts, self.start.line)
+        self._overlap = rows_since(job.run.store, parts, self.start.line)
         self.writer = PartWriter(
-            job.store,
+            job.run.store,
             partial(staged_name, transfer),
-            part_rows=job.settings.part_rows,
-            row_group_rows=job.settings.row_group_rows,
+            part_rows=job.run.settings.part_rows,
+            row_group_rows=job.run.settings.row_group_rows,
             waiting_room=job.waiting_room,
             # Columns that nobody declared are not known to the next run, and what is unbilled
             # changes until then.
@@ -191,7 +184,7 @@ class _Intake:
     def adds_up(self) -> bool:
         """Tell whether the rows taken so far make up, to the cent, what the invoice charges, and
         that is something."""
-        if not self._is_alone or not self._transfer.charged:
+        if not self._is_sole or not self._transfer.charged:
             return False
         return self.tally.total(self.decoder.schema) == self._transfer.charged
 
@@ -250,12 +243,12 @@ class Tally:
 
 def _walk(job: Job, intake: _Intake) -> Walk[Page]:
     def discard() -> None:
-        job.stats.pages_discarded += 1
+        job.run.stats.pages_discarded += 1
 
     return Walk(
-        job.session,
+        job.run.session,
         job.tasks,
-        job.settings,
+        job.run.settings,
         job.lookahead,
         intake.decoder.decode,
         discard,
@@ -279,9 +272,7 @@ def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
             store.settle(part.name)
     withdraw(store, transfer)
     try:
-        parts = tuple(
-            _published(transfer, store, number, part) for number, part in enumerate(staged)
-        )
+        parts = tuple(_publish(transfer, store, number, part) for number, part in enumerate(staged))
         commit = Commit(
             transfer=transfer,
             rows=tally.rows,
@@ -302,7 +293,7 @@ def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
     return commit
 
 
-def _published(transfer: Transfer, store: Store, number: int, part: StagedPart) -> CommittedPart:
+def _publish(transfer: Transfer, store: Store, number: int, part: StagedPart) -> CommittedPart:
     name = part_name(transfer, number)
     store.publish(part.name, name)
     return CommittedPart(str(name), part.first_line, part.rows, part.size_bytes, part.sha256)

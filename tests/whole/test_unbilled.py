@@ -35,9 +35,10 @@ from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import NotFoundError, SettingsError
 from bulkfetch.runs.export import archive, export_async
 from bulkfetch.runs.plan import Selection, plan_export
-from bulkfetch.runs.reconcile import alone
+from bulkfetch.runs.reconcile import sole_transfers
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.repair import repair_async
+from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
@@ -245,12 +246,10 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_never_shows_two_snapsho
         prepare_directory(root, ARCHIVE)
         settings = settings_for(server, part_rows=10)
         await archive(
-            LocalStore(root, disk),
+            ExportOptions("lake", usage, source="the same tenant"),
             settings,
-            usage,
+            LocalStore(root, disk),
             RunStats(),
-            output="lake",
-            source="the same tenant",
         )
 
     async with serve(YESTERDAY) as then, serve(TODAY) as now:
@@ -418,7 +417,7 @@ def test_no_header_is_a_witness_of_what_is_unbilled_whatever_an_invoice_is_calle
     )
     plan = plan_export([odd], OPEN)
 
-    assert {each for each in plan.transfers if each in alone([odd])} == {plan.transfers[0]}
+    assert {each for each in plan.transfers if each in sole_transfers([odd])} == {plan.transfers[0]}
     assert not plan.transfers[0].unbilled
     assert all(each.charged is None for each in plan.transfers if each.unbilled)
 

@@ -55,12 +55,13 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
 def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     from bulkfetch.archive.documents import committed_documents
     from bulkfetch.billing.documents import documents_of
-    from bulkfetch.runs.export import already_committed, plan_only
+    from bulkfetch.runs.committed import find_committed
+    from bulkfetch.runs.export import plan_only
     from bulkfetch.words import counted
 
     store = _store_at(arguments.output, settings)
     plan = run(arguments, lambda: plan_only(settings, selection))
-    committed = already_committed(store, plan.transfers) if store else {}
+    committed = find_committed(store, plan.transfers) if store else {}
     to_fetch = [
         transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed
     ]

@@ -26,6 +26,7 @@ from bulkfetch.decoding.fields import MONEY
 from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, TransferError
 from bulkfetch.partnercenter.ahead import Lookahead
 from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, export_transfer
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
@@ -68,7 +69,12 @@ async def _in_group(
         try:
             outcome.append(
                 await export_transfer(
-                    transfer, Job(session, tasks, run, Lookahead(8), store, stats)
+                    transfer,
+                    Job(
+                        Run(run, ExportOptions("lake"), store, session, stats, session.log),
+                        tasks,
+                        Lookahead(8),
+                    ),
                 )
             )
         except anyio.get_cancelled_exc_class():

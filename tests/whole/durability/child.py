@@ -14,7 +14,7 @@ from whole.durability.trial import CUT
 
 from bulkfetch.archive.layout import ARCHIVE, LOCK
 from bulkfetch.runs.export import archive
-from bulkfetch.runs.plan import Selection
+from bulkfetch.runs.run import ExportOptions
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
@@ -27,7 +27,7 @@ async def main(*words: str) -> None:
     store = LocalStore(Path(output), WatchedDisk(killing(int(step))))
     settings = Settings(base_url=base_url, token=Secret(token), **CUT)
     with store.locked(LOCK):
-        await archive(store, settings, Selection(), RunStats(), output=output)
+        await archive(ExportOptions(output), settings, store, RunStats())
 
 
 if __name__ == "__main__":

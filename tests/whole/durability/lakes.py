@@ -41,8 +41,8 @@ from whole.durability.trial import CUT, proved, run_into, tenant
 
 from bulkfetch.errors import OutputError
 from bulkfetch.runs.export import archive, writing_to
-from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.verify import verify_store
 from bulkfetch.settings.declared import Settings
 from bulkfetch.stats import RunStats
@@ -161,7 +161,7 @@ class Lake:
         run = server.settings(**{**CUT, **self.flags(), **settings})
         store = await anyio.to_thread.run_sync(self.open, run, piece_bytes, policy)
         async with writing_to(store):
-            return await archive(store, run, Selection(), RunStats(), output=self.address)
+            return await archive(ExportOptions(self.address), run, store, RunStats())
 
     def names(self) -> list[str]:
         """The names of all objects of the archive."""
@@ -388,7 +388,7 @@ async def run_child(address: str, base_url: str, step: int) -> None:
     objects.step = step
     store = ObjectStore(objects)
     async with writing_to(store):
-        await archive(store, settings, Selection(), RunStats(), output=address)
+        await archive(ExportOptions(address), settings, store, RunStats())
 
 
 @asynccontextmanager

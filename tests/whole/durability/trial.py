@@ -17,8 +17,8 @@ from support.replay import Asked, MadeUp, Served, invoice
 from bulkfetch.archive.layout import LINE_ITEMS
 from bulkfetch.errors import OutputError
 from bulkfetch.runs.export import archive
-from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import Disk, LocalStore
@@ -68,7 +68,7 @@ async def run_into(
 ) -> ExportReport:
     """Export into `root`, which is there, over a disk."""
     run = server.settings(**{**CUT, **settings})
-    return await archive(LocalStore(root, disk), run, Selection(), RunStats(), output=str(root))
+    return await archive(ExportOptions(str(root)), run, LocalStore(root, disk), RunStats())
 
 
 def proved(root: Path) -> dict[str, bytes]:

@@ -1,0 +1,80 @@
+"""Which transfers an archive has already, and which of them have to be fetched again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import PurePosixPath
+
+from bulkfetch.archive.commits import Commit, read_commit
+from bulkfetch.billing.transfers import Transfer, transfer_named
+from bulkfetch.errors import DamagedError
+from bulkfetch.runs.plan import Plan
+from bulkfetch.storage.store import Store, side_by_side
+
+
+def find_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
+    """Return the commits of those `transfers` that are done. Blocks.
+
+    A transfer is done if its commit can be read, its parts are all there in their sizes, and its
+    invoice charges what it did.
+    """
+    commits = _read_sound_commits(store, transfers)
+    return {
+        transfer: commit
+        for transfer, commit in commits
+        if commit and not has_changed(transfer, commit.transfer)
+    }
+
+
+def find_changed(store: Store, transfers: Sequence[Transfer]) -> tuple[Transfer, ...]:
+    """Return those `transfers` that are committed, but of an invoice that has changed since.
+    Blocks."""
+    commits = _read_sound_commits(store, transfers)
+    return tuple(
+        transfer
+        for transfer, commit in commits
+        if commit and has_changed(transfer, commit.transfer)
+    )
+
+
+def find_committed_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
+    """Return the commits of the planned invoices' other details, which earlier runs made. Blocks.
+
+    They count when an invoice is reconciled.
+    """
+    planned = set(plan.transfers)
+    details = (
+        transfer_named(invoice.id, detail)
+        for invoice in plan.invoices
+        for detail in invoice.details
+    )
+    return find_committed(store, [transfer for transfer in details if transfer not in planned])
+
+
+def has_changed(now: Transfer, then: Transfer) -> bool:
+    """Return whether the invoice of a transfer charges something else now.
+
+    What either of the two does not say has not changed.
+    """
+    pairs = ((now.charged, then.charged), (now.currency, then.currency))
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
+def _read_sound_commits(
+    store: Store, transfers: Sequence[Transfer]
+) -> Iterator[tuple[Transfer, Commit | None]]:
+    commits = side_by_side(store, partial(_read_sound_commit, store), transfers)
+    return zip(transfers, commits, strict=True)
+
+
+def _read_sound_commit(store: Store, transfer: Transfer) -> Commit | None:
+    """Return a commit that can be read and whose parts have the sizes it gives, or None."""
+    try:
+        commit = read_commit(store, transfer)
+    except DamagedError:
+        return None
+    is_whole = commit and all(
+        store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts
+    )
+    return commit if is_whole else None

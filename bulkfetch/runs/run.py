@@ -1,0 +1,77 @@
+"""One run as a value: what it was asked for, where it writes, and what it asks with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.runlog import RunLog
+from bulkfetch.runs.plan import Plan, Selection
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.stats import RunStats
+from bulkfetch.storage.store import Store
+from bulkfetch.wire.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Which transfers and documents of an archive to fetch again, and whether to rewrite the
+    table of invoice headers.
+
+    A repair adds nothing to an archive. `holds` returns whether the archive has a transfer, sound
+    or not. No invoice leads to `unbilled` line items, so their transfers are listed.
+    """
+
+    transfers: Collection[Transfer]
+    headers: bool
+    holds: Callable[[Transfer], bool]
+    unbilled: tuple[Transfer, ...] = ()
+    documents: Callable[[Document], bool] = lambda document: False
+    """Returns whether to fetch a document again."""
+
+    def narrow(self, plan: Plan) -> Plan:
+        """Return the plan without what the archive does not have."""
+        transfers = tuple(filter(self.holds, plan.transfers))
+        named = {transfer.invoice_id for transfer in transfers}
+        named |= {each.invoice_id for each in documents_of(plan.invoices) if self.documents(each)}
+        invoices = tuple(
+            invoice for invoice in plan.invoices if self.headers or invoice.id in named
+        )
+        return Plan(invoices, (*transfers, *self.unbilled))
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What the caller of an export asks for, besides the settings."""
+
+    output: str
+    """What reports call the archive."""
+    selection: Selection = field(default_factory=Selection)
+    documents: bool = False
+    """Whether to save the PDFs of the selected invoices as well."""
+    source: str | None = None
+    """Where the invoices come from; None for the base URL."""
+    repair: Repair | None = None
+    """What to fetch again, if this is a repair."""
+    on_refresh_token: Callable[[Secret], None] | None = None
+    """Called in a thread with each new refresh token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run at work: every step of it takes this value."""
+
+    settings: Settings
+    options: ExportOptions
+    store: Store
+    session: Session
+    stats: RunStats
+    log: RunLog
+    is_user: bool = False
+    """Whether the session signs in for a user: only then does the service give documents."""
+    ends_at: float = math.inf
+    """When the run has to stop, on the clock of the event loop."""
