@@ -75,8 +75,11 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"invalid choice{advice}")
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Parse the words of a command line. Raises SystemExit after help or a usage error."""
+def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Build the parser of all commands; those among `words` have their arguments.
+
+    The arguments of the others would cost start-up time.
+    """
     parser = _Parser(
         prog="bulkfetch",
         description="Archive all invoices of a Microsoft Partner Center tenant as exact, partitioned Parquet.",
@@ -88,8 +91,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         command = commands.add_parser(
             name, help=summary, description=f"{summary[:1].upper()}{summary[1:]}."
         )
-        if name in words:  # the arguments of the others would cost start-up time
+        if name in words:
             fill(command)
+    return parser
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words of a command line. Raises SystemExit after help or a usage error."""
+    parser = build_parser(words)
     if not words:
         parser.print_help(sys.stderr)
         raise SystemExit(USAGE)
