@@ -21,7 +21,7 @@ from bulkfetch.archive.layout import (
 from bulkfetch.archive.records import money, sealed, unsealed
 from bulkfetch.billing.documents import Document
 from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError
-from bulkfetch.storage.disk import explained
+from bulkfetch.storage.disk import explain
 from bulkfetch.storage.store import Store, side_by_side
 
 _OWN_HASH = "document_sha256"
@@ -81,7 +81,7 @@ class Saving:
         try:
             self._file.write(data)
         except OSError as error:
-            raise StorageError(explained(error, self._staged)) from error
+            raise StorageError(explain(error, self._staged)) from error
         self._sha256.update(data)
         self.size += len(data)
         if len(self._head) < _MARGIN:

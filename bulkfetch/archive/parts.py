@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulkfetch.errors import StorageError
-from bulkfetch.storage.disk import explained
+from bulkfetch.storage.disk import explain
 from bulkfetch.storage.store import Store
 
 CHUNK_ROWS = 10_000
@@ -288,7 +288,7 @@ class _Part:
     def _refusal(self, error: OSError) -> StorageError:
         """Say where the file is: a file on a disk knows its whole path."""
         return StorageError(
-            explained(error, PurePosixPath(str(getattr(self._file, "name", self.name))))
+            explain(error, PurePosixPath(str(getattr(self._file, "name", self.name))))
         )
 
     @property

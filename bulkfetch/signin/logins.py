@@ -12,7 +12,7 @@ import orjson
 
 from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.settings.values import Secret
-from bulkfetch.storage.disk import Disk, explained
+from bulkfetch.storage.disk import Disk, explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def write_login(file: Path, login: Login) -> None:
                 temporary.unlink()
             raise
     except OSError as error:
-        raise StorageError(f"the login cannot be kept: {explained(error, file)}") from error
+        raise StorageError(f"the login cannot be kept: {explain(error, file)}") from error
 
 
 def remove_login(file: Path) -> bool:
@@ -104,5 +104,5 @@ def remove_login(file: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise StorageError(f"the login cannot be removed: {explained(error, file)}") from error
+        raise StorageError(f"the login cannot be removed: {explain(error, file)}") from error
     return True

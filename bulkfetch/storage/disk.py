@@ -13,17 +13,16 @@ from bulkfetch.errors import OutputError, OutputLockedError, StorageError
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; two runs at once are then up to the user
-    fcntl = None  # type: ignore[assignment]
-
+except ImportError:
+    # Windows has no flock: there, it is up to the user not to start two runs at once
+    fcntl = None  # type: ignore[assignment]  # mypy knows the name as a module only
 
 _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-"""What a lock that another process holds is refused with."""
+"""The error numbers that mean: another process holds this lock."""
 
 
 class Disk:
-    """What changes a local file system, call by call: the one place to make it fail, or to tell
-    what it was asked."""
+    """Each call that changes a local file system; tests replace it to make calls fail."""
 
     def create(self, path: Path) -> BinaryIO:
         """Open a new file for writing."""
@@ -35,25 +34,23 @@ class Disk:
         os.fsync(file.fileno())
 
     def sync_directory(self, path: Path) -> None:
-        """Make the entries of a directory durable: files that came, went or got another name."""
+        """Make the entries of a directory durable: new, removed and renamed files."""
         with _directory(path) as handle:
             if handle is None:
                 return
             try:
                 os.fsync(handle)
             except OSError as error:
-                if error.errno not in (
-                    errno.EINVAL,
-                    errno.ENOTSUP,
-                ):  # a file system that cannot sync directories
+                # some file systems cannot sync directories
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                     raise
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name, atomically, in place of what has that name."""
+        """Rename a file atomically, replacing a file that has the new name."""
         os.replace(source, target)
 
     def make_directory(self, path: Path) -> None:
-        """Create a directory, unless it is there."""
+        """Create a directory, unless it exists."""
         path.mkdir(exist_ok=True)
 
     def remove(self, path: Path) -> None:
@@ -66,7 +63,7 @@ class LocalStore:
 
     readers = os.cpu_count() or 2
     writers = 2
-    """Each holds a row group; more threads than that, encoding or syncing, gain nothing."""
+    """Each thread holds a row group; more threads did not make encoding or syncing faster."""
 
     def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.root = root
@@ -74,7 +71,7 @@ class LocalStore:
         self._disk = disk or Disk()
 
     def create(self, name: PurePosixPath) -> BinaryIO:
-        """Open a new file to write a staged part; what was there of an earlier run is replaced."""
+        """Open a new file for a staged part, replacing one that an earlier run left."""
         with self._refusals(name):
             path = self._path(name)
             self._make_directory(path.parent)
@@ -83,12 +80,12 @@ class LocalStore:
             return self._disk.create(path)
 
     def seal(self, file: BinaryIO) -> None:
-        """Make a staged file that is whole durable and close it."""
+        """Make a staged file that is whole durable, and close it."""
         with self._refusals(PurePosixPath(str(getattr(file, "name", "a staged part")))), file:
             self._disk.sync(file)
 
     def settle(self, staged: PurePosixPath) -> None:
-        """Do nothing: what is sealed is durable."""
+        """Do nothing: a sealed file is durable already."""
 
     def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
         """Move a sealed file to where readers look, atomically and durably."""
@@ -109,7 +106,7 @@ class LocalStore:
                 self.publish(temporary, name)
             except BaseException:
                 with suppress(OSError):
-                    file.close()  # writes what it still holds
+                    file.close()  # it writes its buffer, which may fail too
                 with suppress(StorageError):
                     self.remove(temporary)
                 raise
@@ -132,7 +129,7 @@ class LocalStore:
             return sorted(found)
 
     def remove(self, name: PurePosixPath) -> bool:
-        """Remove a file durably, if it is there; return whether it was."""
+        """Remove a file durably, if it exists; return whether it existed."""
         with self._refusals(name):
             path = self._path(name)
             try:
@@ -143,7 +140,7 @@ class LocalStore:
             return True
 
     def size(self, name: PurePosixPath) -> int | None:
-        """Return the size of a file in bytes, or None if it is not there."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         with self._refusals(name):
             try:
                 return self._path(name).stat().st_size
@@ -157,36 +154,23 @@ class LocalStore:
 
     @contextmanager
     def locked(self, name: PurePosixPath) -> Iterator[None]:
-        """Hold the one writer's lock; a killed run does not leave it stuck. Raises
-        OutputLockedError."""
+        """Hold the lock of the one writer. Raises OutputLockedError.
+
+        The operating system releases the lock of a killed run. The directory is locked too, so
+        that removing the lock file does not let a second run in.
+        """
         with self._refusals(name):
             path = self._path(name)
             self._make_directory(path.parent)
             file = path.open("ab")
         with file, _directory(path.parent) as directory:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    if error.errno not in _LOCKED:
-                        raise OutputError(
-                            f"{self.root}: its file system locks no files ({error.strerror}), so that two runs could "
-                            "mix; choose another directory"
-                        ) from error
-                    raise self._is_written_to() from None
-            if (
-                fcntl is not None and directory is not None
-            ):  # who removes the file does not get past its directory
-                try:
-                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    if error.errno in _LOCKED:
-                        # others: network file systems lock no directories
-                        raise self._is_written_to() from None
+            self._lock_file(file)
+            if directory is not None:
+                self._lock_directory(directory)
             yield
 
     def is_locked(self, name: PurePosixPath) -> bool:
-        """Tell whether a run holds the lock just now."""
+        """Return whether a run holds the lock now."""
         with self._refusals(name), suppress(FileNotFoundError), self._path(name).open("rb") as file:
             if fcntl is None:
                 return False
@@ -196,23 +180,47 @@ class LocalStore:
                 return error.errno in _LOCKED
         return False
 
-    def _is_written_to(self) -> OutputLockedError:
+    def _lock_file(self, file: BinaryIO) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _LOCKED:
+                raise self._lock_error() from None
+            raise OutputError(
+                f"{self.root}: its file system does not support file locks ({error.strerror}), "
+                "so two runs could mix; choose another directory"
+            ) from error
+
+    def _lock_directory(self, directory: int) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # other errors: network file systems cannot lock directories
+            if error.errno in _LOCKED:
+                raise self._lock_error() from None
+
+    def _lock_error(self) -> OutputLockedError:
         return OutputLockedError(
-            f"another bulkfetch is writing to {self.root}; wait for it to end, or choose another directory"
+            f"another bulkfetch is writing to {self.root}; wait for it to end, or choose another "
+            "directory"
         )
 
     def _path(self, name: PurePosixPath) -> Path:
         if name.is_absolute() or ".." in name.parts or "\0" in str(name):
-            raise StorageError(f"{str(name)!r} does not lie in the archive")
+            raise StorageError(f"{str(name)!r} is not inside the archive")
         return self.root.joinpath(*name.parts)
 
     def _make_directory(self, path: Path) -> None:
-        """Create a directory durably; the root itself must be there, or it has been taken away."""
+        """Create a directory durably. A missing root is an error: it existed when the run began."""
         if path.is_dir():
             return
         if path == self.root:
             raise StorageError(
-                f"the output directory {self.root} is gone; it was there when the run began"
+                f"the output directory {self.root} is gone; it existed when the run began"
             )
         self._make_directory(path.parent)
         self._disk.make_directory(path)
@@ -223,15 +231,15 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            raise StorageError(explained(error, self.root / name)) from error
+            raise StorageError(explain(error, self.root / name)) from error
 
 
 @contextmanager
 def _directory(path: Path) -> Iterator[int | None]:
-    """Hold a directory open, where it can be: its handle, or None."""
+    """Open a directory and yield its handle, or None where directories cannot be opened."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows does not open directories
+    except PermissionError:  # Windows cannot open directories
         yield None
         return
     try:
@@ -241,49 +249,44 @@ def _directory(path: Path) -> Iterator[int | None]:
 
 
 def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
-    """Return the store of an output directory, which is created if need be.
+    """Return the store of an output directory, creating the directory if it does not exist.
 
-    Raises OutputError if it is no directory, cannot be written to, or holds something that is no
-    archive of ours: `marker` is the file that an archive has.
+    Raises OutputError if it is not a directory, is not writable, or has files but is not an
+    archive. `marker` is the file that every archive has.
     """
     try:
         _make_durably(root)
         names = os.listdir(root)
         is_archive = root.joinpath(marker).exists()
     except (FileExistsError, NotADirectoryError):
-        raise OutputError(f"{root} is a file; the output has to be a directory") from None
+        raise OutputError(f"{root} is a file; the output must be a directory") from None
     except OSError as error:
-        raise OutputError(
-            f"the output directory cannot be used: {explained(error, root)}"
-        ) from error
+        raise OutputError(f"the output directory cannot be used: {explain(error, root)}") from error
     if names and not is_archive and set(names) != {marker.parts[0]}:
         raise OutputError(
-            f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or new directory"
+            f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty "
+            "or new directory"
         )
     if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         if _is_read_only(root):
-            raise OutputError(explained(OSError(errno.EROFS, os.strerror(errno.EROFS)), root))
+            raise OutputError(explain(OSError(errno.EROFS, os.strerror(errno.EROFS)), root))
         raise OutputError(f"the output directory {root} is not writable; check its owner and mode")
     return LocalStore(root.resolve())
 
 
 def _is_read_only(path: Path) -> bool:
-    """Tell whether a file system takes no changes at all, whoever asks."""
+    """Return whether a file system is mounted read-only."""
     return hasattr(os, "statvfs") and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def _make_durably(path: Path) -> None:
-    """Create a directory and those above it, so that a loss of power does not take them away with
-    all that is in them.
-
-    Raises OSError.
-    """
+    """Create a directory and its parents durably: they survive a loss of power. Raises OSError."""
     if not os.path.lexists(path) and path.parent != path:
         _make_durably(path.parent)
         path.mkdir(exist_ok=True)
         Disk().sync_directory(path.parent)
     else:
-        path.mkdir(exist_ok=True)  # says so if it is a file
+        path.mkdir(exist_ok=True)  # raises FileExistsError if it is a file
 
 
 def _unless_missing(error: OSError) -> None:
@@ -291,19 +294,22 @@ def _unless_missing(error: OSError) -> None:
         raise error
 
 
-def explained(error: OSError, path: Path | PurePosixPath) -> str:
-    """Say in words what the operating system refused, and what the reader can do."""
-    advice = {
-        errno.ENOSPC: "the disk is full: free some space and run the same command again",
-        errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
-        errno.EROFS: "the file system is read-only: make it writable and run the same command again",
-        errno.EACCES: "permission denied: check the owner and mode of the output directory",
-        errno.EPERM: "the operation is not permitted: check the owner and mode of the output directory",
-        errno.ENOENT: "no such file: if something removed it meanwhile, run the same command again",
-        errno.EISDIR: "a directory is where a file has to be: remove it and run the same command again",
-        errno.ENOTDIR: "a file is where a directory has to be: remove it and run the same command again",
-        errno.EEXIST: "a file is where a directory has to be: remove it and run the same command again",
-        errno.EIO: "the disk reports an error: check it, then run the same command again",
-        errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower --max-in-flight",
-    }
-    return f"{path}: {advice.get(error.errno or 0, error.strerror or str(error))}"
+_AGAIN = "run the same command again"
+_ADVICE = {
+    errno.ENOSPC: f"the disk is full: free some space and {_AGAIN}",
+    errno.EDQUOT: f"the disk quota is used up: free some space and {_AGAIN}",
+    errno.EROFS: f"the file system is read-only: make it writable and {_AGAIN}",
+    errno.EACCES: "permission denied: check the owner and mode of the output directory",
+    errno.EPERM: "operation not permitted: check the owner and mode of the output directory",
+    errno.ENOENT: f"the file is gone; if another program removed it, {_AGAIN}",
+    errno.EISDIR: f"a directory is in the place of a file: remove it and {_AGAIN}",
+    errno.ENOTDIR: f"a file is in the place of a directory: remove it and {_AGAIN}",
+    errno.EEXIST: f"a file is in the place of a directory: remove it and {_AGAIN}",
+    errno.EIO: f"the disk reports an error: check it, then {_AGAIN}",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower --max-in-flight",
+}
+
+
+def explain(error: OSError, path: Path | PurePosixPath) -> str:
+    """Return what the operating system refused, and what the reader can do."""
+    return f"{path}: {_ADVICE.get(error.errno or 0, error.strerror or str(error))}"

@@ -146,9 +146,7 @@ class Objects:
                 lambda: bytes(obstore.get_range(self._store, str(name), start=start, end=end)),
             )
         except FileNotFoundError:
-            raise StorageError(
-                f"{self.where(name)}: no such object: if something removed it, run it again"
-            ) from None
+            raise self.gone(name) from None
         if len(found) != end - start:
             raise StorageError(f"{self.where(name)}: it is shorter than it was")
         return found
@@ -225,9 +223,7 @@ class Objects:
                 lambda: obstore.copy(self._store, str(source), str(name), overwrite=True),
             )
         except FileNotFoundError:
-            raise StorageError(
-                f"{self.where(source)}: no such object: if something removed it, run it again"
-            ) from None
+            raise self.gone(source) from None
         until, wait_s = self.clock.now() + self._patience_s, 0.05
         while (
             entry := self.head(name)
@@ -267,6 +263,13 @@ class Objects:
     def has_waited(self, since: float) -> bool:
         """Tell whether patience is over with what began at a moment of the clock."""
         return self.clock.now() - since >= self._patience_s
+
+    def gone(self, name: PurePosixPath) -> StorageError:
+        """Return the error for an object that should exist and does not."""
+        return StorageError(
+            f"{self.where(name)}: the object is gone; if another program removed it, run the same "
+            "command again"
+        )
 
     def where(self, name: PurePosixPath) -> str:
         """Return what messages call an object."""

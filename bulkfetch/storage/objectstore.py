@@ -1,10 +1,9 @@
-"""A Store in an object store: what is there is known from one listing, and from what this run has
-changed since.
+"""A Store under a prefix of an object store.
 
-An object appears whole or not at all, so nothing needs a name of its own until it is whole. What is
-small is not even staged: it is put to its last name once that is known. Larger parts are uploaded
-in pieces to their staged name while their rows arrive, and copied by the store itself when they are
-published.
+The prefix is listed once; later changes of this run are recorded in that index. An object appears
+whole or not at all, so it needs no temporary name while it is written. A small file is not staged
+at all: it stays in memory until its final name is known. A larger part is uploaded in pieces under
+its staged name while its rows arrive; when it is published, the object store copies it.
 """
 
 from __future__ import annotations
@@ -22,23 +21,21 @@ from bulkfetch.storage.leases import Lease, LeasePolicy, is_held
 from bulkfetch.storage.objects import Entry, Objects, Upload
 
 _UPLOADS = PurePosixPath("_bulkfetch/uploads")
-"""Where a marker stands for each upload that has begun: the next run ends those of a run that
-died."""
+"""Holds one marker for each upload in progress: the next run ends the uploads of a killed run."""
 _WINDOW_BYTES = 4 << 20
-"""How much is asked for at once where a file is read from its start to its end."""
+"""How many bytes one request reads ahead when a file is read from start to end."""
 
 
 class ObjectStore:
-    """A Store below a prefix of an object store, for one writer: who changes something holds the
-    lock.
+    """A Store under a prefix of an object store. Whoever changes something must hold the lock.
 
-    Where small files are replaced, they have to be those that this run knows: of two writers that
-    both believe to have the lock, one is told.
+    A small file is replaced only if it is still the version that this run knows. So if two writers
+    both believe that they hold the lock, one of them gets an error.
     """
 
     readers = 16
     writers = 16
-    """Most of their time they wait for an answer; how many encode at once is bounded elsewhere."""
+    """Threads mostly wait for answers; how many encode at once is limited elsewhere."""
 
     def __init__(self, objects: Objects, policy: LeasePolicy | None = None) -> None:
         self.where = str(objects.address)
@@ -50,15 +47,14 @@ class ObjectStore:
         self._held: dict[PurePosixPath, bytes] = {}
 
     def create(self, name: PurePosixPath) -> BinaryIO:
-        """Open a new file to write a staged part; what was there of an earlier run is replaced."""
+        """Open a new file for a staged part, replacing one that an earlier run left."""
         self.remove(name)
         upload = self._objects.upload(name)
         upload.begin = lambda: self._mark(name)
         return cast("BinaryIO", upload)
 
     def seal(self, file: BinaryIO) -> None:
-        """Complete a staged file; a small one is kept in memory until it is published, or
-        settled."""
+        """Complete a staged file; a small one stays in memory until it is published or settled."""
         upload = cast("Upload", file)
         name = PurePosixPath(upload.name)
         self._check()
@@ -66,17 +62,18 @@ class ObjectStore:
             upload.finish()
             self._held[name] = upload.content
             return
-        self._learn(name, self._completed(upload, name))
-        self._end_upload(name)  # beginning one may have been answered twice
+        self._learn(name, self._complete(upload, name))
+        # the request that begins an upload may have been repeated, and have begun two
+        self._end_upload(name)
 
-    def _completed(self, upload: Upload, name: PurePosixPath) -> Entry:
-        """Complete an upload that was sent, and make sure of it: nobody else writes to its name.
+    def _complete(self, upload: Upload, name: PurePosixPath) -> Entry:
+        """Complete an upload, and check that the object is there with its full size.
 
-        An answer that is lost leaves an error and a whole object, which only the completed upload
-        can have made.
+        If the answer is lost, `finish` raises although the object is whole. No other program
+        writes under this name, so an object of that size is this upload.
         """
         lost = UploadLostError(
-            f"{self._objects.where(name)} has not the {upload.size} bytes that were uploaded"
+            f"{self._objects.where(name)} does not have the {upload.size} bytes that were uploaded"
         )
         try:
             upload.finish()
@@ -104,14 +101,12 @@ class ObjectStore:
         self._check()
         entry = self._index.get(staged)
         if entry is None:
-            raise StorageError(
-                f"{self._objects.where(staged)}: no such object: run the same command again"
-            )
+            raise self._objects.gone(staged)
         self._learn(name, self._objects.copy(staged, name, entry.size))
         self.remove(staged)
 
     def write(self, name: PurePosixPath, content: bytes) -> None:
-        """Write a small file, replacing the one of the same name that this run knows, or none."""
+        """Write a small file, replacing only the version that this run knows."""
         self._check()
         self._learn(name, self._objects.put(name, content, replacing=self._index.get(name)))
 
@@ -121,12 +116,12 @@ class ObjectStore:
             return self._held[name]
         if name not in self._index:
             return None
-        there = self._objects.get(name)
-        if there is None:
+        stored = self._objects.get(name)
+        if stored is None:
             self._forget(name)
             return None
-        self._learn(name, there.entry)
-        return there.content
+        self._learn(name, stored.entry)
+        return stored.content
 
     def list(self, directory: PurePosixPath) -> list[PurePosixPath]:
         """Return the names of all files below `directory`, sorted."""
@@ -137,9 +132,9 @@ class ObjectStore:
         )
 
     def remove(self, name: PurePosixPath) -> bool:
-        """Remove a file, if it is there; return whether it was."""
+        """Remove a file, if it exists; return whether it existed."""
         was_held = self._held.pop(name, None) is not None
-        if _UPLOADS / name in self._index:  # an upload that was given up
+        if _UPLOADS / name in self._index:  # an upload that was abandoned
             self._end_upload(name)
         if name not in self._index:
             return was_held
@@ -149,7 +144,7 @@ class ObjectStore:
         return True
 
     def size(self, name: PurePosixPath) -> int | None:
-        """Return the size of a file in bytes, or None if it is not there."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         if name in self._held:
             return len(self._held[name])
         entry = self._index.get(name)
@@ -161,24 +156,22 @@ class ObjectStore:
             return io.BytesIO(self._held[name])
         entry = self._index.get(name)
         if entry is None:
-            raise StorageError(f"{self._objects.where(name)}: no such object")
-        return cast(
-            "BinaryIO", io.BufferedReader(_Reader(self._objects, name, entry.size), 64 << 10)
-        )
+            raise self._objects.gone(name)
+        reader = _Reader(self._objects, name, entry.size)
+        return cast("BinaryIO", io.BufferedReader(reader, 64 << 10))
 
     def lacks(self, marker: PurePosixPath) -> bool:
-        """Tell whether there is something below the prefix, but not the `marker` that an archive
-        has."""
+        """Return whether the prefix has objects, but not the `marker` that every archive has."""
         return marker not in self._index and any(
             name.parts[0] != marker.parts[0] for name in self._index
         )
 
     @contextmanager
     def locked(self, name: PurePosixPath) -> Iterator[None]:
-        """Hold the one writer's lock, which runs out when it is not renewed. Raises
-        OutputLockedError.
+        """Hold the lock of the one writer. Raises OutputLockedError.
 
-        What a run that died left of its uploads, and of taking the lock, is ended and removed.
+        The lock expires if it is not renewed. Unfinished uploads and probes that a killed run left
+        are removed.
         """
         lease = Lease(self._objects, name, self._policy)
         lease.acquire()
@@ -196,7 +189,7 @@ class ObjectStore:
             lease.release()
 
     def is_locked(self, name: PurePosixPath) -> bool:
-        """Tell whether a run holds the lock just now."""
+        """Return whether a run holds the lock now."""
         return self._lease is None and is_held(self._objects.get(name), self._policy)
 
     def _end_dead_uploads(self) -> None:
@@ -204,8 +197,10 @@ class ObjectStore:
             self._end_upload(marker.relative_to(_UPLOADS))
 
     def _end_upload(self, name: PurePosixPath) -> None:
-        """End unfinished uploads to a name, and forget its marker; what cannot be ended now is left
-        to the next run."""
+        """End unfinished uploads to a name and remove its marker.
+
+        If that fails, the marker stays and the next run tries again.
+        """
         try:
             self._objects.abort_uploads(name, is_there=name in self._index)
             self._unmark(name)
@@ -246,14 +241,14 @@ class ObjectStore:
 
 
 class _Reader(io.RawIOBase):
-    """An object as a file: asks for the bytes that are read, and for more where it is read from
-    start to end."""
+    """An object as a file. It requests the bytes that are read, and reads ahead when the reading is
+    sequential."""
 
     def __init__(self, objects: Objects, name: PurePosixPath, size: int) -> None:
         self._objects = objects
         self._name = name
         self._size = size
-        self._place = 0
+        self._position = 0
         self._window = b""
         self._window_start = 0
 
@@ -264,26 +259,25 @@ class _Reader(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = (
-            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        )
-        return self._place
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = origin + offset
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._place)
+        wanted = min(len(buffer), self._size - self._position)
         if wanted <= 0:
             return 0
         window_end = self._window_start + len(self._window)
-        if not self._window_start <= self._place < window_end:
-            ahead = _WINDOW_BYTES if self._place == window_end else 0
-            end = min(self._size, self._place + max(wanted, ahead))
-            self._window = self._objects.get_range(self._name, self._place, end)
-            self._window_start = self._place
-        start = self._place - self._window_start
+        if not self._window_start <= self._position < window_end:
+            ahead = _WINDOW_BYTES if self._position == window_end else 0
+            end = min(self._size, self._position + max(wanted, ahead))
+            self._window = self._objects.get_range(self._name, self._position, end)
+            self._window_start = self._position
+        start = self._position - self._window_start
         found = self._window[start : start + wanted]
         buffer[: len(found)] = found
-        self._place += len(found)
+        self._position += len(found)
         return len(found)

@@ -1,4 +1,4 @@
-"""The files of an archive: written durably, seen whole or not at all."""
+"""What an archive asks of a place to keep files: written durably, seen whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 UPLOADS_LOST = 8
-"""How often an upload of one thing may be lost before the run is given up."""
+"""After this many lost uploads of one file, the run gives up."""
 
 
 class Store(Protocol):
-    """Where an archive lives. Names are relative, with forward slashes. All calls block: use
-    threads.
+    """Where an archive is stored. Names are relative, with forward slashes.
 
-    Every method raises StorageError, whose message says what to do, where the storage refuses.
-    `where` is what messages call it; it pays to have up to `readers` threads read, and `writers`
-    write, at once.
+    All calls block: use threads. Every method raises StorageError if the storage refuses; its
+    message says what to do.
     """
 
     where: str
+    """What messages call this store."""
     readers: int
+    """How many threads may usefully read at once."""
     writers: int
+    """How many threads may usefully write at once."""
 
     def create(self, name: PurePosixPath) -> BinaryIO:
-        """Open a new file to write a staged part; what was there of an earlier run is replaced."""
+        """Open a new file for a staged part, replacing one that an earlier run left."""
         ...
 
     def seal(self, file: BinaryIO) -> None:
-        """Close a staged file that is whole: it can be published now, or settled."""
+        """Close a staged file that is whole. Now it can be published, or settled."""
         ...
 
     def settle(self, staged: PurePosixPath) -> None:
-        """Make a sealed file durable under its staged name: before anything relies on it that
-        outlives the process."""
+        """Make a sealed file durable under its staged name.
+
+        Call this before anything that outlives the process relies on the file.
+        """
         ...
 
     def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
@@ -61,11 +64,11 @@ class Store(Protocol):
         ...
 
     def remove(self, name: PurePosixPath) -> bool:
-        """Remove a file durably, if it is there; return whether it was."""
+        """Remove a file durably, if it exists; return whether it existed."""
         ...
 
     def size(self, name: PurePosixPath) -> int | None:
-        """Return the size of a file in bytes, or None if it is not there."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         ...
 
     def open(self, name: PurePosixPath) -> BinaryIO:
@@ -73,23 +76,25 @@ class Store(Protocol):
         ...
 
     def locked(self, name: PurePosixPath) -> AbstractContextManager[None]:
-        """Hold the one writer's lock; a killed run does not leave it stuck. Raises
-        OutputLockedError."""
+        """Hold the lock of the one writer. Raises OutputLockedError.
+
+        A killed run does not leave the archive locked.
+        """
         ...
 
     def is_locked(self, name: PurePosixPath) -> bool:
-        """Tell whether a run holds the lock just now."""
+        """Return whether a run holds the lock now."""
         ...
 
 
 def side_by_side(store: Store, work: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """Return what `work` gives for each of the `items`, in their order; it reads from the store."""
+    """Call `work`, which reads from the store, for each item, in threads; keep the order."""
     with ThreadPoolExecutor(store.readers) as pool:
         return list(pool.map(work, items))
 
 
 def until_uploaded(work: Callable[[], T]) -> T:
-    """Do some work again where an upload that is part of it is lost, a few times."""
+    """Call `work`, and call it again if an upload in it is lost, up to UPLOADS_LOST times."""
     for lost in count(1):
         try:
             return work()

@@ -121,7 +121,7 @@ def test_reading_a_file_that_is_not_there_gives_none_and_removing_it_is_fine(
 
     assert store.read(NAME) is None
     assert store.list(PurePosixPath("line_items")) == []
-    with pytest.raises(StorageError, match="no such file"):
+    with pytest.raises(StorageError, match="the file is gone"):
         store.open(NAME)
 
 
@@ -136,7 +136,7 @@ def test_the_size_of_a_file_is_told_without_reading_it(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
     tmp_path.joinpath("line_items").write_bytes(b"a file where a directory was")
 
-    with pytest.raises(StorageError, match="a file is where a directory has to be"):
+    with pytest.raises(StorageError, match="a file is in the place of a directory"):
         LocalStore(tmp_path).list(PurePosixPath("line_items"))
 
 
@@ -145,7 +145,7 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> No
     store = LocalStore(tmp_path)
 
     for use in (store.create, store.read, store.remove, store.open, store.list):
-        with pytest.raises(StorageError, match="does not lie in the archive"):
+        with pytest.raises(StorageError, match="is not inside the archive"):
             use(PurePosixPath(name))
 
 
@@ -226,12 +226,12 @@ def test_a_directory_in_place_of_a_file_and_a_file_in_place_of_a_directory_say_w
     tmp_path.joinpath(*PUBLISHED.parts).mkdir(parents=True)
     tmp_path.joinpath("_bulkfetch").write_bytes(b"")
 
-    with pytest.raises(StorageError, match="a directory is where a file has to be: remove it"):
+    with pytest.raises(StorageError, match="a directory is in the place of a file: remove it"):
         store.read(PUBLISHED)
-    with pytest.raises(StorageError, match="a file is where a directory has to be: remove it"):
+    with pytest.raises(StorageError, match="a file is in the place of a directory: remove it"):
         store.read(NAME)
     with (
-        pytest.raises(StorageError, match="a file is where a directory has to be: remove it"),
+        pytest.raises(StorageError, match="a file is in the place of a directory: remove it"),
         store.locked(LOCK),
     ):
         pass
@@ -292,7 +292,7 @@ def test_a_file_system_without_locks_is_told_from_another_run(
     monkeypatch.setattr("bulkfetch.storage.disk.fcntl.flock", no_locks)
 
     with (
-        pytest.raises(OutputError, match="locks no files") as caught,
+        pytest.raises(OutputError, match="does not support file locks") as caught,
         LocalStore(tmp_path).locked(NAME),
     ):
         pass

@@ -168,7 +168,7 @@ def test_what_earlier_runs_left_is_known_from_a_listing_and_can_be_replaced() ->
         assert store.remove(ARCHIVE)
         assert not store.remove(ARCHIVE)
         assert store.read(ARCHIVE) is None
-        with pytest.raises(StorageError, match="no such object"):
+        with pytest.raises(StorageError, match="the object is gone"):
             store.open(ARCHIVE)
 
 
@@ -191,7 +191,7 @@ def test_a_file_that_was_removed_meanwhile_is_not_there() -> None:
     file = store.open(NAME)
     obstore.delete(memory.store, str(NAME))
 
-    with pytest.raises(StorageError, match="no such object"):
+    with pytest.raises(StorageError, match="the object is gone"):
         file.read()
     assert store.read(NAME) is None
     assert store.size(NAME) is None
@@ -200,12 +200,12 @@ def test_a_file_that_was_removed_meanwhile_is_not_there() -> None:
 def test_a_part_that_is_gone_cannot_be_published() -> None:
     memory = Memory()
 
-    with locked(memory) as store, pytest.raises(StorageError, match="no such object"):
+    with locked(memory) as store, pytest.raises(StorageError, match="the object is gone"):
         store.publish(STAGED, NAME)
     with locked(memory) as store:
         staged(store, LARGE)
         obstore.delete(memory.store, str(STAGED))
-        with pytest.raises(StorageError, match="no such object"):
+        with pytest.raises(StorageError, match="the object is gone"):
             store.publish(STAGED, NAME)
 
 
