@@ -69,7 +69,7 @@ def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from bulkfetch.billing.schemas import schema_of
+    from bulkfetch.billing.details import schema_of
     from bulkfetch.decoding.fast import _parse
     from bulkfetch.decoding.jsontext import utf8_of
     from bulkfetch.decoding.pages import PageDecoder

@@ -70,7 +70,7 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from bulkfetch.billing.schemas import schema_of
+    from bulkfetch.billing.details import schema_of
     from bulkfetch.decoding.columns import columns_of
     from bulkfetch.decoding.fast import FastDecoder, _is_risky, _parse, _quotes_in
     from bulkfetch.decoding.jsontext import utf8_of

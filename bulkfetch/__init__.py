@@ -45,8 +45,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bulkfetch import errors
+    from bulkfetch.billing.details import schema_of
     from bulkfetch.billing.invoices import Invoice, InvoiceDetail, TaxReceipt
-    from bulkfetch.billing.schemas import schema_of
     from bulkfetch.client import Client, LineItemPage
     from bulkfetch.decoding.fields import LineItemSchema
     from bulkfetch.errors import BulkfetchError
@@ -88,7 +88,7 @@ _HOMES = {
     "read_settings": "settings.sources",
     "repair": "runs.repair",
     "repair_async": "runs.repair",
-    "schema_of": "billing.schemas",
+    "schema_of": "billing.details",
     "verify": "runs.verify",
     "verify_against_server": "runs.recount",
 }

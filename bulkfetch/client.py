@@ -16,10 +16,10 @@ import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 
+from bulkfetch.billing.details import UNBILLED_PROVIDER, api_spelling
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
-from bulkfetch.billing.schemas import schema_of
-from bulkfetch.billing.spelling import api_spelling, currency_code
+from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
 from bulkfetch.decoding.pages import PageDecoder, decode_json_page
@@ -160,7 +160,7 @@ class Invoices:
         *,
         currency: str,
         period: str = "current",
-        provider: str = "one_time",
+        provider: str = UNBILLED_PROVIDER,
     ) -> LineItems:
         """Return the line items of a period, "current" or "previous", that no invoice has yet.
 
@@ -316,7 +316,7 @@ class LineItems:
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield the line items as Arrow record batches of the type's declared schema, one a
         page."""
-        declared = schema_of(self.transfer.provider, self.transfer.line_item_type)
+        declared = self.transfer.detail.schema
         decoder = PageDecoder(self.transfer.invoice_id, declared)
         first_line = 0
         async with aclosing(self._walk(decoder.decode)) as pages:
@@ -326,7 +326,7 @@ class LineItems:
 
     async def table(self) -> pa.Table:
         """Get all line items as one Arrow table of the type's declared schema."""
-        declared = schema_of(self.transfer.provider, self.transfer.line_item_type)
+        declared = self.transfer.detail.schema
         batches = [batch async for batch in self.batches()]
         if batches:
             return pa.Table.from_batches(batches)

@@ -20,6 +20,7 @@ import string
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from bulkfetch.billing.details import NEW_COMMERCE
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, unbilled_transfer
@@ -174,7 +175,7 @@ _UNBILLED_PART = re.compile(
     r"/unbilled-([0-9]{5,})\.parquet"
 )
 _UNBILLED_COMMIT = re.compile(
-    rf"~unbilled-({'|'.join(PERIODS)})-([A-Z]{{3}})\+(one_time|marketplace|all)\+([a-z_]+)\.json"
+    rf"~unbilled-({'|'.join(PERIODS)})-([A-Z]{{3}})\+({'|'.join(NEW_COMMERCE)})\+([a-z_]+)\.json"
 )
 
 

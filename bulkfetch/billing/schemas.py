@@ -42,10 +42,11 @@ LICENSE_BASED = LineItemSchema(
     fields=_declare(
         """
         partnerId customerId customerName mpnId tier2MpnId orderId subscriptionId
-        syndicationPartnerSubscriptionNumber offerId durableOfferId offerName domainName billingCycleType
-        subscriptionName subscriptionDescription subscriptionStartDate subscriptionEndDate chargeStartDate
-        chargeEndDate chargeType unitPrice quantity amount totalOtherDiscount subtotal tax totalForCustomer
-        currency invoiceLineItemType billingProvider attributes
+        syndicationPartnerSubscriptionNumber offerId durableOfferId offerName domainName
+        billingCycleType subscriptionName subscriptionDescription subscriptionStartDate
+        subscriptionEndDate chargeStartDate chargeEndDate chargeType unitPrice quantity amount
+        totalOtherDiscount subtotal tax totalForCustomer currency invoiceLineItemType
+        billingProvider attributes
         """,
         Source.RECORDED,
         sampled="domainName billingCycleType subscriptionName subscriptionDescription",
@@ -57,10 +58,11 @@ LICENSE_BASED = LineItemSchema(
 )
 
 _USAGE_BASE = """
-    partnerId partnerName partnerBillableAccountId customerId customerName customerCompanyName domainName mpnId
-    tier2MpnId invoiceNumber subscriptionId subscriptionName subscriptionDescription billingCycleType orderId
-    serviceName serviceType resourceGuid resourceName region consumedQuantity chargeStartDate chargeEndDate
-    unit billingProvider attributes
+    partnerId partnerName partnerBillableAccountId customerId customerName customerCompanyName
+    domainName mpnId tier2MpnId invoiceNumber subscriptionId subscriptionName
+    subscriptionDescription billingCycleType orderId serviceName serviceType resourceGuid
+    resourceName region consumedQuantity chargeStartDate chargeEndDate unit billingProvider
+    attributes
 """
 
 USAGE_BASED = LineItemSchema(
@@ -68,9 +70,9 @@ USAGE_BASED = LineItemSchema(
     total="postTaxTotal",
     fields=_declare(
         """
-        detailLineItemId sku includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount
-        currency pretaxCharges taxAmount postTaxTotal pretaxEffectiveRate postTaxEffectiveRate chargeType
-        invoiceLineItemType
+        detailLineItemId sku includedQuantity overageQuantity listPrice consumptionPrice
+        consumptionDiscount currency pretaxCharges taxAmount postTaxTotal pretaxEffectiveRate
+        postTaxEffectiveRate chargeType invoiceLineItemType
         """
         + _USAGE_BASE,
         Source.RECORDED,
@@ -78,8 +80,9 @@ USAGE_BASED = LineItemSchema(
         modelled="customerName",
         integer="detailLineItemId mpnId tier2MpnId",
         decimal="""
-            includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
-            postTaxTotal pretaxEffectiveRate postTaxEffectiveRate consumedQuantity
+            includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount
+            pretaxCharges taxAmount postTaxTotal pretaxEffectiveRate postTaxEffectiveRate
+            consumedQuantity
         """,
         date="chargeStartDate chargeEndDate",
         object_type="attributes",
@@ -90,8 +93,8 @@ DAILY_USAGE = LineItemSchema(
     resource="DailyUsageLineItem",
     fields=_declare(
         """
-        customerBillableAccount usageDate meteredService meteredServiceType meteredRegion project serviceInfo
-        invoiceLineItemType
+        customerBillableAccount usageDate meteredService meteredServiceType meteredRegion project
+        serviceInfo invoiceLineItemType
         """
         + _USAGE_BASE,
         Source.RECORDED,
@@ -108,12 +111,13 @@ ONE_TIME = LineItemSchema(
     total="totalForCustomer",
     fields=_declare(
         """
-        partnerId customerId customerName customerDomainName customerCountry invoiceNumber quoteId mpnId
-        resellerMpnId orderId orderDate productId skuId availabilityId productName skuName productQualifiers
-        chargeType unitPrice effectiveUnitPrice unitType quantity subtotal taxTotal totalForCustomer currency
-        publisherName publisherId providerName providerId subscriptionDescription subscriptionId
-        subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate termAndBillingCycle alternateId
-        referenceId priceAdjustmentDescription discountDetails pricingCurrency pcToBCExchangeRate
+        partnerId customerId customerName customerDomainName customerCountry invoiceNumber quoteId
+        mpnId resellerMpnId orderId orderDate productId skuId availabilityId productName skuName
+        productQualifiers chargeType unitPrice effectiveUnitPrice unitType quantity subtotal
+        taxTotal totalForCustomer currency publisherName publisherId providerName providerId
+        subscriptionDescription subscriptionId subscriptionStartDate subscriptionEndDate
+        chargeStartDate chargeEndDate termAndBillingCycle alternateId referenceId
+        priceAdjustmentDescription discountDetails pricingCurrency pcToBCExchangeRate
         pcToBCExchangeRateDate billableQuantity meterDescription billingFrequency reservationOrderId
         creditReasonCode invoiceLineItemType billingProvider promotionId attributes
         """,
@@ -121,8 +125,8 @@ ONE_TIME = LineItemSchema(
         modelled="creditReasonCode",
         integer="resellerMpnId",
         decimal="""
-            unitPrice effectiveUnitPrice quantity subtotal taxTotal totalForCustomer pcToBCExchangeRate
-            billableQuantity
+            unitPrice effectiveUnitPrice quantity subtotal taxTotal totalForCustomer
+            pcToBCExchangeRate billableQuantity
         """,
         date="""
             orderDate subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate
@@ -137,20 +141,22 @@ DAILY_RATED_USAGE = LineItemSchema(
     resource="DailyRatedUsageLineItem",
     fields=_declare(
         """
-        partnerId partnerName customerId customerName customerDomainName customerCountry invoiceNumber productId
-        skuId availabilityId skuName productName publisherName publisherId subscriptionDescription subscriptionId
-        chargeStartDate chargeEndDate usageDate meterType meterCategory meterId meterSubCategory meterName
-        meterRegion unitOfMeasure resourceLocation consumedService resourceGroup resourceUri tags additionalInfo
-        serviceInfo1 serviceInfo2 mpnId resellerMpnId chargeType unitPrice quantity unitType billingPreTaxTotal
+        partnerId partnerName customerId customerName customerDomainName customerCountry
+        invoiceNumber productId skuId availabilityId skuName productName publisherName publisherId
+        subscriptionDescription subscriptionId chargeStartDate chargeEndDate usageDate meterType
+        meterCategory meterId meterSubCategory meterName meterRegion unitOfMeasure resourceLocation
+        consumedService resourceGroup resourceUri tags additionalInfo serviceInfo1 serviceInfo2
+        mpnId resellerMpnId chargeType unitPrice quantity unitType billingPreTaxTotal
         billingCurrency pricingPreTaxTotal pricingCurrency entitlementId entitlementDescription
         pcToBCExchangeRate pcToBCExchangeRateDate effectiveUnitPrice rateOfPartnerEarnedCredit
-        hasPartnerEarnedCredit rateOfCredit creditType invoiceLineItemType billingProvider attributes
+        hasPartnerEarnedCredit rateOfCredit creditType invoiceLineItemType billingProvider
+        attributes
         """,
         Source.SAMPLED,
         modelled="hasPartnerEarnedCredit",
         decimal="""
-            unitPrice quantity billingPreTaxTotal pricingPreTaxTotal pcToBCExchangeRate effectiveUnitPrice
-            rateOfPartnerEarnedCredit rateOfCredit
+            unitPrice quantity billingPreTaxTotal pricingPreTaxTotal pcToBCExchangeRate
+            effectiveUnitPrice rateOfPartnerEarnedCredit rateOfCredit
         """,
         date="chargeStartDate chargeEndDate usageDate pcToBCExchangeRateDate",
         boolean="hasPartnerEarnedCredit",
@@ -159,9 +165,9 @@ DAILY_RATED_USAGE = LineItemSchema(
 )
 
 _DATA_MARKET_BASE = """
-    partnerId partnerName customerCompanyName partnerMpnId invoiceNumber chargeStartDate chargeEndDate
-    subscriptionId subscriptionName subscriptionDescription orderId serviceName resourceName region
-    consumedQuantity billingProvider attributes
+    partnerId partnerName customerCompanyName partnerMpnId invoiceNumber chargeStartDate
+    chargeEndDate subscriptionId subscriptionName subscriptionDescription orderId serviceName
+    resourceName region consumedQuantity billingProvider attributes
 """
 
 DATA_MARKET_BILLING = LineItemSchema(
@@ -169,15 +175,17 @@ DATA_MARKET_BILLING = LineItemSchema(
     total="postTaxTotal",
     fields=_declare(
         """
-        includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
-        postTaxTotal currencyCode pretaxEffectiveRate postTaxEffectiveRate chargeType invoiceLineItemType
+        includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount
+        pretaxCharges taxAmount postTaxTotal currencyCode pretaxEffectiveRate postTaxEffectiveRate
+        chargeType invoiceLineItemType
         """
         + _DATA_MARKET_BASE,
         Source.MODELLED,
         integer="partnerMpnId",
         decimal="""
-            includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
-            postTaxTotal pretaxEffectiveRate postTaxEffectiveRate consumedQuantity
+            includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount
+            pretaxCharges taxAmount postTaxTotal pretaxEffectiveRate postTaxEffectiveRate
+            consumedQuantity
         """,
         date="chargeStartDate chargeEndDate",
         object_type="attributes",
@@ -199,38 +207,11 @@ DATA_MARKET_USAGE = LineItemSchema(
     ),
 )
 
-DECLARED: dict[tuple[str, str], LineItemSchema] = {
-    ("office", "billing_line_items"): LICENSE_BASED,
-    ("azure", "billing_line_items"): USAGE_BASED,
-    ("azure", "usage_line_items"): DAILY_USAGE,
-    ("azure_data_market", "billing_line_items"): DATA_MARKET_BILLING,
-    ("azure_data_market", "usage_line_items"): DATA_MARKET_USAGE,
-    ("one_time", "billing_line_items"): ONE_TIME,
-    ("one_time", "usage_line_items"): DAILY_RATED_USAGE,
-    ("marketplace", "billing_line_items"): ONE_TIME,
-    ("marketplace", "usage_line_items"): DAILY_RATED_USAGE,
-    ("all", "billing_line_items"): ONE_TIME,
-    ("all", "usage_line_items"): DAILY_RATED_USAGE,
-}
-"""Schema of each (billing provider, line-item type), both in the API's JSON spelling.
-
-`office` has no usage line items: the service refuses them.
-"""
-
-ONCE_INFERRED = frozenset(
-    {
-        ("azure_data_market", "billing_line_items"),
-        ("azure_data_market", "usage_line_items"),
-        ("marketplace", "billing_line_items"),
-    }
-)
-"""Details that were not declared from the start: an archive may have files of them with inferred
-columns."""
-
 INVOICE = _declare(
     """
-    id invoiceDate billingPeriodStartDate billingPeriodEndDate totalCharges paidAmount currencyCode currencySymbol
-    pdfDownloadLink taxReceipts invoiceDetails documentType amendsOf invoiceType state links attributes
+    id invoiceDate billingPeriodStartDate billingPeriodEndDate totalCharges paidAmount currencyCode
+    currencySymbol pdfDownloadLink taxReceipts invoiceDetails documentType amendsOf invoiceType
+    state links attributes
     """,
     Source.RECORDED,
     sampled="billingPeriodStartDate billingPeriodEndDate taxReceipts amendsOf",
@@ -256,8 +237,3 @@ INVOICE_ARROW = pa.schema(
 )
 """Columns of the table of invoice headers; `amendment_of` is the id of the invoice an amendment
 came in."""
-
-
-def schema_of(provider: str, line_item_type: str) -> LineItemSchema | None:
-    """Return the declared schema of a detail, or None for a line-item type that nobody declared."""
-    return DECLARED.get((provider, line_item_type))

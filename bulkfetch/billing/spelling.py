@@ -16,9 +16,6 @@ def path_segment(name: str) -> str:
     return escaped.replace(".", "%2E") if set(name) <= {"."} else escaped
 
 
-MODERN = {"one_time": "onetime", "marketplace": "marketplace", "all": "all"}
-"""Providers that page by continuation token, and how a query spells them: `one_time` is refused
-there."""
 PERIODS = ("current", "previous")
 """The periods whose line items may be unbilled."""
 
@@ -30,25 +27,6 @@ def currency_code(text: str) -> str:
             f"a currency is a code of three letters such as EUR, not {printable(text)!r}"
         )
     return text.strip().upper()
-
-
-def api_spelling(name: str) -> str:
-    """Return the API's JSON spelling of a provider or type: `OneTime`, `onetime` and `one_time` are
-    one.
-
-    The rule is that of the .NET SDK's enum converter: an underscore before each capital, then lower
-    case.
-    """
-    spelled = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip()).lower()
-    return _UNSEPARATED.get(spelled, spelled)
-
-
-_UNSEPARATED = {
-    "onetime": "one_time",
-    "billinglineitems": "billing_line_items",
-    "usagelineitems": "usage_line_items",
-    "azuredatamarket": "azure_data_market",
-}
 
 
 def pascal_case(name: str) -> str:

@@ -9,36 +9,27 @@ from datetime import date, timedelta
 from decimal import Decimal
 from urllib.parse import urlsplit
 
+from bulkfetch.billing.details import NEW_COMMERCE, Detail, Paging, api_spelling, detail_of
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
-from bulkfetch.billing.spelling import (
-    MODERN,
-    PERIODS,
-    api_spelling,
-    currency_code,
-    pascal_case,
-    path_segment,
-)
+from bulkfetch.billing.spelling import PERIODS, currency_code, path_segment
 from bulkfetch.errors import SettingsError
 from bulkfetch.words import printable
 
-SINCE = {"billing_line_items": date(2024, 2, 1), "usage_line_items": date(2022, 9, 1)}
-"""The first billing period of new commerce that v1 does not serve any more, by line-item type."""
-_WORDS = {"billing_line_items": "line items", "usage_line_items": "daily-rated usage"}
 _NOT_CAUSED_BY_THE_PERIOD = (401, 408, 429)
 
 
 def needs_graph(transfer: Transfer) -> bool:
-    """Tell whether only Microsoft Graph's export has the line items of a transfer: new commerce of
-    a newer period.
+    """Return whether only Microsoft Graph's export has the line items of a transfer.
 
-    What is not billed yet is new; where the period is not known it is not said to be.
+    That is new commerce of a newer period, or not billed yet. A transfer whose period is not known
+    is taken for one that v1 serves.
     """
-    since = SINCE.get(transfer.line_item_type)
-    if not transfer.is_modern or since is None:
+    ends = transfer.detail.v1_ends
+    if ends is None:
         return False
-    return bool(transfer.unbilled) or (
-        transfer.billed_from is not None and transfer.billed_from >= since
-    )
+    if transfer.unbilled:
+        return True
+    return transfer.billed_from is not None and transfer.billed_from >= ends
 
 
 def period_advice(transfer: Transfer, status: int | None) -> str:
@@ -50,20 +41,21 @@ def period_advice(transfer: Transfer, status: int | None) -> str:
 
 
 def explanation(transfer: Transfer) -> str:
-    """Say which periods v1 serves of a transfer's type, and where the others are."""
-    what = _WORDS[transfer.line_item_type]
+    """Say which periods v1 serves of a transfer's type, and where the others are; "" if it serves
+    all."""
+    detail = transfer.detail
+    if detail.v1_ends is None:
+        return ""
     if transfer.unbilled:
         of_this = "these are not billed yet"
+    elif transfer.billed_from:
+        of_this = f"this one is {transfer.billed_from:%B %Y}"
     else:
-        of_this = (
-            f"this one is {transfer.billed_from:%B %Y}"
-            if transfer.billed_from
-            else "this one may be newer"
-        )
+        of_this = "this one may be newer"
     return (
-        f"since 21 April 2025 the v1 API serves new-commerce {what} of billing periods before "
-        f"{SINCE[transfer.line_item_type]:%B %Y} only, and {of_this}: Microsoft Graph's billing export has them, "
-        "which bulkfetch does not fetch yet (docs/billing-periods.md)"
+        f"since 21 April 2025 the v1 API serves new-commerce {detail.description} of billing "
+        f"periods before {detail.v1_ends:%B %Y} only, and {of_this}: Microsoft Graph's billing "
+        "export has them, which bulkfetch does not fetch yet (docs/billing-periods.md)"
     )
 
 
@@ -105,24 +97,17 @@ class Transfer:
     billed_from: date | None = field(default=None, compare=False)
 
     @property
-    def is_modern(self) -> bool:
-        """Whether its pages are a chain of continuation tokens instead of offsets."""
-        return self.provider in MODERN
+    def detail(self) -> Detail:
+        """What is known of its provider and line-item type."""
+        return detail_of(self.provider, self.line_item_type)
 
     @property
     def resource_path(self) -> str:
-        """The path of its line items: the detail's own link, or the documented one."""
+        """The path of its line items: the detail's own link, or the documented path."""
         invoice = f"/invoices/{path_segment(self.invoice_id)}/lineitems"
-        if self.is_modern:
+        if self.detail.paging is Paging.TOKEN:
             return invoice
-        if self.path is not None:
-            return self.path
-        return f"{invoice}/{pascal_case(self.provider)}/{pascal_case(self.line_item_type)}"
-
-    @property
-    def query_provider(self) -> str:
-        """How a query names the provider."""
-        return MODERN.get(self.provider, self.provider)
+        return self.path or f"{invoice}/{self.detail.in_path}"
 
     @property
     def detail_name(self) -> str:
@@ -144,13 +129,14 @@ def unbilled_transfer(
     that is no code.
     """
     provider, period = api_spelling(provider), period.strip().lower()
-    if provider not in MODERN:
+    if provider not in NEW_COMMERCE:
         raise SettingsError(
-            f"only {', '.join(MODERN)} have unbilled line items, not {printable(provider)!r}"
+            f"only {', '.join(NEW_COMMERCE)} have unbilled line items, not {printable(provider)!r}"
         )
     if period not in PERIODS:
         raise SettingsError(
-            f"the period of unbilled line items is {' or '.join(PERIODS)}, not {printable(period)!r}"
+            f"the period of unbilled line items is {' or '.join(PERIODS)}, "
+            f"not {printable(period)!r}"
         )
     currency = currency_code(currency)
     return Transfer(

@@ -138,11 +138,8 @@ def _chain_request(transfer: Transfer, settings: Settings, token: str | None, si
 
     The original query is sent again with every token; links of the samples have damaged ones.
     """
-    query = [
-        ("provider", transfer.query_provider),
-        ("invoicelineitemtype", transfer.line_item_type.replace("_", "")),
-    ]
-    if transfer.line_item_type == "usage_line_items" or transfer.unbilled:
+    query = list(transfer.detail.in_query)
+    if transfer.detail.takes_period or transfer.unbilled:
         if transfer.currency:
             query.append(("currencycode", transfer.currency))
         query.append(("period", transfer.period or settings.usage_period))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from bulkfetch.billing.details import Paging
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.partnercenter.ahead import P, Walk
 from bulkfetch.partnercenter.chains import chain_pages
@@ -18,7 +19,8 @@ async def walk_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, Non
     Raises ContradictionError if the pages do not add up to one complete table, and TransferError,
     from its RequestError, for a page that cannot be had; either names the transfer and the page.
     """
-    pages = chain_pages(transfer, walk) if transfer.is_modern else offset_pages(transfer, walk)
+    is_chain = transfer.detail.paging is Paging.TOKEN
+    pages = chain_pages(transfer, walk) if is_chain else offset_pages(transfer, walk)
     async with aclosing(pages):
         async for page in pages:
             yield page

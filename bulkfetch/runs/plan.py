@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import product
 
+from bulkfetch.billing.details import DETAILS, NEW_COMMERCE, api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, flattened
-from bulkfetch.billing.spelling import MODERN, PERIODS, api_spelling
+from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError, SettingsError
 from bulkfetch.words import printable
@@ -109,20 +110,19 @@ def _unbilled_of(everything: Sequence[Invoice], selection: Selection) -> Iterabl
         )
 
 
-_UNBILLED_DETAILS = (
-    InvoiceDetail("one_time", "billing_line_items"),
-    InvoiceDetail("one_time", "usage_line_items"),
+_UNBILLED_DETAILS = tuple(
+    InvoiceDetail(row.provider, row.line_item_type) for row in DETAILS.values() if row.unbilled
 )
 
 
 def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
     """Return the currencies of new-commerce invoices, or of all where there are no such ones."""
-    modern = [
+    new = [
         each
         for each in invoices
-        if any(api_spelling(detail.billing_provider) in MODERN for detail in each.details)
+        if any(api_spelling(detail.billing_provider) in NEW_COMMERCE for detail in each.details)
     ]
-    codes = dict.fromkeys(each.currency_code for each in modern or invoices)
+    codes = dict.fromkeys(each.currency_code for each in new or invoices)
     return tuple(code for code in codes if code and re.fullmatch(r"[A-Za-z]{3}", code))
 
 

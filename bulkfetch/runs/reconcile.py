@@ -17,7 +17,6 @@ from typing import Any
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.records import money
 from bulkfetch.billing.invoices import Invoice
-from bulkfetch.billing.schemas import schema_of
 from bulkfetch.billing.transfers import Transfer, transfer_named
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.words import counted, printable
@@ -124,25 +123,10 @@ def reconcile_total(
 
 
 def _charging(transfers: Iterable[Transfer]) -> list[Transfer]:
-    """Return the transfers whose rows make up the invoice's charges, each row once.
-
-    The provider `all` lists the rows of `one_time` and `marketplace` again, where an invoice has
-    those too.
-    """
-    counting = [transfer for transfer in dict.fromkeys(transfers) if _counts(transfer)]
-    single = [transfer for transfer in counting if transfer.provider != "all"]
-    return single if any(transfer.is_modern for transfer in single) else counting
-
-
-def _counts(transfer: Transfer) -> bool:
-    """Tell whether the transfer's rows are charges: usage rows only explain those of billing
-    rows."""
-    schema = schema_of(transfer.provider, transfer.line_item_type)
-    return (
-        transfer.line_item_type == "billing_line_items"
-        if schema is None
-        else schema.total is not None
-    )
+    """Return the transfers whose rows make up the invoice's charges, each row once."""
+    counting = [each for each in dict.fromkeys(transfers) if each.detail.is_charged]
+    providers = {transfer.provider for transfer in counting}
+    return [each for each in counting if providers.isdisjoint(each.detail.repeats)]
 
 
 def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:

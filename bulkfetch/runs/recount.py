@@ -12,6 +12,7 @@ import anyio.abc
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.records import money
+from bulkfetch.billing.details import Paging
 from bulkfetch.billing.invoices import Invoice, flattened
 from bulkfetch.billing.transfers import Place, Transfer, transfer_of
 from bulkfetch.decoding.pages import JsonPage, decode_json_page
@@ -114,7 +115,7 @@ async def _count(
 ) -> int:
     """Count the rows of a transfer: from its last row on, if that is still there and can be asked
     for."""
-    start = Place(line=0 if transfer.is_modern else max(0, then - 1))
+    start = Place(line=0 if transfer.detail.paging is Paging.TOKEN else max(0, then - 1))
     rows = await _rows(transfer, start, session, settings, tasks)
     if start.line and not rows:
         return await _rows(transfer, Place(), session, settings, tasks)

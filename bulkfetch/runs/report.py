@@ -8,8 +8,8 @@ from typing import Any
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.billing.details import schema_of
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.schemas import schema_of
 from bulkfetch.billing.transfers import Transfer, explanation, needs_graph
 from bulkfetch.runs.failures import Failure, failure_lines
 from bulkfetch.runs.reconcile import Reconciliation, reconciliation_dict, reconciliation_lines

@@ -20,7 +20,6 @@ from bulkfetch.archive.layout import commit_name, part_name, staged_name
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
 from bulkfetch.archive.sweep import remove_staged, retract
-from bulkfetch.billing.schemas import schema_of
 from bulkfetch.billing.transfers import Place, Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import LineItemSchema
@@ -134,7 +133,7 @@ class _Intake:
     def __init__(
         self, transfer: Transfer, job: Job, staging: Staging, adopted: Sequence[Checkpoint] = ()
     ) -> None:
-        declared = schema_of(transfer.provider, transfer.line_item_type)
+        declared = transfer.detail.schema
         parts = [checkpoint.part for checkpoint in adopted]
         self.start = self.place = adopted[-1].place if adopted else Place()
         self.decoder = PageDecoder(transfer.invoice_id, declared, job.decoders)
@@ -261,11 +260,7 @@ def _walk(job: Job, intake: _Intake) -> Walk[Page]:
 def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
     """Publish the parts, then say so: a part without a commit is replaced by the next run."""
     tally = intake.tally
-    schema = (
-        intake.decoder.schema
-        if tally.rows
-        else schema_of(transfer.provider, transfer.line_item_type)
-    )
+    schema = intake.decoder.schema if tally.rows else transfer.detail.schema
     staged = [] if schema is None else intake.finish(schema)
     if store.size(commit_name(transfer)) is not None:
         for part in staged:  # what replaces a finished transfer has to outlive this process

@@ -33,9 +33,10 @@ from bulkfetch.archive.layout import (
     document_name,
 )
 from bulkfetch.archive.origin import read_archive
+from bulkfetch.billing.details import Explained
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import details_of
-from bulkfetch.billing.schemas import INVOICE_ARROW, ONCE_INFERRED, schema_of
+from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer, transfer_named
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
@@ -371,13 +372,8 @@ def _check_rows(
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         if parquet.metadata.num_rows != part.rows:
             return f"has {parquet.metadata.num_rows} rows, its commit says {part.rows}"
-        detail = (commit.transfer.provider, commit.transfer.line_item_type)
-        schema = schema_of(*detail)
-        if (
-            schema is not None
-            and detail not in ONCE_INFERRED
-            and not parquet.schema_arrow.equals(schema.arrow)
-        ):
+        schema = commit.transfer.detail.schema
+        if schema is not None and not parquet.schema_arrow.equals(schema.arrow):
             return "has another schema than its line-item type"
         if not deep:
             return None
@@ -454,43 +450,44 @@ def _transfers_of(invoice_id: str, details: str | None) -> tuple[Transfer, ...]:
 
 
 def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
-    """Compare usage with billing quantities of each azure invoice, by subscription and resource."""
+    """Compare usage with the quantities of the billing rows that it explains."""
     for usage in by_transfer.values():
-        if (usage.transfer.provider, usage.transfer.line_item_type) != (
-            "azure",
-            "usage_line_items",
-        ):
+        transfer, explained = usage.transfer, usage.transfer.detail.explains
+        if explained is None:
             continue
         billing = by_transfer.get(
-            Transfer(usage.transfer.invoice_id, "azure", "billing_line_items")
+            Transfer(transfer.invoice_id, transfer.provider, explained.line_item_type)
         )
         if billing is None:
             continue
-        used, billed = _quantities(store, usage), _quantities(store, billing)
+        used = _quantities(store, usage, explained)
+        billed = _quantities(store, billing, explained)
         pairs = sorted({*used, *billed}, key=str)
         differing = [key for key in pairs if (used.get(key) or 0) != (billed.get(key) or 0)]
         if differing:
+            provider, invoice_id = transfer.provider, printable(transfer.invoice_id)
             yield (
-                f"invoice {printable(usage.transfer.invoice_id)}: azure usage and billing quantities differ "
-                f"for {len(differing)} of {len(billed)} (subscription, resource) pairs, first {differing[0]}"
+                f"invoice {invoice_id}: {provider} usage and billing quantities differ "
+                f"for {len(differing)} of {len(billed)} (subscription, resource) pairs, "
+                f"first {differing[0]}"
             )
 
 
-def _quantities(store: Store, commit: Commit) -> dict[tuple[str | None, str | None], Decimal]:
-    keys = ["subscriptionId", "resourceGuid"]
+def _quantities(
+    store: Store, commit: Commit, explained: Explained
+) -> dict[tuple[str | None, ...], Decimal]:
+    """Sum up the quantities of a transfer by the keys of the comparison."""
+    keys, quantity = list(explained.keys), explained.quantity
     tables = []
     for part in commit.parts:
         with store.open(PurePosixPath(part.name)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(
-                100_000, columns=[*keys, "consumedQuantity"]
-            ):
-                wide = batch.column("consumedQuantity").cast(pa.decimal256(76, 24))
-                rows = pa.table(
-                    [batch.column(keys[0]), batch.column(keys[1]), wide], names=[*keys, "quantity"]
-                )
+            for batch in pq.ParquetFile(file).iter_batches(100_000, columns=[*keys, quantity]):
+                wide = batch.column(quantity).cast(pa.decimal256(76, 24))
+                columns = [*map(batch.column, keys), wide]
+                rows = pa.table(columns, names=[*keys, "quantity"])
                 tables.append(rows.group_by(keys).aggregate([("quantity", "sum")]))
     if not tables:
         return {}
     summed = pa.concat_tables(tables).group_by(keys).aggregate([("quantity_sum", "sum")])
-    columns = (summed.column(name).to_pylist() for name in (*keys, "quantity_sum_sum"))
-    return {(one, two): quantity for one, two, quantity in zip(*columns, strict=True)}
+    by_key = zip(*(summed.column(name).to_pylist() for name in keys), strict=True)
+    return dict(zip(by_key, summed.column("quantity_sum_sum").to_pylist(), strict=True))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import bulkfetch
-from bulkfetch.billing.schemas import schema_of
+from bulkfetch.billing.details import schema_of
 from bulkfetch.client import Client, python_value
 from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import (

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from bulkfetch.billing.details import DETAILS
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import (
-    SINCE,
     Transfer,
     billing_period_of,
     explanation,
@@ -60,7 +60,7 @@ def test_new_commerce_of_newer_periods_is_with_graph_and_everything_else_with_v1
 
 def test_the_docs_say_what_the_program_does() -> None:
     text = DOCS.read_text()
-    for first in SINCE.values():
+    for first in filter(None, {row.v1_ends for row in DETAILS.values()}):
         assert f"billing periods before {first:%B %Y}" in text
     assert "21 April 2025" in text
     assert "docs/billing-periods.md" in explanation(transfer("one_time", "billing", 2024, 2))
@@ -124,7 +124,7 @@ async def test_a_run_over_new_and_old_periods_archives_the_old_and_explains_the_
         failure.transfer for failure in report.failures if isinstance(failure.transfer, Transfer)
     }
     assert len(failed) == len(report.failures) > 0
-    assert all(each.is_modern for each in failed)
+    assert all(each.detail.is_new_commerce for each in failed)
     assert {each.billed_from for each in failed} <= {date(2024, month, 1) for month in (2, 3, 4)}
     for failure in report.failures:
         assert "Microsoft Graph's billing export has them" in failure.line()

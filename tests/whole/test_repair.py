@@ -479,32 +479,3 @@ async def test_an_archive_of_an_earlier_default_says_how_to_go_on(earlier: Path)
             match=r"part_rows is 10, now 100000: give --part-rows 10; row_group_rows is 4",
         ):
             await export_async(earlier, server.settings())
-
-
-INFERRED = EARLIER.with_name("with_inferred_types")
-"""Made when neither the Azure data market nor the billing line items of `marketplace` were
-declared."""
-
-
-async def test_an_archive_of_types_that_were_not_declared_then_is_proved_and_gone_on_with(
-    tmp_path: Path,
-) -> None:
-    root = Path(shutil.copytree(INFERRED, tmp_path / "inferred"))
-    before = data(root)
-    details = ("azure_data_market", "billing_line_items"), ("marketplace", "billing_line_items")
-    listed = [
-        invoice("A", details[0], totalCharges=4.5),
-        invoice("B", details[1], totalCharges=5.5),
-    ]
-    declared = invoice("C", details[1], totalCharges=1.0)
-    more = MadeUp([*listed, declared], {("C", *details[1]): rows(2)})
-
-    async with serving(more) as server:
-        report = await export_async(root, server.settings(**CUT))
-
-    assert (len(report.committed), len(report.skipped)) == (1, 2)
-    assert not report.undeclared
-    after = data(root)
-    assert [name for name in before if "line_items/" in name and after[name] != before[name]] == []
-    verified = verify(root, deep=True)
-    assert (verified.sound, verified.rows) == (True, 22)

@@ -12,7 +12,7 @@ import pytest
 from support.entra import entra
 from support.reference import items_of
 
-from bulkfetch.billing.schemas import DECLARED
+from bulkfetch.billing.details import DETAILS
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.plan import Selection
@@ -55,7 +55,7 @@ async def test_every_type_paging_and_document_of_a_tenant_is_archived_and_proved
         rows[commit.transfer.detail_name] += commit.rows
     modern = [
         f"{provider}/{kind}"
-        for provider, kind in DECLARED
+        for provider, kind in DETAILS
         if provider in ("one_time", "marketplace", "all")
     ]
     assert set(rows) == {
@@ -93,7 +93,8 @@ async def test_the_columns_of_each_type_hold_what_the_server_sent(
         await export_async(tmp_path / "lake", there.settings(page_size=25))
     tenant = Tenant(options)
     provider, kind = pair.split("/")
-    schema = DECLARED[provider, kind]
+    schema = DETAILS[provider, kind].schema
+    assert schema is not None
     for invoice in tenant.invoices:
         (detail,) = invoice.details
         body = (
@@ -117,7 +118,7 @@ async def test_the_columns_of_each_type_hold_what_the_server_sent(
 
 
 def test_the_sandbox_serves_every_declared_type() -> None:
-    assert {tuple(pair.split("/")) for pair in PROVIDERS_AND_TYPES} == set(DECLARED)
+    assert {tuple(pair.split("/")) for pair in PROVIDERS_AND_TYPES} == set(DETAILS)
     assert Transfer("D1", "azure_data_market", "billing_line_items").resource_path.endswith(
         "/lineitems/AzureDataMarket/BillingLineItems"
     )

@@ -32,18 +32,16 @@ def print_line_items(arguments: argparse.Namespace) -> int:
 
 def _line_items_hint(arguments: argparse.Namespace) -> str:
     """Say what may be wrong where line items are refused that somebody asked for by name."""
-    from bulkfetch.billing.spelling import api_spelling
-    from bulkfetch.billing.transfers import SINCE, Transfer, explanation
+    from bulkfetch.billing.details import api_spelling
+    from bulkfetch.billing.transfers import Transfer, explanation
 
     transfer = Transfer(
         arguments.invoice, api_spelling(arguments.provider), api_spelling(arguments.line_item_type)
     )
-    period = (
-        f"; {explanation(transfer)}"
-        if transfer.is_modern and transfer.line_item_type in SINCE
-        else ""
-    )
-    return f"`bulkfetch invoices list` shows the invoices and their details{period}"
+    hints = ["`bulkfetch invoices list` shows the invoices and their details"]
+    if why := explanation(transfer):
+        hints.append(why)
+    return "; ".join(hints)
 
 
 async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -100,9 +98,7 @@ def _check_columns(
     columns: Sequence[str], rows: Sequence[dict[str, Any]], transfer: Transfer
 ) -> None:
     """Refuse columns that neither the first line items have nor their type declares."""
-    from bulkfetch.billing.schemas import schema_of
-
-    declared = schema_of(transfer.provider, transfer.line_item_type)
+    declared = transfer.detail.schema
     known = {name for row in rows for name in row}
     known |= {field.name for field in declared.fields} if declared else set()
     for name in columns:

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 def show_schema(arguments: argparse.Namespace) -> int:
     """Print the columns of one line-item type, or of all."""
-    from bulkfetch.billing.schemas import DECLARED, INVOICE, INVOICE_ARROW
+    from bulkfetch.billing.details import DETAILS
+    from bulkfetch.billing.schemas import INVOICE, INVOICE_ARROW
 
     names = {
-        f"{provider}/{line_item_type}": (schema.resource, _columns(schema.arrow, schema.fields))
-        for (provider, line_item_type), schema in DECLARED.items()
+        "/".join(name): (
+            detail.schema.resource,
+            _columns(detail.schema.arrow, detail.schema.fields),
+        )
+        for name, detail in DETAILS.items()
+        if detail.schema
     }
     names["invoices"] = ("Invoice", _columns(INVOICE_ARROW, INVOICE))
     if arguments.detail is not None and arguments.detail not in names:

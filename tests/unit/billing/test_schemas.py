@@ -8,7 +8,8 @@ from support.field_lists import FIELD_LISTS
 from support.payloads import LINE_ITEMS, Payload, body_of
 from support.reference import items_of, read
 
-from bulkfetch.billing.schemas import DECLARED, INVOICE, INVOICE_ARROW, schema_of
+from bulkfetch.billing.details import DETAILS, schema_of
+from bulkfetch.billing.schemas import INVOICE, INVOICE_ARROW
 from bulkfetch.decoding.fields import (
     INVOICE_ID,
     LINE_NUMBER,
@@ -19,7 +20,7 @@ from bulkfetch.decoding.fields import (
     Source,
 )
 
-SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
+SCHEMAS = {row.schema.resource: row.schema for row in DETAILS.values() if row.schema}
 
 
 @pytest.fixture(params=list(SCHEMAS.values()), ids=list(SCHEMAS))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.payloads import AZURE_USAGE, LINE_ITEMS, OFFICE_BILLING, UTF_16, Payload, body_of
 
-from bulkfetch.billing.schemas import ONE_TIME, schema_of
+from bulkfetch.billing.details import schema_of
+from bulkfetch.billing.schemas import ONE_TIME
 from bulkfetch.decoding.envelope import Envelope, Link, envelope_of
 from bulkfetch.decoding.fast import FastDecoder, read_envelope
 from bulkfetch.decoding.jsontext import utf8_of

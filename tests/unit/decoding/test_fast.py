@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from support.pages import ODD, page, pages, pages_with
 from support.payloads import LINE_ITEMS, Payload
 
-from bulkfetch.billing.schemas import DECLARED, LICENSE_BASED, ONE_TIME, schema_of
+from bulkfetch.billing.details import DETAILS, schema_of
+from bulkfetch.billing.schemas import LICENSE_BASED, ONE_TIME
 from bulkfetch.decoding.columns import columns_of
 from bulkfetch.decoding.envelope import envelope_of
 from bulkfetch.decoding.fast import FastDecoder
@@ -19,7 +20,7 @@ from bulkfetch.decoding.fields import Field, Kind, LineItemSchema
 from bulkfetch.decoding.pages import page_of
 from bulkfetch.errors import MalformedBodyError
 
-SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
+SCHEMAS = {row.schema.resource: row.schema for row in DETAILS.values() if row.schema}
 of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
 
 

@@ -26,13 +26,14 @@ from support.payloads import (
 )
 from support.reference import assert_holds, items_of, read
 
-from bulkfetch.billing.schemas import DECLARED, LICENSE_BASED, ONE_TIME, schema_of
+from bulkfetch.billing.details import DETAILS, schema_of
+from bulkfetch.billing.schemas import LICENSE_BASED, ONE_TIME
 from bulkfetch.decoding.fields import RESCUED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.jsontext import utf8_of
 from bulkfetch.decoding.pages import PageDecoder, infer_schema, page_of
 from bulkfetch.errors import MalformedBodyError
 
-SCHEMAS = {schema.resource: schema for schema in DECLARED.values()}
+SCHEMAS = {row.schema.resource: row.schema for row in DETAILS.values() if row.schema}
 of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
 ENCODINGS: dict[str, Callable[[str], bytes]] = {
     "utf-8": str.encode,

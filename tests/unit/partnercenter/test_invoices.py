@@ -120,7 +120,7 @@ async def test_links_that_prefix_the_id_are_followed_as_they_are() -> None:
     plan = plan_export(page.items, Selection())
     for transfer in plan.transfers:
         assert not transfer.invoice_id.startswith("Recurring-")
-        if not transfer.is_modern:
+        if not transfer.detail.is_new_commerce:
             assert transfer.resource_path.startswith(
                 f"/invoices/Recurring-{transfer.invoice_id}/lineitems/"
             )

@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime
 import pytest
 from yarl import URL
 
+from bulkfetch.billing.details import api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
-from bulkfetch.billing.spelling import api_spelling
 from bulkfetch.billing.transfers import Transfer, own_path, transfer_of
 from bulkfetch.errors import NotFoundError, SettingsError
 from bulkfetch.runs.plan import Plan, Selection, plan_export
@@ -210,10 +210,10 @@ def test_a_modern_transfer_asks_in_the_query_form_by_the_bare_id() -> None:
         "OneTime", "UsageLineItems", "/invoices/OneTime-G1/lineitems/OneTime/UsageLineItems"
     )
     transfer = transfer_of(replace(invoice("G1"), currency_code="CHF"), detail)
-    assert transfer.is_modern
+    assert transfer.detail.is_new_commerce
     assert (transfer.provider, transfer.line_item_type) == ("one_time", "usage_line_items")
     assert transfer.resource_path == "/invoices/G1/lineitems"
-    assert transfer.query_provider == "onetime"
+    assert dict(transfer.detail.in_query)["provider"] == "onetime"
     assert transfer.currency == "CHF"
 
 
@@ -233,7 +233,8 @@ def test_the_provider_decides_how_pages_are_asked_for(
     provider: str, modern: bool, in_query: str
 ) -> None:
     transfer = Transfer("D1", provider, "billing_line_items")
-    assert (transfer.is_modern, transfer.query_provider) == (modern, in_query)
+    assert transfer.detail.is_new_commerce == modern
+    assert dict(transfer.detail.in_query)["provider"] == in_query
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,13 @@ from random import Random
 from support.pages import FOREIGN_KEYS, NUMBERS, ODD_NUMBERS, TEXTS, any_value, page
 from support.payloads import FOLDER
 
-from bulkfetch.billing.schemas import DECLARED, INVOICE
+from bulkfetch.billing.details import DETAILS
+from bulkfetch.billing.schemas import INVOICE
 from bulkfetch.decoding.jsontext import dumps, loads, utf8_of
 
-SCHEMAS = tuple({schema.resource: schema for schema in DECLARED.values()}.values())
+SCHEMAS = tuple(
+    {row.schema.resource: row.schema for row in DETAILS.values() if row.schema}.values()
+)
 """The declared schemas, each once; a number beyond them means a line-item type that nobody
 declared."""
 

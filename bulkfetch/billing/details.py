@@ -1,0 +1,191 @@
+"""One row for each billing provider and line-item type: how to ask for it, and what it holds.
+
+It is the only module of the package that spells a provider: to add one, or a line-item type, add
+rows to `_ROWS`, and their columns to `schemas`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from enum import Enum, auto
+
+from bulkfetch.billing.schemas import (
+    DAILY_RATED_USAGE,
+    DAILY_USAGE,
+    DATA_MARKET_BILLING,
+    DATA_MARKET_USAGE,
+    LICENSE_BASED,
+    ONE_TIME,
+    USAGE_BASED,
+)
+from bulkfetch.billing.spelling import pascal_case
+from bulkfetch.decoding.fields import LineItemSchema
+
+BILLING, USAGE = "billing_line_items", "usage_line_items"
+"""The two line-item types of the v1 API: what is charged, and the usage that explains it."""
+
+
+class Paging(Enum):
+    """How a page of line items leads to the next."""
+
+    OFFSET = auto()
+    """By the number of its first row."""
+    TOKEN = auto()
+    """By the continuation token of the page before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The billing rows whose quantities the rows of a usage detail add up to."""
+
+    line_item_type: str
+    """The type of the billing rows; their provider is the same."""
+    keys: tuple[str, ...]
+    """The columns by which both are grouped."""
+    quantity: str
+    """The column that is summed on both sides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is known of one billing provider and line-item type, whichever invoice has it.
+
+    Both names are in the API's JSON spelling, as in `one_time` and `billing_line_items`.
+    """
+
+    provider: str
+    line_item_type: str
+    schema: LineItemSchema | None
+    """Its columns, among them `schema.total`, which makes up the invoice's charges; None for a type
+    that is not declared."""
+    paging: Paging = Paging.OFFSET
+    query_provider: str = ""
+    """How a query names the provider, where that differs from its JSON spelling."""
+    takes_period: bool = False
+    """Whether its query names a period, and the currency."""
+    v1_ends: date | None = None
+    """The first billing period that the v1 API no longer serves."""
+    description: str = "line items"
+    """How messages call its rows."""
+    unbilled: bool = False
+    """Whether an export with unbilled line items fetches these."""
+    explains: Explained | None = None
+    repeats: tuple[str, ...] = ()
+    """Providers whose rows this one lists again, where an invoice has them."""
+
+    @property
+    def is_new_commerce(self) -> bool:
+        """Whether it belongs to Microsoft's new commerce."""
+        return self.paging is not Paging.OFFSET
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether its rows are charges of the invoice; usage rows only explain the charges."""
+        if self.schema is None:
+            return self.line_item_type == BILLING
+        return self.schema.total is not None
+
+    @property
+    def in_path(self) -> str:
+        """Its two names in a path: `Office/BillingLineItems`."""
+        return f"{pascal_case(self.provider)}/{pascal_case(self.line_item_type)}"
+
+    @property
+    def in_query(self) -> tuple[tuple[str, str], ...]:
+        """Its two names as parameters of a query; the service refuses `one_time` there."""
+        return (
+            ("provider", self.query_provider or self.provider),
+            ("invoicelineitemtype", self.line_item_type.replace("_", "")),
+        )
+
+
+def _new_commerce(
+    provider: str, *, query: str = "", unbilled: bool = False, repeats: tuple[str, ...] = ()
+) -> Iterator[Detail]:
+    """Return the rows of a provider of new commerce: their columns are the same for all of them."""
+    billing = Detail(
+        provider,
+        BILLING,
+        ONE_TIME,
+        Paging.TOKEN,
+        query_provider=query,
+        v1_ends=date(2024, 2, 1),
+        unbilled=unbilled,
+        repeats=repeats,
+    )
+    yield billing
+    yield replace(
+        billing,
+        line_item_type=USAGE,
+        schema=DAILY_RATED_USAGE,
+        takes_period=True,
+        v1_ends=date(2022, 9, 1),
+        description="daily-rated usage",
+    )
+
+
+UNBILLED_PROVIDER = "one_time"
+"""The provider that has all unbilled line items."""
+
+_ROWS = (
+    Detail("office", BILLING, LICENSE_BASED),  # it has no usage: the service refuses that
+    Detail("azure", BILLING, USAGE_BASED),
+    Detail(
+        "azure",
+        USAGE,
+        DAILY_USAGE,
+        explains=Explained(BILLING, ("subscriptionId", "resourceGuid"), "consumedQuantity"),
+    ),
+    Detail("azure_data_market", BILLING, DATA_MARKET_BILLING),
+    Detail("azure_data_market", USAGE, DATA_MARKET_USAGE),
+    *_new_commerce(UNBILLED_PROVIDER, query="onetime", unbilled=True),
+    *_new_commerce("marketplace"),
+    *_new_commerce("all", repeats=(UNBILLED_PROVIDER, "marketplace")),
+)
+
+DETAILS = {(row.provider, row.line_item_type): row for row in _ROWS}
+"""The table by its two names."""
+NEW_COMMERCE = tuple(dict.fromkeys(row.provider for row in _ROWS if row.is_new_commerce))
+"""The providers of new commerce; they have unbilled line items too."""
+
+
+def detail_of(provider: str, line_item_type: str) -> Detail:
+    """Return the row of a provider and a type.
+
+    A type that is not in the table has no schema, and is asked for as its provider's others are.
+    """
+    found = DETAILS.get((provider, line_item_type))
+    if found is not None:
+        return found
+    undeclared = Detail(provider, line_item_type, None)
+    for row in _ROWS:
+        if row.provider == provider:
+            return replace(
+                undeclared,
+                paging=row.paging,
+                query_provider=row.query_provider,
+                repeats=row.repeats,
+            )
+    return undeclared
+
+
+def schema_of(provider: str, line_item_type: str) -> LineItemSchema | None:
+    """Return the declared schema of a detail, or None for a line-item type without one."""
+    return detail_of(provider, line_item_type).schema
+
+
+def api_spelling(name: str) -> str:
+    """Return the API's JSON spelling of a provider or type: `OneTime`, `onetime` and `one_time` are
+    one.
+
+    The rule is that of the .NET SDK's enum converter: an underscore before each capital, then lower
+    case.
+    """
+    spelled = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip()).lower()
+    return _BY_UNSEPARATED.get(spelled, spelled)
+
+
+_BY_UNSEPARATED = {name.replace("_", ""): name for names in DETAILS for name in names}
