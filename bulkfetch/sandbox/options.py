@@ -49,7 +49,7 @@ class SandboxOptions:
     """About how large each PDF is."""
     amendments: int = 1
     """Modern invoices that carry an amendment of their own."""
-    unreconciled: int = 1
+    unreconciled: int = 0
     """Invoices whose header total is not the sum of their line items."""
 
     # Who may ask.

@@ -60,7 +60,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[SpawnedSandbox]:
-    with spawned(["--line-items", str(ROWS), "--token", TOKEN]) as running:
+    with spawned(["--line-items", str(ROWS), "--unreconciled", "1", "--token", TOKEN]) as running:
         yield running
 
 

@@ -29,7 +29,7 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.disk import LocalStore
 
-OPTIONS = SandboxOptions(invoices=4, line_items=60)
+OPTIONS = SandboxOptions(invoices=4, line_items=60, unreconciled=1)
 
 
 @pytest.fixture(scope="module")
