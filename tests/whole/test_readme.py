@@ -1,5 +1,5 @@
-"""The README's commands and snippets, run as they stand there; its two set-up commands are run by
-`.ci/run`."""
+"""The commands and snippets of the README and of docs/, run as they stand there; the README's two
+set-up commands are run by `.ci/run`, the recipes of docs/reading.md by test_reading.py."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import pytest
 from support.objectservers import S3Server
 
-from bulkfetch.cli import main
 from bulkfetch.sandbox.process import SpawnedSandbox, spawned
-from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import parse_address
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+RUN = (
+    "README.md",
+    "docs/exporting.md",
+    "docs/failures.md",
+    "docs/guarantees.md",
+    "docs/object-stores.md",
+    "docs/python.md",
+    "docs/signing-in.md",
+)
+"""The pages whose commands and snippets all run here."""
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +36,42 @@ def sandbox() -> object:
 
 
 @pytest.fixture
-def environment(sandbox: SpawnedSandbox, tmp_path: Path) -> dict[str, str]:
+def environment(sandbox: SpawnedSandbox) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("BULKFETCH_")},
         "BULKFETCH_BASE_URL": sandbox.base_url,
         "BULKFETCH_TOKEN": sandbox.token,
-        "TOKEN": sandbox.token,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+@pytest.fixture
+def folder(environment: dict[str, str], tmp_path: Path) -> Path:
+    """A folder with an archive, `lake`, and the faults of the documentation."""
+    _run(["bulkfetch", "export", "lake"], environment, tmp_path)
+    (faults,) = _blocks("docs/failures.md", "toml")
+    (tmp_path / "bad-day.toml").write_text(faults)
+    return tmp_path
+
+
+def _blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def _commands(page: str) -> list[str]:
+    """The lines of a page that start bulkfetch, without their comments."""
+    return [
+        line.partition(" #")[0].strip()
+        for block in _blocks(page, "sh")
+        for line in block.splitlines()
+        if line.startswith("bulkfetch ")
+    ]
+
+
+COMMANDS = [(page, command) for page in RUN for command in _commands(page)]
+ON_DISK = [page for page in RUN if any("://" not in each for each in _commands(page))]
+WITH_PYTHON = [page for page in RUN if _blocks(page, "python")]
 
 
 def _run(program: list[str], environment: dict[str, str], folder: Path) -> str:
@@ -49,33 +82,32 @@ def _run(program: list[str], environment: dict[str, str], folder: Path) -> str:
     return done.stdout
 
 
-def test_the_shell_commands_on_ones_own_tenant_work(
-    environment: dict[str, str], tmp_path: Path
+def test_there_are_commands_and_snippets_to_run() -> None:
+    assert len(ON_DISK) >= 5
+    assert len(COMMANDS) >= 20
+    assert len(WITH_PYTHON) == 3
+
+
+@pytest.mark.parametrize("page", ON_DISK)
+def test_the_shell_commands_of_a_page_work(
+    page: str, environment: dict[str, str], folder: Path
 ) -> None:
-    commands = [
-        line.partition("#")[0].strip()
-        for block in _blocks("sh")
-        for line in block.splitlines()
-        if line.startswith("bulkfetch ") and "://" not in line
-    ]
-    assert len(commands) >= 6
-    invoice = _run(["bulkfetch", "invoices", "list", "--json"], environment, tmp_path).split(
-        '"id":"'
-    )[1][:10]
-    (faults,) = _blocks("toml")
-    (tmp_path / "bad-day.toml").write_text(faults)
-    for command in commands:
-        known = command.replace("D070002EGD", invoice)
-        _run(["bash", "-c", known], environment, tmp_path)
-    assert (tmp_path / "lake" / "_bulkfetch" / "archive.json").is_file()
+    listed = _run(["bulkfetch", "invoices", "list", "--json"], environment, folder)
+    invoice = listed.split('"id":"')[1][:10]
+    for command in _commands(page):
+        if "://" not in command:
+            known = command.replace("D070002EGD", invoice)
+            _run(["bash", "-c", known], environment, folder)
 
 
-def test_the_addresses_of_object_stores_are_ones_and_those_of_s3_work(
+def test_the_addresses_of_object_stores_are_valid_and_those_of_s3_work(
     environment: dict[str, str], tmp_path: Path, s3_server: S3Server
 ) -> None:
-    commands = re.findall(r"^(bulkfetch \w+ (\w+://\S+).*?)(?: +#.*)?$", README, re.MULTILINE)
-    assert len(commands) == 5
-    assert all(parse_address(address) is not None for _, address in commands)
+    addresses = re.compile(r"bulkfetch \w+ (\w+://\S+)")
+    found = {command: addresses.match(command) for _, command in COMMANDS}
+    named = {command: match[1] for command, match in found.items() if match}
+    assert len(named) == 5
+    assert all(parse_address(address) is not None for address in named.values())
     s3_server.create("bucket")
     keys = s3_server.options()
     there = {
@@ -83,42 +115,24 @@ def test_the_addresses_of_object_stores_are_ones_and_those_of_s3_work(
         "AWS_ACCESS_KEY_ID": keys["access_key_id"],
         "AWS_SECRET_ACCESS_KEY": keys["secret_access_key"],
     }
-    for command, address in commands:
+    for command, address in named.items():
         if address.startswith("s3://"):
             _run(["bash", "-c", command], {**environment, **there}, tmp_path)
     assert "invoices/_bulkfetch/archive.json" in s3_server.names("bucket")
 
 
-def test_the_python_snippets_work(environment: dict[str, str], tmp_path: Path) -> None:
-    export, reading, client = _blocks("python")
-    token = environment["BULKFETCH_TOKEN"]
-    printed = _run([sys.executable, "-c", export.replace("...", token, 1)], environment, tmp_path)
-    assert printed.strip().endswith("True")
-    _run([sys.executable, "-c", reading], environment, tmp_path)
-    legacy = "        page = await client.invoices.page(size=5, offset=0)\n"
-    assert legacy in client
-    assert "office" in _run([sys.executable, "-c", client], environment, tmp_path)
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_the_python_snippets_of_a_page_work(
+    page: str, environment: dict[str, str], folder: Path
+) -> None:
+    for snippet in _blocks(page, "python"):
+        with_token = snippet.replace('token="..."', f'token="{environment["BULKFETCH_TOKEN"]}"')
+        printed = _run([sys.executable, "-c", with_token], environment, folder)
+        assert printed.strip()
+        assert "False" not in printed
 
 
-def test_the_sql_works(environment: dict[str, str], tmp_path: Path) -> None:
-    import duckdb
-
-    _run(["bulkfetch", "export", "lake"], environment, tmp_path)
-    (query,) = _blocks("sql")
-    rows = duckdb.connect().execute(query.replace("'lake/", f"'{tmp_path}/lake/")).fetchall()
-    assert {provider for provider, _ in rows} == {"office", "azure", "one_time"}
-
-
-def test_the_settings_named_have_the_defaults_named() -> None:
-    defaults = Settings()
-    for name, shown in re.findall(r"^\| `(\w+)` \| `?([^|`]*?)`? \|", README, re.MULTILINE):
-        value = getattr(defaults, name)
-        assert shown == ("" if value is None else str(value)), name
-
-
-def test_every_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    commands = re.findall(r"^    ([a-z-]+)", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) == 9
-    for command in commands:
-        assert f"`bulkfetch {command}" in README
+def test_the_sql_of_the_readme_works(folder: Path) -> None:
+    (query,) = _blocks("README.md", "sql")
+    rows = duckdb.connect().execute(query.replace("'lake/", f"'{folder}/lake/")).fetchall()
+    assert {row[0] for row in rows} == {"office", "azure", "one_time"}
