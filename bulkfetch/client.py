@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import anyio.abc
 import anyio.to_thread
@@ -43,6 +43,7 @@ from bulkfetch.partnercenter.summaries import (
 )
 from bulkfetch.runs.documents import save_document
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
@@ -73,10 +74,10 @@ class Client:
         settings: Settings | None = None,
         *,
         on_refresh_token: Callable[[Secret], None] | None = None,
-        **flags: object,
+        **keywords: Unpack[SettingsKeywords],
     ) -> None:
         self._on_refresh_token = on_refresh_token
-        self.settings = read_settings(settings, **flags)
+        self.settings = read_settings(settings, **keywords)
         self.stats = RunStats()
         self._stack = AsyncExitStack()
         self._open: _Open | None = None

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Unpack
 
 from bulkfetch.errors import BulkfetchError, RequestError
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import get_invoice_page
 from bulkfetch.partnercenter.summaries import get_summaries
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.keywords import SettingsKeywords
+from bulkfetch.settings.sources import read_settings
 from bulkfetch.signin.source import SignIn, token_source
 from bulkfetch.signin.tokens import claims_of
 from bulkfetch.signin.ways import way_of
@@ -92,12 +94,16 @@ class LoginReport:
         return [f"{name:<15} {printable(value)}" for name, value in facts if value is not None]
 
 
-async def check_login(settings: Settings) -> LoginReport:
+async def check_login(
+    settings: Settings | None = None, **keywords: Unpack[SettingsKeywords]
+) -> LoginReport:
     """Sign in by the settings, read the token, and try what it opens, with two small requests.
 
-    Raises SettingsError without credentials, SignInError if they give no token, and
+    Settings come from `settings`, or else from the environment and the TOML file; keyword arguments
+    named like settings win over both. Raises SettingsError without credentials, SignInError if they give no token, and
     ServerUnavailableError.
     """
+    settings = read_settings(settings, **keywords)
     way, tokens = way_of(settings), token_source(settings)
     token = await tokens.token()
     async with open_session(settings, RunStats(), tokens=tokens) as session:

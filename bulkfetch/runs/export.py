@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 from urllib.parse import urlsplit
 
 import anyio.abc
@@ -44,7 +45,8 @@ from bulkfetch.runs.reconcile import reconcile, sole_transfers
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, export_transfer
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import Settings, names_that_shape_files
+from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret, is_loopback
 from bulkfetch.signin.ways import check_credentials, has_user
@@ -65,14 +67,14 @@ def export(
     selection: Selection | None = None,
     documents: bool = False,
     on_refresh_token: Callable[[Secret], None] | None = None,
-    **flags: object,
+    **keywords: Unpack[SettingsKeywords],
 ) -> ExportReport:
     """Archive a tenant as `export_async` does, for scripts.
 
     Raises BulkfetchError where an event loop is running, as in a notebook: there, await
     `export_async`.
     """
-    settings = read_settings(settings, **flags)
+    settings = read_settings(settings, **keywords)
     refuse_in_event_loop("export")
     return anyio.run(
         lambda: export_async(
@@ -107,7 +109,7 @@ async def export_async(
     stats: RunStats | None = None,
     source: str | None = None,
     on_refresh_token: Callable[[Secret], None] | None = None,
-    **flags: object,
+    **keywords: Unpack[SettingsKeywords],
 ) -> ExportReport:
     """Archive the selected invoices and all their line items under `output`, and report what was
     done.
@@ -130,7 +132,7 @@ async def export_async(
     SettingsError, OutputError, SignInError, ServerUnavailableError or StorageError where the run
     cannot continue, and RequestError or NotFoundError if the invoices cannot be listed.
     """
-    settings = read_settings(settings, **flags)
+    settings = read_settings(settings, **keywords)
     check_credentials(settings)
     options = ExportOptions(
         output=str(output),
@@ -196,9 +198,7 @@ def _identify(settings: Settings, source: str | None) -> dict[str, object]:
     return {
         "source": source,
         "tenant_id": settings.tenant_id,
-        "part_rows": settings.part_rows,
-        "row_group_rows": settings.row_group_rows,
-        "usage_period": settings.usage_period,
+        **{name: getattr(settings, name) for name in names_that_shape_files()},
     }
 
 

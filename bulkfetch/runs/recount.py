@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
+from typing import Unpack
 
 import anyio.abc
 
@@ -23,6 +24,8 @@ from bulkfetch.partnercenter.invoices import walk_invoices
 from bulkfetch.partnercenter.lineitems import walk_pages
 from bulkfetch.runs.verify import Finding, VerifyReport
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.keywords import SettingsKeywords
+from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
@@ -32,18 +35,20 @@ from bulkfetch.words import printable
 
 async def verify_against_server(
     report: VerifyReport,
-    settings: Settings,
+    settings: Settings | None = None,
     stats: RunStats | None = None,
     *,
     on_refresh_token: Callable[[Secret], None] | None = None,
+    **keywords: Unpack[SettingsKeywords],
 ) -> VerifyReport:
     """Return a verification with what the server says otherwise now added to its findings.
 
     The list of invoices is walked, and the rows of each committed transfer are counted: with one
     request where pages are found by their offset, with all of them where they are a chain.
-    `on_refresh_token` is that of `export_async`. Raises SettingsError without credentials, and
+    Settings and `on_refresh_token` are those of `export_async`. Raises SettingsError without credentials, and
     SignInError, ServerUnavailableError or RequestError if the server cannot be asked.
     """
+    settings = read_settings(settings, **keywords)
     check_credentials(settings)
     async with open_session(settings, stats or RunStats(), keep=on_refresh_token) as session:
         invoices = [each async for each in walk_invoices(session, size=settings.invoice_page_size)]

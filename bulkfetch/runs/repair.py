@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Unpack
 
 import anyio.to_thread
 
@@ -31,6 +31,7 @@ from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Repair
 from bulkfetch.runs.verify import VerifyReport, verify_store
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
@@ -79,7 +80,7 @@ async def repair_async(
     stats: RunStats | None = None,
     source: str | None = None,
     on_refresh_token: Callable[[Secret], None] | None = None,
-    **flags: object,
+    **keywords: Unpack[SettingsKeywords],
 ) -> RepairReport:
     """Verify every line item of an archive, fetch again what is faulty, and verify it once more.
 
@@ -87,7 +88,7 @@ async def repair_async(
     many rows each transfer has, and fetches those again that have other ones. Settings and errors
     are those of `export_async`; files that are not ours are only told of.
     """
-    settings = read_settings(settings, **flags)
+    settings = read_settings(settings, **keywords)
     check_credentials(settings)
     stats = stats or RunStats()
     store = await anyio.to_thread.run_sync(_opened, output, settings)
@@ -109,11 +110,30 @@ async def repair_async(
     return RepairReport(before, export, after)
 
 
-def repair(output: str | Path, settings: Settings | None = None, **options: Any) -> RepairReport:
+def repair(
+    output: str | Path,
+    settings: Settings | None = None,
+    *,
+    with_server: bool = False,
+    stats: RunStats | None = None,
+    source: str | None = None,
+    on_refresh_token: Callable[[Secret], None] | None = None,
+    **keywords: Unpack[SettingsKeywords],
+) -> RepairReport:
     """Repair an archive as `repair_async` does, for scripts. Raises BulkfetchError where an event
     loop is running."""
     refuse_in_event_loop("repair")
-    return anyio.run(lambda: repair_async(output, settings, **options))
+    return anyio.run(
+        lambda: repair_async(
+            output,
+            settings,
+            with_server=with_server,
+            stats=stats,
+            source=source,
+            on_refresh_token=on_refresh_token,
+            **keywords,
+        )
+    )
 
 
 def _opened(output: str | Path, settings: Settings) -> Store:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,6 +50,7 @@ from bulkfetch.runs.reconcile import (
     reconciliation_lines,
 )
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
@@ -201,7 +202,11 @@ class VerifyReport:
 
 
 def verify(
-    output: str | Path, *, deep: bool = False, settings: Settings | None = None, **flags: object
+    output: str | Path,
+    *,
+    deep: bool = False,
+    settings: Settings | None = None,
+    **keywords: Unpack[SettingsKeywords],
 ) -> VerifyReport:
     """Check an archive from its files alone.
 
@@ -216,7 +221,7 @@ def verify(
     Raises OutputError if the directory is no archive that this version reads, StorageError if the
     disk or the object store refuses, and SettingsError.
     """
-    settings = read_settings(settings, **flags) if flags else settings
+    settings = read_settings(settings, **keywords) if keywords else settings
     return verify_store(open_archive(output, settings), str(output), deep=deep)
 
 

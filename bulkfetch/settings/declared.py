@@ -1,8 +1,11 @@
-"""Every setting, with its default and the sentence that explains it."""
+"""Every setting, with its default and the sentence that explains it.
+
+Users give settings flat, and `Settings` holds all of them. They are declared in four groups: a
+function's signature says which it depends on, and a command offers those it uses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -22,18 +25,22 @@ from bulkfetch.settings.values import (
     SECRET,
     SIZE,
     URL,
+    DerivedNumber,
+    DerivedText,
     Secret,
     ValueKind,
     choice,
+    shaping_files,
     whole_number,
 )
 
 PREFIX = "BULKFETCH_"
+ROW_GROUP_ROWS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Where a cloud has its API and its sign-in, and what its tokens are for."""
+    """The addresses of a national cloud, and the resource that its tokens are for."""
 
     base_url: str
     authority: str
@@ -49,296 +56,278 @@ CLOUDS = {
     "china": Cloud(f"{_CHINA_RESOURCE}/v1", "https://login.chinacloudapi.cn", _CHINA_RESOURCE),
     "usgov": Cloud(f"{_GLOBAL_RESOURCE}/v1", "https://login.microsoftonline.us", _GLOBAL_RESOURCE),
 }
-"""The clouds that have a Partner Center; "china" is the one that 21Vianet operates."""
+"""The clouds that have a Partner Center; 21Vianet operates "china"."""
 
 
 class Way(Enum):
-    """The ways to a token, in the order in which the first one that the settings allow is taken."""
+    """The ways to a token. The first one whose credentials are given is taken, in this order."""
 
-    TOKEN = "token"  # noqa: S105  the name of a way, as is SECRET
+    TOKEN = "token"  # noqa: S105  the name of a way, not a credential
     COMMAND = "command"
     MANAGED_IDENTITY = "managed-identity"
     USER = "user"
     """An app together with a user: a refresh token, given or kept by `bulkfetch login`."""
     CERTIFICATE = "certificate"
-    SECRET = "secret"  # noqa: S105
+    SECRET = "secret"  # noqa: S105  the name of a way, not a credential
 
 
-def _about(kind: ValueKind, sentence: str) -> dict[str, Any]:
-    return {"kind": kind, "sentence": sentence}
+def _setting(kind: ValueKind, default: Any, sentence: str, *, otherwise: str = "") -> Any:
+    """Declare a setting. A default of None means "not given"; `otherwise` says what holds then."""
+    metadata = {"kind": kind, "sentence": sentence, "otherwise": otherwise}
+    return field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that can be set. Values are checked, and brought to their type, whoever gives
-    them.
+def _ca_file() -> Any:
+    """Declare `ca_file`, which both the API and the object stores use."""
+    return _setting(
+        FILE, None, "A PEM file of certificates to trust as well, for proxies and test servers."
+    )
 
-    Raises SettingsError. `way_of` says which of the credentials are used where there are several.
-    """
 
-    cloud: Literal["public", "china", "usgov"] = field(
-        default="public",
-        metadata=_about(
-            choice(*CLOUDS),
-            "Which cloud the Partner Center is in; decides base_url and authority unless given.",
-        ),
+class _Group:
+    """Reads every value that is given and brings it to its type. Raises SettingsError."""
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):  # type: ignore[arg-type]  # the groups are dataclasses
+            value = getattr(self, setting.name)
+            is_given = value is not None and not isinstance(value, DerivedText | DerivedNumber)
+            if is_given or setting.default is not None:
+                value = read_value(setting, value, source=setting.name)
+                object.__setattr__(self, setting.name, value)
+
+    def _derive(self, name: str, value: object) -> None:
+        """Set what was not given, or was derived earlier and copied by `dataclasses.replace`."""
+        if isinstance(getattr(self, name), DerivedText | DerivedNumber | None):
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings(_Group):
+    """Which Partner Center to ask, and how."""
+
+    cloud: Literal["public", "china", "usgov"] = _setting(
+        choice(*CLOUDS), "public", "The national cloud that the Partner Center is in."
     )
-    base_url: str = field(
-        default=CLOUDS["public"].base_url,
-        metadata=_about(
-            BASE_URL, "Where the Partner Center API answers, with its version: it ends with /v1."
-        ),
+    base_url: str = _setting(
+        BASE_URL,
+        None,
+        "The address of the Partner Center API with its version: it ends with /v1.",
+        otherwise="that of the cloud",
     )
-    token: Secret | None = field(
-        default=None,
-        metadata=_about(
-            SECRET,
-            "A bearer token for the API; wins over all other credentials. "
-            "Other users of this machine can see flags: the environment variable is safer.",
-        ),
+    ca_file: Path | None = _ca_file()
+    page_size: int = _setting(
+        whole_number(1, 2000), 2000, "Line items to ask for in one page; the API's limit is 2000."
     )
-    token_command: Secret | None = field(
-        default=None,
-        metadata=_about(
-            COMMAND,
-            "A command that prints a bearer token, as text or as JSON; it is run again whenever one is due.",
-        ),
+    invoice_page_size: int = _setting(
+        whole_number(1, 2000), 200, "Invoices to ask for in one page of the invoice list."
     )
-    managed_identity: str | None = field(
-        default=None,
-        metadata=_about(
-            ID,
-            "The managed identity of this Azure machine: system, or the client id of another one.",
-        ),
+    usage_period: Literal["previous", "current"] = _setting(
+        shaping_files(choice("previous", "current")),
+        "previous",
+        "The period to name in requests for daily-rated usage.",
     )
-    tenant_id: str | None = field(
-        default=None,
-        metadata=_about(
-            ID, "The Microsoft Entra tenant to sign in to, by its id or a domain name."
-        ),
+    max_in_flight: int = _setting(
+        whole_number(1, 256),
+        16,
+        "The most requests in flight at once; fewer while the server throttles.",
     )
-    client_id: str | None = field(
-        default=None,
-        metadata=_about(ID, "The id of the application that signs in."),
+    max_requests_per_second: float | None = _setting(
+        RATE,
+        None,
+        "The most requests to send per second.",
+        otherwise="learned from the server's refusals",
     )
-    client_secret: Secret | None = field(
-        default=None,
-        metadata=_about(
-            SECRET, "The secret of that application; better kept in the environment variable too."
-        ),
+    max_attempts: int = _setting(
+        whole_number(1, 100), 8, "How often to try one request, including the first try."
     )
-    client_certificate: Path | None = field(
-        default=None,
-        metadata=_about(
-            FILE,
-            "A PEM file of that application's private key and certificate, instead of a secret.",
-        ),
+    connect_timeout_s: float = _setting(SECONDS, 15.0, "How long to wait for a connection.")
+    first_byte_timeout_s: float = _setting(
+        SECONDS, 180.0, "How long to wait for the first byte of an answer; large pages take long."
     )
-    refresh_token: Secret | None = field(
-        default=None,
-        metadata=_about(
-            SECRET,
-            "A refresh token of the secure application model: signs in as an app together with a user.",
-        ),
+    read_timeout_s: float = _setting(
+        SECONDS, 60.0, "How long to wait for more bytes of an answer that has begun."
     )
-    login_file: Path | None = field(
-        default=None,
-        metadata=_about(
-            PATH,
-            "Where `bulkfetch login`, or a run with a refresh token, keeps the newest one, readable to you alone.",
-        ),
+    patience_s: float = _setting(
+        SECONDS, 900.0, "How long to keep trying without one success before the run stops."
     )
-    sign_in: Literal[
-        "auto", "token", "command", "managed-identity", "user", "certificate", "secret"
-    ] = field(
-        default="auto",
-        metadata=_about(
-            choice("auto", *(way.value for way in Way)),
-            "Which of the credentials to use; auto takes the first that is given, in this order.",
-        ),
-    )
-    authority: str = field(
-        default=CLOUDS["public"].authority,
-        metadata=_about(URL, "Where to sign in; national clouds have their own."),
-    )
-    ca_file: Path | None = field(
-        default=None,
-        metadata=_about(
-            FILE,
-            "A PEM bundle of certificates to trust in addition, for proxies and private test servers.",
-        ),
-    )
-    page_size: int = field(
-        default=2000,
-        metadata=_about(
-            whole_number(1, 2000),
-            "How many line items to ask for at once; the API gives 2000 at most.",
-        ),
-    )
-    invoice_page_size: int = field(
-        default=200,
-        metadata=_about(
-            whole_number(1, 2000), "How many invoices to ask for at once while walking them."
-        ),
-    )
-    max_in_flight: int = field(
-        default=16,
-        metadata=_about(
-            whole_number(1, 256),
-            "The most requests in flight at once; fewer run while the server throttles.",
-        ),
-    )
-    connect_timeout_s: float = field(
-        default=15.0,
-        metadata=_about(SECONDS, "How long to wait for a connection."),
-    )
-    first_byte_timeout_s: float = field(
-        default=180.0,
-        metadata=_about(
-            SECONDS,
-            "How long to wait for the first byte of an answer; those of large pages come late.",
-        ),
-    )
-    read_timeout_s: float = field(
-        default=60.0,
-        metadata=_about(
-            SECONDS, "How long to wait for the next bytes of an answer that has begun."
-        ),
-    )
-    max_attempts: int = field(
-        default=8,
-        metadata=_about(
-            whole_number(1, 100), "How often to try one request, the first try included."
-        ),
-    )
-    max_requests_per_second: float | None = field(
-        default=None,
-        metadata=_about(
-            RATE,
-            "The most requests to send a second; without it, the pace is learned from what the server refuses.",
-        ),
-    )
-    patience_s: float = field(
-        default=900.0,
-        metadata=_about(
-            SECONDS, "How long to go on without a single success before the run is given up."
-        ),
-    )
-    deadline_s: float | None = field(
-        default=None,
-        metadata=_about(
-            SECONDS,
-            "How long a whole run may take; what is not committed by then is left to the next.",
-        ),
-    )
-    max_page_bytes: int = field(
-        default=256 << 20,
-        metadata=_about(
-            SIZE, "The largest page to accept, compressed or not; a larger one fails its transfer."
-        ),
-    )
-    part_rows: int = field(
-        default=100_000,
-        metadata=_about(
-            whole_number(1),
-            "How many rows to put into one Parquet file; an interrupted transfer goes on behind whole ones.",
-        ),
-    )
-    row_group_rows: int = field(
-        default=50_000,
-        metadata=_about(
-            whole_number(1), "How many rows to put into one row group; part_rows at most."
-        ),
-    )
-    usage_period: Literal["previous", "current"] = field(
-        default="previous",
-        metadata=_about(
-            choice("previous", "current"),
-            "The period to name when asking for daily-rated usage line items.",
-        ),
-    )
-    storage_account: str | None = field(
-        default=None,
-        metadata=_about(
-            NAME, "The Azure storage account, where the address of the output does not name it."
-        ),
-    )
-    storage_key: Secret | None = field(
-        default=None,
-        metadata=_about(
-            SECRET, "The key of the Azure storage account, or the secret access key of S3."
-        ),
-    )
-    storage_key_id: str | None = field(
-        default=None,
-        metadata=_about(
-            NAME,
-            "The access key id of S3; without it, the standard places of AWS are looked through.",
-        ),
-    )
-    storage_sas: Secret | None = field(
-        default=None,
-        metadata=_about(
-            SECRET,
-            "A shared access signature (SAS) of Azure Storage, without the address before it.",
-        ),
-    )
-    storage_profile: str | None = field(
-        default=None,
-        metadata=_about(
-            NAME, "The profile of the AWS configuration to take credentials and region from."
-        ),
-    )
-    storage_region: str | None = field(
-        default=None,
-        metadata=_about(
-            NAME, "The region of the S3 bucket; AWS is asked for it where none is known."
-        ),
-    )
-    storage_endpoint: str | None = field(
-        default=None,
-        metadata=_about(URL, "Where the object store answers, if not at its cloud's own address."),
-    )
-    storage_credentials: Path | None = field(
-        default=None,
-        metadata=_about(
-            JSON_FILE,
-            "The JSON key of a Google service account; other credentials are looked for as Google does.",
-        ),
-    )
-    storage_timeout_s: float = field(
-        default=120.0,
-        metadata=_about(SECONDS, "How long one request to an object store may take."),
-    )
-    storage_patience_s: float = field(
-        default=600.0,
-        metadata=_about(
-            SECONDS,
-            "How long an object store may refuse or be out of reach before the run is given up.",
-        ),
+    max_page_bytes: int = _setting(
+        SIZE,
+        256 << 20,
+        "The largest page to accept, compressed or not; a larger one fails its transfer.",
     )
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value = getattr(self, setting.name)
-            if value is not None or setting.default is not None:
-                object.__setattr__(
-                    self, setting.name, read_value(setting, value, source=setting.name)
-                )
-        for name in ("base_url", "authority"):  # the defaults are those of the cloud
-            if getattr(self, name) == getattr(CLOUDS["public"], name):
-                object.__setattr__(self, name, getattr(CLOUDS[self.cloud], name))
-        object.__setattr__(
-            self,
-            "row_group_rows",
-            check_row_group_rows(self.row_group_rows, self.part_rows, sources={}),
-        )
+        super().__post_init__()
+        self._derive("base_url", DerivedText(CLOUDS[self.cloud].base_url))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignInSettings(ServiceSettings):
+    """Who asks that Partner Center."""
+
+    token: Secret | None = _setting(
+        SECRET,
+        None,
+        "A bearer token for the API; used before all other credentials. "
+        "Other users of this machine can see flags: the environment variable is safer.",
+    )
+    token_command: Secret | None = _setting(
+        COMMAND,
+        None,
+        "A command that prints a bearer token, as text or JSON; run again when a new one is due.",
+    )
+    managed_identity: str | None = _setting(
+        ID,
+        None,
+        "The managed identity of this Azure machine: `system`, or a user-assigned one's client id.",
+    )
+    tenant_id: str | None = _setting(
+        ID, None, "The Microsoft Entra tenant to sign in to: its id or a domain name."
+    )
+    client_id: str | None = _setting(ID, None, "The id of the application that signs in.")
+    client_secret: Secret | None = _setting(
+        SECRET,
+        None,
+        "The secret of the application; the environment variable is safer than the flag.",
+    )
+    client_certificate: Path | None = _setting(
+        FILE,
+        None,
+        "A PEM file with the application's private key and certificate, instead of a secret.",
+    )
+    refresh_token: Secret | None = _setting(
+        SECRET,
+        None,
+        "A refresh token of the secure application model: signs in as an app together with a user.",
+    )
+    login_file: Path | None = _setting(
+        PATH,
+        None,
+        "Where `bulkfetch login` keeps its refresh token, readable by you alone.",
+        otherwise="login.json in ~/.config/bulkfetch",
+    )
+    sign_in: Literal[
+        "auto", "token", "command", "managed-identity", "user", "certificate", "secret"
+    ] = _setting(
+        choice("auto", *(way.value for way in Way)),
+        "auto",
+        "Which credentials to use; `auto` takes the first that are given, in this order.",
+    )
+    authority: str = _setting(
+        URL, None, "The address to sign in at.", otherwise="that of the cloud"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._derive("authority", DerivedText(CLOUDS[self.cloud].authority))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveSettings(_Group):
+    """How a run writes an archive."""
+
+    part_rows: int = _setting(
+        shaping_files(whole_number(1)),
+        100_000,
+        "Rows of one Parquet file; an interrupted transfer continues after its last whole file.",
+    )
+    row_group_rows: int = _setting(
+        shaping_files(whole_number(1)),
+        None,
+        "Rows of one row group; at most part_rows.",
+        otherwise=f"{ROW_GROUP_ROWS}, or part_rows if that is less",
+    )
+    deadline_s: float | None = _setting(
+        SECONDS,
+        None,
+        "How long a whole run may take; the next run does what is not committed by then.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._derive("row_group_rows", DerivedNumber(min(ROW_GROUP_ROWS, self.part_rows)))
+        check_row_group_rows(self.row_group_rows, self.part_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageSettings(_Group):
+    """The object store that holds the archive, where it is not a directory."""
+
+    ca_file: Path | None = _ca_file()
+    storage_account: str | None = _setting(
+        NAME, None, "The Azure storage account, if the archive's address does not name it."
+    )
+    storage_key: Secret | None = _setting(
+        SECRET, None, "The key of the Azure storage account, or the secret access key of S3."
+    )
+    storage_key_id: str | None = _setting(
+        NAME, None, "The access key id of S3.", otherwise="where the AWS tools look"
+    )
+    storage_sas: Secret | None = _setting(
+        SECRET, None, "A shared access signature (SAS) of Azure Storage, without the address."
+    )
+    storage_profile: str | None = _setting(
+        NAME, None, "The AWS profile to take credentials and region from."
+    )
+    storage_region: str | None = _setting(
+        NAME, None, "The region of the S3 bucket.", otherwise="AWS is asked"
+    )
+    storage_endpoint: str | None = _setting(
+        URL, None, "The address of the object store.", otherwise="that of its cloud"
+    )
+    storage_credentials: Path | None = _setting(
+        JSON_FILE,
+        None,
+        "The JSON key of a Google service account.",
+        otherwise="where the Google tools look",
+    )
+    storage_timeout_s: float = _setting(
+        SECONDS, 120.0, "How long one request to an object store may take."
+    )
+    storage_patience_s: float = _setting(
+        SECONDS, 600.0, "How long to keep trying an object store that refuses or is unreachable."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(StorageSettings, ArchiveSettings, SignInSettings):
+    """Every setting. Values are checked and brought to their type, whoever gives them.
+
+    Raises SettingsError. Where several credentials are given, `sign_in` says which are used.
+    """
+
+
+GROUPS: dict[str, type[_Group]] = {
+    "service": ServiceSettings,
+    "sign_in": SignInSettings,
+    "archive": ArchiveSettings,
+    "storage": StorageSettings,
+}
+"""The groups of settings by name, in the order in which they are shown."""
+
+
+def settings_of(*groups: str) -> list[Field[Any]]:
+    """Return the settings of these groups, each setting once."""
+    found: dict[str, Field[Any]] = {}
+    for group in groups:
+        own = GROUPS[group].__annotations__
+        for setting in fields(GROUPS[group]):  # type: ignore[arg-type]  # the groups are dataclasses
+            if setting.name in own:
+                found.setdefault(setting.name, setting)
+    return list(found.values())
 
 
 def kind_of(setting: Field[Any]) -> ValueKind:
     """Return the kind of value that a setting holds."""
     kind: ValueKind = setting.metadata["kind"]
     return kind
+
+
+def shown_default(setting: Field[Any]) -> str:
+    """Return the default of a setting in words, or "" if there is none."""
+    if setting.default is None:
+        return str(setting.metadata["otherwise"])
+    return kind_of(setting).show(setting.default)
 
 
 def read_value(setting: Field[Any], value: object, *, source: str) -> Any:
@@ -349,17 +338,18 @@ def read_value(setting: Field[Any], value: object, *, source: str) -> Any:
         raise SettingsError(f"{source}: {problem}") from None
 
 
-def check_row_group_rows(row_group_rows: int, part_rows: int, *, sources: Mapping[str, str]) -> int:
-    """Return the rows of a row group: the default gives way to smaller parts, other sizes must fit
-    them."""
-    if row_group_rows <= part_rows:
-        return row_group_rows
-    if row_group_rows == default_of("row_group_rows"):
-        return part_rows
-    groups, parts = (sources.get(name, name) for name in ("row_group_rows", "part_rows"))
-    raise SettingsError(
-        f"{groups}: must be at most part_rows, {part_rows} ({parts}), not {row_group_rows}"
-    )
+def check_row_group_rows(
+    row_group_rows: int,
+    part_rows: int,
+    *,
+    sources: tuple[str, str] = ("row_group_rows", "part_rows"),
+) -> None:
+    """Raise SettingsError if a row group does not fit into a part."""
+    if row_group_rows > part_rows:
+        raise SettingsError(
+            f"{sources[0]}: must be at most part_rows, {part_rows} ({sources[1]}), "
+            f"not {row_group_rows}"
+        )
 
 
 def default_of(name: str) -> Any:
@@ -380,3 +370,8 @@ def variable_of(name: str) -> str:
 def setting_names() -> list[str]:
     """Return the names of all settings."""
     return [setting.name for setting in fields(Settings)]
+
+
+def names_that_shape_files() -> list[str]:
+    """Return the names of the settings that shape the files of an archive."""
+    return [setting.name for setting in fields(Settings) if kind_of(setting).shapes_files]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 
 class Secret:
-    """A text that shows itself as `***` wherever it is printed, formatted or logged. It cannot be
+    """A text that is shown as `***` wherever it is printed, formatted or logged. It cannot be
     changed."""
 
     __slots__ = ("_value",)
@@ -46,22 +49,48 @@ class Secret:
         return Secret, (self._value,)
 
 
+class DerivedText(str):
+    """A value that was not given: it follows from another setting, and changes with it.
+
+    `dataclasses.replace` copies every value, so the value itself has to say that it was not given.
+    """
+
+    __slots__ = ()
+
+
+class DerivedNumber(int):
+    """A number that was not given, as DerivedText is a text."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class ValueKind:
-    """How one kind of value is read and shown.
+    """How one kind of value is read and shown, and what else follows from it.
 
     `read` takes text, or what TOML or Python gives, and also what it has returned itself.
-    It raises ValueError saying what would be right.
+    It raises ValueError with a message that says what would be right.
     """
 
     metavar: str
     read: Callable[[object], Any]
     show: Callable[[Any], str] = str
+    is_secret: bool = False
+    """Files that hold such a value should be readable by their owner alone."""
+    is_path: bool = False
+    """A relative path starts from the folder of the file that gives it."""
+    shapes_files: bool = False
+    """The value shapes the files of an archive, so that all runs into it need the same one."""
 
 
-def _quoted(value: object) -> str:
-    """Show a wrong value on one line: a list or a table by its kind only, for it may hold
-    anything."""
+def shaping_files(kind: ValueKind) -> ValueKind:
+    """Return a kind whose values also shape the files of an archive."""
+    return replace(kind, shapes_files=True)
+
+
+def _quote(value: object) -> str:
+    """Return a wrong value on one line. Of a list or a table only the type is shown, as it may
+    hold a secret."""
     if not isinstance(value, str | int | float):
         return f"a {type(value).__name__}"
     try:
@@ -73,12 +102,14 @@ def _quoted(value: object) -> str:
 
 def whole_number(low: int, high: int | None = None) -> ValueKind:
     """Return the kind of a whole number from `low` to `high`."""
-    right = f"a whole number from {low} to {high}" if high else f"a whole number, at least {low}"
+    right = f"a whole number, at least {low}"
+    if high is not None:
+        right = f"a whole number from {low} to {high}"
 
     def read(value: object) -> int:
         number = _integer(value)
         if number is None or number < low or (high is not None and number > high):
-            raise ValueError(f"must be {right}, not {_quoted(value)}")
+            raise ValueError(f"must be {right}, not {_quote(value)}")
         return number
 
     return ValueKind("N", read)
@@ -95,12 +126,12 @@ def _integer(value: object) -> int | None:
 
 def _number_between(low: float, high: float, right: str) -> Callable[[object], float]:
     def read(value: object) -> float:
-        try:
-            number = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # caught
-        except (TypeError, ValueError, OverflowError):
-            number = float("nan")
+        number = float("nan")
+        with suppress(TypeError, ValueError, OverflowError):
+            if not isinstance(value, bool):
+                number = float(value)  # type: ignore[arg-type]  # a TypeError is suppressed above
         if not low <= number <= high:
-            raise ValueError(f"must be {right}, not {_quoted(value)}")
+            raise ValueError(f"must be {right}, not {_quote(value)}")
         return number
 
     return read
@@ -118,34 +149,39 @@ def _read_size(value: object) -> int:
         size = int(match[1]) * _UNITS[match[2].lower()]
     if size is None or not 1 <= size <= _LARGEST_PAGE_BYTES:
         raise ValueError(
-            f"must be a number of bytes, or text such as 256MiB, up to 1GiB, not {_quoted(value)}"
+            f"must be a number of bytes, or text such as 256MiB, up to 1GiB, not {_quote(value)}"
         )
     return size
 
 
 def _show_size(size: int) -> str:
-    unit = next((unit for unit in ("GiB", "MiB", "KiB") if size % _UNITS[unit.lower()] == 0), "")
-    return f"{size // _UNITS[unit.lower()]}{unit}" if unit else str(size)
+    for unit in ("GiB", "MiB", "KiB"):
+        number, rest = divmod(size, _UNITS[unit.lower()])
+        if rest == 0:
+            return f"{number}{unit}"
+    return str(size)
 
 
 def choice(*choices: str) -> ValueKind:
-    """Return the kind of one word of several."""
+    """Return the kind of a value that is one of these words."""
 
     def read(value: object) -> str:
         if value not in choices:
-            raise ValueError(f"must be {' or '.join(choices)}, not {_quoted(value)}")
+            raise ValueError(f"must be {' or '.join(choices)}, not {_quote(value)}")
         return str(value)
 
     return ValueKind("|".join(choices), read)
 
 
 def _read_id(value: object) -> str:
-    """Read what becomes a segment of an address. A secret given here by mistake is not repeated."""
+    """Read what becomes a segment of an address. It is not repeated: it may be a secret, given here
+    by mistake."""
     if not isinstance(value, str) or not re.fullmatch(
         r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", value.strip()
     ):
         raise ValueError(
-            "must be an id (8-4-4-4-12 hexadecimal digits) or a domain name; its value is not shown here"
+            "must be an id (8-4-4-4-12 hexadecimal digits) or a domain name; "
+            "its value is not shown here"
         )
     return value.strip()
 
@@ -169,20 +205,24 @@ def _read_secret(value: object) -> Secret:
 def _existing_file(kind: str) -> Callable[[object], Path]:
     def read(value: object) -> Path:
         if not isinstance(value, str | Path) or not Path(value).is_file():
-            shown = f"{str(value)!r}" if isinstance(value, str | Path) else _quoted(value)
-            raise ValueError(f"must be a {kind} file that exists, not {shown}")
+            raise ValueError(f"must be a {kind} file that exists, not {_quote_path(value)}")
         return Path(value)
 
     return read
 
 
+def _quote_path(value: object) -> str:
+    if isinstance(value, str | Path):
+        return repr(str(value))
+    return _quote(value)
+
+
 def _read_url(value: object) -> str:
-    """Read an address that may be given credentials. It is never repeated, as it may hold some by
-    mistake."""
+    """Read an address. It is never repeated: it may hold credentials by mistake."""
     text = value.strip() if isinstance(value, str) else ""
     try:
         parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
+        host, _ = parts.hostname, parts.port  # reading a wrong port raises ValueError
     except ValueError:
         raise ValueError("must be an address such as https://host/v1") from None
     if not host or not re.fullmatch(r"[A-Za-z0-9:/._~%!$&'()*+,;=@?#\[\]-]+", text):
@@ -201,9 +241,7 @@ def _read_url(value: object) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host` is this machine: `localhost`, or a loopback address."""
-    import ipaddress  # needed for http only
-
+    """Return whether `host` is this machine: `localhost`, or a loopback address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -220,39 +258,44 @@ def _read_base_url(value: object) -> str:
 
 def _read_path(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise ValueError(f"must name a file, not {_quoted(value)}")
+        raise ValueError(f"must name a file, not {_quote(value)}")
     return Path(value)
 
 
 def _read_command(value: object) -> Secret:
     """Read a command line. It may hold a password, so it is never repeated."""
-    import shlex  # needed for this only
-
-    text = value.reveal() if isinstance(value, Secret) else value
+    if isinstance(value, Secret):
+        return value
     try:
-        words = shlex.split(text) if isinstance(text, str) else []
+        words = shlex.split(value) if isinstance(value, str) else []
     except ValueError as problem:
         raise ValueError(f"must be a command line: {problem}") from None
     if not words:
         raise ValueError("must be a command line, as in `az account get-access-token …`")
-    return Secret(str(text))
+    return Secret(str(value))
+
+
+def _show_number(number: float) -> str:
+    return f"{number:.10g}"
+
+
+def _show_program(command: Secret) -> str:
+    return f"{command.reveal().split()[0]} …"
 
 
 BASE_URL = ValueKind("URL", _read_base_url)
 URL = ValueKind("URL", _read_url)
 ID = ValueKind("ID", _read_id)
 NAME = ValueKind("NAME", _read_name)
-SECRET = ValueKind("SECRET", _read_secret)
-FILE = ValueKind("FILE", _existing_file("PEM"))
-JSON_FILE = ValueKind("FILE", _existing_file("JSON"))
+SECRET = ValueKind("SECRET", _read_secret, is_secret=True)
+COMMAND = ValueKind("COMMAND", _read_command, _show_program, is_secret=True)
+PATH = ValueKind("FILE", _read_path, is_path=True)
+FILE = ValueKind("FILE", _existing_file("PEM"), is_path=True)
+JSON_FILE = ValueKind("FILE", _existing_file("JSON"), is_path=True)
+SIZE = ValueKind("SIZE", _read_size, _show_size)
 SECONDS = ValueKind(
     "SECONDS",
     _number_between(1e-9, 86_400, "a number of seconds above 0 and up to 86400"),
-    lambda seconds: f"{seconds:.10g}",
+    _show_number,
 )
-RATE = ValueKind(
-    "N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), lambda rate: f"{rate:.10g}"
-)
-SIZE = ValueKind("SIZE", _read_size, _show_size)
-PATH = ValueKind("FILE", _read_path)
-COMMAND = ValueKind("COMMAND", _read_command, lambda command: f"{command.reveal().split()[0]} …")
+RATE = ValueKind("N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), _show_number)

@@ -434,18 +434,20 @@ def test_settings_come_from_the_environment_and_keyword_arguments_win(
 
 def test_a_keyword_argument_that_is_no_setting_is_refused() -> None:
     with pytest.raises(SettingsError, match="'pagesize': no such setting; did you mean page_size"):
-        bulkfetch.Client(token="t", pagesize=3)
+        bulkfetch.Client(token="t", pagesize=3)  # type: ignore[call-arg]  # misspelt
     with pytest.raises(SettingsError, match="did you mean max_in_flight"):
-        bulkfetch.export("unused", token="t", max_inflight=3)
+        bulkfetch.export("unused", token="t", max_inflight=3)  # type: ignore[call-arg]  # misspelt
     with pytest.raises(SettingsError, match="did you mean token"):
-        bulkfetch.read_settings(tokens="s3cr3t")
+        bulkfetch.read_settings(tokens="s3cr3t")  # type: ignore[call-arg]  # misspelt
 
 
 async def test_a_keyword_argument_of_an_export_that_is_no_setting_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(SettingsError, match="did you mean base_url"):
-        await bulkfetch.export_async(tmp_path / "lake", base_uri="https://host/v1")
+        await bulkfetch.export_async(  # type: ignore[call-arg]  # misspelt
+            tmp_path / "lake", base_uri="https://host/v1"
+        )
     assert not (tmp_path / "lake").exists()
 
 

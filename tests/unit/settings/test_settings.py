@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import copy
 import dataclasses
 import os
@@ -9,14 +10,25 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
+import bulkfetch
 from bulkfetch.cli.parser import add_arguments
 from bulkfetch.errors import SettingsError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import (
+    CLOUDS,
+    GROUPS,
+    Settings,
+    kind_of,
+    names_that_shape_files,
+    setting_names,
+    settings_of,
+)
+from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import LoadedSettings, describe, load_settings, read_settings
-from bulkfetch.settings.values import Secret
+from bulkfetch.settings.values import SIZE, Secret
 from bulkfetch.signin.ways import check_credentials
 
 HIDDEN = "s3cr3t~value"
@@ -355,7 +367,8 @@ def test_a_file_with_a_secret_that_others_may_read_gives_a_warning(
 def test_a_variable_that_is_no_setting_is_refused_with_the_nearest(tmp_path: Path) -> None:
     message = refusal(tmp_path, environ={"BULKFETCH_PAGESIZE": "5"})
     assert message == (
-        "environment variable 'BULKFETCH_PAGESIZE': no such setting; did you mean BULKFETCH_PAGE_SIZE?"
+        "environment variable 'BULKFETCH_PAGESIZE': no such setting; "
+        "did you mean BULKFETCH_PAGE_SIZE?"
     )
     assert "did you mean BULKFETCH_CONFIG?" in refusal(tmp_path, environ={"BULKFETCH_CONFG": "x"})
 
@@ -409,7 +422,8 @@ def test_a_wrong_value_is_refused_with_its_source_and_what_would_be_right(
 def test_an_error_shows_the_wrong_value_of_a_plain_setting(tmp_path: Path) -> None:
     message = refusal(tmp_path, environ={"BULKFETCH_PAGE_SIZE": "5000"})
     assert message == (
-        "environment variable BULKFETCH_PAGE_SIZE: must be a whole number from 1 to 2000, not '5000'"
+        "environment variable BULKFETCH_PAGE_SIZE: "
+        "must be a whole number from 1 to 2000, not '5000'"
     )
 
 
@@ -439,7 +453,8 @@ def test_a_row_group_larger_than_its_part_is_refused_naming_both_sources(tmp_pat
         tmp_path, flags={"row_group_rows": "20"}, environ={"BULKFETCH_PART_ROWS": "10"}
     )
     assert message == (
-        "--row-group-rows: must be at most part_rows, 10 (environment variable BULKFETCH_PART_ROWS), not 20"
+        "--row-group-rows: must be at most part_rows, 10 "
+        "(environment variable BULKFETCH_PART_ROWS), not 20"
     )
     assert refusal(tmp_path, flags={"row_group_rows": 2_000_000}).startswith(
         "--row-group-rows: must be at most part_rows, 100000 (default)"
@@ -570,18 +585,18 @@ def test_with_some_client_credentials_the_error_names_the_missing_ones_only() ->
 
 def test_a_keyword_argument_that_is_no_setting_is_refused_with_the_nearest() -> None:
     with pytest.raises(SettingsError, match="'pagesize': no such setting; did you mean page_size"):
-        read_settings(pagesize=3)
+        read_settings(pagesize=3)  # type: ignore[call-arg]  # misspelt
     with pytest.raises(SettingsError, match="did you mean max_in_flight"):
-        read_settings(Settings(), max_inflight=3)
+        read_settings(Settings(), max_inflight=3)  # type: ignore[call-arg]  # misspelt
 
 
 def test_keyword_arguments_win_over_settings_that_are_given_too() -> None:
-    given = read_settings(Settings(page_size=7, token=Secret("a")), page_size="9", token=None)
+    given = read_settings(Settings(page_size=7, token=Secret("a")), page_size=9, token=None)
     assert given == Settings(page_size=9, token=Secret("a"))
 
 
 def test_a_file_cannot_be_named_beside_settings() -> None:
-    with pytest.raises(SettingsError, match="names a file, and settings are given already"):
+    with pytest.raises(SettingsError, match="names a file, but settings are given already"):
         read_settings(Settings(), config="bulkfetch.toml")
 
 
@@ -614,8 +629,11 @@ def test_what_is_described_can_be_given_again(tmp_path: Path) -> None:
     )
 
 
-def test_importing_the_settings_loads_nothing_that_only_some_runs_need() -> None:
-    code = "import sys, bulkfetch.settings.sources; print(*{'tomllib', 'difflib', 'argparse'} & set(sys.modules))"
+def test_the_declared_settings_load_nothing_that_only_a_run_needs() -> None:
+    code = (
+        "import sys, bulkfetch.settings.declared; "
+        "print(*{'tomllib', 'difflib', 'argparse'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
@@ -630,6 +648,99 @@ def test_a_cloud_is_named_as_where_its_addresses_come_from(tmp_path: Path) -> No
     own = load(tmp_path, flags={"cloud": "china", "base_url": "https://host/v1"})
     assert own.settings.base_url == "https://host/v1"
     assert own.sources["base_url"] == "--base-url"
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("address", [cloud.base_url for cloud in CLOUDS.values()])
+def test_a_base_url_that_is_given_is_used_whatever_the_cloud(
+    tmp_path: Path, cloud: str, address: str
+) -> None:
+    own = load(tmp_path, flags={"cloud": cloud, "base_url": address})
+    assert own.settings.base_url == address
+    assert own.sources["base_url"] == "--base-url"
+    assert own.settings.authority == CLOUDS[cloud].authority
+    assert own.sources["authority"] == f"cloud {cloud}"
+    moved = dataclasses.replace(own.settings, cloud="usgov")
+    assert (moved.base_url, moved.authority) == (address, CLOUDS["usgov"].authority)
+
+
+@pytest.mark.parametrize("first", CLOUDS)
+@pytest.mark.parametrize("then", CLOUDS)
+def test_settings_that_change_their_cloud_get_its_addresses(first: Any, then: Any) -> None:
+    given = Settings(cloud=first)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(given)))
+    for changed in (
+        dataclasses.replace(given, cloud=then),
+        dataclasses.replace(copied, cloud=then),
+        read_settings(given, cloud=then),
+        dataclasses.replace(read_settings(given, page_size=5), cloud=then),
+    ):
+        expected = CLOUDS[then]
+        assert (changed.base_url, changed.authority) == (expected.base_url, expected.authority)
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_the_address_of_another_cloud_stays_where_it_is_given(cloud: Any) -> None:
+    for address in (each.authority for each in CLOUDS.values()):
+        given = Settings(cloud=cloud, authority=address)
+        assert given.authority == address
+        assert dataclasses.replace(given, cloud="china").authority == address
+
+
+def test_row_groups_that_are_not_given_follow_the_parts() -> None:
+    small = Settings(part_rows=10)
+    assert small.row_group_rows == 10
+    assert dataclasses.replace(small, part_rows=100_000).row_group_rows == 50_000
+    given = Settings(part_rows=100_000, row_group_rows=50_000)
+    with pytest.raises(SettingsError, match="row_group_rows: must be at most part_rows, 10 "):
+        dataclasses.replace(given, part_rows=10)
+
+
+def test_none_counts_as_not_given() -> None:
+    given = {setting.name: None for setting in dataclasses.fields(Settings) if not setting.default}
+    assert Settings(**given) == Settings()  # type: ignore[arg-type]  # None is for those who pass on
+
+
+# The groups
+
+
+def test_every_setting_is_in_a_group() -> None:
+    assert [each.name for each in settings_of(*GROUPS)] == setting_names()
+    for name, group in GROUPS.items():
+        assert issubclass(Settings, group)
+        assert settings_of(name)
+
+
+def test_keyword_arguments_have_the_names_and_types_of_the_settings() -> None:
+    keywords = get_type_hints(SettingsKeywords)
+    assert keywords.pop("config") == str | Path | None
+    types = get_type_hints(Settings)
+    assert set(keywords) == set(setting_names())
+    for setting in dataclasses.fields(Settings):
+        as_text = {Secret, Path} & set(get_args(types[setting.name])) or kind_of(setting) is SIZE
+        expected = types[setting.name] | None
+        assert keywords[setting.name] == (expected | str if as_text else expected), setting.name
+
+
+def test_the_kinds_say_what_is_a_secret_a_path_or_shapes_files() -> None:
+    types = get_type_hints(Settings)
+    for setting in dataclasses.fields(Settings):
+        assert kind_of(setting).is_secret == (Secret in get_args(types[setting.name]))
+        assert kind_of(setting).is_path == (Path in get_args(types[setting.name]))
+    assert set(names_that_shape_files()) == {"part_rows", "row_group_rows", "usage_period"}
+
+
+def test_settings_with_a_misspelt_keyword_are_refused_wherever_they_are_taken() -> None:
+    for call in (
+        lambda: bulkfetch.export("lake", tokne="x"),  # type: ignore[call-arg]  # misspelt
+        lambda: bulkfetch.repair("lake", tokne="x"),  # type: ignore[call-arg]  # misspelt
+        lambda: bulkfetch.verify("lake", tokne="x"),  # type: ignore[call-arg]  # misspelt
+        lambda: bulkfetch.Client(tokne="x"),  # type: ignore[call-arg]  # misspelt
+        lambda: bulkfetch.read_settings(tokne="x"),  # type: ignore[call-arg]  # misspelt
+        lambda: asyncio.run(bulkfetch.check_login(tokne="x")),  # type: ignore[call-arg]  # misspelt
+    ):
+        with pytest.raises(SettingsError, match="'tokne': no such setting; did you mean token"):
+            call()
 
 
 def test_a_login_is_kept_beside_the_users_own_file_unless_told_otherwise(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""The types of the library as a program that uses it meets them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bulkfetch
+
+PROGRAM = """
+import bulkfetch
+
+bulkfetch.export("lake", token="x", page_size=500, config="settings.toml")
+bulkfetch.export("lake", tokne="x")
+bulkfetch.repair("lake", with_sever=True)
+bulkfetch.verify("lake", storage_regoin="eu-central-1")
+bulkfetch.Client(page_size="many")
+bulkfetch.read_settings(cloud="chnia")
+"""
+
+
+def test_a_misspelt_setting_or_a_value_of_another_type_fails_a_type_check(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(Path(bulkfetch.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    errors = [line for line in done.stdout.splitlines() if line.startswith("program.py:")]
+    found = [(line.split(":")[1], line.rpartition("[")[2]) for line in errors if "error:" in line]
+    assert found == [
+        ("5", "call-arg]"),
+        ("6", "call-arg]"),
+        ("7", "call-arg]"),
+        ("8", "arg-type]"),
+        ("9", "arg-type]"),
+    ], done.stdout
