@@ -23,6 +23,7 @@ import trustme
 
 from bulkfetch.cli import main
 from bulkfetch.sandbox import SandboxOptions
+from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
 from bulkfetch.sandbox.process import SpawnedSandbox, spawned
 
 ROWS = 20
@@ -1076,7 +1077,7 @@ def test_a_run_over_everything_the_sandbox_has_needs_no_account_and_is_proved(ru
         path.parent.relative_to("lake/line_items")
         for path in Path("lake/line_items").rglob("*.parquet")
     }
-    assert len(partitions) == 11
+    assert len(partitions) == len(PROVIDERS_AND_TYPES)
     proved = run("verify", "lake", "--deep", "--json")
     assert (proved.code, proved.json["sound"], proved.json["documents"]) == (0, True, 9)
     other = run("export", "lake", "--sandbox", "--sandbox-line-items", "9")
@@ -1325,7 +1326,7 @@ def test_the_schemas_are_shown(run: Run) -> None:
     assert ["billingCycleType", "string", "documentation", "sample"] in lines
     assert ["invoice_id", "string", "not", "null", "bulkfetch"] in lines
     facts = run("schema", "--json").json
-    assert len(facts) == 12
+    assert len(facts) == len(PROVIDERS_AND_TYPES) + 1
     assert {
         "name": "id",
         "type": "string",
