@@ -1,5 +1,4 @@
-"""Where an archive lies: in a directory of this machine, or under a prefix of a container in an
-object store."""
+"""Reads the address of an output: a directory of this machine, or a prefix in an object store."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from bulkfetch.errors import OutputError
 
 
 class Service(Enum):
-    """The kinds of object stores."""
+    """The kinds of object stores; each value is also the name of the extra with its packages."""
 
     S3 = "s3"
     AZURE = "azure"
@@ -23,7 +22,7 @@ class Service(Enum):
 class Address:
     """A prefix of a container: a bucket of S3 or GCS, a container of Azure, a workspace of OneLake.
 
-    `endpoint` and `account` are those of Azure, where the address names them.
+    `account` and `endpoint` are for Azure, if the address names them.
     """
 
     service: Service
@@ -34,7 +33,7 @@ class Address:
     endpoint: str | None = None
 
     def key(self, name: object) -> str:
-        """Return what the container calls the object `name` of the archive."""
+        """Return the key, in the container, of the object `name` of the archive."""
         return f"{self.prefix}/{name}" if self.prefix else str(name)
 
     def __str__(self) -> str:
@@ -58,43 +57,41 @@ _EXAMPLES = (
 )
 _AZURE_HOST = re.compile(
     r"(?P<account>[a-z0-9-]+)\.(?:z[0-9]+\.)?(?:dfs|blob)\."
-    r"(?P<suffix>core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net|storage\.azure\.net"
-    r"|fabric\.microsoft\.com)"
+    r"(?P<suffix>core\.windows\.net|core\.chinacloudapi\.cn|core\.usgovcloudapi\.net"
+    r"|storage\.azure\.net|fabric\.microsoft\.com)"
 )
-"""Hosts of storage accounts, and of OneLake; its regional ones are named like
-westeurope-onelake."""
+"""Hosts of storage accounts and of OneLake, whose regional hosts are like westeurope-onelake."""
 _ONELAKE = "fabric.microsoft.com"
 
 
 def parse_address(text: str) -> Address | None:
-    """Read the address of an object store; None stands for the path of a directory.
+    """Read the address of an object store; return None for the path of a directory.
 
-    `s3://`, `s3a://`, `gs://`, `gcs://`, `az://` and `azure://` take the bucket or container and a
-    prefix, spelled as they are; `abfs[s]://container@account.dfs.core.windows.net/prefix` and
-    `https://` addresses of Azure Storage and OneLake are percent-encoded, as everywhere. Raises
-    OutputError, which repeats no query, where tokens may be.
+    In `s3://`, `s3a://`, `gs://`, `gcs://`, `az://` and `azure://` addresses, the bucket or
+    container and the prefix are taken literally. `abfs[s]://container@account…` and `https://`
+    addresses of Azure Storage and OneLake are percent-encoded. Raises OutputError, whose message
+    leaves out the query: it may hold a token.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
         return None
     service = _SCHEMES.get(scheme.lower())
     if service is None:
-        raise OutputError(
-            f"{scheme}:// is no storage that bulkfetch writes to; there are {_EXAMPLES}"
-        )
+        raise OutputError(f"bulkfetch cannot write to {scheme}:// addresses; use {_EXAMPLES}")
     shown, query, _ = text.partition("?")
     if query or "#" in text:
         raise OutputError(
-            f"{shown.partition('#')[0]}: an address ends with its path; a SAS has a setting, storage_sas"
+            f"{shown.partition('#')[0]}: an address must not have a query or fragment; give a SAS "
+            "as the setting storage_sas"
         )
     if scheme.lower() == "https" or (service is Service.AZURE and "@" in rest.partition("/")[0]):
         return _azure_address(text)
     container, _, prefix = rest.partition("/")
     if "@" in container or ":" in container:
         raise OutputError(
-            "the address must hold no credentials and no port; these have settings (storage_…)"
+            "the address must not contain credentials or a port; give them as settings (storage_…)"
         )
-    return _checked(Address(service, container, prefix.strip("/"), text))
+    return _check(Address(service, container, prefix.strip("/"), text))
 
 
 def _azure_address(text: str) -> Address:
@@ -103,31 +100,33 @@ def _azure_address(text: str) -> Address:
     found = _AZURE_HOST.fullmatch(host)
     if not found or parts.port is not None or parts.password is not None:
         raise OutputError(
-            "an https:// or abfss:// address names a host of Azure Storage or OneLake, as in "
-            f"abfss://container@account.dfs.core.windows.net/prefix; there are {_EXAMPLES}"
+            "an https:// or abfss:// address must name a host of Azure Storage or OneLake, as in "
+            f"abfss://container@account.dfs.core.windows.net/prefix; use {_EXAMPLES}"
         )
     container, prefix = unquote(parts.username or ""), path
     if parts.scheme == "https":
         if parts.username is not None:
             raise OutputError(
-                "the address must hold no credentials; these have settings (storage_…)"
+                "the address must not contain credentials; give them as settings (storage_…)"
             )
         container, _, prefix = path.partition("/")
     endpoint = "https://" + re.sub(r"\.dfs\.", ".blob.", host)
-    address = _checked(
+    address = _check(
         Address(Service.AZURE, container, prefix.strip("/"), text, found["account"], endpoint)
     )
     if found["suffix"] == _ONELAKE and prefix.split("/")[1:2] != ["Files"]:
         raise OutputError(
-            f"{text}: on OneLake an archive lies in the Files of an item, as in "
+            f"{text}: on OneLake an archive must be in the Files of an item, as in "
             "abfss://workspace@onelake.dfs.fabric.microsoft.com/lake.Lakehouse/Files/invoices"
         )
     return address
 
 
-def _checked(address: Address) -> Address:
+def _check(address: Address) -> Address:
     if not address.container:
-        raise OutputError(f"{address}: the address names no bucket or container; as in {_EXAMPLES}")
+        raise OutputError(f"{address}: the address has no bucket or container; use {_EXAMPLES}")
     if address.prefix and {"", ".", ".."} & set(address.prefix.split("/")):
-        raise OutputError(f"{address}: a prefix has no empty names, and none that are . or ..")
+        raise OutputError(
+            f"{address}: a prefix must not have empty names, or names that are . or .."
+        )
     return address

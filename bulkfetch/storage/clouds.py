@@ -1,78 +1,85 @@
-"""The clouds behind the addresses: their credentials, from where each cloud keeps them, and their
-own quirks.
+"""What S3, Azure Storage and Google Cloud Storage have in common.
 
-Apart from settings this is the one place that reads the environment: where a cloud's own tools look
-for credentials, so does bulkfetch. All calls block.
+`s3`, `azure` and `gcs` each open a container of one cloud. They look for credentials where the
+cloud's own tools look, so beside `settings` they are the only modules that read the environment.
+All calls block.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from bulkfetch.settings.declared import Settings
 
-if TYPE_CHECKING:
-    from obstore.store import AzureStore, GCSStore, S3Store
+CloudStore = S3Store | AzureStore | GCSStore
 
 CONNECT_TIMEOUT_S = 15
+_PROBE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Cloud:
-    """A container of an object store, and what obstore does not do.
+class Container:
+    """A bucket or container of an object store, and what obstore cannot do with it."""
 
-    `abort_uploads`, given a key, ends all unfinished uploads to it, also of another process; None
-    where writing to the key ends them. `delete`, given a key, removes one object, where obstore
-    asks in a way that not all stores know.
-    """
-
-    store: S3Store | AzureStore | GCSStore
-    knocking: S3Store | AzureStore | GCSStore | None = None
-    """The same with little patience: to find out whether there is a store at all."""
+    store: CloudStore
+    probe: CloudStore | None = None
+    """The same store with a short timeout, to fail fast on a misspelt name."""
     abort_uploads: Callable[[str], None] | None = None
+    """Ends all unfinished uploads to a key, also those of other processes. None where writing to
+    the key ends them."""
     delete: Callable[[str], None] | None = None
+    """Removes the object of a key. None where the request that obstore sends is understood."""
+
+
+def open_with_probe(
+    store: Callable[..., CloudStore], settings: Settings
+) -> tuple[CloudStore, CloudStore]:
+    """Open a store, and open it a second time as a probe that gives up soon."""
+    patience_s = settings.storage_patience_s
+    patient = store(retry_config=_retry_config(patience_s))
+    probe = store(retry_config=_retry_config(min(_PROBE_S, patience_s)))
+    return patient, probe
 
 
 def client_options(settings: Settings, endpoint: str | None) -> Any:
     """Return the options of an obstore client."""
-    return {
-        "allow_http": (endpoint or "").startswith(
-            "http://"
-        ),  # settings take http for loopback only
+    options: dict[str, Any] = {
+        # settings accept http for loopback addresses only
+        "allow_http": (endpoint or "").startswith("http://"),
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
         "timeout": timedelta(seconds=settings.storage_timeout_s),
         "user_agent": "bulkfetch",
-        **({"root_certificate": settings.ca_file.read_bytes()} if settings.ca_file else {}),
     }
+    if settings.ca_file:
+        options["root_certificate"] = settings.ca_file.read_bytes()
+    return options
 
 
-def trusted(settings: Settings) -> str | bool:
-    """Return the certificates that the clouds' own libraries trust: those given are for an endpoint
-    that is given."""
+def trusted_certificates(settings: Settings) -> str | bool:
+    """Return what the clouds' own libraries check certificates against; True is their default.
+
+    `ca_file` is used if there is a `storage_endpoint`: it is for that server, not for the clouds.
+    """
     return str(settings.ca_file) if settings.ca_file and settings.storage_endpoint else True
 
 
-def open_with_probe(
-    store: Callable[..., S3Store | AzureStore | GCSStore], settings: Settings
-) -> tuple[S3Store | AzureStore | GCSStore, S3Store | AzureStore | GCSStore]:
-    """Open a store twice, with patience and without."""
-    patience_s = settings.storage_patience_s
-    return store(retry_config=_retry_config(patience_s)), store(
-        retry_config=_retry_config(min(_KNOCKING_S, patience_s))
-    )
-
-
-_KNOCKING_S = 20.0
+def first_variable(*names: str) -> str | None:
+    """Return the value of the first environment variable that is set and not empty."""
+    values = (os.environ.get(name) for name in names)
+    return next((value for value in values if value), None)
 
 
 def _retry_config(patience_s: float) -> Any:
-    """Retries of one request; they end before its signature has expired, which clouds accept for 15
-    minutes."""
+    """Return how obstore retries one request.
+
+    Retries end after 10 minutes: clouds accept the signature of a request for 15.
+    """
     return {
         "max_retries": 10_000,
         "retry_timeout": timedelta(seconds=min(patience_s, 600)),
@@ -82,10 +89,3 @@ def _retry_config(patience_s: float) -> Any:
             "base": 2,
         },
     }
-
-
-def first_variable(*names: str) -> str | None:
-    """Return the first variable of the environment that is set, and not empty."""
-    with suppress(StopIteration):
-        return next(value for name in names if (value := os.environ.get(name)))
-    return None

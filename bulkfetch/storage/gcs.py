@@ -6,38 +6,42 @@ import logging
 from collections.abc import Callable
 from datetime import UTC
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
+
+import google.auth
+import requests
+from google.auth.exceptions import GoogleAuthError
+from google.auth.transport.requests import Request
+from google.oauth2.service_account import Credentials
+from obstore.store import GCSStore
 
 from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
-    Cloud,
+    Container,
     client_options,
     first_variable,
     open_with_probe,
-    trusted,
+    trusted_certificates,
 )
 from bulkfetch.words import printable
 
-if TYPE_CHECKING:
-    pass
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+_ENDPOINT = "https://storage.googleapis.com"
 
-_GCS_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
-_GCS_ENDPOINT = "https://storage.googleapis.com"
+Provider = Callable[[], Any]
+"""Returns the current token in the form that obstore asks for."""
 
 
-def open_gcs(address: Address, settings: Settings) -> Cloud:
-    """Open a bucket of Google Cloud Storage."""
-    import requests
-    from obstore.store import GCSStore
-
+def open_gcs(address: Address, settings: Settings) -> Container:
+    """Open a bucket of Google Cloud Storage. Raises SettingsError without credentials."""
     emulator = first_variable("STORAGE_EMULATOR_HOST")
     endpoint = settings.storage_endpoint or emulator
-    provide = _nobody if emulator else _google_identity(settings)
+    provide = _provide_nothing if emulator else _sign_in(settings)
     store = partial(
         GCSStore,
         address.container,
@@ -46,72 +50,78 @@ def open_gcs(address: Address, settings: Settings) -> Cloud:
         credential_provider=provide,
         client_options=client_options(settings, endpoint),
     )
-    bucket = f"{(endpoint or _GCS_ENDPOINT).rstrip('/')}/{address.container}"
+    abort_uploads = _aborter_of_uploads(address, endpoint or _ENDPOINT, provide, settings)
+    patient, probe = open_with_probe(store, settings)
+    return Container(patient, probe, abort_uploads=abort_uploads)
+
+
+def _provide_nothing() -> Any:
+    """Return a token for an emulator, which checks none."""
+    return {"token": "anonymous", "expires_at": None}
+
+
+def _sign_in(settings: Settings) -> Provider:
+    """Find credentials and get a first token."""
+    # its log repeats what its exception says
+    logging.getLogger("google.auth").setLevel(logging.CRITICAL)
+    try:
+        provide = partial(_provide, _find_credentials(settings), Request())
+        provide()
+    except (GoogleAuthError, ValueError) as error:
+        raise SettingsError(
+            "Google Cloud Storage: no credentials: sign in with `gcloud auth application-default "
+            "login`, set GOOGLE_APPLICATION_CREDENTIALS, give the machine a service account, or "
+            f"give storage_credentials ({printable(str(error))})"
+        ) from error
+    return provide
+
+
+def _find_credentials(settings: Settings) -> Any:
+    if settings.storage_credentials is None:
+        return google.auth.default(scopes=[_SCOPE])[0]
+    return Credentials.from_service_account_file(  # type: ignore[no-untyped-call]  # not annotated
+        str(settings.storage_credentials), scopes=[_SCOPE]
+    )
+
+
+def _provide(credentials: Any, request: Request) -> Any:
+    if not credentials.valid:
+        credentials.refresh(request)
+    expiry = credentials.expiry  # in UTC, without saying so
+    return {
+        "token": credentials.token,
+        "expires_at": expiry.replace(tzinfo=UTC) if expiry else None,
+    }
+
+
+def _aborter_of_uploads(
+    address: Address, endpoint: str, provide: Provider, settings: Settings
+) -> Callable[[str], None]:
+    """Return a function that ends all unfinished uploads to a key."""
+    bucket = f"{endpoint.rstrip('/')}/{address.container}"
     timeouts = (CONNECT_TIMEOUT_S, settings.storage_timeout_s)
+    verify = trusted_certificates(settings)
 
     def send(method: str, url: str, **query: str) -> requests.Response:
         headers = {"Authorization": f"Bearer {provide()['token']}"}
         answer = requests.request(
-            method, url, params=query, headers=headers, timeout=timeouts, verify=trusted(settings)
+            method, url, params=query, headers=headers, timeout=timeouts, verify=verify
         )
         answer.raise_for_status()
         return answer
 
     def abort_uploads(key: str) -> None:
         try:
-            listing = ElementTree.fromstring(send("GET", bucket, uploads="", prefix=key).content)  # noqa: S314  Google's
+            content = send("GET", bucket, uploads="", prefix=key).content
+            # the XML comes from Google over TLS, or from the endpoint that the user gave
+            listing = ElementTree.fromstring(content)  # noqa: S314  trusted XML, see above
             for upload in listing.findall("{*}Upload"):
                 if upload.findtext("{*}Key") == key:
-                    send(
-                        "DELETE",
-                        f"{bucket}/{quote(key)}",
-                        uploadId=upload.findtext("{*}UploadId") or "",
-                    )
+                    upload_id = upload.findtext("{*}UploadId") or ""
+                    send("DELETE", f"{bucket}/{quote(key)}", uploadId=upload_id)
         except (requests.RequestException, ElementTree.ParseError) as error:
             raise StorageError(
                 f"{address}: unfinished uploads cannot be ended: {printable(str(error))}"
             ) from error
 
-    return Cloud(*open_with_probe(store, settings), abort_uploads=abort_uploads)
-
-
-def _nobody() -> Any:
-    """Stand for credentials where an emulator answers."""
-    return {"token": "anonymous", "expires_at": None}
-
-
-def _google_identity(settings: Settings) -> Callable[[], Any]:
-    import google.auth
-    from google.auth.exceptions import GoogleAuthError
-    from google.auth.transport.requests import Request
-    from google.oauth2.service_account import Credentials
-
-    logging.getLogger("google.auth").setLevel(
-        logging.CRITICAL
-    )  # what it tries and cannot is in its error
-    try:
-        if settings.storage_credentials is not None:
-            credentials = Credentials.from_service_account_file(  # type: ignore[no-untyped-call]  # of their side
-                str(settings.storage_credentials), scopes=[_GCS_SCOPE]
-            )
-        else:
-            credentials, _ = google.auth.default(scopes=[_GCS_SCOPE])
-        request = Request()
-
-        def provide() -> Any:
-            if not credentials.valid:
-                credentials.refresh(request)
-            expiry = credentials.expiry
-            return {
-                "token": credentials.token,
-                "expires_at": expiry.replace(tzinfo=UTC) if expiry else None,
-            }
-
-        provide()
-    except (GoogleAuthError, ValueError) as error:
-        raise SettingsError(
-            "Google Cloud Storage: no credentials: sign in with `gcloud auth application-default login`, set "
-            "GOOGLE_APPLICATION_CREDENTIALS, give the machine a service account, or give storage_credentials "
-            f"({printable(str(error))})"
-        ) from error
-    return provide
+    return abort_uploads

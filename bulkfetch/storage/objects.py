@@ -1,9 +1,9 @@
-"""The objects below one prefix of an object store: obstore's calls, retried for as long as patience
-lasts.
+"""The objects below one prefix of an object store: obstore's calls, with retries.
 
-obstore tries again what it knows to be harmless; what it does not know (an answer that is lost
-after the request was carried out, a body that breaks off) is tried again here, and the caller is
-told which of its conditions failed. All calls block, and raise StorageError.
+obstore retries where a second request is harmless. The other cases are retried here: an answer that
+is lost after the store carried out the request, a body that breaks off. ConditionError tells the
+caller that its condition (create only, replace only this version) failed. All calls block, and
+raise StorageError.
 """
 
 from __future__ import annotations
@@ -17,64 +17,63 @@ from pathlib import PurePosixPath
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+
 from bulkfetch.errors import OutputError, StorageError, UploadLostError
 from bulkfetch.storage.addresses import Address
-from bulkfetch.storage.clouds import Cloud
+from bulkfetch.storage.clouds import Container
 from bulkfetch.storage.problems import NO_CONTAINER, REFUSED, Problem, problem_of
 
 if TYPE_CHECKING:
-    from obstore import WritableFile
+    from obstore import WritableFile  # obstore declares it for type checkers only
 
 T = TypeVar("T")
 
 CHUNK_BYTES = 8 << 20
-"""Objects up to this size are written with one request; larger ones are uploaded in pieces of
-it."""
-_UPLOADING = 2
-"""How many pieces of one object are on their way at once: with what waits, this bounds its
-memory."""
+"""Objects up to this size are written with one request, larger ones in pieces of this size."""
+_CONCURRENT_PIECES = 2
+"""How many pieces of one object are sent at once; this limits the memory of an upload."""
 _MAX_WAIT_S = 15.0
-_CONFLICTS = 5
-"""How often a condition may fail for a reason that is gone by the time one looks, as S3 allows
-itself."""
+_MAX_CONFLICTS = 5
+"""How often S3 may refuse to create an object that does not exist.
+
+It does so while another request for the same object is in progress, even one that fails later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the store says of an object.
-
-    `e_tag` and `version` identify what is there now; listings spell or tell them otherwise than
-    answers about one object do, so those with `is_listed` are no condition yet.
-    """
+    """What the store reports of an object."""
 
     size: int
     modified: datetime
     e_tag: str | None = None
     version: str | None = None
+    """With `e_tag`, it identifies this version of the object."""
     is_listed: bool = False
+    """Whether it comes from a listing. Listings may spell `e_tag` and `version` differently, so a
+    condition needs those of a request for this one object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The content of an object, and what identifies this version of it."""
+    """The content of an object, and the entry of this version."""
 
     content: bytes
     entry: Entry
 
 
 def uptime_s() -> float:
-    """Return the seconds of a clock that also goes on while the machine sleeps, where there is
-    one."""
-    return (
-        time.clock_gettime(time.CLOCK_BOOTTIME)
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else time.monotonic()
-    )
+    """Return the seconds of a clock that also runs while the machine sleeps, if there is one."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class BlockingClock:
-    """Time and chance for calls that block, passed in so that tests need neither."""
+    """Time and chance for calls that block, passed in so that tests do not wait."""
 
     now: Callable[[], float] = uptime_s
     sleep: Callable[[float], None] = time.sleep
@@ -82,8 +81,7 @@ class BlockingClock:
 
 
 class ConditionError(StorageError):
-    """An object was not written, because it is there already, or is another one than was
-    expected."""
+    """An object was not written: it exists already, or is not the version that was expected."""
 
 
 class Objects:
@@ -92,7 +90,7 @@ class Objects:
     def __init__(
         self,
         address: Address,
-        cloud: Cloud,
+        container: Container,
         *,
         patience_s: float = 600.0,
         chunk_bytes: int = CHUNK_BYTES,
@@ -100,168 +98,155 @@ class Objects:
     ) -> None:
         self.address = address
         self.chunk_bytes = chunk_bytes
-        self._cloud = cloud
-        self._store = cloud.store
+        self._container = container
+        self._store = container.store
         self._patience_s = patience_s
         self.clock = clock or BlockingClock()
 
-    def knock(self) -> None:
-        """Find out soon whether there is a store at all: a name that is misspelled is not worth
-        much patience."""
-        import obstore
-        from obstore.exceptions import BaseError
-
-        if self._cloud.knocking is None:
+    def probe(self) -> None:
+        """Raise OutputError soon if no store answers, as with a misspelt name."""
+        if self._container.probe is None:
             return
         try:
-            obstore.head(self._cloud.knocking, "_bulkfetch/lock")
+            obstore.head(self._container.probe, "_bulkfetch/lock")
         except FileNotFoundError:
-            pass  # it is there, and has no archive yet
+            pass  # the store answers; it has no archive yet
         except (BaseError, OSError) as error:
             problem = problem_of(error)
-            if problem.status is None:  # what it answers is the business of others
+            if problem.status is None:  # a refusal is left to the request that needs an answer
                 raise OutputError(f"{self.address}: {problem}") from error
 
     def get(self, name: PurePosixPath) -> Stored | None:
-        """Return an object, or None if it is not there."""
-        import obstore
+        """Return an object, or None if it does not exist."""
 
         def read() -> Stored:
             answer = obstore.get(self._store, str(name))
             return Stored(bytes(answer.bytes()), _entry(answer.meta))
 
         with suppress(FileNotFoundError):
-            return self._tried(name, "read", read)
+            return self._retry(name, "read", read)
         return None
 
     def get_range(self, name: PurePosixPath, start: int, end: int) -> bytes:
-        """Return the bytes of an object from `start` up to `end`. Raises StorageError also if it is
-        not there."""
-        import obstore
+        """Return the bytes of an object from `start` up to `end`.
+
+        Raises StorageError if the object does not exist or is shorter.
+        """
+
+        def read() -> bytes:
+            return bytes(obstore.get_range(self._store, str(name), start=start, end=end))
 
         try:
-            found = self._tried(
-                name,
-                "read",
-                lambda: bytes(obstore.get_range(self._store, str(name), start=start, end=end)),
-            )
+            found = self._retry(name, "read", read)
         except FileNotFoundError:
             raise self.gone(name) from None
         if len(found) != end - start:
-            raise StorageError(f"{self.where(name)}: it is shorter than it was")
+            raise StorageError(f"{self.where(name)}: the object is shorter than it was")
         return found
 
     def head(self, name: PurePosixPath) -> Entry | None:
-        """Return what an object is, or None if it is not there."""
-        import obstore
-
+        """Return the entry of an object, or None if it does not exist."""
         with suppress(FileNotFoundError):
-            return _entry(self._tried(name, "read", lambda: obstore.head(self._store, str(name))))
+            return _entry(self._retry(name, "read", lambda: obstore.head(self._store, str(name))))
         return None
 
     def list(self) -> dict[PurePosixPath, Entry]:
         """Return all objects below the prefix."""
-        return self._tried(
-            PurePosixPath(), "list", lambda: {PurePosixPath(n): e for n, e in self._listed()}
-        )
+        return self._retry(PurePosixPath(), "list", self._list_once)
 
-    def _listed(self) -> Iterator[tuple[str, Entry]]:
-        import obstore
-
-        for chunk in obstore.list(self._store):
-            for each in chunk:
-                yield each["path"], replace(_entry(each), is_listed=True)
+    def _list_once(self) -> dict[PurePosixPath, Entry]:
+        return {
+            PurePosixPath(each["path"]): replace(_entry(each), is_listed=True)
+            for chunk in obstore.list(self._store)
+            for each in chunk
+        }
 
     def put(self, name: PurePosixPath, content: bytes, *, replacing: Entry | None = None) -> Entry:
-        """Write an object in one piece if there is none, or if there is the one that is
-        `replacing`.
+        """Write an object with one request: create it, or replace the version `replacing`.
 
-        Raises ConditionError if that does not hold. What was stored by a request whose answer was
-        lost is told from what somebody else wrote by its content.
+        Raises ConditionError if the object exists already, or is another version. If an answer is
+        lost, the retry finds an object: its content shows whether this run wrote it.
         """
         if replacing is not None and replacing.is_listed:
             replacing = self.head(name)
+        mode = "create" if replacing is None else _unchanged(replacing)
         conflicts = 0
         while True:
             try:
-                return self._put(
-                    name, content, "create" if replacing is None else _unchanged(replacing)
-                )
+                return self._put(name, content, mode)
             except (ConditionError, FileNotFoundError) as error:
-                there = self.get(name)
-                if there is not None and there.content == content:
-                    return there.entry
-                if there is not None or replacing is not None:
+                stored = self.get(name)
+                if stored is not None and stored.content == content:
+                    return stored.entry
+                if stored is not None or replacing is not None:
                     break
-                conflicts += 1  # with something that has come to nothing
-                if conflicts == _CONFLICTS:
+                conflicts += 1
+                if conflicts == _MAX_CONFLICTS:
                     raise StorageError(str(error)) from error
                 self.clock.sleep(self.clock.draw())
         raise ConditionError(
-            f"{self.where(name)} was changed by something else while this run was writing to the archive"
+            f"{self.where(name)} was changed by another program while this run was writing to the "
+            "archive"
         )
 
     def _put(self, name: PurePosixPath, content: bytes, mode: Any) -> Entry:
-        import obstore
+        def write() -> Any:
+            return obstore.put(self._store, str(name), content, mode=mode, use_multipart=False)
 
-        found = self._tried(
-            name,
-            "write",
-            lambda: obstore.put(self._store, str(name), content, mode=mode, use_multipart=False),
-        )
+        found = self._retry(name, "write", write)
         return Entry(len(content), datetime.now(UTC), found["e_tag"], found["version"])
 
     def copy(self, source: PurePosixPath, name: PurePosixPath, size: int) -> Entry:
-        """Copy an object within the store, in place of what has that name, and wait until it is
-        whole."""
-        import obstore
+        """Copy an object within the store, replacing `name`, and wait until the copy is whole."""
+
+        def copy() -> None:
+            obstore.copy(self._store, str(source), str(name), overwrite=True)
 
         try:
-            self._tried(
-                name,
-                "copy",
-                lambda: obstore.copy(self._store, str(source), str(name), overwrite=True),
-            )
+            self._retry(name, "copy", copy)
         except FileNotFoundError:
             raise self.gone(source) from None
         until, wait_s = self.clock.now() + self._patience_s, 0.05
-        while (
-            entry := self.head(name)
-        ) is None or entry.size != size:  # Azure may copy after it has answered
+        while True:
+            # Azure may answer first and copy afterwards
+            entry = self.head(name)
+            if entry is not None and entry.size == size:
+                return entry
             if self.clock.now() > until:
                 raise StorageError(
-                    f"{self.where(name)}: the copy of {source} is not whole after {self._patience_s:g} s"
+                    f"{self.where(name)}: the copy of {source} is not whole after "
+                    f"{self._patience_s:g} s"
                 )
             self.clock.sleep(wait_s)
             wait_s = min(2 * wait_s, _MAX_WAIT_S)
-        return entry
 
     def delete(self, name: PurePosixPath) -> None:
-        """Remove an object, if it is there."""
-        import obstore
-
-        delete = self._cloud.delete
+        """Remove an object, if it exists."""
+        delete = self._container.delete
         with suppress(FileNotFoundError):
             if delete is not None:
-                self._tried(name, "delete", lambda: delete(self.address.key(name)))
+                self._retry(name, "delete", lambda: delete(self.address.key(name)))
             else:
-                self._tried(name, "delete", lambda: obstore.delete(self._store, str(name)))
+                self._retry(name, "delete", lambda: obstore.delete(self._store, str(name)))
 
     def upload(self, name: PurePosixPath) -> Upload:
-        """Begin an object that is written in pieces, and seen when it is whole."""
+        """Begin an object that is written in pieces and becomes visible when it is whole."""
         return Upload(self, name)
 
     def abort_uploads(self, name: PurePosixPath, *, is_there: bool) -> None:
-        """End all unfinished uploads to a name, also those of processes that died; `is_there` says
-        it was completed."""
-        if self._cloud.abort_uploads is not None:
-            self._cloud.abort_uploads(self.address.key(name))
-        elif not is_there:  # Azure drops the blocks of a name that is written anew
+        """End all unfinished uploads to a name, also those of processes that died.
+
+        `is_there` says that the object exists: it is not overwritten then.
+        """
+        if self._container.abort_uploads is not None:
+            self._container.abort_uploads(self.address.key(name))
+        elif not is_there:
+            # Azure drops the uploaded blocks of a name when that name is written
             self._put(name, b"", "overwrite")
             self.delete(name)
 
-    def has_waited(self, since: float) -> bool:
-        """Tell whether patience is over with what began at a moment of the clock."""
+    def is_out_of_patience(self, since: float) -> bool:
+        """Return whether something that began at `since` has taken all of the patience."""
         return self.clock.now() - since >= self._patience_s
 
     def gone(self, name: PurePosixPath) -> StorageError:
@@ -276,13 +261,11 @@ class Objects:
         shown = str(self.address).rstrip("/")
         return shown if name == PurePosixPath() else f"{shown}/{name}"
 
-    def _tried(self, name: PurePosixPath, verb: str, call: Callable[[], T]) -> T:
-        """Call until it works, is refused for good, or patience is over.
+    def _retry(self, name: PurePosixPath, verb: str, call: Callable[[], T]) -> T:
+        """Call until it works, the store refuses for good, or patience is over.
 
-        Raises ConditionError, FileNotFoundError, and StorageError for all others.
+        Raises ConditionError, FileNotFoundError, and StorageError for everything else.
         """
-        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-
         until, wait_s = self.clock.now() + self._patience_s, 0.1
         while True:
             try:
@@ -303,21 +286,18 @@ class Objects:
     ) -> StorageError | OutputError:
         if problem.code in NO_CONTAINER:
             return OutputError(
-                f"{self.address}: there is no bucket or container {self.address.container!r}; create it first"
+                f"{self.address}: there is no bucket or container {self.address.container!r}; "
+                "create it first"
             )
         patience = "" if problem.is_final else f" for {self._patience_s:g} s (storage_patience_s)"
-        advice = problem.advice(verb)
-        return StorageError(
-            f"{self.where(name)}: {problem}{patience}{f'; {advice}' if advice else ''}"
-        )
+        return StorageError(f"{self.where(name)}: {problem}{patience}{_advice(problem, verb)}")
 
 
 class Upload:
-    """An object under way: what pyarrow, or a receiver of bytes, writes to. Seen when `finish` has
-    returned.
+    """The file that an object is written to; the object becomes visible when `finish` returns.
 
-    What is small enough stays in memory, as `content`, and is the caller's to put; `begin` is
-    called before anything is sent.
+    Up to `chunk_bytes` stay in memory as `content`, and the caller puts them. `begin` is called
+    before the first piece is sent.
     """
 
     def __init__(self, objects: Objects, name: PurePosixPath) -> None:
@@ -338,11 +318,11 @@ class Upload:
 
     @property
     def content(self) -> bytes:
-        """All bytes, where nothing has been sent."""
+        """All bytes, if nothing has been sent."""
         return b"".join(self._waiting)
 
     def write(self, data: bytes) -> int:
-        """Append bytes; blocks while enough are on their way. Raises UploadLostError."""
+        """Append bytes; blocks while enough pieces are being sent. Raises UploadLostError."""
         self.size += len(data)
         if self._writer is None:
             self._waiting.append(bytes(data))
@@ -351,7 +331,7 @@ class Upload:
             data, self._waiting = self.content, []
             self.begin()
             self._since = self._objects.clock.now()
-            self._writer = self._opened()
+            self._writer = self._open_writer()
         with self._sending():
             self._writer.write(data)
         return len(data)
@@ -364,43 +344,39 @@ class Upload:
                 self._writer.close()
 
     def flush(self) -> None:
-        """Nothing to do: nobody sees an object before it is whole."""
+        """Do nothing: an object is not visible before it is whole."""
 
     def close(self) -> None:
-        """Give up what is not finished."""
+        """Abandon an upload that is not finished."""
         if self.closed:
             return
         self.closed, self._waiting = True, []
         if self._writer is not None:
             error = OSError("the upload was given up")
-            with suppress(Exception):  # the caller ends what is left of it, or the next run does
+            with suppress(Exception):  # the caller, or the next run, ends what is left of it
                 self._writer.__exit__(type(error), error, None)
 
-    def _opened(self) -> WritableFile:
-        import obstore
-
+    def _open_writer(self) -> WritableFile:
         return obstore.open_writer(
             self._objects._store,
             self.name,
             buffer_size=self._objects.chunk_bytes,
-            max_concurrency=_UPLOADING,
+            max_concurrency=_CONCURRENT_PIECES,
         )
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
-        """Turn what obstore raises into an UploadLostError: what was sent is gone from memory."""
-        from obstore.exceptions import BaseError
-
+        """Raise UploadLostError if obstore fails: what was sent is not in memory any more."""
         try:
             yield
         except (BaseError, OSError) as error:
             problem = problem_of(error)
-            advice = problem.advice("write")
             raise UploadLostError(
-                f"{self._objects.where(self._path)}: the upload broke off: {problem}{f'; {advice}' if advice else ''}",
+                f"{self._objects.where(self._path)}: the upload broke off: {problem}"
+                f"{_advice(problem, 'write')}",
                 final=problem.status in REFUSED
                 or problem.code in NO_CONTAINER
-                or self._objects.has_waited(self._since),
+                or self._objects.is_out_of_patience(self._since),
             ) from error
 
 
@@ -409,7 +385,11 @@ def _entry(meta: Any) -> Entry:
 
 
 def _unchanged(entry: Entry) -> Any:
-    """Return the condition that an object is still what it was; without a tag of it there is
-    none."""
+    """Return the condition that an object is still this version; without tags, no condition."""
     tags = {"e_tag": entry.e_tag, "version": entry.version}
     return {name: tag for name, tag in tags.items() if tag is not None} or "overwrite"
+
+
+def _advice(problem: Problem, verb: str) -> str:
+    advice = problem.advice(verb)
+    return f"; {advice}" if advice else ""

@@ -1,62 +1,62 @@
-"""Where an export writes to and a verification reads from: what the address of an output opens."""
+"""Opens what the address of an output names: a directory, or a prefix of an object store."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from bulkfetch.errors import OutputError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.addresses import Address, Service, parse_address
-from bulkfetch.storage.azure import open_azure
-from bulkfetch.storage.clouds import Cloud
 from bulkfetch.storage.disk import LocalStore, prepare_directory
-from bulkfetch.storage.gcs import open_gcs
-from bulkfetch.storage.objects import Objects
-from bulkfetch.storage.objectstore import ObjectStore
-from bulkfetch.storage.s3 import open_s3
 from bulkfetch.storage.store import Store
+
+if TYPE_CHECKING:
+    from bulkfetch.storage.clouds import Container
+    from bulkfetch.storage.objects import Objects
+    from bulkfetch.storage.objectstore import ObjectStore
 
 
 def prepare_output(output: str | Path, settings: Settings, marker: PurePosixPath) -> Store:
-    """Return the store of an output: a directory, which is created if need be, or a prefix of an
-    object store.
+    """Return the store of an output; a directory is created if it does not exist.
 
-    Raises OutputError if it cannot be written to, or holds something that is no archive of ours:
-    `marker` is the file that an archive has; SettingsError where an object store is given no
-    credentials.
+    Raises OutputError if it is not writable, or has files but is not an archive: `marker` is the
+    file that every archive has. Raises SettingsError if an object store has no credentials.
     """
     address = parse_address(str(output))
     if address is None:
         return prepare_directory(Path(output), marker)
-    store = _opened(address, settings)
+    store = _open_object_store(address, settings)
     if store.lacks(marker):
         raise OutputError(
-            f"{store.where} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or new prefix"
+            f"{store.where} is not empty and not an archive of bulkfetch (no {marker}); choose an "
+            "empty or new prefix"
         )
     return store
 
 
 def open_archive(output: str | Path, settings: Settings | None) -> Store:
-    """Return the store of an archive to read. Raises OutputError if there can be none, and
-    SettingsError.
+    """Return the store of an archive to read. Raises OutputError, SettingsError.
 
-    Settings are for object stores; without them, those of the environment and the TOML file are
-    read.
+    An object store takes its credentials from `settings`; None stands for those of the environment
+    and the TOML file.
     """
     address = parse_address(str(output))
-    if address is None:
-        if not Path(output).is_dir():
-            raise OutputError(
-                f"{output} is not an archive of bulkfetch: there is no such directory"
-            )
-        return LocalStore(Path(output))
-    return _opened(address, settings or read_settings())
+    if address is not None:
+        return _open_object_store(address, settings or read_settings())
+    if not Path(output).is_dir():
+        raise OutputError(f"{output} is not an archive of bulkfetch: there is no such directory")
+    return LocalStore(Path(output))
 
 
-def is_there(output: str | Path) -> bool:
-    """Tell whether a local output, or something in its way, is there; an object store always is."""
+def may_exist(output: str | Path) -> bool:
+    """Return whether an output may exist already: a path that exists or leads through a file.
+
+    An object store may always exist.
+    """
     if parse_address(str(output)) is not None:
         return True
     path = Path(output)
@@ -64,30 +64,57 @@ def is_there(output: str | Path) -> bool:
     return nearest == path or not nearest.is_dir()
 
 
-def _opened(address: Address, settings: Settings) -> ObjectStore:
-    return ObjectStore(open_objects(address, settings))
+def _open_object_store(address: Address, settings: Settings) -> ObjectStore:
+    objects = open_objects(address, settings)
+    # not at the top: it needs obstore, which a local export does without
+    from bulkfetch.storage.objectstore import ObjectStore
+
+    return ObjectStore(objects)
 
 
 def open_objects(address: Address, settings: Settings) -> Objects:
-    """Open the objects of an address with what the settings and the environment have of
-    credentials.
+    """Open the objects of an address, with credentials from the settings or the environment.
 
-    Raises SettingsError without credentials, OutputError if there is no such store, or no such
-    bucket.
+    Raises SettingsError without credentials. Raises OutputError if the store does not answer, there
+    is no such bucket, or packages are missing.
     """
-    objects = Objects(
-        address, open_cloud(address, settings), patience_s=settings.storage_patience_s
-    )
-    objects.knock()
+    container = open_container(address, settings)
+    # not at the top: it needs obstore, which a local export does without
+    from bulkfetch.storage.objects import Objects
+
+    objects = Objects(address, container, patience_s=settings.storage_patience_s)
+    objects.probe()
     return objects
 
 
-def open_cloud(address: Address, settings: Settings) -> Cloud:
-    """Find credentials for an address.
+def open_container(address: Address, settings: Settings) -> Container:
+    """Find credentials for an address and open its container.
 
-    Raises SettingsError if there are none or they are incomplete, OutputError if the container
-    cannot be found.
+    Raises SettingsError if they are missing or incomplete. Raises OutputError if the container
+    cannot be found, or packages are missing.
     """
-    return {Service.S3: open_s3, Service.AZURE: open_azure, Service.GCS: open_gcs}[address.service](
-        address, settings
-    )
+    return _opener_of(address)(address, settings)
+
+
+def _opener_of(address: Address) -> Callable[[Address, Settings], Container]:
+    """Return the function that opens a container of this cloud."""
+    # not at the top: the libraries of each cloud are an extra, and slow to load
+    try:
+        match address.service:
+            case Service.S3:
+                from bulkfetch.storage.s3 import open_s3
+
+                return open_s3
+            case Service.AZURE:
+                from bulkfetch.storage.azure import open_azure
+
+                return open_azure
+            case Service.GCS:
+                from bulkfetch.storage.gcs import open_gcs
+
+                return open_gcs
+    except ModuleNotFoundError as error:
+        scheme = address.text.partition("://")[0].lower()
+        raise OutputError(
+            f"{scheme}:// addresses need more packages: install bulkfetch[{address.service.value}]"
+        ) from error

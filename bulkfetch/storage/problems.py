@@ -1,4 +1,4 @@
-"""What a refusal of an object store means, and what to do."""
+"""What an error of an object store means, and what the reader can do about it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bulkfetch.words import printable
 
 REFUSED = (401, 403, 501)
+"""Statuses of a request that would be refused again."""
 NO_CONTAINER = (
     "NoSuchBucket",
     "ContainerNotFound",
@@ -15,28 +16,64 @@ NO_CONTAINER = (
     "ResourceNotFound",
     "WorkspaceNotFound",
 )
+"""Error codes of S3, Azure and OneLake for a bucket or container that does not exist."""
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,400})")
 _PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+: )?(.*)")
 _HOST = re.compile(r"https?://([^/\s?#]+)")
 _CAUSES = {
-    "dns error": "there is no host of that name",
+    "dns error": "no host has that name",
     "ConnectionRefused": "the connection is refused",
-    "UnknownIssuer": "its certificate is not one to be trusted",
-    "invalid peer certificate": "its certificate is not one to be trusted",
+    "UnknownIssuer": "its certificate is not trusted",
+    "invalid peer certificate": "its certificate is not trusted",
     "TimedOut": "it does not answer in time",
     "timed out": "it does not answer in time",
     "body error": "its answer breaks off",
     "ConnectionReset": "the connection breaks off",
     "IncompleteMessage": "the connection breaks off",
 }
-"""What stands in the text of an error, the first that does, and what it means."""
+"""Texts of errors without an answer, and what they mean; the first that matches counts."""
+_EXPIRED = (
+    "the credentials have expired: sign in again, or give new ones, and run the same command again"
+)
+_OTHER_REGION = "the bucket is in another region: give storage_region"
+_NO_CONDITIONS = (
+    "this server lacks conditional writes (If-Match, If-None-Match), which keep two runs apart"
+)
+_ADVICE = {
+    "InvalidAccessKeyId": (
+        "the store does not know this access key id: is it from another account or server?"
+    ),
+    "SignatureDoesNotMatch": (
+        "the secret key does not belong to its id, or a proxy in between changes requests"
+    ),
+    "AuthenticationFailed": (
+        "the key or SAS is wrong or has expired, or the clock of this machine is wrong"
+    ),
+    "InvalidAuthenticationInfo": _EXPIRED,
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
+    "AuthorizationPermissionMismatch": (
+        "give the identity the role Storage Blob Data Contributor (docs/azure.md)"
+    ),
+    "PermanentRedirect": _OTHER_REGION,
+    "AuthorizationHeaderMalformed": _OTHER_REGION,
+    "NotImplemented": _NO_CONDITIONS,
+    "BlobImmutableDueToPolicy": (
+        "a policy makes the stored objects immutable; an archive must replace and delete some"
+    ),
+}
+_ADVICE_BY_STATUS = {
+    301: _OTHER_REGION,
+    501: _NO_CONDITIONS,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a request, in the words of the store where it has said something."""
+    """Why a request failed, in the words of the store if it answered."""
 
     text: str
     status: int | None = None
@@ -49,53 +86,32 @@ class Problem:
         return is_refused and self.status not in (408, 429) and self.code != "RequestTimeout"
 
     def advice(self, verb: str) -> str:
-        """Say what the reader can do, if that is known."""
+        """Return what the reader can do, or "" if that is not known."""
         if self.code in _ADVICE:
             return _ADVICE[self.code]
         if self.status in (401, 403):
-            return f"the credentials need the right to {verb} objects there; the page of the cloud in docs/ lists them"
+            return (
+                f"the credentials need permission to {verb} objects there; the cloud's page in "
+                "docs/ lists the permissions"
+            )
         return _ADVICE_BY_STATUS.get(self.status or 0, "")
 
     def __str__(self) -> str:
         return self.text
 
 
-_EXPIRED = "the credentials have expired: sign in again, or give newer ones, and run the same command again"
-_ADVICE = {
-    "InvalidAccessKeyId": "the access key id is not known there: is it that of another account, or server?",
-    "SignatureDoesNotMatch": "the secret key does not go with its id, or something in between changes requests",
-    "AuthenticationFailed": "the key or SAS is wrong or has expired, or the clock of this machine is off",
-    "InvalidAuthenticationInfo": _EXPIRED,
-    "ExpiredToken": _EXPIRED,
-    "ExpiredTokenException": _EXPIRED,
-    "RequestTimeTooSkewed": "the clock of this machine is off: set it",
-    "AuthorizationPermissionMismatch": "give the identity the role Storage Blob Data Contributor (docs/azure.md)",
-    "PermanentRedirect": "the bucket is in another region: give storage_region",
-    "AuthorizationHeaderMalformed": "the bucket is in another region: give storage_region",
-    "NotImplemented": "this server lacks conditional writes (If-Match, If-None-Match), which keep two runs apart",
-    "BlobImmutableDueToPolicy": "a policy makes what is there immutable; an archive has to replace and delete",
-}
-_ADVICE_BY_STATUS = {
-    301: "the bucket is in another region: give storage_region",
-    501: _ADVICE["NotImplemented"],
-}
-
-
 def problem_of(error: BaseException) -> Problem:
-    """Find the words for an error of obstore, whose own text holds whole addresses and answers."""
+    """Describe an error of obstore, whose own text holds whole addresses and answers."""
     text = str(error)
     status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
-    if (refusal := _PROVIDER.search(text)) is not None:  # ours, which ask the cloud's own library
-        return Problem(
-            printable(f"the credentials cannot be renewed ({refusal[1][:300]})"),
-            401,
-            "ExpiredToken",
-        )
+    if (refusal := _PROVIDER.search(text)) is not None:
+        # raised by a credential provider of ours, which asks the cloud's own library
+        words = printable(f"the credentials cannot be renewed ({refusal[1][:300]})")
+        return Problem(words, 401, "ExpiredToken")
     if status is None:
         host = _HOST.search(text)
-        cause = next(
-            (words for mark, words in _CAUSES.items() if mark in text), "it does not answer"
-        )
+        causes = (words for mark, words in _CAUSES.items() if mark in text)
+        cause = next(causes, "it does not answer")
         return Problem(printable(f"{host[1] if host else 'the store'} cannot be used: {cause}"))
     words = " ".join(each[1] for each in (code, message) if each)
     return Problem(

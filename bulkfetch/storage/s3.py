@@ -1,117 +1,103 @@
-"""S3 and what speaks its API: credentials and quirks."""
+"""S3, and servers with the same API: credentials and quirks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
+from obstore.store import S3Store
 
 from bulkfetch.errors import OutputError, SettingsError, StorageError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
-    Cloud,
+    Container,
     client_options,
     open_with_probe,
-    trusted,
+    trusted_certificates,
 )
 from bulkfetch.words import printable
 
-if TYPE_CHECKING:
-    pass
-
+_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 _CREDENTIALS_LAST = timedelta(minutes=10)
-"""How long those of AWS are used before they are asked for anew; botocore renews them when they are
-due."""
+"""How long obstore uses credentials before it asks botocore again, which renews them when due."""
 
 
-def open_s3(address: Address, settings: Settings) -> Cloud:
-    """Open a bucket of S3."""
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.session import Session
-    from obstore.store import S3Store
-
-    if (settings.storage_key_id is None) != (settings.storage_key is None):
-        raise SettingsError("S3: storage_key_id and storage_key go together; give both, or neither")
+def open_s3(address: Address, settings: Settings) -> Container:
+    """Open a bucket. Raises SettingsError without credentials, OutputError without the bucket."""
     try:
-        session = Session(profile=settings.storage_profile)
-        if settings.storage_key_id and settings.storage_key:
-            session.set_credentials(settings.storage_key_id, settings.storage_key.reveal())
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise SettingsError(
-                "S3: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, sign in with `aws sso login` or "
-                "`aws configure`, choose a profile (storage_profile), give the machine a role, or give storage_key_id "
-                "and storage_key"
-            )
-        credentials.get_frozen_credentials()
+        session = _open_session(settings)
+        credentials = _find_credentials(session)
         region = settings.storage_region or session.get_config_variable("region")
-        client = session.create_client(
-            "s3",
-            region_name=region or "us-east-1",
-            endpoint_url=settings.storage_endpoint,
-            verify=trusted(settings),
-            config=Config(
-                connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=settings.storage_timeout_s,
-                retries={"mode": "standard", "total_max_attempts": 8},
-                s3={"addressing_style": "path"} if settings.storage_endpoint else {},
-            ),
-        )
+        client = _create_client(session, region, settings)
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3: {printable(str(error))}") from error
     endpoint = str(client.meta.endpoint_url)
-    is_aws = (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    is_aws = (urlsplit(endpoint).hostname or "").endswith(_AWS_HOSTS)
     if region is None and is_aws:
         region = _region_of(client, address)
-
-    def provide() -> Any:
-        frozen = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _CREDENTIALS_LAST,
-        }
-
-    def abort_uploads(key: str) -> None:
-        try:
-            for page in client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=address.container, Prefix=key
-            ):
-                for upload in page.get("Uploads", ()):
-                    if upload["Key"] == key:
-                        client.abort_multipart_upload(
-                            Bucket=address.container, Key=key, UploadId=upload["UploadId"]
-                        )
-        except (BotoCoreError, ClientError) as error:
-            raise StorageError(
-                f"{address}: unfinished uploads cannot be ended: {printable(str(error))}"
-            ) from error
-
     store = partial(
         S3Store,
         address.container,
         prefix=address.prefix or None,
         config={
             "region": region or "us-east-1",
-            # not all that speak S3 know it, and what removes one object can be repeated
+            # not every server with this API has bulk deletes; one delete at a time can be repeated
             "disable_bulk_delete": True,
             **({} if is_aws else {"endpoint": endpoint}),
         },
         client_options=client_options(settings, endpoint),
-        credential_provider=provide,
+        credential_provider=partial(_provide, credentials),
     )
-    return Cloud(*open_with_probe(store, settings), abort_uploads=abort_uploads)
+    patient, probe = open_with_probe(store, settings)
+    return Container(patient, probe, abort_uploads=_aborter_of_uploads(client, address))
+
+
+def _open_session(settings: Settings) -> Session:
+    if (settings.storage_key_id is None) != (settings.storage_key is None):
+        raise SettingsError("S3: storage_key_id and storage_key go together; give both, or neither")
+    session = Session(profile=settings.storage_profile)
+    if settings.storage_key_id and settings.storage_key:
+        session.set_credentials(settings.storage_key_id, settings.storage_key.reveal())
+    return session
+
+
+def _find_credentials(session: Session) -> Any:
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise SettingsError(
+            "S3: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, sign in with "
+            "`aws sso login` or `aws configure`, choose a profile (storage_profile), give the "
+            "machine a role, or give storage_key_id and storage_key"
+        )
+    credentials.get_frozen_credentials()  # raises now if they cannot be had or renewed
+    return credentials
+
+
+def _create_client(session: Session, region: str | None, settings: Settings) -> Any:
+    return session.create_client(
+        "s3",
+        region_name=region or "us-east-1",
+        endpoint_url=settings.storage_endpoint,
+        verify=trusted_certificates(settings),
+        config=Config(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=settings.storage_timeout_s,
+            retries={"mode": "standard", "total_max_attempts": 8},
+            s3={"addressing_style": "path"} if settings.storage_endpoint else {},
+        ),
+    )
 
 
 def _region_of(client: Any, address: Address) -> str:
-    """Ask AWS where a bucket is: it says so even where it refuses all else."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
+    """Ask AWS for the region of a bucket, which it names even where it refuses the request."""
     try:
         answer = client.head_bucket(Bucket=address.container)
     except ClientError as error:
@@ -122,8 +108,37 @@ def _region_of(client: Any, address: Address) -> str:
             ) from error
     except BotoCoreError as error:
         raise OutputError(f"{address}: {printable(str(error))}") from error
-    return str(
-        answer.get("ResponseMetadata", {})
-        .get("HTTPHeaders", {})
-        .get("x-amz-bucket-region", "us-east-1")
-    )
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("x-amz-bucket-region", "us-east-1"))
+
+
+def _provide(credentials: Any) -> Any:
+    """Return the current credentials in the form that obstore asks for."""
+    frozen = credentials.get_frozen_credentials()
+    return {
+        "access_key_id": frozen.access_key,
+        "secret_access_key": frozen.secret_key,
+        "token": frozen.token,
+        "expires_at": datetime.now(UTC) + _CREDENTIALS_LAST,
+    }
+
+
+def _aborter_of_uploads(client: Any, address: Address) -> Callable[[str], None]:
+    """Return a function that ends all unfinished uploads to a key."""
+    bucket = address.container
+
+    def abort_uploads(key: str) -> None:
+        try:
+            pages = client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=bucket, Prefix=key):
+                for upload in page.get("Uploads", ()):
+                    if upload["Key"] == key:
+                        client.abort_multipart_upload(
+                            Bucket=bucket, Key=key, UploadId=upload["UploadId"]
+                        )
+        except (BotoCoreError, ClientError) as error:
+            raise StorageError(
+                f"{address}: unfinished uploads cannot be ended: {printable(str(error))}"
+            ) from error
+
+    return abort_uploads

@@ -11,7 +11,7 @@ import obstore
 from obstore.store import MemoryStore
 
 from bulkfetch.storage.addresses import Address, Service
-from bulkfetch.storage.clouds import Cloud
+from bulkfetch.storage.clouds import Container
 from bulkfetch.storage.objects import BlockingClock, Objects
 from bulkfetch.storage.objectstore import ObjectStore
 
@@ -47,8 +47,10 @@ class Memory:
     time: Time = field(default_factory=Time)
 
     def objects(self, **options: Any) -> Objects:
-        cloud = Cloud(self.store, abort_uploads=self.ended.append)
-        return Objects(ADDRESS, cloud, **{"clock": self.time.clock, "patience_s": 30.0, **options})
+        container = Container(self.store, abort_uploads=self.ended.append)
+        return Objects(
+            ADDRESS, container, **{"clock": self.time.clock, "patience_s": 30.0, **options}
+        )
 
     def open(self, **options: Any) -> ObjectStore:
         return ObjectStore(self.objects(**options))

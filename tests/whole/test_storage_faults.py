@@ -196,10 +196,10 @@ async def test_a_store_that_stays_away_ends_the_run_and_the_next_goes_on(
 
 
 REFUSALS = {
-    "forbidden": (s3_error(403, "AccessDenied"), "the credentials need the right to"),
+    "forbidden": (s3_error(403, "AccessDenied"), "the credentials need permission to"),
     "expired": (s3_error(400, "ExpiredToken"), "the credentials have expired"),
     "over quota": (azure_error(409, "AccountIsDisabled"), "409 AccountIsDisabled"),
-    "clock": (s3_error(403, "RequestTimeTooSkewed"), "the clock of this machine is off"),
+    "clock": (s3_error(403, "RequestTimeTooSkewed"), "the clock of this machine is wrong"),
 }
 
 

@@ -90,9 +90,9 @@ def _store_at(output: str, settings: Settings) -> Store | None:
     Raises OutputError if an export could not write to what is there.
     """
     from bulkfetch.archive.layout import ARCHIVE
-    from bulkfetch.storage.opening import is_there, prepare_output
+    from bulkfetch.storage.opening import may_exist, prepare_output
 
-    return prepare_output(output, settings, ARCHIVE) if is_there(output) else None
+    return prepare_output(output, settings, ARCHIVE) if may_exist(output) else None
 
 
 def _plan_dict(plan: Plan, to_fetch: Sequence[Transfer]) -> dict[str, Any]:

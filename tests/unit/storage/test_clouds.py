@@ -19,9 +19,9 @@ from bulkfetch.errors import BulkfetchError, OutputError, SettingsError, Storage
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.addresses import Address, parse_address
-from bulkfetch.storage.clouds import Cloud
+from bulkfetch.storage.clouds import Container
 from bulkfetch.storage.objects import Objects
-from bulkfetch.storage.opening import open_cloud, open_objects
+from bulkfetch.storage.opening import open_container, open_objects
 
 KEY = base64.b64encode(b"CANARY-key-CANARY-key-CANARY-key").decode()
 SAS = "sv=2022-11-02&ss=b&srt=co&sp=rwdlac&se=2035-01-01T00:00:00Z&sig=CANARY%2Bsig"
@@ -49,17 +49,17 @@ def address(text: str) -> Address:
 
 def refusal(text: str, **settings: Any) -> str:
     with pytest.raises(SettingsError) as caught:
-        open_cloud(address(text), Settings(**settings))
+        open_container(address(text), Settings(**settings))
     assert "CANARY" not in str(caught.value)
     return str(caught.value)
 
 
 def config_of(text: str, **settings: Any) -> dict[str, Any]:
-    return dict(open_cloud(address(text), Settings(**settings)).store.config)
+    return dict(open_container(address(text), Settings(**settings)).store.config)
 
 
 def provided(text: str, **settings: Any) -> Any:
-    provider: Any = open_cloud(address(text), Settings(**settings)).store.credential_provider
+    provider: Any = open_container(address(text), Settings(**settings)).store.credential_provider
     return provider()
 
 
@@ -179,7 +179,9 @@ def test_azure_without_credentials_says_what_was_tried() -> None:
         (
             {},
             {
-                "AZURE_STORAGE_CONNECTION_STRING": f"AccountName=other;AccountKey={KEY};EndpointSuffix=core.windows.net"
+                "AZURE_STORAGE_CONNECTION_STRING": (
+                    f"AccountName=other;AccountKey={KEY};EndpointSuffix=core.windows.net"
+                )
             },
             ("access_key", "account_key", KEY),
         ),
@@ -249,7 +251,7 @@ def test_each_cloud_of_azure_has_its_own_sign_in(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("azure.identity.DefaultAzureCredential", sign_in)
 
     for suffix in ("core.windows.net", "core.chinacloudapi.cn", "core.usgovcloudapi.net"):
-        open_cloud(address(f"abfss://c@acct.dfs.{suffix}/a"), Settings())
+        open_container(address(f"abfss://c@acct.dfs.{suffix}/a"), Settings())
 
     authorities = [options.get("authority") for options in asked]
     assert authorities == [None, "login.chinacloudapi.cn", "login.microsoftonline.us"]
@@ -315,10 +317,10 @@ def test_a_store_that_is_gone_is_waited_for_as_long_as_patience_lasts(s3_server:
     settings = replace(
         settings_of(s3_server), storage_endpoint="http://127.0.0.1:9", storage_patience_s=0.5
     )
-    cloud = open_cloud(address("s3://bucket/a"), settings)
+    container = open_container(address("s3://bucket/a"), settings)
 
     with pytest.raises(StorageError, match=r"refused for 0\.5 s \(storage_patience_s\)"):
-        Objects(address("s3://bucket/a"), cloud, patience_s=0.5).list()
+        Objects(address("s3://bucket/a"), container, patience_s=0.5).list()
 
 
 def test_credentials_that_cannot_be_renewed_are_told_at_once(s3_server: S3Server) -> None:
@@ -331,7 +333,7 @@ def test_credentials_that_cannot_be_renewed_are_told_at_once(s3_server: S3Server
         client_options={"allow_http": True},
         credential_provider=expired,
     )
-    objects = Objects(address("s3://bucket/a"), Cloud(store))
+    objects = Objects(address("s3://bucket/a"), Container(store))
 
     with pytest.raises(
         StorageError,

@@ -91,7 +91,8 @@ def test_a_lock_that_nobody_renews_is_taken_when_it_has_run_out() -> None:
 def test_the_lock_of_a_process_that_was_killed_is_taken_at_once() -> None:
     memory = Memory()
     program = (
-        "from bulkfetch.storage.leases import Holder; print(Holder.of_this_process().write().decode())"
+        "from bulkfetch.storage.leases import Holder; "
+        "print(Holder.of_this_process().write().decode())"
     )
     killed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -147,7 +148,7 @@ def test_a_holder_whose_lock_was_taken_changes_nothing_any_more() -> None:
     memory.time.now_s += 31
 
     for _ in range(2):
-        with pytest.raises(LockLostError, match="another has taken it"):
+        with pytest.raises(LockLostError, match="another run has taken it"):
             held.check()
     held.release()
 
@@ -183,7 +184,7 @@ def test_a_store_that_does_not_heed_conditions_is_refused(ignored: str) -> None:
     objects = memory.objects()
     objects.__class__ = Careless
 
-    with pytest.raises(OutputError, match="writes objects whatever the conditions"):
+    with pytest.raises(OutputError, match="this store ignores conditions"):
         Lease(objects, LOCK).acquire()
     assert memory.there == {}
 
@@ -212,7 +213,7 @@ def test_a_store_that_changes_something_makes_sure_of_its_lock() -> None:
             lambda: store.seal(store.create(LOCK.with_name("b"))),
         ]
         for change in changes:
-            with pytest.raises(StorageError, match="another has taken it"):
+            with pytest.raises(StorageError, match="another run has taken it"):
                 change()
 
 

@@ -136,7 +136,7 @@ def test_a_small_file_is_replaced_only_if_it_is_the_one_that_is_known() -> None:
         store.write(ARCHIVE, b"2")
         obstore.put(memory.store, str(ARCHIVE), b"of somebody else")
 
-        with pytest.raises(ConditionError, match=r"archive\.json was changed by something else"):
+        with pytest.raises(ConditionError, match=r"archive\.json was changed by another program"):
             store.write(ARCHIVE, b"3")
 
         store.read(ARCHIVE)
