@@ -77,7 +77,7 @@ def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float
     provider, kind = detail.split("/")
     bodies = [path.read_bytes() for path in sorted(Path(directory).iterdir())]
     decoder = PageDecoder("D1", schema_of(provider, kind))
-    decoded = [decoder.decode(body) for body in bodies]
+    decoded = [decoder.decode(body).page for body in bodies]
     fast = decoder._fast
     if fast is None:
         raise SystemExit(f"{detail} has no schema")

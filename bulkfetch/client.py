@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 import anyio.abc
 import anyio.to_thread
@@ -19,12 +19,13 @@ import pyarrow as pa
 from bulkfetch.billing.details import UNBILLED_PROVIDER, api_spelling
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
+from bulkfetch.billing.sources import PlacedPage, Walk
 from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
-from bulkfetch.decoding.pages import PageDecoder, decode_json_page
+from bulkfetch.decoding.pages import Decoder, JsonDecoder, P, PageDecoder
 from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
-from bulkfetch.partnercenter.ahead import Lookahead, Walk, lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import (
     InvoicePage,
@@ -32,8 +33,6 @@ from bulkfetch.partnercenter.invoices import (
     get_invoice_page,
     walk_invoices,
 )
-from bulkfetch.partnercenter.lineitems import walk_pages
-from bulkfetch.partnercenter.seen import AnyPage
 from bulkfetch.partnercenter.summaries import (
     Estimate,
     InvoiceSummary,
@@ -42,6 +41,7 @@ from bulkfetch.partnercenter.summaries import (
     get_summary,
 )
 from bulkfetch.runs.documents import save_document
+from bulkfetch.runs.sources import source_of
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
@@ -49,8 +49,6 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.session import Session
-
-P = TypeVar("P", bound=AnyPage)
 
 _MAX_INT_DIGITS = 4000
 
@@ -92,7 +90,8 @@ class Client:
             open_session(self.settings, self.stats, keep=self._on_refresh_token)
         )
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._open = _Open(session, tasks, lookahead_for(self.settings))
+        lookahead = lookahead_for(self.settings)
+        self._open = _Open(session, Fetcher(session, tasks, self.settings, lookahead))
         return self
 
     async def __aexit__(
@@ -102,7 +101,7 @@ class Client:
         trace: TracebackType | None,
     ) -> bool | None:
         if self._open is not None:
-            self._open.tasks.cancel_scope.cancel()
+            self._open.fetcher.tasks.cancel_scope.cancel()
         self._open = None
         try:
             return await self._stack.__aexit__(kind, error, trace)
@@ -129,8 +128,7 @@ class Client:
 @dataclass(frozen=True, slots=True)
 class _Open:
     session: Session
-    tasks: anyio.abc.TaskGroup
-    lookahead: Lookahead
+    fetcher: Fetcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,20 +308,18 @@ class LineItems:
     async def sources(self) -> AsyncGenerator[list[Json], None]:
         """Yield the line items of each page as `jsontext` values, which keep the source's text of
         numbers."""
-        async with aclosing(self._walk(decode_json_page)) as pages:
-            async for page in pages:
-                yield page.items
+        async with aclosing(self._walk(JsonDecoder())) as pages:
+            async for placed in pages:
+                yield placed.page.items
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield the line items as Arrow record batches of the type's declared schema, one a
         page."""
         declared = self.transfer.detail.schema
         decoder = PageDecoder(self.transfer.invoice_id, declared)
-        first_line = 0
-        async with aclosing(self._walk(decoder.decode)) as pages:
-            async for page in pages:
-                yield decoder.batch(page, first_line)
-                first_line += page.rows
+        async with aclosing(self._walk(decoder)) as pages:
+            async for placed in pages:
+                yield decoder.batch(placed.page, placed.start.line)
 
     async def table(self) -> pa.Table:
         """Get all line items as one Arrow table of the type's declared schema."""
@@ -333,10 +329,9 @@ class LineItems:
             return pa.Table.from_batches(batches)
         return declared.arrow.empty_table() if declared else pa.table({})
 
-    def _walk(self, decode: Callable[[bytes], P]) -> AsyncGenerator[P, None]:
-        opened = self.client.opened()
-        walk = Walk(opened.session, opened.tasks, self.client.settings, opened.lookahead, decode)
-        return walk_pages(self.transfer, walk)
+    def _walk(self, decoder: Decoder[P]) -> AsyncGenerator[PlacedPage[P], None]:
+        source = source_of(self.transfer, self.client.opened().fetcher)
+        return source.pages(Walk(self.transfer, decoder))
 
 
 def python_value(value: Json) -> Any:

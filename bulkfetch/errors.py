@@ -222,6 +222,10 @@ class ContradictionError(TransferError):
     reason = "contradiction"
 
 
+class ExpiredBookmarkError(TransferError):
+    """The server no longer knows the place in a transfer where an earlier run left it."""
+
+
 class NotFoundError(BulkfetchError):
     """An invoice, provider or line-item type that was asked for does not exist in this tenant."""
 

@@ -23,7 +23,8 @@ from bulkfetch.archive.parts import StagedPart
 from bulkfetch.archive.records import sealed, unsealed
 from bulkfetch.archive.sweep import remove_staged
 from bulkfetch.billing.schemas import SCHEMA_VERSION
-from bulkfetch.billing.transfers import Place, Transfer
+from bulkfetch.billing.sources import Bookmark
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.store import Store
 
@@ -35,13 +36,13 @@ _READ_BYTES = 1 << 20
 class Checkpoint:
     """A whole part, and how to go on behind it.
 
-    `place` is where the page starts in which the part ends: that page is asked for again, so that
-    its rows can be held against those in the part. `total` and `rescues` count the pages before it,
+    `start` is where the page starts in which the part ends: that page is asked for again, so that
+    its rows can be compared with those in the part. `total` and `rescues` count the pages before it,
     as a commit does.
     """
 
     part: StagedPart
-    place: Place
+    start: Bookmark
     total: Decimal | None = None
     rescues: Mapping[str, int] = field(default_factory=dict)
 
@@ -70,7 +71,7 @@ class Staging:
         facts = {
             **self._shape,
             "part": {**asdict(checkpoint.part), "name": str(checkpoint.part.name)},
-            "place": asdict(checkpoint.place),
+            "place": checkpoint.start.to_dict(),
             "total": None if checkpoint.total is None else f"{checkpoint.total:f}",
             "rescues": dict(checkpoint.rescues),
         }
@@ -101,16 +102,13 @@ class Staging:
         try:
             facts = unsealed(content, _OWN_HASH)
             part = StagedPart(**{**facts.pop("part"), "name": staged_name(self._transfer, number)})
-            place, total, rescues = (
-                Place(**facts.pop("place")),
-                facts.pop("total"),
-                facts.pop("rescues"),
-            )
+            start = Bookmark.from_dict(facts.pop("place"))
+            total, rescues = facts.pop("total"), facts.pop("rescues")
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         if facts != self._shape or _hash_of(self._store, part.name) != part.sha256:
             return None
-        return Checkpoint(part, place, None if total is None else Decimal(total), rescues)
+        return Checkpoint(part, start, None if total is None else Decimal(total), rescues)
 
 
 def rows_since(store: Store, parts: Iterable[StagedPart], line: int) -> pa.Table | None:

@@ -59,16 +59,6 @@ def explanation(transfer: Transfer) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a page of a transfer starts: its first line and, in a chain, its number and the token
-    to ask for it."""
-
-    line: int = 0
-    page: int = 0
-    token: str | None = None
-
-
 UNBILLED = "unbilled"
 """What stands for the invoice id in the path of line items that no invoice has yet."""
 

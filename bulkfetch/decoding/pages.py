@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,14 +22,27 @@ from bulkfetch.errors import MalformedBodyError
 from bulkfetch.words import printable
 
 
+class AnyPage(Protocol):
+    """What is known of a page, however its rows are kept."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        ...
+
+    @property
+    def digest(self) -> bytes:
+        """What identifies the text of its rows, to recognise a copy of an earlier page."""
+        ...
+
+
+P = TypeVar("P", bound=AnyPage)
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One decoded response: its rows, without a place yet, and what it said besides them.
+    """A page whose rows are Arrow columns; they have no line numbers yet."""
 
-    `digest` identifies the rows' source text, to tell a page from another one's copy.
-    """
-
-    envelope: Envelope
     rows: int
     columns: Columns
     digest: bytes
@@ -37,9 +50,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class JsonPage:
-    """One response whose items are kept as JSON values, their numbers as the source's text."""
+    """A page whose items are JSON values; their numbers keep the text of the source."""
 
-    envelope: Envelope
     items: list[Json]
     digest: bytes
 
@@ -49,17 +61,45 @@ class JsonPage:
         return len(self.items)
 
 
-def decode_json_page(body: bytes) -> JsonPage:
-    """Parse a response body without making columns of it. Raises MalformedBodyError for what is no
-    page."""
-    text = utf8_of(body)
-    top, items = page_of(text)
-    return JsonPage(envelope_of(top), items, _digest(text))
+@dataclass(frozen=True, slots=True)
+class Response(Generic[P]):
+    """One response of the v1 API: a page, and what it says besides."""
+
+    page: P
+    envelope: Envelope
+
+
+class Decoder(Protocol[P]):
+    """Makes pages of what the server sends, in one form of page. Safe to share between threads."""
+
+    def decode(self, body: bytes) -> Response[P]:
+        """Decode a response of the v1 API. Raises MalformedBodyError for anything but a page."""
+        ...
+
+    def page(self, items: list[Json], digest: bytes = b"") -> P:
+        """Make a page of items that a source has parsed with `jsontext.loads`."""
+        ...
+
+
+class JsonDecoder:
+    """Keeps items as JSON values."""
+
+    def decode(self, body: bytes) -> Response[JsonPage]:
+        """Parse a response body. Raises MalformedBodyError for anything but a page."""
+        text = utf8_of(body)
+        top, items = page_of(text)
+        return Response(self.page(items, _digest(text)), envelope_of(top))
+
+    def page(self, items: list[Json], digest: bytes = b"") -> JsonPage:
+        """Make a page of parsed items."""
+        return JsonPage(items, digest)
 
 
 class FastDecoders:
-    """The fast decoders of a run, one for each declared schema: what one transfer's pages teach it
-    helps the next."""
+    """The fast decoders of a run, one for each declared schema.
+
+    What a decoder learns from the pages of one transfer helps with the next.
+    """
 
     def __init__(self) -> None:
         self._decoders: dict[LineItemSchema, FastDecoder] = {}
@@ -95,15 +135,19 @@ class PageDecoder:
             )
         return self._schema
 
-    def decode(self, body: bytes) -> Page:
-        """Decode a response body. Raises MalformedBodyError for anything that is not a page of line
+    def decode(self, body: bytes) -> Response[Page]:
+        """Decode a response body. Raises MalformedBodyError for anything but a page of line
         items."""
         text = utf8_of(body)
         digest = _digest(text)
         if self._fast is not None and (fast := self._fast.decode(text)) is not None:
-            return Page(envelope_of(fast.envelope), fast.rows, fast.columns, digest)
+            return Response(Page(fast.rows, fast.columns, digest), envelope_of(fast.envelope))
         top, items = page_of(text)
-        return Page(envelope_of(top), len(items), self._columns(items), digest)
+        return Response(self.page(items, digest), envelope_of(top))
+
+    def page(self, items: list[Json], digest: bytes = b"") -> Page:
+        """Make a page of parsed items."""
+        return Page(len(items), self._columns(items), digest)
 
     def _columns(self, items: list[Json]) -> Columns:
         """Take the exact way, under the schema in force or, for the first items, the one they

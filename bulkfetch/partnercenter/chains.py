@@ -4,96 +4,142 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-import anyio.abc
 import anyio.to_thread
 
-from bulkfetch.billing.transfers import Place, Transfer
+from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.envelope import CONTINUATION_HEADER, Envelope
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.decoding.pages import peek
-from bulkfetch.errors import ContradictionError, MalformedBodyError, TransferError
-from bulkfetch.partnercenter.ahead import P, PageTask, Walk, may_shrink, page_error, shrink
-from bulkfetch.partnercenter.seen import AnyPage, SeenPages, is_sendable
+from bulkfetch.decoding.pages import P, Response, peek
+from bulkfetch.errors import (
+    ContradictionError,
+    ExpiredBookmarkError,
+    HttpStatusError,
+    MalformedBodyError,
+    TransferError,
+)
+from bulkfetch.partnercenter.ahead import Fetcher, PageTask, may_shrink, page_error, shrink
+from bulkfetch.partnercenter.seen import SeenPages, is_sendable
 from bulkfetch.settings.declared import Settings
 from bulkfetch.wire.transport import Request
 
 _MAX_EMPTY_PAGES = 100
-"""Empty pages in a row after which a chain that names yet another is taken for endless."""
+"""A chain with so many empty pages in a row that still names another is taken for endless."""
+_NOT_ABOUT_TOKENS = (401, 403, 408, 429)
+"""Statuses of a refusal that does not say that a continuation token has expired."""
 
 
-async def chain_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
-    """Follow continuation tokens; the next page is asked for while this one is decoded and used."""
-    chain, size = _Chain(transfer, walk.start), walk.settings.page_size
-    ask = PageTask(
-        walk, _chain_request(transfer, walk.settings, walk.start.token, size), _with_envelope
-    )
-    try:
-        while True:
-            try:
-                body, envelope = await ask.answer(transfer, chain.place)
-            except TransferError as error:
-                if chain.has_begun or not may_shrink(
-                    error, size
-                ):  # a token goes with the size it was given for
-                    raise
-                size = shrink(transfer, walk, size)
-                ask = PageTask(
-                    walk, _chain_request(transfer, walk.settings, None, size), _with_envelope
-                )
-                continue
-            token = chain.token_of(envelope)
-            if token is not None:
-                ask = PageTask(
-                    walk, _chain_request(transfer, walk.settings, token, size), _with_envelope
-                )
-            page = await _decoded(transfer, walk, body, chain.place)
-            here = chain.next_place
-            chain.check(page, is_last=token is None)
-            if page.rows:
-                walk.on_page(here)
-                yield page
-            if token is None:
-                return
-            chain.go_on(token)
-    finally:
-        ask.cancel()
+class ChainSource:
+    """Follows continuation tokens. A page can only be reached from the page before."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+
+    async def pages(self, walk: Walk[P]) -> AsyncGenerator[PlacedPage[P], None]:
+        """Yield the pages of a transfer; the next is requested while this one is decoded and
+        used."""
+        fetcher, transfer = self._fetcher, walk.transfer
+        chain, size = _Chain(transfer, walk.start), fetcher.settings.page_size
+        task = self._ask(transfer, chain.token, size)
+        try:
+            while True:
+                try:
+                    body, envelope = await task.answer(transfer, chain.page_name)
+                except TransferError as error:
+                    chain.check_bookmark(error)
+                    # A token goes with the page size it was given for.
+                    if chain.has_begun or not may_shrink(error, size):
+                        raise
+                    size = shrink(transfer, fetcher, size)
+                    task = self._ask(transfer, None, size)
+                    continue
+                token = chain.token_of(envelope)
+                if token is not None:
+                    task = self._ask(transfer, token, size)
+                response = await self._decode(walk, body, chain.page_name)
+                start = chain.bookmark
+                chain.check(response, is_last=token is None)
+                if response.page.rows:
+                    yield PlacedPage(response.page, start)
+                if token is None:
+                    return
+                chain.turn_to(token)
+        finally:
+            task.cancel()
+
+    def bookmark_at(self, line: int) -> Bookmark | None:
+        """Return None: no page can be asked for by its number."""
+        return None
+
+    def _ask(
+        self, transfer: Transfer, token: str | None, size: int
+    ) -> PageTask[tuple[bytes, Envelope]]:
+        request = _request(transfer, self._fetcher.settings, token, size)
+        return PageTask(self._fetcher, request, _with_envelope)
+
+    async def _decode(self, walk: Walk[P], body: bytes, page_name: str) -> Response[P]:
+        try:
+            return await anyio.to_thread.run_sync(
+                walk.decoder.decode,
+                body,
+                limiter=self._fetcher.session.decoding,
+                abandon_on_cancel=True,
+            )
+        except MalformedBodyError as error:
+            raise page_error(walk.transfer, page_name, error) from error
 
 
 class _Chain:
-    """A chain of pages so far: the number of its page, and what that must not contradict."""
+    """A chain of pages so far: the number of its page, and what that must not contradict.
 
-    def __init__(self, transfer: Transfer, start: Place) -> None:
+    Its bookmarks have the number of the page and the token to ask for it.
+    """
+
+    def __init__(self, transfer: Transfer, start: Bookmark) -> None:
+        number, token = start.state.get("page"), start.state.get("token")
         self._transfer = transfer
-        self._number = start.page
-        self._token = start.token
-        self._tokens = set() if start.token is None else {start.token}
+        self._start = start
+        self._number = number if isinstance(number, int) else 0
+        self.token = token if isinstance(token, str) else None
+        """The token that leads to the page, or None for the first page."""
+        self._tokens = set() if self.token is None else {self.token}
+        self._resumes = self.token is not None
         self._seen = SeenPages(start.line)
         self._empty = 0
 
     @property
     def has_begun(self) -> bool:
-        """Whether a token was sent or has come: it goes with the page size that it was given
-        for."""
+        """Whether a token was sent or has come."""
         return bool(self._tokens)
 
     @property
-    def place(self) -> str:
+    def page_name(self) -> str:
         """How messages name the page."""
         return f"page {self._number}"
 
     @property
-    def next_place(self) -> Place:
-        """Where the page that is checked next starts."""
-        return Place(self._seen.rows, self._number, self._token)
+    def bookmark(self) -> Bookmark:
+        """Where the page starts, before it is checked."""
+        return Bookmark(self._seen.rows, {"page": self._number, "token": self.token})
 
-    def go_on(self, token: str) -> None:
+    def check_bookmark(self, error: TransferError) -> None:
+        """Raise ExpiredBookmarkError if the server refuses the token that the walk started with."""
+        cause = error.__cause__
+        if not self._resumes or self._seen.rows != self._start.line:
+            return
+        if isinstance(cause, HttpStatusError) and cause.status not in _NOT_ABOUT_TOKENS:
+            raise ExpiredBookmarkError(str(error)) from cause
+
+    def turn_to(self, token: str) -> None:
         """Turn to the page that `token` leads to."""
         self._number += 1
-        self._token = token
+        self.token = token
 
     def token_of(self, envelope: Envelope) -> str | None:
-        """Return the token that leads on, None at the end. Raises ContradictionError for one that
-        cannot."""
+        """Return the token of the next page, or None at the end.
+
+        Raises ContradictionError for a token that cannot lead there.
+        """
         token = envelope.continuation_token
         if token is None and envelope.next_link is not None:
             raise self._contradiction("names a next page, but no token for it")
@@ -108,35 +154,28 @@ class _Chain:
         self._tokens.add(token)
         return token
 
-    def check(self, page: AnyPage, *, is_last: bool) -> None:
-        """Hold the page against those before it, and against the end. Raises ContradictionError."""
+    def check(self, response: Response[P], *, is_last: bool) -> None:
+        """Compare the page with the pages before it, and with the end. Raises
+        ContradictionError."""
+        page = response.page
         self._empty = 0 if page.rows else self._empty + 1
         if self._empty >= _MAX_EMPTY_PAGES and not is_last:
             raise self._contradiction(
                 f"is number {self._empty} of empty pages in a row, and names another"
             )
-        if what := self._seen.add(page, self.place):
+        if what := self._seen.add(page, self.page_name, total=response.envelope.total_count):
             raise self._contradiction(what)
         if is_last and (what := self._seen.end()):
             raise ContradictionError(f"transfer {self._transfer}: {what}")
 
     def _contradiction(self, what: str) -> ContradictionError:
-        return ContradictionError(f"transfer {self._transfer}: {self.place} {what}")
+        return ContradictionError(f"transfer {self._transfer}: {self.page_name} {what}")
 
 
-async def _decoded(transfer: Transfer, walk: Walk[P], body: bytes, place: str) -> P:
-    try:
-        return await anyio.to_thread.run_sync(
-            walk.decode, body, limiter=walk.session.decoding, abandon_on_cancel=True
-        )
-    except MalformedBodyError as error:
-        raise page_error(transfer, place, error) from error
-
-
-def _chain_request(transfer: Transfer, settings: Settings, token: str | None, size: int) -> Request:
+def _request(transfer: Transfer, settings: Settings, token: str | None, size: int) -> Request:
     """Ask in the query form: for modern usage the path form answers with an empty list.
 
-    The original query is sent again with every token; links of the samples have damaged ones.
+    The original query is sent again with every token; links of the samples have damaged queries.
     """
     query = list(transfer.detail.in_query)
     if transfer.detail.takes_period or transfer.unbilled:

@@ -5,61 +5,73 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Generic
 
-import anyio.abc
-import anyio.to_thread
+import anyio
 
-from bulkfetch.billing.transfers import Place, Transfer
+from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
+from bulkfetch.decoding.pages import P, Response
 from bulkfetch.errors import ContradictionError, TransferError
-from bulkfetch.partnercenter.ahead import (
-    SPARE_PAGES,
-    SPARE_ROWS,
-    P,
-    PageTask,
-    Walk,
-    may_shrink,
-    shrink,
-)
+from bulkfetch.partnercenter.ahead import Fetcher, PageTask, may_shrink, shrink
 from bulkfetch.partnercenter.seen import SeenPages
 from bulkfetch.wire.transport import Request
 
+_SPARE_ROWS, _SPARE_PAGES = 8000, 4
+"""How much to request beyond the limit, so that it stays full while a page is decoded, written or
+requested again: so many rows, but at least so many pages, and no more than the limit."""
+
+
+class OffsetSource:
+    """Asks for pages by the number of their first row, many at a time."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+
+    def pages(self, walk: Walk[P]) -> AsyncGenerator[PlacedPage[P], None]:
+        """Yield the pages of a transfer in the server's order, whatever order they arrive in."""
+        return _OffsetWalk(self._fetcher, walk).pages()
+
+    def bookmark_at(self, line: int) -> Bookmark:
+        """Return the bookmark of the page that starts at row number `line`."""
+        return Bookmark(line)
+
 
 class _OffsetWalk(Generic[P]):
-    """Offset paging in parallel, although nobody tells how many pages there are.
+    """Offset paging in parallel, although the API does not report how many pages there are.
 
-    `position` is the number of the next row. Pages are asked for in a window from there on that
-    doubles while pages come back full (1, 2, 4, …), up to the limit; where places stand idle it
-    takes those and quadruples (1, 4, 16, …), and where a server tells the true total, it opens at
-    once. A page's own words decide: the last one is the one without a `next` link. Whatever does
-    not start at `position` when its turn comes, because a page was shorter than asked for, is
-    thrown away and asked for anew.
+    `position` is the number of the next row. Pages are requested in a window from there on. The
+    window doubles while pages come back full (1, 2, 4, …), up to the limit. Where the limit has
+    room, it quadruples instead (1, 4, 16, …), and where the server reports the true total, it opens
+    at once. The last page is the page without a `next` link. A page that does not start at
+    `position` when its turn comes, because a page before it was shorter than requested, is thrown
+    away and requested again.
     """
 
-    def __init__(self, transfer: Transfer, walk: Walk[P]) -> None:
-        self._transfer = transfer
+    def __init__(self, fetcher: Fetcher, walk: Walk[P]) -> None:
+        self._transfer = walk.transfer
+        self._fetcher = fetcher
         self._walk = walk
-        self._size = walk.settings.page_size
+        self._size = fetcher.settings.page_size
         self._position = walk.start.line
         self._confirmed = 0
         self._has_page = self._is_over = False
-        self._last: PageTask[P] | None = None
+        self._last: PageTask[Response[P]] | None = None
         self._last_is_full = False
         self._seen = SeenPages(walk.start.line)
-        self._asks: dict[int, PageTask[P]] = {}
+        self._tasks: dict[int, PageTask[Response[P]]] = {}
 
-    async def pages(self) -> AsyncGenerator[P, None]:
+    async def pages(self) -> AsyncGenerator[PlacedPage[P], None]:
         try:
             while True:
-                page = await self._next_page()
-                self._is_over = page.envelope.next_link is None
-                self._check(page)
+                response = await self._next_response()
+                page, is_last = response.page, response.envelope.next_link is None
+                self._is_over = is_last
+                self._check(response)
                 if page.rows:
-                    self._walk.on_page(Place(self._position))
-                    yield page
+                    yield PlacedPage(page, Bookmark(self._position))
                 is_first = self._is_first
                 self._position += page.rows
                 self._has_page = False
                 self._last_is_full = page.rows == self._size
-                if page.envelope.next_link is None:
+                if is_last:
                     await self._check_end()
                     return
                 self._confirmed += 1
@@ -67,76 +79,74 @@ class _OffsetWalk(Generic[P]):
                     self._realign(page.rows, is_first=is_first)
         finally:
             self._is_over = True
-            for offset in list(self._asks):
+            for offset in list(self._tasks):
                 self._discard(offset)
 
-    async def _next_page(self) -> P:
+    async def _next_response(self) -> Response[P]:
         self._ask_ahead()
-        page = await self._page_at_position()
-        if (
-            not page.rows and self._position
-        ):  # the page before said that there is more: once more, to be sure
+        response = await self._response_at_position()
+        # The page before said that another follows: ask for an empty page again, to be sure.
+        if not response.page.rows and self._position:
             self._discard(self._position)
             self._ask(self._position)
-            page = await self._page_at_position()
+            response = await self._response_at_position()
         self._last = self._take(self._position)
         self._has_page = True
-        return page
+        return response
 
-    async def _page_at_position(self) -> P:
+    async def _response_at_position(self) -> Response[P]:
         while True:
+            task = self._tasks[self._position]
             try:
-                return await self._asks[self._position].answer(
-                    self._transfer, _place(self._position)
-                )
+                return await task.answer(self._transfer, _page_at(self._position))
             except TransferError as error:
                 if not may_shrink(error, self._size):
                     raise
-                self._size = shrink(self._transfer, self._walk, self._size)
+                self._size = shrink(self._transfer, self._fetcher, self._size)
                 self._confirmed = 0
                 self._ask_ahead()
 
     def _ask_ahead(self) -> None:
-        """Ask for the pages of the window that have not been asked for; those before it is moved
-        are here or coming."""
-        for offset in [offset for offset in self._asks if not self._is_aligned(offset)]:
+        """Ask for those pages of the window that were not requested yet."""
+        for offset in [offset for offset in self._tasks if not self._is_aligned(offset)]:
             self._discard(offset)
         for step in range(self._window()):
             offset = self._position + step * self._size
-            if offset in self._asks or (offset == self._position and self._has_page):
+            if offset in self._tasks or (offset == self._position and self._has_page):
                 continue
             if offset == self._position:
                 self._ask(offset)
-            elif self._is_beyond(offset) or not self._walk.lookahead.take():
+            elif self._is_beyond(offset) or not self._fetcher.lookahead.take():
                 return
             else:
                 self._ask(offset, held=True)
 
     @property
     def _is_first(self) -> bool:
-        """Whether the page at `position` is the first one of this walk, which shows what size the
-        server gives."""
+        """Whether the page at `position` is the first of this walk, which shows the server's page
+        size."""
         return self._position == self._walk.start.line
 
     def _window(self) -> int:
         """Return how many pages to ask for.
 
-        While pages come back full, so many that each round trip asks for twice as many as the one
-        before; four times as many, but no more than there are idle places for: what they ask for in
-        vain keeps nobody waiting.
+        While pages come back full, each round trip asks for twice as many as the one before. It
+        asks for four times as many as far as the limit has room: then requests in vain keep no
+        other transfer waiting.
         """
-        session = self._walk.session
-        here = self._has_page + sum(ask.arrived is not None for ask in self._asks.values())
-        most = here + session.limit + max(SPARE_PAGES, min(SPARE_ROWS // self._size, session.limit))
+        session = self._fetcher.session
+        here = self._has_page + sum(task.arrived is not None for task in self._tasks.values())
+        spare = max(_SPARE_PAGES, min(_SPARE_ROWS // self._size, session.limit))
+        most = here + session.limit + spare
         if self._seen.total is not None and self._confirmed:
             return most
         twofold = 1 << (self._confirmed + 1).bit_length() - 1
         fourfold = 1 << ((3 * self._confirmed + 1).bit_length() - 1) // 2 * 2
-        return min(max(twofold, min(fourfold, len(self._asks) + session.idle)), most)
+        return min(max(twofold, min(fourfold, len(self._tasks) + session.idle)), most)
 
     def _is_aligned(self, offset: int) -> bool:
         ahead = offset - self._position
-        return ahead >= 0 and ahead % self._size == 0 and self._asks[offset].size == self._size
+        return ahead >= 0 and ahead % self._size == 0 and self._tasks[offset].size == self._size
 
     def _is_beyond(self, offset: int) -> bool:
         return self._seen.total is not None and offset >= self._seen.total
@@ -144,36 +154,35 @@ class _OffsetWalk(Generic[P]):
     def _ask(self, offset: int, *, held: bool = False) -> None:
         query = (("size", str(self._size)), ("offset", str(offset)))
         request = Request(self._transfer.resource_path, query)
-        self._asks[offset] = PageTask(
-            self._walk,
+        self._tasks[offset] = PageTask(
+            self._fetcher,
             request,
-            self._walk.decode,
+            self._walk.decoder.decode,
             size=self._size,
             held=held,
             on_end=self._on_arrival,
         )
 
     def _on_arrival(self) -> None:
-        """Ask for more in place of a page that has come before its turn, unless one of those here
-        is the last."""
-        pages = [ask.arrived for ask in self._asks.values() if ask.arrived is not None]
-        if not self._is_over and all(page.envelope.next_link is not None for page in pages):
+        """Ask for more in place of a page that came before its turn, unless the last page is
+        here."""
+        arrived = [task.arrived for task in self._tasks.values() if task.arrived is not None]
+        if not self._is_over and all(each.envelope.next_link is not None for each in arrived):
             self._ask_ahead()
 
-    def _take(self, offset: int) -> PageTask[P]:
-        ask = self._asks.pop(offset)
-        if ask.held:
-            self._walk.lookahead.give_back()
-        return ask
+    def _take(self, offset: int) -> PageTask[Response[P]]:
+        task = self._tasks.pop(offset)
+        if task.held:
+            self._fetcher.lookahead.give_back()
+        return task
 
     def _discard(self, offset: int) -> None:
         self._take(offset).cancel()
-        self._walk.on_discard()
+        self._fetcher.on_discard()
 
-    def _check(self, page: P) -> None:
-        """Hold the page at `position` against what was asked for, and against the pages before
-        it."""
-        envelope, position = page.envelope, self._position
+    def _check(self, response: Response[P]) -> None:
+        """Compare the page at `position` with what was asked for, and with the pages before it."""
+        page, envelope, position = response.page, response.envelope, self._position
         said = envelope.self_link.offset if envelope.self_link else None
         following = envelope.next_link
         if said is not None and said != position:
@@ -186,63 +195,69 @@ class _OffsetWalk(Generic[P]):
             raise self._contradiction("is empty, yet says that another page follows")
         if following is not None and following.offset not in (None, position + page.rows):
             raise self._contradiction(
-                f"has {page.rows} rows, yet says that the next page starts at offset {following.offset}"
+                f"has {page.rows} rows, "
+                f"yet says that the next page starts at offset {following.offset}"
             )
         if page.rows > self._size and not self._is_first:
             raise self._contradiction(f"has {page.rows} rows where {self._size} were asked for")
-        if what := self._seen.add(page, _place(position), says_where=said is not None):
+        what = self._seen.add(
+            page, _page_at(position), total=envelope.total_count, says_where=said is not None
+        )
+        if what:
             raise self._contradiction(what)
 
     async def _check_end(self) -> None:
-        """Hold the end against the total, where one was told, and against the pages asked for
+        """Compare the end with the total, if the server reports one, and with the pages requested
         beyond it.
 
-        Those asked for together with the last page come with it, and are waited for shortly, since
-        a server may never answer beyond the end; to wait for later ones would cost every transfer
-        the time of a request. Only a last page that is full costs one, unless there is another
-        witness: a `next` link may just be missing.
+        Pages requested together with the last page come with it. They are waited for, but not for
+        long: a server may never answer beyond the end. To wait for later ones would cost every
+        transfer the time of a request. A last page that is full costs a request, because a `next`
+        link may just be missing, unless the total or the invoice confirms that all rows are here.
         """
         if what := self._seen.end():
             raise ContradictionError(f"transfer {self._transfer}: {what}")
-        due = [ask for ask in self._asks.values() if self._is_due(ask)]
-        is_told = self._is_beyond(self._position) or self._walk.is_vouched_for()
-        if self._last_is_full and not due and not is_told:
-            if self._position not in self._asks:
+        due = [task for task in self._tasks.values() if self._is_due(task)]
+        is_complete = self._is_beyond(self._position) or self._walk.is_complete()
+        if self._last_is_full and not due and not is_complete:
+            if self._position not in self._tasks:
                 self._ask(self._position)
-            due = [self._asks[self._position]]
-        if due and self._walk.beyond_end_s > 0:
-            with anyio.move_on_after(max(self._walk.beyond_end_s, 2 * self._last_took_s())):
-                for ask in due:
-                    await ask.ended()
-        for offset, ask in self._asks.items():
-            if (page := ask.arrived) is not None and self._is_news(page, offset):
+            due = [self._tasks[self._position]]
+        patience_s = self._fetcher.beyond_end_s
+        if due and patience_s > 0:
+            with anyio.move_on_after(max(patience_s, 2 * self._last_took_s())):
+                for task in due:
+                    await task.ended()
+        for offset, task in self._tasks.items():
+            if task.arrived is not None and self._is_news(task.arrived, offset):
                 raise ContradictionError(
                     f"transfer {self._transfer}: its pages end after {self._position} rows, "
-                    f"but the {_place(offset)} has {page.rows} more"
+                    f"but the {_page_at(offset)} has {task.arrived.page.rows} more"
                 )
 
     def _last_took_s(self) -> float:
         return 0.0 if self._last is None else self._last.ended_at - self._last.asked_at
 
-    def _is_due(self, ask: PageTask[P]) -> bool:
-        """Tell whether `ask` was sent about when the last page was, and so should have come with
-        it."""
+    def _is_due(self, task: PageTask[Response[P]]) -> bool:
+        """Return whether `task` was sent at about the time of the last page's request, and so
+        should have ended with it."""
         last = self._last
-        return (
-            last is not None and ask.asked_at - last.asked_at <= (last.ended_at - last.asked_at) / 2
-        )
+        if last is None:
+            return False
+        return task.asked_at - last.asked_at <= (last.ended_at - last.asked_at) / 2
 
-    def _is_news(self, page: P, offset: int) -> bool:
-        """Tell whether a page from beyond the end has rows of its own; some servers repeat the last
-        page there."""
-        said = page.envelope.self_link.offset if page.envelope.self_link else None
-        return page.rows > 0 and page not in self._seen and said in (None, offset)
+    def _is_news(self, response: Response[P], offset: int) -> bool:
+        """Return whether a page from beyond the end has rows of its own; some servers repeat the
+        last page there."""
+        page, link = response.page, response.envelope.self_link
+        is_elsewhere = link is not None and link.offset not in (None, offset)
+        return page.rows > 0 and page not in self._seen and not is_elsewhere
 
     def _realign(self, rows: int, *, is_first: bool) -> None:
-        """Go on behind a page of another size than asked for, from a window of one.
+        """Continue behind a page of another size than requested, with a window of one.
 
-        A server that caps or ignores the size shows it on the first page, and is asked for its own
-        from then on.
+        A server that caps or ignores the size shows it on the first page; then that size is asked
+        for.
         """
         self._confirmed = 0
         if is_first:
@@ -250,13 +265,10 @@ class _OffsetWalk(Generic[P]):
             self._confirmed = 1
 
     def _contradiction(self, what: str) -> ContradictionError:
-        return ContradictionError(f"transfer {self._transfer}: the {_place(self._position)} {what}")
+        return ContradictionError(
+            f"transfer {self._transfer}: the {_page_at(self._position)} {what}"
+        )
 
 
-def offset_pages(transfer: Transfer, walk: Walk[P]) -> AsyncGenerator[P, None]:
-    """Yield the pages of a transfer that pages by offset."""
-    return _OffsetWalk(transfer, walk).pages()
-
-
-def _place(offset: int) -> str:
+def _page_at(offset: int) -> str:
     return f"page at offset {offset}"

@@ -33,7 +33,7 @@ from bulkfetch.errors import (
     SignInError,
     StorageError,
 )
-from bulkfetch.partnercenter.ahead import lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
 from bulkfetch.runlog import RunLog
@@ -336,8 +336,14 @@ async def _fetch_transfers(run: Run, work: _Work, progress: _Progress) -> None:
     """
     waiting = iter(work.pending)
     at_once = run.settings.max_in_flight + run.settings.max_in_flight // 4
+
+    def count_discarded() -> None:
+        run.stats.pages_discarded += 1
+
     async with anyio.create_task_group() as tasks:
-        job = Job(run, tasks, lookahead_for(run.settings), sole_transfers(work.plan.invoices))
+        lookahead = lookahead_for(run.settings)
+        fetcher = Fetcher(run.session, tasks, run.settings, lookahead, count_discarded)
+        job = Job(run, fetcher, sole_transfers(work.plan.invoices))
 
         async def fetch_waiting() -> None:
             for transfer in waiting:

@@ -1,5 +1,5 @@
-"""Whether the server still says what an archive has: its invoices, what they charge, how many line
-items there are."""
+"""Whether the server still has what an archive has: its invoices, their charges, and as many line
+items."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Unpack
 
-import anyio.abc
+import anyio
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.records import money
-from bulkfetch.billing.details import Paging
 from bulkfetch.billing.invoices import Invoice, flattened
-from bulkfetch.billing.transfers import Place, Transfer, transfer_of
-from bulkfetch.decoding.pages import JsonPage, decode_json_page
+from bulkfetch.billing.sources import BEGINNING, Bookmark, PageSource, Walk
+from bulkfetch.billing.transfers import Transfer, transfer_of
+from bulkfetch.decoding.pages import JsonDecoder
 from bulkfetch.errors import TransferError
-from bulkfetch.partnercenter.ahead import Walk, lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.partnercenter.lineitems import walk_pages
+from bulkfetch.runs.sources import source_of
 from bulkfetch.runs.verify import Finding, VerifyReport
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
@@ -41,12 +41,13 @@ async def verify_against_server(
     on_refresh_token: Callable[[Secret], None] | None = None,
     **keywords: Unpack[SettingsKeywords],
 ) -> VerifyReport:
-    """Return a verification with what the server says otherwise now added to its findings.
+    """Return a verification whose findings include what the server says differently now.
 
-    The list of invoices is walked, and the rows of each committed transfer are counted: with one
-    request where pages are found by their offset, with all of them where they are a chain.
-    Settings and `on_refresh_token` are those of `export_async`. Raises SettingsError without credentials, and
-    SignInError, ServerUnavailableError or RequestError if the server cannot be asked.
+    It walks the list of invoices, and counts the rows of each committed transfer. That takes one
+    request if pages are asked for by their offset, and one for each page if they are a chain.
+    Settings and `on_refresh_token` are those of `export_async`. Raises SettingsError without
+    credentials, and SignInError, ServerUnavailableError or RequestError if the server cannot be
+    asked.
     """
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
@@ -54,19 +55,19 @@ async def verify_against_server(
         invoices = [each async for each in walk_invoices(session, size=settings.invoice_page_size)]
         listed = {invoice.id: invoice for invoice in flattened(invoices)}
         findings = [
-            *_changed(report, listed),
-            *await _recounted(report.commits, listed, session, settings),
+            *_compare_invoices(report, listed),
+            *await _compare_counts(report.commits, listed, session, settings),
         ]
     return replace(report, findings=(*report.findings, *findings))
 
 
-def _changed(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Finding]:
-    """Hold the invoices of the archive against those the server lists."""
+def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Finding]:
+    """Compare the invoices of the archive with those that the server lists."""
     charged = {each.invoice_id: each.charged for each in report.reconciliations}
     transfers: dict[str, list[Transfer]] = {}
     for commit in report.commits:
         if commit.transfer.unbilled:
-            continue  # no invoice has them, and they are others from day to day
+            continue  # no invoice has them, and they change from day to day
         transfers.setdefault(commit.transfer.invoice_id, []).append(commit.transfer)
     for identifier in sorted({*charged, *transfers} - listed.keys()):
         yield Finding(_named(identifier), "the server no longer lists it")
@@ -85,7 +86,7 @@ def _changed(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Fi
             yield Finding(str(gone), "its invoice no longer has this detail")
 
 
-async def _recounted(
+async def _compare_counts(
     commits: Sequence[Commit], listed: Mapping[str, Invoice], session: Session, settings: Settings
 ) -> list[Finding]:
     """Count the rows of all transfers that the server still has, as many at a time as requests may
@@ -97,11 +98,12 @@ async def _recounted(
     )
 
     async with anyio.create_task_group() as tasks:
+        fetcher = Fetcher(session, tasks, settings, lookahead_for(settings))
 
-        async def work() -> None:
+        async def count_waiting() -> None:
             for transfer, then in waiting:
                 try:
-                    now = await _count(transfer, then, session, settings, tasks)
+                    now = await _count_rows(transfer, then, fetcher)
                 except TransferError as error:
                     counts[transfer] = f"its line items cannot be counted: {error}"
                 else:
@@ -111,34 +113,25 @@ async def _recounted(
                         )
 
         for _ in range(settings.max_in_flight):
-            tasks.start_soon(work)
+            tasks.start_soon(count_waiting)
     return [Finding(str(transfer), counts[transfer], transfer) for transfer in sorted(counts)]
 
 
-async def _count(
-    transfer: Transfer, then: int, session: Session, settings: Settings, tasks: anyio.abc.TaskGroup
-) -> int:
-    """Count the rows of a transfer: from its last row on, if that is still there and can be asked
-    for."""
-    start = Place(line=0 if transfer.detail.paging is Paging.TOKEN else max(0, then - 1))
-    rows = await _rows(transfer, start, session, settings, tasks)
+async def _count_rows(transfer: Transfer, then: int, fetcher: Fetcher) -> int:
+    """Count the rows of a transfer: from its last row on, if that is still there and its source can
+    start at a row."""
+    source = source_of(transfer, fetcher)
+    start = source.bookmark_at(max(0, then - 1)) or BEGINNING
+    rows = await _count_from(start, transfer, source)
     if start.line and not rows:
-        return await _rows(transfer, Place(), session, settings, tasks)
+        return await _count_from(BEGINNING, transfer, source)
     return start.line + rows
 
 
-async def _rows(
-    transfer: Transfer,
-    start: Place,
-    session: Session,
-    settings: Settings,
-    tasks: anyio.abc.TaskGroup,
-) -> int:
-    walk: Walk[JsonPage] = Walk(
-        session, tasks, settings, lookahead_for(settings), decode_json_page, start=start
-    )
-    async with aclosing(walk_pages(transfer, walk)) as pages:
-        return sum([page.rows async for page in pages])
+async def _count_from(start: Bookmark, transfer: Transfer, source: PageSource) -> int:
+    walk = Walk(transfer, JsonDecoder(), start)
+    async with aclosing(source.pages(walk)) as pages:
+        return sum([placed.page.rows async for placed in pages])
 
 
 def _transfers(invoice: Invoice) -> Iterable[Transfer]:

@@ -20,26 +20,23 @@ from bulkfetch.archive.layout import commit_name, part_name, staged_name
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
 from bulkfetch.archive.sweep import remove_staged, retract
-from bulkfetch.billing.transfers import Place, Transfer
+from bulkfetch.billing.sources import BEGINNING, PlacedPage, Walk
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import LineItemSchema
 from bulkfetch.decoding.pages import FastDecoders, Page, PageDecoder
 from bulkfetch.errors import (
     ContradictionError,
-    HttpStatusError,
+    ExpiredBookmarkError,
     StorageError,
-    TransferError,
     UploadLostError,
 )
-from bulkfetch.partnercenter.ahead import Lookahead, Walk
-from bulkfetch.partnercenter.lineitems import walk_pages
+from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.runs.run import Run
+from bulkfetch.runs.sources import source_of
 from bulkfetch.storage.store import UPLOADS_LOST, Store
 
 T = TypeVar("T")
-
-_NOT_ABOUT_TOKENS = (401, 403, 408, 429)
-"""Statuses of a refusal that does not say that a continuation token has expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,7 @@ class Job:
     """What the transfers of a run share while they are fetched."""
 
     run: Run
-    tasks: anyio.abc.TaskGroup
-    lookahead: Lookahead
+    fetcher: Fetcher
     sole: Collection[Transfer] = ()
     """Transfers that make up all charges of their invoice."""
     waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
@@ -83,12 +79,10 @@ async def _resume_or_start(transfer: Transfer, job: Job) -> Commit:
     adopted = await _in_thread(job, staging.adopt)
     if adopted:
         intake = await _in_thread(job, partial(_Intake, transfer, job, staging, adopted))
-        run.log.note("resumed", transfer=str(transfer), line=intake.place.line, parts=len(adopted))
+        run.log.note("resumed", transfer=str(transfer), line=intake.start.line, parts=len(adopted))
         try:
             commit = await _fetch_and_commit(transfer, job, intake)
-        except TransferError as error:
-            if not intake.is_outdated(error):
-                raise
+        except (ContradictionError, ExpiredBookmarkError) as error:
             run.log.note("started_again", transfer=str(transfer), why=str(error))
             await _in_thread(job, partial(remove_staged, run.store, transfer))
         else:
@@ -99,13 +93,14 @@ async def _resume_or_start(transfer: Transfer, job: Job) -> Commit:
 
 async def _fetch_and_commit(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
     stats = job.run.stats
+    walk = Walk(transfer, intake.decoder, intake.start, intake.adds_up)
     try:
-        async with aclosing(walk_pages(transfer, _walk(job, intake))) as pages:
-            async for page in pages:
-                await _in_thread(job, partial(intake.take, page))
+        async with aclosing(source_of(transfer, job.fetcher).pages(walk)) as pages:
+            async for placed in pages:
+                await _in_thread(job, partial(intake.take, placed))
                 stats.pages += 1
-                stats.rows += page.rows
-                stats.rescued += page.columns.rescues.total()
+                stats.rows += placed.page.rows
+                stats.rescued += placed.page.columns.rescues.total()
         return await _in_thread(job, partial(_commit, transfer, job.run.store, intake))
     except ContradictionError:
         intake.writer.abort()
@@ -123,11 +118,11 @@ async def _in_thread(job: Job, work: Callable[[], T]) -> T:
 
 
 class _Intake:
-    """Takes the pages of one transfer, in order, into staged parts, and counts them; all but `at`
+    """Takes the pages of one transfer, in order, into staged parts, and counts them. All of it
     blocks.
 
-    With checkpoints of an earlier run it goes on behind their parts: the pages from the last one's
-    place on are taken, and what is in the parts already is held against them.
+    With checkpoints of an earlier run it continues behind their parts: it takes the pages from the
+    last checkpoint's start on, and compares their rows with those that the parts have already.
     """
 
     def __init__(
@@ -135,7 +130,7 @@ class _Intake:
     ) -> None:
         declared = transfer.detail.schema
         parts = [checkpoint.part for checkpoint in adopted]
-        self.start = self.place = adopted[-1].place if adopted else Place()
+        self.start = self._page_start = adopted[-1].start if adopted else BEGINNING
         self.decoder = PageDecoder(transfer.invoice_id, declared, job.decoders)
         self.tally = Tally()
         if adopted:
@@ -156,13 +151,10 @@ class _Intake:
             adopted=parts,
         )
 
-    def at(self, place: Place) -> None:
-        """Note where the next page starts."""
-        self.place = place
-
-    def take(self, page: Page) -> None:
-        """Take the next page. Raises ContradictionError if it is not what the parts have, and
+    def take(self, placed: PlacedPage[Page]) -> None:
+        """Take the next page. Raises ContradictionError if its rows are not those of the parts, and
         StorageError."""
+        page, self._page_start = placed.page, placed.start
         batch = self.decoder.batch(page, self.tally.rows)
         known = min(self._overlap_left, page.rows)
         if known and self._overlap is not None:
@@ -181,19 +173,13 @@ class _Intake:
         return self.writer.finish(schema.arrow)
 
     def adds_up(self) -> bool:
-        """Tell whether the rows taken so far make up, to the cent, what the invoice charges, and
-        that is something."""
+        """Return whether the rows taken so far make up, to the cent, what the invoice charges.
+
+        An invoice that charges nothing confirms nothing.
+        """
         if not self._is_sole or not self._transfer.charged:
             return False
         return self.tally.total(self.decoder.schema) == self._transfer.charged
-
-    def is_outdated(self, error: TransferError) -> bool:
-        """Tell whether an `error` is about the earlier run's parts, or about its token, which may
-        have expired."""
-        cause = error.__cause__
-        is_refused = isinstance(cause, HttpStatusError) and cause.status not in _NOT_ABOUT_TOKENS
-        is_first = self.start.token is not None and self.tally.rows == self.start.line
-        return isinstance(error, ContradictionError) or (is_first and is_refused)
 
     @property
     def _overlap_left(self) -> int:
@@ -202,10 +188,9 @@ class _Intake:
         return max(0, self.start.line + rows - self.tally.rows)
 
     def _keep(self, part: StagedPart) -> None:
-        """Write the checkpoint of a part that ends in the page at `place`, which is not in the
-        tally yet."""
+        """Write the checkpoint of a part that ends in this page, which is not in the tally yet."""
         total = self.tally.total(self.decoder.schema)
-        self._staging.keep(Checkpoint(part, self.place, total, dict(self.tally.rescues)))
+        self._staging.keep(Checkpoint(part, self._page_start, total, dict(self.tally.rescues)))
 
     def _changed(self, what: str) -> ContradictionError:
         return ContradictionError(
@@ -238,23 +223,6 @@ class Tally:
         """Return the sum of the charges, or None where the type has none or one of them is no
         number."""
         return None if schema.total is None or self.rescues[schema.total] else self._total
-
-
-def _walk(job: Job, intake: _Intake) -> Walk[Page]:
-    def discard() -> None:
-        job.run.stats.pages_discarded += 1
-
-    return Walk(
-        job.run.session,
-        job.tasks,
-        job.run.settings,
-        job.lookahead,
-        intake.decoder.decode,
-        discard,
-        start=intake.start,
-        on_page=intake.at,
-        is_vouched_for=intake.adds_up,
-    )
 
 
 def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:

@@ -316,8 +316,8 @@ async def test_many_walks_that_were_left_early_do_not_use_up_the_look_ahead() ->
                 async for page in pages:
                     if page.first_line >= 14:
                         break
-        assert client.opened().lookahead.take()
-        client.opened().lookahead.give_back()
+        assert client.opened().fetcher.lookahead.take()
+        client.opened().fetcher.lookahead.give_back()
         assert await items.get() == truth(sandbox, office(sandbox), "office/billing_line_items")
 
 

@@ -13,7 +13,7 @@ from bulkfetch.billing.schemas import ONE_TIME
 from bulkfetch.decoding.envelope import Envelope, Link, envelope_of
 from bulkfetch.decoding.fast import FastDecoder, read_envelope
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.decoding.pages import PageDecoder, decode_json_page, page_of, peek
+from bulkfetch.decoding.pages import JsonDecoder, PageDecoder, page_of, peek
 from bulkfetch.errors import MalformedBodyError
 
 ONE_TIME_FIRST = "docs/v1-2021-03/lineitems-onetime-first-page"
@@ -181,7 +181,7 @@ def test_links_that_cannot_be_read_are_not_taken_for_the_end_on_any_way(
     for read in (
         lambda: peek(text),
         lambda: envelope_of(page_of(text)[0]),
-        lambda: decode_json_page(text),
+        lambda: JsonDecoder().decode(text),
         lambda: PageDecoder("I", schema_of("office", "billing_line_items")).decode(text),
     ):
         with pytest.raises(MalformedBodyError, match="its links are no object"):
@@ -225,7 +225,8 @@ def test_the_words_of_an_envelope_are_read_in_any_case() -> None:
 
 
 @pytest.mark.parametrize(
-    "decode", [decode_json_page, PageDecoder("I", schema_of("office", "billing_line_items")).decode]
+    "decode",
+    [JsonDecoder().decode, PageDecoder("I", schema_of("office", "billing_line_items")).decode],
 )
 def test_a_next_link_in_another_case_is_seen_on_both_ways(decode: Any) -> None:
     body = b'{"items":[{"customerName":"a"}],"Links":{"NEXT":{"uri":"/x?size=1&offset=1"}}}'
@@ -250,7 +251,7 @@ def test_links_that_say_something_twice_are_malformed_on_any_way(links: str) -> 
     for read in (
         peek,
         page_of,
-        decode_json_page,
+        JsonDecoder().decode,
         PageDecoder("I", schema_of("office", "billing_line_items")).decode,
     ):
         with pytest.raises(MalformedBodyError, match="say something twice"):
@@ -266,7 +267,7 @@ def test_a_page_that_says_something_twice_is_malformed_on_any_way(twice: str) ->
     for read in (
         peek,
         page_of,
-        decode_json_page,
+        JsonDecoder().decode,
         PageDecoder("I", schema_of("office", "billing_line_items")).decode,
     ):
         with pytest.raises(MalformedBodyError, match="twice at its top"):

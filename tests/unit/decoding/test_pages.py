@@ -45,7 +45,7 @@ ENCODINGS: dict[str, Callable[[str], bytes]] = {
 
 def batch_of(body: bytes, schema: LineItemSchema | None = ONE_TIME) -> pa.RecordBatch:
     decoder = PageDecoder("D1", schema)
-    return decoder.batch(decoder.decode(body), 0)
+    return decoder.batch(decoder.decode(body).page, 0)
 
 
 def assert_malformed(body: bytes) -> None:
@@ -62,7 +62,7 @@ def test_any_page_comes_back_without_loss(schema: LineItemSchema, data: st.DataO
     encode = ENCODINGS[data.draw(st.sampled_from(list(ENCODINGS)))]
     first_line = data.draw(st.sampled_from((0, 7, 2**40)))
     for text in data.draw(st.lists(any_page, min_size=1, max_size=2)):
-        batch = decoder.batch(decoder.decode(encode(text)), first_line)
+        batch = decoder.batch(decoder.decode(encode(text)).page, first_line)
         assert batch.schema == schema.arrow
         assert_holds(batch, items_of(text), schema.fields, first_line)
         assert set(batch.column("invoice_id").to_pylist()) <= {"D1"}
@@ -77,7 +77,7 @@ def test_any_page_of_an_undeclared_type_comes_back_without_loss(data: st.DataObj
         data.draw(pages(data.draw(st.sampled_from(list(SCHEMAS.values()))).fields)) for _ in "abc"
     )
     for text in (first, second, third, first):
-        page = decoder.decode(text.encode())
+        page = decoder.decode(text.encode()).page
         assert page.rows == len(items_of(text))
         if page.rows:
             assert_holds(decoder.batch(page, 3), items_of(text), decoder.schema.fields, 3)
@@ -121,7 +121,7 @@ def test_real_payloads_are_what_their_source_has(payload: Payload) -> None:
 @pytest.mark.parametrize("payload", LINE_ITEMS, ids=str)
 def test_real_line_items_of_an_undeclared_type_come_back_value_by_value(payload: Payload) -> None:
     decoder = PageDecoder("D1", None)
-    batch = decoder.batch(decoder.decode(payload.body), 0)
+    batch = decoder.batch(decoder.decode(payload.body).page, 0)
     assert_holds(batch, items_of(utf8_of(payload.body).decode()), decoder.schema.fields)
 
 
@@ -148,7 +148,7 @@ def batch_rows(payload: Payload) -> int:
     return (
         PageDecoder("D1", schema_of(payload.provider, payload.line_item_type))
         .decode(payload.body)
-        .rows
+        .page.rows
     )
 
 
@@ -325,7 +325,7 @@ def test_an_empty_page_is_a_batch_without_rows() -> None:
 
 def test_rows_know_their_invoice_and_their_place() -> None:
     decoder = PageDecoder("G000024135", ONE_TIME)
-    batch = decoder.batch(decoder.decode(b'{"items":[{},{},{}]}'), 4_000)
+    batch = decoder.batch(decoder.decode(b'{"items":[{},{},{}]}').page, 4_000)
     assert batch.column("line_number").to_pylist() == [4_000, 4_001, 4_002]
     assert batch.column("invoice_id").to_pylist() == ["G000024135"] * 3
 
@@ -340,7 +340,7 @@ def test_both_ways_give_the_same_batch_of_the_same_rows() -> None:
 
 def test_the_digest_tells_pages_apart_but_not_by_their_links() -> None:
     def digest(text: str) -> bytes:
-        return PageDecoder("D1", LICENSE_BASED).decode(text.encode()).digest
+        return PageDecoder("D1", LICENSE_BASED).decode(text.encode()).page.digest
 
     text = '{"totalCount":1,"items":[{"quantity":1}],"links":{"self":{"uri":"/x?offset=0"}}}'
     assert digest(text) == digest(text.replace("offset=0", "offset=2000"))
@@ -386,7 +386,7 @@ def test_later_pages_of_an_undeclared_type_are_rescued_where_they_do_not_fit() -
         _ = decoder.schema
     decoder.decode(b'{"items":[{"a":"x","b":1}]}')
     batch = decoder.batch(
-        decoder.decode(b'{"items":[{"a":5,"b":"x","c":[1.0]},{"a":"y","b":"2.5"}]}'), 2
+        decoder.decode(b'{"items":[{"a":5,"b":"x","c":[1.0]},{"a":"y","b":"2.5"}]}').page, 2
     )
     assert decoder.schema == LineItemSchema("", (Field("a", Kind.TEXT), Field("b", Kind.DECIMAL)))
     assert batch.column("a").to_pylist() == [None, "y"]
@@ -415,7 +415,7 @@ def test_first_pages_decoded_at_the_same_time_agree_on_the_columns() -> None:
             text: str, decoder: PageDecoder = decoder, start: threading.Barrier = start
         ) -> Any:
             start.wait(timeout=30)
-            return decoder.decode(text.encode())
+            return decoder.decode(text.encode()).page
 
         with ThreadPoolExecutor(4) as pool:
             decoded = list(pool.map(work, texts))
@@ -429,6 +429,6 @@ def test_the_reference_reads_what_it_is_given() -> None:
 
 def test_an_empty_first_page_of_an_undeclared_type_does_not_decide_the_columns() -> None:
     decoder = PageDecoder("I", None)
-    assert decoder.decode(b'{"items":[]}').rows == 0
-    page = decoder.decode(b'{"items":[{"name":"a"}]}')
+    assert decoder.decode(b'{"items":[]}').page.rows == 0
+    page = decoder.decode(b'{"items":[{"name":"a"}]}').page
     assert decoder.batch(page, 0).column("name").to_pylist() == ["a"]

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
-from bulkfetch.decoding.envelope import Envelope
 from bulkfetch.partnercenter.seen import SeenPages, is_sendable
 
 
@@ -14,12 +13,10 @@ class Rows:
 
     rows: int
     digest: bytes
-    total: int | None = None
-    envelope: Envelope = field(default_factory=Envelope)
 
     @classmethod
-    def of(cls, rows: int, text: str, total: int | None = None) -> Rows:
-        return cls(rows, text.encode(), total, Envelope(total_count=total))
+    def of(cls, rows: int, text: str) -> Rows:
+        return cls(rows, text.encode())
 
 
 def test_pages_that_differ_add_up() -> None:
@@ -61,25 +58,25 @@ def test_empty_pages_are_alike() -> None:
 @pytest.mark.parametrize("total", [None, 0, 3, 10])
 def test_a_total_of_no_more_than_the_page_counts_the_page(total: int | None) -> None:
     seen = SeenPages()
-    assert seen.add(Rows.of(10, "a", total), "page 0") is None
+    assert seen.add(Rows.of(10, "a"), "page 0", total=total) is None
     assert seen.total is None
     assert seen.end() is None
 
 
 def test_a_total_of_more_than_the_page_counts_the_collection() -> None:
     seen = SeenPages()
-    assert seen.add(Rows.of(10, "a", 15), "page 0") is None
+    assert seen.add(Rows.of(10, "a"), "page 0", total=15) is None
     assert seen.total == 15
     assert seen.end() == "its pages end after 10 rows, but say there are 15"
-    assert seen.add(Rows.of(5, "b", 15), "page 1") is None
+    assert seen.add(Rows.of(5, "b"), "page 1", total=15) is None
     assert seen.end() is None
 
 
 def test_a_total_may_not_change() -> None:
     seen = SeenPages()
-    seen.add(Rows.of(10, "a", 15), "page 0")
+    seen.add(Rows.of(10, "a"), "page 0", total=15)
     assert (
-        seen.add(Rows.of(1, "b", 16), "page 1")
+        seen.add(Rows.of(1, "b"), "page 1", total=16)
         == "says there are 16 rows in all, an earlier page said 15"
     )
 

@@ -24,7 +24,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import sum_of
 from bulkfetch.decoding.fields import MONEY
 from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, TransferError
-from bulkfetch.partnercenter.ahead import Lookahead
+from bulkfetch.partnercenter.ahead import Fetcher, Lookahead
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, export_transfer
@@ -72,8 +72,7 @@ async def _in_group(
                     transfer,
                     Job(
                         Run(run, ExportOptions("lake"), store, session, stats, session.log),
-                        tasks,
-                        Lookahead(8),
+                        Fetcher(session, tasks, run, Lookahead(8)),
                     ),
                 )
             )

@@ -12,7 +12,7 @@ from typing import Any, cast
 from whole.fuzz import oracle
 from whole.fuzz.draws import CANARY
 
-from bulkfetch.decoding.pages import decode_json_page
+from bulkfetch.decoding.pages import JsonDecoder
 from bulkfetch.errors import BulkfetchError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
@@ -220,7 +220,7 @@ class _Client:
 def _reader(delivery: Delivery) -> Callable[[bytes], bytes]:
     def read(body: bytes) -> bytes:
         if delivery.decodes:
-            decode_json_page(body)
+            JsonDecoder().decode(body)
         return body
 
     return read

@@ -23,7 +23,7 @@ from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.fast import FastDecoder
 from bulkfetch.decoding.fields import Field, Kind
 from bulkfetch.decoding.jsontext import Json, Pairs, loads, utf8_of
-from bulkfetch.decoding.pages import PageDecoder, decode_json_page, page_of, peek
+from bulkfetch.decoding.pages import JsonDecoder, PageDecoder, page_of, peek
 from bulkfetch.errors import MalformedBodyError, RequestError
 from bulkfetch.partnercenter.invoices import _page_from
 from bulkfetch.wire.refusals import refusal
@@ -62,15 +62,16 @@ def check_line_items(data: bytes) -> None:
 
 def _check_page(decoder: PageDecoder, body: bytes, first_line: int) -> None:
     expected = _or_none(oracle.page_of, body)
-    page = _or_refusal(decoder.decode, body)
-    if isinstance(page, MalformedBodyError):
-        assert expected is None, f"a page is refused: {page}"
+    response = _or_refusal(decoder.decode, body)
+    if isinstance(response, MalformedBodyError):
+        assert expected is None, f"a page is refused: {response}"
         return
+    page = response.page
     assert expected is not None, "silently accepted"
     top, items = expected
     assert page.rows == len(items)
-    _check_continuation(page.envelope, top)
-    assert page.envelope == decode_json_page(body).envelope
+    _check_continuation(response.envelope, top)
+    assert response.envelope == JsonDecoder().decode(body).envelope
     if page.rows or decoder._schema is not None:
         fields = decoder.schema.fields
         assert_holds(decoder.batch(page, first_line), items, fields, first_line)

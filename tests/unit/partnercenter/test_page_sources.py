@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -13,13 +13,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.fakes import Bench, Reply, Sent, Stall, answered, bench, one_after_the_other, page_body
 
+from bulkfetch.billing.sources import PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.jsontext import Pairs, loads
-from bulkfetch.decoding.pages import JsonPage, decode_json_page
+from bulkfetch.decoding.pages import JsonDecoder, JsonPage
 from bulkfetch.errors import ConnectionFailedError, SignInError, TransferError
-from bulkfetch.partnercenter.ahead import Lookahead, Walk, lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher, Lookahead, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
-from bulkfetch.partnercenter.lineitems import walk_pages
+from bulkfetch.runs.sources import source_of
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.paging import Page, PastEnd, offset_page, total_count
 from bulkfetch.settings.declared import Settings
@@ -127,13 +128,13 @@ async def walked(
     ) as at:
         lookahead, discarded = Lookahead(2 * limit), RunStats()
         async with anyio.create_task_group() as tasks:
-            walk = walk_over(at, tasks, lookahead, size=size, discarded=discarded)
-            walk = replace(walk, beyond_end_s=beyond_end_s)
+            fetcher = fetcher_of(at, tasks, lookahead, size=size, discarded=discarded)
+            fetcher = replace(fetcher, beyond_end_s=beyond_end_s)
             try:
-                async with aclosing(walk_pages(transfer, walk)) as pages:
+                async with aclosing(walk_pages(transfer, fetcher)) as pages:
                     seen = 0
-                    async for page in pages:
-                        rows += numbers(page)
+                    async for placed in pages:
+                        rows += numbers(placed.page)
                         seen += 1
                         if seen == stop_after:
                             break
@@ -152,14 +153,18 @@ async def walked(
         )
 
 
-def walk_over(
+def fetcher_of(
     at: Bench, tasks: anyio.abc.TaskGroup, lookahead: Lookahead, *, size: int, discarded: RunStats
-) -> Walk[JsonPage]:
+) -> Fetcher:
     def discard() -> None:
         discarded.pages_discarded += 1
 
     settings = Settings(token=Secret("t"), page_size=size)
-    return Walk(at.session, tasks, settings, lookahead, decode_json_page, discard)
+    return Fetcher(at.session, tasks, settings, lookahead, discard)
+
+
+def walk_pages(transfer: Transfer, fetcher: Fetcher) -> AsyncGenerator[PlacedPage[JsonPage], None]:
+    return source_of(transfer, fetcher).pages(Walk(transfer, JsonDecoder()))
 
 
 def numbers(page: JsonPage) -> list[int]:
@@ -626,10 +631,10 @@ def test_a_walk_that_is_cancelled_gives_its_places_back(
 
                 async def consume() -> None:
                     with suppress(TransferError):
-                        walk = walk_over(
+                        fetcher = fetcher_of(
                             at, tasks, lookahead, size=chance.size, discarded=RunStats()
                         )
-                        async with aclosing(walk_pages(transfer, walk)) as pages:
+                        async with aclosing(walk_pages(transfer, fetcher)) as pages:
                             async for _ in pages:
                                 await at.time.wait(0.1)
 
@@ -722,8 +727,8 @@ async def test_the_next_page_is_asked_for_before_this_one_is_used() -> None:
     chain = Chain(4)
     asked: list[int] = []
     async with bench(chain) as at, anyio.create_task_group() as tasks:
-        walk = walk_over(at, tasks, Lookahead(8), size=10, discarded=RunStats())
-        async with aclosing(walk_pages(MODERN, walk)) as pages:
+        fetcher = fetcher_of(at, tasks, Lookahead(8), size=10, discarded=RunStats())
+        async with aclosing(walk_pages(MODERN, fetcher)) as pages:
             async for _ in pages:
                 await at.time.wait(60)
                 asked.append(len(chain.asked))
@@ -873,11 +878,11 @@ async def walked_over_sockets(
             open_session(settings, RunStats()) as session,
             anyio.create_task_group() as tasks,
         ):
-            walk = Walk(session, tasks, settings, Lookahead(2 * limit), decode_json_page)
+            fetcher = Fetcher(session, tasks, settings, Lookahead(2 * limit))
             try:
-                async with aclosing(walk_pages(transfer, walk)) as pages:
-                    async for page in pages:
-                        items += page.items
+                async with aclosing(walk_pages(transfer, fetcher)) as pages:
+                    async for placed in pages:
+                        items += placed.page.items
             except TransferError as problem:
                 error = str(problem)
     return items, error
