@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 from importlib.metadata import distribution
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,20 @@ def imported_by(path: Path) -> Iterator[str]:
                 yield name
 
 
+def file_of(name: str) -> Path:
+    """The file of a module, or of its package where compiled code registers the module."""
+    file = getattr(import_module(name), "__file__", None)
+    return Path(file).resolve() if file else file_of(name.rpartition(".")[0])
+
+
 def is_of(name: str, distributions: set[str]) -> bool:
     """Whether the file of a module belongs to one of these distributions."""
-    spec = find_spec(name)
-    assert spec is not None, name
-    if spec.origin is None:  # a module that compiled code registers, such as obstore.exceptions
-        return is_of(name.rpartition(".")[0], distributions)
-    origin = Path(spec.origin).resolve()
-    return any(
-        Path(str(file.locate())).resolve() == origin
-        for each in distributions
-        for file in distribution(each).files or ()
-    )
+    return any(file_of(name) in files_of(each) for each in distributions)
+
+
+@cache
+def files_of(name: str) -> set[Path]:
+    return {Path(str(file.locate())).resolve() for file in distribution(name).files or ()}
 
 
 @pytest.mark.parametrize(
