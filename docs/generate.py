@@ -9,8 +9,9 @@ import argparse
 import ast
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import Field
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -19,10 +20,11 @@ sys.path.insert(0, str(ROOT))
 
 from bulkfetch.cli.parser import build_parser  # noqa: E402  the package beside this folder
 from bulkfetch.settings.declared import (  # noqa: E402
-    Settings,
     flag_of,
     kind_of,
     setting_names,
+    settings_of,
+    shown_default,
 )
 
 FOLDERS = (
@@ -74,6 +76,13 @@ Each setting can be given in three places; the first one wins:
 Flags are visible to other users of the machine in the process list, so give secrets as variables
 or in the file.
 """
+
+GROUP_TITLES = {
+    "service": "Partner Center",
+    "sign_in": "Signing in",
+    "archive": "The archive",
+    "storage": "Object stores",
+}
 
 MAP_BEGIN, MAP_END = "<!-- map: begin -->\n", "<!-- map: end -->\n"
 
@@ -165,14 +174,23 @@ def _escaped(text: str) -> str:
 
 def settings_page() -> str:
     """Return the page of settings, with the default of each and the sentence that explains it."""
-    lines = [SETTINGS_HEAD, "| setting | default | values | meaning |", "| --- | --- | --- | --- |"]
-    for setting in fields(Settings):
-        kind = kind_of(setting)
-        default = "" if setting.default is None else f"`{kind.show(setting.default)}`"
-        values = _escaped(f"`{kind.metavar}`")
-        sentence = _escaped(setting.metadata["sentence"])
-        lines.append(f"| `{setting.name}` | {default} | {values} | {sentence} |")
+    lines = [SETTINGS_HEAD.rstrip()]
+    shown: set[str] = set()
+    for group, title in GROUP_TITLES.items():
+        lines += ["", f"## {title}", "", "| setting | default | meaning |", "| --- | --- | --- |"]
+        for setting in settings_of(group):
+            if setting.name not in shown:
+                lines.append(_setting_line(setting))
+            shown.add(setting.name)
     return "\n".join(lines) + "\n"
+
+
+def _setting_line(setting: Field[Any]) -> str:
+    default, metavar = shown_default(setting), kind_of(setting).metavar
+    meaning = setting.metadata["sentence"]
+    if "|" in metavar:
+        meaning += f" One of {', '.join(f'`{word}`' for word in metavar.split('|'))}."
+    return f"| `{setting.name}` | {_escaped(default)} | {_escaped(meaning)} |"
 
 
 def code_page() -> str:
