@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import pytest
@@ -29,14 +29,19 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("BULKFETCH_TEST_PROFILE", "ci"))
 
-_TABLE = pytest.StashKey[list[tuple[str, ...]]]()
+_FAULT = "fault"
 _COLUMNS = ("no.", "fault", "times", "outcome", "rows lost", "rows doubled")
 
 
 @pytest.fixture
-def fault_table(request: pytest.FixtureRequest) -> list[tuple[str, ...]]:
-    """The table of faults; each test of one adds its row."""
-    return request.config.stash.setdefault(_TABLE, [])
+def fault_table(
+    record_property: Callable[[str, object], None],
+) -> Iterator[list[tuple[str, ...]]]:
+    """The rows that a test adds to the table of faults, which is printed at the end."""
+    rows: list[tuple[str, ...]] = []
+    yield rows
+    for row in rows:  # the report of a test carries them from its worker to where it is printed
+        record_property(_FAULT, row)
 
 
 @pytest.fixture(scope="session")
@@ -73,11 +78,21 @@ def container(object_server: ObjectServer) -> str:
     return name
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`, use half as many workers again as cores: many tests wait for something."""
+    return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table of faults, if there is one."""
-    rows = config.stash.get(_TABLE, [])
+    rows = [
+        row
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for name, row in report.user_properties
+        if name == _FAULT
+    ]
     if not rows:
         return
     terminalreporter.section(f"{len(rows)} faults over real sockets")

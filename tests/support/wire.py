@@ -86,9 +86,17 @@ async def wire(serve: Serve | bytes) -> AsyncIterator[Wire]:
 
 
 def unused_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """Return a port on which nothing listens, and which no other process is given for a minute.
+
+    A connection that the listening side closes first keeps its port in TIME_WAIT: the system hands
+    it to nobody who asks for any port, but a server that asks for this one may have it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        address: tuple[str, int] = server.getsockname()
+        client.connect(address)
+        server.accept()[0].close()
+        client.recv(1)
+    return address[1]
 
 
 def response(

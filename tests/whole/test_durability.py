@@ -54,6 +54,7 @@ def folder(parent: Path, name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 async def test_runs_that_are_killed_at_random_instants_end_in_the_archive_of_an_undisturbed_one(
     trials: Trials,
 ) -> None:
@@ -63,6 +64,7 @@ async def test_runs_that_are_killed_at_random_instants_end_in_the_archive_of_an_
     assert tally.reads > 0
 
 
+@pytest.mark.slow
 async def test_runs_that_are_killed_at_a_step_end_in_the_archive_of_an_undisturbed_one(
     trials: Trials,
 ) -> None:
@@ -72,6 +74,7 @@ async def test_runs_that_are_killed_at_a_step_end_in_the_archive_of_an_undisturb
     assert tally.disturbed > 2
 
 
+@pytest.mark.slow
 async def test_full_disks_and_disks_that_refuse_cost_nothing_but_another_run(
     trials: Trials,
 ) -> None:
@@ -80,10 +83,12 @@ async def test_full_disks_and_disks_that_refuse_cost_nothing_but_another_run(
         assert tally.disturbed > 0
 
 
+@pytest.mark.slow
 async def test_a_loss_of_power_costs_nothing_but_another_run(trials: Trials) -> None:
     assert (await trials.power_cuts(20)).faults == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "forgotten", [{"syncs_files": False}, {"syncs_directories": False}], ids=str
 )
@@ -216,6 +221,7 @@ async def test_a_folder_that_is_taken_away_while_a_run_writes_costs_nothing_but_
     assert differences(root, proved(await clean(server, tmp_path))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 async def test_a_run_that_is_told_to_end_says_so_and_the_next_one_completes(
     number: signal.Signals, server: Served, tmp_path: Path

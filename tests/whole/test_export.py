@@ -417,6 +417,7 @@ export(sys.argv[1], Settings(**where, page_size=50, part_rows=300, row_group_row
 """
 
 
+@pytest.mark.slow
 async def test_a_process_killed_at_a_random_moment_loses_and_doubles_nothing(
     tmp_path: Path,
 ) -> None:

@@ -70,6 +70,7 @@ async def test_an_archive_has_the_bytes_that_it_has_on_a_disk(
     assert lake.differences(clean) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [25])
 async def test_a_killed_run_is_gone_on_with_and_its_uploads_are_ended(
     step: int, lake: GcsLake, invoices: Served, clean: dict[str, bytes]

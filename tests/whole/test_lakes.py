@@ -134,6 +134,7 @@ async def test_a_run_that_breaks_off_is_gone_on_with(lake: Lake, clean: dict[str
     assert lake.differences(clean) == []
 
 
+@pytest.mark.slow
 async def test_runs_that_are_killed_end_in_the_archive_of_an_undisturbed_one(
     object_server: ObjectServer, clean: dict[str, bytes]
 ) -> None:

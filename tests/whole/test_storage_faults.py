@@ -40,6 +40,8 @@ import bulkfetch
 from bulkfetch.errors import BulkfetchError, StorageError
 from bulkfetch.storage.leases import LeasePolicy
 
+pytestmark = pytest.mark.slow
+
 QUICK = LeasePolicy(lasts_s=2.0, renewed_s=0.4)
 """So that a lock that could not be let go does not hold up the next run of this process."""
 
@@ -97,8 +99,7 @@ def once(fault: Fault, share: float, seed: int = 1) -> Callable[[Seen], Fault | 
 
 
 def may_meet(seen: Seen, fault: Fault) -> bool:
-    """Tell whether such a request can fail so: S3 says 400 only of a body that was too long on its
-    way."""
+    """Return whether such a request can fail so: S3 answers 400 only if a body came too slowly."""
     return not (isinstance(fault, Status) and fault.code == 400) or seen.method == "PUT"
 
 
@@ -208,7 +209,10 @@ async def test_a_store_that_refuses_ends_the_run_at_once_and_says_why(
     name: str, lake: Lake, invoices: Served, clean: dict[str, bytes]
 ) -> None:
     refusal, words = REFUSALS[name]
-    decide = lambda seen: refusal if "line_items" in seen.path and seen.method == "PUT" else None  # noqa: E731
+
+    def decide(seen: Seen) -> Fault | None:
+        return refusal if "line_items" in seen.path and seen.method == "PUT" else None
+
     started = time.monotonic()
     with FaultyProxy(lake.server.port, decide) as proxy:
         with pytest.raises(BulkfetchError, match=words) as caught:

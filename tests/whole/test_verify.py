@@ -108,6 +108,7 @@ def test_amounts_are_shown_without_a_tail_of_zeros(exported: tuple[Path, ExportR
     assert "0000" not in json.dumps(verified.to_dict()["reconciliation"])
 
 
+@pytest.mark.slow
 def test_a_bit_that_flips_anywhere_in_a_part_is_found(archive: Path) -> None:
     random = Random(7)
 
@@ -125,6 +126,7 @@ def test_a_bit_that_flips_anywhere_in_a_part_is_found(archive: Path) -> None:
     assert found(archive) == {}
 
 
+@pytest.mark.slow
 def test_a_bit_that_flips_anywhere_in_a_commit_or_the_headers_is_found(archive: Path) -> None:
     random = Random(11)
 
@@ -444,7 +446,8 @@ async def verified(tenant: MadeUp, root: Path) -> VerifyReport:
 
 
 def usage(subscription: str, resource: str, quantity: str) -> str:
-    return f'{{"subscriptionId":"{subscription}","resourceGuid":"{resource}","consumedQuantity":{quantity}}}'
+    ids = f'"subscriptionId":"{subscription}","resourceGuid":"{resource}"'
+    return f'{{{ids},"consumedQuantity":{quantity}}}'
 
 
 AZURE = [("azure", "billing_line_items"), ("azure", "usage_line_items")]
@@ -537,6 +540,7 @@ def test_the_same_export_again_mends_a_part_that_was_cut(archive: Path) -> None:
     assert found(archive) == {}
 
 
+@pytest.mark.slow
 def test_a_thousand_alterations_of_any_file_are_found_one_by_one(archive: Path) -> None:
     random = Random(13)
     files = sorted(

@@ -310,6 +310,7 @@ def assert_commit_is_kept(store: LocalStore) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_and_is_redone(
     tmp_path: Path,
 ) -> None:
@@ -339,6 +340,7 @@ async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_
     assert refetched == {27, 22, 12}  # without a whole part, with one, with two
 
 
+@pytest.mark.slow
 async def test_a_commit_whose_part_is_gone_never_comes_to_vouch_for_other_rows(
     tmp_path: Path,
 ) -> None:
@@ -494,11 +496,12 @@ def numbered(count: int) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transfer", [OFFICE, CHAIN])
 @pytest.mark.parametrize(
     ("part_rows", "page_size"), [(10, 5), (10, 7), (3, 7), (7, 10), (1, 4), (10, 10)]
 )
-async def test_what_goes_on_behind_whole_parts_ends_in_the_same_bytes_wherever_they_and_the_pages_end(
+async def test_what_resumes_behind_whole_parts_ends_in_the_same_bytes_wherever_pages_end(
     transfer: Transfer, part_rows: int, page_size: int, tmp_path: Path
 ) -> None:
     cut: dict[str, Any] = {

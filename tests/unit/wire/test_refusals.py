@@ -48,7 +48,8 @@ def test_a_fault_of_the_service_is_told_in_its_words() -> None:
     assert (error.status, error.code, error.description) == (400, "3000", "One or more properties.")
     assert (error.data, error.source) == (("offset", "5"), "PartnerFD")
     assert str(error) == (
-        "the server answered 400 (code 3000): One or more properties. (data: offset, 5; source: PartnerFD)"
+        "the server answered 400 (code 3000): One or more properties. "
+        "(data: offset, 5; source: PartnerFD)"
     )
 
 
@@ -105,7 +106,11 @@ def test_the_wait_that_was_asked_for_is_a_fact() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"code":1,"description":"' + b"x" * 70_000 + b'"}', gzip.compress(b"{}")[:-1]]
+    "body",
+    [
+        pytest.param(b'{"code":1,"description":"' + b"x" * 70_000 + b'"}', id="large"),
+        pytest.param(gzip.compress(b"{}")[:-1], id="damaged"),
+    ],
 )
 def test_a_body_that_is_large_or_damaged_is_left_alone(body: bytes) -> None:
     coding: dict[str, Any] = {"content_encoding": "gzip"} if body[0] == 0x1F else {}

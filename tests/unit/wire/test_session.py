@@ -321,9 +321,7 @@ async def test_a_token_that_is_refused_when_new_ends_the_run() -> None:
     assert ids(at, "Authorization") == ["Bearer token-0", "Bearer token-1"]
 
 
-async def test_a_token_that_is_refused_what_is_for_users_only_may_be_that_of_an_app_and_ends_nothing_else() -> (
-    None
-):
+async def test_a_token_that_is_refused_what_only_users_may_see_ends_nothing_else() -> None:
     error, at = await error_of(lambda sent: answered(401), Request("/invoices/D1"))
     assert isinstance(error, HttpStatusError)
     assert "sign in with `bulkfetch login`" in advice_on(error)
@@ -600,9 +598,11 @@ async def test_an_error_body_is_read_compressed_too() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"code":1,"description":"' + b"x" * 70_000 + b'"}',
-        gzip.compress(b'{"code":1,"description":"' + b"x" * 70_000 + b'"}'),
-        gzip.compress(b'{"code":1}')[:-1],
+        pytest.param(b'{"code":1,"description":"' + b"x" * 70_000 + b'"}', id="large"),
+        pytest.param(
+            gzip.compress(b'{"code":1,"description":"' + b"x" * 70_000 + b'"}'), id="compressed"
+        ),
+        pytest.param(gzip.compress(b'{"code":1}')[:-1], id="damaged"),
     ],
 )
 async def test_an_error_body_that_is_large_or_damaged_is_left_alone(body: bytes) -> None:
