@@ -351,8 +351,9 @@ async def test_look_ahead_gets_exact_rows_or_says_what_is_wrong(kind: Kind) -> N
             words = kind.error(pages)
             needed = len(server.path(kind.size)) if not words else result.requests
             wasted = result.requests - needed
+            outcome = "error" if result.error else "exact"
             print(
-                f"{pages:>6} {limit:>6} {'error' if result.error else 'exact':>7} {len(result.rows):>6} "
+                f"{pages:>6} {limit:>6} {outcome:>7} {len(result.rows):>6} "
                 f"{result.requests:>8} {wasted:>6} {result.max_in_flight:>9}"
             )
             if words:
@@ -889,7 +890,7 @@ async def walked_over_sockets(
 
 
 async def test_the_sandbox_sees_the_limit_filled_and_few_requests_beyond_the_end() -> None:
-    options = SandboxOptions(line_items=2000, latency_ms=20, past_end="400")
+    options = SandboxOptions(line_items=2000, latency_ms=100, past_end="400")
     async with serve(options) as sandbox:
         invoice = next(
             invoice for invoice in sandbox.tenant.invoices if invoice.kind == "Recurring"
