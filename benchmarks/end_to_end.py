@@ -16,7 +16,24 @@ from dataclasses import asdict
 from itertools import product
 
 from exporting import Shape, exported, median, serving
-from measuring import announce, conditions, keep
+from measuring import Table, announce, conditions, keep
+
+TABLE = Table(
+    {
+        "detail": "<28",
+        "invoices": ">12",
+        "latency": ">",
+        "coding": ">8",
+        "limit": ">",
+        "wall s": ">.2f",
+        "CPU s": ">.2f",
+        "peak MB": ">.0f",
+        "rows/s": ">9,.0f",
+        "rows/CPU s": ">,.0f",
+        "MB/s": ">.0f",
+        "requests": ">",
+    }
+)
 
 
 def main() -> int:
@@ -39,10 +56,7 @@ def main() -> int:
     made = conditions()
     announce(made)
     print(f"median of {arguments.runs} runs, client process alone")
-    print(
-        f"{'detail':<30}{'invoices':>14}{'latency':>8}{'coding':>9}{'limit':>6}{'wall s':>8}{'CPU s':>7}{'peak MB':>8}"
-        f"{'rows/s':>9}{'rows/CPU s':>11}{'MB/s':>6}{'requests':>9}"
-    )
+    TABLE.print_headings()
     results = []
     cases = product(
         arguments.details.split(","),
@@ -62,11 +76,19 @@ def main() -> int:
                     "coding": coding,
                 }
                 results.append({**case, "limit": limit, **asdict(result)})
-                print(
-                    f"{detail:<30}{shape!s:>14}{latency_ms:>5} ms{coding:>9}{limit:>6}{result.wall_s:>8.2f}"
-                    f"{result.cpu_s:>7.2f}{result.peak_mb:>8.0f}{result.rows / result.wall_s:>9,.0f}"
-                    f"{result.rows / result.cpu_s:>11,.0f}{result.json_mb / result.wall_s:>6.0f}{result.requests:>9}",
-                    flush=True,
+                TABLE.print_row(
+                    detail,
+                    str(shape),
+                    f"{latency_ms} ms",
+                    coding,
+                    limit,
+                    result.wall_s,
+                    result.cpu_s,
+                    result.peak_mb,
+                    result.rows / result.wall_s,
+                    result.rows / result.cpu_s,
+                    result.json_mb / result.wall_s,
+                    result.requests,
                 )
     keep("end_to_end", made, results)
     return 0

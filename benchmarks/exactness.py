@@ -98,9 +98,8 @@ def _columns(detail: str) -> tuple[str, ...]:
 
 def _line_items(base_url: str, token: str) -> Iterator[tuple[str, dict[str, Any]]]:
     def get(path: str) -> Any:
-        request = urllib.request.Request(
-            base_url + path, headers={"Authorization": f"Bearer {token}"}
-        )
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(base_url + path, headers=headers)  # noqa: S310  our own sandbox
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  our own sandbox
             return json.loads(answer.read(), parse_float=str, parse_int=str)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from exporting import Shape, exported, serving
-from measuring import announce, conditions, keep, run_client
+from measuring import Table, announce, conditions, keep, run_client
 
 PAGE = 2000
 DISTINCT = 25
@@ -115,6 +115,21 @@ def floor(server: dict[str, Any], shape: Shape, detail: str) -> dict[str, float]
     return {"receive": receive_s, **parts}
 
 
+TABLE = Table(
+    {
+        "detail": "<28",
+        "receive": ">.2f",
+        "decode": ">.2f",
+        "write": ">6.2f",
+        "floor": ">6.2f",
+        "client": ">.2f",
+        "client / floor": ">.2f",
+        "bare parser": ">.2f",
+        "client / with that": ">.2f",
+    }
+)
+
+
 def main() -> int:
     """Measure floor and client in turn, and print the table."""
     parser = argparse.ArgumentParser(
@@ -145,12 +160,10 @@ def main() -> int:
     made, shape = conditions(), Shape.of(arguments.shape)
     announce(made)
     print(
-        f"{shape} line items, 0 ms, identity, 16 in flight; CPU seconds, medians of {arguments.runs} runs"
+        f"{shape} line items, 0 ms, identity, 16 in flight; "
+        f"CPU seconds, medians of {arguments.runs} runs"
     )
-    print(
-        f"{'detail':<28}{'receive':>8}{'decode':>8}{'write':>7}{'floor':>7}{'client':>8}{'client / floor':>15}"
-        f"{'bare parser':>12}{'client / with that':>19}"
-    )
+    TABLE.print_headings()
     results = []
     for detail in arguments.details.split(","):
         with serving(shape, detail=detail) as server:
@@ -178,10 +191,16 @@ def main() -> int:
                 "bare": bare_ratio,
             }
         )
-        print(
-            f"{detail:<28}{parts['receive']:>8.2f}{parts['decode']:>8.2f}{parts['write']:>7.2f}{total:>7.2f}"
-            f"{client:>8.2f}{ratio:>15.2f}{parts['parse']:>12.2f}{bare_ratio:>19.2f}",
-            flush=True,
+        TABLE.print_row(
+            detail,
+            parts["receive"],
+            parts["decode"],
+            parts["write"],
+            total,
+            client,
+            ratio,
+            parts["parse"],
+            bare_ratio,
         )
     keep("floor", made, results)
     return 0

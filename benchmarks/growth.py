@@ -16,11 +16,24 @@ import sys
 from dataclasses import asdict
 
 from exporting import Shape, exported, median, serving
-from measuring import announce, conditions, keep
+from measuring import Table, announce, conditions, keep
 
 DETAIL = "office/billing_line_items"
 ENOUGH = 5_000_000
 """Line items of which one run says as much as several."""
+
+
+TABLE = Table(
+    {
+        "invoices": ">16",
+        "wall s": ">7.2f",
+        "CPU s": ">7.2f",
+        "CPU µs/row": ">.2f",
+        "ms/invoice": ">.1f",
+        "peak MB": ">.0f",
+        "requests": ">",
+    }
+)
 
 
 def main() -> int:
@@ -39,21 +52,24 @@ def main() -> int:
     made = conditions()
     announce(made)
     print(
-        f"{DETAIL}, 0 ms, identity, 16 in flight, medians of {arguments.runs} runs, client process alone"
+        f"{DETAIL}, 0 ms, identity, 16 in flight, "
+        f"medians of {arguments.runs} runs, client process alone"
     )
-    print(
-        f"{'invoices':>18}{'wall s':>8}{'CPU s':>8}{'CPU µs/row':>11}{'ms/invoice':>11}{'peak MB':>8}{'requests':>9}"
-    )
+    TABLE.print_headings()
     results = []
     for shape in map(Shape.of, arguments.shapes.split(",")):
         runs = 1 if shape.invoices * shape.line_items > ENOUGH else arguments.runs
         with serving(shape, detail=DETAIL) as server:
             result = median([exported(server) for _ in range(runs)])
         results.append({"shape": str(shape), "runs": runs, **asdict(result)})
-        print(
-            f"{shape!s:>18}{result.wall_s:>8.2f}{result.cpu_s:>8.2f}{result.cpu_s / result.rows * 1e6:>11.2f}"
-            f"{result.cpu_s / shape.invoices * 1e3:>11.1f}{result.peak_mb:>8.0f}{result.requests:>9}",
-            flush=True,
+        TABLE.print_row(
+            str(shape),
+            result.wall_s,
+            result.cpu_s,
+            result.cpu_s / result.rows * 1e6,
+            result.cpu_s / shape.invoices * 1e3,
+            result.peak_mb,
+            result.requests,
         )
     keep("growth", made, results)
     return 0

@@ -21,9 +21,22 @@ from dataclasses import asdict
 
 from exporting import Shape, exported, median, serving
 from floor import floor
-from measuring import announce, conditions, keep
+from measuring import Table, announce, conditions, keep
 
 DETAIL = "office/billing_line_items"
+
+
+TABLE = Table(
+    {
+        "invoices": ">12",
+        "latency": ">",
+        "floor s": ">.2f",
+        "latency s": ">.2f",
+        "wall s": ">7.2f",
+        "ratio": ">6.2f",
+        "CPU s": ">6.2f",
+    }
+)
 
 
 def main() -> int:
@@ -42,9 +55,7 @@ def main() -> int:
     made = conditions()
     announce(made)
     print(f"{DETAIL}, {arguments.limit} in flight, medians of {arguments.runs} runs")
-    print(
-        f"{'invoices':>14}{'latency':>8}{'floor s':>9}{'latency s':>10}{'wall s':>8}{'ratio':>7}{'CPU s':>7}"
-    )
+    TABLE.print_headings()
     results = []
     for shape in map(Shape.of, arguments.shapes.split(",")):
         with serving(shape, detail=DETAIL) as server:
@@ -65,10 +76,14 @@ def main() -> int:
                 "waiting_s": waiting_s,
             }
             results.append({**case, "ratio": ratio, **asdict(result)})
-            print(
-                f"{shape!s:>14}{latency_ms:>5} ms{floor_s:>9.2f}{waiting_s:>10.2f}{result.wall_s:>8.2f}{ratio:>7.2f}"
-                f"{result.cpu_s:>7.2f}",
-                flush=True,
+            TABLE.print_row(
+                str(shape),
+                f"{latency_ms} ms",
+                floor_s,
+                waiting_s,
+                result.wall_s,
+                ratio,
+                result.cpu_s,
             )
     keep("latency", made, results)
     return 0

@@ -1,11 +1,12 @@
 """What all benchmarks share: a sandbox in a process of its own, a client measured as a whole, the
-conditions."""
+conditions, and the table of results."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,6 +156,40 @@ def conditions() -> dict[str, Any]:
 def announce(made: dict[str, Any]) -> None:
     """Print the conditions on one line."""
     print(", ".join(f"{name} {value}" for name, value in made.items()), flush=True)
+
+
+class Table:
+    """A table that is printed row by row, while its figures are found.
+
+    A column has a heading and the format of its values: a side, a width, and whatever else
+    `format` takes, as in `>8.2f`. A heading that is longer makes its column wider.
+    """
+
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self._headings = list(columns)
+        self._formats = list(columns.values())
+        self._widths = [max(len(heading), _width_of(form)) for heading, form in columns.items()]
+
+    def print_headings(self) -> None:
+        """Print the first line."""
+        self._print(self._headings)
+
+    def print_row(self, *values: object) -> None:
+        """Print a line: a value for each column."""
+        both = zip(values, self._formats, strict=True)
+        self._print([format(value, form) for value, form in both])
+
+    def _print(self, cells: Sequence[str]) -> None:
+        aligned = [
+            cell.rjust(width) if form.startswith(">") else cell.ljust(width)
+            for cell, form, width in zip(cells, self._formats, self._widths, strict=True)
+        ]
+        print("  ".join(aligned).rstrip(), flush=True)
+
+
+def _width_of(form: str) -> int:
+    found = re.match(r"[<>](\d+)", form)
+    return int(found[1]) if found else 0
 
 
 def keep(name: str, made: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:

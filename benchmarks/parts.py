@@ -21,18 +21,20 @@ from collections.abc import Callable
 from typing import Any
 
 from exporting import Shape, serving
-from measuring import announce, conditions, keep
+from measuring import Table, announce, conditions, keep
 
 PATHS = {
     "office/billing_line_items": "lineitems/Office/BillingLineItems?size={size}&offset=0",
     "azure/usage_line_items": "lineitems/Azure/UsageLineItems?size={size}&offset=0",
-    "one_time/billing_line_items": "lineitems?provider=onetime&invoicelineitemtype=billinglineitems&size={size}",
+    "one_time/billing_line_items": (
+        "lineitems?provider=onetime&invoicelineitemtype=billinglineitems&size={size}"
+    ),
 }
 STARTS = {
     "python -c pass": ["-c", "pass"],
     "import bulkfetch": ["-c", "import bulkfetch"],
     "bulkfetch --help": ["-m", "bulkfetch", "--help"],
-    "import bulkfetch.pipeline": ["-c", "import bulkfetch.pipeline"],
+    "import bulkfetch.runs.export": ["-c", "import bulkfetch.runs.export"],
 }
 
 
@@ -105,16 +107,16 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
 def pages(rounds: int, size: int) -> list[dict[str, Any]]:
     """Measure a page of each type, and print the table."""
     print(
-        f"\nms a page of {size:,} line items; the exact way is that of pages the fast one leaves to it"
+        f"\nms a page of {size:,} line items; "
+        "the exact way is that of pages the fast one leaves to it"
     )
     results: list[dict[str, Any]] = []
     for detail in PATHS:
         figures = page_figures(detail, rounds, size)
+        table = Table({"detail": "<28"} | dict.fromkeys(figures, ">9.2f"))
         if not results:
-            print(f"{'detail':<30}" + "".join(f"{name:>11}" for name in figures))
-        print(
-            f"{detail:<30}" + "".join(f"{figure:>11.2f}" for figure in figures.values()), flush=True
-        )
+            table.print_headings()
+        table.print_row(detail, *figures.values())
         results.append({"detail": detail, **figures})
     return results
 
@@ -126,7 +128,8 @@ def plans(rounds: int, invoices: int) -> dict[str, float]:
 
     detail = '{"invoiceLineItemType":"billing_line_items","billingProvider":"office","links":{}}'
     items = ",".join(
-        f'{{"id":"D{number:09d}","invoiceDate":"2024-01-01T00:00:00Z","totalCharges":1.5,"invoiceDetails":[{detail}]}}'
+        f'{{"id":"D{number:09d}","invoiceDate":"2024-01-01T00:00:00Z",'
+        f'"totalCharges":1.5,"invoiceDetails":[{detail}]}}'
         for number in range(invoices)
     )
     body = f'{{"totalCount":{invoices},"items":[{items}]}}'.encode()
@@ -136,7 +139,8 @@ def plans(rounds: int, invoices: int) -> dict[str, float]:
         "plan": cpu_ms(lambda: plan_export(listed, Selection()), rounds),
     }
     print(
-        f"\n{invoices:,} invoices: {figures['read']:.0f} ms to read, {figures['plan']:.0f} ms to plan"
+        f"\n{invoices:,} invoices: {figures['read']:.0f} ms to read, "
+        f"{figures['plan']:.0f} ms to plan"
     )
     return figures
 
@@ -153,12 +157,14 @@ def starts(rounds: int) -> list[dict[str, Any]]:
                 )
                 times[name].append(time.perf_counter() - started)
     bare = statistics.median(times["python -c pass"][1:])
-    print(f"\n{'start-up':<30}{'ms':>8}{'x python -c pass':>18}")
+    table = Table({"start-up": "<28", "ms": ">6.0f", "x python -c pass": ">.1f"})
+    print()
+    table.print_headings()
     results = []
     for name, each in times.items():
         wall_s = statistics.median(each[1:])
         results.append({"start": name, "ms": wall_s * 1e3, "ratio": wall_s / bare})
-        print(f"{name:<30}{wall_s * 1e3:>8.0f}{wall_s / bare:>18.1f}")
+        table.print_row(name, wall_s * 1e3, wall_s / bare)
     return results
 
 

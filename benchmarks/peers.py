@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from environments import REQUIREMENTS, cache_folder, python_of, versions
-from measuring import Finished, announce, conditions, keep, run_measured, sandbox, stats_of
+from measuring import Finished, Table, announce, conditions, keep, run_measured, sandbox, stats_of
 
 PACKAGES = {
     "bulkfetch": ("bulkfetch", "aiohttp", "pyarrow"),
@@ -203,16 +203,70 @@ def median(measures: Sequence[Measure]) -> Measure:
     return Measure(**{**asdict(measures[0]), **middles})
 
 
+COSTS = Table(
+    {
+        "peer": "<16",
+        "latency": ">",
+        "wall s": ">.2f",
+        "CPU s": ">6.2f",
+        "peak MB": ">.0f",
+        "rows/s": ">8,.0f",
+        "rows/CPU s": ">,.0f",
+        "JSON MB/s": ">.1f",
+        "requests": ">.0f",
+        "files MB": ">.1f",
+        "wall": ">7",
+        "CPU": ">7",
+    }
+)
+EXACT = Table(
+    {
+        "peer": "<16",
+        "rows": ">7,",
+        "missing": ">7,",
+        "surplus": ">7,",
+        "values": ">9,",
+        "changed": ">9,",
+        "digits lost": ">,",
+        "numbers are": "<18",
+        "dates are": "<21",
+        "for example": "<",
+    }
+)
+THROTTLED = Table(
+    {
+        "peer": "<16",
+        "complete": ">",
+        "wall s": ">7.1f",
+        "of the least": ">",
+        "requests": ">.0f",
+        "refused": ">.1%",
+        "trouble": "<",
+    }
+)
+KILLED = Table(
+    {
+        "peer": "<16",
+        "undisturbed": ">.0f",
+        "first": ">.0f",
+        "second": ">.0f",
+        "wall s of second": ">.2f",
+        "again": ">6",
+        "rows at the end": "<",
+    }
+)
+
+
 def costs(arguments: argparse.Namespace, peers: Sequence[Peer]) -> list[dict[str, Any]]:
     """Measure all peers, and look at their numbers."""
     found = exact(peers, RATED, 1, arguments.rated_rows)
     found += exact(peers, OFFICE, arguments.invoices, arguments.line_items // arguments.invoices)
     rows = arguments.line_items // arguments.invoices * arguments.invoices
     print(
-        f"\n{rows:,} rows of {OFFICE} in {arguments.invoices:,} invoices, median of {arguments.runs} runs\n"
-        f"{'peer':<17}{'latency':>8}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'rows/s':>10}{'rows/CPU s':>12}"
-        f"{'JSON MB/s':>11}{'requests':>10}{'files MB':>10}{'wall':>9}{'CPU':>9}"
+        f"\n{rows:,} rows of {OFFICE} in {arguments.invoices:,} invoices, "
+        f"median of {arguments.runs} runs"
     )
+    COSTS.print_headings()
     for latency_ms in map(float, arguments.latencies_ms.split(",")):
         measures: dict[str, list[Measure]] = {peer.name: [] for peer in peers}
         options = ("--latency-ms", f"{latency_ms:g}")
@@ -237,25 +291,34 @@ def costs(arguments: argparse.Namespace, peers: Sequence[Peer]) -> list[dict[str
                     "runs": [asdict(one) for one in measures[name]],
                 }
             )
-            print(
-                f"{name:<17}{latency_ms:>5g} ms{each.wall_s:>8.2f}{each.cpu_s:>8.2f}{each.peak_mb:>9.0f}"
-                f"{rows / each.wall_s:>10,.0f}{rows / each.cpu_s:>12,.0f}{each.json_mb / each.wall_s:>11.1f}"
-                f"{each.requests:>10.0f}{each.files_mb:>10.1f}"
-                f"{ratios['wall_ratio']:>8.2f}x{ratios['cpu_ratio']:>8.2f}x",
-                flush=True,
+            COSTS.print_row(
+                name,
+                f"{latency_ms:g} ms",
+                each.wall_s,
+                each.cpu_s,
+                each.peak_mb,
+                rows / each.wall_s,
+                rows / each.cpu_s,
+                each.json_mb / each.wall_s,
+                each.requests,
+                each.files_mb,
+                f"{ratios['wall_ratio']:.2f}x",
+                f"{ratios['cpu_ratio']:.2f}x",
             )
     return found
 
 
 def exact(peers: Sequence[Peer], detail: str, invoices: int, rows: int) -> list[dict[str, Any]]:
-    """Hold what each peer wrote against the server's own text; this is also what wakes everything
-    up."""
+    """Compare what each peer wrote with the server's own text.
+
+    It runs first, so that every program has been started once before anything is measured.
+    """
     print(
-        f"\n{rows * invoices:,} rows of {detail}: how many of its numbers changed (a float counts by its exact value), "
-        "and of how many not even the shortest text of the float is the server's number (digits lost)\n"
-        f"{'peer':<17}{'rows':>9}{'missing':>9}{'surplus':>9}{'values':>11}{'changed':>11}{'digits lost':>13}"
-        f"  {'numbers are':<20}{'dates are':<23}for example"
+        f"\n{rows * invoices:,} rows of {detail}: how many of its numbers changed "
+        "(a float counts by its exact value), and of how many not even the shortest text of the "
+        "float is the server's number (digits lost)"
     )
+    EXACT.print_headings()
     results = []
     with (
         serving(detail, invoices, rows) as server,
@@ -267,11 +330,17 @@ def exact(peers: Sequence[Peer], detail: str, invoices: int, rows: int) -> list[
                 must_be_whole(run(peer, server, out), rows * invoices)
                 (each,) = look("compare", out, truth)
             results.append({"case": "exactness", "peer": peer.name, **each})
-            print(
-                f"{peer.name:<17}{each['rows']:>9,}{each['missing']:>9,}{each['surplus']:>9,}{each['values']:>11,}"
-                f"{each['differing']:>11,}{each['lost']:>13,}  {'/'.join(each['number_types']):<20}"
-                f"{each['date_type']:<23}{'; '.join(each['examples'])}",
-                flush=True,
+            EXACT.print_row(
+                peer.name,
+                each["rows"],
+                each["missing"],
+                each["surplus"],
+                each["values"],
+                each["differing"],
+                each["lost"],
+                "/".join(each["number_types"]),
+                each["date_type"],
+                "; ".join(each["examples"]),
             )
     return results
 
@@ -284,10 +353,11 @@ def throttled(arguments: argparse.Namespace, peers: Sequence[Peer]) -> list[dict
         max(arguments.pages + 1 - arguments.burst, 1) / PER_SECOND
     )  # one more request is for the invoices
     print(
-        f"\n{arguments.pages} pages of a server that takes {PER_SECOND} requests a second, {arguments.burst} at once, "
-        f"and says Retry-After: 1; the least possible time is {least_s:g} s; {arguments.runs} runs, medians\n"
-        f"{'peer':<17}{'complete':>9}{'wall s':>9}{'of the least':>14}{'requests':>10}{'refused':>9}  trouble"
+        f"\n{arguments.pages} pages of a server that takes {PER_SECOND} requests a second, "
+        f"{arguments.burst} at once, and says Retry-After: 1; "
+        f"the least possible time is {least_s:g} s; {arguments.runs} runs, medians"
     )
+    THROTTLED.print_headings()
     quota = ("--requests-per-second", str(PER_SECOND), "--burst", str(arguments.burst))
     measures: dict[str, list[Measure]] = {peer.name: [] for peer in peers}
     for _ in range(arguments.runs):
@@ -320,10 +390,14 @@ def throttled(arguments: argparse.Namespace, peers: Sequence[Peer]) -> list[dict
             }
         )
         found[-1]["runs"] = runs
-        print(
-            f"{name:<17}{f'{complete} of {len(each)}':>9}{middle.wall_s:>9.1f}{times:>13.2f}x{middle.requests:>10.0f}"
-            f"{share:>9.1%}  {trouble[:120]}",
-            flush=True,
+        THROTTLED.print_row(
+            name,
+            f"{complete} of {len(each)}",
+            middle.wall_s,
+            f"{times:.2f}x",
+            middle.requests,
+            share,
+            trouble[:120],
         )
     return found
 
@@ -333,10 +407,11 @@ def killed(arguments: argparse.Namespace, peers: Sequence[Peer]) -> list[dict[st
     twice."""
     rows = arguments.line_items // arguments.invoices * arguments.invoices
     print(
-        f"\n{rows:,} rows of {OFFICE} in {arguments.invoices:,} invoices, {KILLED_LATENCY_MS} ms for an answer, "
-        f"SIGKILL when half of them were sent; {arguments.runs} runs, medians\n"
-        f"{'peer':<17}{'undisturbed':>12}{'first':>7}{'second':>8}{'again':>8}{'wall s of second':>18}  rows at the end"
+        f"\n{rows:,} rows of {OFFICE} in {arguments.invoices:,} invoices, "
+        f"{KILLED_LATENCY_MS} ms for an answer, "
+        f"SIGKILL when half of them were sent; {arguments.runs} runs, medians"
     )
+    KILLED.print_headings()
     found: dict[str, list[dict[str, Any]]] = {peer.name: [] for peer in peers}
     options = ("--latency-ms", str(KILLED_LATENCY_MS))
     with serving(
@@ -358,11 +433,7 @@ def killed(arguments: argparse.Namespace, peers: Sequence[Peer]) -> list[dict[st
                 for one in each
             }
         )
-        print(
-            f"{name:<17}{middle['undisturbed']:>12.0f}{middle['first']:>7.0f}{middle['second']:>8.0f}"
-            f"{again:>8}{middle['wall_s']:>18.2f}  {', '.join(ends)}",
-            flush=True,
-        )
+        KILLED.print_row(name, *middle.values(), again, ", ".join(ends))
     return [{"case": "killed", "peer": name, "runs": each} for name, each in found.items()]
 
 

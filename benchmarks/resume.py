@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from exporting import export_command
-from measuring import announce, conditions, keep, run_client, sandbox, stats_of
+from measuring import Table, announce, conditions, keep, run_client, sandbox, stats_of
 
 _POLL_S = 0.02
 
@@ -78,6 +78,19 @@ def kill_at(share: float, pages: int, words: Sequence[str], server: dict[str, An
     return asked(server) - before
 
 
+TABLE = Table(
+    {
+        "detail": "<28",
+        "killed at": ">.0%",
+        "again": ">6.1%",
+        "second run": ">",
+        "wall s": ">.1f",
+        "CPU s": ">6.1f",
+        "identical": "<",
+    }
+)
+
+
 def main() -> int:
     """Measure every share of every detail, and print the table."""
     parser = argparse.ArgumentParser(
@@ -104,11 +117,10 @@ def main() -> int:
     announce(made)
     invoices = "one invoice" if arguments.invoices == 1 else f"{arguments.invoices} invoices"
     print(
-        f"{arguments.line_items:,} line items of {invoices}, {pages} pages, 20 ms; median of {arguments.runs} runs"
+        f"{arguments.line_items:,} line items of {invoices}, {pages} pages, 20 ms; "
+        f"median of {arguments.runs} runs"
     )
-    print(
-        f"{'detail':<30}{'killed at':>10}{'again':>8}{'second run':>12}{'wall s':>8}{'CPU s':>8}  identical"
-    )
+    TABLE.print_headings()
     results: list[Resumed] = []
     each_of = arguments.line_items // arguments.invoices
     sizes = [
@@ -134,12 +146,14 @@ def main() -> int:
                     for _ in range(arguments.runs)
                 ]
                 results += each
-                print(
-                    f"{detail:<30}{share:>10.0%}{statistics.median(one.again for one in each):>8.1%}"
-                    f"{statistics.median(one.second_requests for one in each):>12}"
-                    f"{statistics.median(one.wall_s for one in each):>8.1f}"
-                    f"{statistics.median(one.cpu_s for one in each):>8.1f}  {all(one.identical for one in each)}",
-                    flush=True,
+                TABLE.print_row(
+                    detail,
+                    share,
+                    statistics.median(one.again for one in each),
+                    statistics.median(one.second_requests for one in each),
+                    statistics.median(one.wall_s for one in each),
+                    statistics.median(one.cpu_s for one in each),
+                    "yes" if all(one.identical for one in each) else "no",
                 )
     keep("resume", made, [asdict(each) for each in results])
     return 0 if all(each.identical for each in results) else 1

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import trustme
-from measuring import announce, conditions, keep, run_client, sandbox
+from measuring import Table, announce, conditions, keep, run_client, sandbox
 
 FAULTS = Path(__file__).with_name("soak.toml")
 SECRET = "soak-secret"  # noqa: S105  it opens nothing but this sandbox
@@ -144,12 +144,37 @@ def differing(clean: Path, bad: Path) -> list[str]:
     return sorted([*changed, *missing, *(names(clean) ^ names(bad))])
 
 
-def line_of(run: Run, good: Run) -> str:
-    """Return a run's line of the table."""
-    return (
-        f"{run.day:<7}{run.wall_s:>8.1f}{run.cpu_s:>8.1f}{run.peak_mb:>9.0f}{run.rows:>11,}{run.requests:>10,}"
-        f"{run.retries / run.requests:>8.1%} {run.faults:>8}{run.throttled:>11}{run.renewals:>10}"
-        f"{run.wall_s / good.wall_s:>7.2f}x"
+TABLE = Table(
+    {
+        "day": "<4",
+        "wall s": ">.1f",
+        "CPU s": ">6.1f",
+        "peak MB": ">.0f",
+        "rows": ">9,",
+        "requests": ">,",
+        "retried": ">.1%",
+        "faults": ">",
+        "throttled": ">",
+        "renewals": ">",
+        "wall": ">6",
+    }
+)
+
+
+def print_row(run: Run, good: Run) -> None:
+    """Print a run's line of the table."""
+    TABLE.print_row(
+        run.day,
+        run.wall_s,
+        run.cpu_s,
+        run.peak_mb,
+        run.rows,
+        run.requests,
+        run.retries / run.requests,
+        run.faults,
+        run.throttled,
+        run.renewals,
+        f"{run.wall_s / good.wall_s:.2f}x",
     )
 
 
@@ -170,13 +195,11 @@ def main() -> int:
     made = conditions()
     announce(made)
     print(
-        f"{arguments.line_items:,} line items in {arguments.invoices} invoices, pages of {arguments.page_size}, "
+        f"{arguments.line_items:,} line items in {arguments.invoices} invoices, "
+        f"pages of {arguments.page_size}, "
         f"{arguments.latency_ms} ms for an answer, {TIMEOUT_S:g} s without a byte are too long"
     )
-    print(
-        f"{'day':<7}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'rows':>11}{'requests':>10}{'retried':>9}{'faults':>8}"
-        f"{'throttled':>11}{'renewals':>10}{'wall':>8}"
-    )
+    TABLE.print_headings()
     results, wrong = [], []
     for _ in range(arguments.runs):
         with tempfile.TemporaryDirectory(prefix="bulkfetch-soak-") as name:
@@ -185,7 +208,7 @@ def main() -> int:
             bad = export("bad", arguments, folder, "--faults", str(FAULTS))
             wrong += differing(folder / "good", folder / "bad")
         for run in (good, bad):
-            print(line_of(run, good), flush=True)
+            print_row(run, good)
         results.append(
             {"good": asdict(good), "bad": asdict(bad), "wall_ratio": bad.wall_s / good.wall_s}
         )

@@ -30,7 +30,7 @@ from uuid import uuid4
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from exporting import Shape, export_command, serving
-from measuring import announce, conditions, keep, run_client
+from measuring import Table, announce, conditions, keep, run_client
 from support.objectservers import ObjectServer, S3Server, ServerMissingError, azurite, moto
 from support.storeproxy import Delay, FaultyProxy
 
@@ -118,6 +118,18 @@ def stores() -> Iterator[dict[str, ObjectServer]]:
         yield {"S3 (moto)": s3}
 
 
+TABLE = Table(
+    {
+        "invoices": ">14",
+        "where": "<18",
+        "wall s": ">.2f",
+        "CPU s": ">6.2f",
+        "peak MB": ">.0f",
+        "requests": ">",
+    }
+)
+
+
 def main() -> int:
     """Measure every shape and print the table; the exit code is 1 if an archive differs from that
     on the disk."""
@@ -141,9 +153,10 @@ def main() -> int:
     made = conditions()
     announce(made)
     print(
-        f"{DETAIL}, 0 ms, 16 in flight, {arguments.store_latency:g} ms to the store, parts of {arguments.part_rows:,}"
+        f"{DETAIL}, 0 ms, 16 in flight, {arguments.store_latency:g} ms to the store, "
+        f"parts of {arguments.part_rows:,}"
     )
-    print(f"{'invoices':>14}  {'where':<18}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}{'requests':>10}")
+    TABLE.print_headings()
     results, differing = [], 0
     flags, latency_s = ["--part-rows", str(arguments.part_rows)], arguments.store_latency / 1000
     with stores() as there:
@@ -164,10 +177,8 @@ def main() -> int:
                 results.append(
                     {"shape": str(shape), "where": name, "runs": len(each), **asdict(result)}
                 )
-                print(
-                    f"{shape!s:>14}  {name:<18}{result.wall_s:>8.2f}{result.cpu_s:>8.2f}{result.peak_mb:>9.0f}"
-                    f"{result.requests:>10}",
-                    flush=True,
+                TABLE.print_row(
+                    str(shape), name, result.wall_s, result.cpu_s, result.peak_mb, result.requests
                 )
     keep("stores", {**made, "arguments": json.dumps(vars(arguments))}, results)
     print(

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import anyio
-from measuring import announce, conditions, keep, sandbox
+from measuring import Table, announce, conditions, keep, sandbox
 
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.settings.declared import Settings
@@ -149,6 +149,18 @@ def possible(server: str, seconds: float) -> float:
     return by_rate if "/s" in server else by_number
 
 
+TABLE = Table(
+    {
+        "server bears": "<18",
+        "client": "<20",
+        "served/s": ">.1f",
+        "of the limit": ">.0%",
+        "refused": ">",
+        "share": ">6.1%",
+    }
+)
+
+
 def main() -> int:
     """Measure every pair and print the table."""
     parser = argparse.ArgumentParser(
@@ -167,9 +179,7 @@ def main() -> int:
     print(
         f"{arguments.seconds:g} s from a cold start, {LATENCY_MS} ms for an answer, Retry-After 1 s"
     )
-    print(
-        f"{'server bears':<20}{'client':<22}{'served/s':>10}{'of the limit':>14}{'refused':>9}{'share':>8}"
-    )
+    TABLE.print_headings()
     results = []
     for server, options in SERVERS.items():
         for client in CLIENTS[: arguments.clients]:
@@ -180,10 +190,13 @@ def main() -> int:
             results.append(
                 {**asdict(result), "used": result.used, "refused_share": result.refused_share}
             )
-            print(
-                f"{server:<20}{client.name:<22}{result.served / result.seconds:>10.1f}{result.used:>13.0%} "
-                f"{result.refused:>8}{result.refused_share:>8.1%}",
-                flush=True,
+            TABLE.print_row(
+                server,
+                client.name,
+                result.served / result.seconds,
+                result.used,
+                result.refused,
+                result.refused_share,
             )
     keep("throttling", made, results)
     return 0

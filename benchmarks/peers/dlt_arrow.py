@@ -25,7 +25,9 @@ from dlt.sources.helpers import requests
 
 PAGE_SIZE = 2000  # the service's maximum
 NUMBERS = {
-    "office__billing_line_items": "amount quantity subtotal tax totalForCustomer totalOtherDiscount unitPrice",
+    "office__billing_line_items": (
+        "amount quantity subtotal tax totalForCustomer totalOtherDiscount unitPrice"
+    ),
     "azure__usage_line_items": "consumedQuantity",
 }
 

@@ -49,8 +49,8 @@ def main(base_url: str, token: str, out: str) -> None:
                 page = get(session, base_url + link)
                 rows += page["items"]
                 link = page["links"].get("next", {}).get("uri")
-            kind = f"provider={detail['billingProvider']}/line_item_type={detail['invoiceLineItemType']}"
-            folder = Path(out, kind)
+            provider, line_item_type = detail["billingProvider"], detail["invoiceLineItemType"]
+            folder = Path(out, f"provider={provider}", f"line_item_type={line_item_type}")
             folder.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_parquet(folder / f"{invoice['id']}.parquet")
 

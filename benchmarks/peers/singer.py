@@ -19,17 +19,23 @@ from typing import Any, ClassVar
 
 PAGE_SIZE = 2000  # the service's maximum
 BATCH_ROWS = 50_000
-COMMON = """billingCycleType billingProvider chargeEndDate chargeStartDate customerId domainName invoiceLineItemType
-    orderId partnerId subscriptionDescription subscriptionId subscriptionName"""
+COMMON = """
+    billingCycleType billingProvider chargeEndDate chargeStartDate customerId domainName
+    invoiceLineItemType orderId partnerId subscriptionDescription subscriptionId subscriptionName
+"""
 TEXTS = {
-    "office-billing_line_items": f"""{COMMON} chargeType currency customerName durableOfferId offerId offerName
+    "office-billing_line_items": f"""{COMMON}
+    chargeType currency customerName durableOfferId offerId offerName
     subscriptionEndDate subscriptionStartDate syndicationPartnerSubscriptionNumber""",
-    "azure-usage_line_items": f"""{COMMON} customerBillableAccount customerCompanyName invoiceNumber meteredRegion
-    meteredService meteredServiceType partnerBillableAccountId partnerName project region resourceGuid resourceName
-    serviceName serviceType unit usageDate""",
+    "azure-usage_line_items": f"""{COMMON}
+    customerBillableAccount customerCompanyName invoiceNumber meteredRegion meteredService
+    meteredServiceType partnerBillableAccountId partnerName project region resourceGuid
+    resourceName serviceName serviceType unit usageDate""",
 }
 NUMBERS = {
-    "office-billing_line_items": "amount quantity subtotal tax totalForCustomer totalOtherDiscount unitPrice",
+    "office-billing_line_items": (
+        "amount quantity subtotal tax totalForCustomer totalOtherDiscount unitPrice"
+    ),
     "azure-usage_line_items": "consumedQuantity",
 }
 

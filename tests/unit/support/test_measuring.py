@@ -5,7 +5,7 @@ import sys
 import time
 
 import pytest
-from measuring import run_measured
+from measuring import Table, run_measured
 
 
 def program(text: str) -> list[str]:
@@ -33,7 +33,10 @@ def test_output_errors_and_the_exit_code_are_told() -> None:
 
 
 def test_a_command_is_ended_with_its_children_when_it_is_told() -> None:
-    text = "import subprocess, sys; c = subprocess.Popen(['sleep', '60']); print(c.pid, flush=True); c.wait()"
+    text = (
+        "import subprocess, sys; c = subprocess.Popen(['sleep', '60']); "
+        "print(c.pid, flush=True); c.wait()"
+    )
     run = run_measured(program(text), until=lambda passed_s: passed_s > 1)
     assert run.exit_code == -9
     assert run.wall_s < 30
@@ -59,3 +62,18 @@ def test_a_command_runs_where_and_with_what_it_is_told(tmp_path: object) -> None
         program(code), folder=str(tmp_path), environment={**os.environ, "GIVEN": "yes"}
     )
     assert run.output.decode().split() == [os.path.realpath(str(tmp_path)), "yes"]
+
+
+def test_the_columns_of_a_table_stand_below_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table({"name": "<6", "rows/s": ">9,.0f", "more than its values": ">", "words": "<"})
+    table.print_headings()
+    table.print_row("a", 12345.6, 7, "one two")
+    table.print_row("longer", 1.0, "2.5x", "")
+
+    assert capsys.readouterr().out.splitlines() == [
+        "name       rows/s  more than its values  words",
+        "a          12,346                     7  one two",
+        "longer          1                  2.5x",
+    ]
+    with pytest.raises(ValueError, match="is longer than"):
+        table.print_row("a")
