@@ -9,9 +9,10 @@ declares.
 from __future__ import annotations
 
 _USAGE_BASE = """
-text: partnerId partnerName partnerBillableAccountId customerId customerCompanyName invoiceNumber domainName
-      billingCycleType subscriptionId subscriptionName subscriptionDescription orderId serviceName serviceType
-      resourceGuid resourceName region unit billingProvider invoiceLineItemType
+text: partnerId partnerName partnerBillableAccountId customerId customerCompanyName invoiceNumber
+      domainName billingCycleType subscriptionId subscriptionName subscriptionDescription orderId
+      serviceName serviceType resourceGuid resourceName region unit billingProvider
+      invoiceLineItemType
 int: mpnId tier2MpnId
 decimal: consumedQuantity
 date: chargeStartDate chargeEndDate
@@ -19,7 +20,8 @@ object: attributes
 """
 _DATA_MARKET_BASE = """
 text: partnerId partnerName customerCompanyName invoiceNumber subscriptionId subscriptionName
-      subscriptionDescription orderId serviceName resourceName region billingProvider invoiceLineItemType
+      subscriptionDescription orderId serviceName resourceName region billingProvider
+      invoiceLineItemType
 int: partnerMpnId consumedQuantity
 date: chargeStartDate chargeEndDate
 object: attributes
@@ -27,9 +29,9 @@ object: attributes
 
 _LISTS = {
     "LicenseBasedLineItem": """
-text: partnerId customerId customerName orderId subscriptionId subscriptionName subscriptionDescription
-      billingCycleType domainName syndicationPartnerSubscriptionNumber offerId durableOfferId offerName chargeType
-      currency invoiceLineItemType billingProvider
+text: partnerId customerId customerName orderId subscriptionId subscriptionName
+      subscriptionDescription billingCycleType domainName syndicationPartnerSubscriptionNumber
+      offerId durableOfferId offerName chargeType currency invoiceLineItemType billingProvider
 int: mpnId tier2MpnId quantity
 decimal: unitPrice amount totalOtherDiscount subtotal tax totalForCustomer
 date: subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate
@@ -39,8 +41,8 @@ object: attributes
     + """
 int: detailLineItemId
 text: sku currency chargeType
-decimal: includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
-         postTaxTotal pretaxEffectiveRate postTaxEffectiveRate
+decimal: includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount
+         pretaxCharges taxAmount postTaxTotal pretaxEffectiveRate postTaxEffectiveRate
 """,
     "DailyUsageLineItem": _USAGE_BASE
     + """
@@ -50,8 +52,8 @@ date: usageDate
     "AzureDataMarketLineItem": _DATA_MARKET_BASE
     + """
 text: currencyCode chargeType
-int: includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges taxAmount
-     postTaxTotal pretaxEffectiveRate postTaxEffectiveRate
+int: includedQuantity overageQuantity listPrice consumptionPrice consumptionDiscount pretaxCharges
+     taxAmount postTaxTotal pretaxEffectiveRate postTaxEffectiveRate
 """,
     "AzureDataMarketDailyUsageLineItem": _DATA_MARKET_BASE
     + """
@@ -59,26 +61,30 @@ text: meteredServiceName meteredServiceType resourceFriendlyName
 date: usageDate
 """,
     "OneTimeInvoiceLineItem": """
-text: partnerId customerId customerName customerDomainName customerCountry invoiceNumber mpnId orderId productId skuId
-      availabilityId productName skuName chargeType unitType currency publisherName publisherId
-      subscriptionDescription subscriptionId termAndBillingCycle alternateId referenceId billingFrequency
-      reservationOrderId creditReasonCode promotionId discountDetails pricingCurrency meterDescription
-      priceAdjustmentDescription invoiceLineItemType billingProvider
+text: partnerId customerId customerName customerDomainName customerCountry invoiceNumber mpnId
+      orderId productId skuId availabilityId productName skuName chargeType unitType currency
+      publisherName publisherId subscriptionDescription subscriptionId termAndBillingCycle
+      alternateId referenceId billingFrequency reservationOrderId creditReasonCode promotionId
+      discountDetails pricingCurrency meterDescription priceAdjustmentDescription
+      invoiceLineItemType billingProvider
 int: resellerMpnId quantity
-decimal: unitPrice effectiveUnitPrice subtotal taxTotal totalForCustomer pcToBCExchangeRate billableQuantity
-date: orderDate subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate pcToBCExchangeRateDate
+decimal: unitPrice effectiveUnitPrice subtotal taxTotal totalForCustomer pcToBCExchangeRate
+         billableQuantity
+date: orderDate subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate
+      pcToBCExchangeRateDate
 list: productQualifiers
 object: attributes
 """,
     "DailyRatedUsageLineItem": """
-text: partnerId partnerName customerId customerName customerDomainName customerCountry invoiceNumber productId skuId
-      availabilityId skuName productName publisherName publisherId subscriptionId subscriptionDescription meterType
-      meterCategory meterId meterSubCategory meterName meterRegion unitOfMeasure resourceLocation consumedService
-      resourceGroup resourceUri tags additionalInfo serviceInfo1 serviceInfo2 mpnId resellerMpnId chargeType unitType
-      billingCurrency pricingCurrency entitlementId entitlementDescription creditType invoiceLineItemType
-      billingProvider
-decimal: unitPrice quantity billingPreTaxTotal pricingPreTaxTotal effectiveUnitPrice pcToBCExchangeRate
-         rateOfPartnerEarnedCredit rateOfCredit
+text: partnerId partnerName customerId customerName customerDomainName customerCountry
+      invoiceNumber productId skuId availabilityId skuName productName publisherName publisherId
+      subscriptionId subscriptionDescription meterType meterCategory meterId meterSubCategory
+      meterName meterRegion unitOfMeasure resourceLocation consumedService resourceGroup
+      resourceUri tags additionalInfo serviceInfo1 serviceInfo2 mpnId resellerMpnId chargeType
+      unitType billingCurrency pricingCurrency entitlementId entitlementDescription creditType
+      invoiceLineItemType billingProvider
+decimal: unitPrice quantity billingPreTaxTotal pricingPreTaxTotal effectiveUnitPrice
+         pcToBCExchangeRate rateOfPartnerEarnedCredit rateOfCredit
 date: chargeStartDate chargeEndDate usageDate pcToBCExchangeRateDate
 bool: hasPartnerEarnedCredit
 object: attributes

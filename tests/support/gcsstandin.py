@@ -18,7 +18,10 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 _TO_S3 = {"x-goog-copy-source": "x-amz-copy-source"}
-_SIGNED = "AWS4-HMAC-SHA256 Credential=moto/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+_SIGNED = (
+    "AWS4-HMAC-SHA256 Credential=moto/20260101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=0"
+)
 """Moto wants a signature, and does not look at it."""
 _NOT_PASSED_ON = ("authorization", "host", "connection", "transfer-encoding", "content-length")
 

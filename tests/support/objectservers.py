@@ -313,8 +313,8 @@ def find_azurite() -> Path:
         else "neither on PATH nor in node_modules of the project"
     )
     raise ServerMissingError(
-        f"azurite-blob is not there ({looked}): run `npm install azurite`, or set {AZURITE_VARIABLE} to the program "
-        "or to a node_modules folder that has it"
+        f"azurite-blob is not there ({looked}): run `npm install azurite`, or set "
+        f"{AZURITE_VARIABLE} to the program or to a node_modules folder that has it"
     )
 
 

@@ -119,7 +119,8 @@ class Logged:
 def s3_error(code: int, name: str, retry_after: float | None = None) -> Status:
     """Return an answer in the form of
     https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html."""
-    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{name}</Code><Message>{name}</Message></Error>'
+    error = f"<Error><Code>{name}</Code><Message>{name}</Message></Error>"
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n{error}'
     return Status(
         code,
         body.encode(),
@@ -131,7 +132,8 @@ def s3_error(code: int, name: str, retry_after: float | None = None) -> Status:
 def azure_error(code: int, name: str, retry_after: float | None = None) -> Status:
     """Return an answer in the form of
     https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2."""
-    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{name}</Code><Message>{name}</Message></Error>'
+    error = f"<Error><Code>{name}</Code><Message>{name}</Message></Error>"
+    body = f'<?xml version="1.0" encoding="utf-8"?>{error}'
     return Status(
         code,
         body.encode(),

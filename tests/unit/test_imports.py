@@ -31,7 +31,8 @@ IMPORTS = {
     "archive": "settings decoding billing storage",
     "runs": "settings decoding billing storage wire signin partnercenter archive",
     "client": "settings decoding billing wire signin partnercenter archive runs",
-    "cli": "settings decoding billing storage wire signin partnercenter archive runs client sandbox",
+    "cli": "settings decoding billing storage wire signin partnercenter archive runs client "
+    "sandbox",
     "sandbox": "",
 }
 """What each folder may import beside itself and the small modules."""

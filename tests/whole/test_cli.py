@@ -1416,9 +1416,9 @@ def test_a_signal_ends_an_export_within_two_seconds_and_keeps_what_is_committed(
     assert (ended.code, ended.out) == (code, "")
     progress, farewell = ended.err.splitlines()[-2:]
     assert progress.startswith("invoices ")
-    assert (
-        farewell
-        == f"bulkfetch: {word}; what is committed or whole is kept: run the same command again to go on"
+    assert farewell == (
+        f"bulkfetch: {word}; what is committed or whole is kept: "
+        "run the same command again to go on"
     )
     committed = len(list(lake.glob("_bulkfetch/commits/*.json")))
     assert 0 < committed < 14
@@ -1473,9 +1473,8 @@ def test_streams_that_are_closed_full_or_left_by_their_reader_are_no_bug(
     assert "Traceback" not in ended.stderr
     assert ended.returncode == code
     if "/dev/full" in command:
-        assert (
-            ended.stderr
-            == "bulkfetch: error: the standard output cannot be written to: No space left on device\n"
+        assert ended.stderr == (
+            "bulkfetch: error: the standard output cannot be written to: No space left on device\n"
         )
 
 
@@ -1498,7 +1497,8 @@ def test_results_are_utf_8_in_a_pipe_whatever_the_locale(
 def test_help_comes_without_the_heavy_modules() -> None:
     program = (
         "import sys; from bulkfetch.cli import main; main(['export', '--help']); "
-        "print([m for m in 'aiohttp anyio pyarrow msal orjson rich'.split() if m in sys.modules], file=sys.stderr)"
+        "heavy = 'aiohttp anyio pyarrow msal orjson rich'.split(); "
+        "print([m for m in heavy if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -116,7 +116,8 @@ def is_page(body: bytes) -> bool:
         (b"HTTP/1.1 200 OK\r\n\r\n[]", None),
         (b"HTTP/1.1 103 E\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", b"[]"),
         (
-            b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+            b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
             None,
         ),
         (b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n[]", None),
@@ -134,7 +135,7 @@ def test_a_failure_names_the_case_and_how_to_run_it_again(monkeypatch: pytest.Mo
     def broken(_name: str) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("fuzz.targets.retry_after_s", broken)
+    monkeypatch.setattr("whole.fuzz.targets.retry_after_s", broken)
     outcome = run_share(Share("retry_after", seed=7, first=0, step=1, cases=3, seconds=60))
     assert len(outcome.failures) == 3
     assert outcome.failures[0].startswith(
@@ -152,11 +153,15 @@ def test_the_command_runs_one_case_again(
 
 
 def test_without_atheris_the_guided_command_says_what_is_missing() -> None:
-    hidden = f"import sys, runpy; sys.modules['atheris'] = None; sys.argv = ['x']; runpy.run_path({str(GUIDED)!r})"
+    hidden = (
+        "import sys, runpy; sys.modules['atheris'] = None; sys.argv = ['x']; "
+        f"runpy.run_path({str(GUIDED)!r})"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 1
     assert ended.stderr == (
-        "atheris is not installed: install bulkfetch with the extra `fuzz` (Linux, CPython up to 3.13)\n"
+        "atheris is not installed: "
+        "install bulkfetch with the extra `fuzz` (Linux, CPython up to 3.13)\n"
     )

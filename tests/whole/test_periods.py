@@ -96,8 +96,9 @@ def test_a_refused_transfer_says_which_periods_v1_serves_and_which_one_this_is()
     failure = failure_of(transfer("one_time", "billing", 2025, 4), error)
 
     assert failure.advice.startswith(
-        "since 21 April 2025 the v1 API serves new-commerce line items of billing periods before February 2024 only, "
-        "and this one is April 2025: Microsoft Graph's billing export has them"
+        "since 21 April 2025 the v1 API serves new-commerce line items of billing periods "
+        "before February 2024 only, and this one is April 2025: "
+        "Microsoft Graph's billing export has them"
     )
     other = failure_of(transfer("office", "billing", 2025, 4), error)
     assert "April 2025" not in other.advice

@@ -90,7 +90,8 @@ def with_duckdb(lake: Path, detail: tuple[str, str]) -> Truth:
     ((count, total),) = duckdb.execute(
         f"""
         SELECT count(*), sum({TOTALS[detail]})
-        FROM read_parquet('{lake}/line_items/*/*/*.parquet', hive_partitioning = true, union_by_name = true)
+        FROM read_parquet('{lake}/line_items/*/*/*.parquet',
+                          hive_partitioning = true, union_by_name = true)
         WHERE provider = ? AND line_item_type = ?
         """,
         [provider, kind],
@@ -131,7 +132,8 @@ def counted_by_duckdb(lake: Path) -> Iterator[tuple[str, str, int]]:
     yield from duckdb.execute(
         f"""
         SELECT provider, line_item_type, count(*)
-        FROM read_parquet('{lake}/line_items/**/*.parquet', hive_partitioning = true, union_by_name = true)
+        FROM read_parquet('{lake}/line_items/**/*.parquet',
+                          hive_partitioning = true, union_by_name = true)
         GROUP BY ALL
         """
     ).fetchall()
@@ -184,7 +186,8 @@ def test_the_whole_can_be_read_with_all_columns_united_by_name(
     office, azure, charges = duckdb.execute(
         f"""
         SELECT sum(totalForCustomer) FILTER (provider = 'office'), sum(postTaxTotal), count(*)
-        FROM read_parquet('{lake}/line_items/**/*.parquet', hive_partitioning = true, union_by_name = true)
+        FROM read_parquet('{lake}/line_items/**/*.parquet',
+                          hive_partitioning = true, union_by_name = true)
         """
     ).fetchall()[0]
     assert charges == everything
@@ -268,8 +271,8 @@ async def test_readers_give_back_the_names_of_odd_partitions(tmp_path: Path) -> 
     async with odd_lake(tmp_path, odd) as lake:
         tables = [
             duckdb.execute(
-                f"SELECT provider, customerName FROM read_parquet('{lake}/line_items/**/*.parquet', "
-                "hive_partitioning = true)"
+                "SELECT provider, customerName "
+                f"FROM read_parquet('{lake}/line_items/**/*.parquet', hive_partitioning = true)"
             ).fetchall(),
             pl.read_parquet(lake / "line_items", hive_partitioning=True)
             .select("provider", "customerName")
@@ -292,8 +295,8 @@ async def test_readers_bear_partitions_of_overlong_and_empty_names(tmp_path: Pat
     odd = ["", "p" * 300, "ü" * 300, "€" * 300, "nul\0"]
     async with odd_lake(tmp_path, odd) as lake:
         by_duckdb = duckdb.execute(
-            f"SELECT DISTINCT provider, customerName FROM read_parquet('{lake}/line_items/**/*.parquet', "
-            "hive_partitioning = true)"
+            "SELECT DISTINCT provider, customerName "
+            f"FROM read_parquet('{lake}/line_items/**/*.parquet', hive_partitioning = true)"
         ).fetchall()
         by_polars = pl.read_parquet(lake / "line_items", hive_partitioning=True)[
             "customerName"

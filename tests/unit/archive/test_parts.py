@@ -4,7 +4,7 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -254,9 +254,7 @@ def attempt(store: Memory, table: pa.Table) -> list[StagedPart]:
         raise
 
 
-def test_a_disk_that_fills_up_at_any_byte_is_a_storage_error_and_leaves_no_part_that_can_be_read() -> (
-    None
-):
+def test_a_disk_that_fills_up_at_any_byte_is_a_storage_error_and_leaves_no_readable_part() -> None:
     table = rows(1000)
     plenty = Memory()
     needed = sum(part.size_bytes for part in attempt(plenty, table))
@@ -287,12 +285,8 @@ def test_a_table_that_cannot_be_staged_leaves_nothing(tmp_path: Path) -> None:
             super().create(name).close()
             return open("/dev/full", "wb")  # the writer closes it
 
-    stage: Callable[[], StagedPart] = lambda: stage_table(
-        Full(tmp_path), PurePosixPath("x"), rows(9)
-    )
-
     with pytest.raises(StorageError) as caught:
-        stage()
+        stage_table(Full(tmp_path), PurePosixPath("x"), rows(9))
 
     assert str(caught.value).startswith(
         "/dev/full: the disk is full"

@@ -173,7 +173,9 @@ def say(words):
 {work}
 
 async def main():
-    return await until_signalled(work, farewell=lambda number: say(f"farewell {{number}}"), patience_s={patience_s})
+    return await until_signalled(
+        work, farewell=lambda number: say(f"farewell {{number}}"), patience_s={patience_s}
+    )
 
 say(repr(anyio.run(main)))
 """

@@ -110,7 +110,10 @@ def test_the_empty_text_is_a_value_of_a_text_and_rescued_elsewhere() -> None:
 
 
 def test_a_value_that_does_not_fit_is_rescued_in_its_own_spelling() -> None:
-    row = '{"unitPrice":1.0000000000000000000000001,"customerName":5,"mpnId":1e400,"productQualifiers":[1.50]}'
+    row = (
+        '{"unitPrice":1.0000000000000000000000001,"customerName":5,"mpnId":1e400,'
+        '"productQualifiers":[1.50]}'
+    )
     assert one(row) == (
         {},
         '{"customerName":5,"mpnId":1e400,"unitPrice":1.0000000000000000000000001,"productQualifiers":[1.50]}',

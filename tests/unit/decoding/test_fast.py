@@ -332,7 +332,8 @@ def test_a_page_with_a_flood_of_unknown_fields_is_not_learned() -> None:
 
 def test_the_order_of_the_envelope_does_not_matter() -> None:
     items = '"items":[{"unitPrice":"5"}]'
-    link = '"links":{"next":{"uri":"/x?offset=2","headers":[{"key":"MS-ContinuationToken","value":"t"}]}}'
+    header = '{"key":"MS-ContinuationToken","value":"t"}'
+    link = f'"links":{{"next":{{"uri":"/x?offset=2","headers":[{header}]}}}}'
     for text in (
         f"{{{items},{link}}}",
         f"{{{link},{items}}}",

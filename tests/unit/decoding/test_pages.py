@@ -369,7 +369,8 @@ def test_a_field_of_mixed_types_is_no_column() -> None:
 
 
 def test_a_column_is_not_called_like_one_of_ours_nor_like_another_in_other_case() -> None:
-    text = '{"items":[{"Invoice_ID":"x","_rescued":"x","provider":"x","a":"x","A":"y","line_number":5}]}'
+    ours = '"Invoice_ID":"x","_rescued":"x","provider":"x","line_number":5'
+    text = f'{{"items":[{{{ours},"a":"x","A":"y"}}]}}'
     assert inferred(text) == {"a": Kind.TEXT}
 
 

@@ -260,9 +260,7 @@ async def test_the_access_token_of_a_pdf_link_is_no_record(link: str, kept: str)
     assert "s3cr3t" not in str(table.to_pylist())
 
 
-async def test_the_access_token_of_a_pdf_link_is_no_record_in_any_case_and_of_receipts_neither() -> (
-    None
-):
+async def test_the_access_token_of_a_pdf_link_is_never_kept_in_any_case_nor_for_receipts() -> None:
     link, path = "https://storage.example/D1.pdf?sig=s3cr3t", "/invoices/D1/receipts/1?x=1"
     receipts = [
         {"id": "1", "taxReceiptPdfDownloadLink": link, "taxreceiptPDFdownloadlink": link},

@@ -17,9 +17,7 @@ from bulkfetch.partnercenter.summaries import (
 )
 
 
-async def test_the_documented_summaries_are_read_exactly_with_what_each_kind_of_invoice_makes_up() -> (
-    None
-):
+async def test_the_documented_summaries_are_read_exactly_with_each_kind_of_invoice() -> None:
     body = body_of("docs/v1-2021-03/invoice-summaries")
     async with bench(lambda sent: answered(body=body)) as there:
         pounds, francs, euros = await get_summaries(there.session)

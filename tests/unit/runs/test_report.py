@@ -53,8 +53,8 @@ def test_a_complete_run_tells_what_it_did() -> None:
     assert report().complete
     assert report().lines() == [
         "lake: 2 transfers committed, 0 committed before, 0 failed, of 2 invoices",
-        "1,000,010 line items in 5.0 MB of Parquet, 10.0 s, 100,001 line items/s, 1,501 requests, 1 retried, "
-        "2 throttled",
+        "1,000,010 line items in 5.0 MB of Parquet, 10.0 s, 100,001 line items/s, "
+        "1,501 requests, 1 retried, 2 throttled",
         "  azure/usage_line_items: 1,000,000 line items",
         "  office/billing_line_items: 10 line items",
     ]

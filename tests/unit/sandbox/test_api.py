@@ -174,8 +174,9 @@ def test_the_case_of_paths_and_queries_does_not_matter() -> None:
 @pytest.mark.parametrize("line_item_type", ["billinglineitems", "usagelineitems"])
 def test_modern_pages_are_a_chain_of_continuation_tokens(line_item_type: str) -> None:
     invoice = invoice_of(MODERN)
-    query = f"provider=onetime&invoicelineitemtype={line_item_type}&currencycode=usd&period=previous&size=200"
-    base = f"/invoices/{invoice.id}/lineitems?{query}"
+    query = f"provider=onetime&invoicelineitemtype={line_item_type}"
+    more = "currencycode=usd&period=previous&size=200"
+    base = f"/invoices/{invoice.id}/lineitems?{query}&{more}"
     body, rows, uris = page(base), [], []
     while True:
         rows += body["items"]

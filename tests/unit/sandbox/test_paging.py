@@ -78,9 +78,7 @@ def test_an_offset_past_the_end_is_answered_in_the_chosen_way(
     assert offset_page(950, 100, 1500, SandboxOptions(past_end=way)) == answer
 
 
-def test_the_first_offset_behind_the_last_row_is_past_the_end_but_an_empty_stream_begins_at_zero() -> (
-    None
-):
+def test_the_offset_after_the_last_row_is_past_the_end_but_an_empty_stream_starts_at_zero() -> None:
     assert offset_page(950, 100, 950, SandboxOptions(past_end="404")) == PastEnd("404")
     assert offset_page(0, 100, 0, SandboxOptions(past_end="404")) == Page(0, 0, Place(100, 0))
 

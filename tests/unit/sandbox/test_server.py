@@ -33,7 +33,8 @@ async def sandbox_and_client(
 
 def office_url(sandbox: RunningSandbox, *, size: int = 10, offset: int = 0) -> str:
     invoice = sandbox.tenant.invoices[0].id
-    return f"{sandbox.base_url}/invoices/{invoice}/lineitems/Office/BillingLineItems?size={size}&offset={offset}"
+    path = f"invoices/{invoice}/lineitems/Office/BillingLineItems"
+    return f"{sandbox.base_url}/{path}?size={size}&offset={offset}"
 
 
 def token_url(sandbox: RunningSandbox, version: str = "oauth2") -> str:

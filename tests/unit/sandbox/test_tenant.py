@@ -73,7 +73,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others() -> N
 def test_the_same_seed_gives_the_same_bytes_in_another_process() -> None:
     program = (
         "import sys; sys.path.insert(0, 'tests/unit/sandbox'); from test_tenant import digest; "
-        "from bulkfetch.sandbox import SandboxOptions; print(digest(SandboxOptions(seed=3, line_items=40)))"
+        "from bulkfetch.sandbox import SandboxOptions; "
+        "print(digest(SandboxOptions(seed=3, line_items=40)))"
     )
     answer = subprocess.run(
         [sys.executable, "-c", program],
@@ -306,9 +307,7 @@ def test_an_invoice_is_found_by_its_bare_and_its_prefixed_id() -> None:
     assert tenant.find("D000000000") is None
 
 
-def test_a_tenant_of_ten_million_rows_a_stream_serves_its_last_page_at_once_and_from_little_memory() -> (
-    None
-):
+def test_a_tenant_of_ten_million_rows_serves_its_last_page_at_once_from_little_memory() -> None:
     tenant = Tenant(SandboxOptions(invoices=2, line_items=10_000_000, details=PROVIDERS_AND_TYPES))
     tracemalloc.start()
     began = time.perf_counter()

@@ -21,7 +21,10 @@ from bulkfetch.signin.entra import acquire
 
 def printing(text: str, *, code: int = 0, complaint: str = "") -> Secret:
     """A command that prints `text`; the secret in its own words must not show either."""
-    program = f"import sys; print({text!r}); print({complaint!r}, file=sys.stderr); sys.exit({code}) # {CANARY}"
+    program = (
+        f"import sys; print({text!r}); print({complaint!r}, file=sys.stderr); "
+        f"sys.exit({code}) # {CANARY}"
+    )
     return Secret(shlex.join([sys.executable, "-c", program]))
 
 

@@ -97,7 +97,10 @@ async def test_a_clock_that_is_far_off_is_named_as_what_is_wrong(
         plain = await refusal_of(by_certificate(there, certificate))
         assert "AADSTS700024" in plain
         assert plain.endswith("; check this machine's clock")
-        body = b'{"error":"invalid_client","error_description":"AADSTS700024: Not within its valid time range."}'
+        body = (
+            b'{"error":"invalid_client",'
+            b'"error_description":"AADSTS700024: Not within its valid time range."}'
+        )
         date = formatdate(there.now, usegmt=True)
         there.meddle = lambda request: (
             web.Response(

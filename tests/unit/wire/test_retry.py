@@ -223,9 +223,7 @@ def test_an_outage_holds_everybody_for_longer_and_longer() -> None:
     assert outage_hold_s(1000, 0.999, POLICY) < 30
 
 
-def test_an_outage_ends_the_run_after_a_quarter_of_an_hour_or_two_minutes_if_nothing_ever_worked() -> (
-    None
-):
+def test_an_outage_ends_a_run_after_15_minutes_or_after_two_if_nothing_ever_worked() -> None:
     assert not is_over(5, 899.0, POLICY, ever_worked=True)
     assert is_over(5, 900.0, POLICY, ever_worked=True)
     assert not is_over(5, 119.0, POLICY, ever_worked=False)

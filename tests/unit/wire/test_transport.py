@@ -141,7 +141,8 @@ async def test_names_are_sent_as_they_were_written() -> None:
     async with opened(response(BODY)) as (transport, server, _):
         await transport.send(Request(path, (("size", "5"), ("q", "a b&c=d/é"))), {})
     assert server.heads[0].startswith(
-        b"GET /v1/invoices/a%2Fb%20%252F..%C3%A9/lineitems/%2E%2E?size=5&q=a+b%26c%3Dd%2F%C3%A9 HTTP/1.1\r\n"
+        b"GET /v1/invoices/a%2Fb%20%252F..%C3%A9/lineitems/%2E%2E"
+        b"?size=5&q=a+b%26c%3Dd%2F%C3%A9 HTTP/1.1\r\n"
     )
 
 

@@ -408,10 +408,11 @@ async def put_on_trial(arguments: argparse.Namespace, servers: list[ObjectServer
     """Run the trials that were asked for and print a line for each kind."""
     failed = 0
     print(
-        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}"
+        f"{platform.platform()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {date.today()}"
     )
     print(
-        f"seed {arguments.seed}; kills, runs that went on with what was there, reads meanwhile, faults"
+        f"seed {arguments.seed}; kills, runs that resumed what was there, reads meanwhile, faults"
     )
     with tempfile.TemporaryDirectory() as work:
         for server in servers:

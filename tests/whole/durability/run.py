@@ -272,7 +272,8 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
     random = Random(arguments.seed)
     failed = 0
     print(
-        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}"
+        f"{platform.platform()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {date.today()}"
     )
     print(f"seed {arguments.seed}; trials, runs disturbed, reads meanwhile, faults")
     with tempfile.TemporaryDirectory() as work:
@@ -300,8 +301,8 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
                 started = time.monotonic()
                 tally = await trial(amount)
                 took = f"{time.monotonic() - started:.0f} s"
-                counts = f"{tally.trials:>6} {tally.disturbed:>6} {tally.reads:>8} {len(tally.faults):>4}"
-                print(f"{name:<40} {counts}  {took}", flush=True)
+                counts = f"{tally.trials:>6} {tally.disturbed:>6} {tally.reads:>8}"
+                print(f"{name:<40} {counts} {len(tally.faults):>4}  {took}", flush=True)
                 for fault in tally.faults[:10]:
                     print(f"  {fault}", flush=True)
                 failed += bool(tally.faults)

@@ -204,7 +204,8 @@ def _top_pair(random: Random) -> str:
     name = random.choice(_TOP_NAMES)
     if name.casefold() == "links" and random.random() < 0.85:
         return f'"{name}":{_links(random)}'
-    return f'"{name}":{random.choice([*_WORDS, any_value(random), str(random.randrange(10 ** random.randint(1, 22)))])}'
+    values = [*_WORDS, any_value(random), str(random.randrange(10 ** random.randint(1, 22)))]
+    return f'"{name}":{random.choice(values)}'
 
 
 def _links(random: Random) -> str:
@@ -226,12 +227,14 @@ def _link(random: Random) -> str:
     return "{" + ",".join(pairs) + "}"
 
 
+def _link_header(random: Random, keys: list[str]) -> str:
+    name = random.choice(("key", "Key"))
+    return f'{{"{name}":{random.choice(keys)},"value":{random.choice(_WORDS)}}}'
+
+
 def _link_headers(random: Random) -> str:
     keys = ['"MS-ContinuationToken"', '"ms-continuationtoken"', '"x"', "5", "null"]
-    headers = [
-        f'{{"{random.choice(("key", "Key"))}":{random.choice(keys)},"value":{random.choice(_WORDS)}}}'
-        for _ in range(random.randint(0, 2))
-    ]
+    headers = [_link_header(random, keys) for _ in range(random.randint(0, 2))]
     return random.choice(
         ("[" + ",".join(headers) + "]", "[" + ",".join(headers) + "]", random.choice(_WORDS))
     )
@@ -275,15 +278,14 @@ _LINKS = [
 def _invoice(random: Random, *, levels: int) -> str:
     if random.random() < 0.03:
         return any_value(random)
-    pairs = [
-        f'"id":{random.choice(_IDS) if random.random() < 0.1 else json.dumps(f"D{random.randrange(9)}")}'
-    ]
+    is_odd = random.random() < 0.1
+    name = random.choice(_IDS) if is_odd else json.dumps(f"D{random.randrange(9)}")
+    pairs = [f'"id":{name}']
     for field in random.sample(INVOICE, random.randint(0, 6)):
         if field.name not in ("id", "invoiceDetails"):
             name = random.choice((field.name, field.name, field.name.upper()))
-            pairs.append(
-                f'"{name}":{random.choice([*NUMBERS, *ODD_NUMBERS, *TEXTS, *_LINKS, any_value(random)])}'
-            )
+            values = [*NUMBERS, *ODD_NUMBERS, *TEXTS, *_LINKS, any_value(random)]
+            pairs.append(f'"{name}":{random.choice(values)}')
     if random.random() < 0.6:
         pairs.append(
             f'"invoiceDetails":[{",".join(_detail(random) for _ in range(random.randint(0, 2)))}]'

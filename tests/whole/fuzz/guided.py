@@ -16,7 +16,8 @@ try:
     import atheris
 except ImportError:
     sys.exit(
-        "atheris is not installed: install bulkfetch with the extra `fuzz` (Linux, CPython up to 3.13)"
+        "atheris is not installed: "
+        "install bulkfetch with the extra `fuzz` (Linux, CPython up to 3.13)"
     )
 
 with atheris.instrument_imports(include=["bulkfetch"]):
@@ -27,7 +28,8 @@ def main() -> None:
     """Run the command."""
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit(
-            f"usage: python tests/whole/fuzz/guided.py TARGET [libFuzzer options]; targets: {', '.join(TARGETS)}"
+            "usage: python tests/whole/fuzz/guided.py TARGET [libFuzzer options]; "
+            f"targets: {', '.join(TARGETS)}"
         )
     target = TARGETS[sys.argv.pop(1)]
 

@@ -111,7 +111,8 @@ def _described(share: Share, number: int, data: bytes, trouble: str) -> str:
 
 
 def _again(share: Share, number: int) -> str:
-    return f"python tests/whole/fuzz/run.py --target {share.target} --seed {share.seed} --case {number}"
+    case = f"--target {share.target} --seed {share.seed} --case {number}"
+    return f"python tests/whole/fuzz/run.py {case}"
 
 
 def _rss_bytes() -> int:
@@ -186,7 +187,8 @@ def report(target: str, outcomes: list[Outcome]) -> str:
     before, warm, end = (max(each.rss[when] for each in outcomes) for when in range(3))
     failures = sum(len(each.failures) for each in outcomes)
     memory = f"{_mib(before):>9} {_mib(warm):>9} {_mib(end):>9}"
-    return f"{target:12} {done:>9,} {seconds:>8.1f} {done / max(seconds, 1e-9):>9,.0f} {memory} {failures:>8}"
+    rate = done / max(seconds, 1e-9)
+    return f"{target:12} {done:>9,} {seconds:>8.1f} {rate:>9,.0f} {memory} {failures:>8}"
 
 
 def main() -> int:
@@ -200,9 +202,8 @@ def main() -> int:
         return 0
     failures: list[str] = []
     total = 0
-    print(
-        f"{'target':12} {'cases':>9} {'s':>8} {'cases/s':>9} {'RSS':>9} {'warm':>9} {'end':>9} {'failures':>8}"
-    )
+    memory = f"{'RSS':>9} {'warm':>9} {'end':>9}"
+    print(f"{'target':12} {'cases':>9} {'s':>8} {'cases/s':>9} {memory} {'failures':>8}")
     for name in [asked.target] if asked.target else TARGETS:
         cases = asked.cases if asked.target else asked.cases * TARGETS[name].share // 1000
         outcomes = run_target(Share(name, asked.seed, 0, 1, cases, asked.seconds), asked.workers)

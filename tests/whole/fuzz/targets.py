@@ -254,7 +254,8 @@ def check_refusal(data: bytes) -> None:
         token=draws.CANARY,
     )
     assert isinstance(error, RequestError)
-    said = f"{error} {[getattr(error, name, None) for name in ('code', 'description', 'data', 'source')]}"
+    facts = [getattr(error, name, None) for name in ("code", "description", "data", "source")]
+    said = f"{error} {facts}"
     assert said.isprintable(), f"control characters in {said!r}"
     assert draws.CANARY not in said, f"a token in {said!r}"
     assert len(said) <= _LONGEST_MESSAGE, f"{len(said)} characters"
