@@ -209,6 +209,7 @@ def code_map() -> str:
             lines += ["", f"**{name}/** {_first_sentence(folder / '__init__.py')}", ""]
             for path in sorted(folder.rglob("*.py")):
                 module = path.relative_to(folder).with_suffix("").as_posix()
+                module = module.replace("/__init__", "/")
                 if module != "__init__":
                     lines.append(f"* `{module}` {_first_sentence(path)}")
         else:

@@ -76,7 +76,8 @@ def test_every_folder_and_module_is_on_the_map_and_nothing_else_is() -> None:
             folder = named[1]
             on_map.add(f"{folder}{named[2]}")
         elif named := re.match(r"\* `([\w/]+)` \S", line):
-            on_map.add(f"{folder}/{named[1]}.py")
+            module = f"{named[1]}__init__" if named[1].endswith("/") else named[1]
+            on_map.add(f"{folder}/{module}.py")
     package = ROOT / "bulkfetch"
     modules = [path.relative_to(package) for path in package.rglob("*.py")]
     entries = {str(path) for path in modules if path.parts[-1] != "__init__.py"}
