@@ -1,6 +1,6 @@
 """A million line items end to end: wall time, CPU and memory of the client alone.
 
-    python benchmarks/end_to_end.py            the figures of the README: a quarter of an hour
+    python benchmarks/end_to_end.py            those of docs/benchmarks.md: a quarter of an hour
     python benchmarks/end_to_end.py --smoke    seconds, to see that it works
 
 The sandbox runs in a process of its own; the client is `bulkfetch export` as a whole process,

@@ -1,5 +1,5 @@
-"""A virtual environment for each peer, so that none is bound to the versions of another: made once,
-and kept."""
+"""Makes a virtual environment for each peer, so that none has to use the versions of another, and
+keeps it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Holds the Parquet files that somebody wrote against the server's own text, number by number.
+"""Compares the Parquet files that a client wrote with the server's own text, number by number.
 
     python exactness.py truth BASE_URL TOKEN FOLDER    keep what the server has
-    python exactness.py compare OUT FOLDER             hold what is in OUT against it
+    python exactness.py compare OUT FOLDER             compare what is in OUT with it
     python exactness.py count OUT                      only count rows and bytes
 
-Each prints JSON. It is a program because its memory would count as that of the clients which a
-benchmark starts.
+Each prints JSON. It is a program of its own because Linux would count its memory as that of the
+clients which a benchmark starts.
 
 The truth is read from the JSON with every number left as the text it is. A float in a file counts
 by the exact value it has (0.1 is 0.1000000000000000055511151231257827…), because that is what it
@@ -114,7 +114,7 @@ def _line_items(base_url: str, token: str) -> Iterator[tuple[str, dict[str, Any]
 
 
 def compare(out: str, folder: str) -> list[Comparison]:
-    """Hold all Parquet files in partitions below `out` against the truth in `folder`."""
+    """Compare all Parquet files in partitions below `out` with the truth in `folder`."""
     truth = {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in Path(folder).rglob("*.parquet")
@@ -160,7 +160,7 @@ def _compare(detail: str, truth: Path, files: list[Path]) -> Comparison:
 
 
 def _read(file: Path, names: tuple[str, ...]) -> pa.Table:
-    """Read those columns, whatever case and underscores somebody gave them."""
+    """Read those columns, whatever case and underscores their names have."""
     spelled = {name.replace("_", "").lower(): name for name in pq.read_schema(file).names}
     table = pq.read_table(
         file, columns=[spelled[name.lower()] for name in names], partitioning=None

@@ -1,15 +1,15 @@
-"""How far from the least there is to do: the client's CPU time against receiving, decoding and
-writing alone.
+"""Compares the client's CPU time with the least there is to do: receiving, decoding and writing
+alone.
 
-    python benchmarks/floor.py            the figures of the README: some minutes
+    python benchmarks/floor.py            the figures of docs/benchmarks.md: some minutes
     python benchmarks/floor.py --smoke    seconds, to see that it works
 
 The floor is added up from three processes: aiohttp receives the same bodies with as many in flight
 and throws them away (start-up included); the same pages are decoded by the fastest exact decoder
 known, which is that of bulkfetch; the same tables are written by pyarrow, with the same settings.
-For comparison, what the bare parser takes for the same pages: it is no decoder that one could use,
-since it says nothing of what it drops, rounds or cannot hold. CPU seconds throughout; floor and
-client run in turn. Results are also written as JSON to benchmarks/results/.
+For comparison, the table has what the bare parser takes for the same pages. It is not a decoder to
+use: it does not say what it drops, rounds or cannot hold. CPU seconds throughout; floor and client
+run in turn. Results are also written as JSON to benchmarks/results/.
 """
 
 from __future__ import annotations

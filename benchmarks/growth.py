@@ -1,7 +1,7 @@
 """How the client grows: CPU per line item, peak memory and requests, from a hundred thousand line
 items to ten million.
 
-    python benchmarks/growth.py            the figures of the README: half an hour
+    python benchmarks/growth.py            the figures of docs/benchmarks.md: half an hour
     python benchmarks/growth.py --smoke    seconds, to see that it works
 
 One invoice of ever more line items, then ever more invoices of twenty line items each. Each row is

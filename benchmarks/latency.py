@@ -1,7 +1,7 @@
 """How much of the server's latency is hidden: wall time against the longer of the floor and the
 server's own time.
 
-    python benchmarks/latency.py            the figures of the README: some minutes
+    python benchmarks/latency.py            the figures of docs/benchmarks.md: some minutes
     python benchmarks/latency.py --smoke    seconds, to see that it works
 
 No client can be done before the larger of two times: the floor (CPU seconds of receiving, decoding

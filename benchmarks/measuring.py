@@ -70,8 +70,8 @@ def run_measured(
     environment: dict[str, str] | None = None,
     until: Callable[[float], bool] | None = None,
 ) -> Finished:
-    """Run a command in a process group of its own; SIGKILL ends all of it once `until`, told the
-    seconds, says so."""
+    """Run a command in a process group of its own; SIGKILL ends all of it once `until` returns
+    True for the seconds that have passed."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """The parts of an export alone: decoding a page each way, writing it, planning, starting up.
 
-    python benchmarks/parts.py            the figures of the README: a minute or two
+    python benchmarks/parts.py            the figures of docs/benchmarks.md: a minute or two
     python benchmarks/parts.py --smoke    seconds, to see that it works
 
 Pages of 2,000 line items come from the sandbox; times are CPU time of the calling thread, medians

@@ -1,14 +1,13 @@
-"""What a user would pick instead, beside bulkfetch: the same server, data and partitions, in the
-same run.
+"""Compares bulkfetch with what a user would pick instead: the same server, data and partitions, in
+the same run.
 
-    python benchmarks/peers.py                     what it costs, and what became of the money
-    python benchmarks/peers.py --case throttled    a server that takes four requests a second python
-    benchmarks/peers.py --case killed       SIGKILL when half of the pages are there, and once more
-    python benchmarks/peers.py --smoke             seconds, in this environment, without the large
-    frameworks
+    python benchmarks/peers.py                     the costs, and whether the amounts are exact
+    python benchmarks/peers.py --case throttled    a server that takes four requests a second
+    python benchmarks/peers.py --case killed       a run killed at half of the pages, then a second
+    python benchmarks/peers.py --smoke             seconds; this environment, no large frameworks
 
-Each peer is a short script in benchmarks/peers/, as somebody who knows the tool would write it, and
-is told the server, the token and a directory. Each has an environment of its own, made by this
+Each peer is a short script in benchmarks/peers/, written as a user who knows the tool would write
+it. It gets the server, the token and a directory. Each has an environment of its own, made by this
 command from peers/NAME.txt and kept in the user's cache directory; bulkfetch has one as well,
 without the packages of its developers. A client is measured as a whole: start-up, all processes,
 their CPU time together, the memory of the largest. Peers take turns, so that a slow minute of the
@@ -45,7 +44,7 @@ PACKAGES = {
     "singer_batch": ("singer-sdk", "pyarrow"),
     "airbyte": ("airbyte-cdk", "pyarrow"),
 }
-"""The peers, in the order of the tables, and the packages whose versions are told."""
+"""The peers, in the order of the tables, and the packages whose versions are shown."""
 SMOKE = ("bulkfetch", "requests_pandas", "asyncio_polars", "duckdb_files")
 """Those whose packages bulkfetch's own developers have anyway."""
 PAGE_SIZE = 2000

@@ -1,7 +1,8 @@
 """Where the time and the memory of an export go: a flame graph of each, kept beside the results.
 
-    pip install '.[profile]' python benchmarks/profile_export.py [--detail
-    office/billing_line_items] [--line-items 500000] [--latency-ms 0]
+    pip install '.[profile]'
+    python benchmarks/profile_export.py [--detail office/billing_line_items]
+                                        [--line-items 500000] [--latency-ms 0]
 
 Writes benchmarks/results/export-cpu.svg (py-spy, native code included, all threads) and
 export-memory.html (memray, what was allocated at the peak). Without one of the two tools, it makes
@@ -70,7 +71,7 @@ def _memory(flags: list[str]) -> Path:
         record = str(Path(directory, "memory.bin"))
         memray = [sys.executable, "-m", "memray"]
         run = [*memray, "run", "--quiet", "--aggregate", "--output", record]
-        # pyarrow's own allocator reserves a gibibyte of addresses that nobody uses
+        # pyarrow's own allocator reserves a gibibyte of addresses and does not use it
         environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}
         subprocess.run(
             [*run, *EXPORT, str(Path(directory, "archive")), *flags], check=True, env=environment

@@ -1,15 +1,15 @@
 """What a killed run costs: how many requests of a million line items, of one invoice or many, are
 sent a second time.
 
-    python benchmarks/resume.py                                                       the figures of
-    the README python benchmarks/resume.py --invoices 20 --shares 0.9 [--part-rows 10000]
-    those of many invoices python benchmarks/resume.py --smoke
-    seconds, to see that it works
+    python benchmarks/resume.py              the figures of docs/benchmarks.md
+    python benchmarks/resume.py --invoices 20 --shares 0.9 [--part-rows 10000]
+                                             those of many invoices
+    python benchmarks/resume.py --smoke      seconds, to see that it works
 
 `bulkfetch export` is ended with SIGKILL once the server has been asked for a share of the pages,
-and run again. "Again" is what both runs together asked more than an undisturbed one, in per cent of
-what that asks. The archives are held against the undisturbed one, byte for byte. Results are also
-written as JSON to benchmarks/results/.
+and run again. "Again" is how many more requests the two runs sent together than an undisturbed one,
+in per cent of its requests. The archives are compared with the undisturbed one, byte for byte.
+Results are also written as JSON to benchmarks/results/.
 """
 
 from __future__ import annotations

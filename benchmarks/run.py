@@ -1,9 +1,9 @@
-"""All benchmarks, one after the other: `python benchmarks/run.py`, or `--smoke` to see in a minute
-that all work.
+"""Runs all benchmarks, one after the other: `python benchmarks/run.py`, or `--smoke` to see in some
+minutes that all work.
 
 Each is a command of its own, which prints its table and keeps its results as JSON in
-benchmarks/results/. All of them together take some hours, and deserve a machine that does nothing
-else; names select some: `python benchmarks/run.py floor latency`.
+benchmarks/results/. All of them together take some hours, on a machine that should do nothing else.
+Names select some: `python benchmarks/run.py floor latency`.
 """
 
 from __future__ import annotations

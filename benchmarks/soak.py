@@ -1,7 +1,7 @@
 """A million line items on a bad day: one request in ten fails, and the archive is that of a good
 day, byte for byte.
 
-    python benchmarks/soak.py            the figures of the README: some minutes
+    python benchmarks/soak.py            the figures of docs/benchmarks.md: some minutes
     python benchmarks/soak.py --smoke    seconds, to see that it works
 
 The faults are those of soak.toml: 429 storms, resets, stalls, 5xx, cut bodies, tokens that are

@@ -1,7 +1,7 @@
 """What an object store costs beside a disk: wall and CPU time and peak memory of the client,
 requests to the store.
 
-    python benchmarks/stores.py            the figures of the README: a quarter of an hour
+    python benchmarks/stores.py            the figures of docs/benchmarks.md: a quarter of an hour
     python benchmarks/stores.py --smoke    seconds, to see that it works
 
 The stores are moto (S3) and Azurite, each in a process of its own on the same machine, so the wall

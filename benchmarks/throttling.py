@@ -1,13 +1,12 @@
-"""A server with a limit that it does not tell: how much of it a client gets, and how often it is
-refused.
+"""Measures how much of a server's unknown limit a client gets, and how often it is refused.
 
-    python benchmarks/throttling.py            the figures of the README: half an hour
+    python benchmarks/throttling.py            the figures of docs/benchmarks.md: half an hour
     python benchmarks/throttling.py --smoke    seconds, to see that it works
 
 Small pages are asked for over real sockets, from a cold start, for as long as `--seconds` says. The
-adaptive limit of a run stands beside fixed numbers in flight, which honour Retry-After just the
-same. What the server could have served is its rate, and its burst once; or the number in flight
-that it takes over the latency, which leaves nothing for the work of server and client themselves.
+adaptive limit of a run is compared with fixed numbers in flight, which also honour Retry-After.
+What the server could have served is its rate, and its burst once; or the number in flight that it
+takes over the latency, which leaves nothing for the work of server and client themselves.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from airbyte_cdk.sources.declarative.decoders import CompositeRawDecoder, JsonPa
 
 
 class MarkedJson(CompositeRawDecoder):  # type: ignore[misc]  # airbyte-cdk is not where the types are checked
-    """The CDK's decoder by orjson, told the encoding."""
+    """The CDK's decoder by orjson, with the encoding given."""
 
     def __init__(self, **_fields: Any) -> None:
         super().__init__(parser=JsonParser(encoding="utf-8-sig"), stream_response=False)

@@ -3,8 +3,8 @@ each detail.
 
     python asyncio_polars.py BASE_URL TOKEN OUT
 
-Nobody tells how many pages there are, so it asks for the next ones ahead, and stops behind the page
-without `next`.
+The API does not say how many pages there are, so it asks for the next ones ahead, and stops behind
+the page without `next`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python dlt_arrow.py BASE_URL TOKEN OUT
 
-Nobody tells how many pages there are, so pages are asked for ahead until one comes without `next`.
+The API does not say how many pages there are, so pages are asked for ahead until one comes without
+`next`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python duckdb_files.py BASE_URL TOKEN OUT
 
-Pages of a run that was killed are still there and not fetched again. Nobody tells how many pages
-there are, so the threads go on until one sees a page without `next`.
+Pages of a run that was killed are still there and not fetched again. The API does not say how many
+pages there are, so the threads continue until one sees a page without `next`.
 """
 
 from __future__ import annotations

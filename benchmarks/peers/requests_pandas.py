@@ -1,7 +1,7 @@
 """What most people have: requests, one page after the other, a pandas frame for each detail,
 `to_parquet`.
 
-python requests_pandas.py BASE_URL TOKEN OUT
+    python requests_pandas.py BASE_URL TOKEN OUT
 """
 
 from __future__ import annotations

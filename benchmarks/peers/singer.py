@@ -4,7 +4,8 @@
 
 PyPI has no Parquet target that is built on today's SDK, so the target is one on the SDK's own sink
 classes. Tap and target are two processes with a pipe between them, as `tap | target` makes them.
-Records go through the pipe one by one, or, for singer_batch.py, as Parquet files that it tells of.
+Records go through the pipe one by one; for singer_batch.py they are in Parquet files that messages
+name.
 """
 
 from __future__ import annotations

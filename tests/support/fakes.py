@@ -1,5 +1,4 @@
-"""What stands in for the network in tests: a Transport that answers from a function, under virtual
-time."""
+"""Fakes of the network: a Transport whose answers come from a function, under virtual time."""
 
 from __future__ import annotations
 
@@ -167,7 +166,7 @@ async def bench(
 
 
 def answered(status: int = 200, body: object = b"", **headers: str) -> Answer:
-    """An answer; a body that is no bytes is sent as JSON, and `retry_after` is the header
+    """An answer; a body that is not bytes is sent as JSON, and `retry_after` is the header
     `retry-after`."""
     wire = body if isinstance(body, bytes) else json.dumps(body).encode()
     return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, wire)

@@ -20,12 +20,12 @@ ADDRESS = Address(Service.S3, "bucket", "", "mem://bucket")
 
 @dataclass(slots=True)
 class Time:
-    """A clock that goes on when somebody sleeps."""
+    """A clock that moves only during a sleep."""
 
     now_s: float = 1000.0
     slept: list[float] = field(default_factory=list)
     meanwhile: Callable[[], None] = lambda: None
-    """What others do while somebody sleeps."""
+    """What others do during a sleep."""
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -43,7 +43,7 @@ class Memory:
 
     store: Any = field(default_factory=MemoryStore)
     ended: list[str] = field(default_factory=list)
-    """Keys whose unfinished uploads somebody ended."""
+    """Keys whose unfinished uploads were ended."""
     time: Time = field(default_factory=Time)
 
     def objects(self, **options: Any) -> Objects:

@@ -1,5 +1,5 @@
-"""Object stores on loopback, each in a process of its own, and what tests ask them without the
-client under test."""
+"""Object stores on loopback, each in a process of its own; tests look into them without the client
+under test."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class S3Server:
         return f"http://127.0.0.1:{self.port}"
 
     def options(self, port: int | None = None) -> dict[str, str]:
-        """Return what a client has to be told; `port` is that of a proxy to go through."""
+        """Return the options of a client; `port` is that of a proxy to go through."""
         return {
             "endpoint": f"http://127.0.0.1:{port or self.port}",
             "access_key_id": self.account,
@@ -110,7 +110,7 @@ class AzureServer:
         return f"http://127.0.0.1:{self.port}/{self.account}"
 
     def options(self, port: int | None = None) -> dict[str, str]:
-        """Return what a client has to be told; `port` is that of a proxy to go through."""
+        """Return the options of a client; `port` is that of a proxy to go through."""
         return {
             "endpoint": f"http://127.0.0.1:{port or self.port}/{self.account}",
             "account_name": self.account,
@@ -227,7 +227,7 @@ def opened(
     retries: int = 0,
     timeout: str = "20s",
 ) -> obstore.store.S3Store | obstore.store.AzureStore:
-    """Return obstore's client of a container, past the proxy on a port if told."""
+    """Return obstore's client of a container, through the proxy on a port if one is given."""
     kind = obstore.store.S3Store if isinstance(server, S3Server) else obstore.store.AzureStore
     return kind(
         container,
@@ -294,9 +294,9 @@ def azurite() -> Iterator[AzureServer]:
 def find_azurite() -> Path:
     """Return the program `azurite-blob`; raises ServerMissingError where there is none."""
     project = Path(__file__).parents[2]
-    told = os.environ.get(AZURITE_VARIABLE)
-    if told:
-        path = Path(told)
+    given = os.environ.get(AZURITE_VARIABLE)
+    if given:
+        path = Path(given)
         places = [path / ".bin" / "azurite-blob" if path.is_dir() else path]
     else:
         on_path = shutil.which("azurite-blob")
@@ -308,8 +308,8 @@ def find_azurite() -> Path:
         if place.is_file() and os.access(place, os.X_OK):
             return place.absolute()
     looked = (
-        f"{AZURITE_VARIABLE} names {told}"
-        if told
+        f"{AZURITE_VARIABLE} names {given}"
+        if given
         else "neither on PATH nor in node_modules of the project"
     )
     raise ServerMissingError(

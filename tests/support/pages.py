@@ -464,7 +464,7 @@ def pages(fields: tuple[Field, ...]) -> st.SearchStrategy[str]:
 
 @st.composite
 def pages_with(draw: st.DrawFn, fields: tuple[Field, ...]) -> str:
-    """Draw a realistic page in one of whose rows any JSON stands where a field is."""
+    """Draw a realistic page; in one of its rows a field has any JSON as its value."""
     seed = draw(seeds)
     row = _row(seed, fields)
     field = draw(st.sampled_from(fields))

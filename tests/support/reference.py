@@ -69,7 +69,7 @@ def items_of(text: str) -> list[Obj]:
 
 
 def row_of(item: Obj, fields: tuple[Field, ...]) -> Row:
-    """Say what an item must become."""
+    """Return what an item must become."""
     columns: dict[str, Any] = {field.name: None for field in fields}
     kinds = {field.name: field.kind for field in fields}
     folded = {field.name.casefold(): field.name for field in fields}
@@ -129,7 +129,7 @@ def number_of(value: Any, scale: int, kind: Kind) -> Fraction | None:
     spelling = re.fullmatch(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?)([0-9]+))?", value)
     assert spelling is not None, value
     sign, whole, behind, exponent_sign, exponent = (group or "" for group in spelling.groups())
-    if len(exponent.lstrip("0")) > 18:  # nobody looks at these, whatever they multiply
+    if len(exponent.lstrip("0")) > 18:  # fits no column, whatever the digits are
         return None
     digits = (whole + behind).lstrip("0")
     if not digits:

@@ -1,5 +1,5 @@
-"""A proxy on loopback between a client and an object store, which does to chosen requests what
-networks do."""
+"""A proxy on loopback between a client and an object store: chosen requests meet the faults that
+networks have."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Logged:
     seen: Seen
     fault: Fault | None
     status: int | None = None
-    """What the store answered, or the proxy itself; None where nobody did."""
+    """What the store answered, or the proxy itself; None where there was no answer."""
 
 
 def s3_error(code: int, name: str, retry_after: float | None = None) -> Status:
@@ -170,12 +170,12 @@ def throttle(
     clock: Callable[[], float] = time.monotonic,
 ) -> Decide:
     """Let `burst` requests pass at once and `rate` in a second, and give the others an answer."""
-    left, told = burst, clock()
+    left, counted_at = burst, clock()
 
     def decide(seen: Seen) -> Fault | None:
-        nonlocal left, told
+        nonlocal left, counted_at
         now = clock()
-        left, told = min(burst, left + (now - told) * rate), now
+        left, counted_at = min(burst, left + (now - counted_at) * rate), now
         if left < 1:
             return answer
         left -= 1
@@ -421,7 +421,7 @@ class _Head:
         return self.headers.get("expect", "").lower() == "100-continue"
 
     def without_expect(self) -> bytes:
-        """Return the head for the store: it need not say that the body may come, the proxy has."""
+        """Return the head for the store, without Expect: the proxy has answered that already."""
         if not self.expects:
             return self.raw
         lines = self.raw.split(b"\r\n")

@@ -106,7 +106,7 @@ def response(
     length: int | None = -1,
     headers: dict[str, str] | None = None,
 ) -> bytes:
-    """A whole response; `length` is that of the body unless told otherwise, None leaves it out."""
+    """A whole response; `length` is that of the body unless given; None leaves it out."""
     lines = [f"HTTP/1.1 {status}"]
     if length is not None:
         lines.append(f"Content-Length: {len(body) if length < 0 else length}")

@@ -123,7 +123,7 @@ class Lake:
         return f"{'s3' if isinstance(self.server, S3Server) else 'az'}://{self.container}/{self.prefix}"
 
     def flags(self, port: int | None = None) -> dict[str, Any]:
-        """The settings that lead there, past the proxy on a port if told."""
+        """The settings that lead there, through the proxy on a port if one is given."""
         options = self.server.options(port)
         flags = {"storage_endpoint": options["endpoint"], "storage_timeout_s": 20.0}
         if isinstance(self.server, S3Server):
@@ -189,7 +189,7 @@ class Lake:
         return {name: self.read(name) for name in self.names() if not name.startswith(_NOT_PROVED)}
 
     def differences(self, clean: dict[str, bytes]) -> list[str]:
-        """What is not as in a clean archive, and uploads that nobody finished."""
+        """What differs from a clean archive, and unfinished uploads."""
         there = self.proved()
         differing = [
             name for name in there.keys() | clean.keys() if there.get(name) != clean.get(name)

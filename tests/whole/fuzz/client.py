@@ -63,7 +63,7 @@ class _Tokens:
 
 @dataclass(slots=True)
 class _Time:
-    """Time that passes only while somebody sleeps."""
+    """Time that passes only during a sleep."""
 
     now: float = 0.0
 

@@ -71,7 +71,7 @@ def collection_of(body: bytes) -> tuple[Obj, list[Any]]:
     where it goes on."""
     top = json_of(body)
     if not isinstance(top, Obj) or len({key for key, _ in top}) != len(top):
-        raise ValueError("no object, or a key stands twice at its top")
+        raise ValueError("not an object, or a key is repeated at its top")
     telling = [
         key.casefold()
         for key, _ in top
@@ -90,7 +90,7 @@ def page_of(body: bytes) -> tuple[Obj, list[Obj]]:
     """Read a page of line items, each of which is an object."""
     top, items = collection_of(body)
     if not all(isinstance(item, Obj) for item in items):
-        raise ValueError("an item that is no object")
+        raise ValueError("an item that is not an object")
     return top, items
 
 
@@ -143,7 +143,7 @@ def invoices_of(value: Any) -> Iterator[tuple[Obj, str | None]]:
 
 def _invoices_of(value: Any, amendment_of: str | None) -> Iterator[tuple[Obj, str | None]]:
     if not isinstance(value, Obj):
-        raise ValueError("an invoice that is no object")
+        raise ValueError("an invoice that is not an object")
     steering = [key for key, _ in value if key in ("id", "invoiceDetails", "amendments")]
     said = {key: inner for key, inner in value if key in steering}
     if len(said) != len(steering) or not is_text(said.get("id")) or not said["id"]:
@@ -194,14 +194,14 @@ def inflated(body: bytes) -> Inflated:
 
 
 def is_attested(content: bytes, body: bytes) -> bool:
-    """Tell whether the length and the checksum at the end of a gzip body are those of the last of
+    """Return whether the length and the checksum at the end of a gzip body are those of the last of
     its content."""
     checksum, length = int.from_bytes(body[-8:-4], "little"), int.from_bytes(body[-4:], "little")
     return length <= len(content) and zlib.crc32(content[len(content) - length :]) == checksum
 
 
 def _is_plain(body: bytes) -> bool:
-    """Tell whether zlib itself reads `body` to its last byte: `gzip` also takes padding and unknown
+    """Return whether zlib reads `body` to its last byte: `gzip` also takes padding and unknown
     flags."""
     members = 0
     while body:
