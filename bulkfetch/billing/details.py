@@ -62,6 +62,8 @@ class Detail:
     """Its columns, among them `schema.total`, which makes up the invoice's charges; None for a type
     that is not declared."""
     paging: Paging = Paging.OFFSET
+    is_new_commerce: bool = False
+    """Whether it belongs to Microsoft's new commerce."""
     query_provider: str = ""
     """How a query names the provider, where that differs from its JSON spelling."""
     takes_period: bool = False
@@ -75,11 +77,6 @@ class Detail:
     explains: Explained | None = None
     repeats: tuple[str, ...] = ()
     """Providers whose rows this one lists again, where an invoice has them."""
-
-    @property
-    def is_new_commerce(self) -> bool:
-        """Whether it belongs to Microsoft's new commerce."""
-        return self.paging is not Paging.OFFSET
 
     @property
     def is_charged(self) -> bool:
@@ -111,6 +108,7 @@ def _new_commerce(
         BILLING,
         ONE_TIME,
         Paging.TOKEN,
+        is_new_commerce=True,
         query_provider=query,
         v1_ends=date(2024, 2, 1),
         unbilled=unbilled,
@@ -166,6 +164,7 @@ def detail_of(provider: str, line_item_type: str) -> Detail:
             return replace(
                 undeclared,
                 paging=row.paging,
+                is_new_commerce=row.is_new_commerce,
                 query_provider=row.query_provider,
                 repeats=row.repeats,
             )
