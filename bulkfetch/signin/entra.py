@@ -19,7 +19,7 @@ from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secrets
 from bulkfetch.signin.ways import way_of
 from bulkfetch.wire.retry import THROTTLED, retry_after_s
-from bulkfetch.wire.transport import trust
+from bulkfetch.wire.transport import ssl_context
 from bulkfetch.words import printable
 
 if TYPE_CHECKING:
@@ -340,7 +340,7 @@ def _http_client(settings: Settings, where: str, *, insecure: bool) -> requests.
 
     class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs, ssl_context=trust(settings))
+            super().init_poolmanager(*args, **kwargs, ssl_context=ssl_context(settings))
 
         def send(self, *args: Any, **kwargs: Any) -> requests.Response:
             response = super().send(*args, **{**kwargs, "timeout": _HTTP_TIMEOUT_S})

@@ -1,5 +1,5 @@
-"""The one adaptive limit of a run: how many requests may be in flight, how fast, and when nobody
-may send."""
+"""The adaptive limit of a run: how many requests may be in flight, how fast, and when none may be
+sent."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from bulkfetch.wire.pace import Pace, PacePolicy
 
 @dataclass(frozen=True, slots=True)
 class LimitPolicy:
-    """The bounds of the limit, where it starts, and what a throttled request leaves of it.
+    """The bounds of the limit, its start, and the factor that a throttled request lowers it by.
 
-    What was refused is tried once more after `retry_answers` healthy answers and `retry_waits`
-    times the wait that the refusal cost, and after twice as many and as long each time that it is
-    refused again, `most_strikes` doublings at most: each trial costs a refused request, and a wait
-    of everybody.
+    A number in flight that was refused is tried again after `retry_answers` healthy answers and
+    `retry_waits` times the wait that the refusal cost. Both double each time it is refused again,
+    at most `most_strikes` times: a failed trial costs a refused request and a wait of all requests.
     """
 
     floor: int = 1
@@ -36,24 +35,27 @@ class LimitPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The number in flight that was last refused, when, what wait that cost, and how often it was
-    in a row."""
+    """The number of requests in flight at which one was last refused."""
 
     in_flight: int
     at: float
+    """When it was refused."""
     wait_s: float = 0.0
+    """The wait that the refusal cost."""
     strikes: int = 1
+    """How often this number was refused in a row."""
     answers: int = 0
+    """Healthy answers since."""
 
 
-def raised(
+def raise_limit(
     limit: float, *, in_flight: int, bound: Bound | None, now: float, policy: LimitPolicy
 ) -> float:
-    """Return the limit after a healthy answer. `bound` is what was last found too high.
+    """Return the limit after a healthy answer. `bound` is the number that was last refused.
 
-    It grows only while it is in use: by one an answer until something is refused, then by one a
-    round trip (additive increase, after Jacobson's congestion avoidance), and stops just below what
-    was refused until it is time to try that again.
+    It grows only while it is used: by one per answer until the first refusal, then by one per round
+    trip (additive increase, after Jacobson's congestion avoidance). It stops just below the refused
+    number until it is time to try that again.
     """
     if in_flight * 2 < limit:
         return limit
@@ -69,7 +71,7 @@ def raised(
 
 
 def may_try_again(bound: Bound, now: float, policy: LimitPolicy) -> bool:
-    """Tell whether it is time to try what was refused once more."""
+    """Return whether it is time to try the refused number again."""
     patience = 2.0 ** (min(bound.strikes, policy.most_strikes) - 1)
     return (
         bound.answers >= policy.retry_answers * patience
@@ -77,64 +79,65 @@ def may_try_again(bound: Bound, now: float, policy: LimitPolicy) -> bool:
     )
 
 
-def lowered(limit: float, *, in_flight: int, bound: Bound | None, policy: LimitPolicy) -> float:
-    """Return the limit after a refusal with so many in flight: half, or just below a bound that was
-    about there."""
+def lower_limit(limit: float, *, in_flight: int, bound: Bound | None, policy: LimitPolicy) -> float:
+    """Return the limit after a refusal at `in_flight` requests.
+
+    It is half of them, or one less where the last refusal was at about the same number.
+    """
     near = bound is not None and in_flight >= bound.in_flight * 0.75
     left = in_flight - 1.0 if near else in_flight * policy.decrease
     return max(float(policy.floor), min(left, limit))
 
 
-def after_refusal(
+def bound_after_refusal(
     before: Bound | None, in_flight: int, *, limit: float, now: float, wait_s: float
 ) -> Bound:
-    """Return the bound after a refusal with so many in flight: a new one, or the one before,
-    confirmed once more."""
+    """Return the bound after a refusal: the one before, confirmed again, or a new one."""
     if before is not None and limit <= before.in_flight <= in_flight:
         return Bound(before.in_flight, now, wait_s, before.strikes + 1)
     return Bound(in_flight, now, wait_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A request's place among those in flight: when it was taken, how many were in flight then,
-    after which hold."""
+class Slot:
+    """The slot of one request in flight."""
 
     taken_at: float
     in_flight: int
+    """How many requests were in flight then, with this one."""
     hold: int
+    """How many holds there had been then."""
 
 
 @dataclass(slots=True)
 class _Round:
     """The most requests that were in flight at once in this round trip, and in the one before.
 
-    Those of a round trip are answered about together: how many are in flight when the last of them
-    is says nothing of how many the server has just borne.
+    The requests of a round trip are answered at about the same time. So the number in flight at the
+    last answer does not show how many the server has just handled.
     """
 
     most: int = 0
     before: int = 0
     since: float = float("-inf")
 
-    def answered(self, place: Place, now: float, in_flight: int) -> int:
-        """Note an answer, and return the most that were in flight while it was under way."""
-        if place.taken_at >= self.since:
+    def note_answer(self, slot: Slot, now: float, in_flight: int) -> int:
+        """Note an answer, and return the most that were in flight while its request was."""
+        if slot.taken_at >= self.since:
             self.before, self.most, self.since = self.most, in_flight, now
         return max(self.before, self.most)
 
 
 class AdaptiveLimit:
-    """Lets so many requests run as the server bears, and as fast as it bears, first come, first
-    served.
+    """Lets through as many requests at once, and as fast, as the server handles; in their order.
 
-    A refused request is about their number in flight, unless that number has been served before:
-    then it is about the pace. The limit goes down at most once a round trip, however many requests
-    are refused together: only a request sent after the last decrease may cause another. A wait
-    after a refused request holds everyone back; if nothing has been served since the one before, a
-    single request tries the gate first.
+    A refusal lowers the limit, unless that number in flight has been served before: then it lowers
+    the pace. The limit is lowered at most once per round trip, however many requests are refused
+    together: only a request sent after the last decrease may cause the next. The wait after a
+    refusal holds all requests. If nothing was served since the wait before, one request is sent
+    first.
 
-    `on_change` hears of every change: what it was, and the limit and the pace after it.
+    `on_change` is called with the kind of each change, and the limit and the pace after it.
     """
 
     def __init__(
@@ -169,106 +172,108 @@ class AdaptiveLimit:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are."""
+        """How many requests are in flight."""
         return self._in_flight
 
     @property
     def pace(self) -> float | None:
-        """How many requests may be sent a second now, None where nothing bounds them."""
+        """How many requests may be sent per second now; None means no bound."""
         return self._pace.rate(self._clock())
 
     @property
     def closed_s(self) -> float:
-        """For how long nobody may send, in seconds; 0 while the gate is open."""
+        """For how many seconds no request may be sent; 0 while the gate is open."""
         return max(0.0, self._closed_until - self._clock())
 
     @property
     def holds_in_vain(self) -> int:
-        """How often everybody was held since the last healthy answer."""
+        """How often all requests were held since the last healthy answer."""
         return self._unserved_holds
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[Place]:
-        """Wait for a place, the gate and the pace, and hold the place for one request."""
+    async def slot(self) -> AsyncIterator[Slot]:
+        """Wait for a free slot, the gate and the pace, and keep the slot for one request."""
         async with self._turnstile:
-            was_due = await self._admission()
-            self._pace.sent(
+            was_due = await self._wait_for_admission()
+            self._pace.note_sent(
                 self._clock(), limit=self._limit, on_trial=self._is_trial(), was_due=was_due
             )
             self._in_flight += 1
             self._round.most = max(self._round.most, self._in_flight)
             self._sent_since_hold += 1
-        place = Place(self._clock(), self._in_flight, self._holds)
+        slot = Slot(self._clock(), self._in_flight, self._holds)
         try:
-            yield place
+            yield slot
         finally:
             self._in_flight -= 1
-            if place.hold == self._holds:
+            if slot.hold == self._holds:
                 self._sent_since_hold -= 1
             self._left.set()
 
-    def healthy(self, place: Place) -> None:
+    def note_answer(self, slot: Slot) -> None:
         """Note an answer that was not throttled."""
         now = self._clock()
-        if place.hold == self._holds:
+        if slot.hold == self._holds:
             self._unserved_holds = 0
-        self._served[place.in_flight] += 1
-        self._pace.healthy(now, latency_s=now - place.taken_at)
+        self._served[slot.in_flight] += 1
+        self._pace.note_answer(now, latency_s=now - slot.taken_at)
         if self._bound is not None:
             self._bound = replace(self._bound, answers=self._bound.answers + 1)
-        used = self._round.answered(place, now, self._in_flight)
-        limit = raised(self._limit, in_flight=used, bound=self._bound, now=now, policy=self._policy)
+        used = self._round.note_answer(slot, now, self._in_flight)
+        limit = raise_limit(
+            self._limit, in_flight=used, bound=self._bound, now=now, policy=self._policy
+        )
         self._set_limit(limit, "raised")
 
-    def throttled(self, place: Place, *, wait_s: float) -> None:
-        """Note a throttled answer; nobody sends for `wait_s` seconds."""
+    def note_throttled(self, slot: Slot, *, wait_s: float) -> None:
+        """Note a throttled answer; no request is sent for `wait_s` seconds."""
         now = self._clock()
-        if place.taken_at <= self._last_decrease:
+        if slot.taken_at <= self._last_decrease:
             self._closed_until = max(self._closed_until, now + wait_s)
             return
         self._last_decrease = now
         nothing_new = self._unserved_holds > 0
-        too_fast = self._has_served(place.in_flight)
+        too_fast = self._has_served(slot.in_flight)
         self.hold(wait_s)
-        self._pace.throttled(now, reopens_at=self._closed_until, too_fast=too_fast)
+        self._pace.note_throttled(now, reopens_at=self._closed_until, too_fast=too_fast)
         if too_fast:
             self._on_change("slowed", self.limit, self.pace)
         elif not nothing_new:
-            self._lower(place.in_flight, wait_s)
+            self._lower(slot.in_flight, wait_s)
 
-    def hold(self, wait_s: float, *, alone: bool = False) -> None:
-        """Hold everyone back for so many seconds.
+    def hold(self, wait_s: float, *, one_first: bool = False) -> None:
+        """Hold all requests back for `wait_s` seconds.
 
-        One request goes first then, if the last hold helped nobody, or if it shall be `alone`.
+        Then one request is sent first, if `one_first`, or if nothing was served since the last
+        hold.
         """
         self._closed_until = max(self._closed_until, self._clock() + wait_s)
         self._holds += 1
-        self._unserved_holds += 2 if alone else 1
+        self._unserved_holds += 2 if one_first else 1
         self._sent_since_hold = 0
 
     def release(self) -> None:
-        """Let everyone go again: what they were held for is over."""
+        """End the holds: their reason is gone."""
         self._unserved_holds = 0
         self._left.set()
 
     def _has_served(self, in_flight: int) -> bool:
-        """Tell whether so many in flight have been served often enough to show that it is not their
-        number.
+        """Return whether so many in flight were served so often that their number is no problem.
 
-        One alone is as few as can be: what is refused then has come too soon.
+        If a single request is refused, it can only have come too soon.
         """
         if in_flight == 1:
             return self._served.total() > 0
-        return (
-            sum(count for level, count in self._served.items() if level >= in_flight)
-            >= 2 * in_flight
-        )
+        served = sum(count for level, count in self._served.items() if level >= in_flight)
+        return served >= 2 * in_flight
 
     def _lower(self, in_flight: int, wait_s: float) -> None:
-        bound = after_refusal(
+        bound = bound_after_refusal(
             self._bound, in_flight, limit=self._limit, now=self._clock(), wait_s=wait_s
         )
-        limit = lowered(self._limit, in_flight=in_flight, bound=self._bound, policy=self._policy)
+        limit = lower_limit(
+            self._limit, in_flight=in_flight, bound=self._bound, policy=self._policy
+        )
         self._bound = bound
         for level in [level for level in self._served if level >= max(2, bound.in_flight)]:
             del self._served[level]
@@ -288,9 +293,11 @@ class AdaptiveLimit:
             return self._sent_since_hold > 0
         return self._in_flight >= self.limit
 
-    async def _admission(self) -> bool:
-        """Return when one more request may be sent, and whether the pace delayed it. Only the first
-        in line waits."""
+    async def _wait_for_admission(self) -> bool:
+        """Return when one more request may be sent; the result is whether the pace delayed it.
+
+        Only the first in line waits here.
+        """
         was_due = False
         while True:
             if self._is_full():

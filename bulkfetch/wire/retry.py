@@ -20,7 +20,8 @@ from bulkfetch.errors import (
 
 THROTTLED = 429
 _HTTP_DATE = re.compile(
-    "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} [A-Z][a-z]{2} [1-9][0-9]{3} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+    "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} [A-Z][a-z]{2} [1-9][0-9]{3} "
+    "[0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
 )
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
 _TRANSIENT_STATUSES = frozenset({408, 500, 502, 503, 504})
@@ -28,21 +29,21 @@ _TRANSIENT_STATUSES = frozenset({408, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and after how long a request is tried again.
+    """How often a request is tried again, and after how long.
 
-    `max_attempts` counts the first try. A body that is no page is asked for `max_malformed` times:
-    the service has sent cut ones, but one that stays malformed will not mend. `max_stalled` is how
-    often a request may end for lack of progress: smaller pages are the better answer then. Waits
-    are drawn evenly from zero to a bound that triples from `base_s` up to `cap_s` (full jitter):
-    most failures pass at once, and pages wait for this one.
+    `max_attempts` includes the first try. A malformed body is requested `max_malformed` times: the
+    service sometimes cuts one, but a body that stays malformed will not improve. A request may end
+    for lack of progress `max_stalled` times; smaller pages help more than further tries. Waits are
+    drawn evenly from zero to a bound that triples from `base_s` up to `cap_s` (full jitter): most
+    failures pass at once, and other pages wait for this one.
 
     A wait that the server asks for is honoured up to `max_retry_after_s`; a longer one ends the
-    run. Throttled answers do not use up the attempts: they say "later", not "no". They end the run
-    after `max_waits` of them, once nothing at all has succeeded for `patience_s`.
+    run. A throttled answer does not use up an attempt. The run ends after `max_waits` of them if
+    nothing at all has succeeded for `patience_s`.
 
-    `outage_failures` failures in a row, over all requests, may be an outage: then everybody waits,
-    and one request tries. An outage uses up nobody's attempts. It ends the run after `patience_s`
-    without a success, or after `first_patience_s` if there never was one.
+    `outage_failures` failures in a row, over all requests, may be an outage: then all requests
+    wait, and one is sent to try. During an outage, failures do not use up attempts. The run ends
+    after `patience_s` without a success, or after `first_patience_s` if there never was one.
     """
 
     max_attempts: int = 8
@@ -59,22 +60,21 @@ class RetryPolicy:
 
 
 def is_throttled(error: BulkfetchError) -> bool:
-    """Tell whether the server says that it is asked too much: 429, or 503 with a wait."""
+    """Return whether the server asks for fewer requests: 429, or 503 with a wait."""
     if not isinstance(error, HttpStatusError):
         return False
     return error.status == THROTTLED or (error.status == 503 and error.retry_after_s is not None)
 
 
 def is_failing(error: BulkfetchError) -> bool:
-    """Tell whether `error` may mean that the server is down, and not just that it refuses this
-    request."""
+    """Return whether `error` may mean that the server is down, not only that it refuses this."""
     if isinstance(error, HttpStatusError):
         return error.status in _TRANSIENT_STATUSES
     return isinstance(error, ConnectionFailedError | ConnectionLostError | NoProgressError)
 
 
 def is_over(failures: int, silence_s: float, policy: RetryPolicy, *, ever_worked: bool) -> bool:
-    """Tell whether an outage has lasted so long that the run is given up."""
+    """Return whether an outage has lasted so long that the run should end."""
     patience_s = (
         policy.patience_s if ever_worked else min(policy.patience_s, policy.first_patience_s)
     )
@@ -83,8 +83,7 @@ def is_over(failures: int, silence_s: float, policy: RetryPolicy, *, ever_worked
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """How many attempts of a request have failed, and how many of them were malformed or
-    stalled."""
+    """How many attempts of a request failed, and how many of those were malformed or stalled."""
 
     failed: int
     malformed: int = 0
@@ -92,9 +91,9 @@ class Attempts:
 
 
 def may_retry(error: BulkfetchError, attempts: Attempts, policy: RetryPolicy) -> bool:
-    """Tell whether a request that failed with `error`, the last of `attempts`, is worth another.
+    """Return whether to try again after `error`, the last of `attempts`.
 
-    Throttled answers are no failures: `may_wait` decides about them.
+    Throttled answers are not failures: `may_wait` decides about them.
     """
     if attempts.failed >= policy.max_attempts:
         return False
@@ -106,49 +105,47 @@ def may_retry(error: BulkfetchError, attempts: Attempts, policy: RetryPolicy) ->
 
 
 def may_wait(waits: int, silence_s: float, policy: RetryPolicy) -> bool:
-    """Tell whether to wait once more after `waits` waits, `silence_s` after the last success."""
+    """Return whether to wait again after `waits` waits, `silence_s` after the last success."""
     return waits < policy.max_waits or silence_s < policy.patience_s
 
 
 def is_too_long(asked_s: float | None, policy: RetryPolicy) -> bool:
-    """Tell whether the server asks for a longer wait than a run is kept up for."""
+    """Return whether the server asks for a longer wait than a run accepts."""
     return asked_s is not None and asked_s > policy.max_retry_after_s
 
 
 def hold_s(asked_s: float | None, throttled: int, draw: float, policy: RetryPolicy) -> float:
-    """Return for how long nobody sends after requests were throttled for the `throttled`-th time in
-    a row.
+    """Return for how long no request is sent after the `throttled`-th throttling in a row.
 
-    That is the wait the server asked for, or one of our own where it named none: it doubles from
-    `hold_s` on, and half of it is drawn, so that nobody asks again at once.
+    That is the wait that the server asked for. Without one, it doubles from `hold_s` on, and half
+    of it is drawn, so that clients do not return all at once.
     """
-    return asked_s or _half_drawn(
-        min(policy.cap_s, policy.hold_s * 2.0 ** min(throttled - 1, 32)), draw
-    )
+    own_s = min(policy.cap_s, policy.hold_s * 2.0 ** min(throttled - 1, 32))
+    return asked_s or _draw_half(own_s, draw)
 
 
 def outage_hold_s(holds: int, draw: float, policy: RetryPolicy) -> float:
-    """Return for how long nobody sends in an outage, for the `holds`-th time.
+    """Return for how long no request is sent in an outage, for the `holds`-th time.
 
     It is 1 s, then twice as long each time up to the cap, and half of it is drawn.
     """
-    return _half_drawn(min(policy.cap_s, 2.0 ** min(holds - 1, 32)), draw)
+    return _draw_half(min(policy.cap_s, 2.0 ** min(holds - 1, 32)), draw)
 
 
-def _half_drawn(wait_s: float, draw: float) -> float:
+def _draw_half(wait_s: float, draw: float) -> float:
     return (1 + draw) / 2 * wait_s
 
 
 def backoff_s(attempts: int, draw: float, policy: RetryPolicy) -> float:
-    """Return the wait in seconds after `attempts` tries; `draw` is even in [0, 1)."""
+    """Return the wait after `attempts` tries, in seconds; `draw` is drawn evenly from [0, 1)."""
     return draw * min(policy.cap_s, policy.base_s * 3.0 ** min(attempts - 1, 32))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Read the wait that an answer asks for, in seconds; `headers` have lower-case names.
 
-    `Retry-After` (RFC 9110, 10.2.3) is a number of seconds, or a date, which is held against the
-    answer's own `Date`: clocks differ. Azure services name milliseconds in headers of their own.
+    `Retry-After` (RFC 9110, 10.2.3) is a number of seconds or a date. A date is compared with the
+    answer's own `Date`, because clocks differ. Azure services have headers with milliseconds.
     Returns None for anything else, and for a date that has passed.
     """
     for name in _MILLISECONDS:
@@ -174,11 +171,10 @@ def _http_date(text: str) -> datetime | None:
 
 
 class RetryBudget:
-    """How many retries the whole run may spend: a server that hardly works ends it, a stumbling one
-    does not.
+    """How many retries the whole run may spend, so that a server that hardly works ends it.
 
-    A retry costs one, a success gives back a tenth. An empty budget only counts when nothing has
-    succeeded for `patience_s` seconds. `last_success` is when something did.
+    A retry costs one, a success gives back a tenth. An empty budget ends the run only if nothing
+    has succeeded for `patience_s` seconds. `last_success` is the moment of the last success.
     """
 
     def __init__(
@@ -195,13 +191,13 @@ class RetryBudget:
         """Whether anything has succeeded so far."""
         return self.last_success > float("-inf")
 
-    def succeeded(self, now: float) -> None:
+    def note_success(self, now: float) -> None:
         """Note a success at `now`, in seconds of a monotonic clock."""
         self._left = min(self._size, self._left + self._give_back)
         self.last_success = now
 
     def spend(self, now: float) -> bool:
-        """Take one retry out; False when the run should end instead."""
+        """Take one retry out; return False if the run should end instead."""
         if self._left >= 1:
             self._left -= 1
             return True

@@ -1,4 +1,4 @@
-"""One run's way to the API, as a ladder: `get` → with retry → within the limit → once."""
+"""Sends the requests of one run, as a ladder: `get` → with retry → within the limit → once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bulkfetch.errors import (
 )
 from bulkfetch.runlog import RunLog
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.limits import AdaptiveLimit, Place
+from bulkfetch.wire.limits import AdaptiveLimit, Slot
 from bulkfetch.wire.refusals import lacks_user, refusal
 from bulkfetch.wire.retry import (
     Attempts,
@@ -53,15 +53,26 @@ _CONSTANT_HEADERS = {
     "MS-PartnerCenter-Application": "bulkfetch",
 }
 _MAX_REFUSED = 4
-"""How many tokens in a row one request may be refused with, where tokens have worked before."""
+"""How many tokens in a row may be refused for one request, if tokens have worked before."""
 _CROWDED_HOLD_S = 1.0
-"""How long nobody sends after this machine refused a connection: until some of those open have
-ended."""
+"""How long no request is sent after this machine ran out of files, so that some connections end."""
+
+
+class TokenSource(Protocol):
+    """Returns the current token, and a new one when the server refuses it."""
+
+    async def token(self) -> str:
+        """Return a bearer token. Raises SignInError if there is none."""
+        ...
+
+    async def renew(self, refused: str) -> str:
+        """Return another token than `refused`; signs in once for all. Raises SignInError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time and chance, passed in so that tests need neither."""
+    """Time and chance, passed in so that tests do not wait."""
 
     now: Callable[[], float] = anyio.current_time
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
@@ -70,40 +81,48 @@ class Clock:
 
 @dataclass(slots=True)
 class _Tries:
-    """How one logical request has fared so far.
-
-    `sent` counts all its attempts; only the `failed` ones use up those it has (of them, how many
-    were malformed or stalled counts by itself), not those that were `throttled`, or came while the
-    server was down. `token` is the one last sent; it was `refused` so often in a row, by a 401.
-    """
+    """The attempts of one logical request so far."""
 
     request_id: str
+    """The same for all attempts: the service treats them as one request."""
     started_at: float
+    """When the first attempt began."""
     sent: int = 0
+    """How many attempts were sent."""
     sent_at: float = 0.0
+    """When the last one was sent."""
     failed: int = 0
+    """Failures that use up attempts: not throttled ones, nor those while the server was down."""
     malformed: int = 0
+    """Failures of these with a malformed body."""
     stalled: int = 0
+    """Failures of these for lack of progress."""
     throttled: int = 0
+    """How many attempts were throttled."""
     token: str = field(default="", repr=False)
+    """The token that was sent last."""
     refused: int = 0
+    """How many tokens were refused in a row, with a 401."""
 
 
 @dataclass(slots=True)
 class _Outage:
-    """Failures in a row, over all requests; `holds` are those since the server was found down, if
-    it `is_down`."""
+    """A possible outage of the server."""
 
     failures: int = 0
+    """Failures in a row, over all requests."""
     holds: int = 0
+    """How often all requests were held for it."""
     held_at: float = float("-inf")
+    """When they were last held."""
     is_down: bool = False
+    """Whether the server also failed on a request that it has served before."""
 
 
 class Session:
-    """Sends the requests of one run: with its token, within its limit, as often as it takes.
+    """Sends the requests of one run: with its token, within its limit, with retries.
 
-    `decoding` bounds how many answers are read at once; reading is CPU-bound and runs in threads.
+    `decoding` limits how many answers are read at once: reading is CPU-bound and runs in threads.
     """
 
     def __init__(
@@ -138,26 +157,22 @@ class Session:
 
     @property
     def idle(self) -> int:
-        """How many more requests could be in flight now; none where it is their pace that is
-        bounded."""
-        return (
-            0 if self._limit.pace is not None else max(0, self._limit.limit - self._limit.in_flight)
-        )
+        """How many more requests could be in flight now; none if the pace is bounded."""
+        if self._limit.pace is not None:
+            return 0
+        return max(0, self._limit.limit - self._limit.in_flight)
 
     def now(self) -> float:
-        """Return the time, in seconds of the run's clock."""
+        """Return the time of the run's clock, in seconds."""
         return self._clock.now()
 
     async def get(self, request: Request, read: Callable[[bytes], T]) -> T:
-        """Get one resource and return what `read` makes of its body; `read` runs in a thread.
+        """Get one resource and return the result of `read` for its body; `read` runs in a thread.
 
-        A body that `read` refuses with MalformedBodyError is asked for again like one that was cut.
-        Raises a RequestError that carries the request's ids, SignInError, or
-        ServerUnavailableError.
+        If `read` raises MalformedBodyError, the body is requested again. Raises a RequestError with
+        the request's ids, SignInError, or ServerUnavailableError.
         """
-        tries = _Tries(
-            str(uuid4()), self._clock.now()
-        )  # its id is kept on retries: they are one logical request
+        tries = _Tries(str(uuid4()), self._clock.now())
         while True:
             try:
                 return await self._attempt(request, tries, read)
@@ -173,19 +188,18 @@ class Session:
         result = await anyio.to_thread.run_sync(
             lambda: read(answer.body()), limiter=self.decoding, abandon_on_cancel=True
         )
-        self._budget.succeeded(self._clock.now())
-        if request.receiver is None:  # one with a receiver would write its file again
+        self._budget.note_success(self._clock.now())
+        if request.receiver is None:  # a repeated one with a receiver would write its file again
             self._known_good = request
         return result
 
     async def _wait_or_give_up(self, error: RequestError, tries: _Tries) -> None:
-        """Return when the request may be tried again. Raises `error`, or what it means for the
-        whole run."""
+        """Return when the request may be tried again; raise `error`, or what ends the run."""
         if isinstance(error, HttpStatusError) and error.status == 401:
             await self._renew_token(error, tries)
             return
         tries.refused = 0
-        if is_throttled(error):  # everybody waits for the gate, this request as well
+        if is_throttled(error):  # all requests wait for the gate, and this one with them
             self._check_patience(error, tries)
             self._note("throttled", error, tries, self._limit.closed_s)
             return
@@ -196,8 +210,10 @@ class Session:
         await self._clock.sleep(wait_s)
 
     def _count(self, error: RequestError, tries: _Tries) -> None:
-        """Charge a failure to the request, or to nobody while the server is gone. Raises what ends
-        either."""
+        """Count a failure against the request, unless the server is down, and against the budget.
+
+        Raises `error` if the request ends, and ServerUnavailableError if the run ends.
+        """
         silence_s = self._silence_s(tries)
         gone = isinstance(error, ConnectionFailedError) and self._budget.has_succeeded
         if not gone and not (self._outage.is_down and is_failing(error)):
@@ -213,19 +229,18 @@ class Session:
             self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded
         )
         if over or not self._budget.spend(self._clock.now()):
-            raise ServerUnavailableError(_unavailable(error, silence_s)) from error
+            raise ServerUnavailableError(_unavailable_message(error, silence_s)) from error
 
     def _silence_s(self, tries: _Tries) -> float:
         return self._clock.now() - max(self._budget.last_success, tries.started_at)
 
     async def _renew_token(self, error: HttpStatusError, tries: _Tries) -> None:
-        """Renew the token at once: whoever sends next waits for it, instead of being refused as
-        well.
+        """Renew the token at once, so that the next requests wait for it and are not refused too.
 
-        A new token that opens nothing ends the run; where tokens have worked before, it may just
-        have been revoked, so a few more are tried. A request that is refused with tokens that work
-        for others fails alone; so does one for what the service gives to users only, whoever
-        refuses a new token: ours may be that of an app.
+        If a new token is refused, the run ends. If tokens have worked before, this one may just
+        have been revoked, so a few more are tried. A request fails alone if its token works for
+        others. It also fails alone if the service serves it to users only: the token may be that of
+        an app.
         """
         tries.refused += 1
         for_users = lacks_user(error)
@@ -248,13 +263,13 @@ class Session:
     def _check_patience(self, error: RequestError, tries: _Tries) -> None:
         silence_s = self._silence_s(tries)
         if not may_wait(tries.throttled, silence_s, self._policy):
-            raise ServerUnavailableError(_unavailable(error, silence_s)) from error
+            raise ServerUnavailableError(_unavailable_message(error, silence_s)) from error
 
     async def _note_outage(self, error: RequestError, tries: _Tries) -> None:
-        """Hold everybody back once so many failures came in a row that the server must be down.
+        """Hold all requests once so many failed in a row that the server may be down.
 
-        To tell a server that is down from pages that it cannot make, a request that it has served
-        before is sent again.
+        A request that it has served before is sent again. If it is answered, the server is up, and
+        only some pages fail.
         """
         if not is_failing(error):
             if isinstance(error, HttpStatusError):
@@ -265,7 +280,7 @@ class Session:
         if outage.failures < self._policy.outage_failures or tries.sent_at <= outage.held_at:
             return
         outage.held_at = self._clock.now()
-        self._limit.hold(0.0, alone=True)
+        self._limit.hold(0.0, one_first=True)
         if self._known_good is not None and await self._serves(self._known_good):
             self._outage = _Outage()
             self._limit.release()
@@ -274,13 +289,12 @@ class Session:
         outage.holds += 1
         outage.held_at = self._clock.now()
         wait_s = outage_hold_s(outage.holds, self._clock.draw(), self._policy)
-        self._limit.hold(wait_s, alone=True)
+        self._limit.hold(wait_s, one_first=True)
         self._stats.held("the server is failing", outage.held_at + wait_s)
         self.log.note("outage", failures=outage.failures, wait_s=round(wait_s, 3))
 
     async def _serves(self, request: Request) -> bool:
-        """Tell whether the server is well enough to answer `request`, in whatever way: now, before
-        all who wait."""
+        """Send `request` now, before all that wait; return whether the server can answer it."""
         tries = _Tries(str(uuid4()), self._clock.now(), token=await self._tokens.token())
         self._stats.retries += 1
         try:
@@ -303,20 +317,20 @@ class Session:
         )
 
     async def _send_within_limit(self, request: Request, tries: _Tries) -> Answer:
-        await self._tokens.token()  # while one is being renewed, nobody takes a place
-        async with self._limit.slot() as place:
+        await self._tokens.token()  # no request takes a slot while the token is being renewed
+        async with self._limit.slot() as slot:
             tries.token = await self._tokens.token()
             tries.sent_at = self._clock.now()
             self._stats.in_flight += 1
             try:
                 answer = await self._send_once(request, tries)
             except RequestError as error:
-                self._note_crowded(error, tries, place)
+                self._note_crowded(error, tries, slot)
                 raise
             finally:
                 self._stats.in_flight -= 1
                 self._stats.limit = self._limit.limit
-            self._limit.healthy(place)
+            self._limit.note_answer(slot)
             self._good_token = tries.token
             self._outage = _Outage()
             self.log.trace(
@@ -327,23 +341,22 @@ class Session:
             )
             return answer
 
-    def _note_crowded(self, error: RequestError, tries: _Tries, place: Place) -> None:
-        """Let everybody wait where the server, or this machine, says that there is too much."""
+    def _note_crowded(self, error: RequestError, tries: _Tries, slot: Slot) -> None:
+        """Hold all requests if the server, or this machine, refuses this one as too much."""
         if isinstance(error, TooManyFilesError):
-            self._limit.throttled(place, wait_s=_CROWDED_HOLD_S)
+            self._limit.note_throttled(slot, wait_s=_CROWDED_HOLD_S)
         if isinstance(error, HttpStatusError) and is_throttled(error):
             tries.throttled += 1
             self._stats.throttled += 1
             if is_too_long(error.retry_after_s, self._policy):
-                raise ServerUnavailableError(_too_long(error)) from error
+                raise ServerUnavailableError(_too_long_message(error)) from error
             in_vain = max(tries.throttled, self._limit.holds_in_vain + 1)
             wait_s = hold_s(error.retry_after_s, in_vain, self._clock.draw(), self._policy)
-            self._limit.throttled(place, wait_s=wait_s)
+            self._limit.note_throttled(slot, wait_s=wait_s)
             self._stats.held("throttled", self._clock.now() + wait_s)
 
     async def _send_once(self, request: Request, tries: _Tries) -> Answer:
-        """Send, and once more for free if the connection was one that the server had just given
-        up."""
+        """Send, and send again if the server had closed the idle connection. That is no failure."""
         answer = await self._send(request, tries)
         if answer is None:
             self._stats.retries += 1
@@ -359,38 +372,24 @@ class Session:
     async def _send(self, request: Request, tries: _Tries) -> Answer | None:
         tries.sent += 1
         self._stats.requests += 1
-        return await self._transport.send(
-            request,
-            {
-                **_CONSTANT_HEADERS,
-                "Authorization": f"Bearer {tries.token}",
-                "MS-RequestId": tries.request_id,
-                "MS-CorrelationId": self.correlation_id,
-            },
-        )
+        headers = {
+            **_CONSTANT_HEADERS,
+            "Authorization": f"Bearer {tries.token}",
+            "MS-RequestId": tries.request_id,
+            "MS-CorrelationId": self.correlation_id,
+        }
+        return await self._transport.send(request, headers)
 
 
-def _unavailable(error: RequestError, silence_s: float) -> str:
-    done = "refused everything as too much" if is_throttled(error) else "answered nothing useful"
+def _unavailable_message(error: RequestError, silence_s: float) -> str:
+    words = "throttled every request" if is_throttled(error) else "answered nothing useful"
     return (
-        f"the server has {done} for {silence_s:.0f} s, so the run is given up; "
+        f"the server has {words} for {silence_s:.0f} s, so the run ends; "
         f"run the same command again later; its last failure: {error}"
     )
 
 
-def _too_long(error: HttpStatusError) -> str:
+def _too_long_message(error: HttpStatusError) -> str:
     wait_s = error.retry_after_s or 0.0
-    words = f"{wait_s / 3600:,.1f} hours" if wait_s < 1e7 else "for longer than anybody waits"
+    words = f"{wait_s / 3600:,.1f} hours" if wait_s < 1e7 else "for months"
     return f"the server asks to wait {words}; run the same command again after that: {error}"
-
-
-class TokenSource(Protocol):
-    """Gives the token of the moment, and a new one when the server refuses it."""
-
-    async def token(self) -> str:
-        """Return a bearer token. Raises SignInError if there is none to be had."""
-        ...
-
-    async def renew(self, refused: str) -> str:
-        """Return another token than `refused`, once for all who ask. Raises SignInError."""
-        ...

@@ -1,5 +1,4 @@
-"""One HTTP request and its whole answer over aiohttp: no retries, no redirects, no cookies, no
-surprises."""
+"""One HTTP request and its whole answer over aiohttp: no retries, no redirects, no cookies."""
 
 from __future__ import annotations
 
@@ -29,14 +28,13 @@ from bulkfetch.errors import (
     TooManyFilesError,
     UntrustedServerError,
 )
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import ServiceSettings
 from bulkfetch.stats import RunStats
 from bulkfetch.words import printable
 
 _READ_BUFFER_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 64 << 10
-"""Of one header: continuation tokens of 30 kB have been seen with other services; aiohttp's bound
-is 8 kB."""
+"""The limit of one header. aiohttp's is 8 kB; other services send continuation tokens of 30 kB."""
 _SLOWEST_BYTES_PER_S = 1000.0
 _MAX_WORDS = 200
 _INFLATE_STEP_BYTES = 4 << 20
@@ -45,11 +43,13 @@ _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest w
 
 
 class Receiver(Protocol):
-    """Takes the body of a success as it comes, so that it is never in memory as a whole. Both calls
-    block."""
+    """Takes the body of a success in pieces, so that it is never in memory as a whole.
+
+    Both calls block.
+    """
 
     def begin(self) -> None:
-        """Begin anew, with each attempt that is answered."""
+        """Begin again; called for each attempt that is answered."""
         ...
 
     def write(self, data: bytes) -> None:
@@ -61,8 +61,7 @@ class Receiver(Protocol):
 class Request:
     """A GET below the base URL. `path` begins with a slash and is already percent-encoded.
 
-    With a `receiver`, the answer to a success has no body of its own, unless it came in a content
-    coding.
+    With a `receiver`, the answer of a success has no body, unless the body has a content coding.
     """
 
     path: str
@@ -72,14 +71,13 @@ class Request:
 
     @property
     def target(self) -> str:
-        """The path and the query, as they stand behind the base URL."""
+        """The path and the query, to append to the base URL."""
         return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: its status, its headers by lower-case name, its body as it came over the
-    wire."""
+    """A whole answer: status, headers by lower-case name, and the body as received."""
 
     status: int
     headers: Mapping[str, str]
@@ -89,43 +87,43 @@ class Answer:
     def body(self) -> bytes:
         """Return the body without its content coding. CPU-bound: call it in a thread.
 
-        Raises MalformedBodyError for a stream that is cut, has something behind it, or expands
-        beyond `max_bytes`.
+        Raises MalformedBodyError if the stream is cut, has data after its end, or expands beyond
+        `max_bytes`.
         """
         coding = self.headers.get("content-encoding", "identity").strip(" \t").casefold()
         if coding in ("", "identity"):
             return self.wire_body
         if coding not in ("gzip", "x-gzip"):
             raise MalformedBodyError(
-                f"the body is coded as {printable(coding)[:40]!r}, which nobody asked for"
+                f"the body has the content coding {printable(coding)[:40]!r} instead of gzip"
             )
         return gunzip(self.wire_body, max_bytes=self.max_bytes)
 
 
 class Transport(Protocol):
-    """What sends one request; faked in unit tests."""
+    """Sends one request; unit tests have a fake."""
 
     async def send(self, request: Request, headers: Mapping[str, str]) -> Answer | None:
-        """Send once and read the whole answer; None if a connection broke that had served before.
+        """Send once and return the whole answer, or None if a reused connection was closed.
 
-        In that case nothing was answered: the server had given the idle connection up just as it
-        was used again, which is nobody's fault. Raises a RequestError that is no HttpStatusError.
+        None means that the server closed the idle connection just as it was used again: that is not
+        a failure. Raises a RequestError other than HttpStatusError.
         """
         ...
 
 
 @dataclass(slots=True)
 class _Exchange:
-    """What is known of a running request: whether its connection had served before, and it was
-    answered."""
+    """What is known of a request in flight."""
 
     reused: bool = False
+    """Whether its connection has served an earlier request."""
     answered: bool = False
+    """Whether the head of an answer has come."""
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Gives no connection back on which the server has spoken unasked: its words would answer the
-    next request."""
+    """Never reuses a connection on which data came unasked: it would answer the next request."""
 
     async def _get(self, *asked: Any) -> Connection | None:
         while (connection := await super()._get(*asked)) is not None:
@@ -136,9 +134,11 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class AiohttpTransport:
-    """A Transport over an aiohttp session. Every address it asks is `base_url` plus a path."""
+    """A Transport over an aiohttp session. Every URL is `base_url` plus a path."""
 
-    def __init__(self, session: aiohttp.ClientSession, settings: Settings, stats: RunStats) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, settings: ServiceSettings, stats: RunStats
+    ) -> None:
         self._session = session
         self._settings = settings
         self._stats = stats
@@ -147,21 +147,21 @@ class AiohttpTransport:
         """Send once and read the whole answer, as Transport says."""
         exchange = _Exchange()
         try:
-            return await self._exchanged(request, headers, exchange)
+            return await self._exchange(request, headers, exchange)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             if exchange.reused and not exchange.answered and _is_disconnect(error):
                 return None
-            raise _translated(error, self._settings, answered=exchange.answered) from None
+            raise _translate(error, self._settings, answered=exchange.answered) from None
 
-    async def _exchanged(
+    async def _exchange(
         self, request: Request, headers: Mapping[str, str], exchange: _Exchange
     ) -> Answer:
+        # encoded: yarl must not spell an escaped name in another way
+        url = URL(self._settings.base_url + request.target, encoded=True)
         async with (
             asyncio.timeout(self._settings.first_byte_timeout_s) as patience,
             self._session.get(
-                URL(
-                    self._settings.base_url + request.target, encoded=True
-                ),  # a name is sent as we wrote it
+                url,
                 headers={**headers, **request.headers},
                 allow_redirects=False,
                 trace_request_ctx=exchange,
@@ -169,24 +169,18 @@ class AiohttpTransport:
         ):
             exchange.answered = True
             is_streamed = response.status == 200 and "Content-Encoding" not in response.headers
-            body = await self._body_of(
-                response, patience, request.receiver if is_streamed else None
-            )
-            found = {
-                name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers
-            }
+            receiver = request.receiver if is_streamed else None
+            body = await self._read_body(response, patience, receiver)
+            names = response.headers
+            found = {name.lower(): ", ".join(names.getall(name)) for name in names}
             return Answer(response.status, found, body, self._settings.max_page_bytes)
 
-    async def _body_of(
+    async def _read_body(
         self, response: aiohttp.ClientResponse, patience: asyncio.Timeout, receiver: Receiver | None
     ) -> bytes:
-        codings = [
-            value.strip(" \t").lower() for value in response.headers.getall("Transfer-Encoding", ())
-        ]
-        framed = codings == ["chunked"] if codings else "Content-Length" in response.headers
-        if response.status == 200 and not framed:
+        if response.status == 200 and not _is_framed(response):
             raise MalformedBodyError(
-                "the answer has neither a length nor chunks, so a cut could not be seen"
+                "the answer has neither a length nor chunks, so a cut could not be detected"
             )
         settings, now = self._settings, asyncio.get_running_loop().time
         begun_at = now()
@@ -207,15 +201,25 @@ class AiohttpTransport:
                 raise MalformedBodyError(
                     f"the body is larger than {settings.max_page_bytes} bytes (--max-page-bytes)"
                 )
-            if is_drip(received, now() - begun_at, patience_s=settings.read_timeout_s):
-                raise NoProgressError(f"the body came in drips: {received} bytes so far")
+            elapsed_s = now() - begun_at
+            if is_too_slow(received, elapsed_s, patience_s=settings.read_timeout_s):
+                raise NoProgressError(
+                    f"the body came too slowly: {received:,} bytes in {elapsed_s:.0f} s"
+                )
         patience.reschedule(None)
         return b"".join(chunks)
 
 
-def is_drip(received: int, elapsed_s: float, *, patience_s: float) -> bool:
-    """Tell whether a body comes so slowly that it may never end: below 1 kB/s, after a first
-    `patience_s`."""
+def _is_framed(response: aiohttp.ClientResponse) -> bool:
+    """Return whether the end of the body can be told from a cut."""
+    values = response.headers.getall("Transfer-Encoding", ())
+    if values:
+        return [value.strip(" \t").lower() for value in values] == ["chunked"]
+    return "Content-Length" in response.headers
+
+
+def is_too_slow(received: int, elapsed_s: float, *, patience_s: float) -> bool:
+    """Return whether a body comes at less than 1 kB/s, not counting the first `patience_s`."""
     return elapsed_s > patience_s + received / _SLOWEST_BYTES_PER_S
 
 
@@ -231,8 +235,8 @@ def _is_disconnect(error: Exception) -> bool:
     return isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
 
 
-def _translated(error: Exception, settings: Settings, *, answered: bool) -> RequestError:
-    """Say what an exception of aiohttp or the operating system means."""
+def _translate(error: Exception, settings: ServiceSettings, *, answered: bool) -> RequestError:
+    """Return our error for an exception of aiohttp or the operating system."""
     host = urlsplit(settings.base_url).netloc
     match error:
         case aiohttp.ConnectionTimeoutError():
@@ -251,13 +255,13 @@ def _translated(error: Exception, settings: Settings, *, answered: bool) -> Requ
             )
         case aiohttp.ClientSSLError() | ssl.SSLError():
             return ConnectionFailedError(f"TLS with the server failed ({_words(error)})")
-        case aiohttp.ClientResponseError():  # raised by aiohttp's parser, not by a status
+        case aiohttp.ClientResponseError():  # from the parser: raise_for_status is off
             return MalformedBodyError(f"the answer is not HTTP ({_words(error)})")
         case aiohttp.ClientPayloadError():
             return ConnectionLostError("the connection broke in the middle of the answer")
         case OSError() if error.errno in (errno.EMFILE, errno.ENFILE):
             return TooManyFilesError(
-                "this machine allows no more open files, so no more connections"
+                "this machine allows no more open files, and so no more connections"
             )
         case aiohttp.ClientConnectorError():
             return ConnectionFailedError(f"no connection to {host} ({_words(error)})")
@@ -267,12 +271,16 @@ def _translated(error: Exception, settings: Settings, *, answered: bool) -> Requ
 
 
 @asynccontextmanager
-async def open_transport(settings: Settings, stats: RunStats) -> AsyncIterator[AiohttpTransport]:
+async def open_transport(
+    settings: ServiceSettings, stats: RunStats
+) -> AsyncIterator[AiohttpTransport]:
     """Open the connections of one run, and close them at its end."""
     reuse = aiohttp.TraceConfig()
     reuse.on_connection_reuseconn.append(_note_reuse)
     async with aiohttp.ClientSession(
-        connector=_Connector(limit=0, ssl=True if settings.ca_file is None else trust(settings)),
+        connector=_Connector(
+            limit=0, ssl=True if settings.ca_file is None else ssl_context(settings)
+        ),
         timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # aiohttp accepts a cut gzip stream; `gunzip` does not
@@ -283,16 +291,15 @@ async def open_transport(settings: Settings, stats: RunStats) -> AsyncIterator[A
         trust_env=False,
         raise_for_status=False,
     ) as session:
-        # aiohttp repeats a GET by itself when a reused connection drops; session.py counts every
-        # try.
+        # aiohttp would repeat a GET when a reused connection drops; `session` counts every try
         session._retry_connection = False
         yield AiohttpTransport(session, settings, stats)
 
 
 def gunzip(body: bytes, *, max_bytes: int) -> bytes:
-    """Inflate a gzip body of one or more members, wholly or not at all.
+    """Return the content of a gzip body of one or more members.
 
-    Raises MalformedBodyError if it is cut, damaged, followed by something else, or expands beyond
+    Raises MalformedBodyError if it is cut, damaged, has data after its end, or expands beyond
     `max_bytes`.
     """
     parts: list[bytes] = []
@@ -302,7 +309,8 @@ def gunzip(body: bytes, *, max_bytes: int) -> bytes:
         while not inflater.eof:
             try:
                 part = inflater.decompress(body, _INFLATE_STEP_BYTES)
-            except isal_zlib.error as error:  # type: ignore[misc]  # its stub says that it is an int
+            # the stubs of isal declare its exception as an int
+            except isal_zlib.error as error:  # type: ignore[misc]
                 raise MalformedBodyError(f"the gzip body is damaged ({error})") from error
             if not part and not inflater.eof:
                 raise MalformedBodyError("the gzip body is cut")
@@ -319,26 +327,22 @@ def gunzip(body: bytes, *, max_bytes: int) -> bytes:
     raise MalformedBodyError(f"the gzip body has more than {_MAX_GZIP_MEMBERS} members")
 
 
-def trust(settings: Settings) -> ssl.SSLContext:
-    """Return what certificates are checked against: the system's authorities, and those of
-    `ca_file`."""
+def ssl_context(settings: ServiceSettings) -> ssl.SSLContext:
+    """Return a context that trusts the system's authorities and those in `ca_file`."""
     context = ssl.create_default_context()
     if settings.ca_file is not None:
         try:
             context.load_verify_locations(settings.ca_file)
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(
-                f"ca_file {settings.ca_file} is not a PEM bundle that can be read: {error}"
+                f"ca_file {settings.ca_file} is not a readable PEM bundle: {error}"
             ) from error
     return context
 
 
 def _words(error: Exception) -> str:
-    """Say what an exception says on one line, or its name: some of aiohttp's are empty, and later
-    lines quote bytes."""
-    said = (
-        error.message.partition("\n")[0]
-        if isinstance(error, aiohttp.ClientResponseError)
-        else str(error)
-    )
-    return printable(said)[:_MAX_WORDS].strip() or type(error).__name__
+    """Return the text of an exception on one line, or its name if it has none."""
+    text = str(error)
+    if isinstance(error, aiohttp.ClientResponseError):
+        text = error.message.partition("\n")[0]  # later lines quote bytes of the answer
+    return printable(text)[:_MAX_WORDS].strip() or type(error).__name__

@@ -114,17 +114,14 @@ def test_an_export_to_a_directory_loads_no_library_of_a_cloud(tmp_path: Path) ->
     assert list(tmp_path.rglob("*.parquet"))
 
 
-@pytest.mark.parametrize("command", ["export", "verify"])
 @pytest.mark.parametrize(
-    ("address", "missing", "extra"),
+    ("command", "address", "missing", "extra"),
     [
-        ("s3://bucket/a", "botocore", "s3"),
-        ("s3a://bucket/a", "obstore", "s3"),
-        ("gs://bucket/a", "google.auth", "gcs"),
-        ("gs://bucket/a", "obstore", "gcs"),
-        ("az://container/a", "azure.identity", "azure"),
-        ("abfss://c@acct.dfs.core.windows.net/a", "azure.storage.blob", "azure"),
-        ("https://acct.blob.core.windows.net/c/a", "obstore", "azure"),
+        ("export", "s3://bucket/a", "botocore", "s3"),
+        ("verify", "s3a://bucket/a", "obstore", "s3"),
+        ("verify", "gs://bucket/a", "google.auth", "gcs"),
+        ("verify", "az://container/a", "azure.identity", "azure"),
+        ("verify", "abfss://c@acct.dfs.core.windows.net/a", "azure.storage.blob", "azure"),
     ],
 )
 def test_a_missing_library_is_one_line_that_says_what_to_install(

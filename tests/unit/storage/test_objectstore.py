@@ -177,7 +177,7 @@ def test_what_is_not_there_costs_no_request() -> None:
     store = memory.open()
     assert store.list(PurePosixPath()) == []
     memory.store = None
-    store._objects._store = None  # type: ignore[assignment]  # whoever asks it fails
+    store._objects._store = None  # type: ignore[assignment]  # every request to it fails
 
     assert store.read(NAME) is None
     assert store.size(NAME) is None

@@ -14,11 +14,11 @@ from bulkfetch.wire.limits import (
     AdaptiveLimit,
     Bound,
     LimitPolicy,
-    Place,
-    after_refusal,
-    lowered,
+    Slot,
+    bound_after_refusal,
+    lower_limit,
     may_try_again,
-    raised,
+    raise_limit,
 )
 from bulkfetch.wire.pace import PacePolicy
 
@@ -30,7 +30,7 @@ def grown(
     limit: float, bound: Bound | None = None, in_flight: int | None = None, now: float = 100.0
 ) -> float:
     in_use = int(limit) if in_flight is None else in_flight
-    return raised(limit, in_flight=in_use, bound=bound, now=now, policy=POLICY)
+    return raise_limit(limit, in_flight=in_use, bound=bound, now=now, policy=POLICY)
 
 
 # --- The decisions.
@@ -67,24 +67,24 @@ def test_each_trial_waits_twice_as_long_as_the_one_before() -> None:
 
 
 def test_the_first_refusal_halves_what_is_in_flight_and_leaves_one() -> None:
-    assert lowered(20.0, in_flight=20, bound=None, policy=POLICY) == 10.0
-    assert lowered(20.0, in_flight=12, bound=None, policy=POLICY) == 6.0
-    assert lowered(1.5, in_flight=1, bound=None, policy=POLICY) == 1.0
+    assert lower_limit(20.0, in_flight=20, bound=None, policy=POLICY) == 10.0
+    assert lower_limit(20.0, in_flight=12, bound=None, policy=POLICY) == 6.0
+    assert lower_limit(1.5, in_flight=1, bound=None, policy=POLICY) == 1.0
 
 
 def test_a_refusal_near_a_known_bound_leaves_the_number_below_it() -> None:
-    assert lowered(13.0, in_flight=13, bound=Bound(13, at=0.0), policy=POLICY) == 12.0
-    assert lowered(13.0, in_flight=10, bound=Bound(13, at=0.0), policy=POLICY) == 9.0
-    assert lowered(13.0, in_flight=9, bound=Bound(13, at=0.0), policy=POLICY) == 4.5
+    assert lower_limit(13.0, in_flight=13, bound=Bound(13, at=0.0), policy=POLICY) == 12.0
+    assert lower_limit(13.0, in_flight=10, bound=Bound(13, at=0.0), policy=POLICY) == 9.0
+    assert lower_limit(13.0, in_flight=9, bound=Bound(13, at=0.0), policy=POLICY) == 4.5
 
 
 def test_a_refusal_at_the_bound_confirms_it_and_any_other_is_a_new_one() -> None:
     before = Bound(13, at=0.0, strikes=2, answers=500)
-    assert after_refusal(before, 13, limit=12.2, now=9.0, wait_s=1.0) == Bound(
+    assert bound_after_refusal(before, 13, limit=12.2, now=9.0, wait_s=1.0) == Bound(
         13, 9.0, 1.0, strikes=3
     )
-    assert after_refusal(before, 9, limit=12.0, now=9.0, wait_s=1.0) == Bound(9, 9.0, 1.0)
-    assert after_refusal(before, 15, limit=14.6, now=9.0, wait_s=1.0) == Bound(15, 9.0, 1.0)
+    assert bound_after_refusal(before, 9, limit=12.0, now=9.0, wait_s=1.0) == Bound(9, 9.0, 1.0)
+    assert bound_after_refusal(before, 15, limit=14.6, now=9.0, wait_s=1.0) == Bound(15, 9.0, 1.0)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 300)), max_size=200), st.integers(1, 256))
@@ -92,10 +92,13 @@ def test_the_limit_stays_within_its_bounds(answers: list[tuple[bool, int]], ceil
     policy, limit, bound = LimitPolicy(ceiling=ceiling), 1.0, None
     for now, (throttled, in_flight) in enumerate(answers):
         if throttled:
-            after = after_refusal(bound, in_flight, limit=limit, now=now, wait_s=0.0)
-            limit, bound = lowered(limit, in_flight=in_flight, bound=bound, policy=policy), after
+            after = bound_after_refusal(bound, in_flight, limit=limit, now=now, wait_s=0.0)
+            limit, bound = (
+                lower_limit(limit, in_flight=in_flight, bound=bound, policy=policy),
+                after,
+            )
         else:
-            limit = raised(limit, in_flight=in_flight, bound=bound, now=now, policy=policy)
+            limit = raise_limit(limit, in_flight=in_flight, bound=bound, now=now, policy=policy)
         assert 1 <= limit <= ceiling
 
 
@@ -106,8 +109,8 @@ def new(time: VirtualTime, pace: PacePolicy | None = None, **policy: int) -> Ada
     return AdaptiveLimit(LimitPolicy(**policy), clock=lambda: time.now, sleep=time.sleep, pace=pace)
 
 
-def place(taken_at: float, in_flight: int) -> Place:
-    return Place(taken_at, in_flight, hold=0)
+def slot(taken_at: float, in_flight: int) -> Slot:
+    return Slot(taken_at, in_flight, hold=0)
 
 
 def test_a_limit_starts_low_but_never_above_its_ceiling() -> None:
@@ -120,7 +123,7 @@ def test_requests_refused_together_halve_the_limit_once() -> None:
     limit = new(time, ceiling=16, start=16)
     time.now = 10.0
     for taken_at in (9.0, 9.1, 9.2, 9.9):
-        limit.throttled(place(taken_at, 16), wait_s=0.0)
+        limit.note_throttled(slot(taken_at, 16), wait_s=0.0)
     assert limit.limit == 8
 
 
@@ -130,7 +133,7 @@ def test_a_storm_lowers_the_limit_no_further_than_its_first_refusal() -> None:
     limit = new(time, ceiling=16, start=16)
     for second in range(1, 60):
         time.now = float(second)
-        limit.throttled(place(second - 0.5, 8), wait_s=0.5)
+        limit.note_throttled(slot(second - 0.5, 8), wait_s=0.5)
     assert limit.limit == 4
 
 
@@ -145,8 +148,8 @@ def test_a_number_that_was_served_before_is_not_to_blame() -> None:
     )
     for number in range(100):
         time.now = number / 10
-        limit.healthy(place(time.now - 0.1, 4))
-    limit.throttled(place(time.now, 4), wait_s=1.0)
+        limit.note_answer(slot(time.now - 0.1, 4))
+    limit.note_throttled(slot(time.now, 4), wait_s=1.0)
     assert limit.limit == 4
     assert [(why, most) for why, most, _ in changes] == [("slowed", 4)]
     assert limit.pace == pytest.approx(10.0, rel=0.1) or limit.pace is None
@@ -179,7 +182,7 @@ async def entries(
         async with limit.slot() as taken:
             entered.append(time.now)
             await time.wait(lasting_s)
-            limit.healthy(taken)
+            limit.note_answer(taken)
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as driving:
@@ -194,7 +197,7 @@ async def entries(
 async def test_a_wait_holds_everybody() -> None:
     time = VirtualTime()
     limit = new(time, ceiling=8, start=4)
-    limit.throttled(place(0.0, 8), wait_s=5.0)
+    limit.note_throttled(slot(0.0, 8), wait_s=5.0)
     assert (await entries(limit, time, 4))[0] == 5.0
 
 
@@ -287,11 +290,11 @@ def test_whatever_is_refused_held_or_cancelled_everybody_gets_a_turn(
                     await time.wait(random.random())
                     chance = random.random()
                     if chance < refused:
-                        limit.throttled(taken, wait_s=random.choice((0.0, 0.1, 30.0)))
+                        limit.note_throttled(taken, wait_s=random.choice((0.0, 0.1, 30.0)))
                     elif chance < refused + 0.05:
-                        limit.hold(random.random(), alone=random.random() < 0.5)
+                        limit.hold(random.random(), one_first=random.random() < 0.5)
                     else:
-                        limit.healthy(taken)
+                        limit.note_answer(taken)
             turns += 1
 
         async def cancel(scope: anyio.CancelScope) -> None:
@@ -326,16 +329,16 @@ async def test_a_rate_that_allows_no_burst_is_learned_with_one_in_flight() -> No
     served = refused = 0
     next_at = 0.0
     while served < 500:
-        async with limit.slot() as place:
+        async with limit.slot() as slot:
             sent_at = time.now
             time.now += 0.05
             if sent_at < next_at:
                 refused += 1
-                limit.throttled(place, wait_s=1.0)
+                limit.note_throttled(slot, wait_s=1.0)
             else:
                 served += 1
                 next_at = sent_at + 0.25
-                limit.healthy(place)
+                limit.note_answer(slot)
 
     assert refused < 0.05 * served
     assert time.now < 1.1 * served * 0.25

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.wire.pace import Pace, PacePolicy, Refusal, pace_after, refused
+from bulkfetch.wire.pace import Pace, PacePolicy, Refusal, learn_refusal, pace_after
 
 POLICY = PacePolicy()
 
@@ -12,7 +12,7 @@ POLICY = PacePolicy()
 def refusal(
     elapsed_s: float, before: Refusal | None = None, rate: float = 100.0, wait_s: float = 0.0
 ) -> Refusal:
-    return refused(before, rate=rate, elapsed_s=elapsed_s, wait_s=wait_s, policy=POLICY)
+    return learn_refusal(before, rate=rate, elapsed_s=elapsed_s, wait_s=wait_s, policy=POLICY)
 
 
 # --- The decisions.
@@ -62,59 +62,59 @@ def test_the_pace_never_falls_while_nothing_is_refused(
 def test_nothing_is_spaced_before_anything_was_refused() -> None:
     pace = Pace(POLICY)
     for _ in range(100):
-        pace.sent(1.0, limit=4.0, on_trial=False, was_due=False)
+        pace.note_sent(1.0, limit=4.0, on_trial=False, was_due=False)
     assert pace.wait_s(1.0) <= 0
     assert pace.rate(1.0) is None
 
 
 def test_a_refusal_spaces_what_follows_by_the_rate_of_answers() -> None:
     pace = Pace(POLICY)
-    pace.sent(0.0, limit=4.0, on_trial=False, was_due=False)
+    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
     for number in range(1, 200):
-        pace.healthy(number / 10, latency_s=0.1)
-    pace.throttled(20.0, reopens_at=21.0, too_fast=True)
+        pace.note_answer(number / 10, latency_s=0.1)
+    pace.note_throttled(20.0, reopens_at=21.0, too_fast=True)
     assert pace.rate(21.0) == pytest.approx(10.0 * (1 - 0.4 / 21), rel=0.03)
-    pace.sent(22.0, limit=4.0, on_trial=False, was_due=True)
+    pace.note_sent(22.0, limit=4.0, on_trial=False, was_due=True)
     assert pace.wait_s(22.0) == pytest.approx(0.1, rel=0.6)
 
 
 def test_a_refusal_before_any_answer_teaches_no_pace() -> None:
     pace = Pace(POLICY)
-    pace.throttled(1.0, reopens_at=2.0, too_fast=True)
+    pace.note_throttled(1.0, reopens_at=2.0, too_fast=True)
     assert pace.rate(2.0) is None
 
 
 def test_a_bound_that_is_gone_is_forgotten() -> None:
     pace = Pace(POLICY)
-    pace.sent(0.0, limit=4.0, on_trial=False, was_due=False)
+    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
     for number in range(1, 50):
-        pace.healthy(number / 10, latency_s=0.1)
-    pace.throttled(5.0, reopens_at=5.0, too_fast=True)
-    pace.healthy(6.0, latency_s=0.1)
+        pace.note_answer(number / 10, latency_s=0.1)
+    pace.note_throttled(5.0, reopens_at=5.0, too_fast=True)
+    pace.note_answer(6.0, latency_s=0.1)
     assert pace.rate(6.0) is not None
-    pace.healthy(60.0, latency_s=0.1)
+    pace.note_answer(60.0, latency_s=0.1)
     assert pace.rate(60.0) is None
 
 
 def test_a_fixed_bound_holds_whatever_was_learned() -> None:
     pace = Pace(PacePolicy(ceiling=2.0))
     assert pace.rate(0.0) == 2.0
-    pace.sent(0.0, limit=4.0, on_trial=False, was_due=False)
+    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
     assert pace.wait_s(0.0) == 0.5
 
 
 def test_a_delay_of_the_event_loop_is_caught_up_but_not_a_pause() -> None:
     pace = Pace(PacePolicy(ceiling=10.0))
-    pace.sent(0.0, limit=4.0, on_trial=False, was_due=False)
-    pace.sent(0.13, limit=4.0, on_trial=False, was_due=True)
+    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
+    pace.note_sent(0.13, limit=4.0, on_trial=False, was_due=True)
     assert pace.wait_s(0.13) == pytest.approx(0.07)
-    pace.sent(9.0, limit=4.0, on_trial=False, was_due=False)
+    pace.note_sent(9.0, limit=4.0, on_trial=False, was_due=False)
     assert pace.wait_s(9.0) == pytest.approx(0.1)
 
 
 def test_a_limit_on_trial_is_not_filled_by_a_burst() -> None:
     pace = Pace(POLICY)
-    pace.sent(0.0, limit=4.0, on_trial=False, was_due=False)
-    pace.healthy(0.2, latency_s=0.2)
-    pace.sent(5.0, limit=4.0, on_trial=True, was_due=False)
+    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
+    pace.note_answer(0.2, latency_s=0.2)
+    pace.note_sent(5.0, limit=4.0, on_trial=True, was_due=False)
     assert pace.wait_s(5.0) == pytest.approx(0.05)

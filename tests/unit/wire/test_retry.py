@@ -233,7 +233,7 @@ def test_an_outage_ends_a_run_after_15_minutes_or_after_two_if_nothing_ever_work
 
 def test_a_budget_that_is_used_up_ends_the_run_when_nothing_has_succeeded_for_a_while() -> None:
     budget = RetryBudget(size=3, patience_s=60)
-    budget.succeeded(0.0)
+    budget.note_success(0.0)
     assert [budget.spend(now) for now in (1.0, 2.0, 3.0, 59.0, 61.0)] == [
         True,
         True,
@@ -247,12 +247,12 @@ def test_ten_successes_pay_for_one_retry() -> None:
     budget = RetryBudget(size=2, give_back=0.125, patience_s=0.0)
     assert [budget.spend(0.0) for _ in range(3)] == [True, True, False]
     for _ in range(8):
-        budget.succeeded(0.0)
+        budget.note_success(0.0)
     assert [budget.spend(1.0) for _ in range(2)] == [True, False]
 
 
 def test_a_budget_does_not_grow_beyond_its_size() -> None:
     budget = RetryBudget(size=1, patience_s=0.0)
     for _ in range(100):
-        budget.succeeded(0.0)
+        budget.note_success(0.0)
     assert [budget.spend(1.0) for _ in range(2)] == [True, False]
