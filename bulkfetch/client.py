@@ -62,8 +62,9 @@ class Client:
     given each new refresh token, in a thread, where it signs in with one.
 
         async with bulkfetch.Client(token="…") as client:
-            invoice = await client.invoices.by_id("D070002EGD").get() async for batch in
-            client.invoices.by_id(invoice.id).by("office", "billing_line_items").batches():
+            invoice = await client.invoices.by_id("D070002EGD").get()
+            line_items = client.invoices.by_id(invoice.id).by("office", "billing_line_items")
+            async for batch in line_items.batches():
                 ...
     """
 

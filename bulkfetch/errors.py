@@ -1,24 +1,29 @@
 """Every exception bulkfetch raises.
 
-    BulkfetchError ├── SettingsError               a setting is missing or wrong; nothing was sent
-    or written ├── OutputError                 the output directory cannot be used │   └──
-    OutputLockedError       another run is writing to it ├── StorageError                the disk or
-    the object store refused, or what is there cannot be read │   ├── DamagedError            a file
-    of the archive is not what was written │   ├── UploadLostError         an object could not be
-    uploaded, and what was sent of it is gone │   └── LockLostError           another run has taken
-    over the archive from this one ├── RequestError                one request ended without a
-    usable answer │   ├── ConnectionFailedError   no connection could be made │   ├──
-    ConnectionLostError     it broke before the whole answer had come │   ├── UntrustedServerError
-    its certificate does not prove that it is the server asked for │   ├── TooManyFilesError
-    this machine allows no more connections │   ├── NoProgressError         connected, and then
-    nothing came for too long │   ├── HttpStatusError         an answer with a status that is not a
-    success │   ├── MalformedBodyError      a success whose body is not what the API sends │   └──
-    ForeignLinkError        a link or redirect that leaves the configured origin ├── SignInError
-    no token, or the server takes none of ours ├── ServerUnavailableError      the server has
-    answered nothing useful for too long ├── DeadlineError               the run has used up the
-    time it was given ├── TransferError               a transfer cannot be completed │   └──
-    ContradictionError      its pages contradict each other └── NotFoundError               what was
-    asked for does not exist in this tenant
+    BulkfetchError
+    ├── SettingsError               a setting is missing or wrong; nothing was sent or written
+    ├── OutputError                 the output directory cannot be used
+    │   └── OutputLockedError       another run is writing to it
+    ├── StorageError                the disk or the object store refused, or holds no archive
+    │   ├── DamagedError            a file of the archive is not what was written
+    │   ├── UploadLostError         an upload failed, and what was sent of it is gone
+    │   └── LockLostError           another run has taken over the archive from this one
+    ├── RequestError                one request ended without a usable answer
+    │   ├── ConnectionFailedError   no connection could be made
+    │   ├── ConnectionLostError     it broke before the whole answer had come
+    │   ├── UntrustedServerError    its certificate does not prove that it is the right server
+    │   ├── TooManyFilesError       this machine allows no more connections
+    │   ├── NoProgressError         connected, and then nothing came for too long
+    │   ├── HttpStatusError         an answer with a status that is not a success
+    │   ├── MalformedBodyError      a success whose body is not what the API sends
+    │   └── ForeignLinkError        a link or redirect that leaves the configured origin
+    ├── SignInError                 no token, or the server accepts none of ours
+    ├── ServerUnavailableError      the server has answered nothing useful for too long
+    ├── DeadlineError               the run has used up the time it was given
+    ├── TransferError               a transfer cannot be completed
+    │   ├── ContradictionError      its pages contradict each other
+    │   └── ExpiredBookmarkError    the server no longer knows where an earlier run stopped
+    └── NotFoundError               this tenant does not have what was asked for
 
 The message of each says what happened and what the reader can do; facts for programs are
 attributes.
