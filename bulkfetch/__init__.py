@@ -2,7 +2,7 @@
 Parquet.
 
 `bulkfetch.export` is the main job; `bulkfetch.Client` is the API behind it. Importing this package
-does nothing but define names: what is heavy is loaded when it is first used.
+only defines names: what is heavy is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -10,58 +10,37 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-__all__ = [
-    "BulkfetchError",
-    "Client",
-    "Estimate",
-    "ExportReport",
-    "Invoice",
-    "InvoiceDetail",
-    "InvoicePage",
-    "InvoiceSummary",
-    "LineItemPage",
-    "LineItemSchema",
-    "LoginReport",
-    "RepairReport",
-    "Secret",
-    "Selection",
-    "Settings",
-    "SummaryDetail",
-    "TaxReceipt",
-    "VerifyReport",
-    "check_login",
-    "errors",
-    "export",
-    "export_async",
-    "read_settings",
-    "repair",
-    "repair_async",
-    "schema_of",
-    "verify",
-    "verify_against_server",
-]
-
 if TYPE_CHECKING:
-    from bulkfetch import errors
-    from bulkfetch.billing.details import schema_of
-    from bulkfetch.billing.invoices import Invoice, InvoiceDetail, TaxReceipt
-    from bulkfetch.client import Client, LineItemPage
-    from bulkfetch.decoding.fields import LineItemSchema
-    from bulkfetch.errors import BulkfetchError
-    from bulkfetch.partnercenter.invoices import InvoicePage
-    from bulkfetch.partnercenter.summaries import Estimate, InvoiceSummary, SummaryDetail
-    from bulkfetch.partnercenter.whoami import LoginReport, check_login
-    from bulkfetch.runs.export import export, export_async
-    from bulkfetch.runs.plan import Selection
-    from bulkfetch.runs.recount import verify_against_server
-    from bulkfetch.runs.repair import RepairReport, repair, repair_async
-    from bulkfetch.runs.report import ExportReport
-    from bulkfetch.runs.verify import VerifyReport, verify
-    from bulkfetch.settings.declared import Settings
-    from bulkfetch.settings.sources import read_settings
-    from bulkfetch.settings.values import Secret
+    from bulkfetch import errors as errors
+    from bulkfetch.billing.details import schema_of as schema_of
+    from bulkfetch.billing.invoices import Invoice as Invoice
+    from bulkfetch.billing.invoices import InvoiceDetail as InvoiceDetail
+    from bulkfetch.billing.invoices import TaxReceipt as TaxReceipt
+    from bulkfetch.client import Client as Client
+    from bulkfetch.client import LineItemPage as LineItemPage
+    from bulkfetch.decoding.fields import LineItemSchema as LineItemSchema
+    from bulkfetch.errors import BulkfetchError as BulkfetchError
+    from bulkfetch.partnercenter.invoices import InvoicePage as InvoicePage
+    from bulkfetch.partnercenter.summaries import Estimate as Estimate
+    from bulkfetch.partnercenter.summaries import InvoiceSummary as InvoiceSummary
+    from bulkfetch.partnercenter.summaries import SummaryDetail as SummaryDetail
+    from bulkfetch.partnercenter.whoami import LoginReport as LoginReport
+    from bulkfetch.partnercenter.whoami import check_login as check_login
+    from bulkfetch.runs.export import export as export
+    from bulkfetch.runs.export import export_async as export_async
+    from bulkfetch.runs.plan import Selection as Selection
+    from bulkfetch.runs.recount import verify_against_server as verify_against_server
+    from bulkfetch.runs.repair import RepairReport as RepairReport
+    from bulkfetch.runs.repair import repair as repair
+    from bulkfetch.runs.repair import repair_async as repair_async
+    from bulkfetch.runs.report import ExportReport as ExportReport
+    from bulkfetch.runs.verify import VerifyReport as VerifyReport
+    from bulkfetch.runs.verify import verify as verify
+    from bulkfetch.settings.declared import Settings as Settings
+    from bulkfetch.settings.sources import read_settings as read_settings
+    from bulkfetch.settings.values import Secret as Secret
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "BulkfetchError": "errors",
@@ -92,15 +71,17 @@ _HOMES = {
     "verify": "runs.verify",
     "verify_against_server": "runs.recount",
 }
+"""The module of each public name."""
+
+__all__ = [*sorted([*_HOMES, "errors"])]
 
 
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module("bulkfetch.errors")
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module 'bulkfetch' has no attribute {name!r}")
-    value = getattr(import_module(f"bulkfetch.{home}"), name)
+    value = getattr(import_module(f"bulkfetch.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

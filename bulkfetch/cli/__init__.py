@@ -1,9 +1,9 @@
 """The command line: each command is one function that returns an exit code.
 
-0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours;
-ended by a signal, 128 plus its number as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129
-after SIGHUP. Results go to stdout, progress and messages to stderr. Heavy modules are imported
-inside the commands: `--help` comes without them.
+0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours. A
+run that a signal ended has 128 plus its number, as in shells: 130 after Ctrl-C, 143 after SIGTERM,
+129 after SIGHUP. Results go to stdout, progress and messages to stderr. `main` imports only the
+command that runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -50,24 +51,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         prepare_streams()
         arguments = parse(words)
-        return _command_of(arguments)(arguments)
+        return _import_command(arguments)(arguments)
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else USAGE
     except (SettingsError, OutputError) as error:
-        return _failed(error, USAGE)
+        return _say_error(error, USAGE)
     except BulkfetchError as error:
-        return _failed(error, INCOMPLETE)
+        return _say_error(error, INCOMPLETE)
     except KeyboardInterrupt as stop:
-        return say_farewell(arguments, stop.args[0] if stop.args else signal.SIGINT)
-    except BrokenPipeError:  # whoever read our results has enough of them
+        number = stop.args[0] if stop.args else signal.SIGINT
+        return say_farewell(arguments, number)
+    except BrokenPipeError:  # the program that read our results has ended
         drop_stdout()
         return COMPLETE
     except Exception as error:
-        return _bug(error)
+        return _say_bug(error)
 
 
-def _command_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
-    """Import the one command that runs, and return its function."""
+def _import_command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     module, function = arguments.command.split(":")
     command: Callable[[argparse.Namespace], int] = getattr(
         import_module(f"bulkfetch.cli.commands.{module}"), function
@@ -75,39 +76,41 @@ def _command_of(arguments: argparse.Namespace) -> Callable[[argparse.Namespace],
     return command
 
 
-def _failed(error: BulkfetchError, code: int) -> int:
-    say(f"error: {error}{_advice(error)}")
+def _say_error(error: BulkfetchError, code: int) -> int:
+    advice = _advise(error)
+    say(f"error: {error}; {advice}" if advice else f"error: {error}")
     return code
 
 
-def _advice(error: BulkfetchError) -> str:
-    """Say what the reader can do; every Partner Center has an invoice list, so where it has none,
-    what to check."""
-    listing = (
-        isinstance(error, RequestError)
-        and error.facts is not None
-        and error.facts.path == "/invoices"
-    )
-    elsewhere = isinstance(
-        error, MalformedBodyError | ForeignLinkError | ConnectionFailedError
-    ) or (isinstance(error, HttpStatusError) and error.status == 404)
-    if listing and elsewhere:
-        return "; is the base URL that of Partner Center? `bulkfetch config` shows it"
+def _advise(error: BulkfetchError) -> str:
+    """Return what the reader can do, or "" if the message says it all."""
+    if _is_elsewhere(error):
+        return "is the base URL that of Partner Center? `bulkfetch config` shows it"
     if not isinstance(error, RequestError | TransferError):
         return ""
-    from bulkfetch.wire.refusals import advice_on  # loaded by now: it made the error
+    # The import is slow, except here: what raised the error has loaded it.
+    from bulkfetch.wire.refusals import advice_on
 
-    advice = advice_on(error)
-    return f"; {advice}" if advice else ""
+    return advice_on(error)
 
 
-def _bug(error: Exception) -> int:
-    import traceback
+def _is_elsewhere(error: BulkfetchError) -> bool:
+    """Return whether a server may not be a Partner Center: each of those has a list of invoices."""
+    if not isinstance(error, RequestError) or error.facts is None:
+        return False
+    if error.facts.path != "/invoices":
+        return False
+    if isinstance(error, HttpStatusError):
+        return error.status == 404
+    return isinstance(error, MalformedBodyError | ForeignLinkError | ConnectionFailedError)
 
+
+def _say_bug(error: Exception) -> int:
     with suppress(OSError):
         for line in "".join(traceback.format_exception(error)).splitlines():
             print(printable(line), file=sys.stderr)
     say(
-        "this is a bug in bulkfetch; please report it with the lines above. What is committed is kept"
+        "this is a bug in bulkfetch; please report it with the lines above. "
+        "What is committed is kept"
     )
     return BUG

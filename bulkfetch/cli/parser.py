@@ -1,78 +1,52 @@
-"""Every flag of every command; imports nothing heavy."""
+"""Every flag of every command; imports nothing heavy.
+
+A command is named as text, `module:function` in `cli/commands`: `main` imports the one that runs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import Field
 from datetime import date
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bulkfetch import __version__
-from bulkfetch.cli.running import SANDBOX_OPTIONS
+from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.cli.terminal import USAGE
-from bulkfetch.settings.declared import Settings, flag_of, kind_of, variable_of
+from bulkfetch.settings.declared import (
+    GROUPS,
+    flag_of,
+    kind_of,
+    settings_of,
+    shown_default,
+)
 from bulkfetch.words import printable
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` the flag `--config` and one for each setting. Flags not given leave nothing
-    behind."""
-    from argparse import SUPPRESS
-
-    group = parser.add_argument_group("settings")
-    group.add_argument(
-        "--config",
-        metavar="FILE",
-        default=SUPPRESS,
-        help="The TOML file with further settings "
-        "(default: bulkfetch.toml here, else bulkfetch/config.toml in ~/.config; BULKFETCH_CONFIG)",
-    )
-    for setting in fields(Settings):
-        shown = (
-            f"default: {kind_of(setting).show(setting.default)}"
-            if setting.default is not None
-            else "no default"
-        )
-        group.add_argument(
-            flag_of(setting.name),
-            dest=setting.name,
-            metavar=kind_of(setting).metavar,
-            default=SUPPRESS,
-            help=f"{setting.metadata['sentence']} ({shown}; {variable_of(setting.name)})",
-        )
-
-
-PERIODS = ("current", "previous")
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and that takes no abbreviations: scripts rely on the
-    names.
-
-    A word that fits nowhere is not shown: with a flag misplaced or forgotten before it, it may be a
-    token.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        message = re.sub(
-            r"ignored explicit argument .*", "takes no value", message, flags=re.DOTALL
-        )
-        self.exit(
-            USAGE, f"{printable(f'{self.prog}: error: {message}; see `{self.prog} --help`')}\n"
-        )
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            choices = [str(choice) for choice in action.choices]
-            advice = _closest(str(value), choices) or f", choose from {', '.join(choices)}"
-            raise argparse.ArgumentError(action, f"invalid choice{advice}")
+SANDBOX_OPTIONS = {
+    "invoices": ("N", "how many invoices the made-up tenant has"),
+    "line-items": ("N", "how many line items each of their details has"),
+    "details": ("PAIRS", "its details, as office/billing_line_items,azure/…, or `every`"),
+    "seed": ("N", "the number that its ids, names and amounts are drawn from"),
+    "latency-ms": ("N", "how many milliseconds each answer takes"),
+    "faults": ("FILE", "a TOML file of faults; see `bulkfetch sandbox --list-faults`"),
+}
+"""Options of `bulkfetch sandbox` that other commands pass on as `--sandbox-NAME`."""
+_GROUP_TITLES = {
+    "service": "settings of the service",
+    "sign_in": "settings for signing in",
+    "archive": "settings of the archive",
+    "storage": "settings of the object store",
+}
+_OTHER_WAYS = (
+    "Each can also be an environment variable (BULKFETCH_TOKEN for --token) or a key "
+    "of the TOML file (token)."
+)
 
 
 def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -82,17 +56,18 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """
     parser = _Parser(
         prog="bulkfetch",
-        description="Archive all invoices of a Microsoft Partner Center tenant as exact, partitioned Parquet.",
+        description="Archive all invoices of a Microsoft Partner Center tenant as exact, "
+        "partitioned Parquet.",
         epilog="`bulkfetch export --sandbox DIR` shows it at work and needs no account.",
     )
     parser.add_argument("--version", action="version", version=f"bulkfetch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (summary, fill) in _COMMANDS.items():
+    for name, (summary, add_arguments) in _COMMANDS.items():
         command = commands.add_parser(
             name, help=summary, description=f"{summary[:1].upper()}{summary[1:]}."
         )
         if name in words:
-            fill(command)
+            add_arguments(command)
     return parser
 
 
@@ -104,53 +79,128 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(USAGE)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
-        known = [
-            option for option in arguments.parser._option_string_actions if option.startswith("--")
-        ]
-        _refuse(arguments.parser, unknown, known)
+        _refuse(arguments.parser, unknown)
     return arguments
 
 
-def _refuse(
-    parser: argparse.ArgumentParser, unknown: Sequence[str], known: Sequence[str]
-) -> NoReturn:
+class _HelpFormatter(argparse.HelpFormatter):
+    """Leaves room for long flags, so that most explanations start beside theirs."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser with errors of one line, and without abbreviations: scripts rely on the names.
+
+    A word that fits nowhere is not shown: it may be a token whose flag was forgotten or misspelt.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False, formatter_class=_HelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        message = re.sub(
+            r"ignored explicit argument .*", "takes no value", message, flags=re.DOTALL
+        )
+        line = printable(f"{self.prog}: error: {message}; see `{self.prog} --help`")
+        self.exit(USAGE, f"{line}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            advice = _suggest(str(value), choices) or f", choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice{advice}")
+
+
+def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
     """Refuse words that fit nowhere. Only the names of flags are shown: anything else may be a
     token."""
+    known = [option for option in parser._option_string_actions if option.startswith("--")]
     flags = [found[0] for word in unknown if (found := re.match(r"--[\w-]+", word))]
     if flags:
-        parser.error(f"unknown argument {flags[0]}{_closest(flags[0], known)}")
-    parser.error(f"{len(unknown)} argument{'' if len(unknown) == 1 else 's'} too many")
+        parser.error(f"unknown argument {flags[0]}{_suggest(flags[0], known)}")
+    plural = "" if len(unknown) == 1 else "s"
+    parser.error(f"{len(unknown)} argument{plural} too many")
 
 
-def _closest(word: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches  # needed for messages only
-
+def _suggest(word: str, known: Sequence[str]) -> str:
     close = get_close_matches(word, known, n=1)
     return f", did you mean {close[0]}?" if close else ""
 
 
+def add_settings(
+    parser: argparse.ArgumentParser,
+    *groups: str,
+    hidden: Collection[str] = (),
+    without: Collection[str] = (),
+) -> None:
+    """Add `--config` and a flag for each setting of these groups, except those in `without`.
+
+    The groups in `hidden` are accepted, but not shown by `--help`. A flag that is not given is not
+    in the namespace either.
+    """
+    general = parser.add_argument_group("settings", _OTHER_WAYS)
+    general.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="the TOML file (default: bulkfetch.toml here, or ~/.config/bulkfetch/config.toml)",
+    )
+    added: set[str] = set(without)
+    for name in (*groups, *hidden):
+        group = parser.add_argument_group(_GROUP_TITLES[name])
+        for setting in settings_of(name):
+            if setting.name not in added:
+                _add_setting(group, setting, is_hidden=name in hidden)
+                added.add(setting.name)
+
+
+def _add_setting(group: argparse._ArgumentGroup, setting: Field[Any], *, is_hidden: bool) -> None:
+    words = str(setting.metadata["sentence"])
+    if default := shown_default(setting):
+        words += f" Default: {default}."
+    group.add_argument(
+        flag_of(setting.name),
+        dest=setting.name,
+        metavar=kind_of(setting).metavar,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS if is_hidden else words,
+    )
+
+
+def _set_command(
+    parser: argparse.ArgumentParser, command: str, positionals: str = "", *, writes: bool = False
+) -> None:
+    """Say which function runs, and keep the first line of the help short: it would list every flag.
+
+    `writes` says whether the command writes to an archive.
+    """
+    parser.usage = f"{parser.prog} [OPTION ...] {positionals}".rstrip()
+    parser.set_defaults(command=command, parser=parser, writes=writes)
+
+
 def _whole_number(low: int) -> Callable[[str], int]:
     def read(text: str) -> int:
+        problem = f"must be a whole number, at least {low}, not {text!r}"
         try:
             number = int(text)
         except ValueError:
-            number = low - 1
+            raise argparse.ArgumentTypeError(problem) from None
         if number < low:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number, at least {low}, not {text!r}"
-            )
+            raise argparse.ArgumentTypeError(problem)
         return number
 
     return read
 
 
-def _output(text: str) -> str:
+def _read_output(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must name a directory; . is the current one")
     return text
 
 
-def _day(text: str) -> date:
+def _read_day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
@@ -159,14 +209,47 @@ def _day(text: str) -> date:
         ) from None
 
 
-def _export_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output",
-        metavar="OUT",
-        type=_output,
-        help="where to write the archive to: a directory, or an address such as s3://bucket/prefix, "
-        "gs://bucket/prefix, az://container/prefix, abfss://container@account.dfs.core.windows.net/prefix",
+        metavar="DIR",
+        type=_read_output,
+        help="the archive: a directory, or an address in an object store: s3://bucket/prefix, "
+        "gs://…, az://… or abfss://…",
     )
+
+
+def _add_json(parser: argparse.ArgumentParser, words: str = "print the result as JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=words)
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--verbose",
+        action="count",
+        default=0,
+        help="log retries, waits, limits and new tokens; given twice, every answer",
+    )
+
+
+def _add_sandbox(parser: argparse.ArgumentParser, *, is_hidden: bool = False) -> None:
+    """Add `--sandbox` and its options; the options may be hidden from `--help`."""
+    group = parser if is_hidden else parser.add_argument_group("sandbox")
+    group.add_argument(
+        "--sandbox", action="store_true", help="ask a made-up tenant: needs no account"
+    )
+    for name, (metavar, words) in SANDBOX_OPTIONS.items():
+        group.add_argument(
+            f"--sandbox-{name}", metavar=metavar, help=argparse.SUPPRESS if is_hidden else words
+        )
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
     parser.add_argument(
         "--plan", action="store_true", help="show what would be fetched, and fetch no line items"
     )
@@ -175,38 +258,27 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also save statements and tax receipts; needs app+user credentials",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    _verbosity_argument(parser)
-    _selection_arguments(parser)
-    _tenant_arguments(parser)
-    parser.set_defaults(command="export:export", parser=parser, writes=True)
+    _add_json(parser)
+    _add_quiet(parser)
+    _add_verbose(parser)
+    _add_selection(parser)
+    _add_sandbox(parser)
+    add_settings(parser, *GROUPS)
+    _set_command(parser, "export:export", "DIR", writes=True)
 
 
-def _tenant_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says where the invoices come from: a sandbox, or the settings."""
-    sandbox = parser.add_argument_group("sandbox")
-    sandbox.add_argument(
-        "--sandbox", action="store_true", help="ask a made-up tenant: needs no account"
-    )
-    for name, meaning in SANDBOX_OPTIONS.items():
-        metavar = {"faults": "FILE", "details": "PAIRS"}.get(name, "N")
-        sandbox.add_argument(f"--sandbox-{name}", metavar=metavar, help=meaning)
-    add_arguments(parser)
-
-
-def _selection_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("selection")
     group.add_argument(
-        "--since", type=_day, metavar="YYYY-MM-DD", help="invoices dated this day or later"
+        "--since", type=_read_day, metavar="YYYY-MM-DD", help="invoices dated this day or later"
     )
     group.add_argument(
-        "--until", type=_day, metavar="YYYY-MM-DD", help="invoices dated this day or earlier"
+        "--until", type=_read_day, metavar="YYYY-MM-DD", help="invoices dated this day or earlier"
     )
-    for flag, metavar, meaning in (
+    for flag, metavar, words in (
         ("--invoice", "ID", "this invoice"),
-        ("--provider", "P", "details of this billing provider: office, azure …"),
-        ("--line-item-type", "T", "details of this type: billing_line_items …"),
+        ("--provider", "PROVIDER", "details of this billing provider: office, azure …"),
+        ("--line-item-type", "TYPE", "details of this type: billing_line_items …"),
         (
             "--currency",
             "CODE",
@@ -214,16 +286,16 @@ def _selection_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         group.add_argument(
-            flag, action="append", default=[], metavar=metavar, help=f"{meaning}; may be repeated"
+            flag, action="append", default=[], metavar=metavar, help=f"{words}; may be repeated"
         )
     group.add_argument(
         "--unbilled",
         action="store_true",
-        help="also a new snapshot of the line items that no invoice has yet",
+        help="also a new snapshot of the line items that are on no invoice yet",
     )
 
 
-def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_invoices(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     parser.set_defaults(parser=parser)
     listing = actions.add_parser("list", help="list the invoices of the tenant")
@@ -236,7 +308,7 @@ def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
     getting = actions.add_parser("get", help="show one invoice; needs app+user credentials")
     getting.add_argument("invoice", metavar="ID")
     estimating = actions.add_parser(
-        "estimates", help="show which line items there are that no invoice has yet"
+        "estimates", help="show which line items there are that are on no invoice yet"
     )
     estimating.add_argument(
         "--currency", metavar="CODE", required=True, help="the currency, as in EUR"
@@ -245,7 +317,7 @@ def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
         "summary", help="show the account in each currency; needs app+user credentials"
     )
     summing.add_argument(
-        "--overall", action="store_true", help="only the one in the partner's own currency"
+        "--overall", action="store_true", help="only the summary in the partner's own currency"
     )
     saving = actions.add_parser(
         "document", help="save an invoice's statement as PDF; needs app+user credentials"
@@ -257,40 +329,47 @@ def _invoices_arguments(parser: argparse.ArgumentParser) -> None:
     saving.add_argument(
         "-o",
         "--output",
+        dest="file",
         metavar="FILE",
         type=Path,
-        help="where to (default: named for the invoice)",
+        help="the file to write (default: named after the invoice)",
     )
-    for action, command in (
-        (listing, "invoices:list_invoices"),
-        (getting, "invoices:get_invoice"),
-        (summing, "invoices:show_summaries"),
-        (saving, "invoices:save_document"),
-        (estimating, "invoices:list_estimates"),
+    for action, command, positionals, without in (
+        (listing, "list_invoices", "", _LINE_ITEM_PAGES),
+        (getting, "get_invoice", "ID", _ALL_PAGES),
+        (summing, "show_summaries", "", _ALL_PAGES),
+        (saving, "save_document", "ID", _ALL_PAGES),
+        (estimating, "list_estimates", "--currency CODE", _ALL_PAGES),
     ):
-        action.add_argument(
-            "--json", action="store_true", help="print JSON lines, values as the server wrote them"
-        )
-        _verbosity_argument(action)
-        add_arguments(action)
-        action.set_defaults(command=command, parser=action)
+        _add_json(action, "print JSON lines with the values as the server wrote them")
+        _add_verbose(action)
+        add_settings(action, "service", "sign_in", without=without)
+        _set_command(action, f"invoices:{command}", positionals)
 
 
-def _login_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--check", action="store_true", help="say who one is, what that allows, and until when"
+_LINE_ITEM_PAGES = ("page_size", "usage_period")
+_ALL_PAGES = ("invoice_page_size", *_LINE_ITEM_PAGES)
+
+
+def _add_login(parser: argparse.ArgumentParser) -> None:
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--check",
+        action="store_true",
+        help="show who is signed in, what the token allows, and until when",
     )
-    what.add_argument("--forget", action="store_true", help="remove the login that is kept")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    _verbosity_argument(parser)
-    add_arguments(parser)
-    parser.set_defaults(command="login:login", parser=parser)
+    choice.add_argument("--forget", action="store_true", help="remove the login that is kept")
+    _add_json(parser)
+    _add_verbose(parser)
+    add_settings(parser, "service", "sign_in", without=_ALL_PAGES)
+    _set_command(parser, "login:login")
 
 
-def _line_items_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_line_items(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "invoice", metavar="ID", help="the invoice, or `unbilled` for line items that none has yet"
+        "invoice",
+        metavar="ID",
+        help="the invoice, or `unbilled` for line items that are on no invoice yet",
     )
     parser.add_argument(
         "provider", metavar="PROVIDER", help="office, azure, one_time, marketplace or all"
@@ -299,12 +378,13 @@ def _line_items_arguments(parser: argparse.ArgumentParser) -> None:
         "line_item_type", metavar="TYPE", help="billing_line_items or usage_line_items"
     )
     parser.add_argument(
-        "--currency", metavar="CODE", help="the invoice's currency; modern usage wants it"
+        "--currency", metavar="CODE", help="the invoice's currency; modern usage needs it"
     )
     parser.add_argument(
         "--period",
         choices=PERIODS,
-        help="the period of modern usage, or of what is unbilled (default: that of the settings, or current)",
+        help="the period of modern usage (default: usage_period), or of unbilled line items "
+        "(default: current)",
     )
     parser.add_argument(
         "--table", action="store_true", help="print a table for people instead of JSON lines"
@@ -313,91 +393,84 @@ def _line_items_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=_whole_number(1), metavar="N", help="stop after N line items"
     )
-    _verbosity_argument(parser)
-    add_arguments(parser)
-    parser.set_defaults(command="lineitems:print_line_items", parser=parser)
+    _add_verbose(parser)
+    add_settings(parser, "service", "sign_in", without=("invoice_page_size",))
+    _set_command(parser, "lineitems:print_line_items", "ID PROVIDER TYPE")
 
 
-def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
     parser.add_argument(
-        "output", metavar="DIR", type=_output, help="the archive, as export was told it"
-    )
-    parser.add_argument(
-        "--deep", action="store_true", help="read every line item as well, not only every byte"
+        "--deep", action="store_true", help="also read every line item, not only bytes"
     )
     parser.add_argument(
         "--against-server",
-        action="store_true",
-        help="also ask the server for its invoices and count its line items",
+        dest="command",
+        action="store_const",
+        const="recount:verify_against_server",
+        help="also compare with the server's line items",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="exit with 1 also where line items do not add up to an invoice",
+        help="exit with 1 if an invoice does not add up",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    _verbosity_argument(parser)
-    _tenant_arguments(parser)
-    parser.set_defaults(command="verify:verify", parser=parser)
+    _add_json(parser)
+    _add_verbose(parser)
+    _add_sandbox(parser, is_hidden=True)
+    add_settings(parser, "storage", hidden=("service", "sign_in"))
+    parser.epilog = (
+        "--against-server also takes the settings of the service and for signing in, and the "
+        "options of --sandbox: `bulkfetch export --help` shows them."
+    )
+    _set_command(parser, "verify:verify", "DIR")
 
 
-def _repair_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "output", metavar="DIR", type=_output, help="the archive, as export was told it"
-    )
+def _add_repair(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
     parser.add_argument(
         "--against-server",
         action="store_true",
-        help="also fetch again what has other numbers of line items there",
+        help="also re-fetch transfers whose number of line items differs on the server",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    _verbosity_argument(parser)
-    _tenant_arguments(parser)
-    parser.set_defaults(command="repair:repair", parser=parser, writes=True)
+    _add_json(parser)
+    _add_quiet(parser)
+    _add_verbose(parser)
+    _add_sandbox(parser)
+    add_settings(parser, *GROUPS)
+    _set_command(parser, "repair:repair", "DIR", writes=True)
 
 
-def _schema_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "detail",
         metavar="PROVIDER/TYPE",
         nargs="?",
         help="one detail, as office/billing_line_items, or invoices for the headers (default: all)",
     )
-    parser.add_argument("--json", action="store_true", help="print the schemas as JSON")
-    parser.set_defaults(command="schema:show_schema", parser=parser)
+    _add_json(parser, "print the schemas as JSON")
+    _set_command(parser, "schema:show_schema", "[PROVIDER/TYPE]")
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the settings as JSON")
-    add_arguments(parser)
-    parser.set_defaults(command="config:show_config", parser=parser)
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    _add_json(parser, "print the settings as JSON")
+    add_settings(parser, *GROUPS)
+    _set_command(parser, "config:show_config")
 
 
-def _sandbox_arguments(parser: argparse.ArgumentParser) -> None:
-    from bulkfetch.sandbox import add_arguments
-
-    add_arguments(parser)
-    parser.set_defaults(command="sandbox:serve", parser=parser)
+def _add_sandbox_command(parser: argparse.ArgumentParser) -> None:
+    import_module("bulkfetch.sandbox.command").add_arguments(parser)
+    _set_command(parser, "sandbox:serve")
 
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
-    "export": ("archive invoices and their line items as Parquet", _export_arguments),
-    "invoices": ("list the invoices, or show one", _invoices_arguments),
-    "login": ("sign in as a person, or say who one is", _login_arguments),
-    "line-items": ("print the line items of one detail", _line_items_arguments),
-    "verify": ("check an archive against its commits and its invoices", _verify_arguments),
-    "repair": ("fetch again what a verification faults", _repair_arguments),
-    "schema": ("show the columns of each line-item type", _schema_arguments),
-    "config": ("show the settings in force, and where each comes from", _config_arguments),
-    "sandbox": ("serve a made-up Partner Center on this machine", _sandbox_arguments),
+    "export": ("archive invoices and their line items as Parquet", _add_export),
+    "invoices": ("list the invoices, or show one", _add_invoices),
+    "login": ("sign in, or show who is signed in", _add_login),
+    "line-items": ("print the line items of one detail", _add_line_items),
+    "verify": ("check an archive against its commits and its invoices", _add_verify),
+    "repair": ("re-fetch what `verify` found damaged", _add_repair),
+    "schema": ("show the columns of each line-item type", _add_schema),
+    "config": ("show the settings in force, and where each comes from", _add_config),
+    "sandbox": ("serve a made-up Partner Center on this machine", _add_sandbox_command),
 }
-
-
-def _verbosity_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--verbose",
-        action="count",
-        default=0,
-        help="tell of retries, waits, changes of the limit and new tokens; twice: of every answer",
-    )

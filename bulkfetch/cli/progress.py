@@ -1,5 +1,4 @@
-"""The progress of a run on stderr: a live block on a terminal, a plain line now and then in a
-pipe."""
+"""The progress of a run on stderr: a live block on a terminal, a line every 10 s in a pipe."""
 
 from __future__ import annotations
 
@@ -26,30 +25,26 @@ async def show_progress(
     terminal: bool,
     clock: Callable[[], float],
     interval_s: float | None = None,
-    quiet: bool = False,
 ) -> AsyncIterator[None]:
-    """Show `stats` on `stream` while the body runs, and a final line when it ends, if it came to
-    transfers.
+    """Show `stats` on `stream` while the body runs, and a final line if any transfer was planned.
 
-    `terminal` chooses the live block over plain lines, `quiet` shows nothing. The block is redrawn
-    four times a second and a plain line comes every 10 s, unless `interval_s` is given. What the
-    body raises leaves as it is, and goes before a cancellation that comes meanwhile.
+    `terminal` chooses the live block over plain lines. The block is redrawn four times a second and
+    a plain line is written every 10 s, unless `interval_s` is given. An exception of the body is
+    raised unchanged, also if the body is cancelled at the same time.
     """
     stats.sample(clock())
-    if quiet:
-        yield
-        return
-    display: _Display = _LiveBlock(stats, stream) if terminal else _PlainLines(stats, stream)
-    pause_s = interval_s if interval_s is not None else (_REDRAW_S if terminal else _LINE_S)
+    display = _open_display(stats, stream, terminal=terminal)
+    if interval_s is None:
+        interval_s = _REDRAW_S if terminal else _LINE_S
     error: Exception | None = None
     try:
         if _has_transfers(stats):
             _show(display.show, clock())
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_keep_showing, display, stats, clock, pause_s)
+            tasks.start_soon(_keep_showing, display, stats, clock, interval_s)
             try:
                 yield
-            except Exception as raised:  # out of the task group, which would wrap it
+            except Exception as raised:  # raised below: the task group would wrap it
                 error = raised
             tasks.cancel_scope.cancel()
     finally:
@@ -59,7 +54,7 @@ async def show_progress(
 
 
 def progress_line(stats: RunStats, now: float) -> str:
-    """Return one line on a run under way."""
+    """Return one line about a run under way."""
     if not _has_transfers(stats):
         return ", ".join(
             [
@@ -86,7 +81,7 @@ def progress_line(stats: RunStats, now: float) -> str:
 
 
 def final_line(stats: RunStats, now: float) -> str:
-    """Return one line on a run that has ended."""
+    """Return one line about a run that has ended."""
     elapsed_s = stats.elapsed_s(now)
     rate = f" ({stats.rows / elapsed_s:,.0f} rows/s)" if elapsed_s > 0 else ""
     return ", ".join(
@@ -104,7 +99,7 @@ def final_line(stats: RunStats, now: float) -> str:
 def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = False) -> list[str]:
     """Return the lines of the live block, none wider than `width` columns from 60 on."""
     if not _has_transfers(stats):
-        return packed(progress_line(stats, now).split(", "), width)
+        return pack(progress_line(stats, now).split(", "), width)
     counted = _GAP.join([_of(stats.transfers_ended, stats.transfers), *_time_left(stats, now)])
     narrowest, widest = _BAR_WIDTHS
     room = max(narrowest, min(widest, width - len(f"transfers  {counted}")))
@@ -122,11 +117,11 @@ def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = Fa
         f"throttled {stats.throttled:,}",
         f"elapsed {format_duration(stats.elapsed_s(now))}",
     ]
-    return [f"transfers {bar(done, room, ascii_only=ascii_only)} {counted}", *packed(facts, width)]
+    return [f"transfers {bar(done, room, ascii_only=ascii_only)} {counted}", *pack(facts, width)]
 
 
-def packed(facts: list[str], width: int) -> list[str]:
-    """Set facts side by side into as few lines of `width` columns as hold them in order."""
+def pack(facts: list[str], width: int) -> list[str]:
+    """Put facts side by side, in order, into as few lines of `width` columns as possible."""
     lines: list[str] = []
     for fact in facts:
         if lines and len(lines[-1]) + len(_GAP) + len(fact) <= width:
@@ -137,8 +132,7 @@ def packed(facts: list[str], width: int) -> list[str]:
 
 
 def bar(done: float, width: int, *, ascii_only: bool = False) -> str:
-    """Draw a bar of `width` columns, of which the fraction `done` is full; only a whole one looks
-    full."""
+    """Draw a bar of `width` columns, filled to the fraction `done`; it is full only at 1."""
     full, empty = "#-" if ascii_only else "━─"
     columns = int(min(1.0, max(0.0, done)) * width)
     return full * columns + empty * (width - columns)
@@ -148,7 +142,9 @@ def format_duration(seconds: float) -> str:
     """Write a duration as 0:07, 1:23 or 1:02:03; parts of a second are dropped."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+    if hours:
+        return f"{hours}:{minute:02}:{second:02}"
+    return f"{minute}:{second:02}"
 
 
 def format_bytes(count: int) -> str:
@@ -158,12 +154,13 @@ def format_bytes(count: int) -> str:
         if size < 1024:
             break
         size, unit = size / 1024, larger
-    return f"{count} B" if unit == "B" else f"{size:,.1f} {unit}"
+    if unit == "B":
+        return f"{count} B"
+    return f"{size:,.1f} {unit}"
 
 
 def _has_transfers(stats: RunStats) -> bool:
-    """Tell whether there is more to show than the listing of invoices: no line of zeros before an
-    error."""
+    """Return whether there is more to show than the listing of invoices."""
     return bool(stats.transfers or stats.rows)
 
 
@@ -172,12 +169,15 @@ def _of(part: int, whole: int) -> str:
 
 
 def _documents(stats: RunStats) -> list[str]:
-    return [f"documents {_of(stats.documents_done, stats.documents)}"] if stats.documents else []
+    if not stats.documents:
+        return []
+    return [f"documents {_of(stats.documents_done, stats.documents)}"]
 
 
 def _transfers(stats: RunStats) -> str:
-    notes = _unusual(stats)
-    return _of(stats.transfers_ended, stats.transfers) + (f" ({', '.join(notes)})" if notes else "")
+    counts = _of(stats.transfers_ended, stats.transfers)
+    notes = ", ".join(_unusual(stats))
+    return f"{counts} ({notes})" if notes else counts
 
 
 def _unusual(stats: RunStats) -> list[str]:
@@ -191,10 +191,8 @@ def _hold(stats: RunStats, now: float) -> list[str]:
 
 
 def _troubles(stats: RunStats) -> list[str]:
-    return [
-        f"{stats.retries:,} {'retry' if stats.retries == 1 else 'retries'}",
-        f"{stats.throttled:,} throttled",
-    ]
+    noun = "retry" if stats.retries == 1 else "retries"
+    return [f"{stats.retries:,} {noun}", f"{stats.throttled:,} throttled"]
 
 
 def _time_left(stats: RunStats, now: float) -> list[str]:
@@ -202,8 +200,14 @@ def _time_left(stats: RunStats, now: float) -> list[str]:
     return [f"about {format_duration(left_s)} left"] if left_s else []
 
 
+def show_final_line(stats: RunStats, stream: TextIO, now: float) -> None:
+    """Write the final line, if any transfer was planned: no line of zeros before an error."""
+    if _has_transfers(stats):
+        print(final_line(stats, now), file=stream, flush=True)
+
+
 class _Display(Protocol):
-    """What shows the counters, again and again, and once more at the end."""
+    """Shows the counters repeatedly, and once more at the end."""
 
     def show(self, now: float) -> None: ...
 
@@ -219,53 +223,28 @@ class _PlainLines:
         print(progress_line(self._stats, now), file=self._stream, flush=True)
 
     def finish(self, now: float) -> None:
-        if _has_transfers(self._stats):
-            print(final_line(self._stats, now), file=self._stream, flush=True)
+        show_final_line(self._stats, self._stream, now)
 
 
-class _LiveBlock:
-    """A block that rich redraws in place, and that vanishes for the final line.
+def _open_display(stats: RunStats, stream: TextIO, *, terminal: bool) -> _Display:
+    if not terminal:
+        return _PlainLines(stats, stream)
+    # It imports rich, which is slow: a run in a pipe does without.
+    from bulkfetch.cli.liveblock import LiveBlock
 
-    No thread draws it, so that nothing is left running when the run is cancelled.
-    """
-
-    def __init__(self, stats: RunStats, stream: TextIO) -> None:
-        from rich.console import Console  # a run in a pipe does without these imports
-        from rich.live import Live
-
-        self._stats = stats
-        self._stream = stream
-        self._console = Console(file=stream, force_terminal=True)
-        self._live = Live(
-            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
-        )
-
-    def show(self, now: float) -> None:
-        from rich.text import Text
-
-        ascii_only = not self._console.encoding.lower().startswith("utf")
-        lines = live_block(self._stats, now, width=self._console.width, ascii_only=ascii_only)
-        text = Text("\n".join(lines), no_wrap=True, overflow="crop")
-        text.highlight_regex("━+|#+", "green")
-        self._live.start()  # does nothing when it has started
-        self._live.update(text, refresh=True)
-
-    def finish(self, now: float) -> None:
-        self._live.stop()
-        if _has_transfers(self._stats):
-            print(final_line(self._stats, now), file=self._stream, flush=True)
+    return LiveBlock(stats, stream)
 
 
 async def _keep_showing(
-    display: _Display, stats: RunStats, clock: Callable[[], float], pause_s: float
+    display: _Display, stats: RunStats, clock: Callable[[], float], interval_s: float
 ) -> None:
     while True:
-        await anyio.sleep(pause_s)
+        await anyio.sleep(interval_s)
         now = clock()
         stats.sample(now)
         _show(display.show, now)
 
 
 def _show(step: Callable[[float], None], now: float) -> None:
-    with suppress(OSError):  # who reads the progress may go away; the run goes on without
+    with suppress(OSError):  # the reader of the progress may go; the run continues
         step(now)

@@ -15,7 +15,7 @@ import anyio.abc
 T = TypeVar("T")
 
 PATIENCE_S = 1.5
-"""How long the clean-up may take: a run has to end within 2 s of its Ctrl-C."""
+"""How long the clean-up may take: a run should end within 2 s of its Ctrl-C."""
 _ENDING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -23,27 +23,27 @@ _ENDING = [
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """What a run that was told to end comes to, instead of a result: the number of the signal."""
+    """The outcome of a run that a signal ended: the number of the signal."""
 
     number: int
 
 
-async def until_signalled(
+async def run_until_signal(
     work: Callable[[], Awaitable[T]],
     *,
     farewell: Callable[[int], object],
     patience_s: float = PATIENCE_S,
 ) -> T | Signalled:
-    """Run `work`, and cancel it on SIGINT, SIGTERM or SIGHUP. What it raises leaves as it is.
+    """Run `work`, and cancel it on SIGINT, SIGTERM or SIGHUP. Its exceptions are raised unchanged.
 
-    No step of the clean-up is needed for correctness. So on a second signal, and if the process has
-    not ended `patience_s` after the first, say because a thread waits for a name server, `farewell`
-    is called with the number of the signal, and the process ends with 128 plus that: for command
-    lines only.
+    For command lines only: the process ends at once on a second signal, and if it has not ended
+    `patience_s` after the first, because a thread waits for a name server for example. `farewell`
+    is called before with the number of the signal, and the exit code is 128 plus that. This is
+    safe, as no step of the clean-up is needed for correctness.
     """
     outcome: list[T] = []
     errors: list[Exception] = []
-    told: list[int] = []
+    received: list[int] = []
     async with anyio.create_task_group() as tasks:
         scope = anyio.CancelScope()
 
@@ -51,9 +51,9 @@ async def until_signalled(
             with anyio.open_signal_receiver(*_ENDING) as signals:
                 task_status.started()
                 async for number in signals:
-                    if told:
-                        _end_now(told[0], farewell)
-                    told.append(int(number))
+                    if received:
+                        _end_now(received[0], farewell)
+                    received.append(int(number))
                     _start_watchdog(patience_s, number, farewell)
                     scope.cancel()
 
@@ -62,17 +62,16 @@ async def until_signalled(
         with scope:
             try:
                 outcome.append(await work())
-            except Exception as error:  # carried out of the task group, which would wrap it
+            except Exception as error:  # raised below: the task group would wrap it
                 errors.append(error)
         tasks.cancel_scope.cancel()
     if errors:
         raise errors[0]
-    return outcome[0] if outcome else Signalled(told[0])
+    return outcome[0] if outcome else Signalled(received[0])
 
 
 def _start_watchdog(patience_s: float, number: int, farewell: Callable[[int], object]) -> None:
-    """End the process when its time is up; in a thread, because the event loop may have ended by
-    then."""
+    """End the process after `patience_s`; in a thread, as the event loop may have ended by then."""
     watchdog = threading.Timer(patience_s, _end_now, (number, farewell))
     watchdog.daemon = True
     watchdog.start()

@@ -24,7 +24,7 @@ class SpawnedSandbox:
 
 
 @contextmanager
-def spawned(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
+def spawn(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
     """Start `bulkfetch sandbox` with `arguments`, and end it afterwards; it also ends if this
     process dies.
 

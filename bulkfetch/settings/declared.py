@@ -85,9 +85,10 @@ def _ca_file() -> Any:
 
 
 class _Group:
-    """Reads every value that is given and brings it to its type. Raises SettingsError."""
+    """What the groups have in common. They are parts of Settings, and not made by themselves."""
 
     def __post_init__(self) -> None:
+        """Bring every value that is given to its type. Raises SettingsError."""
         for setting in fields(self):  # type: ignore[arg-type]  # the groups are dataclasses
             value = getattr(self, setting.name)
             is_given = value is not None and not isinstance(value, DerivedText | DerivedNumber)
@@ -101,7 +102,7 @@ class _Group:
             object.__setattr__(self, name, value)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ServiceSettings(_Group):
     """Which Partner Center to ask, and how."""
 
@@ -161,7 +162,7 @@ class ServiceSettings(_Group):
         self._derive("base_url", DerivedText(CLOUDS[self.cloud].base_url))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class SignInSettings(ServiceSettings):
     """Who asks that Partner Center."""
 
@@ -222,7 +223,7 @@ class SignInSettings(ServiceSettings):
         self._derive("authority", DerivedText(CLOUDS[self.cloud].authority))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ArchiveSettings(_Group):
     """How a run writes an archive."""
 
@@ -249,7 +250,7 @@ class ArchiveSettings(_Group):
         check_row_group_rows(self.row_group_rows, self.part_rows)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class StorageSettings(_Group):
     """The object store that holds the archive, where it is not a directory."""
 

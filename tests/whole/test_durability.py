@@ -232,7 +232,7 @@ async def test_a_run_that_is_told_to_end_says_so_and_the_next_one_completes(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_signal_soon, slow, number)
             code, said = await trials.command(root, None)
-        assert (code, "run the same command again to go on" in said) == (128 + number, True)
+        assert (code, "run the same command again to continue" in said) == (128 + number, True)
         assert dishonest(root) == []
         assert (await trials.command(root, None))[0] == 0
     assert differences(root, trials.clean) == []

@@ -29,7 +29,7 @@ from bulkfetch.errors import BulkfetchError
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
-from bulkfetch.sandbox.process import spawned
+from bulkfetch.sandbox.process import spawn
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 
@@ -519,7 +519,7 @@ async def test_a_server_that_stands_still_for_a_while_is_waited_for(
 ) -> None:
     sizes = ["--invoices", "3", "--line-items", "130", "--amendments", "0", "--unreconciled", "0"]
     details = ["--details", ",".join(TENANT.details), "--latency-ms", "50", "--token", CANARY]
-    with spawned([*sizes, *details]) as sandbox, anyio.fail_after(60):
+    with spawn([*sizes, *details]) as sandbox, anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
 
             async def stand_still() -> None:

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 from support.objectservers import S3Server
 
-from bulkfetch.sandbox.process import SpawnedSandbox, spawned
+from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 from bulkfetch.storage.addresses import parse_address
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ RUN = (
 
 @pytest.fixture(scope="module")
 def sandbox() -> object:
-    with spawned(["--line-items", "20"]) as running:
+    with spawn(["--line-items", "20"]) as running:
         yield running
 
 

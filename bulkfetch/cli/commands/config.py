@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from bulkfetch.cli.running import load
+from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import COMPLETE, print_result
 from bulkfetch.settings.sources import describe
 
 
 def show_config(arguments: argparse.Namespace) -> int:
     """Print every setting and where it came from."""
-    loaded = load(arguments)
-    lines = describe(loaded)
+    lines = describe(load(arguments))
     if arguments.json:
         print_result({line.name: {"value": line.value, "source": line.source} for line in lines})
     else:

@@ -3,135 +3,39 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
 
-from bulkfetch.cli.running import name_sandbox, open_settings, run
+from bulkfetch.archive.documents import committed_documents
+from bulkfetch.archive.layout import ARCHIVE
+from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.spelling import currency_code
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.cli.running import run
+from bulkfetch.cli.tenant import name_sandbox, open_settings
 from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, drop_stdout, print_result, say
-
-if TYPE_CHECKING:
-    from bulkfetch.billing.transfers import Transfer
-    from bulkfetch.runs.plan import Plan, Selection
-    from bulkfetch.settings.declared import Settings
-    from bulkfetch.storage.store import Store
+from bulkfetch.runs.committed import find_committed
+from bulkfetch.runs.export import export_async, plan_only
+from bulkfetch.runs.failures import failure_lines
+from bulkfetch.runs.plan import Plan, Selection
+from bulkfetch.runs.report import ExportReport
+from bulkfetch.settings.declared import Settings
+from bulkfetch.stats import RunStats
+from bulkfetch.storage.opening import may_exist, prepare_output
+from bulkfetch.words import counted
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Archive the tenant, or show the plan."""
     with open_settings(arguments) as settings:
-        selection = _selection(arguments)
-        return (_show_plan if arguments.plan else _run_export)(arguments, settings, selection)
+        selection = _select(arguments)
+        if arguments.plan:
+            return _show_plan(arguments, settings, selection)
+        return _run_export(arguments, settings, selection)
 
 
-def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    from bulkfetch.runs.export import export_async
-    from bulkfetch.runs.failures import failure_lines
-    from bulkfetch.stats import RunStats
-
-    stats = RunStats()
-    report = run(
-        arguments,
-        lambda: export_async(
-            arguments.output,
-            settings,
-            selection=selection,
-            documents=arguments.documents,
-            stats=stats,
-            source=name_sandbox(arguments),
-        ),
-        progress=None if arguments.quiet else stats,
-    )
-    code = COMPLETE if report.complete else INCOMPLETE
-    try:
-        print_result(report.to_dict() if arguments.json else report.lines())
-    except BrokenPipeError:  # nobody reads the report; the exit code still says how it went
-        drop_stdout()
-    if arguments.json:
-        for line in failure_lines(report.failures):
-            say(line)
-    return code
-
-
-def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    from bulkfetch.archive.documents import committed_documents
-    from bulkfetch.billing.documents import documents_of
-    from bulkfetch.runs.committed import find_committed
-    from bulkfetch.runs.export import plan_only
-    from bulkfetch.words import counted
-
-    store = _store_at(arguments.output, settings)
-    plan = run(arguments, lambda: plan_only(settings, selection))
-    committed = find_committed(store, plan.transfers) if store else {}
-    to_fetch = [
-        transfer for transfer in plan.transfers if transfer.unbilled or transfer not in committed
-    ]
-    documents = documents_of(plan.invoices) if arguments.documents else ()
-    saved = committed_documents(store, documents) if store else {}
-    to_save = [document for document in documents if document not in saved]
-    if arguments.json:
-        facts = _plan_dict(plan, to_fetch)
-        facts["documents"] = [
-            {"document": str(each), "committed": each in saved} for each in documents
-        ]
-        facts["requests_at_least"] += len(to_save)
-        print_result(facts)
-    else:
-        print_result(_plan_lines(plan, to_fetch, settings.page_size))
-        if documents:
-            print_result(
-                [f"and {len(to_save):,} of {counted(len(documents), 'document')}, one request each"]
-            )
-    return COMPLETE
-
-
-def _store_at(output: str, settings: Settings) -> Store | None:
-    """Return the archive at `output`, or None if nothing is there yet: a plan makes none.
-
-    Raises OutputError if an export could not write to what is there.
-    """
-    from bulkfetch.archive.layout import ARCHIVE
-    from bulkfetch.storage.opening import may_exist, prepare_output
-
-    return prepare_output(output, settings, ARCHIVE) if may_exist(output) else None
-
-
-def _plan_dict(plan: Plan, to_fetch: Sequence[Transfer]) -> dict[str, Any]:
-    return {
-        "invoices": [invoice.id for invoice in plan.invoices],
-        "transfers": [
-            {
-                "invoice_id": each.invoice_id,
-                "provider": each.provider,
-                "line_item_type": each.line_item_type,
-                **dict(zip(("period", "currency"), each.unbilled, strict=False)),
-                "committed": each not in to_fetch,
-            }
-            for each in plan.transfers
-        ],
-        "requests_at_least": len(to_fetch),
-    }
-
-
-def _plan_lines(plan: Plan, to_fetch: Sequence[Transfer], page_size: int) -> list[str]:
-    from bulkfetch.words import counted
-
-    pending = set(to_fetch)
-    lines = [f"{each}{'' if each in pending else ' (committed)'}" for each in plan.transfers]
-    lines.append(
-        f"{counted(len(plan.invoices), 'invoice')}, {counted(len(plan.transfers), 'transfer')}, "
-        f"{len(plan.transfers) - len(to_fetch):,} of them committed before"
-    )
-    lines.append(
-        f"at least {counted(len(to_fetch), 'request')} to come, one for every {page_size:,} line items of a "
-        "transfer; the API does not tell beforehand how many there are"
-    )
-    return lines
-
-
-def _selection(arguments: argparse.Namespace) -> Selection:
-    from bulkfetch.billing.spelling import currency_code
-    from bulkfetch.runs.plan import Selection
-
+def _select(arguments: argparse.Namespace) -> Selection:
     return Selection(
         since=arguments.since,
         until=arguments.until,
@@ -141,3 +45,96 @@ def _selection(arguments: argparse.Namespace) -> Selection:
         unbilled=arguments.unbilled,
         currencies=tuple(map(currency_code, arguments.currency)),
     )
+
+
+def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    stats = RunStats()
+
+    async def export_archive() -> ExportReport:
+        return await export_async(
+            arguments.output,
+            settings,
+            selection=selection,
+            documents=arguments.documents,
+            stats=stats,
+            source=name_sandbox(arguments),
+        )
+
+    report = run(arguments, export_archive, progress=None if arguments.quiet else stats)
+    try:
+        print_result(report.to_dict() if arguments.json else report.lines())
+    except BrokenPipeError:  # the reader has gone; the exit code still says how the run ended
+        drop_stdout()
+    if arguments.json:
+        for line in failure_lines(report.failures):
+            say(line)
+    return COMPLETE if report.complete else INCOMPLETE
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What of a plan is committed already."""
+
+    transfers: Collection[Transfer] = ()
+    documents: Collection[Document] = ()
+
+
+def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    # Before anything is asked: an output that an export would refuse is refused here too.
+    store = None
+    if may_exist(arguments.output):
+        store = prepare_output(arguments.output, settings, ARCHIVE)
+    plan = run(arguments, lambda: plan_only(settings, selection))
+    documents = documents_of(plan.invoices) if arguments.documents else ()
+    done = _Done()
+    if store is not None:
+        billed = [transfer for transfer in plan.transfers if not transfer.unbilled]
+        done = _Done(find_committed(store, billed), committed_documents(store, documents))
+    if arguments.json:
+        print_result(_plan_dict(plan, documents, done))
+    else:
+        print_result(_plan_lines(plan, documents, done, settings.page_size))
+    return COMPLETE
+
+
+def _plan_dict(plan: Plan, documents: Collection[Document], done: _Done) -> dict[str, Any]:
+    to_do = len(plan.transfers) - len(done.transfers) + len(documents) - len(done.documents)
+    return {
+        "invoices": [invoice.id for invoice in plan.invoices],
+        "transfers": [
+            {
+                "invoice_id": each.invoice_id,
+                "provider": each.provider,
+                "line_item_type": each.line_item_type,
+                **dict(zip(("period", "currency"), each.unbilled, strict=False)),
+                "committed": each in done.transfers,
+            }
+            for each in plan.transfers
+        ],
+        "requests_at_least": to_do,
+        "documents": [
+            {"document": str(each), "committed": each in done.documents} for each in documents
+        ],
+    }
+
+
+def _plan_lines(
+    plan: Plan, documents: Collection[Document], done: _Done, page_size: int
+) -> list[str]:
+    lines = []
+    for transfer in plan.transfers:
+        note = " (committed)" if transfer in done.transfers else ""
+        lines.append(f"{transfer}{note}")
+    to_fetch = len(plan.transfers) - len(done.transfers)
+    lines.append(
+        f"{counted(len(plan.invoices), 'invoice')}, {counted(len(plan.transfers), 'transfer')}, "
+        f"{len(done.transfers):,} of them committed before"
+    )
+    lines.append(
+        f"at least {counted(to_fetch, 'request')}, one for every {page_size:,} line items of a "
+        "transfer; the API does not report beforehand how many line items there are"
+    )
+    if documents:
+        to_save = len(documents) - len(done.documents)
+        lines.append(f"and {to_save:,} of {counted(len(documents), 'document')}, one request each")
+    return lines

@@ -5,36 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from dataclasses import replace
 
-from bulkfetch.cli.running import open_settings, run
+from bulkfetch.billing.details import api_spelling
+from bulkfetch.billing.transfers import Transfer, explanation
+from bulkfetch.cli.running import run
+from bulkfetch.cli.tenant import open_settings
 from bulkfetch.cli.terminal import COMPLETE, print_json_lines, print_result
+from bulkfetch.client import Client, LineItems, python_value
+from bulkfetch.decoding.jsontext import Json, dumps
 from bulkfetch.errors import HttpStatusError, SettingsError, TransferError
-
-if TYPE_CHECKING:
-    from bulkfetch.billing.transfers import Transfer
-    from bulkfetch.client import Client, LineItems
-    from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import Settings
+from bulkfetch.words import TextTable, telling_columns
 
 
 def print_line_items(arguments: argparse.Namespace) -> int:
     """Print the line items of one detail."""
     with open_settings(arguments) as settings:
         try:
-            run(arguments, lambda: _print_line_items(arguments, settings))
+            run(arguments, lambda: _print_pages(arguments, settings))
         except TransferError as error:
             refusal = error.__cause__
             if isinstance(refusal, HttpStatusError) and refusal.status in (400, 404):
-                raise TransferError(f"{error}. {_line_items_hint(arguments)}") from refusal
+                raise TransferError(f"{error}. {_explain_refusal(arguments)}") from refusal
             raise
     return COMPLETE
 
 
-def _line_items_hint(arguments: argparse.Namespace) -> str:
-    """Say what may be wrong where line items are refused that somebody asked for by name."""
-    from bulkfetch.billing.details import api_spelling
-    from bulkfetch.billing.transfers import Transfer, explanation
-
+def _explain_refusal(arguments: argparse.Namespace) -> str:
+    """Say what may be wrong with line items that were asked for by name and refused."""
     transfer = Transfer(
         arguments.invoice, api_spelling(arguments.provider), api_spelling(arguments.line_item_type)
     )
@@ -44,37 +44,21 @@ def _line_items_hint(arguments: argparse.Namespace) -> str:
     return "; ".join(hints)
 
 
-async def _print_line_items(arguments: argparse.Namespace, settings: Settings) -> None:
-    from contextlib import aclosing
-    from dataclasses import replace
-
-    from bulkfetch.client import Client, python_value
-    from bulkfetch.decoding.jsontext import dumps
-    from bulkfetch.words import TextTable, telling_columns
-
+async def _print_pages(arguments: argparse.Namespace, settings: Settings) -> None:
     left = sys.maxsize if arguments.limit is None else arguments.limit
     settings = replace(settings, page_size=min(settings.page_size, left))
-    columns = [name for name in (arguments.columns or "").split(",") if name]
-    table: TextTable | None = None
     async with Client(settings) as client:
-        items = _line_items_of(client, arguments)
-        async with aclosing(items.sources()) as pages:
+        line_items = _find_line_items(client, arguments)
+        printer = _Printer(arguments, line_items.transfer)
+        async with aclosing(line_items.sources()) as pages:
             async for page in pages:
-                shown = page[:left]
-                left -= len(shown)
-                if arguments.table or columns:
-                    rows = [python_value(item) for item in shown]
-                    if table is None:
-                        _check_columns(columns, rows, items.transfer)
-                        table = TextTable(columns or telling_columns(rows))
-                    print_result(table.lines(rows))
-                else:
-                    print_json_lines([dumps(item) for item in shown])
+                printer.print(page[:left])
+                left -= len(page)
                 if left <= 0:
                     return
 
 
-def _line_items_of(client: Client, arguments: argparse.Namespace) -> LineItems:
+def _find_line_items(client: Client, arguments: argparse.Namespace) -> LineItems:
     if arguments.invoice.casefold() != "unbilled":
         return client.invoices.by_id(arguments.invoice).by(
             arguments.provider,
@@ -84,7 +68,7 @@ def _line_items_of(client: Client, arguments: argparse.Namespace) -> LineItems:
         )
     if arguments.currency is None:
         raise SettingsError(
-            "unbilled line items are those of one currency: give --currency, as in EUR"
+            "unbilled line items are listed by currency: give --currency, as in EUR"
         )
     return client.invoices.unbilled(
         arguments.line_item_type,
@@ -94,15 +78,33 @@ def _line_items_of(client: Client, arguments: argparse.Namespace) -> LineItems:
     )
 
 
-def _check_columns(
-    columns: Sequence[str], rows: Sequence[dict[str, Any]], transfer: Transfer
-) -> None:
-    """Refuse columns that neither the first line items have nor their type declares."""
-    declared = transfer.detail.schema
-    known = {name for row in rows for name in row}
-    known |= {field.name for field in declared.fields} if declared else set()
-    for name in columns:
-        if name not in known:
-            raise SettingsError(
-                f"--columns: there is no {name!r}; there are {', '.join(sorted(known))}"
-            )
+class _Printer:
+    """Prints line items page by page: as JSON lines, or as a table with --table or --columns."""
+
+    def __init__(self, arguments: argparse.Namespace, transfer: Transfer) -> None:
+        self._transfer = transfer
+        self._columns = [name for name in (arguments.columns or "").split(",") if name]
+        self._is_table = arguments.table or bool(self._columns)
+        self._table: TextTable | None = None
+
+    def print(self, line_items: Sequence[Json]) -> None:
+        if not self._is_table:
+            print_json_lines([dumps(item) for item in line_items])
+            return
+        rows = [python_value(item) for item in line_items]
+        if self._table is None:
+            self._check_columns({name for row in rows for name in row})
+            self._table = TextTable(self._columns or telling_columns(rows))
+        print_result(self._table.lines(rows))
+
+    def _check_columns(self, known: set[str]) -> None:
+        """Refuse columns that are neither in the first line items nor in the schema of their
+        type."""
+        schema = self._transfer.detail.schema
+        if schema is not None:
+            known = known | {field.name for field in schema.fields}
+        for name in self._columns:
+            if name not in known:
+                raise SettingsError(
+                    f"--columns: there is no {name!r}; there are {', '.join(sorted(known))}"
+                )

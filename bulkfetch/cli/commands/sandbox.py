@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 
 from bulkfetch.errors import SettingsError
+from bulkfetch.sandbox import options_from_arguments, run
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Serve the sandbox until it is ended."""
-    from bulkfetch.sandbox import options_from_arguments, run
-
+    """Serve the sandbox until a signal ends it."""
     try:
         options = options_from_arguments(arguments)
     except ValueError as error:

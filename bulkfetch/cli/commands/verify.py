@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 
-from bulkfetch.cli.running import load, open_settings, run
+from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, print_result
+from bulkfetch.runs.verify import VerifyReport
+from bulkfetch.runs.verify import verify as verify_archive
+from bulkfetch.storage.addresses import parse_address
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Check an archive, and the server if asked to."""
-    from bulkfetch.runs.verify import verify
-    from bulkfetch.storage.addresses import parse_address
+    """Check an archive by its files."""
+    return print_verification(verify_files(arguments), arguments)
 
-    settings = None if parse_address(arguments.output) is None else load(arguments).settings
-    report = verify(arguments.output, deep=arguments.deep, settings=settings)
-    if arguments.against_server:
-        from bulkfetch.runs.recount import verify_against_server
 
-        with open_settings(arguments) as settings:
-            report = run(arguments, partial(verify_against_server, report, settings))
+def verify_files(arguments: argparse.Namespace) -> VerifyReport:
+    """Check an archive by its files; settings are read for an object store only."""
+    settings = None
+    if parse_address(arguments.output) is not None:
+        settings = load(arguments).settings
+    return verify_archive(arguments.output, deep=arguments.deep, settings=settings)
+
+
+def print_verification(report: VerifyReport, arguments: argparse.Namespace) -> int:
+    """Print a verification, and return its exit code."""
     print_result(report.to_dict() if arguments.json else report.lines())
-    return COMPLETE if report.sound and (report.reconciled or not arguments.strict) else INCOMPLETE
+    if report.sound and (report.reconciled or not arguments.strict):
+        return COMPLETE
+    return INCOMPLETE

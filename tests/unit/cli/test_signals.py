@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from bulkfetch.cli.signals import Signalled, until_signalled
+from bulkfetch.cli.signals import Signalled, run_until_signal
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
@@ -27,14 +27,14 @@ async def test_work_that_ends_by_itself_gives_its_result() -> None:
     async def work() -> str:
         return "done"
 
-    assert await until_signalled(work, farewell=never) == "done"
+    assert await run_until_signal(work, farewell=never) == "done"
 
 
 async def test_work_may_give_nothing() -> None:
     async def work() -> None:
         await anyio.lowlevel.checkpoint()
 
-    assert await until_signalled(work, farewell=never) is None
+    assert await run_until_signal(work, farewell=never) is None
 
 
 async def test_an_error_of_the_work_leaves_as_it_is() -> None:
@@ -44,13 +44,13 @@ async def test_an_error_of_the_work_leaves_as_it_is() -> None:
         raise error
 
     with pytest.raises(ValueError, match="of the work") as raised:
-        await until_signalled(work, farewell=never)
+        await run_until_signal(work, farewell=never)
     assert raised.value is error
 
 
 async def test_a_cancellation_from_outside_passes_through() -> None:
     with anyio.move_on_after(0.01) as scope:
-        await until_signalled(anyio.sleep_forever, farewell=never)
+        await run_until_signal(anyio.sleep_forever, farewell=never)
     assert scope.cancelled_caught
 
 
@@ -62,7 +62,7 @@ def test_outside_of_the_main_thread_work_runs_without_a_listener() -> None:
         return "done"
 
     async def run() -> None:
-        results.append(await until_signalled(work, farewell=never))
+        results.append(await run_until_signal(work, farewell=never))
 
     thread = threading.Thread(target=anyio.run, args=(run,))
     thread.start()
@@ -76,7 +76,7 @@ async def test_the_signals_are_the_processs_again_when_the_work_has_ended() -> N
     async def work() -> object:
         return signal.getsignal(signal.SIGTERM)
 
-    assert await until_signalled(work, farewell=never) != before
+    assert await run_until_signal(work, farewell=never) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -165,7 +165,7 @@ def run_program(work: str, *numbers: signal.Signals, patience_s: float = 1.5) ->
     program = f"""
 import threading, time
 import anyio, anyio.to_thread
-from bulkfetch.cli.signals import until_signalled
+from bulkfetch.cli.signals import run_until_signal
 
 def say(words):
     print(words, flush=True)
@@ -173,9 +173,8 @@ def say(words):
 {work}
 
 async def main():
-    return await until_signalled(
-        work, farewell=lambda number: say(f"farewell {{number}}"), patience_s={patience_s}
-    )
+    farewell = lambda number: say(f"farewell {{number}}")
+    return await run_until_signal(work, farewell=farewell, patience_s={patience_s})
 
 say(repr(anyio.run(main)))
 """

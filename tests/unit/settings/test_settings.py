@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import bulkfetch
-from bulkfetch.cli.parser import add_arguments
+from bulkfetch.cli.parser import add_settings
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.declared import (
     CLOUDS,
@@ -221,7 +221,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         storage_patience_s=90.0,
     )
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_settings(parser, *GROUPS)
     given = [part for name, text in texts.items() for part in ("--" + name.replace("_", "-"), text)]
     environ = {f"BULKFETCH_{name.upper()}": text for name, text in texts.items()}
     toml = "\n".join(f'{name} = "{text}"' for name, text in texts.items())
@@ -232,22 +232,23 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
 
 def test_a_flag_before_the_command_survives_the_same_flags_after_it(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_settings(parser, *GROUPS)
     command = parser.add_subparsers().add_parser("export")
-    add_arguments(command)
+    add_settings(command, *GROUPS)
     flags = vars(parser.parse_args(["--page-size", "7", "export", "--max-in-flight", "3"]))
     settings = load(tmp_path, flags=flags).settings
     assert (settings.page_size, settings.max_in_flight) == (7, 3)
 
 
-def test_the_help_tells_of_each_flag_its_default_and_its_variable() -> None:
+def test_the_help_says_of_each_flag_its_default_and_once_how_variables_are_named() -> None:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_settings(parser, *GROUPS)
     text = " ".join(parser.format_help().split())
-    assert "(default: 2000; BULKFETCH_PAGE_SIZE)" in text
-    assert "(default: 256MiB; BULKFETCH_MAX_PAGE_BYTES)" in text
-    assert "(default: 15; BULKFETCH_CONNECT_TIMEOUT_S)" in text
-    assert "(no default; BULKFETCH_CLIENT_SECRET)" in text
+    assert "the API's limit is 2000. Default: 2000." in text
+    assert "Default: 256MiB." in text
+    assert "How long to wait for a connection. Default: 15." in text
+    assert "Default: that of the cloud." in text
+    assert text.count("environment variable (BULKFETCH_TOKEN for --token)") == 1
 
 
 # The TOML file

@@ -1,0 +1,67 @@
+"""The tenant that a command asks: the one that the settings name, or a sandbox."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bulkfetch.cli.parser import SANDBOX_OPTIONS
+from bulkfetch.cli.terminal import say
+from bulkfetch.sandbox.options import SandboxOptions
+from bulkfetch.sandbox.process import spawn
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import LoadedSettings, load_settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.ways import check_credentials
+
+
+def load(arguments: argparse.Namespace) -> LoadedSettings:
+    """Read the settings, and show their warnings."""
+    loaded = load_settings(vars(arguments), os.environ, cwd=Path.cwd())
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    return loaded
+
+
+@contextmanager
+def open_settings(arguments: argparse.Namespace) -> Iterator[Settings]:
+    """Yield the settings in force; with --sandbox, those of a sandbox that runs meanwhile."""
+    settings = load(arguments).settings
+    given = _sandbox_options(arguments)
+    if getattr(arguments, "sandbox", False):
+        words = [word for name, value in given.items() for word in (f"--{name}", value)]
+        with spawn(words) as sandbox:
+            token = Secret(sandbox.token)
+            yield replace(settings, base_url=sandbox.base_url, token=token, sign_in="auto")
+        return
+    for name in given:
+        arguments.parser.error(f"--sandbox-{name} is for the sandbox: give --sandbox too")
+    check_credentials(settings)
+    yield settings
+
+
+def _sandbox_options(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the options for the sandbox that were given."""
+    found = {}
+    for name in SANDBOX_OPTIONS:
+        value = getattr(arguments, f"sandbox_{name.replace('-', '_')}", None)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def name_sandbox(arguments: argparse.Namespace) -> str | None:
+    """Name the tenant of a sandbox, so that no archive mixes two; None for any other server."""
+    if not arguments.sandbox:
+        return None
+    given, default = _sandbox_options(arguments), SandboxOptions()
+    seed = int(given.get("seed", default.seed))
+    line_items = int(given.get("line-items", default.line_items))
+    name = f"sandbox, seed {seed}, {line_items} line items"
+    if arguments.sandbox_details:
+        name += f", details {arguments.sandbox_details}"
+    return name
