@@ -1,4 +1,4 @@
-"""Who asks: the ways to a token.
+"""Signing in: the ways to a token.
 
-Start with `ways`, which chooses one, then `source`, which keeps the token fresh for everyone.
+Start with `ways`, which chooses one, then `source`, which renews the token for all requests.
 """

@@ -1,4 +1,4 @@
-"""Getting a token from a command of the user's own."""
+"""A token from a command of the user."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from datetime import datetime
 from typing import Any
 
 from bulkfetch.errors import SignInError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import SignInSettings
 from bulkfetch.signin.tokens import Issued, lifetime_s, without_secrets
 from bulkfetch.words import printable
 
 _TIMEOUT_S = 120
 
 
-def token_of_command(settings: Settings) -> Issued:
+def token_of_command(settings: SignInSettings) -> Issued:
     """Run `token_command` and return the token that it prints; it blocks.
 
-    Raises SignInError, which shows nothing of the command but its program.
+    Raises SignInError, whose message shows the program but not its arguments.
     """
     command = settings.token_command.reveal() if settings.token_command else ""
     words = shlex.split(command)
@@ -36,34 +36,34 @@ def token_of_command(settings: Settings) -> Issued:
         raise SignInError(f"{name} did not end within {_TIMEOUT_S} s") from None
     except OSError as error:
         raise SignInError(f"{name} cannot be run: {error.strerror}") from None
-    said = done.stdout.decode(errors="replace").strip()
+    output = done.stdout.decode(errors="replace").strip()
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        why = without_secrets(lines[-1], settings, said) if lines else "it said nothing"
+        why = without_secrets(lines[-1], settings, output) if lines else "it printed nothing"
         raise SignInError(f"{name} ended with exit code {done.returncode}: {why}")
-    return _printed(said, name)
+    return _read_output(output, name)
 
 
-def _printed(said: str, name: str) -> Issued:
-    """Read what a token command printed: a token, or JSON as of `az account get-access-token`."""
-    facts: Mapping[str, Any] = {"token": said}
-    if said.startswith("{"):
+def _read_output(output: str, name: str) -> Issued:
+    """Read a token, or JSON like that of `az account get-access-token`."""
+    facts: Mapping[str, Any] = {"token": output}
+    if output.startswith("{"):
         try:
-            facts = json.loads(said)
+            facts = json.loads(output)
         except ValueError:
             facts = {}
     found = (facts.get(key) for key in ("accessToken", "access_token", "token"))
     token = next((each for each in found if isinstance(each, str) and each), "")
     if not re.fullmatch(r"[!-~]+", token):
         raise SignInError(
-            f"{name} printed no token: a line of visible ASCII, or JSON with accessToken, is expected"
+            f"{name} printed no token; expected is one line of visible ASCII, or JSON with "
+            "accessToken"
         )
-    return Issued(token, _printed_lifetime_s(facts))
+    return Issued(token, _read_lifetime_s(facts))
 
 
-def _printed_lifetime_s(facts: Mapping[str, Any]) -> float:
-    """Read when a printed token ends: `expires_in` in seconds, or a moment; without one only a
-    refusal tells."""
+def _read_lifetime_s(facts: Mapping[str, Any]) -> float:
+    """Read `expires_in` in seconds, or the moment in `expires_on`; infinite without either."""
     if "expires_in" in facts:
         return lifetime_s(facts["expires_in"])
     moment = facts.get("expires_on", facts.get("expiresOn"))
@@ -71,9 +71,8 @@ def _printed_lifetime_s(facts: Mapping[str, Any]) -> float:
         ends_at = float(str(moment))
     except ValueError:
         try:
-            ends_at = datetime.fromisoformat(
-                str(moment)
-            ).timestamp()  # local time, as the Azure CLI prints it
+            # the Azure CLI prints local time
+            ends_at = datetime.fromisoformat(str(moment)).timestamp()
         except ValueError:
             return math.inf
     return lifetime_s(ends_at - time.time())

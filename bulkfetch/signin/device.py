@@ -1,4 +1,4 @@
-"""A person signs in with a code."""
+"""A person signs in with a code in a browser."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import SignInSettings
 from bulkfetch.signin.entra import (
+    HttpClient,
     entra_client,
     public_client,
     refusal_of,
@@ -23,35 +24,55 @@ from bulkfetch.signin.tokens import Issued, claims_of
 from bulkfetch.words import printable
 
 
+async def log_in(
+    settings: SignInSettings,
+    tell: Callable[[str], object],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+) -> Login:
+    """Sign in with a code that a person enters in a browser, and keep the refresh token.
+
+    `tell` is given the sentence that says where, and with which code. The login is written to
+    `login_file`. Raises SignInError if the sign-in is declined, refused or too late,
+    ConnectionFailedError or HttpStatusError if Entra cannot be reached at the beginning,
+    SettingsError, and StorageError if the login cannot be kept.
+    """
+    device = await anyio.to_thread.run_sync(begin_device_sign_in, settings)
+    tell(device.message)
+    waited_s = 0.0
+    while waited_s < device.lifetime_s:
+        waited_s += device.interval_s
+        await sleep(device.interval_s)
+        # a failed poll is not the end: the next one follows
+        with suppress(ConnectionFailedError, HttpStatusError):
+            issued = await anyio.to_thread.run_sync(device.poll, abandon_on_cancel=True)
+            if issued is not None:
+                return await anyio.to_thread.run_sync(keep_login, settings, issued)
+    raise SignInError("the code was not entered in time: run the command again")
+
+
 @dataclass(slots=True)
 class DeviceSignIn:
-    """A sign-in that a person completes in a browser: `message` says where, and with which code.
-
-    `interval_s` is how long to wait before each `poll`, `lifetime_s` how long the code is good.
-    """
+    """A sign-in that a person completes in a browser."""
 
     message: str
+    """Says where, and with which code."""
     interval_s: float
+    """How long to wait before each `poll`."""
     lifetime_s: float
-    _settings: Settings = field(repr=False)
+    """For how long the code is valid."""
+    _settings: SignInSettings = field(repr=False)
     _flow: dict[str, Any] = field(repr=False)
 
     def poll(self) -> Issued | None:
         """Return the token if the person has signed in, None if not yet; it blocks.
 
-        Raises SignInError if the sign-in was declined or the code is no longer good, and what
-        `acquire` raises.
+        Raises SignInError if the sign-in was declined or the code has expired, and what `sign_in`
+        raises.
         """
         settings = self._settings
-        with entra_client(settings) as (http, msal):
-            application = public_client(
-                msal,
-                http,
-                settings.client_id,
-                settings.tenant_id,
-                settings.authority,
-                settings=settings,
-            )
+        with entra_client(settings) as http:
+            application = _open_application(settings, http)
             answer = application.acquire_token_by_device_flow(
                 self._flow, exit_condition=lambda flow: True
             )
@@ -64,31 +85,22 @@ class DeviceSignIn:
             return token_of_answer(answer, settings, http)
 
 
-def begin_device_sign_in(settings: Settings) -> DeviceSignIn:
-    """Ask Entra for a code that a person signs in with; it blocks. Raises what `acquire` raises."""
+def begin_device_sign_in(settings: SignInSettings) -> DeviceSignIn:
+    """Ask Entra for a code for a person to enter; it blocks. Raises what `sign_in` raises."""
     missing = [name for name in ("tenant_id", "client_id") if getattr(settings, name) is None]
     if missing:
         raise SettingsError(
-            f"signing in takes the tenant and the app: give {' and '.join(missing)}"
+            f"signing in needs the tenant and the app: give {' and '.join(missing)}"
         )
-    with entra_client(settings) as (http, msal):
-        application = public_client(
-            msal,
-            http,
-            settings.client_id,
-            settings.tenant_id,
-            settings.authority,
-            settings=settings,
-        )
+    with entra_client(settings) as http:
+        application = _open_application(settings, http)
         flow = application.initiate_device_flow(
             scopes=[f"{resource_of(settings)}/user_impersonation"]
         )
         if "user_code" not in flow:
             raise SignInError(refusal_of(flow, settings, http))
-        code, where = (
-            printable(str(flow["user_code"])),
-            printable(str(flow.get("verification_uri", ""))),
-        )
+        code = printable(str(flow["user_code"]))
+        where = printable(str(flow.get("verification_uri", "")))
         return DeviceSignIn(
             f"to sign in, open {where} in a browser and enter the code {code}",
             float(flow.get("interval", 5)),
@@ -98,8 +110,17 @@ def begin_device_sign_in(settings: Settings) -> DeviceSignIn:
         )
 
 
-def keep_login(settings: Settings, issued: Issued) -> Login:
-    """Keep the refresh token of a sign-in in `login_file`, and return what is kept.
+def _open_application(settings: SignInSettings, http: HttpClient) -> Any:
+    return public_client(
+        http,
+        client_id=settings.client_id,
+        tenant_id=settings.tenant_id,
+        authority=settings.authority,
+    )
+
+
+def keep_login(settings: SignInSettings, issued: Issued) -> Login:
+    """Keep the refresh token of a sign-in in `login_file`, and return the login.
 
     Raises SignInError, SettingsError, StorageError.
     """
@@ -108,7 +129,7 @@ def keep_login(settings: Settings, issued: Issued) -> Login:
             "Entra gave no refresh token: the app lacks the permission offline_access"
         )
     if settings.login_file is None:
-        raise SettingsError("there is nowhere to keep the login: give --login-file")
+        raise SettingsError("there is no file to keep the login in: give --login-file")
     username = str(claims_of(issued.token).get("upn") or "")
     login = Login(
         str(settings.tenant_id),
@@ -119,32 +140,3 @@ def keep_login(settings: Settings, issued: Issued) -> Login:
     )
     write_login(settings.login_file, login)
     return login
-
-
-async def log_in(
-    settings: Settings,
-    tell: Callable[[str], object],
-    *,
-    sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-) -> Login:
-    """Sign in with a code that a person enters in a browser, and keep the refresh token in
-    `login_file`.
-
-    `tell` is given the sentence that says where, and with which code. Raises SignInError if the
-    sign-in is declined, refused or not made in time, ConnectionFailedError or HttpStatusError if
-    Entra cannot be reached to begin with, SettingsError, and StorageError if the login cannot be
-    kept.
-    """
-    device = await anyio.to_thread.run_sync(begin_device_sign_in, settings)
-    tell(device.message)
-    waited_s = 0.0
-    while waited_s < device.lifetime_s:
-        waited_s += device.interval_s
-        await sleep(device.interval_s)
-        with suppress(
-            ConnectionFailedError, HttpStatusError
-        ):  # nobody is asked to sign in again for a stumble
-            issued = await anyio.to_thread.run_sync(device.poll, abandon_on_cancel=True)
-            if issued is not None:
-                return await anyio.to_thread.run_sync(keep_login, settings, issued)
-    raise SignInError("the code was not entered in time: run the command again")

@@ -1,4 +1,4 @@
-"""The login that is kept on disk: a refresh token, and whose it is, readable to its owner alone."""
+"""The login that is kept on disk: a refresh token, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from bulkfetch.storage.disk import Disk, explain
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A refresh token, and the tenant, app and authority that it is good for; `username` is whose
-    it is, if known."""
+    """A refresh token, the tenant, app and authority that it is for, and its user if known."""
 
     tenant_id: str
     client_id: str
@@ -27,14 +26,14 @@ class Login:
     username: str = ""
 
     def is_of(self, tenant_id: str | None, client_id: str | None) -> bool:
-        """Tell whether it is that of a tenant and an app, None meaning any."""
+        """Return whether it is for this tenant and app; None stands for any."""
         return tenant_id in (None, self.tenant_id) and client_id in (None, self.client_id)
 
 
 def read_login(file: Path) -> Login | None:
     """Return the login that is kept in `file`, or None if there is none.
 
-    Raises SettingsError for a file that others may read, or that is no login.
+    Raises SettingsError if other users may read the file, or it is not a login.
     """
     try:
         with file.open("rb") as stream:
@@ -44,9 +43,9 @@ def read_login(file: Path) -> Login | None:
         return None
     except OSError as error:
         raise SettingsError(f"the login in {file} cannot be read: {error.strerror}") from error
-    if stat.S_IMODE(mode) & 0o077 and os.name != "nt":  # Windows keeps no such bits
+    if stat.S_IMODE(mode) & 0o077 and os.name != "nt":  # Windows has no such bits
         raise SettingsError(
-            f"{file} holds a refresh token, and other users may read it: chmod 600 {file}"
+            f"{file} contains a refresh token, and other users may read it: chmod 600 {file}"
         )
     try:
         facts = orjson.loads(content)
@@ -59,13 +58,15 @@ def read_login(file: Path) -> Login | None:
         )
     except (ValueError, KeyError, TypeError):
         raise SettingsError(
-            f"{file} is no login of bulkfetch; remove it and run `bulkfetch login` again"
+            f"{file} is not a login of bulkfetch; remove it and run `bulkfetch login` again"
         ) from None
 
 
 def write_login(file: Path, login: Login) -> None:
-    """Keep a login in `file`, atomically and durably, readable to its owner alone. Raises
-    StorageError."""
+    """Write a login to `file`, atomically and durably, readable by its owner only.
+
+    Raises StorageError.
+    """
     facts = {
         "tenant_id": login.tenant_id,
         "client_id": login.client_id,
@@ -97,8 +98,7 @@ def write_login(file: Path, login: Login) -> None:
 
 
 def remove_login(file: Path) -> bool:
-    """Forget the login that is kept in `file`; return whether there was one. Raises
-    StorageError."""
+    """Remove the login in `file`; return whether there was one. Raises StorageError."""
     try:
         file.unlink()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where bearer tokens come from."""
+"""The current bearer token, renewed once for all requests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SignInError
 from bulkfetch.runlog import RunLog
-from bulkfetch.settings.declared import Settings, Way
+from bulkfetch.settings.declared import SignInSettings, Way
 from bulkfetch.settings.values import Secret
-from bulkfetch.signin.entra import acquire
+from bulkfetch.signin.command import token_of_command
 from bulkfetch.signin.tokens import Issued
 from bulkfetch.signin.ways import way_of
 from bulkfetch.wire.retry import (
@@ -27,13 +27,27 @@ from bulkfetch.wire.retry import (
 from bulkfetch.wire.session import TokenSource
 
 _MARGIN_S, _MARGIN_SHARE = 60.0, 0.1
-"""How long before its end a token is renewed: a minute, or a tenth of a short life."""
+"""A token is renewed a minute before its end, or a tenth of its lifetime if that is shorter."""
 _MAX_SIGN_IN_ATTEMPTS = 7
 _draw = Random().random
 
 
+def token_source(
+    settings: SignInSettings,
+    log: RunLog | None = None,
+    keep: Callable[[Secret], None] | None = None,
+) -> TokenSource:
+    """Return the source that the settings choose. Raises SettingsError.
+
+    `keep` is given each new refresh token.
+    """
+    if way_of(settings) is Way.TOKEN and settings.token is not None:
+        return FixedToken(settings.token.reveal())
+    return SignIn(settings, RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS), log=log, keep=keep)
+
+
 class FixedToken:
-    """A bearer token that somebody else got, and that cannot be renewed."""
+    """A bearer token that the user gave. It cannot be renewed."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -43,27 +57,26 @@ class FixedToken:
         return self._token
 
     async def renew(self, refused: str) -> str:
-        """Raise SignInError: a given token has no successor."""
+        """Raise SignInError: there is no way to another token."""
         raise SignInError(
             "the server refuses the bearer token (401): it has expired or is not for this API. "
-            "Get a new one and run the same command again, or give tenant_id, client_id and client_secret, "
-            "which renew it by themselves"
+            "Get a new one and run the same command again, or give tenant_id, client_id and "
+            "client_secret, with which bulkfetch renews tokens"
         )
 
 
 class SignIn:
-    """Signs in by the way that the settings name, in a thread, and again whenever that is due.
+    """Signs in in the way that the settings choose, in a thread, and again when that is due.
 
     A token is renewed when it is refused, and shortly before it expires. Its lifetime is measured
-    from its arrival with a monotonic clock: what time it is here, or there, does not matter. What
-    fails on the way to a token is tried again as `policy` says; a refusal is not. `keep` is given
-    each new refresh token, where there are any. `sleep`, `draw` and `now` are passed in so that
-    tests need not wait.
+    from its arrival with a monotonic clock, so wrong clocks do no harm. Network failures are
+    retried by `policy`; a refusal is not. `keep` is given each new refresh token. `sleep`, `draw`
+    and `now` are passed in so that tests do not wait.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        settings: SignInSettings,
         policy: RetryPolicy,
         *,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -81,16 +94,16 @@ class SignIn:
         self._log = log or RunLog()
         self._lock = anyio.Lock()
         self.lifetime_s = math.inf
-        """How long the token of the moment is good from its arrival on, as far as it is known."""
+        """For how long the current token is valid from its arrival; infinite if unknown."""
         self._current: str | None = None
         self._renew_at = math.inf
 
     async def token(self) -> str:
-        """Return the token of the moment, after signing in if that is due. Raises SignInError."""
+        """Return the current token, after signing in if that is due. Raises SignInError."""
         return await self.renew("")
 
     async def renew(self, refused: str) -> str:
-        """Sign in again, once for everyone who was refused the same token. Raises SignInError."""
+        """Sign in again, once for all whose same token was refused. Raises SignInError."""
         async with self._lock:
             if self._current is None or self._current == refused or self._now() >= self._renew_at:
                 issued = await self._sign_in()
@@ -124,23 +137,25 @@ class SignIn:
 def _wait_s(
     error: ConnectionFailedError | HttpStatusError, attempts: int, draw: float, policy: RetryPolicy
 ) -> float | None:
-    """Return how long to wait before signing in once more, None where that is not worth it."""
+    """Return how long to wait before the next attempt, or None if there should be none."""
     asked_s = error.retry_after_s if isinstance(error, HttpStatusError) else None
-    again = (
-        attempts < policy.max_attempts
-        if is_throttled(error)
-        else may_retry(error, Attempts(attempts), policy)
-    )
-    if not again or is_too_long(asked_s, policy):
+    if is_throttled(error):
+        may_try = attempts < policy.max_attempts
+    else:
+        may_try = may_retry(error, Attempts(attempts), policy)
+    if not may_try or is_too_long(asked_s, policy):
         return None
     return max(asked_s or 0.0, backoff_s(attempts, draw, policy))
 
 
-def token_source(
-    settings: Settings, log: RunLog | None = None, keep: Callable[[Secret], None] | None = None
-) -> TokenSource:
-    """Return the source that the settings name; `keep` is given each new refresh token. Raises
-    SettingsError."""
-    if way_of(settings) is Way.TOKEN and settings.token is not None:
-        return FixedToken(settings.token.reveal())
-    return SignIn(settings, RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS), log=log, keep=keep)
+def acquire(settings: SignInSettings, keep: Callable[[Secret], None] | None = None) -> Issued:
+    """Get a new token in the way that the settings choose; it blocks. Raises what `sign_in` does.
+
+    `keep` is given each new refresh token.
+    """
+    if way_of(settings) is Way.COMMAND:
+        return token_of_command(settings)
+    # not at the top: msal takes 300 ms to load, and a given token or a command does without
+    from bulkfetch.signin.entra import sign_in
+
+    return sign_in(settings, keep)

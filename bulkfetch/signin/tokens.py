@@ -1,4 +1,4 @@
-"""A token that was issued, what it says of itself, and how words are shown without one."""
+"""A token that was issued, its claims, and texts without secrets."""
 
 from __future__ import annotations
 
@@ -9,39 +9,37 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import SignInSettings
 from bulkfetch.settings.values import Secret
 from bulkfetch.words import printable
 
 _LONG_WORD = 8
-"""Words of a token command from this length on may be a password in it."""
+"""A word of a token command that is at least this long may be a password."""
 _SHORTEST_SECRET = 4
-"""Shorter ones would blank out words; no secret that protects anything is so short."""
+"""Removing shorter secrets would blank out normal words; real ones are longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token, how long it is good in seconds as far as its issuer told, and the refresh token that
-    came with it."""
+    """A token, and the refresh token that came with it."""
 
     token: str = field(repr=False)
     lifetime_s: float = math.inf
+    """For how long it is valid; infinite if the issuer did not say."""
     refresh_token: Secret | None = None
 
 
-def lifetime_s(told: object) -> float:
-    """Read `expires_in`, a number in some answers and text in others; without it only a refusal
-    tells."""
+def lifetime_s(value: object) -> float:
+    """Read `expires_in`, a number in some answers and text in others; infinite if it is neither."""
     try:
-        seconds = float(str(told))
+        seconds = float(str(value))
     except ValueError:
         return math.inf
     return seconds if 0 < seconds <= 1e9 else math.inf
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """Return what a token says of itself, unchecked: only its server can tell if it is true. {} if
-    it is opaque."""
+    """Return the claims of a token, which only its server can check; {} if it is opaque."""
     parts = token.split(".")
     if len(parts) != 3:
         return {}
@@ -52,10 +50,9 @@ def claims_of(token: str) -> dict[str, Any]:
     return claims if isinstance(claims, dict) else {}
 
 
-def without_secrets(said: object, settings: Settings, *others: str) -> str:
-    """Return the first line of what somebody said, without any of our secrets, however it quotes
-    them."""
-    text = str(said)
+def without_secrets(value: object, settings: SignInSettings, *others: str) -> str:
+    """Return the first line of a text from elsewhere, with all of our secrets removed."""
+    text = str(value)
     ours = (settings.client_secret, settings.refresh_token, settings.token)
     command = settings.token_command.reveal() if settings.token_command else ""
     words = [word for word in re.split(r"[\s'\"=;,]+", command) if len(word) >= _LONG_WORD]

@@ -1,43 +1,12 @@
-"""Which way to a token the settings choose."""
+"""Which way to a token the settings choose, and what it lacks."""
 
 from __future__ import annotations
 
 from bulkfetch.errors import SettingsError
-from bulkfetch.settings.declared import Settings, Way, flag_of, variable_of
+from bulkfetch.settings.declared import SignInSettings, Way, flag_of, variable_of
 from bulkfetch.signin.tokens import claims_of
 
-
-def check_credentials(settings: Settings) -> None:
-    """Raise SettingsError unless the settings have what some way to a token takes."""
-    way_of(settings)
-
-
-def way_of(settings: Settings) -> Way:
-    """Return the way to a token that is taken: the one that `sign_in` names, or the first whose
-    credentials are given.
-
-    What `bulkfetch login` has kept counts where no others are given, and wins where `sign_in` says
-    "user". Raises SettingsError, saying what is missing.
-    """
-    if settings.sign_in != "auto":
-        return _checked(Way(settings.sign_in), settings)
-    for way in Way:
-        if getattr(settings, _GIVES[way]) is not None:
-            return _checked(way, settings)
-    if _has_login(settings):
-        return Way.USER
-    missing = [
-        name
-        for name in ("tenant_id", "client_id", "client_secret")
-        if getattr(settings, name) is None
-    ]
-    raise SettingsError(
-        f"no credentials: give {_ways('token')}, or {', '.join(map(_ways, missing))}, or sign in with "
-        "`bulkfetch login`; each can also be a key of bulkfetch.toml; `bulkfetch export --sandbox DIR` needs none"
-    )
-
-
-_GIVES = {
+_SETTING_OF = {
     Way.TOKEN: "token",
     Way.COMMAND: "token_command",
     Way.MANAGED_IDENTITY: "managed_identity",
@@ -45,39 +14,79 @@ _GIVES = {
     Way.CERTIFICATE: "client_certificate",
     Way.SECRET: "client_secret",
 }
-"""The setting that each way cannot do without."""
+"""The setting that each way needs first."""
+_NOUNS = {
+    "token": "a token",
+    "token_command": "a command",
+    "managed_identity": "a managed identity",
+    "refresh_token": "a refresh token",
+    "client_certificate": "a certificate",
+    "client_secret": "a secret",
+    "tenant_id": "a tenant",
+    "client_id": "an app",
+}
 
 
-def _checked(way: Way, settings: Settings) -> Way:
-    """Return a way, or raise SettingsError with what it lacks."""
-    needed = [_GIVES[way]]
-    if way is Way.USER and _has_login(settings):
-        needed = []  # the file has it all
-    elif way in (Way.USER, Way.CERTIFICATE, Way.SECRET):
-        needed += ["tenant_id", "client_id"]
-    missing = [name for name in needed if getattr(settings, name) is None]
-    if not missing:
-        return way
-    hint = ", or sign in with `bulkfetch login`" if way is Way.USER else ""
+def check_credentials(settings: SignInSettings) -> None:
+    """Raise SettingsError unless the settings have all that some way to a token needs."""
+    way_of(settings)
+
+
+def way_of(settings: SignInSettings) -> Way:
+    """Return the way that `sign_in` names, or the first one whose credentials are given.
+
+    The login that `bulkfetch login` kept is used if no credentials are given, or if `sign_in` is
+    "user". Raises SettingsError, which says what is missing.
+    """
+    if settings.sign_in != "auto":
+        return _check(Way(settings.sign_in), settings)
+    for way in Way:
+        if getattr(settings, _SETTING_OF[way]) is not None:
+            return _check(way, settings)
+    if _has_login(settings):
+        return Way.USER
+    missing = _missing(["tenant_id", "client_id", "client_secret"], settings)
     raise SettingsError(
-        f"signing in by {way.value} lacks something: give {', '.join(map(_ways, missing))}{hint}"
+        f"no credentials: give {_how_to_give('token')}, or {', '.join(map(_how_to_give, missing))},"
+        " or sign in with `bulkfetch login`; each can also be a key of bulkfetch.toml; "
+        "`bulkfetch export --sandbox DIR` needs none"
     )
 
 
-def _has_login(settings: Settings) -> bool:
+def has_user(settings: SignInSettings) -> bool:
+    """Return whether the credentials are known to be those of an app together with a user."""
+    way = way_of(settings)
+    if way is Way.TOKEN and settings.token is not None:
+        # a token has the claim scp if a user granted it; the token of an app has roles
+        return bool(claims_of(settings.token.reveal()).get("scp"))
+    return way is Way.USER
+
+
+def _check(way: Way, settings: SignInSettings) -> Way:
+    """Return the way, or raise SettingsError with what it lacks."""
+    needed = [_SETTING_OF[way]]
+    if way is Way.USER and _has_login(settings):
+        needed = []  # the login file has everything
+    elif way in (Way.USER, Way.CERTIFICATE, Way.SECRET):
+        needed += ["tenant_id", "client_id"]
+    missing = _missing(needed, settings)
+    if not missing:
+        return way
+    nouns = ", ".join(_NOUNS[name] for name in missing)
+    nouns = " and ".join(nouns.rsplit(", ", 1))
+    hint = ", or sign in with `bulkfetch login`" if way is Way.USER else ""
+    raise SettingsError(
+        f"`--sign-in {way.value}` needs {nouns}: give {', '.join(map(_how_to_give, missing))}{hint}"
+    )
+
+
+def _missing(names: list[str], settings: SignInSettings) -> list[str]:
+    return [name for name in names if getattr(settings, name) is None]
+
+
+def _has_login(settings: SignInSettings) -> bool:
     return settings.login_file is not None and settings.login_file.is_file()
 
 
-def _ways(name: str) -> str:
+def _how_to_give(name: str) -> str:
     return f"{name} ({flag_of(name)} or {variable_of(name)})"
-
-
-def has_user(settings: Settings) -> bool:
-    """Tell whether the credentials are known to be an app's together with a user; a token in hand
-    may say so."""
-    way = way_of(settings)
-    if way is Way.TOKEN and settings.token is not None:
-        return bool(
-            claims_of(settings.token.reveal()).get("scp")
-        )  # what a user has allowed; an app has roles
-    return way is Way.USER

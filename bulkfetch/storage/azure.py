@@ -15,7 +15,7 @@ from azure.storage.blob import ContainerClient
 from obstore.store import AzureStore
 
 from bulkfetch.errors import SettingsError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
@@ -39,7 +39,7 @@ _AUTHORITIES = {
 """Where the national clouds sign in, by the end of the host of a storage account."""
 
 
-def open_azure(address: Address, settings: Settings) -> Container:
+def open_azure(address: Address, settings: StorageSettings) -> Container:
     """Open a container of Azure Storage or OneLake. Raises SettingsError without credentials."""
     connection = _read_connection_string()
     account = _account_of(address, settings, connection)
@@ -71,7 +71,7 @@ def _read_connection_string() -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _account_of(address: Address, settings: Settings, connection: dict[str, str]) -> str:
+def _account_of(address: Address, settings: StorageSettings, connection: dict[str, str]) -> str:
     account = (
         address.account
         or settings.storage_account
@@ -86,7 +86,7 @@ def _account_of(address: Address, settings: Settings, connection: dict[str, str]
     return account
 
 
-def _find_key(settings: Settings, connection: dict[str, str]) -> AzureConfig | None:
+def _find_key(settings: StorageSettings, connection: dict[str, str]) -> AzureConfig | None:
     """Return the first account key or SAS that is given, as obstore's options; None without one."""
     if settings.storage_key is not None:
         return _key_options(settings.storage_key.reveal())
@@ -144,7 +144,7 @@ def _first_sentence(line: str) -> str:
     return f"{name}: {words.partition('. ')[0].removeprefix(f'{name} ')[:100]}"
 
 
-def _deleter(container: str, credential: Any, settings: Settings) -> Callable[[str], None]:
+def _deleter(container: str, credential: Any, settings: StorageSettings) -> Callable[[str], None]:
     """Return a function that removes one blob with one request.
 
     obstore sends a batch request, which OneLake refuses

@@ -15,7 +15,7 @@ from typing import Any
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import StorageSettings
 
 CloudStore = S3Store | AzureStore | GCSStore
 
@@ -38,7 +38,7 @@ class Container:
 
 
 def open_with_probe(
-    store: Callable[..., CloudStore], settings: Settings
+    store: Callable[..., CloudStore], settings: StorageSettings
 ) -> tuple[CloudStore, CloudStore]:
     """Open a store, and open it a second time as a probe that gives up soon."""
     patience_s = settings.storage_patience_s
@@ -47,7 +47,7 @@ def open_with_probe(
     return patient, probe
 
 
-def client_options(settings: Settings, endpoint: str | None) -> Any:
+def client_options(settings: StorageSettings, endpoint: str | None) -> Any:
     """Return the options of an obstore client."""
     options: dict[str, Any] = {
         # settings accept http for loopback addresses only
@@ -61,7 +61,7 @@ def client_options(settings: Settings, endpoint: str | None) -> Any:
     return options
 
 
-def trusted_certificates(settings: Settings) -> str | bool:
+def trusted_certificates(settings: StorageSettings) -> str | bool:
     """Return what the clouds' own libraries check certificates against; True is their default.
 
     `ca_file` is used if there is a `storage_endpoint`: it is for that server, not for the clouds.

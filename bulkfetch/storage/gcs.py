@@ -18,7 +18,7 @@ from google.oauth2.service_account import Credentials
 from obstore.store import GCSStore
 
 from bulkfetch.errors import SettingsError, StorageError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
@@ -37,7 +37,7 @@ Provider = Callable[[], Any]
 """Returns the current token in the form that obstore asks for."""
 
 
-def open_gcs(address: Address, settings: Settings) -> Container:
+def open_gcs(address: Address, settings: StorageSettings) -> Container:
     """Open a bucket of Google Cloud Storage. Raises SettingsError without credentials."""
     emulator = first_variable("STORAGE_EMULATOR_HOST")
     endpoint = settings.storage_endpoint or emulator
@@ -60,7 +60,7 @@ def _provide_nothing() -> Any:
     return {"token": "anonymous", "expires_at": None}
 
 
-def _sign_in(settings: Settings) -> Provider:
+def _sign_in(settings: StorageSettings) -> Provider:
     """Find credentials and get a first token."""
     # its log repeats what its exception says
     logging.getLogger("google.auth").setLevel(logging.CRITICAL)
@@ -76,7 +76,7 @@ def _sign_in(settings: Settings) -> Provider:
     return provide
 
 
-def _find_credentials(settings: Settings) -> Any:
+def _find_credentials(settings: StorageSettings) -> Any:
     if settings.storage_credentials is None:
         return google.auth.default(scopes=[_SCOPE])[0]
     return Credentials.from_service_account_file(  # type: ignore[no-untyped-call]  # not annotated
@@ -95,7 +95,7 @@ def _provide(credentials: Any, request: Request) -> Any:
 
 
 def _aborter_of_uploads(
-    address: Address, endpoint: str, provide: Provider, settings: Settings
+    address: Address, endpoint: str, provide: Provider, settings: StorageSettings
 ) -> Callable[[str], None]:
     """Return a function that ends all unfinished uploads to a key."""
     bucket = f"{endpoint.rstrip('/')}/{address.container}"

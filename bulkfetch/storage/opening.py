@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from bulkfetch.errors import OutputError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.addresses import Address, Service, parse_address
 from bulkfetch.storage.disk import LocalStore, prepare_directory
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bulkfetch.storage.objectstore import ObjectStore
 
 
-def prepare_output(output: str | Path, settings: Settings, marker: PurePosixPath) -> Store:
+def prepare_output(output: str | Path, settings: StorageSettings, marker: PurePosixPath) -> Store:
     """Return the store of an output; a directory is created if it does not exist.
 
     Raises OutputError if it is not writable, or has files but is not an archive: `marker` is the
@@ -38,7 +38,7 @@ def prepare_output(output: str | Path, settings: Settings, marker: PurePosixPath
     return store
 
 
-def open_archive(output: str | Path, settings: Settings | None) -> Store:
+def open_archive(output: str | Path, settings: StorageSettings | None) -> Store:
     """Return the store of an archive to read. Raises OutputError, SettingsError.
 
     An object store takes its credentials from `settings`; None stands for those of the environment
@@ -64,7 +64,7 @@ def may_exist(output: str | Path) -> bool:
     return nearest == path or not nearest.is_dir()
 
 
-def _open_object_store(address: Address, settings: Settings) -> ObjectStore:
+def _open_object_store(address: Address, settings: StorageSettings) -> ObjectStore:
     objects = open_objects(address, settings)
     # not at the top: it needs obstore, which a local export does without
     from bulkfetch.storage.objectstore import ObjectStore
@@ -72,7 +72,7 @@ def _open_object_store(address: Address, settings: Settings) -> ObjectStore:
     return ObjectStore(objects)
 
 
-def open_objects(address: Address, settings: Settings) -> Objects:
+def open_objects(address: Address, settings: StorageSettings) -> Objects:
     """Open the objects of an address, with credentials from the settings or the environment.
 
     Raises SettingsError without credentials. Raises OutputError if the store does not answer, there
@@ -87,7 +87,7 @@ def open_objects(address: Address, settings: Settings) -> Objects:
     return objects
 
 
-def open_container(address: Address, settings: Settings) -> Container:
+def open_container(address: Address, settings: StorageSettings) -> Container:
     """Find credentials for an address and open its container.
 
     Raises SettingsError if they are missing or incomplete. Raises OutputError if the container
@@ -96,7 +96,7 @@ def open_container(address: Address, settings: Settings) -> Container:
     return _opener_of(address)(address, settings)
 
 
-def _opener_of(address: Address) -> Callable[[Address, Settings], Container]:
+def _opener_of(address: Address) -> Callable[[Address, StorageSettings], Container]:
     """Return the function that opens a container of this cloud."""
     # not at the top: the libraries of each cloud are an extra, and slow to load
     try:

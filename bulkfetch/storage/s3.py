@@ -14,7 +14,7 @@ from botocore.session import Session
 from obstore.store import S3Store
 
 from bulkfetch.errors import OutputError, SettingsError, StorageError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
@@ -30,7 +30,7 @@ _CREDENTIALS_LAST = timedelta(minutes=10)
 """How long obstore uses credentials before it asks botocore again, which renews them when due."""
 
 
-def open_s3(address: Address, settings: Settings) -> Container:
+def open_s3(address: Address, settings: StorageSettings) -> Container:
     """Open a bucket. Raises SettingsError without credentials, OutputError without the bucket."""
     try:
         session = _open_session(settings)
@@ -60,7 +60,7 @@ def open_s3(address: Address, settings: Settings) -> Container:
     return Container(patient, probe, abort_uploads=_aborter_of_uploads(client, address))
 
 
-def _open_session(settings: Settings) -> Session:
+def _open_session(settings: StorageSettings) -> Session:
     if (settings.storage_key_id is None) != (settings.storage_key is None):
         raise SettingsError("S3: storage_key_id and storage_key go together; give both, or neither")
     session = Session(profile=settings.storage_profile)
@@ -81,7 +81,7 @@ def _find_credentials(session: Session) -> Any:
     return credentials
 
 
-def _create_client(session: Session, region: str | None, settings: Settings) -> Any:
+def _create_client(session: Session, region: str | None, settings: StorageSettings) -> Any:
     return session.create_client(
         "s3",
         region_name=region or "us-east-1",

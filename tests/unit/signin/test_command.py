@@ -16,7 +16,7 @@ from bulkfetch.errors import SignInError
 from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
-from bulkfetch.signin.entra import acquire
+from bulkfetch.signin.source import acquire
 
 
 def printing(text: str, *, code: int = 0, complaint: str = "") -> Secret:
@@ -65,7 +65,7 @@ def test_the_end_of_a_printed_token_is_read_as_a_number_or_as_local_time(key: st
             printing(CANARY, code=3, complaint=f"no: {CANARY}"),
             r"ended with exit code 3: no: \*\*\*",
         ),
-        (printing("", code=1), "ended with exit code 1: it said nothing"),
+        (printing("", code=1), "ended with exit code 1: it printed nothing"),
         (printing(""), "printed no token"),
         (printing(f"two {CANARY}"), "printed no token"),
         (printing(f'{{"accessToken": 5, "x": "{CANARY}"}}'), "printed no token"),

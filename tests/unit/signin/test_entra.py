@@ -28,9 +28,8 @@ from bulkfetch.sandbox.tokens import USER
 from bulkfetch.settings.declared import CLOUDS, Settings, Way
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.device import log_in
-from bulkfetch.signin.entra import acquire
 from bulkfetch.signin.logins import Login, read_login, write_login
-from bulkfetch.signin.source import token_source
+from bulkfetch.signin.source import acquire, token_source
 from bulkfetch.signin.tokens import claims_of
 from bulkfetch.signin.ways import check_credentials, way_of
 
@@ -195,7 +194,7 @@ async def test_a_login_of_another_app_or_tenant_is_not_used_for_this_one(tmp_pat
     file = tmp_path / "login.json"
     async with entra(tmp_path) as there:
         write_login(file, Login(TENANT, "another-app", there.origin, Secret(CANARY)))
-        with pytest.raises(SettingsError, match="is that of app another-app in tenant"):
+        with pytest.raises(SettingsError, match="is for app another-app in tenant"):
             await acquire_in_thread(there.settings(login_file=file, sign_in="user"))
         assert not there.tokens_asked
         assert claims_of(await acquire_in_thread(of_user(there, login_file=file)))["upn"] == USER
@@ -207,11 +206,11 @@ async def test_a_login_of_another_app_or_tenant_is_not_used_for_this_one(tmp_pat
         (
             "expired",
             "AADSTS700082",
-            "nobody has used it for 90 days: sign in again with `bulkfetch login`",
+            "it was not used for 90 days: sign in again with `bulkfetch login`",
         ),
         ("revoked", "AADSTS50173", "it was revoked, or the password has changed: sign in again"),
-        ("no_consent", "AADSTS65001", "nobody has consented to what this app asks for"),
-        ("mfa", "AADSTS50076", "a second factor is due: sign in again with `bulkfetch login`"),
+        ("no_consent", "AADSTS65001", "the app lacks consent for what it asks for"),
+        ("mfa", "AADSTS50076", "a second factor is needed: sign in again with `bulkfetch login`"),
     ],
 )
 async def test_a_refresh_token_that_is_refused_says_why_and_what_to_do(
@@ -246,7 +245,7 @@ async def test_a_refresh_token_that_expires_in_mid_run_ends_the_run_and_what_is_
 
         there.meddle = expire
         with pytest.raises(
-            SignInError, match=r"AADSTS700082: Expired\.; nobody has used it for 90 days"
+            SignInError, match=r"AADSTS700082: Expired\.; it was not used for 90 days"
         ):
             await export_async(lake, of_user(there, max_in_flight=1), documents=True)
         there.meddle = lambda request: None
@@ -289,8 +288,8 @@ async def test_a_person_signs_in_with_a_code_and_commands_use_that_from_then_on(
     [
         ("declined", "consent was declined: sign in again and grant it"),
         ("expired", "the code was not entered in time: run the command again"),
-        ("no_consent", "nobody has consented"),
-        ("mfa", "a second factor is due"),
+        ("no_consent", "lacks consent"),
+        ("mfa", "a second factor is needed"),
     ],
 )
 async def test_a_sign_in_that_a_person_does_not_complete_says_why_and_keeps_nothing(
@@ -471,11 +470,17 @@ def test_the_first_way_that_is_given_is_taken_or_the_one_that_is_named(
     [
         (
             {"refresh_token": "r"},
-            "signing in by user lacks something: give tenant_id .* client_id .*, or sign in with",
+            "`--sign-in user` needs a tenant and an app: give tenant_id .*, client_id .*, or sign",
         ),
-        ({"client_secret": "s"}, "signing in by secret lacks something: give tenant_id"),
-        ({"token": "t", "sign_in": "managed-identity"}, "lacks something: give managed_identity"),
-        ({"sign_in": "user"}, "give refresh_token .*, or sign in with `bulkfetch login`"),
+        ({"client_secret": "s"}, "`--sign-in secret` needs a tenant and an app: give tenant_id"),
+        (
+            {"token": "t", "sign_in": "managed-identity"},
+            "needs a managed identity: give managed_identity",
+        ),
+        (
+            {"sign_in": "user"},
+            "needs a refresh token, a tenant and an app: give refresh_token .*, or sign in with",
+        ),
         ({}, "no credentials: give token"),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_file_that_is_no_login_is_refused_and_not_quoted(content: bytes, tmp_p
     file = tmp_path / "login.json"
     file.write_bytes(content)
     file.chmod(0o600)
-    with pytest.raises(SettingsError, match="is no login of bulkfetch") as caught:
+    with pytest.raises(SettingsError, match="is not a login of bulkfetch") as caught:
         read_login(file)
     assert "r3fresh" not in str(caught.value)
 
