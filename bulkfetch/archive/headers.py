@@ -9,10 +9,10 @@ from functools import partial
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bulkfetch.archive.layout import HEADERS, HEADERS_RECORD, STAGING
 from bulkfetch.archive.parts import stage_table
+from bulkfetch.archive.reading import parquet_file
 from bulkfetch.billing.invoices import Invoice, header_table
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store, until_uploaded
@@ -64,7 +64,7 @@ def _content(store: Store) -> bytes | None:
 
 def _table(content: bytes) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(content))
+        return parquet_file(pa.BufferReader(content)).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(str(error)) from error
 

@@ -16,10 +16,10 @@ from itertools import count
 from pathlib import PurePosixPath
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bulkfetch.archive.layout import FORMAT_VERSION, checkpoint_name, staged_name
 from bulkfetch.archive.parts import StagedPart
+from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import sealed, unsealed
 from bulkfetch.archive.sweep import remove_staged
 from bulkfetch.billing.schemas import SCHEMA_VERSION
@@ -120,11 +120,11 @@ def rows_since(store: Store, parts: Iterable[StagedPart], line: int) -> pa.Table
         if end <= line:
             continue
         with store.open(part.name) as file:
-            parquet = pq.ParquetFile(file)
+            parquet = parquet_file(file)
             groups: list[pa.Table] = []
             for group in reversed(range(parquet.num_row_groups)):
                 if end > line:
-                    groups.append(parquet.read_row_group(group))
+                    groups.append(parquet.read_row_group(group, use_threads=False))
                     end -= groups[-1].num_rows
         pieces.append(pa.concat_tables(reversed(groups)).slice(max(0, line - end)))
     return pa.concat_tables(pieces) if pieces else None

@@ -12,7 +12,6 @@ from typing import Any, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit
 from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
@@ -33,6 +32,7 @@ from bulkfetch.archive.layout import (
     document_name,
 )
 from bulkfetch.archive.origin import read_archive
+from bulkfetch.archive.reading import parquet_file
 from bulkfetch.billing.details import Explained
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import details_of
@@ -374,7 +374,7 @@ def _check_rows(
 ) -> str | None:
     """Hold the rows of a part against its commit; the sum of its charges goes to `totals`."""
     with store.open(PurePosixPath(part.name)) as file:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        parquet = parquet_file(file, page_checksum_verification=True)
         if parquet.metadata.num_rows != part.rows:
             return f"has {parquet.metadata.num_rows} rows, its commit says {part.rows}"
         schema = commit.transfer.detail.schema
@@ -384,7 +384,7 @@ def _check_rows(
             return None
         columns = [INVOICE_ID, LINE_NUMBER, *([commit.total_column] if commit.total_column else [])]
         line = part.first_line
-        for batch in parquet.iter_batches(columns=columns):
+        for batch in parquet.iter_batches(columns=columns, use_threads=False):
             lines = pa.array(range(line, line + batch.num_rows), pa.int64())
             if not batch.column(LINE_NUMBER).equals(lines):
                 return f"its line numbers are not contiguous from {line} on"
@@ -486,13 +486,17 @@ def _quantities(
     tables = []
     for part in commit.parts:
         with store.open(PurePosixPath(part.name)) as file:
-            for batch in pq.ParquetFile(file).iter_batches(100_000, columns=[*keys, quantity]):
+            parquet = parquet_file(file)
+            columns = [*keys, quantity]
+            for batch in parquet.iter_batches(100_000, columns=columns, use_threads=False):
                 wide = batch.column(quantity).cast(pa.decimal256(76, 24))
-                columns = [*map(batch.column, keys), wide]
-                rows = pa.table(columns, names=[*keys, "quantity"])
-                tables.append(rows.group_by(keys).aggregate([("quantity", "sum")]))
+                arrays = [*map(batch.column, keys), wide]
+                rows = pa.table(arrays, names=[*keys, "quantity"])
+                grouped = rows.group_by(keys, use_threads=False)
+                tables.append(grouped.aggregate([("quantity", "sum")]))
     if not tables:
         return {}
-    summed = pa.concat_tables(tables).group_by(keys).aggregate([("quantity_sum", "sum")])
+    together = pa.concat_tables(tables).group_by(keys, use_threads=False)
+    summed = together.aggregate([("quantity_sum", "sum")])
     by_key = zip(*(summed.column(name).to_pylist() for name in keys), strict=True)
     return dict(zip(by_key, summed.column("quantity_sum_sum").to_pylist(), strict=True))
