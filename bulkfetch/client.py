@@ -59,7 +59,7 @@ class Client:
     Settings come from `settings`, or else from the environment and the TOML file as for the command
     line; keyword arguments named like settings (`token=…`, `base_url=…`) win over both, others
     raise SettingsError. Entering it raises SettingsError without credentials. `on_refresh_token` is
-    given each new refresh token, in a thread, where it signs in with one.
+    called in a thread with each new refresh token, if it signs in with a refresh token.
 
         async with bulkfetch.Client(token="…") as client:
             invoice = await client.invoices.by_id("D070002EGD").get()
@@ -84,9 +84,7 @@ class Client:
     async def __aenter__(self) -> Self:
         check_credentials(self.settings)
         if self._open is not None:
-            raise BulkfetchError(
-                "this Client is open already: make another, or share the one that is open"
-            )
+            raise BulkfetchError("this Client is already open: make another, or share it")
         session = await self._stack.enter_async_context(
             open_session(self.settings, self.stats, keep=self._on_refresh_token)
         )
@@ -121,7 +119,8 @@ class Client:
         """Return what is open. Raises BulkfetchError outside of `async with`."""
         if self._open is None:
             raise BulkfetchError(
-                "this Client is not open: use it inside of `async with bulkfetch.Client(...) as client:`"
+                "this Client is not open: "
+                "use it inside of `async with bulkfetch.Client(...) as client:`"
             )
         return self._open
 
@@ -164,7 +163,7 @@ class Invoices:
     ) -> LineItems:
         """Return the line items of a period, "current" or "previous", that no invoice has yet.
 
-        Raises SettingsError for another period, and for a currency that is no code of three
+        Raises SettingsError for another period, and for a currency that is not a code of three
         letters.
         """
         return LineItems(
@@ -182,10 +181,9 @@ class Invoices:
         return await get_summaries(self.client.opened().session)
 
     async def estimates(self, currency: str) -> tuple[Estimate, ...]:
-        """Get what the service has of a currency that no invoice has yet: types, periods, and where
-        they are.
+        """Get which line items of a currency no invoice has yet: types, periods, and their links.
 
-        Raises SettingsError for a currency that is no code of three letters.
+        Raises SettingsError for a currency that is not a code of three letters.
         """
         return await get_estimates(self.client.opened().session, currency_code(currency))
 
@@ -193,7 +191,7 @@ class Invoices:
         """Return the operations of one invoice; nothing is sent yet. Raises NotFoundError for an
         empty id."""
         if not invoice_id:
-            raise NotFoundError("there is no invoice without an id")
+            raise NotFoundError("an invoice id cannot be empty")
         return InvoiceById(self.client, invoice_id)
 
 
@@ -263,7 +261,7 @@ class InvoiceById:
         provider.
 
         `currency` is the invoice's currency code, which the service wants for modern usage, and
-        `period` the one that is named then, if not that of the settings.
+        `period` the period that the query names, if not that of the settings.
         """
         detail = api_spelling(provider), api_spelling(line_item_type)
         return LineItems(
@@ -273,8 +271,8 @@ class InvoiceById:
 
 @dataclass(frozen=True, slots=True)
 class LineItemPage:
-    """One page of line items as Python values; `first_line` is the place of its first one in the
-    transfer.
+    """One page of line items as Python values; `first_line` is the number of its first line item in
+    the transfer.
 
     Numbers are int or Decimal, exactly as the server wrote them.
     """

@@ -1,7 +1,7 @@
 """One row for each billing provider and line-item type: how to ask for it, and what it holds.
 
-It is the only module of the package that spells a provider: to add one, or a line-item type, add
-rows to `_ROWS`, and their columns to `schemas`.
+No other module of the package spells a provider. To add a provider or a line-item type, add rows to
+`_ROWS`, and their columns to `schemas`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from bulkfetch.words import printable
 class Document:
     """A PDF of the service: an invoice's statement or, with `receipt_id`, one of its tax receipts.
 
-    `charged`, the invoice's `totalCharges`, tells an invoice that has changed since.
+    `charged` is the invoice's `totalCharges`; another value means that the invoice has changed.
     """
 
     invoice_id: str

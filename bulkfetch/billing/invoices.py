@@ -18,7 +18,7 @@ from bulkfetch.errors import MalformedBodyError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WITH_HOST = re.compile(r"\s*([a-z][a-z0-9+.-]*:|//)", re.IGNORECASE)
-_STEERING = ("id", "invoiceDetails", "amendments")
+_KEYS_THAT_DECIDE = ("id", "invoiceDetails", "amendments")
 _PDF_LINKS = ("pdfdownloadlink", "taxreceiptpdfdownloadlink")
 
 
@@ -80,11 +80,11 @@ class Invoice:
         )
 
 
-def flattened(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
+def flatten(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
     """Yield invoices and, behind each, its amendments, however deep they nest."""
     for invoice in invoices:
         yield invoice
-        yield from flattened(invoice.amendments)
+        yield from flatten(invoice.amendments)
 
 
 def header_table(invoices: Sequence[Invoice]) -> pa.Table:
@@ -109,10 +109,12 @@ def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
     invoice_id = _name(value.get("id")) if isinstance(value, Pairs) else None
     if not isinstance(value, Pairs) or not invoice_id:
         raise MalformedBodyError("the body is JSON, but not an invoice: an object with an `id`")
-    if len([key for key, _ in value if key in _STEERING]) != len(
-        {key for key, _ in value if key in _STEERING}
+    if len([key for key, _ in value if key in _KEYS_THAT_DECIDE]) != len(
+        {key for key, _ in value if key in _KEYS_THAT_DECIDE}
     ):
-        raise MalformedBodyError(f"invoice {invoice_id!r} says one of {', '.join(_STEERING)} twice")
+        raise MalformedBodyError(
+            f"invoice {invoice_id!r} has one of the keys {', '.join(_KEYS_THAT_DECIDE)} twice"
+        )
     amendments = _list_of(value.get("amendments"), "amendments", invoice_id)
     total, paid = decimal_of(value.get("totalCharges")), decimal_of(value.get("paidAmount"))
     return Invoice(
@@ -143,7 +145,7 @@ def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
 
 
 def _tax_receipts_of(value: Json) -> tuple[TaxReceipt, ...]:
-    """Read the tax receipts that have an id to ask for; whatever is there stays in the header."""
+    """Read the tax receipts that have an id to ask for; the header keeps the others as well."""
     entries = [each for each in value if isinstance(each, Pairs)] if isinstance(value, list) else []
     named = [(_name(each.get("id")), each.get("taxReceiptPdfDownloadLink")) for each in entries]
     return tuple(TaxReceipt(name, _link_without_token(link)) for name, link in named if name)
@@ -155,18 +157,20 @@ def _link_without_token(value: Json) -> str | None:
 
 
 def _list_of(value: Json, name: str, invoice_id: str) -> list[Json]:
-    """Return a list that may be left out. Something else in its place may hold what would be
-    lost."""
+    """Return a list that may be left out.
+
+    Raises MalformedBodyError for anything else in its place: it may hold what would be lost.
+    """
     if value is None:
         return []
     if not isinstance(value, list):
-        raise MalformedBodyError(f"invoice {invoice_id!r} has {name} that are no list")
+        raise MalformedBodyError(f"invoice {invoice_id!r} has {name} that are not a list")
     return value
 
 
 def _record_of(key: str, value: Json) -> tuple[str, Json]:
-    """Leave the access token out of absolute PDF links: it is a credential, new on every call, and
-    no record."""
+    """Leave the access token out of absolute PDF links: it is a credential, and new on every
+    call."""
     name = key.casefold()
     if name in _PDF_LINKS and isinstance(value, str) and _WITH_HOST.match(value):
         return key, value.partition("?")[0]

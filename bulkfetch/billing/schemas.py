@@ -22,14 +22,14 @@ def _declare(
 ) -> tuple[Field, ...]:
     """Declare fields in the API's order; those that no kind names are text.
 
-    All are known from `source`, but for those that are only `sampled` or only `modelled`.
+    All are known from `source`, except those that are only `sampled` or only `modelled`.
     """
     kind_of = {name: Kind[kind.upper()] for kind, names in kinds.items() for name in names.split()}
     source_of = dict.fromkeys(sampled.split(), Source.SAMPLED) | dict.fromkeys(
         modelled.split(), Source.MODELLED
     )
     if strangers := (kind_of.keys() | source_of.keys()) - set(order.split()):
-        raise ValueError(f"something is said of fields that are not listed: {strangers}")
+        raise ValueError(f"kinds or sources are given for fields that are not listed: {strangers}")
     return tuple(
         Field(name, kind_of.get(name, Kind.TEXT), source_of.get(name, source))
         for name in order.split()
@@ -220,7 +220,7 @@ INVOICE = _declare(
     date="invoiceDate billingPeriodStartDate billingPeriodEndDate",
     json="taxReceipts invoiceDetails links attributes",
 )
-"""Fields of an invoice header. Nested ones are kept as exact JSON text; amendments are rows of
+"""Fields of an invoice header. Nested fields are kept as exact JSON text; amendments are rows of
 their own."""
 
 AMENDMENT_OF = "amendment_of"

@@ -10,8 +10,7 @@ from bulkfetch.words import printable
 
 
 def path_segment(name: str) -> str:
-    """Escape a name from the server into one segment of a path, so that it can be no more than
-    that."""
+    """Escape a name from the server, so that it is one segment of a path and no more."""
     escaped = quote(name, safe="")
     return escaped.replace(".", "%2E") if set(name) <= {"."} else escaped
 
@@ -21,7 +20,7 @@ PERIODS = ("current", "previous")
 
 
 def currency_code(text: str) -> str:
-    """Return a currency code in capitals. Raises SettingsError for text that is none."""
+    """Return a currency code in capitals. Raises SettingsError for anything else."""
     if not re.fullmatch(r"[A-Za-z]{3}", text.strip()):
         raise SettingsError(
             f"a currency is a code of three letters such as EUR, not {printable(text)!r}"

@@ -65,26 +65,27 @@ UNBILLED = "unbilled"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Transfer:
-    """All line items of one detail: what is complete or not, and is committed as a whole.
+    """All line items of one detail: they are complete, and committed, as a whole or not at all.
 
-    Line items that are not billed yet belong to no invoice, but to a period and a currency:
-    `unbilled` has these two, and is empty for those of an invoice.
-
-    Two transfers are equal if they are of the same detail; `path`, the detail's link below the base
-    URL where it gave one that leads to this very detail, `currency`, the invoice's, and `period`
-    only say how to ask; `charged`, the invoice's `totalCharges`, tells an invoice that has changed
-    since; `billed_from` is the month it bills, by its first day.
+    Two transfers are equal if they are of the same detail; the other fields only say how to ask,
+    and what the invoice was when it was listed.
     """
 
     invoice_id: str
     provider: str
     line_item_type: str
     unbilled: tuple[str, ...] = ()
+    """Period and currency of line items that no invoice has yet; empty for an invoice's."""
     path: str | None = field(default=None, compare=False)
+    """The path of the detail's link, below the base URL, if it leads to this very detail."""
     currency: str | None = field(default=None, compare=False)
+    """The invoice's currency."""
     period: str | None = field(default=None, compare=False)
+    """The period that the query names, if not that of the settings."""
     charged: Decimal | None = field(default=None, compare=False)
+    """The invoice's `totalCharges`; another value means that the invoice has changed."""
     billed_from: date | None = field(default=None, compare=False)
+    """The first day of the month that the invoice bills."""
 
     @property
     def detail(self) -> Detail:
@@ -115,8 +116,8 @@ def unbilled_transfer(
 ) -> Transfer:
     """Return the transfer of line items that no invoice has yet, all names in any spelling.
 
-    Raises SettingsError for a provider that has none, another period than PERIODS, or a currency
-    that is no code.
+    Raises SettingsError for a provider without any, a period that is not one of PERIODS, or a
+    currency that is not a code.
     """
     provider, period = api_spelling(provider), period.strip().lower()
     if provider not in NEW_COMMERCE:
@@ -135,8 +136,8 @@ def unbilled_transfer(
 
 
 def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
-    """Return the transfer that fetches `detail`: at its link, or at the documented path where that
-    leads elsewhere."""
+    """Return the transfer that fetches `detail`: at its link, or, if that leads elsewhere, at the
+    documented path."""
     transfer = transfer_named(invoice.id, detail)
     path = None if detail.link is None else own_path(detail.link, transfer)
     return replace(
@@ -159,8 +160,7 @@ def billing_period_of(invoice: Invoice) -> date | None:
 
 
 def transfer_named(invoice_id: str, detail: InvoiceDetail) -> Transfer:
-    """Return the transfer of `detail` by its name alone, as it is compared, not as it is asked
-    for."""
+    """Return the transfer of `detail` by its name only: enough to compare it, not to fetch it."""
     return Transfer(
         invoice_id,
         api_spelling(detail.billing_provider),
@@ -172,13 +172,13 @@ def own_path(link: str, transfer: Transfer) -> str | None:
     """Return a link's path below the base URL, without `/v1`, if it leads to the line items of
     `transfer`.
 
-    Anything else is None: a link with a host, as the token goes to the configured origin only; one
-    with a query or odd characters; and that of another invoice, provider or type, whose rows would
-    pass for those of this one.
+    Returns None for any other link: with a host, because the token goes to the configured origin
+    only; with a query or odd characters; or of another invoice, provider or type, whose rows would
+    be taken for this transfer's.
     """
     try:
         parts = urlsplit(link)
-    except ValueError:  # brackets that are no IPv6 address
+    except ValueError:  # brackets that are not an IPv6 address
         return None
     if parts.scheme or parts.netloc or parts.query:
         return None
@@ -190,7 +190,7 @@ def own_path(link: str, transfer: Transfer) -> str | None:
 
 
 def _leads_to(segments: Sequence[str], transfer: Transfer) -> bool:
-    """Tell whether a path of these segments is that of a transfer's line items, as the API or its
+    """Return whether a path of these segments leads to a transfer's line items, as the API or its
     preview spells it."""
     if len(segments) != 5:
         return False

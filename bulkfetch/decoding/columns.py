@@ -1,7 +1,7 @@
 """The exact way from JSON values to columns: slower than Arrow's own parser, and never wrong.
 
-It decides, value by value, what a column holds and what goes into `_rescued`; the fast way must
-come to the same rows, bit for bit, or leave the page to this one.
+It decides, value by value, what a column holds and what goes into `_rescued`. The fast way must
+give the same rows, bit for bit, or leave the page to this module.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Columns:
 
 
 def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
-    """Turn JSON objects into one Arrow array a field. Raises MalformedBodyError if an item is no
-    object."""
+    """Turn JSON objects into one Arrow array a field. Raises MalformedBodyError if an item is
+    not an object."""
     names = {each.name: place for place, each in enumerate(fields)}
     folded = {each.name.casefold(): each.name for each in fields}
     converters = [_CONVERTERS[each.kind] for each in fields]
@@ -63,7 +63,7 @@ def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
         if not isinstance(item, Pairs):
             raise MalformedBodyError(f"item {row} of the page is not a JSON object")
         left: list[tuple[int, str, Json]] = []
-        for key, place, value in _placed(item, names, folded):
+        for key, place, value in _place(item, names, folded):
             if place is None:
                 left.append((len(fields), key, value))
                 continue
@@ -72,9 +72,8 @@ def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
             if not exact or key != fields[place].name:
                 left.append((place if key == fields[place].name else len(fields), key, value))
         if left:
-            left.sort(
-                key=lambda entry: entry[:2]
-            )  # a canonical order: the fast way must write the same bytes
+            # A canonical order, because the fast way must write the same bytes.
+            left.sort(key=lambda entry: entry[:2])
             rescued[row] = (
                 "{" + ",".join(f"{quote(key)}:{dumps(value)}" for _, key, value in left) + "}"
             )
@@ -85,10 +84,10 @@ def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
     return Columns(arrays, pa.array(rescued, pa.string()), rescues)
 
 
-def _placed(
+def _place(
     item: Pairs, names: dict[str, int], folded: dict[str, str]
 ) -> list[tuple[str, int | None, Json]]:
-    """Find the column of each key: its own, or, where that is free, the one it differs from in case
+    """Find the column of each key: its own, or, where that is free, a column that differs in case
     only.
 
     The API's samples mix `PartnerName` into rows that elsewhere say `partnerName`. A key that
@@ -109,7 +108,7 @@ def _placed(
 
 def _text(value: Json) -> tuple[Value | None, bool]:
     fits = type(value) is str and is_unicode(value)
-    return (value, True) if fits else (None, False)  # type: ignore[return-value]  # it is a str if it fits
+    return (value, True) if fits else (None, False)  # type: ignore[return-value]  # `fits` says that it is a str
 
 
 def _decimal(value: Json) -> tuple[Value | None, bool]:
@@ -137,7 +136,7 @@ def _text_list(value: Json) -> tuple[Value | None, bool]:
     if isinstance(value, list) and all(
         inner is None or (type(inner) is str and is_unicode(inner)) for inner in value
     ):
-        return value, True  # type: ignore[return-value]  # a list of text and None, by the test above
+        return value, True  # type: ignore[return-value]  # the condition above allows text and None only
     return None, False
 
 
@@ -149,7 +148,7 @@ def _object_type(value: Json) -> tuple[Value | None, bool]:
     if len(value) == 1 and value[0][0] == "objectType":
         held, exact = _text(value[0][1])
         if exact:
-            return {"objectType": held}, True  # type: ignore[dict-item]  # _text holds text only
+            return {"objectType": held}, True  # type: ignore[dict-item]  # _text returns only text or None
     return None, False
 
 
@@ -158,11 +157,10 @@ def _json(value: Json) -> tuple[Value | None, bool]:
 
 
 def decimal_of(value: Json, integral_digits: int = 14) -> Decimal | _Unfit:
-    """Return a JSON number, or a text that is one, as a Decimal if `decimal128(38, 24)` holds it
+    """Return a JSON number, or the text of one, as a Decimal if `decimal128(38, 24)` holds it
     exactly.
 
-    With more than the 14 `integral_digits` of that type, if these and its 24 behind the point
-    would.
+    More `integral_digits` than that type's 14 allow for wider numbers, with its 24 decimals.
     """
     if not isinstance(value, str) or (type(value) is str and not PLAIN_NUMBER.fullmatch(value)):
         return UNFIT

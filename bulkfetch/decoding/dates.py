@@ -24,7 +24,7 @@ def parse_date(text: str) -> Instant | None:
     """Read `YYYY-MM-DDThh:mm:ss[.fraction][Z|±hh:mm]`; None for anything else.
 
     A date without offset is UTC, as the .NET SDK reads it. Year 1, which the API uses for "never",
-    is a date like others; a leap second, hour 24 and dates outside the years 1 to 9999 are none.
+    is a date like others. A leap second, hour 24 and years outside 1 to 9999 are not dates.
     """
     match = _SPELLING.fullmatch(text)
     if match is None:

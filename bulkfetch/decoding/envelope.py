@@ -28,8 +28,7 @@ class Link:
 
     @property
     def offset(self) -> int | None:
-        """The `offset` in the link's query, or None where it has none, or an empty one, as in the
-        samples."""
+        """The `offset` in the link's query, or None if it is missing, or empty as in samples."""
         return self._number("offset")
 
     def _number(self, name: str) -> int | None:
@@ -54,13 +53,13 @@ class Envelope:
 def envelope_of(page: Mapping[str, Any]) -> Envelope:
     """Read the envelope of a decoded page leniently: what is not as documented counts as absent.
 
-    Raises MalformedBodyError for links that are no object, and for a next link without a target:
-    its absence is the only sign of the end.
+    Raises MalformedBodyError for links that are not an object, and for a next link without a
+    target: only a missing next link means the end.
     """
     links = _value(page, "links")
     if links is not None and not isinstance(links, Mapping):
         raise MalformedBodyError(
-            "the body is a page, but its links are no object: whether a next page follows is unknown"
+            "the body is a page, but its links are not an object, so the next page is unknown"
         )
     following = _value(links, "next")
     next_link = _link(following)
@@ -80,7 +79,7 @@ def envelope_of(page: Mapping[str, Any]) -> Envelope:
 
 
 def _value(mapping: Any, name: str) -> Any:
-    """Return the value of a key in any case: a `Next` that went unseen would end the collection too
+    """Return the value of a key in any case: missing a `Next` would end the collection too
     early."""
     if not isinstance(mapping, Mapping):
         return None

@@ -1,10 +1,10 @@
 """The fast way from a page to columns: a native JSON parser, and a proof that it lost nothing.
 
 `arro3` parses a whole page as one JSON object, decimals and all, without the interpreter's lock.
-What it would drop, round or unify without a word is found out beforehand, or by counting: every
-quotation mark of the page belongs to a key or a text that must appear in the result, so an unknown
-field, a null that was spelled out, or a number given as text, leaves some over. A page about which
-there is any doubt is refused, and takes the exact way.
+It drops, rounds or unifies some values without an error. Those are found beforehand, or by
+counting: every quotation mark of the page belongs to a key or a text that must appear in the
+result. So an unknown field, an explicit null, or a number given as text leaves some over. A page in
+doubt is refused, and takes the exact way.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _LINK = pa.struct(
         ("headers", pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))),
     ]
 )
-TELLING = ("totalcount", "continuationtoken", "links")
-"""What matters of an envelope, in whatever case it is spelled."""
+ENVELOPE_KEYS = ("totalcount", "continuationtoken", "links")
+"""The keys of an envelope that matter, spelled in any case."""
 _ENVELOPE = pa.schema(
     [
         ("totalCount", pa.int64()),
@@ -91,8 +91,7 @@ class FastDecoder:
         self._dates = [place for place, field in enumerate(fields) if field.kind is Kind.DATE]
 
     def decode(self, text: bytes) -> FastPage | None:
-        """Decode the UTF-8 JSON of a page, or return None for one that the exact way must look
-        at."""
+        """Decode the UTF-8 JSON of a page, or return None if it must take the exact way."""
         return _of_valid(text, lambda page: None if _is_risky(text) else self._decode(text, page))
 
     def _decode(self, text: bytes, page: simdjson.Object) -> FastPage | None:
@@ -109,8 +108,8 @@ class FastDecoder:
         )
 
     def _learn(self, page: simdjson.Object, strangers: tuple[str, ...]) -> bool:
-        """Take unknown fields in as text, for the page to be parsed again; tell whether there are
-        any to be taken."""
+        """Add unknown fields as text, and return whether there are any: then the page can be parsed
+        again."""
         items: Any = page["items"]  # an array of objects, as the parser found
         found = {name for row in items for name in row}.difference(self._names, strangers)
         if not found or len(found) + len(strangers) > _MAX_STRANGERS:
@@ -136,11 +135,11 @@ class FastDecoder:
         return _ENVELOPE.append(pa.field("items", pa.list_(item)))
 
     def _nothing_lost(self, text: bytes, page: simdjson.Object, table: pa.Table) -> bool:
-        """Tell whether each key and each text of the page is in the table.
+        """Return whether each key and each text of the page is in the table.
 
-        Whatever is not there has a key, and so leaves two quotation marks of its own over, besides
-        those of numbers given as text: these are in the table, as numbers, and are left over
-        exactly if they are all there is.
+        Whatever is missing has a key, and so leaves over two quotation marks of its own. Numbers
+        given as text leave theirs over too, although the table has them as numbers. So nothing is
+        lost exactly if all marks left over are those of numbers.
         """
         found = sum(
             2 * (len(column) - column.null_count) + _quotes_of(column) for column in table.columns
@@ -151,7 +150,7 @@ class FastDecoder:
         return surplus == 0 or (surplus > 0 and surplus == 2 * self._numbers_as_text(text))
 
     def _numbers_as_text(self, text: bytes) -> int:
-        """Count the line items' numbers given as text, if that is plainly the text of a number."""
+        """Count the numbers of the line items that are given as the plain text of a number."""
         if self._number_as_text is None:
             return 0
         return int(pc.count_substring_regex(_as_array(text), self._number_as_text)[0].as_py())
@@ -172,13 +171,13 @@ class FastDecoder:
         try:
             for place in self._integers:
                 arrays[place] = arrays[place].cast(Kind.INTEGER.arrow_type)
-        except pa.ArrowInvalid:  # no whole number, or one of more than 64 bits
+        except pa.ArrowInvalid:  # a fraction, or more than 64 bits
             return None
-        return _with_rescued(arrays, left, len(rows))
+        return _add_rescued(arrays, left, len(rows))
 
 
 def _number_as_text(names: set[str]) -> str | None:
-    """Return what finds a number given as text under one of these names, or None where that could
+    """Return a pattern for a number given as text under one of these names, or None where it could
     mislead.
 
     A key follows a brace or a comma: within a text its quotation marks would be escaped.
@@ -197,11 +196,10 @@ def _number_as_text(names: set[str]) -> str | None:
 
 
 def _quotes_beside(page: simdjson.Object, numbers: set[str]) -> int:
-    """Count the quotation marks of what the top of a page has besides what we know of it; 0 if that
-    is in doubt.
+    """Count the quotation marks of unknown keys and values at the top of a page; 0 if in doubt.
 
-    In doubt is what is nested deeply, has a key twice, or a text under the name of one of the line
-    items' numbers: that would be taken for one of them.
+    Values are in doubt if they are nested deeply, repeat a key, or have a text under the name of a
+    number of the line items, which would be taken for that number.
     """
     names = [name for name in page if name != "items" and name not in _ENVELOPE.names]
     level: list[Any] = [{name: page[name] for name in names if "\0" not in name}]
@@ -227,8 +225,7 @@ def _quotes_beside(page: simdjson.Object, numbers: set[str]) -> int:
 
 
 def read_envelope(text: bytes) -> Mapping[str, Any] | None:
-    """Return a page's envelope without its items, or None for a text that the exact way must look
-    at."""
+    """Return a page's envelope without its items, or None if it must take the exact way."""
     return _of_valid(
         text,
         lambda page: _envelope_of(page) if isinstance(page.get("items"), simdjson.Array) else None,
@@ -236,16 +233,15 @@ def read_envelope(text: bytes) -> Mapping[str, Any] | None:
 
 
 def _envelope_of(document: simdjson.Object) -> Mapping[str, Any] | None:
-    """Return what matters of the envelope, or None if a key of it stands twice, of which a dict
-    would keep one.
+    """Return what matters of the envelope, or None if it repeats a key, which a dict would hide.
 
-    To iterate over the document's values would make Python values of all items.
+    Iterating over the document's values would turn all items into Python values.
     """
     names = list(document)
-    telling = [name for name in names if name.casefold() in TELLING]
-    if len(set(names)) < len(names) or len({name.casefold() for name in telling}) < len(telling):
+    known = [name for name in names if name.casefold() in ENVELOPE_KEYS]
+    if len(set(names)) < len(names) or len({name.casefold() for name in known}) < len(known):
         return None
-    values = {name: document[name] for name in telling}
+    values = {name: document[name] for name in known}
     if any(_repeats_a_key(value, _MAX_ENVELOPE_DEPTH) for value in values.values()):
         return None
     return {
@@ -255,13 +251,11 @@ def _envelope_of(document: simdjson.Object) -> Mapping[str, Any] | None:
 
 
 def _repeats_a_key(value: Any, levels: int) -> bool:
-    """Tell whether an object in `value` may have a key twice, in whatever case; what is nested
-    deeply may."""
+    """Return whether an object in `value` may repeat a key, in any case; one nested deeply may."""
     if isinstance(value, simdjson.Object):
         keys = list(value)
-        distinct = {
-            key.casefold() for key in keys if "\0" not in key
-        }  # a key with a null in it cannot be looked up
+        # A key with a null character cannot be looked up.
+        distinct = {key.casefold() for key in keys if "\0" not in key}
         return (
             levels == 0
             or len(distinct) < len(keys)
@@ -273,48 +267,41 @@ def _repeats_a_key(value: Any, levels: int) -> bool:
 
 
 def _of_valid(text: bytes, read: Callable[[simdjson.Object], T | None]) -> T | None:
-    """Return what `read` makes of `text` parsed, or None if it is no JSON object; what comes after
-    relies on that."""
-    if text.startswith(
-        codecs.BOM_UTF8
-    ):  # a second mark, which simdjson would skip and JSON does not allow
+    """Return what `read` makes of `text` parsed, or None if it is not a JSON object."""
+    # simdjson would skip a second mark, which JSON does not allow.
+    if text.startswith(codecs.BOM_UTF8):
         return None
     try:
         parser = _IDLE_PARSERS.pop()
     except IndexError:
         parser = simdjson.Parser()
     try:
-        return _of_parsed(text, parser, read)
+        return _parse_and_read(text, parser, read)
     finally:
-        _IDLE_PARSERS.append(
-            parser
-        )  # nobody has a document of it any more, which would make it refuse the next text
+        # A parser takes no other text as long as a document of it is in use; here none is.
+        _IDLE_PARSERS.append(parser)
 
 
 _IDLE_PARSERS: list[simdjson.Parser] = []
 """Each has buffers of several times its largest text: as many as decode at once are enough."""
 
 
-def _of_parsed(
+def _parse_and_read(
     text: bytes, parser: simdjson.Parser, read: Callable[[simdjson.Object], T | None]
 ) -> T | None:
     try:
         document = parser.parse(text)
-    except (
-        ValueError,
-        RuntimeError,
-    ):  # UnicodeDecodeError among them; the exact way says what is wrong
+    except (ValueError, RuntimeError):  # the exact way says what is wrong
         return None
     return read(document) if isinstance(document, simdjson.Object) else None
 
 
 def _is_risky(text: bytes) -> bool:
-    """Tell whether the parser may change a value, or fail in a way that cannot be caught.
+    """Return whether the parser may change a value, or fail in a way that cannot be caught.
 
-    It rounds what lies behind the 24th decimal, cannot count more than 255 digits, and makes
-    another character of an escaped surrogate pair from U+20000 on; an error in which it quotes a
-    null character ends the process. What is searched for begins with a literal, which makes that
-    cheap.
+    It rounds beyond the 24th decimal, cannot count more than 255 digits, and turns an escaped
+    surrogate pair from U+20000 on into another character. An error message of it with a null
+    character ends the process. Each pattern begins with a literal, so that the search is cheap.
     """
     if (
         _matches(_TOO_FINE, text)
@@ -371,9 +358,8 @@ def _quotes_in(text: bytes) -> int:
     """
     characters = pa.Array.from_buffers(pa.uint8(), len(text), [None, pa.py_buffer(text)])
     quotes = int(pc.equal(characters, _QUOTE).true_count)
-    if _matches(
-        _ESCAPED_BACKSLASH_AND_QUOTE, text
-    ):  # that quotation mark may not be escaped itself
+    # After an escaped backslash a quotation mark may not be escaped itself.
+    if _matches(_ESCAPED_BACKSLASH_AND_QUOTE, text):
         text = text.replace(b"\\\\", b"")
     return quotes - int(pc.count_substring_regex(_as_array(text), _ESCAPED_QUOTE)[0].as_py())
 
@@ -391,7 +377,7 @@ def _quotes_of(array: pa.Array | pa.ChunkedArray) -> int:
 
 
 def _dates(texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
-    """Return the instants of `texts`, and the texts that say more than these, if there are any."""
+    """Return the instants of `texts`, and those texts that say more than their instant, if any."""
     encoded = texts.dictionary_encode()
     instants = [parse_date(text) for text in encoded.dictionary.to_pylist()]
     micros = pa.array(
@@ -404,10 +390,10 @@ def _dates(texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     return dates, pc.if_else(inexact, texts, None)
 
 
-def _with_rescued(
+def _add_rescued(
     arrays: list[pa.Array], left: list[tuple[str, pa.Array]], rows: int
 ) -> Columns | None:
-    """Write what the columns could not hold, all of it text here, as one JSON object a row."""
+    """Write what the columns could not hold, here only texts, as one JSON object a row."""
     left = [(name, texts) for name, texts in left if texts.null_count < len(texts)]
     if not left:
         return Columns(arrays, pa.nulls(rows, pa.string()))
@@ -417,9 +403,8 @@ def _with_rescued(
             return None
         entry = pc.binary_join_element_wise(f',{quote(name)}:"', texts, '"', "")
         entries.append(entry.fill_null(""))
-    joined = pc.binary_join_element_wise(
-        *entries, ""
-    )  # its null_handling="skip" loses rows that are all null
+    # No entry is null here: null_handling="skip" would lose rows that are all null.
+    joined = pc.binary_join_element_wise(*entries, "")
     objects = pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
     rescued = pc.if_else(pc.equal(joined, ""), None, objects)
     rescues = Counter({name: len(texts) - texts.null_count for name, texts in left})

@@ -13,7 +13,7 @@ LINE_NUMBER = "line_number"
 RESCUED = "_rescued"
 
 MONEY = pa.decimal128(38, 24)
-"""Money, rates and quantities: 14 digits before the point; 22 behind it occur in real rates."""
+"""Money, rates and quantities: 14 digits before the point; real rates have up to 22 after it."""
 INSTANT = pa.timestamp("us", "UTC")
 """Dates: microseconds, because Iceberg and Delta know no nanoseconds and year 1 means unset."""
 
@@ -57,7 +57,7 @@ class Source(Enum):
     """Only a model of Microsoft's SDKs, or a table of the documentation, names it: no row with it
     is public."""
     SEEN = "first page"
-    """Nobody declared it: it was there when the transfer was fetched."""
+    """It is not declared: the first page of the transfer has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Field:
 class LineItemSchema:
     """The columns of one line-item type.
 
-    `resource` is Microsoft's name of it, or "" for a type that nobody declared. `total` names the
+    `resource` is Microsoft's name of it, or "" for a type that is not declared. `total` names the
     column whose sum is the transfer's share of its invoice's `totalCharges`, or is None.
     """
 

@@ -1,8 +1,7 @@
-"""JSON read without changing a value: numbers stay text, duplicate keys stay visible, any mark is
-understood.
+"""JSON read without changing a value: numbers stay text, repeated keys stay visible.
 
 RFC 8259 lets numbers have any precision and objects repeat their keys; `json` and `orjson` turn the
-first into floats and silently drop the second. Financial records may suffer neither.
+first into floats and silently drop the second. Financial records can bear neither.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ Json: TypeAlias = "bool | str | Number | Pairs | list[Json] | None"
 
 
 def utf8_of(body: bytes) -> bytes:
-    """Return the JSON text of `body` as UTF-8 without a mark; the mark decides, whatever the
-    headers said.
+    """Return the JSON text of `body` as UTF-8 without a byte-order mark, which decides whatever the
+    headers say.
 
-    Partner Center begins its bodies with a UTF-8 mark, its preview host with UTF-16LE and its mark.
-    Raises MalformedBodyError for a cut UTF-16 text.
+    Bodies of Partner Center begin with a UTF-8 mark, those of its preview host are UTF-16LE. Raises
+    MalformedBodyError for a UTF-16 text that is cut off.
     """
     if body.startswith(codecs.BOM_UTF8):
         return body[len(codecs.BOM_UTF8) :]
@@ -57,7 +56,8 @@ def utf8_of(body: bytes) -> bytes:
                 return body[len(mark) :].decode(charset).encode()
             except UnicodeError as error:
                 raise MalformedBodyError(
-                    f"the body is not {charset}, though it begins with its mark"
+                    f"the body starts with a {charset.upper()} byte-order mark "
+                    f"but is not valid {charset.upper()}"
                 ) from error
     return body
 
@@ -80,12 +80,12 @@ def loads(text: bytes) -> Json:
         raise MalformedBodyError(_TOO_DEEP) from None
     if characters.count("[") + characters.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise MalformedBodyError(_TOO_DEEP)
-    return value  # type: ignore[no-any-return]  # JSONDecoder.decode is typed Any; the hooks make it Json
+    return value  # type: ignore[no-any-return]  # decode() returns Any; the hooks above make it Json
 
 
 def dumps(value: Json) -> str:
     """Write `value` as compact JSON: numbers in the source's spelling, text with as few escapes as
-    can be."""
+    possible."""
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, str):
@@ -106,7 +106,7 @@ def quote(text: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    r"""Tell whether `text` can be stored as UTF-8, which a lone surrogate (`"\ud800"` in JSON)
+    r"""Return whether `text` can be stored as UTF-8, which a lone surrogate (`"\ud800"` in JSON)
     cannot."""
     try:
         text.encode()
@@ -120,7 +120,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _depth(value: Json) -> int:
-    """Return how deep `value` is nested, level by level: recursion is what the limit guards."""
+    """Return how deep `value` is nested, without recursion, which the limit is there to avoid."""
     depth, level = 0, [value]
     while level:
         nested = [inner for inner in level if isinstance(inner, (list, Pairs))]

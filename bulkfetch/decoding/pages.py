@@ -15,7 +15,7 @@ from isal import isal_zlib
 
 from bulkfetch.decoding.columns import Columns, columns_of
 from bulkfetch.decoding.envelope import Envelope, envelope_of
-from bulkfetch.decoding.fast import TELLING, FastDecoder, read_envelope
+from bulkfetch.decoding.fast import ENVELOPE_KEYS, FastDecoder, read_envelope
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.jsontext import Json, Number, Pairs, is_unicode, loads, utf8_of
 from bulkfetch.errors import MalformedBodyError
@@ -150,9 +150,8 @@ class PageDecoder:
         return Page(len(items), self._columns(items), digest)
 
     def _columns(self, items: list[Json]) -> Columns:
-        """Take the exact way, under the schema in force or, for the first items, the one they
-        decide."""
-        if self._schema is None and not items:  # such a page says nothing of the columns to come
+        """Take the exact way, with the schema in force or one inferred from the first items."""
+        if self._schema is None and not items:  # nothing to infer columns from
             return columns_of(items, ())
         if self._schema is None:
             with self._inferring:
@@ -176,15 +175,15 @@ def _line_numbers(rows: int) -> pa.Array:
 
 
 def page_of(text: bytes) -> tuple[Mapping[str, Any], list[Json]]:
-    """Parse a collection into envelope and items. Raises MalformedBodyError if it is none."""
+    """Parse a collection into envelope and items. Raises MalformedBodyError for anything else."""
     top = loads(text)
     if not isinstance(top, Pairs):
-        raise MalformedBodyError("the body is JSON, but not a page: no object at its top")
-    names = Counter(name.casefold() if name.casefold() in TELLING else name for name, _ in top)
+        raise MalformedBodyError("the body is JSON, but not a page: it is not an object")
+    names = Counter(
+        name.casefold() if name.casefold() in ENVELOPE_KEYS else name for name, _ in top
+    )
     if twice := [name for name, times in names.items() if times > 1]:
-        raise MalformedBodyError(
-            f"the body is JSON, but not a page: {twice[0]!r} stands twice at its top"
-        )
+        raise MalformedBodyError(f"the body is JSON, but not a page: it has two {twice[0]!r} keys")
     items = top.get("items")
     if not isinstance(items, list):
         raise MalformedBodyError(
@@ -192,7 +191,7 @@ def page_of(text: bytes) -> tuple[Mapping[str, Any], list[Json]]:
         )
     if any(_repeats_a_key(value) for name, value in top if name.casefold() == "links"):
         raise MalformedBodyError(
-            "the body is a page, but its links say something twice: what follows it is unknown"
+            "the body is a page, but its links repeat a key, so the next page is unknown"
         )
     return {name: _plain(value) for name, value in top if name != "items"}, items
 
@@ -208,10 +207,10 @@ def peek(text: bytes) -> Envelope:
 
 
 def infer_schema(items: list[Json]) -> LineItemSchema:
-    """Make a schema from the first page of a type nobody declared.
+    """Make a schema from the first page of a type that is not declared.
 
-    Texts, numbers and booleans become columns; nested values, and what later pages bring besides,
-    are rescued.
+    Texts, numbers and booleans become columns. Nested values, and other fields of later pages, are
+    rescued.
     """
     kinds: dict[str, set[Kind | None]] = {}
     for item in items:
@@ -237,11 +236,11 @@ def _kind_of(value: Json) -> Kind | None:
 
 
 def _digest(text: bytes) -> bytes:
-    """Sum up a page's rows, from its items to its links: what stands around them differs between
-    equal pages.
+    """Return a checksum of a page's rows, from its items to its links; copies may differ in the
+    rest.
 
-    Two checksums of 32 bits, at a twentieth of the time of a cryptographic hash: they tell pages of
-    one transfer apart, and no one gains by making two pages look alike.
+    Two checksums of 32 bits take a twentieth of the time of a cryptographic hash. They are enough
+    to distinguish the pages of a transfer, and no one gains from making two pages look alike.
     """
     start, end = max(text.find(b'"items"'), 0), text.rfind(b'"links"')
     rows = memoryview(text)[start : end if end > start else len(text)]
@@ -249,8 +248,7 @@ def _digest(text: bytes) -> bytes:
 
 
 def _repeats_a_key(value: Json) -> bool:
-    """Tell whether an object in `value` has a key twice, in whatever case: a dict would keep one of
-    them."""
+    """Return whether an object in `value` repeats a key, in any case; a dict would hide it."""
     if isinstance(value, Pairs):
         keys = {key.casefold() for key, _ in value}
         return len(keys) < len(value) or any(_repeats_a_key(inner) for _, inner in value)

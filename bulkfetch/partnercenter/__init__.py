@@ -1,4 +1,4 @@
 """The first page source: what Partner Center serves, and how it is requested.
 
-Start with `lineitems`, which yields the pages of one transfer in order.
+Start with `offsets`, which yields the pages of one transfer in order; `ahead` requests them.
 """

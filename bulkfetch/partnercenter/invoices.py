@@ -16,9 +16,8 @@ from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
 
 _MAX_LIST_PAGES = 100_000
-_MAX_IDLE_PAGES = 10
-"""Pages in a row that name a next one and bring no invoice that was not seen: the list does not get
-on."""
+_MAX_PAGES_WITHOUT_NEWS = 10
+"""After so many pages in a row without a new invoice, the list is taken for endless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,11 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
     """Yield every invoice of the tenant once, in the server's order, following the pages' `next`
     links.
 
-    Modern invoices ignore size and offset and may come on every page, so invoices are told apart by
-    their id. Raises ContradictionError if the pages lead in circles, end before all invoices that
-    they tell of have come, or give one invoice twice and differently.
+    Modern invoices ignore size and offset and may come on every page, so each id is yielded once.
+    Raises ContradictionError if the pages lead in circles, end before they have given as many
+    invoices as they report, or give one invoice twice and differently.
     """
-    seen: dict[str, _Told] = {}
+    seen: dict[str, _Facts] = {}
     asked: set[tuple[int, int]] = set()
     offset = idle = total = 0
     while len(asked) < _MAX_LIST_PAGES:
@@ -65,15 +64,15 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
         page = await get_invoice_page(session, size=size, offset=offset)
         idle += 1
         for invoice in page.items:
-            told = _told_of(invoice)
+            facts = _facts_of(invoice)
             if invoice.id not in seen:
-                seen[invoice.id] = told
+                seen[invoice.id] = facts
                 idle = 0
                 yield invoice
-            elif told != seen[invoice.id]:
+            elif facts != seen[invoice.id]:
                 raise ContradictionError(
-                    f"the invoice list has invoice {invoice.id!r} twice, with different details or totalCharges; "
-                    "it may have been changed just now: run the same command again"
+                    f"the invoice list has invoice {invoice.id!r} twice, with different details or "
+                    "totalCharges; it may have been changed just now: run the same command again"
                 )
         total = max(total, _collection_total(page))
         following = page.envelope.next_link
@@ -86,43 +85,47 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
             raise ContradictionError(
                 f"the invoice list leads in circles: its next page is offset {offset} again"
             )
-        if idle >= _MAX_IDLE_PAGES:
+        if idle >= _MAX_PAGES_WITHOUT_NEWS:
             raise ContradictionError(
-                f"the invoice list does not get on: {idle} pages up to offset {offset} bring no new invoice"
+                f"the invoice list makes no progress: "
+                f"the last {idle} pages (up to offset {offset}) had no new invoice"
             )
     raise ContradictionError(f"the invoice list does not end after {_MAX_LIST_PAGES} pages")
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What an invoice list says of an invoice that decides what is fetched and what it is held
-    against."""
+class _Facts:
+    """What decides which line items of an invoice are fetched, and what they must add up to."""
 
     details: frozenset[tuple[str, str]]
     total_charges: Decimal | None
-    amendments: tuple[tuple[str, _Told], ...]
+    amendments: tuple[tuple[str, _Facts], ...]
 
 
-def _told_of(invoice: Invoice) -> _Told:
-    return _Told(
+def _facts_of(invoice: Invoice) -> _Facts:
+    return _Facts(
         frozenset(
             (detail.billing_provider, detail.invoice_line_item_type) for detail in invoice.details
         ),
         invoice.total_charges,
-        tuple((amendment.id, _told_of(amendment)) for amendment in invoice.amendments),
+        tuple((amendment.id, _facts_of(amendment)) for amendment in invoice.amendments),
     )
 
 
 def _collection_total(page: InvoicePage) -> int:
-    """Return how many invoices the whole list has, if a page tells it, or 0: most totals count the
-    page."""
-    told = page.envelope.total_count or 0
-    return told if told > len(page.items) else 0
+    """Return how many invoices the whole list has, if a page reports it, or 0.
+
+    Most totals count the page only.
+    """
+    total = page.envelope.total_count or 0
+    return total if total > len(page.items) else 0
 
 
 def _check_end(envelope: Envelope, *, seen: int, total: int) -> None:
-    """Refuse an end that the last page or the total contradicts; repeats may count in the total or
-    not."""
+    """Raise ContradictionError if the last page or the total contradicts that this is the end.
+
+    The total may count repeated invoices or not.
+    """
     if envelope.continuation_token is not None:
         raise ContradictionError(
             "the last page of the invoice list has a continuationToken, but no next link"

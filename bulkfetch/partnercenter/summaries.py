@@ -63,7 +63,9 @@ def _summaries_of(body: bytes) -> tuple[InvoiceSummary, ...]:
 
 def _summary_of(value: Json) -> InvoiceSummary:
     if not isinstance(value, Pairs):
-        raise MalformedBodyError("the body is JSON, but no account summary: an object")
+        raise MalformedBodyError(
+            "the body is JSON, but not an account summary: it is not an object"
+        )
     details = value.get("details")
     return InvoiceSummary(
         currency_code=text_of(value.get("currencyCode")),

@@ -25,13 +25,13 @@ from bulkfetch.words import printable
 
 @dataclass(frozen=True, slots=True)
 class LoginReport:
-    """Who the credentials of some settings are, and what they open. None is not known: a token may
-    be opaque.
+    """Who the credentials of some settings are, and what they open. None is unknown: a token may be
+    opaque.
 
     `way` is the way to the token. `user` and `app` are whose it is, `rights` what it says it
     allows, `expires_at` when it ends, `multi_factor` whether its user passed a second factor.
-    `invoices` and `users_only` say why the list of invoices, and what the service gives to users
-    only, cannot be had; "" where they can.
+    `invoices` says why the list of invoices cannot be read, `users_only` why what the service gives
+    to users only cannot; both are "" if it can.
     """
 
     way: str
@@ -100,8 +100,8 @@ async def check_login(
     """Sign in by the settings, read the token, and try what it opens, with two small requests.
 
     Settings come from `settings`, or else from the environment and the TOML file; keyword arguments
-    named like settings win over both. Raises SettingsError without credentials, SignInError if they give no token, and
-    ServerUnavailableError.
+    named like settings win over both. Raises SettingsError without credentials, SignInError if they
+    give no token, and ServerUnavailableError.
     """
     settings = read_settings(settings, **keywords)
     way, tokens = way_of(settings), token_source(settings)
@@ -145,11 +145,11 @@ async def _refusal_of(probe: Awaitable[object]) -> str:
 
 
 def _end_of(claims: dict[str, Any], tokens: TokenSource) -> datetime | None:
-    """Return when a token ends: as its issuer told, by our own clock, or as it says itself."""
+    """Return when a token ends: by its lifetime and our clock, or else as it says itself."""
     if isinstance(tokens, SignIn) and tokens.lifetime_s < 1e9:
         return datetime.now(UTC) + timedelta(seconds=tokens.lifetime_s)
-    told = claims.get("exp")
-    return datetime.fromtimestamp(told, UTC) if isinstance(told, int) and 0 < told < 1e11 else None
+    end = claims.get("exp")
+    return datetime.fromtimestamp(end, UTC) if isinstance(end, int) and 0 < end < 1e11 else None
 
 
 def _until(moment: datetime, now: datetime) -> str:

@@ -9,7 +9,7 @@ from datetime import date
 from itertools import product
 
 from bulkfetch.billing.details import DETAILS, NEW_COMMERCE, api_spelling
-from bulkfetch.billing.invoices import Invoice, InvoiceDetail, flattened
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail, flatten
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError, SettingsError
@@ -20,8 +20,8 @@ from bulkfetch.words import printable
 class Selection:
     """Which invoices and details are wanted; an empty tuple or None means all.
 
-    `unbilled` wants the line items as well that no invoice has yet, in these `currencies`, or those
-    of the invoices.
+    `unbilled` adds the line items that no invoice has yet, in these `currencies`, or in those of
+    the invoices.
 
     `since` and `until` are the first and last invoice date, both included, in UTC. Raises
     SettingsError if the first is after the last. An amendment is an invoice of its own: with its
@@ -41,11 +41,12 @@ class Selection:
             raise SettingsError("--currency is for unbilled line items: give --unbilled too")
         if self.since and self.until and self.since > self.until:
             raise SettingsError(
-                f"--since {self.since} is after --until {self.until}: no invoice can be dated between"
+                f"--since {self.since} is after --until {self.until}: "
+                "no invoice can be dated between"
             )
 
     def wants(self, invoice: Invoice) -> bool:
-        """Tell whether `invoice` is selected. One without a date is, unless dates are asked for."""
+        """Return whether `invoice` is selected. Without a date it is, unless dates are given."""
         if self.invoices and invoice.id not in self.invoices:
             return False
         if self.since is None and self.until is None:
@@ -58,7 +59,7 @@ class Selection:
         )
 
     def wants_detail(self, detail: InvoiceDetail) -> bool:
-        """Tell whether a detail of a selected invoice is selected."""
+        """Return whether a detail of a selected invoice is selected."""
         provider, line_item_type = (
             api_spelling(detail.billing_provider),
             api_spelling(detail.invoice_line_item_type),
@@ -70,8 +71,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The invoices of a run, amendments among them, and the transfers they come to, in the server's
-    order.
+    """The invoices of a run, amendments among them, and their transfers, in the server's order.
 
     Transfers of unbilled line items come last.
     """
@@ -83,10 +83,10 @@ class Plan:
 def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
     """Plan an export of `walked` invoices.
 
-    Raises NotFoundError for a selected invoice, provider or line-item type that is nowhere among
-    them, and where unbilled line items are wanted and no invoice tells a currency.
+    Raises NotFoundError for a selected invoice, provider or line-item type that none of them has,
+    and if unbilled line items are wanted and no invoice has a currency.
     """
-    everything = list(flattened(walked))
+    everything = list(flatten(walked))
     _check_selection(selection, everything)
     invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
     transfers = [*_transfers_of(invoices, selection), *_unbilled_of(everything, selection)]
@@ -94,14 +94,14 @@ def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
 
 
 def _unbilled_of(everything: Sequence[Invoice], selection: Selection) -> Iterable[Transfer]:
-    """Return the transfers of unbilled line items, which one_time has, in all periods and
-    currencies."""
+    """Return the transfers of unbilled line items, in all periods and currencies."""
     if not selection.unbilled:
         return
     currencies = selection.currencies or _currencies(everything)
     if not currencies:
         raise NotFoundError(
-            "no invoice tells the currency of unbilled line items: give --currency, as in EUR"
+            "no invoice has a currency, so that of unbilled line items is unknown: "
+            "give --currency, as in EUR"
         )
     wanted = [each for each in _UNBILLED_DETAILS if selection.wants_detail(each)]
     for currency, detail, period in product(currencies, wanted, PERIODS):
@@ -116,7 +116,7 @@ _UNBILLED_DETAILS = tuple(
 
 
 def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
-    """Return the currencies of new-commerce invoices, or of all where there are no such ones."""
+    """Return the currencies of new-commerce invoices, or of all invoices if there are none."""
     new = [
         each
         for each in invoices
@@ -127,8 +127,10 @@ def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
 
 
 def _check_selection(selection: Selection, everything: Sequence[Invoice]) -> None:
-    """Refuse what the tenant does not have: a misspelt name would select nothing, and look like a
-    success."""
+    """Raise NotFoundError for what the tenant does not have.
+
+    A misspelt name would select nothing, and look like a success.
+    """
     if missing := set(selection.invoices) - {invoice.id for invoice in everything}:
         named = ", ".join(sorted(map(repr, missing)))
         raise NotFoundError(

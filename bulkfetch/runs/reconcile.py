@@ -1,4 +1,4 @@
-"""The invoice as the witness: do its line items add up to what its header says?
+"""Whether the line items of an invoice add up to the total in its header.
 
 In real invoices Σ office `totalForCustomer` + Σ azure `postTaxTotal` equals the header's
 `totalCharges` to the cent (invoices D080002CPL and D080002CHM of the recordings). It is the only
@@ -23,7 +23,7 @@ from bulkfetch.words import counted, printable
 
 
 class Verdict(Enum):
-    """What became of the comparison."""
+    """The result of the comparison."""
 
     AGREES = "agrees"
     DIFFERS = "differs"
@@ -32,11 +32,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """The line items of one invoice against its header, in the invoice's currency.
+    """The sum of an invoice's line items compared with its header, in its currency.
 
     `charged` is the header's `totalCharges`, `listed` the sum of the line items, `difference`
-    listed minus charged; each is None where it is not known. `why` says why there is nothing to
-    compare.
+    listed minus charged; each is None where it is unknown. `why` says why they cannot be compared.
     """
 
     invoice_id: str
@@ -115,7 +114,7 @@ def reconcile_total(
     known = [total for total in totals if total is not None]
     if len(known) < len(totals):
         return Reconciliation(
-            invoice_id, Verdict.NOT_COMPARABLE, charged, why="some charges are no numbers"
+            invoice_id, Verdict.NOT_COMPARABLE, charged, why="some charges are not numbers"
         )
     listed = exact_sum(known)
     verdict = Verdict.AGREES if listed == charged else Verdict.DIFFERS

@@ -13,7 +13,7 @@ import anyio
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.records import money
-from bulkfetch.billing.invoices import Invoice, flattened
+from bulkfetch.billing.invoices import Invoice, flatten
 from bulkfetch.billing.sources import BEGINNING, Bookmark, PageSource, Walk
 from bulkfetch.billing.transfers import Transfer, transfer_of
 from bulkfetch.decoding.pages import JsonDecoder
@@ -53,7 +53,7 @@ async def verify_against_server(
     check_credentials(settings)
     async with open_session(settings, stats or RunStats(), keep=on_refresh_token) as session:
         invoices = [each async for each in walk_invoices(session, size=settings.invoice_page_size)]
-        listed = {invoice.id: invoice for invoice in flattened(invoices)}
+        listed = {invoice.id: invoice for invoice in flatten(invoices)}
         findings = [
             *_compare_invoices(report, listed),
             *await _compare_counts(report.commits, listed, session, settings),
@@ -70,17 +70,17 @@ def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> It
             continue  # no invoice has them, and they change from day to day
         transfers.setdefault(commit.transfer.invoice_id, []).append(commit.transfer)
     for identifier in sorted({*charged, *transfers} - listed.keys()):
-        yield Finding(_named(identifier), "the server no longer lists it")
+        yield Finding(_name(identifier), "the server no longer lists it")
     for identifier in sorted(listed.keys() - {*charged, *transfers}):
         yield Finding(
-            _named(identifier),
-            "the server lists it, and the archive does not have it: export fetches it",
+            _name(identifier),
+            "the server lists it, but the archive does not have it: export fetches it",
         )
     for identifier in sorted(charged.keys() & listed.keys()):
         then, now = charged[identifier], listed[identifier].total_charges
         if then != (None if now is None else money(now)):
             what = f"it charges {_amount(now)} now, {_amount(then)} then: export fetches it again"
-            yield Finding(_named(identifier), what)
+            yield Finding(_name(identifier), what)
         of_now = {transfer_of(listed[identifier], detail) for detail in listed[identifier].details}
         for gone in sorted({*transfers.get(identifier, ())} - of_now):
             yield Finding(str(gone), "its invoice no longer has this detail")
@@ -138,7 +138,7 @@ def _transfers(invoice: Invoice) -> Iterable[Transfer]:
     return (transfer_of(invoice, detail) for detail in invoice.details)
 
 
-def _named(invoice_id: str) -> str:
+def _name(invoice_id: str) -> str:
     return f"invoice {printable(invoice_id)}"
 
 

@@ -145,8 +145,7 @@ class _Intake:
             part_rows=job.run.settings.part_rows,
             row_group_rows=job.run.settings.row_group_rows,
             waiting_room=job.waiting_room,
-            # Columns that nobody declared are not known to the next run, and what is unbilled
-            # changes until then.
+            # The next run does not know inferred columns, and unbilled line items change.
             keep=None if declared is None or transfer.unbilled else self._keep,
             adopted=parts,
         )
@@ -199,8 +198,7 @@ class _Intake:
 
 
 class Tally:
-    """What is counted while a transfer is written: its rows, the sum of its charges, its
-    rescues."""
+    """Counts a transfer while it is written: its rows, the sum of its charges, its rescues."""
 
     def __init__(
         self, rows: int = 0, total: Decimal | None = None, rescues: Mapping[str, int] | None = None
@@ -220,18 +218,17 @@ class Tally:
         self._total = exact_sum((self._total, sum_of(amounts)))
 
     def total(self, schema: LineItemSchema) -> Decimal | None:
-        """Return the sum of the charges, or None where the type has none or one of them is no
-        number."""
+        """Return the sum of the charges, or None if the type has none or one is not a number."""
         return None if schema.total is None or self.rescues[schema.total] else self._total
 
 
 def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
-    """Publish the parts, then say so: a part without a commit is replaced by the next run."""
+    """Publish the parts, then write the commit: the next run replaces a part without a commit."""
     tally = intake.tally
     schema = intake.decoder.schema if tally.rows else transfer.detail.schema
     staged = [] if schema is None else intake.finish(schema)
     if store.size(commit_name(transfer)) is not None:
-        for part in staged:  # what replaces a finished transfer has to outlive this process
+        for part in staged:  # what replaces a finished transfer must survive a loss of power
             store.settle(part.name)
     withdraw(store, transfer)
     try:
@@ -246,12 +243,12 @@ def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
         )
         write_commit(store, commit)
     except BaseException:
-        with suppress(StorageError):  # what cannot be taken back is swept by the next run
+        with suppress(StorageError):  # the next run sweeps what cannot be taken back
             store.remove(commit_name(transfer))
             for number in range(len(staged)):
                 retract(store, part_name(transfer, number))
         raise
-    with suppress(StorageError):  # it is committed; what cannot be removed is swept by the next run
+    with suppress(StorageError):  # it is committed; the next run sweeps what is left
         remove_staged(store, transfer)
     return commit
 

@@ -136,7 +136,7 @@ async def test_an_unknown_invoice_is_not_found() -> None:
     async with opened() as (_, client):
         with pytest.raises(NotFoundError, match="there is no invoice 'nope'"):
             await client.invoices.by_id("nope").get()
-        with pytest.raises(NotFoundError, match="without an id"):
+        with pytest.raises(NotFoundError, match="cannot be empty"):
             client.invoices.by_id("")
 
 
@@ -393,7 +393,7 @@ async def test_a_client_is_opened_once_at_a_time_and_can_be_opened_again() -> No
         for _ in range(2):
             async with client:
                 assert (await client.invoices.page(size=1)).has_more
-                with pytest.raises(BulkfetchError, match="open already"):
+                with pytest.raises(BulkfetchError, match="is already open"):
                     await client.__aenter__()
                 assert (await client.invoices.page(size=1)).has_more
 

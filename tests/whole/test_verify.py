@@ -502,7 +502,7 @@ async def test_charges_that_cannot_be_compared_say_so(tmp_path: Path) -> None:
     assert {each.invoice_id: each.why for each in report.reconciliations} == {
         "A": "the header has no totalCharges",
         "B": "it has no details with charges",
-        "C": "some charges are no numbers",
+        "C": "some charges are not numbers",
     }
     assert any(line.endswith(": 3 not comparable") for line in report.lines())
 

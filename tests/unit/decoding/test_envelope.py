@@ -184,7 +184,7 @@ def test_links_that_cannot_be_read_are_not_taken_for_the_end_on_any_way(
         lambda: JsonDecoder().decode(text),
         lambda: PageDecoder("I", schema_of("office", "billing_line_items")).decode(text),
     ):
-        with pytest.raises(MalformedBodyError, match="its links are no object"):
+        with pytest.raises(MalformedBodyError, match="its links are not an object"):
             read()
 
 
@@ -254,7 +254,7 @@ def test_links_that_say_something_twice_are_malformed_on_any_way(links: str) -> 
         JsonDecoder().decode,
         PageDecoder("I", schema_of("office", "billing_line_items")).decode,
     ):
-        with pytest.raises(MalformedBodyError, match="say something twice"):
+        with pytest.raises(MalformedBodyError, match="its links repeat a key"):
             read(text)
 
 
@@ -270,7 +270,7 @@ def test_a_page_that_says_something_twice_is_malformed_on_any_way(twice: str) ->
         JsonDecoder().decode,
         PageDecoder("I", schema_of("office", "billing_line_items")).decode,
     ):
-        with pytest.raises(MalformedBodyError, match="twice at its top"):
+        with pytest.raises(MalformedBodyError, match="it has two .* keys"):
             read(text)
 
 

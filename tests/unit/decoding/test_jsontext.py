@@ -107,7 +107,7 @@ def test_marks_decide_the_encoding() -> None:
     ],
 )
 def test_a_cut_or_ill_formed_utf_16_text_is_malformed(body: bytes) -> None:
-    with pytest.raises(MalformedBodyError, match="utf-16"):
+    with pytest.raises(MalformedBodyError, match="not valid UTF-16"):
         utf8_of(body)
 
 

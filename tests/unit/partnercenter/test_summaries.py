@@ -53,7 +53,7 @@ async def test_the_recorded_summary_of_2016_has_four_fields() -> None:
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"1"])
 async def test_what_is_no_summary_is_an_error(body: bytes) -> None:
     async with bench(lambda sent: answered(body=body)) as there:
-        with pytest.raises(MalformedBodyError, match="no account summary"):
+        with pytest.raises(MalformedBodyError, match="not an account summary"):
             await get_summary(there.session)
 
 

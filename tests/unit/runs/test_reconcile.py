@@ -72,8 +72,8 @@ def test_amounts_have_no_tail_of_zeros_whichever_side_they_come_from() -> None:
         (None, {transfer("office"): "1"}, (), "the header has no totalCharges"),
         ("1", {transfer("azure", USAGE): None}, (), "it has no details with charges"),
         ("1", {}, (transfer("office"),), "not exported: I office/billing_line_items"),
-        ("1", {transfer("office"): None}, (), "some charges are no numbers"),
-        ("1", {transfer("teapots"): None}, (), "some charges are no numbers"),
+        ("1", {transfer("office"): None}, (), "some charges are not numbers"),
+        ("1", {transfer("teapots"): None}, (), "some charges are not numbers"),
     ],
 )
 def test_what_cannot_be_compared_says_why(

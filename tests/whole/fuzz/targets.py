@@ -16,7 +16,7 @@ from support.reference import Num, Obj, assert_holds, held, number_of, plain, re
 from whole.fuzz import draws, oracle
 from whole.fuzz.client import client
 
-from bulkfetch.billing.invoices import Invoice, flattened, header_table, invoice_of
+from bulkfetch.billing.invoices import Invoice, flatten, header_table, invoice_of
 from bulkfetch.billing.schemas import INVOICE, ONE_TIME
 from bulkfetch.decoding.columns import columns_of
 from bulkfetch.decoding.envelope import Envelope, envelope_of
@@ -135,7 +135,7 @@ def check_invoices(data: bytes) -> None:
         assert expected is None, f"invoices are refused: {tops}"
         return
     assert expected is not None, "silently accepted"
-    found = list(flattened(tops))
+    found = list(flatten(tops))
     assert [(each.id, each.amendment_of) for each in found] == [
         (dict(source)["id"], of) for source, of in expected
     ]
