@@ -4,25 +4,25 @@
     ├── SettingsError               a setting is missing or wrong; nothing was sent or written
     ├── OutputError                 the output directory cannot be used
     │   └── OutputLockedError       another run is writing to it
-    ├── StorageError                the disk or the object store refused, or holds no archive
+    ├── StorageError                the disk or the object store refused, or cannot be read
     │   ├── DamagedError            a file of the archive is not what was written
-    │   ├── UploadLostError         an upload failed, and what was sent of it is gone
-    │   └── LockLostError           another run has taken over the archive from this one
+    │   ├── UploadLostError         an object could not be uploaded; its parts are gone
+    │   └── LockLostError           another run has taken the lock of the archive
     ├── RequestError                one request ended without a usable answer
     │   ├── ConnectionFailedError   no connection could be made
-    │   ├── ConnectionLostError     it broke before the whole answer had come
-    │   ├── UntrustedServerError    its certificate does not prove that it is the right server
+    │   ├── ConnectionLostError     the connection broke before the answer was complete
+    │   ├── UntrustedServerError    the server's certificate does not prove who it is
     │   ├── TooManyFilesError       this machine allows no more connections
-    │   ├── NoProgressError         connected, and then nothing came for too long
-    │   ├── HttpStatusError         an answer with a status that is not a success
-    │   ├── MalformedBodyError      a success whose body is not what the API sends
-    │   └── ForeignLinkError        a link or redirect that leaves the configured origin
-    ├── SignInError                 no token, or the server accepts none of ours
-    ├── ServerUnavailableError      the server has answered nothing useful for too long
-    ├── DeadlineError               the run has used up the time it was given
+    │   ├── NoProgressError         connected, but no bytes came for too long
+    │   ├── HttpStatusError         the answer's status is not a success
+    │   ├── MalformedBodyError      a success, but the body is not what the API sends
+    │   └── ForeignLinkError        a link or redirect leads away from the configured origin
+    ├── SignInError                 no token could be had, or the server refuses it
+    ├── ServerUnavailableError      the server has not given a useful answer for too long
+    ├── DeadlineError               the run has used up its time
     ├── TransferError               a transfer cannot be completed
     │   ├── ContradictionError      its pages contradict each other
-    │   └── ExpiredBookmarkError    the server no longer knows where an earlier run stopped
+    │   └── ExpiredBookmarkError    the server no longer knows where to continue
     └── NotFoundError               this tenant does not have what was asked for
 
 The message of each says what happened and what the reader can do; facts for programs are
@@ -41,15 +41,14 @@ class BulkfetchError(Exception):
 
 
 class SettingsError(BulkfetchError):
-    """A setting is missing, contradictory or wrong. The message names it, its source and what would
-    be right."""
+    """A setting is missing, wrong or contradicts another. The message names it, its source, and a
+    right value."""
 
     reason = "settings"
 
 
 class OutputError(BulkfetchError):
-    """The output directory cannot be used: not writable, or not empty and not an archive of
-    ours."""
+    """The output directory cannot be used: it is not writable, or has other files than ours."""
 
     reason = "output"
 
@@ -61,21 +60,20 @@ class OutputLockedError(OutputError):
 
 
 class StorageError(BulkfetchError):
-    """The disk or the object store refused a write or a read, or holds something that is no
-    archive."""
+    """The disk or the object store refused a write or a read, or does not hold an archive."""
 
     reason = "storage"
 
 
 class DamagedError(StorageError):
-    """A file of the archive is not what was written: something else has altered it."""
+    """A file of the archive is not what was written: another program has altered it."""
 
     reason = "damaged"
 
 
 class UploadLostError(StorageError):
-    """An object that is sent in pieces could not be completed; `final` says that it would not be
-    the next time."""
+    """An object that is sent in pieces could not be completed. `final` says that another try would
+    fail as well."""
 
     reason = "upload_lost"
 
@@ -85,8 +83,7 @@ class UploadLostError(StorageError):
 
 
 class LockLostError(StorageError):
-    """The lock of an archive in an object store was not renewed in time, and another run has taken
-    it."""
+    """The lock of an archive in an object store was not renewed in time; another run has it."""
 
     reason = "lock_lost"
 
@@ -122,20 +119,19 @@ class RequestError(BulkfetchError):
 
 
 class ConnectionFailedError(RequestError):
-    """No connection could be made: the server has seen nothing of the request."""
+    """No connection could be made: the request has not reached the server."""
 
     reason = "connection"
 
 
 class ConnectionLostError(RequestError):
-    """The connection broke before the whole answer had come."""
+    """The connection broke before the answer was complete."""
 
     reason = "connection_lost"
 
 
 class UntrustedServerError(RequestError):
-    """The server's certificate does not prove that it is the server asked for. Never tried
-    again."""
+    """The server's certificate does not prove that it is the right server. Never retried."""
 
     reason = "untrusted"
 
@@ -147,7 +143,7 @@ class TooManyFilesError(RequestError):
 
 
 class NoProgressError(RequestError):
-    """The connection stood, but nothing came for longer than the time-out allows."""
+    """The connection was open, but no bytes came within the time-out."""
 
     reason = "no_progress"
 
@@ -183,46 +179,43 @@ class HttpStatusError(RequestError):
 
 
 class MalformedBodyError(RequestError):
-    """A success whose body is cut, not JSON, too large, or not the shape that the API sends."""
+    """A success whose body is cut short, not JSON, too large, or not of the API's shape."""
 
     reason = "malformed_body"
 
 
 class ForeignLinkError(RequestError):
-    """A redirect, or a link in an answer, that leads away from the configured origin. Never
-    followed."""
+    """A redirect or a link that leads away from the configured origin. It is not followed."""
 
     reason = "foreign_link"
 
 
 class SignInError(BulkfetchError):
-    """No token could be had, or the server refuses the one there is."""
+    """No token could be had, or the server refuses the token."""
 
     reason = "sign_in"
 
 
 class ServerUnavailableError(BulkfetchError):
-    """The server has answered nothing useful for so long, or so often, that the run is given up."""
+    """The server has not given a useful answer for so long, or so often, that the run stops."""
 
     reason = "server_unavailable"
 
 
 class DeadlineError(BulkfetchError):
-    """The run has used up the time it was given (`deadline_s`)."""
+    """The run has used up its time (`deadline_s`)."""
 
     reason = "deadline"
 
 
 class TransferError(BulkfetchError):
-    """A transfer cannot be completed. The message names the transfer and, where there is one, the
-    page."""
+    """A transfer cannot be completed. The message names the transfer and the page, if any."""
 
     reason = "transfer"
 
 
 class ContradictionError(TransferError):
-    """The pages of a transfer contradict each other, so that no complete table can be made of
-    them."""
+    """The pages of a transfer contradict each other, so they do not make a complete table."""
 
     reason = "contradiction"
 

@@ -12,21 +12,16 @@ from bulkfetch.errors import StorageError
 from bulkfetch.words import printable
 
 LOGGER = logging.getLogger("bulkfetch")
-
-
 LOGGER.addHandler(logging.NullHandler())
 
-
 MAX_LINES = 100_000
-"""Lines of one log; a run that goes on for weeks against a bad server says nothing new any more."""
+"""The most lines of one log: a run of weeks against a bad server repeats itself."""
 
 
 class RunLog:
-    """Notes events, each a name and its facts: to `write` as lines of JSON, and to the logger
-    `bulkfetch`.
+    """Writes events, each a name with facts, as lines of JSON and to the logger `bulkfetch`.
 
-    What is noted is kept; what is traced, a line for each request, goes to the logger alone, at its
-    level DEBUG.
+    Noted events are kept. Traced ones, a line for each request, go to the logger alone, at DEBUG.
     """
 
     def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
@@ -34,7 +29,7 @@ class RunLog:
         self._lines = 0
 
     def note(self, event: str, **facts: object) -> None:
-        """Note something out of the ordinary: a retry, a new limit, a new token."""
+        """Note an unusual event: a retry, a new limit, a new token."""
         if LOGGER.isEnabledFor(logging.INFO):
             LOGGER.info("%s", _text(event, facts))
         if self._write is not None and self._lines < MAX_LINES:
@@ -47,7 +42,7 @@ class RunLog:
             )
 
     def trace(self, event: str, **facts: object) -> None:
-        """Tell those who listen closely of something ordinary."""
+        """Log a usual event, at level DEBUG only."""
         if LOGGER.isEnabledFor(logging.DEBUG):
             LOGGER.debug("%s", _text(event, facts))
 

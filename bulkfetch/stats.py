@@ -10,7 +10,7 @@ _WINDOW_S = 10.0
 
 @dataclass(slots=True)
 class RunStats:
-    """Counters that the run raises as it goes; whoever shows them calls `sample` now and then.
+    """Counters that the run raises while it works. A display calls `sample` from time to time.
 
     Times are seconds of one monotonic clock, which the caller reads.
     """
@@ -20,7 +20,7 @@ class RunStats:
     invoices_done: int = 0
     """Invoices with nothing left to do."""
     transfers: int = 0
-    """Transfers planned so far, those to skip included."""
+    """Transfers planned so far, including those to skip."""
     transfers_done: int = 0
     """Transfers committed by this run."""
     transfers_skipped: int = 0
@@ -28,13 +28,13 @@ class RunStats:
     transfers_failed: int = 0
     """Transfers that this run gave up."""
     documents: int = 0
-    """Documents to save, those saved before included."""
+    """Documents to save, including those saved before."""
     documents_done: int = 0
     """Documents with nothing left to do, however they ended."""
     rows: int = 0
     """Line items decoded by this run."""
     rows_resumed: int = 0
-    """Line items in whole parts of an earlier run that this one goes on behind."""
+    """Line items in whole parts of an earlier run, after which this one continues."""
     rows_committed: int = 0
     """Line items of the transfers committed by this run."""
     rescued: int = 0
@@ -50,13 +50,13 @@ class RunStats:
     retries: int = 0
     """Requests sent again after a failure."""
     throttled: int = 0
-    """Answers that said the server is asked too much."""
+    """Answers that said there were too many requests."""
     in_flight: int = 0
     """Requests running now."""
     limit: int = 0
     """Requests that may run now."""
     held_until: float = 0.0
-    """When requests may be sent again, if nobody may now; `held_by` says why."""
+    """When requests may be sent again, if none may now; `held_by` says why."""
     held_by: str = ""
     started_at: float | None = None
     """When the run began: the time of the first sample."""
@@ -68,7 +68,7 @@ class RunStats:
         return self.transfers_done + self.transfers_skipped + self.transfers_failed
 
     def held(self, why: str, until: float) -> None:
-        """Note that nobody may send before `until`."""
+        """Note that no request may be sent before `until`."""
         if until > self.held_until:
             self.held_by, self.held_until = why, until
 
@@ -92,20 +92,19 @@ class RunStats:
         return max(0, self.rows - rows) / (now - since) if now > since else 0.0
 
     def time_left_s(self, now: float) -> float | None:
-        """Estimate the seconds left, or return None while there is nothing to tell it from.
+        """Estimate the seconds left; None while there is nothing to estimate from.
 
-        The API does not tell how many line items there are: transfers to come, and those under way,
-        are taken to be as large as those done. The rate is that of the last 10 s.
+        The API does not report how many line items there are. So the other transfers are assumed to
+        be as large as those done. The rate is that of the last 10 s.
         """
         if self.transfers and self.transfers_ended >= self.transfers:
             return 0.0
         if not self.transfers_done:
             return None
         to_come = self.transfers - self.transfers_ended
-        if not self.rows:  # the transfers done were empty: only their number tells
+        if not self.rows:  # the transfers done were empty, so only their number can be used
             return self.elapsed_s(now) / self.transfers_done * to_come
+        rows_to_come = self.rows_committed / self.transfers_done * to_come
+        rows_left = rows_to_come - (self.rows - self.rows_committed)
         rate = self.rows_per_s(now)
-        rows_left = self.rows_committed / self.transfers_done * to_come - (
-            self.rows - self.rows_committed
-        )
         return rows_left / rate if rate and rows_left > 0 else None

@@ -11,69 +11,63 @@ from unicodedata import combining, east_asian_width
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{4,}\.[\w-]+\.[\w-]*"  # a JSON web token
     r"|(?i:bearer\s+)(?P<bearer>[\w.~+/-]{8,}=*)"
-    r"|(?i:\b(?:access_token|refresh_token|id_token|client_secret|client_assertion|token|sig)(?:=|\"\s*:\s*\"))"
-    r"(?P<named>[^\s\"&']+)"
+    r"|(?i:\b(?:access_token|refresh_token|id_token|client_secret|client_assertion|token|sig)"
+    r"(?:=|\"\s*:\s*\"))(?P<named>[^\s\"&']+)"
 )
 
 
 def printable(text: str) -> str:
-    """Return `text` from the server without characters that could act on a terminal or forge a log
-    line.
+    """Return `text` without characters that could act on a terminal or forge a log line.
 
-    What looks like a credential in it is shown as `***`.
+    What looks like a credential is shown as `***`.
     """
     safe = "".join(c if c.isprintable() else " " for c in text)
-    return _CREDENTIALS.sub(_hidden, safe)
+    return _CREDENTIALS.sub(_hide, safe)
 
 
-def _hidden(found: re.Match[str]) -> str:
+def _hide(found: re.Match[str]) -> str:
     secret = found["bearer"] or found["named"] or found[0]
     return found[0].removesuffix(secret) + "***"
 
 
-_TELLING = (
-    *(
-        "customerName",
-        "customerCompanyName",
-        "usageDate",
-        "chargeStartDate",
-        "offerName",
-        "productName",
-    ),
-    *(
-        "skuName",
-        "serviceName",
-        "resourceName",
-        "meterName",
-        "chargeType",
-        "quantity",
-        "consumedQuantity",
-    ),
-    *(
-        "unitPrice",
-        "totalForCustomer",
-        "postTaxTotal",
-        "billingPreTaxTotal",
-        "currency",
-        "billingCurrency",
-    ),
+# fmt: off  one name a line would fill a page
+_MAIN_COLUMNS = (
+    "customerName",
+    "customerCompanyName",
+    "usageDate",
+    "chargeStartDate",
+    "offerName",
+    "productName",
+    "skuName",
+    "serviceName",
+    "resourceName",
+    "meterName",
+    "chargeType",
+    "quantity",
+    "consumedQuantity",
+    "unitPrice",
+    "totalForCustomer",
+    "postTaxTotal",
+    "billingPreTaxTotal",
+    "currency",
+    "billingCurrency",
 )
+# fmt: on
 MAX_WIDTH = 32
-"""Columns of the terminal that one value may take, unless a table is made wider."""
+"""The widest that one value may be, in columns of the terminal, unless a table sets another."""
 
 
-def telling_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns of line items that people look at first, as far as `rows` have them."""
+def main_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of line items that people look at first, of those that `rows` have."""
     present = {name for row in rows for name in row}
-    return [name for name in _TELLING if name in present] or sorted(present)
+    return [name for name in _MAIN_COLUMNS if name in present] or sorted(present)
 
 
 class TextTable:
-    """Lays rows out in aligned columns, batch by batch; a later batch keeps the widths of those
-    before it.
+    """Lays rows out in aligned columns, batch by batch; columns never become narrower.
 
-    Numbers stand at the right. Values wider than `max_width` columns are cut, and what could act on
-    a terminal is blanked.
+    Numbers are aligned to the right. Values wider than `max_width` columns are cut, and characters
+    that could act on a terminal are blanked.
     """
 
     def __init__(self, columns: Sequence[str], *, max_width: int = MAX_WIDTH) -> None:
@@ -84,7 +78,7 @@ class TextTable:
         self._begun = False
 
     def lines(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Return the next rows as lines, the first time below a line of the columns' names."""
+        """Return the next rows as lines; the first batch has a line with the columns' names."""
         cells = [[self._cell(row.get(name)) for name in self._columns] for row in rows]
         if not self._begun:
             self._begun = True
@@ -118,7 +112,13 @@ def width_of(text: str) -> int:
     """Return how many columns of a terminal `text` takes."""
     if text.isascii():
         return len(text)
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(_width_of_character(c) for c in text)
+
+
+def _width_of_character(character: str) -> int:
+    if combining(character):
+        return 0
+    return 2 if east_asian_width(character) in "WF" else 1
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
@@ -127,10 +127,10 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and what it counts, in the plural where it is not one."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Return a number and what it counts, in the plural unless it is 1."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def encodable(text: str) -> str:
-    """Return `text` without what stands for bytes of a file name that are no text."""
+    """Return `text` with `?` for bytes of a file name that are not text."""
     return text.encode(errors="replace").decode()

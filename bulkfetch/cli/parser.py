@@ -14,7 +14,7 @@ from datetime import date
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from bulkfetch import __version__
 from bulkfetch.billing.spelling import PERIODS
@@ -26,7 +26,7 @@ from bulkfetch.settings.declared import (
     settings_of,
     shown_default,
 )
-from bulkfetch.words import printable
+from bulkfetch.words import counted, printable
 
 SANDBOX_OPTIONS = {
     "invoices": ("N", "how many invoices the made-up tenant has"),
@@ -37,6 +37,7 @@ SANDBOX_OPTIONS = {
     "faults": ("FILE", "a TOML file of faults; see `bulkfetch sandbox --list-faults`"),
 }
 """Options of `bulkfetch sandbox` that other commands pass on as `--sandbox-NAME`."""
+_Actions: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _GROUP_TITLES = {
     "service": "settings of the service",
     "sign_in": "settings for signing in",
@@ -120,8 +121,7 @@ def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn
     flags = [found[0] for word in unknown if (found := re.match(r"--[\w-]+", word))]
     if flags:
         parser.error(f"unknown argument {flags[0]}{_suggest(flags[0], known)}")
-    plural = "" if len(unknown) == 1 else "s"
-    parser.error(f"{len(unknown)} argument{plural} too many")
+    parser.error(f"{counted(len(unknown), 'argument')} too many")
 
 
 def _suggest(word: str, known: Sequence[str]) -> str:
@@ -298,6 +298,27 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 def _add_invoices(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     parser.set_defaults(parser=parser)
+    listing = _add_list(actions)
+    getting = actions.add_parser("get", help="show one invoice; needs app+user credentials")
+    getting.add_argument("invoice", metavar="ID")
+    for action, command, positionals, without in (
+        (listing, "list_invoices", "", _LINE_ITEM_PAGES),
+        (getting, "get_invoice", "ID", _ALL_PAGES),
+        (_add_estimates(actions), "list_estimates", "--currency CODE", _ALL_PAGES),
+        (_add_summary(actions), "show_summaries", "", _ALL_PAGES),
+        (_add_document(actions), "save_document", "ID", _ALL_PAGES),
+    ):
+        _add_json(action, "print JSON lines with the values as the server wrote them")
+        _add_verbose(action)
+        add_settings(action, "service", "sign_in", without=without)
+        _set_command(action, f"invoices:{command}", positionals)
+
+
+_LINE_ITEM_PAGES = ("page_size", "usage_period")
+_ALL_PAGES = ("invoice_page_size", *_LINE_ITEM_PAGES)
+
+
+def _add_list(actions: _Actions) -> argparse.ArgumentParser:
     listing = actions.add_parser("list", help="list the invoices of the tenant")
     listing.add_argument(
         "--size", type=_whole_number(1), metavar="N", help="only one page, of N invoices"
@@ -305,20 +326,30 @@ def _add_invoices(parser: argparse.ArgumentParser) -> None:
     listing.add_argument(
         "--offset", type=_whole_number(0), metavar="N", help="where that page starts (default: 0)"
     )
-    getting = actions.add_parser("get", help="show one invoice; needs app+user credentials")
-    getting.add_argument("invoice", metavar="ID")
+    return listing
+
+
+def _add_estimates(actions: _Actions) -> argparse.ArgumentParser:
     estimating = actions.add_parser(
         "estimates", help="show which line items there are that are on no invoice yet"
     )
     estimating.add_argument(
         "--currency", metavar="CODE", required=True, help="the currency, as in EUR"
     )
+    return estimating
+
+
+def _add_summary(actions: _Actions) -> argparse.ArgumentParser:
     summing = actions.add_parser(
         "summary", help="show the account in each currency; needs app+user credentials"
     )
     summing.add_argument(
         "--overall", action="store_true", help="only the summary in the partner's own currency"
     )
+    return summing
+
+
+def _add_document(actions: _Actions) -> argparse.ArgumentParser:
     saving = actions.add_parser(
         "document", help="save an invoice's statement as PDF; needs app+user credentials"
     )
@@ -334,21 +365,7 @@ def _add_invoices(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the file to write (default: named after the invoice)",
     )
-    for action, command, positionals, without in (
-        (listing, "list_invoices", "", _LINE_ITEM_PAGES),
-        (getting, "get_invoice", "ID", _ALL_PAGES),
-        (summing, "show_summaries", "", _ALL_PAGES),
-        (saving, "save_document", "ID", _ALL_PAGES),
-        (estimating, "list_estimates", "--currency CODE", _ALL_PAGES),
-    ):
-        _add_json(action, "print JSON lines with the values as the server wrote them")
-        _add_verbose(action)
-        add_settings(action, "service", "sign_in", without=without)
-        _set_command(action, f"invoices:{command}", positionals)
-
-
-_LINE_ITEM_PAGES = ("page_size", "usage_period")
-_ALL_PAGES = ("invoice_page_size", *_LINE_ITEM_PAGES)
+    return saving
 
 
 def _add_login(parser: argparse.ArgumentParser) -> None:

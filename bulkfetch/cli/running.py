@@ -31,11 +31,13 @@ def run(
     *,
     progress: RunStats | None = None,
 ) -> T:
-    """Run `work` in an event loop, with its progress on stderr.
+    """Run `work` in an event loop, with its progress on stderr unless --quiet was given.
 
     Raises KeyboardInterrupt with the number of the signal that ended it.
     """
     _show_log(arguments.verbose)
+    if getattr(arguments, "quiet", False):
+        progress = None
     is_live = sys.stderr.isatty() and not arguments.verbose
 
     async def work_with_progress() -> T:
@@ -74,7 +76,9 @@ def _save_memory() -> None:
 
 def _show_log(verbosity: int) -> None:
     """Show the log of the run on stderr as far as --verbose asks; only ours, not a library's."""
-    line = "%(asctime)s %(message)s" if verbosity else "bulkfetch: %(message)s"
+    line = "bulkfetch: %(message)s"
+    if verbosity:
+        line = "%(asctime)s %(message)s"
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(line))
     logger = logging.getLogger("bulkfetch")

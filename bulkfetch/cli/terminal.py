@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from bulkfetch.errors import StorageError
 from bulkfetch.words import printable
@@ -60,6 +60,22 @@ def print_result(result: dict[str, Any] | list[str]) -> None:
         _write([json.dumps(result, indent=2)])
     else:
         _write([printable(line) for line in result])
+
+
+class _Report(Protocol):
+    """What a run reports, as facts or as lines."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def lines(self) -> list[str]: ...
+
+
+def print_report(report: _Report, *, as_json: bool) -> None:
+    """Write a report to stdout, as JSON or as lines for people."""
+    if as_json:
+        print_result(report.to_dict())
+    else:
+        print_result(report.lines())
 
 
 def print_json_lines(lines: Sequence[str]) -> None:

@@ -55,11 +55,11 @@ class Asked:
     token: str | None = None
 
     def value(self, name: str) -> str:
-        """A query parameter, whatever the case of its name; `""` if it is not there."""
+        """Return a query parameter, whatever the case of its name; `""` if it is absent."""
         return next((value for key, value in self.query if key.lower() == name), "")
 
     def count(self, name: str) -> int | None:
-        """A parameter that counts; None if absent or empty. Raises ValueError if it is no count."""
+        """Return a parameter as a count; None if absent or empty. Raises ValueError."""
         value = self.value(name)
         if value and not (value.isascii() and value.isdigit()):
             raise ValueError(name)
@@ -77,7 +77,7 @@ class Stream:
 
     @property
     def name(self) -> str:
-        """What a continuation token is good for."""
+        """The name of the stream that a continuation token is valid for."""
         return f"{self.invoice.id}/{self.detail.kind}"
 
     def uri(self, **paging: object) -> str:
@@ -93,7 +93,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """Instead of an answer: nothing, for as long as the client waits."""
+    """No answer, for as long as the client waits."""
 
 
 class InvoiceApi:
@@ -104,7 +104,7 @@ class InvoiceApi:
         self._options = tenant.options
 
     def answer(self, asked: Asked, *, is_user: bool = True) -> Reply | Stalled:
-        """What the API says to somebody it trusts: an app with a user, or one alone."""
+        """Return the answer to a client that is signed in: an app with a user, or an app alone."""
         if not is_user and self._options.app_only_status != 200 and is_for_users(asked.path):
             return service_fault(self._options.app_only_status, 2032, "Access denied.")
         try:
@@ -323,7 +323,8 @@ def _stream(asked: Asked, invoice: Invoice, detail: Detail, *, by_query: bool) -
     )
     base = f"/invoices/{invoice.path_id}/lineitems"
     if not by_query:
-        base = f"/invoices/{invoice.link_id}/lineitems/{pascal(detail.provider)}/{pascal(detail.line_item_type)}"
+        names = f"{pascal(detail.provider)}/{pascal(detail.line_item_type)}"
+        base = f"/invoices/{invoice.link_id}/lineitems/{names}"
     return Stream(invoice, detail, base, kept)
 
 
@@ -336,7 +337,7 @@ def _past_end(page: PastEnd) -> Reply | Stalled:
 
 
 def is_for_users(path: tuple[str, ...]) -> bool:
-    """Whether an app without a user is refused what is there."""
+    """Return whether an app without a user is refused this path."""
     words = [word.lower() for word in path]
     return words[-1:] == ["statement"] or (len(words) == 2 and words[1] != "summary")
 
@@ -346,5 +347,5 @@ def _no_invoice(invoice_id: str) -> Reply:
 
 
 def words_of(path: str) -> tuple[str, ...]:
-    """The words of a URL path; a doubled slash is one."""
+    """Return the words of a URL path; a double slash counts as one."""
     return tuple(word for word in path.split("/") if word)

@@ -1,4 +1,4 @@
-"""What each fault makes of an answer: another answer, or bytes that no web framework would send."""
+"""How each fault changes an answer: to another one, or to bytes that no framework would send."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from bulkfetch.sandbox.replies import Reply, gateway_fault, invalid_request, ser
 
 FOREIGN_HOST = "https://user:secret@elsewhere.test"
 LONG_TOKEN_BYTES = 30_000
-_HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in to your account</title></head><body>Please sign in.</body></html>"
+_HTML = (
+    b"<!DOCTYPE html>\n<html><head><title>Sign in to your account</title></head>"
+    b"<body>Please sign in.</body></html>"
+)
 _ENTRA = {
     "error": "invalid_client",
     "error_description": "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 0",
@@ -65,7 +68,7 @@ Script = Callable[[Fault, Message], list[Step]]
 
 
 def instead(fault: Fault) -> Reply | None:
-    """The answer that a fault gives without asking the API; None if it needs the API's."""
+    """Return the answer of a fault that does not need the API's; None for other faults."""
     headers = dict(fault.headers)
     if fault.retry_after is not None:
         headers["Retry-After"] = fault.retry_after

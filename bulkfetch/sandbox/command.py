@@ -1,4 +1,4 @@
-"""The sandbox as a command: its arguments, and serving until told to stop."""
+"""The sandbox as a command: its arguments, and serving until a signal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bulkfetch.sandbox.server import RunningSandbox, serve
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an argument for each field of SandboxOptions."""
     tenant = parser.add_argument_group("the tenant")
-    _number(tenant, "seed", "what every id, name and amount is drawn from")
+    _number(tenant, "seed", "the number that every id, name and amount is drawn from")
     _number(tenant, "invoices", "invoices in the list")
     _text(tenant, "newest", "the month of the newest invoice")
     _number(tenant, "line-items", "line items of each detail of each invoice")
@@ -35,18 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _number(
         tenant,
         "unbilled-line-items",
-        "line items of each type, in each currency, that no invoice has yet",
+        "line items of each type and currency that are on no invoice yet",
     )
     tenant.add_argument(
         "--details",
-        type=_pairs,
+        type=_read_pairs,
         default=(),
         metavar="PAIRS",
-        help=f"what every invoice offers, separated by commas: {', '.join(PROVIDERS_AND_TYPES)}; or the word every"
-        " (default: what real tenants offer)",
+        help=f"details of every invoice, separated by commas: {', '.join(PROVIDERS_AND_TYPES)}; "
+        "or `every` (default: those that real tenants offer)",
     )
-    _number(tenant, "document-bytes", "how large each PDF is, about")
-    _number(tenant, "amendments", "modern invoices that carry an amendment")
+    _number(tenant, "document-bytes", "the size of each PDF in bytes, about")
+    _number(tenant, "amendments", "modern invoices with an amendment")
     _number(tenant, "unreconciled", "invoices whose total is not the sum of their line items")
     _add_access(parser.add_argument_group("who may ask"))
     _add_answers(parser.add_argument_group("how it answers"))
@@ -54,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_faults(wrong)
     wrong.add_argument(
         "--faults",
-        type=_faults,
+        type=_read_faults_file,
         default=NO_FAULTS,
         metavar="FILE",
-        help="a TOML file of faults: a table [[fault]] each",
+        help="a TOML file of faults, each a table [[fault]]",
     )
     wrong.add_argument(
         "--list-faults", action=_ListFaults, help="show the kinds of faults, and the keys of a rule"
@@ -66,19 +66,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_from_arguments(arguments: argparse.Namespace) -> SandboxOptions:
-    """The options that were given. Raises ValueError if they contradict each other."""
+    """Return the options that were given. Raises ValueError if they contradict each other."""
     return SandboxOptions(
         **{field.name: getattr(arguments, field.name) for field in fields(SandboxOptions)}
     )
 
 
 def run(options: SandboxOptions) -> int:
-    """Serve until SIGINT or SIGTERM, or the end of the standard input; the exit code."""
-    asyncio.run(_serve_until_told(options))
+    """Serve until SIGINT, SIGTERM or the end of the standard input, and return the exit code."""
+    asyncio.run(_serve_until_signal(options))
     return 0
 
 
-async def _serve_until_told(options: SandboxOptions) -> None:
+async def _serve_until_signal(options: SandboxOptions) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
@@ -98,13 +98,16 @@ def _announce(sandbox: RunningSandbox) -> None:
         "tenant_id": sandbox.tenant_id,
     }
     print(orjson.dumps(facts).decode(), flush=True)
-    hint = f"A Partner Center sandbox is at {sandbox.base_url}, bearer token {sandbox.token}. Ctrl-C ends it."
-    print(hint, file=sys.stderr, flush=True)
+    print(
+        f"A Partner Center sandbox is at {sandbox.base_url}, bearer token {sandbox.token}. "
+        "Ctrl-C ends it.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _wait_for_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    # The descriptor, because a thread blocked in sys.stdin would hold its lock when the program
-    # ends.
+    # From the descriptor: a thread blocked in sys.stdin would hold its lock at the program's end.
     while os.read(0, 4096):
         pass
     if not loop.is_closed():
@@ -113,60 +116,64 @@ def _wait_for_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event)
 
 def _add_access(group: argparse._ArgumentGroup) -> None:
     _text(group, "tenant-id", "the tenant of the token endpoint")
-    _text(group, "client-id", "the one client it knows")
-    _text(group, "client-secret", "and its secret")
+    _text(group, "client-id", "the id of the app that may sign in")
+    _text(group, "client-secret", "the secret of that app")
     _text(
         group,
         "client-certificate",
-        "a PEM file of the certificate it may prove itself with instead",
+        "a PEM file of the certificate that the app may use instead",
     )
-    _text(group, "refresh-token", "what a user has consented to")
+    _text(group, "refresh-token", "the refresh token of a user")
     _choice(group, "user-state", USER_STATES, "how a user's sign-in ends")
-    _number(group, "device-polls", "how often a user's sign-in with a code is not done yet")
-    _text(group, "identity-header", "what the managed identity endpoint wants to be told")
+    _number(group, "device-polls", "how often to answer that the user has not signed in yet")
+    _text(group, "identity-header", "the header value that the managed identity endpoint requires")
     _text(group, "token", "a bearer token that never expires, of an app and a user")
-    _number(group, "app-only-status", "how an app without a user is refused what is for users only")
+    _number(group, "app-only-status", "the status for an app without a user where one is needed")
     group.add_argument(
         "--token-lifetime",
         dest="token_lifetime_s",
         type=int,
         default=_default("token_lifetime_s"),
         metavar="SECONDS",
-        help="how long other tokens are good (default: %(default)s)",
+        help=f"how long other tokens are valid (default: {_default('token_lifetime_s')})",
     )
 
 
 def _add_answers(group: argparse._ArgumentGroup) -> None:
     _number(group, "port", "the port on 127.0.0.1; 0 takes a free one")
-    _text(group, "certificate", "a PEM file of a key and its certificate: serve by TLS")
-    _number(group, "max-size", "the most line items of a page")
+    _text(group, "certificate", "a PEM file of a key and its certificate, to serve by TLS")
+    _number(group, "max-size", "the most line items in a page")
     _number(group, "default-size", "the page size of a legacy request without a size")
     _text(group, "v1-until", "the first billing period of new commerce that is refused, as 2024-02")
-    _number(group, "v1-refusal", "with which status it is; 200 answers with an empty list")
-    _choice(group, "bom", MARKS, "the byte-order mark of a success")
+    _number(group, "v1-refusal", "the status of that refusal; 200 answers with an empty list")
+    _choice(group, "bom", MARKS, "the byte-order mark of each success")
     _switch(group, "gzip", "compress for clients that accept it")
-    _number(group, "latency-ms", "how long every answer waits")
+    _number(group, "latency-ms", "how long every answer takes")
     _number(
         group, "max-in-flight", "refuse more requests at once than this with 429; 0 refuses none"
     )
     _number(
         group, "requests-per-second", "refuse requests above this rate with 429; 0 refuses none"
     )
-    _number(group, "burst", "how many requests may come at once before the rate counts")
+    _number(group, "burst", "how many requests may come at once before the rate applies")
 
 
 def _add_faults(group: argparse._ArgumentGroup) -> None:
-    _choice(group, "past-end", PAST_END, "what an offset behind the last line item answers")
+    _choice(group, "past-end", PAST_END, "the answer to an offset after the last line item")
     _switch(group, "ignore-size", "every page has the default size")
     _switch(group, "ignore-offset", "every legacy page is the first")
-    _switch(group, "ignore-offset-echo", "the same, but links echo the offset that was asked for")
+    _switch(
+        group,
+        "ignore-offset-echo",
+        "as --ignore-offset, but links repeat the offset of the request",
+    )
     _page(group, "short-page", "this page of a legacy stream has half its rows")
-    _page(group, "short-page-gap", "the same, and its next link skips the other half")
+    _page(group, "short-page-gap", "as --short-page, but its next link skips the other half")
     _switch(group, "true-total", "totalCount counts the stream, not the page")
     _switch(group, "lying-total", "totalCount counts the stream, and misses one")
 
 
-def _faults(path: str) -> Faults:
+def _read_faults_file(path: str) -> Faults:
     try:
         return read_faults(path)
     except ValueError as error:
@@ -174,7 +181,7 @@ def _faults(path: str) -> Faults:
 
 
 class _ListFaults(argparse.Action):
-    """Prints what a file of faults may say, and ends."""
+    """Prints what a file of faults may contain, and ends the program."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(nargs=0, **options)
@@ -198,19 +205,22 @@ def _number(group: argparse._ArgumentGroup, name: str, words: str) -> None:
         type=type(default),
         default=default,
         metavar="N",
-        help=f"{words} (default: %(default)s)",
+        help=f"{words} (default: {default})",
     )
 
 
 def _text(group: argparse._ArgumentGroup, name: str, words: str) -> None:
-    group.add_argument(f"--{name}", default=_default(name), help=f"{words} (default: %(default)s)")
+    default = _default(name)
+    shown = f" (default: {default})" if default else ""
+    group.add_argument(f"--{name}", default=default, help=f"{words}{shown}")
 
 
 def _choice(
     group: argparse._ArgumentGroup, name: str, choices: tuple[str, ...], words: str
 ) -> None:
+    default = _default(name)
     group.add_argument(
-        f"--{name}", choices=choices, default=_default(name), help=f"{words} (default: %(default)s)"
+        f"--{name}", choices=choices, default=default, help=f"{words} (default: {default})"
     )
 
 
@@ -222,7 +232,7 @@ def _switch(group: argparse._ActionsContainer, name: str, words: str) -> None:
     group.add_argument(f"--{name}", action="store_true", help=words)
 
 
-def _pairs(value: str) -> tuple[str, ...]:
+def _read_pairs(value: str) -> tuple[str, ...]:
     if value == "every":
         return PROVIDERS_AND_TYPES
     return tuple(pair.strip() for pair in value.split(",") if pair.strip())

@@ -1,5 +1,4 @@
-"""Choices that look random and are the same for the same name, in every process and on every
-Python."""
+"""Choices that look random but depend on a name alone, in every process and on every Python."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ class Draws:
     """A stream of choices named by what it is for: `Draws(seed, "office", 17)`."""
 
     def __init__(self, *name: object) -> None:
-        # Of Python's generator only a text seed and random() are promised to stay the same for
-        # ever.
+        # Python promises that these two never change: seeding with a text, and random().
         self._random = random.Random("/".join(map(str, name))).random
 
     def fraction(self) -> float:

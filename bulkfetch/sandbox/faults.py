@@ -14,7 +14,8 @@ from typing import Any
 
 KINDS: dict[str, str] = {
     # An answer of another kind.
-    "status": "answer `status` with a `body` (service, gateway, web_api, entra, html, text, empty) and `headers`",
+    "status": "answer `status` with a `body` (service, gateway, web_api, entra, html, text, empty) "
+    "and `headers`",
     "redirect": "answer `status` (302) with a `location`",
     "delay": "wait `seconds`, then answer",
     # The connection.
@@ -23,7 +24,7 @@ KINDS: dict[str, str] = {
     "close_body": "close it after the `share` of the body",
     "reset_body": "reset it after the `share` of the body",
     "close_idle": "answer, keep the connection, and close it a millisecond later",
-    "half_close": "answer, and close the sending side alone",
+    "half_close": "answer, and close only the sending side",
     "extra_bytes": "answer, and send more bytes after the body",
     # Time.
     "stall": "send nothing for `seconds`, then close",
@@ -34,9 +35,9 @@ KINDS: dict[str, str] = {
     "short_length": "a Content-Length before the body's end",
     "two_lengths": "two Content-Length headers that differ",
     "no_last_chunk": "chunks without the one that ends them",
-    "bad_chunk": "a chunk whose size is no number",
+    "bad_chunk": "a chunk whose size is not a number",
     "no_length": "neither a length nor chunks; the end of the connection ends the body",
-    "no_length_cut": "the same, after the `share` of the body",
+    "no_length_cut": "as no_length, but ends after the `share` of the body",
     "bad_status_line": "a first line that is not HTTP",
     "early_hints": "a 103 before the answer, as is legal",
     "large_header": "a header of 200 kB",
@@ -44,32 +45,32 @@ KINDS: dict[str, str] = {
     # Content coding.
     "gzip_cut": "a gzip body cut after its `share`, with a length that fits",
     "gzip_checksum": "a gzip body with a wrong checksum",
-    "gzip_trailing": "a gzip body with bytes behind it",
+    "gzip_trailing": "a gzip body with more bytes after it",
     "gzip_members": "a gzip body of several members, as is legal",
     "gzip_empty_members": "200,000 empty gzip members",
     "gzip_bomb": "a gzip body that expands to `mib` MiB",
     "not_gzip": "a plain body that says it is gzip",
     "gzip_twice": "a body that says it is gzip twice",
-    "unknown_coding": "a body in a coding that nobody asked for",
+    "unknown_coding": "a body in a coding that was not asked for",
     # Bodies of a success.
     "html": "a sign-in page with status 200",
-    "not_json": "text that is no JSON",
+    "not_json": "text that is not JSON",
     "empty_body": "no body",
     "null": "the JSON null",
     "array": "a JSON array",
     "error_document": "an error document with status 200",
     "cut_json": "a page that ends after its `share`, with a length that fits",
     "no_items": "a page without items",
-    "items_no_list": "a page whose items are no list",
+    "items_no_list": "a page whose items are not a list",
     "invalid_utf8": "a byte that is not UTF-8",
     "lone_surrogate": "an escaped half of a surrogate pair",
     "nan": "NaN where a number belongs",
-    "repeated_key": "a key that stands twice in a row",
+    "repeated_key": "a row with the same key twice",
     "deep_json": "100,000 nested arrays",
     "huge_body": "a body of `mib` MiB",
-    "content_type": "a right body that says it is text/html, as happens",
-    "utf16": "the page in UTF-16, with its mark",
-    "no_mark": "the page in UTF-8 without a mark",
+    "content_type": "a correct body labelled text/html",
+    "utf16": "the page in UTF-16, with its byte-order mark",
+    "no_mark": "the page in UTF-8 without a byte-order mark",
     # Paging.
     "foreign_links": "links that lead to another host",
     "file_links": "links of the scheme file:",
@@ -78,13 +79,13 @@ KINDS: dict[str, str] = {
     "extra_row": "a page with its last row twice",
     "lost_next": "a page without its next link and its token",
     "rejected_token": "a 400 for every continuation token",
-    "repeated_token": "the continuation token that was sent, once more",
+    "repeated_token": "the continuation token of the request again",
     "long_token": "continuation tokens of 30 kB, which are legal",
     # Tokens.
     "forget_tokens": "forget every access token that was issued so far",
     "set_cookie": "answer with cookies",
 }
-"""Every kind of fault, and what it does."""
+"""Every kind of fault, and its effect."""
 
 ENDPOINTS = (
     "any",
@@ -106,7 +107,7 @@ class Fault:
     kind: str
 
     endpoint: str = "any"
-    """`any` is all of the API, but not signing in."""
+    """`any` is all of the API without the sign-in."""
     path: str = "*"
     """A pattern for the path below /v1, in any case: `*/lineitems/azure/*`."""
     min_size: int = 0
@@ -114,12 +115,11 @@ class Fault:
     nth: tuple[int, ...] = ()
     """Only the first, third … request to each path."""
     attempts: int = 0
-    """Only the first so many attempts of one logical request; 0 is all of them."""
+    """Only the first attempts of one logical request, so many; 0 is all of them."""
     times: int = 0
-    """So often in all; 0 is without end."""
+    """How often in all; 0 is without end."""
     probability: float = 1.0
-    """Drawn from the request itself, so that the same requests meet the same faults in whatever
-    order they come."""
+    """Drawn from the request itself: the same requests get the same faults, in any order."""
     from_s: float = 0.0
     until_s: float = float("inf")
     """Only in this time, counted from the first request."""
@@ -156,7 +156,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The rules of a sandbox, of which the first that fits decides."""
+    """The rules of a sandbox; the first one that fits a request applies."""
 
     rules: tuple[Fault, ...] = ()
     seed: int = 1
@@ -290,7 +290,7 @@ class FaultScript:
 
 
 def concerns(rule: Fault, request: Met) -> bool:
-    """Tell whether `rule` is about such requests at all."""
+    """Return whether `rule` is about such requests."""
     if rule.endpoint != request.endpoint and (
         rule.endpoint != "any" or request.endpoint in ("token", "discovery")
     ):
@@ -299,12 +299,12 @@ def concerns(rule: Fault, request: Met) -> bool:
 
 
 def is_time(rule: Fault, elapsed_s: float) -> bool:
-    """Tell whether `rule` is in force so long after the first request."""
+    """Return whether `rule` is in force at this time after the first request."""
     if not rule.from_s <= elapsed_s < rule.until_s:
         return False
     return not rule.every_s or (elapsed_s - rule.from_s) % rule.every_s < rule.for_s
 
 
 def drawn(name: str) -> float:
-    """A number in [0, 1) that is the same for the same name."""
+    """Return a number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64

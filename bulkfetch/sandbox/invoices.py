@@ -115,8 +115,8 @@ _ESTIMATES = (
 
 
 def estimate_links(currency: str) -> list[str]:
-    """Where the line items are that no invoice has yet, as the documentation has it: one entry a
-    type and period."""
+    """Return the links to line items that are on no invoice yet, as in the documentation: one for
+    each type and period."""
     return [
         obj(
             {
@@ -125,7 +125,8 @@ def estimate_links(currency: str) -> list[str]:
                 "description": text(f"{title}, {period.lower()} period."),
                 "period": text(period),
                 "link": link(
-                    f"/invoices/unbilled/lineitems?provider={provider}&invoicelineitemtype={line_item_type}"
+                    f"/invoices/unbilled/lineitems?provider={provider}"
+                    f"&invoicelineitemtype={line_item_type}"
                     f"&currencycode={quote(currency)}&period={period.lower()}&size=2000"
                 ),
             }

@@ -32,7 +32,7 @@ class Ledger:
     max_in_flight: int = 0
 
     def begin(self) -> None:
-        """A request came."""
+        """Count a request that has arrived."""
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
@@ -45,7 +45,7 @@ class Ledger:
         line_items: int = 0,
         fault: str | None = None,
     ) -> None:
-        """It was answered, or nobody waits for the answer any more."""
+        """Count a request that was answered, or whose client has left."""
         self.in_flight -= 1
         self.requests += 1
         self.by_status[exchange.status] += 1

@@ -1,4 +1,4 @@
-"""Everything that can be chosen about a sandbox: its tenant, its manners and its faults."""
+"""Everything that can be chosen about a sandbox: its tenant, its answers and its faults."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ MARKS = ("utf8", "none", "utf16")
 
 @dataclass(frozen=True, slots=True)
 class SandboxOptions:
-    """The knobs of one sandbox. The same options always give the same bytes."""
+    """The options of one sandbox. The same options always give the same bytes."""
 
     # The tenant.
     seed: int = 1
-    """What every id, name and amount is drawn from."""
+    """The number that every id, name and amount is drawn from."""
     invoices: int = 6
-    """Invoices at the top level of the list; amendments come on top."""
+    """Invoices at the top level of the list, without their amendments."""
     line_items: int = 500
     """Line items of each detail of each invoice; an amendment has a tenth of it."""
     line_items_spread: float = 0.0
     """How far those counts vary: 0.5 draws each from half to one and a half times `line_items`."""
     details: tuple[str, ...] = ()
-    """The provider/type pairs that every invoice offers; nothing means what real tenants offer."""
+    """The provider/type pairs that every invoice offers; empty for those of real tenants."""
     newest: str = "2021-06"
     """The month of the newest invoice."""
     unbilled_line_items: int = 60
-    """Line items of each type that no invoice has yet, in the current period of each currency; half
-    as many in the previous one."""
+    """Line items of each type and currency that are on no invoice yet: so many in the current
+    period, half as many in the previous one."""
     document_bytes: int = 2000
-    """About how large each PDF is."""
+    """The size of each PDF, about."""
     amendments: int = 1
     """Modern invoices that carry an amendment of their own."""
     unreconciled: int = 0
@@ -57,55 +57,54 @@ class SandboxOptions:
     client_id: str = "sandbox-client"
     client_secret: str = "sandbox-secret"  # noqa: S105  it opens nothing but this sandbox
     client_certificate: str = ""
-    """A PEM file of the certificate that the client may prove itself with instead of the secret."""
-    refresh_token: str = "sandbox-refresh-token"  # noqa: S105  the same
-    """What a user has consented to; each use gives another one, and the old ones stay good."""
+    """A PEM file of the certificate that the client may use instead of the secret."""
+    refresh_token: str = "sandbox-refresh-token"  # noqa: S105  it opens nothing but this sandbox
+    """The refresh token of a user; each use gives a new one, and the old ones stay valid."""
     user_state: str = "good"
     """How a user's sign-in ends: good, expired, revoked, no_consent, mfa or declined."""
     device_polls: int = 1
-    """How often the device code flow says that the user is not done yet."""
+    """How often the device code flow answers that the user has not signed in yet."""
     identity_header: str = "sandbox-identity"
-    """What the managed identity endpoint wants to be told."""
-    token: str = "sandbox-token"  # noqa: S105  the same
+    """The value of the header that the managed identity endpoint requires."""
+    token: str = "sandbox-token"  # noqa: S105  it opens nothing but this sandbox
     """A token that never expires."""
     v1_until: str = ""
-    """The first billing period of new commerce whose line items are refused, as `2024-02`; nothing
+    """The first billing period of new commerce whose line items are refused, as `2024-02`; empty
     refuses none."""
     v1_refusal: int = 400
-    """With which status they are; 200 answers with an empty list."""
+    """The status of that refusal; 200 answers with an empty list."""
     app_only_status: int = 403
-    """How a token without a user is refused what is for users only; 200 gives it to apps as
-    well."""
+    """The status for a token without a user where one is needed; 200 answers apps as well."""
     token_lifetime_s: int = 3600
-    """How long a token from the token endpoint is good."""
+    """How long a token of the token endpoint is valid."""
 
     # How it answers.
     port: int = 0
-    """0 takes a free one."""
+    """The port to listen on; 0 takes a free one."""
     certificate: str = ""
-    """A PEM file of a key and its certificate: everything is served by TLS then."""
+    """A PEM file of a key and its certificate, to serve by TLS."""
     until_stdin_closes: bool = False
     """Whether the command ends when its standard input does."""
     max_size: int = 2000
     """The most line items a page holds, whatever size is asked for."""
     default_size: int = 200
-    """The page size of a legacy request that names none, and of every page with `ignore_size`."""
+    """The page size of a legacy request without a size, and of every page with `ignore_size`."""
     bom: str = "utf8"
-    """The byte-order mark, and so the encoding, of every 200: utf8, none or utf16."""
+    """The byte-order mark, and thus the encoding, of every success: utf8, none or utf16."""
     gzip: bool = False
     """Compress for clients that accept it."""
     latency_ms: float = 0.0
-    """How long every answer of the API waits."""
+    """How long every answer of the API takes."""
     max_in_flight: int = 0
     """More requests than this at once are refused with 429; 0 refuses none."""
     requests_per_second: float = 0.0
     """A request above this rate is refused with 429; 0 refuses none."""
     burst: int = 1
-    """How many requests may come at once before the rate counts."""
+    """How many requests may come at once before the rate applies."""
 
     # What it gets wrong.
     past_end: str = "empty"
-    """What an offset behind the last line item answers: empty, 400, 404, repeat or stall."""
+    """The answer to an offset after the last line item: empty, 400, 404, repeat or stall."""
     ignore_size: bool = False
     """Every page has `default_size` rows, and links that say so."""
     ignore_offset: bool = False
@@ -113,9 +112,9 @@ class SandboxOptions:
     ignore_offset_echo: bool = False
     """Every legacy page has the rows of the first, but links of the offset asked for."""
     short_page: int | None = None
-    """This page of every legacy stream has half its rows, and a `next` right behind them."""
+    """This page of every legacy stream has half its rows, and `next` leads to the other half."""
     short_page_gap: int | None = None
-    """The same, but `next` leads to the following page, past the rows left out."""
+    """This page of every legacy stream has half its rows, and `next` skips the other half."""
     true_total: bool = False
     """`totalCount` counts the stream, not the page."""
     lying_total: bool = False
@@ -158,7 +157,8 @@ def _check(options: SandboxOptions) -> None:
     )
     if min(counts) < 0:
         raise ValueError(
-            "invoices, line_items, unbilled_line_items, amendments and unreconciled cannot be negative"
+            "invoices, line_items, unbilled_line_items, amendments and unreconciled "
+            "cannot be negative"
         )
     if not 0 <= options.line_items_spread <= 1:
         raise ValueError("line_items_spread is between 0 and 1")

@@ -35,7 +35,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PastEnd:
-    """An offset behind the last row, and what to answer: `400`, `404` or `stall`."""
+    """An offset after the last row, and the answer to it: `400`, `404` or `stall`."""
 
     answer: str
 
@@ -54,7 +54,7 @@ def plain_page(total: int, size: int, offset: int) -> Page:
 def offset_page(
     total: int, size: int | None, offset: int, options: SandboxOptions
 ) -> Page | PastEnd:
-    """The page that was asked for of a legacy stream, or what the sandbox is told to make of it."""
+    """Return the page of a legacy stream that was asked for, with the faults of the options."""
     used = (
         options.default_size if size is None or options.ignore_size else min(size, options.max_size)
     )
@@ -66,7 +66,7 @@ def offset_page(
     if options.ignore_offset_echo:
         first = plain_page(total, used, 0)
         return Page(first.start, first.rows, page.self_link, page.next_link, page.previous_link)
-    page = _shortened(page, total, used, options)
+    page = _shorten(page, total, used, options)
     if size is None and not offset:
         return Page(page.start, page.rows, None, page.next_link)
     return page
@@ -78,7 +78,7 @@ def _past_end(total: int, size: int, offset: int, answer: str) -> Page | PastEnd
     return plain_page(total, size, offset) if answer == "empty" else PastEnd(answer)
 
 
-def _shortened(page: Page, total: int, size: int, options: SandboxOptions) -> Page:
+def _shorten(page: Page, total: int, size: int, options: SandboxOptions) -> Page:
     number, inside = divmod(page.start, size)
     if inside or number not in (options.short_page, options.short_page_gap):
         return page
@@ -89,7 +89,7 @@ def _shortened(page: Page, total: int, size: int, options: SandboxOptions) -> Pa
 
 
 def total_count(page_rows: int, total: int, options: SandboxOptions) -> int:
-    """What `totalCount` says: the rows of this page, as the API does, unless told otherwise."""
+    """Return `totalCount`: the rows of this page, as in the API, unless an option changes it."""
     if options.lying_total:
         return max(total - 1, 0)
     return total if options.true_total else page_rows

@@ -83,7 +83,7 @@ def _cut(joint: bytes) -> tuple[bytes, bytes]:
 
 
 def row_numbers(start: int, count: int) -> tuple[list[bytes], list[bytes]]:
-    """The digits of `count` row numbers from `start` on, the high ones and the low ones apart."""
+    """Return the digits of `count` row numbers from `start` on: the high ones, and the low ones."""
     highs: list[bytes] = []
     lows: list[bytes] = []
     while count:

@@ -1,4 +1,4 @@
-"""A sandbox in a process of its own, for as long as somebody needs it."""
+"""A sandbox in a process of its own, for the length of a block."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class SpawnedSandbox:
 
 @contextmanager
 def spawn(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
-    """Start `bulkfetch sandbox` with `arguments`, and end it afterwards; it also ends if this
-    process dies.
+    """Start `bulkfetch sandbox` with `arguments`, and end it after the block, or if this process
+    dies.
 
-    Raises SettingsError with what it said if it does not start.
+    Raises SettingsError with the sandbox's message if it does not start.
     """
-    process = subprocess.Popen(  # noqa: S603  # our own module, our own arguments
+    process = subprocess.Popen(  # noqa: S603  it runs our own module
         [sys.executable, "-m", "bulkfetch.sandbox", "--until-stdin-closes", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C on the terminal is for us; we end it in our own time
+        start_new_session=True,  # Ctrl-C reaches this process alone, which ends the sandbox
         text=True,
     )
     with process:
         try:
-            yield _announced(process)
+            yield _read_announcement(process)
         finally:
             if process.stdin is not None:
                 process.stdin.close()
@@ -50,12 +50,11 @@ def spawn(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
                 process.kill()
 
 
-def _announced(process: subprocess.Popen[str]) -> SpawnedSandbox:
+def _read_announcement(process: subprocess.Popen[str]) -> SpawnedSandbox:
     line = process.stdout.readline() if process.stdout else ""
     if not line:
-        said = process.stderr.read().strip() if process.stderr else ""
-        raise SettingsError(
-            f"the sandbox did not start: {said.splitlines()[-1] if said else 'it said nothing'}"
-        )
+        words = process.stderr.read().strip() if process.stderr else ""
+        lines = words.splitlines() or ["it gave no reason"]
+        raise SettingsError(f"the sandbox did not start: {lines[-1]}")
     facts = json.loads(line)
     return SpawnedSandbox(facts["base_url"], facts["token"], facts["pid"])

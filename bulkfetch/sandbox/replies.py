@@ -52,7 +52,7 @@ def collection(
 ) -> Reply:
     """A page of rows with its links, none for one without `self_uri`.
 
-    `token` goes into the headers of `next`, and on top if told so.
+    `token` goes into the headers of `next`, and with `token_on_top` also to the top of the page.
     """
     links = {"self": link(self_uri)} if self_uri else {}
     if next_uri:

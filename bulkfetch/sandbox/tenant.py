@@ -57,7 +57,7 @@ class Invoice:
     amends: str = ""
     amendments: tuple[Invoice, ...] = ()
     is_open: bool = False
-    """Whether it is none yet, but the line items of a period and a currency that are not billed."""
+    """Whether this is not an invoice yet, but the unbilled line items of a period and currency."""
 
     @property
     def path_id(self) -> str:
@@ -76,7 +76,7 @@ class Invoice:
 
     @property
     def off_by(self) -> Decimal:
-        """What the header says too much, against the sum of the line items."""
+        """How much the header exceeds the sum of the line items."""
         return Decimal(self.off_by_cents).scaleb(-2)
 
     @property
@@ -98,8 +98,7 @@ class Invoice:
 
 
 class Tenant:
-    """Every invoice and line item of one sandbox. The same options make the same tenant, byte for
-    byte."""
+    """Every invoice and line item of one sandbox. The same options give the same bytes."""
 
     def __init__(self, options: SandboxOptions) -> None:
         self.options = options
@@ -147,7 +146,8 @@ class Tenant:
         detail = invoice.detail(provider, line_item_type) if invoice else None
         if not invoice or not detail or not 0 <= start <= start + count <= detail.line_items:
             raise LookupError(
-                f"no line items {start} to {start + count} in {invoice_id} {provider}/{line_item_type}"
+                f"no line items {start} to {start + count} "
+                f"in {invoice_id} {provider}/{line_item_type}"
             )
         return b"[" + b"".join(self.pieces(invoice, detail, start, count)) + b"]"
 
@@ -183,7 +183,7 @@ def months_on(year: int, month: int, months: int) -> tuple[int, int]:
 def _invoices(options: SandboxOptions) -> Iterator[Invoice]:
     wanted = options.details or (*LEGACY_DETAILS, *MODERN_DETAILS)
     kinds = sorted({_kind_of(pair) for pair in wanted}, reverse=True)  # legacy first
-    off = _unreconciled(options)
+    off = _draw_unreconciled(options)
     for age in range(options.invoices):
         of_kind, which = divmod(age, len(kinds))
         invoice = _invoice(options, kind=kinds[which], age=age, of_kind=of_kind)
@@ -196,8 +196,7 @@ def _invoices(options: SandboxOptions) -> Iterator[Invoice]:
 
 
 def _open_invoices(options: SandboxOptions, currencies: tuple[str, ...]) -> Iterator[Invoice]:
-    """What is not billed yet: all of new commerce, in each currency, of this period and the one
-    before."""
+    """Make the unbilled line items of new commerce: each currency, this period and the previous."""
     for currency in currencies:
         for period, share, months in (("current", 1.0, 1), ("previous", 0.5, 0)):
             year, month = months_on(*_newest(options), months)
@@ -228,7 +227,7 @@ def _kind_of(pair: str) -> str:
     return LEGACY if pair.split("/")[0] in LEGACY_PROVIDERS else MODERN
 
 
-def _unreconciled(options: SandboxOptions) -> dict[int, int]:
+def _draw_unreconciled(options: SandboxOptions) -> dict[int, int]:
     """The ages of the invoices whose header is off, and by how many cents."""
     draws = {age: Draws(options.seed, "unreconciled", age) for age in range(options.invoices)}
     order = {age: draw.fraction() for age, draw in draws.items()}
@@ -281,15 +280,15 @@ def _line_items(options: SandboxOptions, pair: str, age: int) -> int:
 
 
 def _charges(options: SandboxOptions, invoice: Invoice) -> int:
-    """The cents of all line items that charge; an invoice that offers none has a total all the
-    same."""
+    """Return the cents of all line items that charge. An invoice without such details has a total
+    as well."""
     kinds = {
         detail.kind: detail.line_items
         for detail in invoice.details
         if "billing" in detail.line_item_type
     }
     if {"one_time/billing_line_items", "marketplace/billing_line_items"} & kinds.keys():
-        kinds.pop("all/billing_line_items", None)  # the same rows once more
+        kinds.pop("all/billing_line_items", None)  # it repeats the rows of the others
     if not kinds:
         hidden = LEGACY_DETAILS[1] if invoice.kind == LEGACY else MODERN_DETAILS[0]
         kinds = {hidden: invoice.details[0].line_items}

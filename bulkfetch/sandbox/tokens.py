@@ -1,4 +1,4 @@
-"""Access tokens: who gets one, how long it is good, and what Entra ID says to everybody else."""
+"""Access tokens: who gets one, how long it is valid, and how Entra ID refuses others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USER = "anna@sandbox.onmicrosoft.com"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _SKEW_S = 300
-"""How far the clock of whoever signs an assertion may be off."""
+"""How far the clock of the signer of an assertion may be off."""
 Refusal = tuple[int, str, int, str]
 """The status of an answer, its OAuth error, its code and its description."""
 _USER_REFUSALS: Mapping[str, Refusal] = {
@@ -68,15 +68,15 @@ class Tokens:
         self._polls: dict[str, int] = {}
 
     def is_good(self, token: str) -> bool:
-        """Whether a bearer token opens the API now."""
+        """Return whether a bearer token opens the API now."""
         return token == self._options.token or self._ends.get(token, 0.0) > self._clock()
 
     def is_of_user(self, token: str) -> bool:
-        """Whether a user stands behind a token, and not an app alone."""
+        """Return whether a token is of an app with a user, and not of an app alone."""
         return token not in self._of_apps
 
     def forget(self) -> None:
-        """Let no token that was issued so far open the API any more."""
+        """Make every token that was issued so far invalid."""
         self._ends.clear()
 
     def answer(
@@ -151,8 +151,7 @@ class Tokens:
         return tenant.lower() in (self._options.tenant_id.lower(), *TENANT_NAMES)
 
     def _issue(self, form: Mapping[str, str], *, is_user: bool) -> str:
-        """A JSON web token whose signature nobody can check; it is good because it was issued
-        here."""
+        """Return a JSON web token. Its signature is made up: this object knows its tokens."""
         now, self._issued = self._clock(), self._issued + 1
         scopes = form.get("scope", "").split()
         scope = next((each for each in scopes if "/" in each), f"{GRANT_RESOURCE}/.default")
@@ -257,7 +256,8 @@ class Tokens:
         return None
 
     def _assertion_refusal(self, form: Mapping[str, str], endpoint: str) -> Refusal | None:
-        import jwt  # these two come with msal; without a certificate nobody needs them
+        # Both come with msal, and only a sandbox with a client certificate needs them.
+        import jwt
         from cryptography.x509 import load_pem_x509_certificate
 
         unknown = (
@@ -272,7 +272,7 @@ class Tokens:
         try:
             claims = jwt.decode(
                 form["client_assertion"],
-                certificate.public_key(),  # type: ignore[arg-type]  # an RSA key, as is made for this
+                certificate.public_key(),  # type: ignore[arg-type]  # tests make RSA keys
                 algorithms=["RS256", "PS256"],
                 audience=endpoint,
                 options={"verify_exp": False, "verify_iat": False, "verify_nbf": False},
@@ -335,7 +335,8 @@ def instance_discovery(origin: str, host: str, tenant: str) -> bytes:
     """Where the discovery document of the tenant is, and that this host is an authority."""
     return orjson.dumps(
         {
-            "tenant_discovery_endpoint": f"{origin}/{quote(tenant)}/v2.0/.well-known/openid-configuration",
+            "tenant_discovery_endpoint": f"{origin}/{quote(tenant)}/v2.0/.well-known"
+            "/openid-configuration",
             "api-version": "1.1",
             "metadata": [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}],
         }

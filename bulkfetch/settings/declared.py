@@ -89,7 +89,7 @@ class _Group:
 
     def __post_init__(self) -> None:
         """Bring every value that is given to its type. Raises SettingsError."""
-        for setting in fields(self):  # type: ignore[arg-type]  # the groups are dataclasses
+        for setting in fields(self):  # type: ignore[arg-type]  # they are dataclasses
             value = getattr(self, setting.name)
             is_given = value is not None and not isinstance(value, DerivedText | DerivedNumber)
             if is_given or setting.default is not None:
@@ -312,7 +312,7 @@ def settings_of(*groups: str) -> list[Field[Any]]:
     found: dict[str, Field[Any]] = {}
     for group in groups:
         own = GROUPS[group].__annotations__
-        for setting in fields(GROUPS[group]):  # type: ignore[arg-type]  # the groups are dataclasses
+        for setting in fields(GROUPS[group]):  # type: ignore[arg-type]  # they are dataclasses
             if setting.name in own:
                 found.setdefault(setting.name, setting)
     return list(found.values())

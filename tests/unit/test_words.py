@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from bulkfetch.words import TextTable, telling_columns, width_of
+from bulkfetch.words import TextTable, main_columns, width_of
 
 
 def test_columns_are_as_wide_as_their_widest_value_and_numbers_stand_at_the_right() -> None:
@@ -68,6 +68,6 @@ def test_what_could_act_on_a_terminal_is_blanked() -> None:
 
 def test_the_columns_that_tell_most_are_chosen_as_far_as_they_are_there() -> None:
     rows = [{"unitPrice": 1, "partnerId": "x"}, {"customerName": "y", "zzz": 1}]
-    assert telling_columns(rows) == ["customerName", "unitPrice"]
-    assert telling_columns([{"b": 1, "a": 2}]) == ["a", "b"]
-    assert telling_columns([]) == []
+    assert main_columns(rows) == ["customerName", "unitPrice"]
+    assert main_columns([{"b": 1, "a": 2}]) == ["a", "b"]
+    assert main_columns([]) == []

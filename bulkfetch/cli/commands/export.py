@@ -14,7 +14,14 @@ from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import name_sandbox, open_settings
-from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, drop_stdout, print_result, say
+from bulkfetch.cli.terminal import (
+    COMPLETE,
+    INCOMPLETE,
+    drop_stdout,
+    print_report,
+    print_result,
+    say,
+)
 from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.export import export_async, plan_only
 from bulkfetch.runs.failures import failure_lines
@@ -60,9 +67,9 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
             source=name_sandbox(arguments),
         )
 
-    report = run(arguments, export_archive, progress=None if arguments.quiet else stats)
+    report = run(arguments, export_archive, progress=stats)
     try:
-        print_result(report.to_dict() if arguments.json else report.lines())
+        print_report(report, as_json=arguments.json)
     except BrokenPipeError:  # the reader has gone; the exit code still says how the run ended
         drop_stdout()
     if arguments.json:
@@ -85,7 +92,9 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     if may_exist(arguments.output):
         store = prepare_output(arguments.output, settings, ARCHIVE)
     plan = run(arguments, lambda: plan_only(settings, selection))
-    documents = documents_of(plan.invoices) if arguments.documents else ()
+    documents: tuple[Document, ...] = ()
+    if arguments.documents:
+        documents = documents_of(plan.invoices)
     done = _Done()
     if store is not None:
         billed = [transfer for transfer in plan.transfers if not transfer.unbilled]

@@ -17,7 +17,7 @@ from bulkfetch.client import Client, LineItems, python_value
 from bulkfetch.decoding.jsontext import Json, dumps
 from bulkfetch.errors import HttpStatusError, SettingsError, TransferError
 from bulkfetch.settings.declared import Settings
-from bulkfetch.words import TextTable, telling_columns
+from bulkfetch.words import TextTable, main_columns
 
 
 def print_line_items(arguments: argparse.Namespace) -> int:
@@ -94,7 +94,7 @@ class _Printer:
         rows = [python_value(item) for item in line_items]
         if self._table is None:
             self._check_columns({name for row in rows for name in row})
-            self._table = TextTable(self._columns or telling_columns(rows))
+            self._table = TextTable(self._columns or main_columns(rows))
         print_result(self._table.lines(rows))
 
     def _check_columns(self, known: set[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bulkfetch.cli.tenant import load
-from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, print_result
+from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, print_report
 from bulkfetch.runs.verify import VerifyReport
 from bulkfetch.runs.verify import verify as verify_archive
 from bulkfetch.storage.addresses import parse_address
@@ -26,7 +26,7 @@ def verify_files(arguments: argparse.Namespace) -> VerifyReport:
 
 def print_verification(report: VerifyReport, arguments: argparse.Namespace) -> int:
     """Print a verification, and return its exit code."""
-    print_result(report.to_dict() if arguments.json else report.lines())
+    print_report(report, as_json=arguments.json)
     if report.sound and (report.reconciled or not arguments.strict):
         return COMPLETE
     return INCOMPLETE
