@@ -2,7 +2,7 @@
 
 It is only written with conditions (create if absent, replace if unchanged), so one of two runs gets
 it. Expiry is measured by the clock of the store: the age of the object, compared with an object
-written just now. If the holder was a process of this machine that has ended, nobody waits.
+written just now. If the holder was a process of this machine that has ended, no other run waits.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class Objects:
         """
         if replacing is not None and replacing.is_listed:
             replacing = self.head(name)
-        mode = "create" if replacing is None else _unchanged(replacing)
+        mode = "create" if replacing is None else _condition_for(replacing)
         conflicts = 0
         while True:
             try:
@@ -384,7 +384,7 @@ def _entry(meta: Any) -> Entry:
     return Entry(meta["size"], meta["last_modified"], meta["e_tag"], meta["version"])
 
 
-def _unchanged(entry: Entry) -> Any:
+def _condition_for(entry: Entry) -> Any:
     """Return the condition that an object is still this version; without tags, no condition."""
     tags = {"e_tag": entry.e_tag, "version": entry.version}
     return {name: tag for name, tag in tags.items() if tag is not None} or "overwrite"

@@ -90,7 +90,7 @@ class Pace:
 
     def rate(self, now: float) -> float | None:
         """Return how many requests per second may be sent now; None means no bound."""
-        learned, ceiling = self._learned(now), self._policy.ceiling
+        learned, ceiling = self._learned_rate(now), self._policy.ceiling
         return min((rate for rate in (learned, ceiling) if rate is not None), default=None)
 
     def wait_s(self, now: float) -> float:
@@ -118,7 +118,7 @@ class Pace:
             self._answered_at.popleft()
         weight = _SMOOTHING if self._latency_s else 1.0
         self._latency_s += weight * (latency_s - self._latency_s)
-        learned = self._learned(now)
+        learned = self._learned_rate(now)
         if self._refusal and learned is not None and learned > 1.5 * self._refusal.rate:
             self._refusal = None  # the bound is gone
 
@@ -135,7 +135,7 @@ class Pace:
         answers = sum(at > now - _WINDOW_S for at in self._answered_at)
         if self._policy.learned and too_fast and answers and self._opened_at is not None:
             elapsed_s = max(now - self._opened_at, self._latency_s, 1e-3)
-            served, sent = answers / min(elapsed_s, _WINDOW_S), self._learned(now)
+            served, sent = answers / min(elapsed_s, _WINDOW_S), self._learned_rate(now)
             reached = served if sent is None else max(served, min(sent, _MOST_ABOVE * served))
             self._refusal = learn_refusal(
                 self._refusal,
@@ -148,12 +148,12 @@ class Pace:
         self._answered_at.clear()
 
     def _has_another_reason(self, now: float) -> bool:
-        learned = self._learned(now)
+        learned = self._learned_rate(now)
         if self._refusal is None or self._opened_at is None or learned is None:
             return False
         return now - self._opened_at > _LONG_AGO_S and learned < _WELL_BELOW * self._refusal.rate
 
-    def _learned(self, now: float) -> float | None:
+    def _learned_rate(self, now: float) -> float | None:
         if self._refusal is None or self._opened_at is None:
             return None
         return pace_after(self._refusal, max(0.0, now - self._opened_at))
