@@ -803,12 +803,12 @@ async def test_the_log_of_a_run_tells_what_happened_to_its_requests(tmp_path: Pa
 
 
 async def test_a_deadline_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    async with serve(SandboxOptions(invoices=30, line_items=20, latency_ms=40)) as sandbox:
+    async with serve(SandboxOptions(invoices=30, line_items=20, latency_ms=100)) as sandbox:
         with pytest.raises(
             DeadlineError,
-            match=r"the deadline of 0\.5 s has passed with \d+ of \d+ transfers committed",
+            match=r"the deadline of 1\.5 s has passed with \d+ of \d+ transfers committed",
         ):
-            await export_async(tmp_path, settings_for(sandbox, deadline_s=0.5, max_in_flight=1))
+            await export_async(tmp_path, settings_for(sandbox, deadline_s=1.5, max_in_flight=1))
         (report,) = (
             json.loads(path.read_bytes()) for path in (tmp_path / "_bulkfetch" / "runs").iterdir()
         )
@@ -842,9 +842,9 @@ def lacking(root: Path) -> list[dict[str, Any]]:
 
 
 async def test_a_run_that_ends_early_lists_the_transfers_it_never_came_to(tmp_path: Path) -> None:
-    async with serve(SandboxOptions(invoices=30, line_items=20, latency_ms=40)) as sandbox:
+    async with serve(SandboxOptions(invoices=30, line_items=20, latency_ms=100)) as sandbox:
         with pytest.raises(DeadlineError):
-            await export_async(tmp_path, settings_for(sandbox, deadline_s=0.5, max_in_flight=1))
+            await export_async(tmp_path, settings_for(sandbox, deadline_s=1.5, max_in_flight=1))
         assert {each["reason"] for each in lacking(tmp_path)} == {"not_tried"}
         finished = await export_async(tmp_path, settings_for(sandbox))
 

@@ -592,19 +592,23 @@ async def test_a_bundle_that_is_none_is_a_wrong_setting(tmp_path: Path) -> None:
 
 
 async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
+    unasked = asyncio.Event()
+
     async def serve(connection: Connection, head: bytes) -> None:
         asked = int(head.split(b" ")[1].removeprefix(b"/v1/"))
         await connection.send(response(b"asked %d" % asked))
         if asked == 0:
             await asyncio.sleep(0.01)
             await connection.send(response(b"unasked"))
+            unasked.set()
 
     async with opened(serve) as (transport, server, _):
         for number in range(3):
             answer = await transport.send(Request(f"/{number}"), {})
             assert answer is not None
             assert answer.wire_body == b"asked %d" % number
-            await asyncio.sleep(0.03)
+            await unasked.wait()
+            await asyncio.sleep(0.03)  # the client reads it before this is over
         assert server.connections == 2
 
 
