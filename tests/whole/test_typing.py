@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import bulkfetch
 
 PROGRAM = """
@@ -21,6 +23,7 @@ bulkfetch.read_settings(cloud="chnia")
 """
 
 
+@pytest.mark.slow
 def test_a_misspelt_setting_or_a_value_of_another_type_fails_a_type_check(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(
