@@ -191,7 +191,7 @@ class Invoices:
         """Return the operations of one invoice; nothing is sent yet. Raises NotFoundError for an
         empty id."""
         if not invoice_id:
-            raise NotFoundError("an invoice id cannot be empty")
+            raise NotFoundError("there is no invoice with an empty id")
         return InvoiceById(self.client, invoice_id)
 
 

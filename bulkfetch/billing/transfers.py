@@ -15,50 +15,6 @@ from bulkfetch.billing.spelling import PERIODS, currency_code, path_segment
 from bulkfetch.errors import SettingsError
 from bulkfetch.words import printable
 
-_NOT_CAUSED_BY_THE_PERIOD = (401, 408, 429)
-
-
-def needs_graph(transfer: Transfer) -> bool:
-    """Return whether only Microsoft Graph's export has the line items of a transfer.
-
-    That is new commerce of a newer period, or not billed yet. A transfer whose period is not known
-    is taken for one that v1 serves.
-    """
-    ends = transfer.detail.v1_ends
-    if ends is None:
-        return False
-    if transfer.unbilled:
-        return True
-    return transfer.billed_from is not None and transfer.billed_from >= ends
-
-
-def period_advice(transfer: Transfer, status: int | None) -> str:
-    """Return what a refusal with `status` means where the billing period is its cause, "" where it
-    is not."""
-    if status is None or not 400 <= status < 500 or status in _NOT_CAUSED_BY_THE_PERIOD:
-        return ""
-    return explanation(transfer) if needs_graph(transfer) else ""
-
-
-def explanation(transfer: Transfer) -> str:
-    """Say which periods v1 serves of a transfer's type, and where the others are; "" if it serves
-    all."""
-    detail = transfer.detail
-    if detail.v1_ends is None:
-        return ""
-    if transfer.unbilled:
-        of_this = "these are not billed yet"
-    elif transfer.billed_from:
-        of_this = f"this one is {transfer.billed_from:%B %Y}"
-    else:
-        of_this = "this one may be newer"
-    return (
-        f"since 21 April 2025 the v1 API serves new-commerce {detail.description} of billing "
-        f"periods before {detail.v1_ends:%B %Y} only, and {of_this}: Microsoft Graph's billing "
-        "export has them, which bulkfetch does not fetch yet (docs/billing-periods.md)"
-    )
-
-
 UNBILLED = "unbilled"
 """What stands for the invoice id in the path of line items that no invoice has yet."""
 
@@ -165,6 +121,50 @@ def transfer_named(invoice_id: str, detail: InvoiceDetail) -> Transfer:
         invoice_id,
         api_spelling(detail.billing_provider),
         api_spelling(detail.invoice_line_item_type),
+    )
+
+
+def needs_graph(transfer: Transfer) -> bool:
+    """Return whether only Microsoft Graph's export has the line items of a transfer.
+
+    That is new commerce of a newer period, or not billed yet. A transfer whose period is not known
+    is taken for one that v1 serves.
+    """
+    ends = transfer.detail.v1_ends
+    if ends is None:
+        return False
+    if transfer.unbilled:
+        return True
+    return transfer.billed_from is not None and transfer.billed_from >= ends
+
+
+def period_advice(transfer: Transfer, status: int | None) -> str:
+    """Return what a refusal with `status` means where the billing period is its cause, "" where it
+    is not."""
+    if status is None or not 400 <= status < 500 or status in _NOT_CAUSED_BY_THE_PERIOD:
+        return ""
+    return explanation(transfer) if needs_graph(transfer) else ""
+
+
+_NOT_CAUSED_BY_THE_PERIOD = (401, 408, 429)
+
+
+def explanation(transfer: Transfer) -> str:
+    """Say which periods v1 serves of a transfer's type, and where the others are; "" if it serves
+    all."""
+    detail = transfer.detail
+    if detail.v1_ends is None:
+        return ""
+    if transfer.unbilled:
+        of_this = "these are not billed yet"
+    elif transfer.billed_from:
+        of_this = f"this one is {transfer.billed_from:%B %Y}"
+    else:
+        of_this = "this one may be newer"
+    return (
+        f"since 21 April 2025 the v1 API serves new-commerce {detail.description} of billing "
+        f"periods before {detail.v1_ends:%B %Y} only, and {of_this}: Microsoft Graph's billing "
+        "export has them, which bulkfetch does not fetch yet (docs/billing-periods.md)"
     )
 
 

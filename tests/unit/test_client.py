@@ -136,7 +136,7 @@ async def test_an_unknown_invoice_is_not_found() -> None:
     async with opened() as (_, client):
         with pytest.raises(NotFoundError, match="there is no invoice 'nope'"):
             await client.invoices.by_id("nope").get()
-        with pytest.raises(NotFoundError, match="cannot be empty"):
+        with pytest.raises(NotFoundError, match="with an empty id"):
             client.invoices.by_id("")
 
 
