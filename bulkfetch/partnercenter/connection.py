@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import Settings
@@ -11,6 +12,7 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.pace import PacePolicy
 from bulkfetch.wire.retry import RetryPolicy
 from bulkfetch.wire.session import Clock, Session, TokenSource
@@ -58,4 +60,13 @@ async def open_session(
             policy=RetryPolicy(max_attempts=settings.max_attempts, patience_s=settings.patience_s),
             clock=clock,
             log=log,
+            mask=Mask(_secrets_of(settings)),
         )
+
+
+def _secrets_of(settings: Settings) -> Iterator[str]:
+    """Yield every secret in the settings; a token command is words, most of them not secret."""
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        if isinstance(value, Secret) and setting.name != "token_command":
+            yield value.reveal()

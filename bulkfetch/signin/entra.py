@@ -134,11 +134,21 @@ def _sign_in_with_refresh_token(
 def _logins(settings: SignInSettings) -> Iterator[Login]:
     kept = read_login(settings.login_file) if settings.login_file else None
     is_usable = kept is not None and kept.is_of(settings.tenant_id, settings.client_id)
-    if kept is not None and is_usable:
+    # a file may say who signs in, but not where secrets are sent to
+    is_known = kept is not None and (
+        kept.authority == settings.authority or _is_known(kept.authority)
+    )
+    if kept is not None and is_usable and is_known:
         yield kept
     if settings.refresh_token is not None and settings.tenant_id and settings.client_id:
         yield Login(
             settings.tenant_id, settings.client_id, settings.authority, settings.refresh_token
+        )
+    elif kept is not None and not is_known:
+        raise SettingsError(
+            f"the login in {settings.login_file} is for {printable(kept.authority)}, which is not "
+            "an authority of Microsoft: give the same with --authority, or run `bulkfetch login` "
+            "again"
         )
     elif kept is not None and not is_usable:
         raise SettingsError(
@@ -350,7 +360,8 @@ def refusal_of(
     """
     words = answer.get("error_description") or answer.get("error") or "no reason given"
     description = without_secrets(words, settings, old.reveal() if old else "")
-    correlation = printable(str(answer.get("correlation_id") or ""))[:40]
+    correlation = answer.get("correlation_id") or ""
+    correlation = correlation and without_secrets(correlation, settings)[:40]
     advice = _ADVICE.get(_code_of(answer)) or _ADVICE_BY_ERROR.get(str(answer.get("error")), "")
     if abs(http.skew_s) > _SKEW_TO_MENTION_S:
         advice = (

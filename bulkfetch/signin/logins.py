@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -74,9 +75,10 @@ def write_login(file: Path, login: Login) -> None:
         "username": login.username,
         "refresh_token": login.refresh_token.reveal(),
     }
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = file.resolve()  # a link stays one, and no older login stays where it leads to
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
             temporary.unlink()
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -87,8 +89,8 @@ def write_login(file: Path, login: Login) -> None:
                 )
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, file)
-            Disk().sync_directory(file.parent)
+            os.replace(temporary, target)
+            Disk().sync_directory(target.parent)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
@@ -98,11 +100,27 @@ def write_login(file: Path, login: Login) -> None:
 
 
 def remove_login(file: Path) -> bool:
-    """Remove the login in `file`; return whether there was one. Raises StorageError."""
+    """Remove the login in `file`, and every copy that a killed process left beside it.
+
+    Returns whether there was one. Raises StorageError.
+    """
     try:
-        file.unlink()
-    except FileNotFoundError:
-        return False
+        target = file.resolve()  # of a link, what it leads to is the login
+        found = [path for path in (target, file) if os.path.lexists(path)] + _copies(target)
+        for path in found:
+            path.unlink(missing_ok=True)
+        if found:
+            Disk().sync_directory(target.parent)
     except OSError as error:
         raise StorageError(f"the login cannot be removed: {explain(error, file)}") from error
-    return True
+    return bool(found)
+
+
+def _copies(file: Path) -> list[Path]:
+    """Return the files that `write_login` of any process writes before it renames them."""
+    try:
+        beside = list(file.parent.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    is_copy = re.compile(rf"\.{re.escape(file.name)}\.[0-9]+\.tmp")
+    return [path for path in beside if is_copy.fullmatch(path.name)]

@@ -11,12 +11,11 @@ from typing import Any
 
 from bulkfetch.settings.declared import SignInSettings
 from bulkfetch.settings.values import Secret
+from bulkfetch.wire.masking import Mask
 from bulkfetch.words import printable
 
 _LONG_WORD = 8
 """A word of a token command that is at least this long may be a password."""
-_SHORTEST_SECRET = 4
-"""Removing shorter secrets would blank out normal words; real ones are longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +55,7 @@ def without_secrets(value: object, settings: SignInSettings, *others: str) -> st
     ours = (settings.client_secret, settings.refresh_token, settings.token)
     command = settings.token_command.reveal() if settings.token_command else ""
     words = [word for word in re.split(r"[\s'\"=;,]+", command) if len(word) >= _LONG_WORD]
-    for secret in (*(each.reveal() for each in ours if each is not None), *words, *others):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "***")
+    secrets = (each.reveal() for each in ours if each is not None)
+    text = Mask((*secrets, *words, *others)).hide(text)
     lines = text.strip().splitlines()
     return printable(lines[0])[:300] if lines else "no reason given"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from html import unescape
 from typing import Any
@@ -90,13 +90,13 @@ class _Fault:
         )
 
 
-def refusal(answer: Answer, *, token: str = "") -> RequestError:
-    """Return the error for an answer that is not a success. The sent `token` is not shown in it."""
+def refusal(answer: Answer, *, hide: Callable[[str], str] = str) -> RequestError:
+    """Return the error for an answer that is not a success. `hide` removes secrets from it."""
     if 300 <= answer.status < 400:
         return ForeignLinkError(
             f"the server redirects elsewhere (status {answer.status}), which is never followed"
         )
-    fault = _fault_of(answer, token)
+    fault = _fault_of(answer, hide)
     return HttpStatusError(
         f"the server answered {answer.status}{fault.words}",
         status=answer.status,
@@ -108,7 +108,7 @@ def refusal(answer: Answer, *, token: str = "") -> RequestError:
     )
 
 
-def _fault_of(answer: Answer, token: str) -> _Fault:
+def _fault_of(answer: Answer, hide: Callable[[str], str]) -> _Fault:
     """Read an error body in any form that the service, or a proxy before it, sends."""
     if len(answer.wire_body) > _MAX_FAULT_BYTES:
         return _Fault()
@@ -119,12 +119,12 @@ def _fault_of(answer: Answer, token: str) -> _Fault:
     try:
         said = orjson.loads(text)
     except ValueError:
-        return _Fault(description=_describe(text, token))
-    fault = _read_fault(said, token) if isinstance(said, dict) else _Fault()
-    return fault if fault != _Fault() or not said else _Fault(description=_quote(said, token))
+        return _Fault(description=_describe(text, hide))
+    fault = _read_fault(said, hide) if isinstance(said, dict) else _Fault()
+    return fault if fault != _Fault() or not said else _Fault(description=_quote(said, hide))
 
 
-def _read_fault(said: Mapping[str, Any], token: str) -> _Fault:
+def _read_fault(said: Mapping[str, Any], hide: Callable[[str], str]) -> _Fault:
     error = said.get("error")  # Entra sends a name here, newer services an object
     said = error if isinstance(error, dict) else {"code": error, **said}
     said = {name.casefold(): value for name, value in said.items()}
@@ -132,16 +132,16 @@ def _read_fault(said: Mapping[str, Any], token: str) -> _Fault:
     data = said.get("data")
     listed = data if isinstance(data, list) else [data]
     return _Fault(
-        code=_show(said.get("code"), _MAX_CODE, token),
-        description=_show(description, _MAX_WORDS, token),
+        code=_show(said.get("code"), _MAX_CODE, hide),
+        description=_show(description, _MAX_WORDS, hide),
         data=tuple(
-            filter(None, (_show(each, _MAX_WORDS // 3, token) for each in listed[:_MAX_DATA]))
+            filter(None, (_show(each, _MAX_WORDS // 3, hide) for each in listed[:_MAX_DATA]))
         ),
-        source=_show(said.get("source"), _MAX_CODE, token),
+        source=_show(said.get("source"), _MAX_CODE, hide),
     )
 
 
-def _show(value: Any, most: int, token: str) -> str | None:
+def _show(value: Any, most: int, hide: Callable[[str], str]) -> str | None:
     """Return a value from the server as text that is safe to show.
 
     It is cut last: half of a credential would not be recognised.
@@ -152,23 +152,23 @@ def _show(value: Any, most: int, token: str) -> str | None:
         text = value if isinstance(value, str) else orjson.dumps(value).decode()
     except orjson.JSONEncodeError:  # nested too deeply
         return None
-    text = text.replace(token, "***") if token else text
+    text = hide(text)
     return printable(text[:_MAX_LOOKED_AT])[:most]
 
 
-def _quote(value: Any, token: str) -> str | None:
-    shown = _show(value, 100, token)
+def _quote(value: Any, hide: Callable[[str], str]) -> str | None:
+    shown = _show(value, 100, hide)
     return f'"{shown.strip()}"' if shown else None
 
 
-def _describe(text: str, token: str) -> str | None:
+def _describe(text: str, hide: Callable[[str], str]) -> str | None:
     """Describe a body that is not JSON: the title of an HTML page, or its first words."""
     text = text.lstrip()
     start = text[:200].casefold()
     if "<!doctype html" not in start and "<html" not in start:
-        return _quote(text, token)
+        return _quote(text, hide)
     title = _TITLE.search(text[:_MAX_LOOKED_AT])
-    words = _show(" ".join(unescape(title[1]).split()), 200, token) if title else None
+    words = _show(" ".join(unescape(title[1]).split()), 200, hide) if title else None
     return "an HTML page" + (f' titled "{words}"' if words else "")
 
 

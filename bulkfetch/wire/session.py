@@ -27,6 +27,7 @@ from bulkfetch.errors import (
 from bulkfetch.runlog import RunLog
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, Slot
+from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.refusals import lacks_user, refusal
 from bulkfetch.wire.retry import (
     Attempts,
@@ -135,7 +136,9 @@ class Session:
         policy: RetryPolicy,
         clock: Clock,
         log: RunLog | None = None,
+        mask: Mask | None = None,
     ) -> None:
+        self._mask = mask or Mask()
         self._transport = transport
         self._tokens = tokens
         self._stats = stats
@@ -177,6 +180,8 @@ class Session:
             try:
                 return await self._attempt(request, tries, read)
             except RequestError as error:
+                error.message = self._mask.hide(error.message)
+                error.args = (error.message,)
                 error.facts = RequestFacts(
                     "GET", request.path, tries.request_id, self.correlation_id, tries.sent
                 )
@@ -185,8 +190,17 @@ class Session:
 
     async def _attempt(self, request: Request, tries: _Tries, read: Callable[[bytes], T]) -> T:
         answer = await self._send_within_limit(request, tries)
+
+        def read_body() -> T:
+            body = answer.body()
+            # documents stay what the server said, byte by byte
+            clean = self._mask.hide_in_body(body) if request.receiver is None else body
+            if clean is not body:
+                self.log.note("secret_hidden", path=request.path, request_id=tries.request_id)
+            return read(clean)
+
         result = await anyio.to_thread.run_sync(
-            lambda: read(answer.body()), limiter=self.decoding, abandon_on_cancel=True
+            read_body, limiter=self.decoding, abandon_on_cancel=True
         )
         self._budget.note_success(self._clock.now())
         if request.receiver is None:  # a repeated one with a receiver would write its file again
@@ -320,6 +334,7 @@ class Session:
         await self._tokens.token()  # no request takes a slot while the token is being renewed
         async with self._limit.slot() as slot:
             tries.token = await self._tokens.token()
+            self._mask.learn(tries.token)
             tries.sent_at = self._clock.now()
             self._stats.in_flight += 1
             try:
@@ -367,7 +382,7 @@ class Session:
             )
         if answer.status == 200:
             return answer
-        raise refusal(answer, token=tries.token)
+        raise refusal(answer, hide=self._mask.hide)
 
     async def _send(self, request: Request, tries: _Tries) -> Answer | None:
         tries.sent += 1

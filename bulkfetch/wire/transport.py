@@ -151,7 +151,9 @@ class AiohttpTransport:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             if exchange.reused and not exchange.answered and _is_disconnect(error):
                 return None
-            raise _translate(error, self._settings, answered=exchange.answered) from None
+            failure = _translate(error, self._settings, answered=exchange.answered)
+        # raised out here, so that aiohttp's error, which holds our headers, is not its context
+        raise failure
 
     async def _exchange(
         self, request: Request, headers: Mapping[str, str], exchange: _Exchange

@@ -8,14 +8,22 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
+import pyarrow.parquet as pq
 import pytest
 import trustme
+from aiohttp import web
 
+from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.sandbox import Fault, Faults, SandboxOptions, serve
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.stats import RunStats
+from bulkfetch.wire.transport import Request
 
 CANARY = "canary-token-0123456789abcdef"
 REFRESH_CANARY = "canary-refresh-0123456789abcdef"
@@ -169,3 +177,122 @@ async def test_no_secret_of_any_way_to_sign_in_is_left_behind(
     for content in (output, everything(folder), command_line):
         for secret in secrets:
             assert secret.encode() not in content
+
+
+def spelt(token: str) -> str:
+    """The token as .NET writes it into JSON."""
+    return "".join(each if each.isalnum() else f"\\u{ord(each):04X}" for each in token)
+
+
+PUNCTUATED = "canary+token/0123456789~abcdef=="
+CONTROL = "control-that-must-be-found"
+PDF = b"%PDF-1.4\n" + PUNCTUATED.encode() + b"\n%%EOF\n"
+
+
+@asynccontextmanager
+async def echoing(answer_of: str) -> AsyncIterator[str]:
+    """Serve one invoice, and repeat the token in its header, its line items, or an odd answer."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        token = request.headers["Authorization"].split()[1]
+        links = {"self": {"uri": f"/x?token={token}", "method": "GET", "headers": []}}
+        said = {"control": CONTROL, "note": f"{token} and so on", "other": "SPELT"}
+        if "lineitems" in request.path:
+            items: list[object] = [
+                {"customerName": token, "totalForCustomer": 2, token: CONTROL, **said}
+            ]
+            if answer_of == "error":
+                body: object = {"code": 800001, "message": f"{CONTROL} {token}", "error": "SPELT"}
+                return reply(body, token)
+        else:
+            detail = {"billingProvider": "office", "invoiceLineItemType": "billing_line_items"}
+            items = [
+                {
+                    "id": "D1",
+                    "totalCharges": 2,
+                    "currencyCode": "EUR",
+                    "invoiceType": f"{CONTROL} {token}",
+                    "invoiceDetails": [detail],
+                    **said,
+                }
+            ]
+        return reply({"totalCount": 1, "items": items, "links": links}, token)
+
+    def reply(body: object, token: str) -> web.Response:
+        text = json.dumps(body).replace("SPELT", spelt(token))
+        return web.Response(text=text, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+def texts_of(root: Path) -> bytes:
+    """All that is in an archive, its Parquet files as their values."""
+    tables = [pq.read_table(path).to_pylist() for path in root.rglob("*.parquet")]
+    return everything(root) + str(tables).encode()
+
+
+@pytest.mark.parametrize("answer_of", ["success", "error"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "lake", "--verbose", "--verbose", "--max-attempts", "1"],
+        ["invoices", "list", "--json"],
+        ["line-items", "D1", "office", "billing_line_items", "--max-attempts", "1"],
+    ],
+    ids=str,
+)
+async def test_a_token_that_the_server_repeats_is_nowhere(
+    command: list[str], answer_of: str, tmp_path: Path
+) -> None:
+    async with echoing(answer_of) as url:
+        given = {"BULKFETCH_TOKEN": PUNCTUATED}
+        words = [*command, "--base-url", url]
+        code, output, _ = await anyio.to_thread.run_sync(run, words, tmp_path, given)
+    is_failure = answer_of == "error" and command[0] != "invoices"
+    assert code == is_failure, output.decode()
+    found = output + texts_of(tmp_path)
+    assert b"***" in found
+    assert CONTROL.encode() in found
+    for canary in (PUNCTUATED, spelt(PUNCTUATED), "0123456789~abcdef", "0123456789\\u007Eabcdef"):
+        assert canary.encode() not in found, canary
+    if command[0] == "export":
+        assert b"secret_hidden" in found
+
+
+async def test_documents_stay_as_the_server_sent_them(tmp_path: Path) -> None:
+    class Whole:
+        def begin(self) -> None:
+            self.content = b""
+
+        def write(self, data: bytes) -> None:
+            self.content += data
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=PDF, content_type="application/pdf")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    settings = Settings(
+        base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1", token=Secret(PUNCTUATED)
+    )
+    receiver = Whole()
+    try:
+        async with open_session(settings, RunStats()) as session:
+            await session.get(Request("/a.pdf", receiver=receiver), len)
+            echoed = await session.get(Request("/a.json"), bytes)
+    finally:
+        await runner.cleanup()
+    assert receiver.content == PDF
+    assert echoed == PDF.replace(PUNCTUATED.encode(), b"***")

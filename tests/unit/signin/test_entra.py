@@ -190,6 +190,25 @@ async def test_a_kept_refresh_token_that_is_refused_gives_way_to_the_one_that_is
     assert login.refresh_token.reveal() != CANARY
 
 
+async def test_a_login_does_not_say_where_secrets_are_sent_to(tmp_path: Path) -> None:
+    file = tmp_path / "login.json"
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    async with entra(tmp_path / "here") as there, entra(tmp_path / "elsewhere") as elsewhere:
+        write_login(file, Login(TENANT, "sandbox-client", elsewhere.origin, Secret(CANARY)))
+        settings = there.settings(
+            login_file=file, sign_in="user", client_secret=Secret("canary-client-secret")
+        )
+        with pytest.raises(
+            SettingsError, match=r"is for https://.*: give the same with --authority"
+        ):
+            await acquire_in_thread(settings)
+        assert not there.tokens_asked
+        assert not elsewhere.tokens_asked
+        assert claims_of(await acquire_in_thread(of_user(there, login_file=file)))["upn"] == USER
+        assert not elsewhere.tokens_asked
+
+
 async def test_a_login_of_another_app_or_tenant_is_not_used_for_this_one(tmp_path: Path) -> None:
     file = tmp_path / "login.json"
     async with entra(tmp_path) as there:
@@ -277,8 +296,11 @@ async def test_a_person_signs_in_with_a_code_and_commands_use_that_from_then_on(
         ]
         assert way_of(settings) is Way.USER
         nothing_else = Settings(
-            base_url=settings.base_url, ca_file=settings.ca_file, login_file=settings.login_file
-        )  # the tenant, the app and the authority are those of the login
+            base_url=settings.base_url,
+            authority=settings.authority,
+            ca_file=settings.ca_file,
+            login_file=settings.login_file,
+        )  # the tenant and the app are those of the login
         async with Client(nothing_else) as client:
             assert await client.invoices.summaries()
 

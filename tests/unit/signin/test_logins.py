@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,69 @@ def test_a_login_is_that_of_a_tenant_and_an_app(
     tenant_id: str | None, client_id: str | None, same: bool
 ) -> None:
     assert LOGIN.is_of(tenant_id, client_id) is same
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.logins import Login, write_login
+
+folder, at, seen = sys.argv[1], int(sys.argv[2]), 0
+def kill(event, arguments):
+    global seen
+    if event in ("open", "os.rename", "os.remove", "os.mkdir") and folder in str(arguments[0]):
+        if seen == at:
+            os._exit(9)
+        seen += 1
+sys.addaudithook(kill)
+write_login(Path(folder) / "login.json", Login("t", "c", "https://a", Secret("{}")))
+"""
+
+
+@pytest.mark.parametrize("had_one", [True, False])
+def test_a_kill_at_any_step_leaves_no_token_that_forgetting_does_not_remove(
+    had_one: bool, tmp_path: Path
+) -> None:
+    canaries, steps, codes = ("canary-old-refresh-token", "canary-new-refresh-token"), 0, set()
+    while 0 not in codes and steps < 30:
+        folder = tmp_path / str(steps)
+        file = folder / "login.json"
+        if had_one:
+            write_login(file, Login("t", "c", "https://a", Secret(canaries[0])))
+        code = KILLED.replace("{}", canaries[1])
+        done = subprocess.run([sys.executable, "-c", code, str(folder), str(steps)], check=False)
+        codes.add(done.returncode)
+        steps += 1
+        found = [path.read_text() for path in folder.rglob("*")] if folder.exists() else []
+        assert not had_one or any(each in text for each in canaries for text in found)
+        remove_login(file)
+        assert not folder.exists() or list(folder.iterdir()) == []
+    assert codes == {9, 0}
+    assert steps > 3
+
+
+def test_forgetting_removes_copies_of_any_process_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "login.json"
+    left = tmp_path / ".login.json.4711.tmp"
+    for path in (left, tmp_path / "login.json.bak", tmp_path / ".other.json.1.tmp"):
+        path.write_text("canary")
+    assert remove_login(file)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".other.json.1.tmp",
+        "login.json.bak",
+    ]
+    assert not remove_login(file)
+
+
+def test_a_login_behind_a_link_is_written_and_forgotten_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "login.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    for token in ("canary-one", "canary-two"):
+        write_login(link, Login("t", "c", "https://a", Secret(token)))
+        assert link.is_symlink()
+        assert token in target.read_text()
+    assert remove_login(link)
+    assert list((tmp_path / "real").iterdir()) == []
+    assert not link.is_symlink()

@@ -18,6 +18,7 @@ from bulkfetch.errors import (
     ServerUnavailableError,
     TransferError,
 )
+from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.refusals import advice, advice_on, refusal
 from bulkfetch.wire.transport import Answer
 from bulkfetch.words import printable
@@ -142,14 +143,17 @@ def test_credentials_are_not_shown(said: str) -> None:
 
 def test_the_token_that_was_sent_is_not_shown_whatever_it_looks_like() -> None:
     error = refusal(
-        Answer(403, {}, b'{"description":"plain-token has no right"}'), token="plain-token"
+        Answer(403, {}, b'{"description":"plain-token has no right"}'),
+        hide=Mask(["plain-token"]).hide,
     )
     assert "*** has no right" in str(error)
 
 
 def test_the_token_that_was_sent_does_not_show_however_it_is_written() -> None:
     body = rb'{"code":1,"description":"plain\u002dtoken has no right"}'
-    assert "*** has no right" in str(refusal(Answer(403, {}, body), token="plain-token"))
+    assert "*** has no right" in str(
+        refusal(Answer(403, {}, body), hide=Mask(["plain-token"]).hide)
+    )
 
 
 @pytest.mark.parametrize("frame", ["{}", "<html><title>{}</title>"])

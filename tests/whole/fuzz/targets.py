@@ -26,6 +26,7 @@ from bulkfetch.decoding.jsontext import Json, Pairs, loads, utf8_of
 from bulkfetch.decoding.pages import JsonDecoder, PageDecoder, page_of, peek
 from bulkfetch.errors import MalformedBodyError, RequestError
 from bulkfetch.partnercenter.invoices import _page_from
+from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.refusals import refusal
 from bulkfetch.wire.retry import retry_after_s
 from bulkfetch.wire.transport import Answer, gunzip
@@ -251,7 +252,7 @@ def check_refusal(data: bytes) -> None:
     status = int.from_bytes(data[:2], "big")
     error = refusal(
         Answer(status, {**headers, "content-type": "application/json"}, data[3:]),
-        token=draws.CANARY,
+        hide=Mask([draws.CANARY]).hide,
     )
     assert isinstance(error, RequestError)
     facts = [getattr(error, name, None) for name in ("code", "description", "data", "source")]
