@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bulkfetch.partnercenter.summaries import SummaryDetail as SummaryDetail
     from bulkfetch.partnercenter.whoami import LoginReport as LoginReport
     from bulkfetch.partnercenter.whoami import check_login as check_login
+    from bulkfetch.runs.accept import AcceptReport as AcceptReport
+    from bulkfetch.runs.accept import accept as accept
     from bulkfetch.runs.export import export as export
     from bulkfetch.runs.export import export_async as export_async
     from bulkfetch.runs.plan import Selection as Selection
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AcceptReport": "runs.accept",
     "BulkfetchError": "errors",
     "Client": "client",
     "Estimate": "partnercenter.summaries",
@@ -61,6 +64,7 @@ _HOMES = {
     "SummaryDetail": "partnercenter.summaries",
     "TaxReceipt": "billing.invoices",
     "VerifyReport": "runs.verify",
+    "accept": "runs.accept",
     "check_login": "partnercenter.whoami",
     "export": "runs.export",
     "export_async": "runs.export",

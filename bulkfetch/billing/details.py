@@ -77,6 +77,8 @@ class Detail:
     explains: Explained | None = None
     repeats: tuple[str, ...] = ()
     """Providers whose rows this one lists again, where an invoice has them."""
+    is_observed: bool = False
+    """Whether its rows were seen to add up to the headers of real invoices, to the cent."""
 
     @property
     def is_charged(self) -> bool:
@@ -129,8 +131,9 @@ UNBILLED_PROVIDER = "one_time"
 """The provider that has all unbilled line items."""
 
 _ROWS = (
-    Detail("office", BILLING, LICENSE_BASED),  # it has no usage: the service refuses that
-    Detail("azure", BILLING, USAGE_BASED),
+    # Office has no usage: the service refuses to list it.
+    Detail("office", BILLING, LICENSE_BASED, is_observed=True),
+    Detail("azure", BILLING, USAGE_BASED, is_observed=True),
     Detail(
         "azure",
         USAGE,

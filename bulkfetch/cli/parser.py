@@ -43,6 +43,7 @@ _GROUP_TITLES = {
     "sign_in": "settings for signing in",
     "archive": "settings of the archive",
     "storage": "settings of the object store",
+    "reconciliation": "settings of the comparison with the invoices",
 }
 _OTHER_WAYS = (
     "Each can also be an environment variable (BULKFETCH_TOKEN for --token) or a key "
@@ -427,15 +428,10 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         const="recount:verify_against_server",
         help="also compare with the server's line items",
     )
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="exit with 1 if an invoice does not add up",
-    )
     _add_json(parser)
     _add_verbose(parser)
     _add_sandbox(parser, is_hidden=True)
-    add_settings(parser, "storage", hidden=("service", "sign_in"))
+    add_settings(parser, "reconciliation", "storage", hidden=("service", "sign_in"))
     parser.epilog = (
         "--against-server also takes the settings of the service and for signing in, and the "
         "options of --sandbox: `bulkfetch export --help` shows them."
@@ -456,6 +452,19 @@ def _add_repair(parser: argparse.ArgumentParser) -> None:
     _add_sandbox(parser)
     add_settings(parser, *GROUPS)
     _set_command(parser, "repair:repair", "DIR", writes=True)
+
+
+def _add_accept(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
+    parser.add_argument(
+        "invoices", metavar="INVOICE", nargs="+", help="an invoice whose difference is understood"
+    )
+    parser.add_argument(
+        "--reason", metavar="TEXT", default="", help="why the invoice differs, for the record"
+    )
+    _add_json(parser)
+    add_settings(parser, "reconciliation", "storage")
+    _set_command(parser, "accept:accept", "DIR INVOICE ...")
 
 
 def _add_schema(parser: argparse.ArgumentParser) -> None:
@@ -487,6 +496,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "line-items": ("print the line items of one detail", _add_line_items),
     "verify": ("check an archive against its commits and its invoices", _add_verify),
     "repair": ("re-fetch what `verify` found damaged", _add_repair),
+    "accept": ("record that the difference of an invoice is understood", _add_accept),
     "schema": ("show the columns of each line-item type", _add_schema),
     "config": ("show the settings in force, and where each comes from", _add_config),
     "sandbox": ("serve a made-up Partner Center on this machine", _add_sandbox_command),

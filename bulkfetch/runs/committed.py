@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit, read_commit
+from bulkfetch.archive.headers import read_headers
 from bulkfetch.billing.transfers import Transfer, transfer_named
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.plan import Plan
+from bulkfetch.runs.reconcile import headers_in, kinds_that_agree
 from bulkfetch.storage.store import Store, side_by_side
 
 
@@ -50,6 +52,19 @@ def find_committed_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
         for detail in invoice.details
     )
     return find_committed(store, [transfer for transfer in details if transfer not in planned])
+
+
+def find_kinds_that_agree(store: Store) -> frozenset[str]:
+    """Return the names of the details of which an invoice of the archive adds up to its header.
+    Blocks. Raises StorageError."""
+    table = read_headers(store)
+    headers = [] if table is None else headers_in(table)
+    unproven = [each for header in headers for each in header.unproven]
+    invoices = {each.invoice_id for each in unproven}
+    headers = [header for header in headers if header.invoice_id in invoices]
+    charging = [each for header in headers for each in header.charging]
+    commits = {each: commit for each, commit in _read_sound_commits(store, charging) if commit}
+    return kinds_that_agree(headers, commits)
 
 
 def has_changed(now: Transfer, then: Transfer) -> bool:

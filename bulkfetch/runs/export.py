@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -37,11 +37,23 @@ from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
 from bulkfetch.runlog import RunLog
-from bulkfetch.runs.committed import find_changed, find_committed, find_committed_besides
+from bulkfetch.runs.committed import (
+    find_changed,
+    find_committed,
+    find_committed_besides,
+    find_kinds_that_agree,
+)
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.failures import Failure, failure_of, keep_failures, not_tried
 from bulkfetch.runs.plan import Plan, Selection, plan_export
-from bulkfetch.runs.reconcile import reconcile, sole_transfers
+from bulkfetch.runs.reconcile import (
+    Reconciliation,
+    Verdict,
+    header_of,
+    read_circumstances,
+    reconcile,
+    sole_transfers,
+)
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, export_transfer
@@ -436,13 +448,29 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         documents=tuple(each for each in documents if each is not None),
         documents_skipped=tuple(work.documents_skipped.values()),
         failures=_list_failures(outcome),
-        reconciliations=tuple(reconcile(invoice, commits) for invoice in plan.invoices),
+        reconciliations=_reconcile(run, plan, commits),
         requests=stats.requests,
         retries=stats.retries,
         throttled=stats.throttled,
         elapsed_s=elapsed_s,
         correlation_id=run.session.correlation_id,
     )
+
+
+def _reconcile(
+    run: Run, plan: Plan, commits: Mapping[Transfer, Commit]
+) -> tuple[Reconciliation, ...]:
+    """Compare the planned invoices with what is committed. Blocks.
+
+    Where it is not sure how an invoice adds up, the other invoices of the archive can tell.
+    """
+    headers = [header_of(invoice) for invoice in plan.invoices]
+    known = read_circumstances(run.store, run.settings.money_tolerance)
+    found = reconcile(headers, commits, known)
+    if all(each.verdict is not Verdict.RULE_NOT_CONFIRMED for each in found):
+        return found
+    kinds = find_kinds_that_agree(run.store)
+    return reconcile(headers, commits, replace(known, kinds=kinds))
 
 
 def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:

@@ -8,26 +8,110 @@ check of completeness that does not trust the paging.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.records import money
-from bulkfetch.billing.invoices import Invoice
-from bulkfetch.billing.transfers import Transfer, transfer_named
+from bulkfetch.archive.witness import (
+    Acceptance,
+    Difference,
+    read_acceptances,
+)
+from bulkfetch.billing.invoices import Invoice, details_of
+from bulkfetch.billing.money import Agreement, quantities_agree
+from bulkfetch.billing.transfers import Transfer, explanation, needs_graph, transfer_of
 from bulkfetch.decoding.columns import exact_sum
+from bulkfetch.decoding.jsontext import loads
+from bulkfetch.errors import DamagedError
+from bulkfetch.runs.witness import Answer, Charge, sum_of_answers
+from bulkfetch.storage.store import Store
 from bulkfetch.words import counted, printable
+
+K = TypeVar("K")
+
+WHOLE, LACKING, DISAGREEING = 0, 1, 4
+"""Exit codes: all is committed and agrees; something is missing or faulty; the numbers of some
+invoice disagree."""
 
 
 class Verdict(Enum):
     """The result of the comparison."""
 
     AGREES = "agrees"
+    WITHIN_ROUNDING = "agrees within rounding"
+    ACCEPTED = "accepted"
+    RULE_NOT_CONFIRMED = "rule not confirmed"
     DIFFERS = "differs"
     NOT_COMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an invoice header says that its line items are held against."""
+
+    invoice_id: str
+    charged: Decimal | None
+    currency: str | None
+    transfers: tuple[Transfer, ...]
+
+    @property
+    def charging(self) -> list[Transfer]:
+        """The transfers whose rows make up the invoice's charges, each row once."""
+        counting = [each for each in dict.fromkeys(self.transfers) if each.detail.is_charged]
+        providers = {transfer.provider for transfer in counting}
+        return [each for each in counting if providers.isdisjoint(each.detail.repeats)]
+
+    @property
+    def unproven(self) -> list[Transfer]:
+        """The charging transfers of a kind that was not seen to add up in real invoices."""
+        return [each for each in self.charging if not each.detail.is_observed]
+
+
+def header_of(invoice: Invoice) -> Header:
+    """Return what an invoice says of itself."""
+    transfers = tuple(transfer_of(invoice, detail) for detail in invoice.details)
+    return Header(invoice.id, invoice.total_charges, invoice.currency_code, transfers)
+
+
+def headers_in(table: pa.Table) -> list[Header]:
+    """Return the headers of an archive's table of them."""
+    names = (
+        "id",
+        "invoiceDate",
+        "totalCharges",
+        "currencyCode",
+        "billingPeriodStartDate",
+        "invoiceDetails",
+    )
+    columns = [table.column(name).to_pylist() for name in names]
+    return [_header_of_row(*row) for row in zip(*columns, strict=True)]
+
+
+def _header_of_row(
+    invoice_id: str,
+    invoice_date: datetime | None,
+    charged: Decimal | None,
+    currency: str | None,
+    billing_period_start: datetime | None,
+    details: str | None,
+) -> Header:
+    invoice = Invoice(
+        invoice_id,
+        invoice_date,
+        charged,
+        currency_code=currency,
+        billing_period_start=billing_period_start,
+        details=() if details is None else details_of(loads(details.encode()), invoice_id),
+    )
+    return header_of(invoice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +119,8 @@ class Reconciliation:
     """The sum of an invoice's line items compared with its header, in its currency.
 
     `charged` is the header's `totalCharges`, `listed` the sum of the line items, `difference`
-    listed minus charged; each is None where it is unknown. `why` says why they cannot be compared.
+    listed minus charged; each is None where it is not known. `why` says what else there is to know
+    of a verdict.
     """
 
     invoice_id: str
@@ -47,29 +132,83 @@ class Reconciliation:
     @property
     def difference(self) -> Decimal | None:
         """How much more the line items list than the header charges."""
-        return (
-            None
-            if self.charged is None or self.listed is None
-            else exact_sum((self.listed, -self.charged))
-        )
+        if self.charged is None or self.listed is None:
+            return None
+        return exact_sum((self.listed, self.charged.copy_negate()))
 
     def __str__(self) -> str:
         invoice = f"invoice {printable(self.invoice_id)}"
-        if self.verdict is Verdict.DIFFERS:
-            return (
-                f"{invoice}: line items list {self.listed:f}, its header charges {self.charged:f}"
-            )
-        return f"{invoice}: {self.verdict.value}{f' ({self.why})' if self.why else ''}"
+        why = f" ({self.why})" if self.why else ""
+        if self.difference in (None, 0):
+            return f"{invoice}: {self.verdict.value}{why}"
+        amounts = f"line items list {self.listed:f}, its header charges {self.charged:f}"
+        return f"{invoice}: {amounts}{why}"
 
 
-def reconcile(invoice: Invoice, commits: Mapping[Transfer, Commit]) -> Reconciliation:
-    """Compare an invoice with the committed transfers of its details."""
-    return reconcile_total(
-        invoice.id,
-        invoice.total_charges,
-        [transfer_named(invoice.id, detail) for detail in invoice.details],
-        commits,
-    )
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What decides how a difference counts, besides the invoice itself.
+
+    `kinds` are the names of details of which another invoice of the tenant adds up to its header.
+    """
+
+    kinds: frozenset[str] = frozenset()
+    accepted: Mapping[str, Acceptance] = field(default_factory=dict)
+    tolerance: Decimal | None = None
+
+
+def read_circumstances(store: Store, tolerance: Decimal | None) -> Circumstances:
+    """Return what an archive knows of differences. A damaged record of what was accepted counts as
+    none: `verify` finds it. Blocks."""
+    accepted: Mapping[str, Acceptance] = {}
+    with suppress(DamagedError):
+        accepted = read_acceptances(store)
+    return Circumstances(frozenset(), accepted, tolerance)
+
+
+def reconcile(
+    headers: Sequence[Header],
+    commits: Mapping[Transfer, Commit],
+    circumstances: Circumstances | None = None,
+) -> tuple[Reconciliation, ...]:
+    """Compare invoices with the committed transfers of their details."""
+    known = circumstances or Circumstances()
+    kinds = known.kinds | kinds_that_agree(headers, commits)
+    return tuple(_reconcile_one(header, commits, known, kinds) for header in headers)
+
+
+def kinds_that_agree(
+    headers: Iterable[Header], commits: Mapping[Transfer, Commit]
+) -> frozenset[str]:
+    """Return the names of the details of which an invoice adds up to its header.
+
+    What was seen in real invoices of every tenant is not among them.
+    """
+    found: set[str] = set()
+    for header in headers:
+        answers = _answers(header, commits)
+        if not (header.unproven and answers and header.charged):
+            continue
+        if Charge(header.charged, header.currency).compare(answers) is Agreement.EQUAL:
+            found |= {each.detail_name for each in header.unproven if commits[each].rows}
+    return frozenset(found)
+
+
+def counts(header: Header, kinds: frozenset[str]) -> bool:
+    """Return whether it is sure that the line items of such an invoice add up to its header."""
+    return all(each.detail_name in kinds for each in header.unproven)
+
+
+def charge_of(header: Header, tolerance: Decimal | None) -> Charge | None:
+    """Return what a header charges, or None if it does not say."""
+    if header.charged is None:
+        return None
+    return Charge(header.charged, header.currency, tolerance)
+
+
+def answer_of(commit: Commit) -> Answer:
+    """Return what a commit has, summed up."""
+    return Answer(commit.rows, commit.total)
 
 
 def sole_transfers(invoices: Iterable[Invoice]) -> set[Transfer]:
@@ -79,53 +218,118 @@ def sole_transfers(invoices: Iterable[Invoice]) -> set[Transfer]:
     """
     found = set()
     for invoice in invoices:
-        named = [transfer_named(invoice.id, detail) for detail in invoice.details]
-        charging = _charging(named)
+        charging = header_of(invoice).charging
         if len(charging) == 1:
             found.update(charging)
     return found
 
 
-def reconcile_total(
-    invoice_id: str,
-    charged: Decimal | None,
-    transfers: Iterable[Transfer],
+def differing_pairs(used: Mapping[K, Decimal], billed: Mapping[K, Decimal]) -> list[K]:
+    """Return the keys whose quantities of usage are not those that were billed.
+
+    A key that is missing on one side always differs.
+    """
+    missing = used.keys() ^ billed.keys()
+    both = used.keys() & billed.keys()
+    differing = {key for key in both if not quantities_agree(used[key], billed[key])}
+    return sorted(missing | differing, key=str)
+
+
+def exit_code(*, is_whole: bool, reconciliations: Iterable[Reconciliation]) -> int:
+    """Return the exit code of a run or a verification.
+
+    `is_whole` says that nothing is missing or faulty.
+    """
+    if not is_whole:
+        return LACKING
+    differs = any(each.verdict is Verdict.DIFFERS for each in reconciliations)
+    return DISAGREEING if differs else WHOLE
+
+
+def _answers(header: Header, commits: Mapping[Transfer, Commit]) -> list[Answer] | None:
+    """Return what is committed of the charges of an invoice, or None if some is not."""
+    found = [commits.get(transfer) for transfer in header.charging]
+    answers = [answer_of(commit) for commit in found if commit is not None]
+    return answers if len(answers) == len(found) else None
+
+
+def _reconcile_one(
+    header: Header,
     commits: Mapping[Transfer, Commit],
+    known: Circumstances,
+    kinds: frozenset[str],
 ) -> Reconciliation:
-    """Compare a header's total with the sums of `commits`."""
-    billing = _charging(transfers)
-    if charged is None:
-        return Reconciliation(
-            invoice_id, Verdict.NOT_COMPARABLE, why="the header has no totalCharges"
-        )
-    charged = money(charged)
-    if not billing:
-        return Reconciliation(
-            invoice_id, Verdict.NOT_COMPARABLE, charged, why="it has no details with charges"
-        )
-    found = [commits.get(transfer) for transfer in billing]
-    if missing := [
-        str(transfer) for transfer, commit in zip(billing, found, strict=True) if commit is None
-    ]:
-        return Reconciliation(
-            invoice_id, Verdict.NOT_COMPARABLE, charged, why=f"not exported: {', '.join(missing)}"
-        )
-    totals = [commit.total for commit in found if commit is not None]
-    known = [total for total in totals if total is not None]
-    if len(known) < len(totals):
-        return Reconciliation(
-            invoice_id, Verdict.NOT_COMPARABLE, charged, why="some charges are not numbers"
-        )
-    listed = exact_sum(known)
-    verdict = Verdict.AGREES if listed == charged else Verdict.DIFFERS
-    return Reconciliation(invoice_id, verdict, charged, money(listed))
+    charged = None if header.charged is None else money(header.charged)
+    charge = charge_of(header, known.tolerance)
+    answers = _answers(header, commits)
+    listed = None if answers is None else sum_of_answers(answers)
+    if charge is None or charged is None or not answers or listed is None:
+        why = _explain_no_comparison(header, commits)
+        return Reconciliation(header.invoice_id, Verdict.NOT_COMPARABLE, charged, why=why)
+    difference = Difference(charged, money(listed))
+    is_empty = not any(answer.rows for answer in answers)
+    verdict = _judge(
+        header.invoice_id,
+        charge.compare(answers),
+        difference,
+        known,
+        counts=is_empty or counts(header, kinds),
+    )
+    why = _explain(verdict, header, kinds, known.accepted.get(header.invoice_id))
+    if is_empty and verdict is Verdict.DIFFERS:
+        why = "".join(_advise_on_periods(header))
+    return Reconciliation(header.invoice_id, verdict, difference.charged, difference.listed, why)
 
 
-def _charging(transfers: Iterable[Transfer]) -> list[Transfer]:
-    """Return the transfers whose rows make up the invoice's charges, each row once."""
-    counting = [each for each in dict.fromkeys(transfers) if each.detail.is_charged]
-    providers = {transfer.provider for transfer in counting}
-    return [each for each in counting if providers.isdisjoint(each.detail.repeats)]
+def _judge(
+    invoice_id: str,
+    agreement: Agreement | None,
+    difference: Difference,
+    known: Circumstances,
+    *,
+    counts: bool,
+) -> Verdict:
+    """Return the verdict on an invoice."""
+    if agreement is Agreement.EQUAL:
+        return Verdict.AGREES
+    if agreement is Agreement.WITHIN_ROUNDING:
+        return Verdict.WITHIN_ROUNDING
+    accepted = known.accepted.get(invoice_id)
+    if accepted and accepted.difference == difference:
+        return Verdict.ACCEPTED
+    return Verdict.DIFFERS if counts else Verdict.RULE_NOT_CONFIRMED
+
+
+def _explain(
+    verdict: Verdict,
+    header: Header,
+    kinds: frozenset[str],
+    accepted: Acceptance | None,
+) -> str:
+    """Say what else there is to know of a verdict."""
+    if verdict is Verdict.WITHIN_ROUNDING:
+        return "within rounding"
+    if verdict is Verdict.ACCEPTED and accepted:
+        reason = f": {printable(accepted.reason)}" if accepted.reason else ""
+        return f"accepted at {accepted.at}{reason}"
+    if verdict is Verdict.RULE_NOT_CONFIRMED:
+        names = sorted({each.detail_name for each in header.unproven} - kinds)
+        return f"rule not confirmed: no invoice with {', '.join(names)} has agreed yet"
+    return ""
+
+
+def _advise_on_periods(header: Header) -> list[str]:
+    """Return what may be the cause if an invoice has no rows at all."""
+    return [explanation(each) for each in header.charging if needs_graph(each)][:1]
+
+
+def _explain_no_comparison(header: Header, commits: Mapping[Transfer, Commit]) -> str:
+    if header.charged is None:
+        return "the header has no totalCharges"
+    if not header.charging:
+        return "it has no details with charges"
+    missing = [str(each) for each in header.charging if each not in commits]
+    return f"not exported: {', '.join(missing)}" if missing else "some charges are not numbers"
 
 
 def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
@@ -140,19 +344,31 @@ def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
     }
 
 
+_SHOWN = {
+    Verdict.DIFFERS: "DIFFERS",
+    Verdict.WITHIN_ROUNDING: "ROUNDED",
+    Verdict.ACCEPTED: "ACCEPTED",
+    Verdict.RULE_NOT_CONFIRMED: "NOT SURE",
+}
+"""Verdicts that have a line for each invoice, and how that line begins."""
+
+
 def reconciliation_lines(reconciliations: tuple[Reconciliation, ...]) -> list[str]:
-    """Return a count of the verdicts, and a line for each invoice that differs."""
+    """Return a count of the verdicts, and a line for each invoice that does not simply agree."""
     if not reconciliations:
         return []
-    counts = Counter(each.verdict for each in reconciliations)
-    words = ", ".join(_count(verdict, counts[verdict]) for verdict in Verdict if counts[verdict])
+    numbers = Counter(each.verdict for each in reconciliations)
+    words = ", ".join(_count(verdict, numbers[verdict]) for verdict in Verdict if numbers[verdict])
     lines = [
         f"reconciliation of {counted(len(reconciliations), 'invoice')} with the header: {words}"
     ]
-    lines += [f"DIFFERS {each}" for each in reconciliations if each.verdict is Verdict.DIFFERS]
+    for verdict, word in _SHOWN.items():
+        lines += [f"{word} {each}" for each in reconciliations if each.verdict is verdict]
     return lines
 
 
 def _count(verdict: Verdict, number: int) -> str:
-    plural = number != 1 and verdict is not Verdict.NOT_COMPARABLE
-    return f"{number:,} {verdict.value.removesuffix('s') if plural else verdict.value}"
+    first, _, rest = verdict.value.partition(" ")
+    if number != 1 and first in ("agrees", "differs"):
+        first = first.removesuffix("s")
+    return f"{number:,} {first} {rest}".rstrip()

@@ -55,6 +55,11 @@ class RepairReport:
         """Whether nothing is faulty any more."""
         return (self.after or self.before).sound
 
+    @property
+    def exit_code(self) -> int:
+        """The exit code of what is in the archive now."""
+        return (self.after or self.before).exit_code
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
         return {

@@ -12,7 +12,12 @@ from bulkfetch.billing.details import schema_of
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer, explanation, needs_graph
 from bulkfetch.runs.failures import Failure, failure_lines
-from bulkfetch.runs.reconcile import Reconciliation, reconciliation_dict, reconciliation_lines
+from bulkfetch.runs.reconcile import (
+    Reconciliation,
+    exit_code,
+    reconciliation_dict,
+    reconciliation_lines,
+)
 from bulkfetch.words import counted, encodable, printable
 
 
@@ -46,6 +51,12 @@ class ExportReport:
     def complete(self) -> bool:
         """Whether every planned transfer is committed."""
         return not self.failures
+
+    @property
+    def exit_code(self) -> int:
+        """0 if everything is committed and agrees, 1 if something is not committed, 4 if only the
+        numbers of an invoice disagree."""
+        return exit_code(is_whole=self.complete, reconciliations=self.reconciliations)
 
     @property
     def rows(self) -> int:

@@ -17,6 +17,7 @@ from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse
 from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.layout import (
+    ACCEPTED,
     ARCHIVE,
     DOCUMENTS,
     FORMAT_VERSION,
@@ -33,19 +34,26 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.reading import parquet_file
+from bulkfetch.archive.records import money
+from bulkfetch.archive.witness import read_acceptances
 from bulkfetch.billing.details import Explained
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.invoices import details_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
-from bulkfetch.billing.transfers import Transfer, transfer_named
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
-from bulkfetch.decoding.jsontext import loads
-from bulkfetch.errors import OutputError, StorageError
+from bulkfetch.errors import DamagedError, OutputError, StorageError
 from bulkfetch.runs.reconcile import (
+    DISAGREEING,
+    WHOLE,
+    Header,
     Reconciliation,
     Verdict,
-    reconcile_total,
+    differing_pairs,
+    exit_code,
+    headers_in,
+    read_circumstances,
+    reconcile,
     reconciliation_dict,
     reconciliation_lines,
 )
@@ -105,6 +113,13 @@ class VerifyReport:
         return not self.usage and all(
             each.verdict is not Verdict.DIFFERS for each in self.reconciliations
         )
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing is faulty and no number differs, 1 if something is faulty, 4 if only numbers
+        differ."""
+        code = exit_code(is_whole=self.sound, reconciliations=self.reconciliations)
+        return DISAGREEING if code == WHOLE and self.usage else code
 
     @property
     def transfers(self) -> int:
@@ -222,10 +237,13 @@ def verify(
     disk or the object store refuses, and SettingsError.
     """
     settings = read_settings(settings, **keywords) if keywords else settings
-    return verify_store(open_archive(output, settings), str(output), deep=deep)
+    tolerance = settings.money_tolerance if settings else None
+    return verify_store(open_archive(output, settings), str(output), deep=deep, tolerance=tolerance)
 
 
-def verify_store(store: Store, output: str, *, deep: bool) -> VerifyReport:
+def verify_store(
+    store: Store, output: str, *, deep: bool, tolerance: Decimal | None = None
+) -> VerifyReport:
     """Check an archive as `verify` does, in a store; `output` is what the report calls it."""
     being_written = store.is_locked(LOCK)
     findings = _archive_file(store)
@@ -233,6 +251,7 @@ def verify_store(store: Store, output: str, *, deep: bool) -> VerifyReport:
     findings += damaged
     for found in side_by_side(store, partial(_check_commit, store, deep=deep), commits):
         findings += found
+    findings += _accepted_file(store)
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
     findings += _strays(store, commits)
@@ -244,10 +263,7 @@ def verify_store(store: Store, output: str, *, deep: bool) -> VerifyReport:
         deep=deep,
         commits=tuple(commits),
         findings=(*findings, *header_findings),
-        reconciliations=tuple(
-            reconcile_total(header.invoice_id, header.charged, header.transfers, by_transfer)
-            for header in headers
-        ),
+        reconciliations=reconcile(headers, by_transfer, read_circumstances(store, tolerance)),
         usage=() if findings or not deep else tuple(_usage_differences(store, by_transfer)),
         not_exported=() if header_findings else tuple(left_out),
         being_written=being_written,
@@ -303,6 +319,16 @@ def _archive_file(store: Store) -> list[Finding]:
             f"{store.where} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
             "use the version that wrote it"
         )
+    return []
+
+
+def _accepted_file(store: Store) -> list[Finding]:
+    """Check the record of what the user has accepted."""
+    try:
+        read_acceptances(store)
+    except DamagedError as error:
+        what = f"{error}; remove it and run `bulkfetch accept` again"
+        return [Finding(str(ACCEPTED), what)]
     return []
 
 
@@ -413,16 +439,7 @@ def _strays(store: Store, commits: Sequence[Commit]) -> Iterator[Finding]:
             yield Finding(str(name), "no commit names this file, yet readers see it")
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """What an invoice header of the archive says that can be held against its commits."""
-
-    invoice_id: str
-    charged: Decimal | None
-    transfers: tuple[Transfer, ...]
-
-
-def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[_Header], list[Finding]]:
+def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[Header], list[Finding]]:
     """Read the invoice headers of the archive, and find what is wrong with their table."""
     try:
         table = read_headers(store)
@@ -440,18 +457,7 @@ def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[_Header], li
     findings = [
         Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed
     ]
-    columns = (table.column(name).to_pylist() for name in ("id", "totalCharges", "invoiceDetails"))
-    headers = [
-        _Header(identifier, charged, _transfers_of(identifier, details))
-        for identifier, charged, details in zip(*columns, strict=True)
-    ]
-    return headers, findings
-
-
-def _transfers_of(invoice_id: str, details: str | None) -> tuple[Transfer, ...]:
-    """Return the transfers that a header's details, kept as JSON text, stand for."""
-    found = () if details is None else details_of(loads(details.encode()), invoice_id)
-    return tuple(transfer_named(invoice_id, each) for each in found)
+    return headers_in(table), findings
 
 
 def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
@@ -467,15 +473,20 @@ def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> 
             continue
         used = _quantities(store, usage, explained)
         billed = _quantities(store, billing, explained)
-        pairs = sorted({*used, *billed}, key=str)
-        differing = [key for key in pairs if (used.get(key) or 0) != (billed.get(key) or 0)]
+        differing = differing_pairs(used, billed)
         if differing:
             provider, invoice_id = transfer.provider, printable(transfer.invoice_id)
+            first = differing[0]
             yield (
                 f"invoice {invoice_id}: {provider} usage and billing quantities differ "
-                f"for {len(differing)} of {len(billed)} (subscription, resource) pairs, "
-                f"first {differing[0]}"
+                f"for {len(differing)} of {len({*used, *billed})} (subscription, resource) pairs, "
+                f"first {first}: {_quantity(used.get(first))} used, "
+                f"{_quantity(billed.get(first))} billed"
             )
+
+
+def _quantity(quantity: Decimal | None) -> str:
+    return "none" if quantity is None else f"{money(quantity):f}"
 
 
 def _quantities(
@@ -499,4 +510,5 @@ def _quantities(
     together = pa.concat_tables(tables).group_by(keys, use_threads=False)
     summed = together.aggregate([("quantity_sum", "sum")])
     by_key = zip(*(summed.column(name).to_pylist() for name in keys), strict=True)
-    return dict(zip(by_key, summed.column("quantity_sum_sum").to_pylist(), strict=True))
+    sums = (each or Decimal(0) for each in summed.column("quantity_sum_sum").to_pylist())
+    return dict(zip(by_key, sums, strict=True))

@@ -7,12 +7,14 @@ function's signature says which it depends on, and a command offers those it use
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.values import (
+    AMOUNT,
     BASE_URL,
     COMMAND,
     FILE,
@@ -291,7 +293,20 @@ class StorageSettings(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(StorageSettings, ArchiveSettings, SignInSettings):
+class ReconciliationSettings(_Group):
+    """How line items are compared with the headers of their invoices."""
+
+    money_tolerance: Decimal | None = _setting(
+        AMOUNT,
+        None,
+        "The most by which an invoice may differ from its line items and agree within rounding, "
+        "in its own currency; 0.005 for each line item at most.",
+        otherwise="1.00 or a millionth of the charge, whichever is smaller",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ReconciliationSettings, StorageSettings, ArchiveSettings, SignInSettings):
     """Every setting. Values are checked and brought to their type, whoever gives them.
 
     Raises SettingsError. Where several credentials are given, `sign_in` says which are used.
@@ -303,6 +318,7 @@ GROUPS: dict[str, type[_Group]] = {
     "sign_in": SignInSettings,
     "archive": ArchiveSettings,
     "storage": StorageSettings,
+    "reconciliation": ReconciliationSettings,
 }
 """The groups of settings by name, in the order in which they are shown."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -60,3 +61,5 @@ class SettingsKeywords(TypedDict, total=False):
     storage_credentials: str | Path | None
     storage_timeout_s: float | None
     storage_patience_s: float | None
+
+    money_tolerance: str | Decimal | None

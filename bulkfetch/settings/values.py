@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -299,3 +300,15 @@ SECONDS = ValueKind(
     _show_number,
 )
 RATE = ValueKind("N", _number_between(0.001, 10_000, "a number from 0.001 to 10000"), _show_number)
+
+
+def _read_amount(value: object) -> Decimal:
+    amount = Decimal("NaN")
+    with suppress(InvalidOperation, ValueError):
+        amount = Decimal(str(value).strip())
+    if not amount.is_finite() or not 0 <= amount <= 1_000_000:
+        raise ValueError(f"must be an amount of money from 0 to 1000000, not {_quote(value)}")
+    return amount
+
+
+AMOUNT = ValueKind("AMOUNT", _read_amount)

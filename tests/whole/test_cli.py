@@ -34,7 +34,7 @@ TOKEN = "s3cr3t-t0ken"
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[SpawnedSandbox]:
-    with spawn(["--line-items", str(ROWS), "--unreconciled", "1", "--token", TOKEN]) as running:
+    with spawn(["--line-items", str(ROWS), "--token", TOKEN]) as running:
         yield running
 
 
@@ -266,8 +266,9 @@ EVERY = setting_names()
         (["invoices", "document"], {*SERVICE} - PAGES),
         (["login"], {*SERVICE} - PAGES),
         (["line-items"], {*SERVICE} - {"invoice_page_size"}),
-        (["verify"], STORAGE),
+        (["verify"], ["money_tolerance", *STORAGE]),
         (["repair"], EVERY),
+        (["accept"], ["money_tolerance", *STORAGE]),
         (["config"], EVERY),
         (["schema"], []),
         (["sandbox"], []),
@@ -288,7 +289,7 @@ def test_the_help_of_a_verification_fits_a_screen_and_all_that_it_accepts_still_
     run: Run, at_sandbox: SpawnedSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = run("verify", "--help").out
-    assert len(shown.splitlines()) <= 54
+    assert len(shown.splitlines()) <= 58
     assert "`bulkfetch export --help` shows them" in " ".join(shown.split())
     assert run("export", "lake", "--quiet").code == 0
     monkeypatch.delenv("BULKFETCH_BASE_URL")
@@ -475,7 +476,7 @@ def test_an_export_reports_on_stdout_and_shows_its_progress_on_stderr(
         == "lake: 14 transfers committed, 0 committed before, 0 failed, of 7 invoices"
     )
     assert "  one_time/usage_line_items: 60 line items" in ended.out
-    assert "reconciliation of 7 invoices with the header: 6 agree, 1 differs" in ended.out
+    assert "reconciliation of 7 invoices with the header: 7 agree" in ended.out
     assert ended.err.splitlines()[-1].startswith("invoices 7/7, transfers 14/14, 262 rows in 0:")
     assert made == {
         "invoices": 1,
@@ -508,7 +509,7 @@ def test_quiet_shows_no_progress(run: Run, at_sandbox: SpawnedSandbox) -> None:
 def test_json_is_one_document_with_exact_amounts(run: Run, at_sandbox: SpawnedSandbox) -> None:
     report = run("export", "lake", "--json").json
     assert (report["complete"], report["transfers_committed"], report["failures"]) == (True, 14, [])
-    assert {each["verdict"] for each in report["reconciliation"]} == {"agrees", "differs"}
+    assert {each["verdict"] for each in report["reconciliation"]} == {"agrees"}
     assert all(isinstance(each["charged"], str) for each in report["reconciliation"])
 
 
@@ -1283,13 +1284,49 @@ def test_a_verification_lays_out_what_it_checked_for_people(
     assert "every line item is what its commit says" in run("verify", "lake", "--deep").out
 
 
-def test_differences_with_the_invoices_fail_a_strict_verification_only(
+def test_an_invoice_that_differs_is_exit_code_4_until_it_is_accepted(
+    run: Run, tmp_path: Path
+) -> None:
+    with spawn(["--line-items", str(ROWS), "--unreconciled", "1", "--token", TOKEN]) as sandbox:
+        flags = ["--base-url", sandbox.base_url, "--token", sandbox.token, "--quiet"]
+        exported = run("export", "lake", *flags, "--json")
+        assert (exported.code, exported.json["complete"]) == (4, True)
+        verified = run("verify", "lake", "--json")
+        assert (verified.code, verified.json["sound"], verified.json["reconciled"]) == (
+            4,
+            True,
+            False,
+        )
+        differing = [
+            each for each in verified.json["reconciliation"] if each["verdict"] == "differs"
+        ]
+        (invoice_id,) = [each["invoice_id"] for each in differing]
+
+        accepted = run("accept", "lake", invoice_id, "--reason", "a credit by hand")
+
+        assert accepted.code == 0
+        assert accepted.out.startswith(f"ACCEPTED invoice {invoice_id}: line items list ")
+        assert accepted.out.endswith(": a credit by hand)\n")
+        assert run("verify", "lake").code == 0
+        again = run("export", "lake", *flags)
+        assert again.code == 0
+        assert f"ACCEPTED invoice {invoice_id}" in again.out
+
+
+def test_only_a_difference_of_a_known_invoice_can_be_accepted(
     run: Run, at_sandbox: SpawnedSandbox
 ) -> None:
     run("export", "lake", "--quiet")
-    assert run("verify", "lake").code == 0
-    ended = run("verify", "lake", "--strict", "--json")
-    assert (ended.code, ended.json["sound"], ended.json["reconciled"]) == (1, True, False)
+    invoice_id = run("verify", "lake", "--json").json["reconciliation"][0]["invoice_id"]
+
+    agreeing = run("accept", "lake", invoice_id)
+    unknown = run("accept", "lake", "D-NONE", invoice_id)
+
+    assert (agreeing.code, unknown.code) == (1, 1)
+    assert agreeing.err == f"bulkfetch: error: nothing to accept: invoice {invoice_id}: agrees\n"
+    assert unknown.err.endswith("has no header of invoice D-NONE\n")
+    assert run("accept", "lake").code == 2
+    assert not Path("lake/_bulkfetch/accepted.json").exists()
 
 
 def test_an_archive_is_verified_against_the_server(run: Run, at_sandbox: SpawnedSandbox) -> None:

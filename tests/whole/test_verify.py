@@ -374,7 +374,7 @@ def test_a_header_that_was_altered_is_found_and_where_it_is_on_record_no_longer_
     archive: Path,
 ) -> None:
     table = pq.ParquetFile(archive / HEADERS).read()
-    charges = pc.add(table.column("totalCharges").cast(pa.decimal128(28, 2)), Decimal("0.01"))
+    charges = pc.add(table.column("totalCharges").cast(pa.decimal128(28, 2)), Decimal("5.00"))
     altered = column(table, "totalCharges", charges.cast(pa.decimal128(38, 24)))
     pq.write_table(altered, archive / HEADERS)
     assert "its sha256 is not the one on record" in found(archive)[str(HEADERS)]
@@ -383,7 +383,9 @@ def test_a_header_that_was_altered_is_found_and_where_it_is_on_record_no_longer_
 
     verified = verify(archive)
     assert verified.sound
-    assert {each.verdict for each in verified.reconciliations} == {Verdict.DIFFERS}
+    verdicts = {each.verdict for each in verified.reconciliations}
+    assert verdicts == {Verdict.DIFFERS, Verdict.RULE_NOT_CONFIRMED}
+    assert verified.exit_code == 4
 
 
 def test_a_header_that_is_lacking_is_found(archive: Path) -> None:
@@ -458,8 +460,9 @@ AZURE = [("azure", "billing_line_items"), ("azure", "usage_line_items")]
     [
         ([("S", "R", "0.1"), ("S", "R", "0.2"), ("S", "Q", "7")], None),
         ([("S", "R", "0.1"), ("S", "Q", "7")], 1),
-        ([("S", "R", "0.3"), ("S", "Q", "7.000000000000000000000001")], 1),
-        ([("S", "R", "0.3"), ("S", "Q", "7"), ("T", "Q", "1")], 1),
+        ([("S", "R", "0.3"), ("S", "Q", "7.000000000000000000000001")], None),
+        ([("S", "R", "0.3"), ("S", "Q", "7.00001")], 1),
+        ([("S", "R", "0.3"), ("S", "Q", "7"), ("T", "Q", "0")], 1),
         ([], 2),
     ],
 )
@@ -476,18 +479,24 @@ async def test_usage_that_does_not_add_up_to_what_is_billed_is_reported(
 
     assert report.sound
     if differing is None:
-        assert report.usage == ()
+        assert (report.usage, report.exit_code) == ((), 0)
     else:
         (said,) = report.usage
-        assert f"quantities differ for {differing} of 2 (subscription, resource) pairs" in said
+        assert report.exit_code == 4
+        assert f"quantities differ for {differing} of " in said
         assert f"DIFFERS {said}" in report.lines()
 
 
-async def test_a_billed_quantity_of_nothing_needs_no_usage(tmp_path: Path) -> None:
+async def test_a_pair_that_is_missing_on_one_side_differs_whatever_the_quantity(
+    tmp_path: Path,
+) -> None:
     billed = [usage("S", "R", "0"), '{"subscriptionId":"S","resourceGuid":"Q"}']
     tenant = MadeUp([invoice("A", *AZURE)], {("A", *AZURE[0]): billed, ("A", *AZURE[1]): []})
 
-    assert (await verified(tenant, tmp_path)).usage == ()
+    assert (await verified(tenant, tmp_path)).usage == (
+        "invoice A: azure usage and billing quantities differ for 2 of 2 (subscription, resource) "
+        "pairs, first ('S', 'Q'): none used, 0.00 billed",
+    )
 
 
 async def test_charges_that_cannot_be_compared_say_so(tmp_path: Path) -> None:

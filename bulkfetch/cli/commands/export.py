@@ -14,14 +14,7 @@ from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import name_sandbox, open_settings
-from bulkfetch.cli.terminal import (
-    COMPLETE,
-    INCOMPLETE,
-    drop_stdout,
-    print_report,
-    print_result,
-    say,
-)
+from bulkfetch.cli.terminal import COMPLETE, drop_stdout, print_report, print_result, say
 from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.export import export_async, plan_only
 from bulkfetch.runs.failures import failure_lines
@@ -75,7 +68,7 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
     if arguments.json:
         for line in failure_lines(report.failures):
             say(line)
-    return COMPLETE if report.complete else INCOMPLETE
+    return report.exit_code
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import argparse
 
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import name_sandbox, open_settings
-from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, print_report
+from bulkfetch.cli.terminal import print_report
 from bulkfetch.runs.repair import RepairReport, repair_async
 from bulkfetch.stats import RunStats
 
@@ -27,4 +27,4 @@ def repair(arguments: argparse.Namespace) -> int:
     with open_settings(arguments) as settings:
         report = run(arguments, repair_archive, progress=stats)
     print_report(report, as_json=arguments.json)
-    return COMPLETE if report.sound else INCOMPLETE
+    return report.exit_code

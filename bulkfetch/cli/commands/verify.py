@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 from bulkfetch.cli.tenant import load
-from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, print_report
+from bulkfetch.cli.terminal import print_report
 from bulkfetch.runs.verify import VerifyReport
 from bulkfetch.runs.verify import verify as verify_archive
-from bulkfetch.storage.addresses import parse_address
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -17,16 +16,12 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def verify_files(arguments: argparse.Namespace) -> VerifyReport:
-    """Check an archive by its files; settings are read for an object store only."""
-    settings = None
-    if parse_address(arguments.output) is not None:
-        settings = load(arguments).settings
+    """Check an archive by its files."""
+    settings = load(arguments).settings
     return verify_archive(arguments.output, deep=arguments.deep, settings=settings)
 
 
 def print_verification(report: VerifyReport, arguments: argparse.Namespace) -> int:
     """Print a verification, and return its exit code."""
     print_report(report, as_json=arguments.json)
-    if report.sound and (report.reconciled or not arguments.strict):
-        return COMPLETE
-    return INCOMPLETE
+    return report.exit_code

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -178,6 +179,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "storage_credentials": str(google_file),
         "storage_timeout_s": "30",
         "storage_patience_s": "90",
+        "money_tolerance": "0.50",
     }
     assert set(texts) == {setting.name for setting in dataclasses.fields(Settings)}
     expected = Settings(
@@ -219,6 +221,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         storage_credentials=google_file,
         storage_timeout_s=30.0,
         storage_patience_s=90.0,
+        money_tolerance=Decimal("0.50"),
     )
     parser = argparse.ArgumentParser()
     add_settings(parser, *GROUPS)
@@ -718,7 +721,9 @@ def test_keyword_arguments_have_the_names_and_types_of_the_settings() -> None:
     types = get_type_hints(Settings)
     assert set(keywords) == set(setting_names())
     for setting in dataclasses.fields(Settings):
-        as_text = {Secret, Path} & set(get_args(types[setting.name])) or kind_of(setting) is SIZE
+        as_text = {Secret, Path, Decimal} & set(get_args(types[setting.name])) or kind_of(
+            setting
+        ) is SIZE
         expected = types[setting.name] | None
         assert keywords[setting.name] == (expected | str if as_text else expected), setting.name
 
