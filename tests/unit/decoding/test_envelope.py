@@ -270,7 +270,7 @@ def test_a_page_that_says_something_twice_is_malformed_on_any_way(twice: str) ->
         JsonDecoder().decode,
         PageDecoder("I", schema_of("office", "billing_line_items")).decode,
     ):
-        with pytest.raises(MalformedBodyError, match="it has two .* keys"):
+        with pytest.raises(MalformedBodyError, match=r"it has two .* keys"):
             read(text)
 
 
