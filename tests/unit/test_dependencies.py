@@ -14,6 +14,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from support.syntax import tree_of
 
 import bulkfetch
 from bulkfetch.storage.addresses import Service
@@ -48,7 +49,7 @@ def declared_for(module: str) -> set[str]:
 
 def imported_by(path: Path) -> Iterator[str]:
     """The modules that are neither ours nor Python's, imported anywhere in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.syntax import tree_of
 
 import bulkfetch
 
@@ -50,7 +51,7 @@ LOADS_NO_NETWORK = [
 def imports_of(path: Path) -> set[str]:
     """The modules of ours that a module imports, inside functions or not, without `bulkfetch.`."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if (
             isinstance(node, ast.ImportFrom)
             and node.module

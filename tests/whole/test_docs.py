@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.syntax import tree_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -96,7 +97,7 @@ def test_the_map_has_each_folder_above_what_it_imports() -> None:
 
 def constant(path: str, name: str) -> Any:
     """The value of a name that a module assigns."""
-    for statement in ast.parse((ROOT / path).read_text()).body:
+    for statement in tree_of(ROOT / path).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
             return ast.literal_eval(statement.value)
     raise AssertionError(f"{path} has no {name}")

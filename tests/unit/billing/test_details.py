@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.syntax import tree_of
 
 import bulkfetch
 from bulkfetch.billing.details import DETAILS, Detail, Paging, api_spelling, detail_of
@@ -22,7 +23,7 @@ CLOUD = {("storage/addresses.py", "azure")}
 
 def texts_of(path: Path) -> Iterator[str]:
     """Every text in a module that is neither a docstring nor the description of a name."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
