@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from functools import partial
 
 import anyio.to_thread
 
@@ -29,6 +30,10 @@ _NOT_ABOUT_TOKENS = (401, 403, 408, 429)
 """Statuses of a refusal that does not say that a continuation token has expired."""
 
 
+_KEPT_BYTES = 4 << 20
+"""Bodies up to this size are kept until their turn comes, and decoded while the next is fetched."""
+
+
 class ChainSource:
     """Follows continuation tokens. A page can only be reached from the page before."""
 
@@ -40,7 +45,7 @@ class ChainSource:
         used."""
         fetcher, transfer = self._fetcher, walk.transfer
         chain, size = _Chain(transfer, walk.start), fetcher.settings.page_size
-        task = self._ask(transfer, chain.token, size)
+        task = self._ask(walk, chain.token, size)
         try:
             while True:
                 try:
@@ -51,11 +56,11 @@ class ChainSource:
                     if chain.has_begun or not may_shrink(error, size):
                         raise
                     size = shrink(transfer, fetcher, size)
-                    task = self._ask(transfer, None, size)
+                    task = self._ask(walk, None, size)
                     continue
                 token = chain.token_of(envelope)
                 if token is not None:
-                    task = self._ask(transfer, token, size)
+                    task = self._ask(walk, token, size)
                 response = await self._decode(walk, body, chain.page_name)
                 start = chain.bookmark
                 chain.check(response, is_last=token is None)
@@ -72,12 +77,16 @@ class ChainSource:
         return None
 
     def _ask(
-        self, transfer: Transfer, token: str | None, size: int
-    ) -> PageTask[tuple[bytes, Envelope]]:
-        request = _request(transfer, self._fetcher.settings, token, size)
-        return PageTask(self._fetcher, request, _with_envelope)
+        self, walk: Walk[P], token: str | None, size: int
+    ) -> PageTask[tuple[bytes | Response[P], Envelope]]:
+        request = _request(walk.transfer, self._fetcher.settings, token, size)
+        return PageTask(self._fetcher, request, partial(_read, walk=walk))
 
-    async def _decode(self, walk: Walk[P], body: bytes, page_name: str) -> Response[P]:
+    async def _decode(
+        self, walk: Walk[P], body: bytes | Response[P], page_name: str
+    ) -> Response[P]:
+        if not isinstance(body, bytes):
+            return body
         try:
             return await anyio.to_thread.run_sync(
                 walk.decoder.decode,
@@ -189,5 +198,7 @@ def _request(transfer: Transfer, settings: Settings, token: str | None, size: in
     return Request(transfer.resource_path, tuple(query), {CONTINUATION_HEADER: token})
 
 
-def _with_envelope(body: bytes) -> tuple[bytes, Envelope]:
-    return body, peek(utf8_of(body))
+def _read(body: bytes, walk: Walk[P]) -> tuple[bytes | Response[P], Envelope]:
+    """Read the envelope; a large body is decoded at once, while its memory is counted."""
+    envelope = peek(utf8_of(body))
+    return (body if len(body) <= _KEPT_BYTES else walk.decoder.decode(body)), envelope

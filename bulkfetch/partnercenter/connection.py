@@ -11,6 +11,7 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.bodies import Bodies
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
 from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.pace import PacePolicy
@@ -60,6 +61,7 @@ async def open_session(
             policy=RetryPolicy(max_attempts=settings.max_attempts, patience_s=settings.patience_s),
             clock=clock,
             log=log,
+            bodies=Bodies(settings.max_bodies_bytes),
             mask=Mask(_secrets_of(settings)),
         )
 

@@ -158,6 +158,11 @@ class ServiceSettings(_Group):
         256 << 20,
         "The largest page to accept, compressed or not; a larger one fails its transfer.",
     )
+    max_bodies_bytes: int = _setting(
+        SIZE,
+        96 << 20,
+        "The most memory that all pages on their way may take; a larger one is taken alone.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,6 +31,7 @@ class SettingsKeywords(TypedDict, total=False):
     read_timeout_s: float | None
     patience_s: float | None
     max_page_bytes: int | str | None
+    max_bodies_bytes: int | str | None
 
     token: str | Secret | None
     token_command: str | Secret | None

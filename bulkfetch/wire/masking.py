@@ -51,7 +51,7 @@ class _Spellings:
 
 
 class Mask:
-    """Knows the secrets of one run. The narrowest rule: these very secrets, and nothing like them."""
+    """Knows the secrets of one run: these very texts are hidden, and nothing like them."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known: dict[str, _Spellings] = {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Protocol, TypeVar
 from uuid import uuid4
@@ -25,7 +26,9 @@ from bulkfetch.errors import (
     TooManyFilesError,
 )
 from bulkfetch.runlog import RunLog
+from bulkfetch.settings.declared import default_of
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.bodies import Bodies, Room
 from bulkfetch.wire.limits import AdaptiveLimit, Slot
 from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.refusals import lacks_user, refusal
@@ -137,7 +140,9 @@ class Session:
         clock: Clock,
         log: RunLog | None = None,
         mask: Mask | None = None,
+        bodies: Bodies | None = None,
     ) -> None:
+        self._bodies = bodies or Bodies(default_of("max_bodies_bytes"))
         self._mask = mask or Mask()
         self._transport = transport
         self._tokens = tokens
@@ -189,23 +194,44 @@ class Session:
             self._stats.retries += 1
 
     async def _attempt(self, request: Request, tries: _Tries, read: Callable[[bytes], T]) -> T:
-        answer = await self._send_within_limit(request, tries)
-
-        def read_body() -> T:
-            body = answer.body()
-            # documents stay what the server said, byte by byte
-            clean = self._mask.hide_in_body(body) if request.receiver is None else body
-            if clean is not body:
-                self.log.note("secret_hidden", path=request.path, request_id=tries.request_id)
-            return read(clean)
-
-        result = await anyio.to_thread.run_sync(
-            read_body, limiter=self.decoding, abandon_on_cancel=True
-        )
+        with self._bodies.room() as room:
+            answer = await self._send_within_limit(replace(request, room=room), tries)
+            result = await self._read_in_room(
+                answer, room, partial(self._clean, request, tries, read)
+            )
         self._budget.note_success(self._clock.now())
         if request.receiver is None:  # a repeated one with a receiver would write its file again
             self._known_good = request
         return result
+
+    async def _read_in_room(self, answer: Answer, room: Room, read: Callable[[bytes], T]) -> T:
+        """Return what `read` makes of the body, unzipped in room for it."""
+
+        async def read_up_to(most: int) -> T:
+            if answer.is_zipped:
+                await room.grow(len(answer.wire_body) + most)
+            return await anyio.to_thread.run_sync(
+                lambda: read(answer.body(max_bytes=most)),
+                limiter=self.decoding,
+                abandon_on_cancel=True,
+            )
+
+        claimed = answer.claimed_bytes() if answer.is_zipped else answer.max_bytes
+        try:
+            return await read_up_to(claimed)
+        except MalformedBodyError:
+            if claimed == answer.max_bytes:
+                raise
+        # it may have more members than the last, whose size is the one that is claimed
+        return await read_up_to(answer.max_bytes)
+
+    def _clean(self, request: Request, tries: _Tries, read: Callable[[bytes], T], body: bytes) -> T:
+        """Return what `read` makes of a body without our secrets."""
+        # documents stay what the server said, byte by byte
+        clean = self._mask.hide_in_body(body) if request.receiver is None else body
+        if clean is not body:
+            self.log.note("secret_hidden", path=request.path, request_id=tries.request_id)
+        return read(clean)
 
     async def _wait_or_give_up(self, error: RequestError, tries: _Tries) -> None:
         """Return when the request may be tried again; raise `error`, or what ends the run."""

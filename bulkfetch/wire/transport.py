@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from bulkfetch.errors import (
 )
 from bulkfetch.settings.declared import ServiceSettings
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.bodies import Room
 from bulkfetch.words import printable
 
 _READ_BUFFER_BYTES = 1 << 20
@@ -38,6 +40,7 @@ _MAX_HEADER_BYTES = 64 << 10
 _SLOWEST_BYTES_PER_S = 1000.0
 _MAX_WORDS = 200
 _INFLATE_STEP_BYTES = 4 << 20
+_ROOM_STEP_BYTES = 256 << 10
 _MAX_GZIP_MEMBERS = 1000
 _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
 
@@ -68,6 +71,8 @@ class Request:
     query: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     receiver: Receiver | None = field(default=None, compare=False)
+    room: Room | None = field(default=None, compare=False, repr=False)
+    """Where the body takes its memory from, if that is bounded."""
 
     @property
     def target(self) -> str:
@@ -84,7 +89,17 @@ class Answer:
     wire_body: bytes
     max_bytes: int = 256 << 20
 
-    def body(self) -> bytes:
+    @property
+    def is_zipped(self) -> bool:
+        """Whether the body takes more memory once its content coding is undone."""
+        return "gzip" in self.headers.get("content-encoding", "").casefold()
+
+    def claimed_bytes(self) -> int:
+        """Return the size of the body without its content coding, as its last bytes claim it."""
+        claimed = int.from_bytes(self.wire_body[-4:], "little")
+        return max(len(self.wire_body), min(claimed, self.max_bytes))
+
+    def body(self, *, max_bytes: int | None = None) -> bytes:
         """Return the body without its content coding. CPU-bound: call it in a thread.
 
         Raises MalformedBodyError if the stream is cut, has data after its end, or expands beyond
@@ -97,7 +112,7 @@ class Answer:
             raise MalformedBodyError(
                 f"the body has the content coding {printable(coding)[:40]!r} instead of gzip"
             )
-        return gunzip(self.wire_body, max_bytes=self.max_bytes)
+        return gunzip(self.wire_body, max_bytes=max_bytes or self.max_bytes)
 
 
 class Transport(Protocol):
@@ -172,29 +187,41 @@ class AiohttpTransport:
             exchange.answered = True
             is_streamed = response.status == 200 and "Content-Encoding" not in response.headers
             receiver = request.receiver if is_streamed else None
-            body = await self._read_body(response, patience, receiver)
+            room = request.room if receiver is None else None
+            body = await self._read_body(response, patience, receiver, room)
             names = response.headers
             found = {name.lower(): ", ".join(names.getall(name)) for name in names}
             return Answer(response.status, found, body, self._settings.max_page_bytes)
 
     async def _read_body(
-        self, response: aiohttp.ClientResponse, patience: asyncio.Timeout, receiver: Receiver | None
+        self,
+        response: aiohttp.ClientResponse,
+        patience: asyncio.Timeout,
+        receiver: Receiver | None,
+        room: Room | None,
     ) -> bytes:
         if response.status == 200 and not _is_framed(response):
             raise MalformedBodyError(
                 "the answer has neither a length nor chunks, so a cut could not be detected"
             )
         settings, now = self._settings, asyncio.get_running_loop().time
-        begun_at = now()
-        chunks: list[bytes] = []
+        # getvalue copies nothing here; joining chunks would take twice the memory
+        content = io.BytesIO()
         received = 0
+        length = min(response.content_length or 0, settings.max_page_bytes)
+        await _take_room(room, length, patience)
+        begun_at = now()
         if receiver is not None:
             await anyio.to_thread.run_sync(receiver.begin)
         while not response.content.at_eof():
             patience.reschedule(now() + settings.read_timeout_s)
             chunk = await response.content.readany()
+            if room is not None and received + len(chunk) > room.held:
+                waited_at = now()
+                await _take_room(room, received + len(chunk) + _ROOM_STEP_BYTES, patience)
+                begun_at += now() - waited_at
             if receiver is None:
-                chunks.append(chunk)
+                content.write(chunk)
             else:
                 await anyio.to_thread.run_sync(receiver.write, chunk)
             received += len(chunk)
@@ -208,8 +235,20 @@ class AiohttpTransport:
                 raise NoProgressError(
                     f"the body came too slowly: {received:,} bytes in {elapsed_s:.0f} s"
                 )
+            if elapsed_s > settings.patience_s:
+                raise NoProgressError(
+                    f"the body did not end within {settings.patience_s:g} s (--patience-s): "
+                    f"{received:,} bytes so far"
+                )
         patience.reschedule(None)
-        return b"".join(chunks)
+        return content.getvalue()
+
+
+async def _take_room(room: Room | None, size_bytes: int, patience: asyncio.Timeout) -> None:
+    """Wait for memory. That is nobody's fault, and not counted against the server."""
+    if room is not None:
+        patience.reschedule(None)
+        await room.grow(size_bytes)
 
 
 def _is_framed(response: aiohttp.ClientResponse) -> bool:
@@ -304,8 +343,7 @@ def gunzip(body: bytes, *, max_bytes: int) -> bytes:
     Raises MalformedBodyError if it is cut, damaged, has data after its end, or expands beyond
     `max_bytes`.
     """
-    parts: list[bytes] = []
-    size = 0
+    content = io.BytesIO()
     for _ in range(_MAX_GZIP_MEMBERS):
         inflater = isal_zlib.decompressobj(wbits=_GZIP)
         while not inflater.eof:
@@ -316,16 +354,15 @@ def gunzip(body: bytes, *, max_bytes: int) -> bytes:
                 raise MalformedBodyError(f"the gzip body is damaged ({error})") from error
             if not part and not inflater.eof:
                 raise MalformedBodyError("the gzip body is cut")
-            size += len(part)
-            if size > max_bytes:
+            if content.tell() + len(part) > max_bytes:
                 raise MalformedBodyError(
                     f"the body expands beyond {max_bytes} bytes (--max-page-bytes)"
                 )
-            parts.append(part)
+            content.write(part)
             body = inflater.unconsumed_tail
         body = inflater.unused_data
         if not body:
-            return b"".join(parts)
+            return content.getvalue()
     raise MalformedBodyError(f"the gzip body has more than {_MAX_GZIP_MEMBERS} members")
 
 
