@@ -298,7 +298,8 @@ def test_a_link_that_leads_elsewhere_is_no_matter_here() -> None:
 
 
 def test_an_archived_header_says_what_the_invoice_did() -> None:
-    text = """{"id":"D1","totalCharges":5.5,"currencyCode":"EUR","invoiceDate":"2025-04-05",
+    text = """{"id":"D1","totalCharges":5.5,"currencyCode":"EUR",
+        "invoiceDate":"2025-04-05T00:00:00",
         "invoiceDetails":[{"billingProvider":"office","invoiceLineItemType":"billing_line_items"}]}"""
     invoice = invoice_of(loads(text.encode()))
 
