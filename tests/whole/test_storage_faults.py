@@ -154,11 +154,11 @@ async def test_a_store_that_throttles_slows_the_run(
         if isinstance(lake.server, S3Server)
         else azure_error(503, "ServerBusy")
     )
-    with FaultyProxy(lake.server.port, throttle(80, 10, answer)) as proxy:
+    with FaultyProxy(lake.server.port, throttle(40, 10, answer)) as proxy:
         await lake.run_into(invoices, **lake.flags(proxy.port))
 
     assert lake.differences(clean) == []
-    assert faulted(proxy) > 10
+    assert faulted(proxy) > 5
 
 
 def dead_from(number: int, until: Callable[[], bool]) -> Callable[[Seen], Fault | None]:
