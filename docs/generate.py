@@ -40,6 +40,7 @@ FOLDERS = (
     "decoding",
     "settings",
     "runlog",
+    "logguard",
     "words",
     "stats",
     "errors",

@@ -18,6 +18,7 @@ from msal.exceptions import MsalError
 from requests.adapters import HTTPAdapter
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
+from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import CLOUDS, SignInSettings, Way
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.logins import Login, read_login, write_login
@@ -197,6 +198,8 @@ def entra_client(
     identities: they are on this machine or link-local, and are sent no secret.
     """
     where = where or settings.authority
+    ours = (settings.client_secret, settings.refresh_token)
+    guard_logs(*(each.reveal() for each in ours if each is not None))
     try:
         with HttpClient(settings, where, allow_http=allow_http) as http:
             yield http
@@ -344,6 +347,7 @@ def token_of_answer(
     if not isinstance(token, str) or not token:
         raise SignInError(refusal_of(answer, settings, http, old))
     refresh_token = answer.get("refresh_token")
+    guard_logs(token, refresh_token if isinstance(refresh_token, str) else None)
     return Issued(
         token,
         lifetime_s(answer.get("expires_in")),

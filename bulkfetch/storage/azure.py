@@ -15,6 +15,7 @@ from azure.storage.blob import ContainerClient
 from obstore.store import AzureStore
 
 from bulkfetch.errors import SettingsError
+from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
@@ -104,10 +105,13 @@ def _find_key(settings: StorageSettings, connection: dict[str, str]) -> AzureCon
 
 
 def _key_options(key: str) -> AzureConfig:
+    guard_logs(key)
     return {"account_key": key, "credential_type": "access_key"}
 
 
 def _sas_options(sas: str) -> AzureConfig:
+    # its signature alone is the secret part
+    guard_logs(sas.lstrip("?"), *(each.partition("sig=")[2] for each in sas.split("&")))
     return {"sas_key": sas.lstrip("?"), "credential_type": "sas_token"}
 
 
@@ -135,6 +139,7 @@ def _sign_in(endpoint: str) -> TokenCredential:
 def _provide(credential: TokenCredential) -> Any:
     """Return a token in the form that obstore asks for."""
     token = credential.get_token(_SCOPE)
+    guard_logs(token.token)
     return {"token": token.token, "expires_at": datetime.fromtimestamp(token.expires_on, UTC)}
 
 

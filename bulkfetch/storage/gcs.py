@@ -18,6 +18,7 @@ from google.oauth2.service_account import Credentials
 from obstore.store import GCSStore
 
 from bulkfetch.errors import SettingsError, StorageError
+from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
@@ -88,6 +89,7 @@ def _provide(credentials: Any, request: Request) -> Any:
     if not credentials.valid:
         credentials.refresh(request)
     expiry = credentials.expiry  # in UTC, without saying so
+    guard_logs(credentials.token)
     return {
         "token": credentials.token,
         "expires_at": expiry.replace(tzinfo=UTC) if expiry else None,

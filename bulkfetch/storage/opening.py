@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from bulkfetch.errors import OutputError
+from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.addresses import Address, Service, parse_address
@@ -82,6 +83,7 @@ def open_objects(address: Address, settings: StorageSettings) -> Objects:
     # not at the top: it needs obstore, which a local export does without
     from bulkfetch.storage.objects import Objects
 
+    guard_logs(*(each.reveal() for each in (settings.storage_key, settings.storage_sas) if each))
     objects = Objects(address, container, patience_s=settings.storage_patience_s)
     objects.probe()
     return objects

@@ -14,6 +14,7 @@ from botocore.session import Session
 from obstore.store import S3Store
 
 from bulkfetch.errors import OutputError, SettingsError, StorageError
+from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
@@ -115,6 +116,7 @@ def _region_of(client: Any, address: Address) -> str:
 def _provide(credentials: Any) -> Any:
     """Return the current credentials in the form that obstore asks for."""
     frozen = credentials.get_frozen_credentials()
+    guard_logs(frozen.secret_key, frozen.token)
     return {
         "access_key_id": frozen.access_key,
         "secret_access_key": frozen.secret_key,

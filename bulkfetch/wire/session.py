@@ -25,6 +25,7 @@ from bulkfetch.errors import (
     SignInError,
     TooManyFilesError,
 )
+from bulkfetch.logguard import guard_logs
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import default_of
 from bulkfetch.stats import RunStats
@@ -361,6 +362,7 @@ class Session:
         async with self._limit.slot() as slot:
             tries.token = await self._tokens.token()
             self._mask.learn(tries.token)
+            guard_logs(tries.token)
             tries.sent_at = self._clock.now()
             self._stats.in_flight += 1
             try:

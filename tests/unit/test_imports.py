@@ -15,13 +15,14 @@ import bulkfetch
 
 PACKAGE = Path(bulkfetch.__file__).parent
 
-SMALL = ("errors", "words", "stats", "runlog")
+SMALL = ("errors", "words", "stats", "runlog", "logguard")
 """Modules at the top that every folder may import."""
 IMPORTS = {
     "errors": "",
     "words": "errors",
     "stats": "",
     "runlog": "errors words",
+    "logguard": "words",
     "settings": "",
     "decoding": "",
     "billing": "decoding",

@@ -1,0 +1,74 @@
+"""Keeps secrets out of the records that libraries log, whatever level somebody has set."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, unquote
+
+from bulkfetch.words import printable
+
+_SHORTEST = 8
+_MOST_KNOWN = 1000
+_LIBRARIES = frozenset(
+    ("aiohttp", "asyncio", "azure", "botocore", "google", "msal", "obstore", "requests", "urllib3")
+)
+_TALKATIVE = ("botocore", "google", "msal", "azure.identity")
+"""At DEBUG these log whole requests and answers, in which credentials come that nobody knew of."""
+_NOT_SHOWN = "(not shown: at this level it may hold credentials)"
+
+_known: dict[str, None] = {}
+
+
+def guard_logs(*secrets: str | None) -> None:
+    """Hide `secrets` in all records that are logged in this process from now on.
+
+    What libraries log of requests and credentials at DEBUG is not shown at all.
+    """
+    for secret in secrets:
+        if secret is not None and len(secret) >= _SHORTEST and secret not in _known:
+            for spelling in (secret, quote(secret, safe=""), quote(secret), unquote(secret)):
+                _known[spelling] = None
+    while len(_known) > _MOST_KNOWN:  # tokens of weeks ago
+        del _known[next(iter(_known))]
+    factory = logging.getLogRecordFactory()
+    if not isinstance(factory, _Guard):
+        logging.setLogRecordFactory(_Guard(factory))
+
+
+class _Guard:
+    """A factory of log records that cleans each record of the factory before it."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, *given: Any, **named: Any) -> logging.LogRecord:
+        record = self._make(*given, **named)
+        _clean(record)
+        return record
+
+
+def _clean(record: logging.LogRecord) -> None:
+    is_library = record.name.partition(".")[0] in _LIBRARIES
+    if record.levelno < logging.INFO and record.name.startswith(_TALKATIVE):
+        record.msg, record.args, record.exc_info = _NOT_SHOWN, (), None
+        return
+    try:
+        text = record.getMessage()
+    except Exception:  # whatever is wrong with it, logging itself says so
+        return
+    clean = _hide(printable(text) if is_library else text)
+    if is_library or clean != text:  # arguments may show more than the message does
+        record.msg, record.args = clean, ()
+    if record.exc_info and record.exc_info[0] is not None:
+        trace = logging.Formatter().formatException(record.exc_info)
+        if (hidden := _hide(trace)) != trace:
+            record.exc_info, record.exc_text = None, hidden
+
+
+def _hide(text: str) -> str:
+    for secret in list(_known):
+        if secret in text:
+            text = text.replace(secret, "***")
+    return text
