@@ -68,6 +68,8 @@ class FastPage:
     envelope: Mapping[str, Any]
     rows: int
     columns: Columns
+    keys: int
+    """How many keys the page's object has."""
 
 
 class FastDecoder:
@@ -103,9 +105,9 @@ class FastDecoder:
         if not self._nothing_lost(text, page, table):
             return self._decode(text, page) if self._learn(page, strangers) else None
         columns, envelope = self._columns(rows), _envelope_of(page)
-        return (
-            None if columns is None or envelope is None else FastPage(envelope, len(rows), columns)
-        )
+        if columns is None or envelope is None:
+            return None
+        return FastPage(envelope, len(rows), columns, len(page))
 
     def _learn(self, page: simdjson.Object, strangers: tuple[str, ...]) -> bool:
         """Add unknown fields as text, and return whether there are any: then the page can be parsed

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from isal import isal_zlib
@@ -17,7 +18,7 @@ from bulkfetch.decoding.columns import Columns, columns_of
 from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.fast import ENVELOPE_KEYS, FastDecoder, read_envelope
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema
-from bulkfetch.decoding.jsontext import Json, Number, Pairs, is_unicode, loads, utf8_of
+from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps, is_unicode, loads, utf8_of
 from bulkfetch.errors import MalformedBodyError
 from bulkfetch.words import printable
 
@@ -88,7 +89,7 @@ class JsonDecoder:
         """Parse a response body. Raises MalformedBodyError for anything but a page."""
         text = utf8_of(body)
         top, items = page_of(text)
-        return Response(self.page(items, _digest(text)), envelope_of(top))
+        return Response(self.page(items, digest_of(text, 1 + len(top))), envelope_of(top))
 
     def page(self, items: list[Json], digest: bytes = b"") -> JsonPage:
         """Make a page of parsed items."""
@@ -139,11 +140,11 @@ class PageDecoder:
         """Decode a response body. Raises MalformedBodyError for anything but a page of line
         items."""
         text = utf8_of(body)
-        digest = _digest(text)
         if self._fast is not None and (fast := self._fast.decode(text)) is not None:
-            return Response(Page(fast.rows, fast.columns, digest), envelope_of(fast.envelope))
+            page = Page(fast.rows, fast.columns, digest_of(text, fast.keys))
+            return Response(page, envelope_of(fast.envelope))
         top, items = page_of(text)
-        return Response(self.page(items, digest), envelope_of(top))
+        return Response(self.page(items, digest_of(text, 1 + len(top))), envelope_of(top))
 
     def page(self, items: list[Json], digest: bytes = b"") -> Page:
         """Make a page of parsed items."""
@@ -235,16 +236,61 @@ def _kind_of(value: Json) -> Kind | None:
     return Kind.TEXT if isinstance(value, str) else None
 
 
-def _digest(text: bytes) -> bytes:
-    """Return a checksum of a page's rows, from its items to its links; copies may differ in the
-    rest.
+def digest_of(text: bytes, keys: int) -> bytes:
+    """Return a checksum of the rows of a page whose object has `keys` keys, wherever these stand.
 
     Two checksums of 32 bits take a twentieth of the time of a cryptographic hash. They are enough
     to distinguish the pages of a transfer, and no one gains from making two pages look alike.
     """
-    start, end = max(text.find(b'"items"'), 0), text.rfind(b'"links"')
-    rows = memoryview(text)[start : end if end > start else len(text)]
+    start, before = _find_start(text)
+    end = _find_end(text, start, keys - before) if before else None
+    rows: bytes | memoryview = memoryview(text)[start:end]
+    if end is None:  # it is spelled in an odd way: parse it, which takes longer
+        rows = dumps(page_of(text)[1]).encode()
     return isal_zlib.crc32(rows).to_bytes(4) + isal_zlib.adler32(rows).to_bytes(4)
+
+
+_ITEMS = b'"items"'
+_MAX_GUESSES = 64
+
+
+def _find_start(text: bytes) -> tuple[int, int]:
+    """Return where the value of `items` starts, and how many keys there are up to it, 0 if it is
+    not found.
+
+    What stands before `items` is a whole JSON object if it is closed there; it is not if the place
+    is within a text or another object.
+    """
+    place = -1
+    for _ in range(_MAX_GUESSES):
+        place = text.find(_ITEMS, place + 1)
+        if place < 0:
+            break
+        if keys := _keys_in(text[:place] + _ITEMS + b":0}"):
+            return place + len(_ITEMS), keys
+    return 0, 0
+
+
+def _find_end(text: bytes, start: int, behind: int) -> int | None:
+    """Return where the value of `items` ends if `behind` keys follow it; None if it is not
+    found."""
+    place = len(text)
+    for _ in range(_MAX_GUESSES):
+        place = text.rfind(b"]", start, place)
+        if place < 0:
+            break
+        if _keys_in(b"{" + _ITEMS + b":[" + text[place:]) == 1 + behind:
+            return place
+    return None
+
+
+def _keys_in(text: bytes) -> int:
+    """Return how many keys a JSON object has; 0 if the text is not one."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return 0
+    return len(found) if isinstance(found, dict) else 0
 
 
 def _repeats_a_key(value: Json) -> bool:

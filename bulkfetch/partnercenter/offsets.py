@@ -200,9 +200,7 @@ class _OffsetWalk(Generic[P]):
             )
         if page.rows > self._size and not self._is_first:
             raise self._contradiction(f"has {page.rows} rows where {self._size} were asked for")
-        what = self._seen.add(
-            page, _page_at(position), total=envelope.total_count, says_where=said is not None
-        )
+        what = self._seen.add(page, _page_at(position), total=envelope.total_count)
         if what:
             raise self._contradiction(what)
 

@@ -34,20 +34,18 @@ class SeenPages:
     def __contains__(self, page: AnyPage) -> bool:
         return page.digest in self._names
 
-    def add(
-        self, page: AnyPage, name: str, *, total: int | None = None, says_where: bool = True
-    ) -> str | None:
+    def add(self, page: AnyPage, name: str, *, total: int | None = None) -> str | None:
         """Count `page`, which messages call `name` and whose `totalCount` is `total`.
 
         Returns what the page contradicts, in words that follow its name, or None. A few rows may
-        equal earlier rows by chance; more are a copy of an earlier page. If the page does not say
-        where it belongs (`says_where`), a single one is.
+        equal earlier rows by chance: then the invoice's header decides. More are a copy of an
+        earlier page.
         """
         self.rows += page.rows
         if page.rows:
             earlier = self._names.setdefault(page.digest, name)
             self._alike = 0 if earlier == name else self._alike + page.rows
-            if self._alike >= (_ROWS_OF_A_COPY if says_where else 1):
+            if self._alike >= _ROWS_OF_A_COPY:
                 return f"repeats the rows of {earlier}"
         return self._compare_totals(page.rows, total)
 

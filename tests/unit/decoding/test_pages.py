@@ -30,7 +30,7 @@ from bulkfetch.billing.details import DETAILS, schema_of
 from bulkfetch.billing.schemas import LICENSE_BASED, ONE_TIME
 from bulkfetch.decoding.fields import RESCUED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.decoding.pages import PageDecoder, infer_schema, page_of
+from bulkfetch.decoding.pages import JsonDecoder, PageDecoder, infer_schema, page_of
 from bulkfetch.errors import MalformedBodyError
 
 SCHEMAS = {row.schema.resource: row.schema for row in DETAILS.values() if row.schema}
@@ -346,6 +346,59 @@ def test_the_digest_tells_pages_apart_but_not_by_their_links() -> None:
     assert digest(text) == digest(text.replace("offset=0", "offset=2000"))
     assert digest(text) != digest(text.replace('"quantity":1', '"quantity":2'))
     assert digest('{"items":[{"quantity":1}]}') != digest('{"items":[{"quantity":2}]}')
+
+
+_KEYS_BESIDE_ITEMS = {
+    "totalCount": st.integers(0, 10),
+    "continuationToken": st.sampled_from(["a", '"items":[', "]}", '"items"', "x]"]),
+    "links": st.sampled_from(["/x", "/y?a=[]", '"]}']).map(lambda uri: {"self": {"uri": uri}}),
+    "attributes": st.sampled_from([{}, {"items": [1]}, {"items": []}]),
+    "warnings": st.lists(st.sampled_from(["]", "items", "x"]), max_size=3),
+}
+
+
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {"n": st.integers(0, 3), "s": st.sampled_from(["links", "]", '"items":['])}
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    others=st.lists(
+        st.fixed_dictionaries({"n": st.integers(0, 3), "links": st.just([])}),
+        min_size=1,
+        max_size=5,
+    ),
+    data=st.data(),
+)
+def test_the_digest_is_of_the_rows_wherever_the_keys_stand(
+    rows: list[object], others: list[object], data: st.DataObject
+) -> None:
+    def digest(items: list[object]) -> bytes:
+        names = data.draw(st.permutations(["items", *_KEYS_BESIDE_ITEMS]))
+        kept = [name for name in names if name == "items" or data.draw(st.booleans())]
+        top = {n: items if n == "items" else data.draw(_KEYS_BESIDE_ITEMS[n]) for n in kept}
+        body = json.dumps(top, separators=(",", ":")).encode()
+        digests = {
+            PageDecoder("D1", LICENSE_BASED).decode(body).page.digest,
+            JsonDecoder().decode(body).page.digest,
+        }
+        assert len(digests) == 1
+        return digests.pop()
+
+    assert digest(rows) == digest(rows)
+    assert digest(rows) != digest(others)
+
+
+def test_the_digest_of_a_large_page_does_not_depend_on_what_stands_behind_its_rows() -> None:
+    rows = ",".join(f'{{"customerName":"c{n}]","quantity":{n}}}' for n in range(20_000))
+    decoder = PageDecoder("D1", LICENSE_BASED)
+    one, two = (
+        decoder.decode(f'{{"items":[{rows}],"links":{links}}}'.encode()).page.digest
+        for links in ('{"self":{"uri":"/x?a=1","headers":[]}}', "{}")
+    )
+    assert one == two
 
 
 def inferred(text: str) -> dict[str, Kind]:

@@ -44,12 +44,6 @@ def test_fewer_rows_may_be_alike_until_ten_of_them_are_in_a_row() -> None:
     assert said == [None] * 5 + ["repeats the rows of page 0"]
 
 
-def test_a_page_that_does_not_say_where_it_belongs_may_not_repeat_at_all() -> None:
-    seen = SeenPages()
-    seen.add(Rows.of(1, "a"), "page 0", says_where=False)
-    assert seen.add(Rows.of(1, "a"), "page 1", says_where=False) == "repeats the rows of page 0"
-
-
 def test_empty_pages_are_alike() -> None:
     seen = SeenPages()
     assert [seen.add(Rows.of(0, ""), f"page {number}") for number in range(20)] == [None] * 20
