@@ -22,6 +22,7 @@ from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.sources import PlacedPage, Walk
 from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
+from bulkfetch.decoding.fields import UNDECLARED
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
 from bulkfetch.decoding.pages import Decoder, JsonDecoder, P, PageDecoder
 from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
@@ -312,8 +313,10 @@ class LineItems:
                 yield placed.page.items
 
     async def batches(self) -> AsyncGenerator[pa.RecordBatch, None]:
-        """Yield the line items as Arrow record batches of the type's declared schema, one a
-        page."""
+        """Yield the line items as Arrow record batches of the type's schema, one a page.
+
+        Of a type without a declared schema, each line item is JSON text.
+        """
         declared = self.transfer.detail.schema
         decoder = PageDecoder(self.transfer.invoice_id, declared)
         async with aclosing(self._walk(decoder)) as pages:
@@ -321,12 +324,12 @@ class LineItems:
                 yield decoder.batch(placed.page, placed.start.line)
 
     async def table(self) -> pa.Table:
-        """Get all line items as one Arrow table of the type's declared schema."""
+        """Get all line items as one Arrow table of the type's schema."""
         declared = self.transfer.detail.schema
         batches = [batch async for batch in self.batches()]
         if batches:
             return pa.Table.from_batches(batches)
-        return declared.arrow.empty_table() if declared else pa.table({})
+        return (declared or UNDECLARED).arrow.empty_table()
 
     def _walk(self, decoder: Decoder[P]) -> AsyncGenerator[PlacedPage[P], None]:
         source = source_of(self.transfer, self.client.opened().fetcher)

@@ -11,6 +11,8 @@ import pyarrow as pa
 INVOICE_ID = "invoice_id"
 LINE_NUMBER = "line_number"
 RESCUED = "_rescued"
+ITEM = "item"
+"""The column of a whole line item, of a type that is not declared."""
 
 MONEY = pa.decimal128(38, 24)
 """Money, rates and quantities: 14 digits before the point; real rates have up to 22 after it."""
@@ -56,8 +58,8 @@ class Source(Enum):
     MODELLED = "SDK model"
     """Only a model of Microsoft's SDKs, or a table of the documentation, names it: no row with it
     is public."""
-    SEEN = "first page"
-    """It is not declared: the first page of the transfer has it."""
+    SEEN = "line items"
+    """It is not declared: line items have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +77,29 @@ class LineItemSchema:
     """The columns of one line-item type.
 
     `resource` is Microsoft's name of it, or "" for a type that is not declared. `total` names the
-    column whose sum is the transfer's share of its invoice's `totalCharges`, or is None.
+    column whose sum is the transfer's share of its invoice's `totalCharges`, or is None. `rescues`
+    says whether there is a column for what the others cannot hold.
     """
 
     resource: str
     fields: tuple[Field, ...]
     total: str | None = None
+    rescues: bool = True
 
     @cached_property
     def arrow(self) -> pa.Schema:
         """The Arrow schema on disk: position, the API's own columns, and what they could not
         hold."""
-        return pa.schema(
-            [
-                pa.field(INVOICE_ID, pa.string(), nullable=False),
-                pa.field(LINE_NUMBER, pa.int64(), nullable=False),
-                *(pa.field(field.name, field.kind.arrow_type) for field in self.fields),
-                pa.field(RESCUED, pa.string()),
-            ]
-        )
+        columns = [
+            pa.field(INVOICE_ID, pa.string(), nullable=False),
+            pa.field(LINE_NUMBER, pa.int64(), nullable=False),
+            *(pa.field(field.name, field.kind.arrow_type) for field in self.fields),
+        ]
+        return pa.schema([*columns, pa.field(RESCUED, pa.string())] if self.rescues else columns)
+
+
+UNDECLARED = LineItemSchema(resource="", fields=(Field(ITEM, Kind.JSON),), rescues=False)
+"""The columns of each type that is not declared: the line items as exact JSON text.
+
+They are the same for all invoices, so that their partition can be read as one table.
+"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from isal import isal_zlib
 from bulkfetch.decoding.columns import Columns, columns_of
 from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.fast import ENVELOPE_KEYS, FastDecoder, read_envelope
-from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER, RESCUED, Field, Kind, LineItemSchema
-from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps, is_unicode, loads, utf8_of
+from bulkfetch.decoding.fields import UNDECLARED, LineItemSchema
+from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps, loads, utf8_of
 from bulkfetch.errors import MalformedBodyError
 from bulkfetch.words import printable
 
@@ -115,26 +114,16 @@ class FastDecoders:
 class PageDecoder:
     """Decodes the pages of one transfer into record batches. Safe to share between threads.
 
-    For a line-item type without a declared schema, the first page decides the columns.
+    Line items of a type without a declared schema are kept whole, as in `fields.UNDECLARED`.
     """
 
     def __init__(
         self, invoice_id: str, schema: LineItemSchema | None, decoders: FastDecoders | None = None
     ) -> None:
         self.invoice_id = invoice_id
-        self._schema = schema
+        self.schema = schema or UNDECLARED
+        """The schema of the batches."""
         self._fast = None if schema is None else (decoders or FastDecoders()).of(schema)
-        self._inferring = threading.Lock()
-
-    @property
-    def schema(self) -> LineItemSchema:
-        """The schema in force. Raises LookupError while it waits for the first page to be
-        inferred."""
-        if self._schema is None:
-            raise LookupError(
-                "the schema of this line-item type is known once its first page is decoded"
-            )
-        return self._schema
 
     def decode(self, body: bytes) -> Response[Page]:
         """Decode a response body. Raises MalformedBodyError for anything but a page of line
@@ -151,22 +140,18 @@ class PageDecoder:
         return Page(len(items), self._columns(items), digest)
 
     def _columns(self, items: list[Json]) -> Columns:
-        """Take the exact way, with the schema in force or one inferred from the first items."""
-        if self._schema is None and not items:  # nothing to infer columns from
-            return columns_of(items, ())
-        if self._schema is None:
-            with self._inferring:
-                schema = self._schema or infer_schema(items)
-                columns = columns_of(items, schema.fields)
-                self._schema, self._fast = schema, FastDecoder(schema.fields)
-                return columns
-        return columns_of(items, self._schema.fields)
+        """Take the exact way."""
+        if self.schema is UNDECLARED:
+            return _whole_items(items)
+        return columns_of(items, self.schema.fields)
 
     def batch(self, page: Page, first_line: int) -> pa.RecordBatch:
         """Make a record batch of `page`, whose first row is number `first_line` of its transfer."""
         lines = pc.add(_line_numbers(page.rows), pa.scalar(first_line, pa.int64()))
         invoice_ids = pa.repeat(pa.scalar(self.invoice_id), page.rows)
-        arrays = [invoice_ids, lines, *page.columns.arrays, page.columns.rescued]
+        arrays = [invoice_ids, lines, *page.columns.arrays]
+        if self.schema.rescues:
+            arrays.append(page.columns.rescued)
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema.arrow)
 
 
@@ -207,33 +192,13 @@ def peek(text: bytes) -> Envelope:
     return envelope_of(page_of(text)[0] if page is None else page)
 
 
-def infer_schema(items: list[Json]) -> LineItemSchema:
-    """Make a schema from the first page of a type that is not declared.
-
-    Texts, numbers and booleans become columns. Nested values, and other fields of later pages, are
-    rescued.
-    """
-    kinds: dict[str, set[Kind | None]] = {}
-    for item in items:
-        for name, value in item if isinstance(item, Pairs) else ():
-            if value is not None:
-                kinds.setdefault(name, set()).add(_kind_of(value))
-    taken = {INVOICE_ID, LINE_NUMBER, RESCUED, "provider", "line_item_type"}
-    fields = []
-    for name, found in kinds.items():
-        kind = found.pop() if len(found) == 1 else None
-        if kind is not None and is_unicode(name) and name.casefold() not in taken:
-            taken.add(name.casefold())
-            fields.append(Field(name, kind))
-    return LineItemSchema(resource="", fields=tuple(fields))
-
-
-def _kind_of(value: Json) -> Kind | None:
-    if isinstance(value, bool):
-        return Kind.BOOLEAN
-    if isinstance(value, Number):
-        return Kind.DECIMAL
-    return Kind.TEXT if isinstance(value, str) else None
+def _whole_items(items: list[Json]) -> Columns:
+    """Return line items as JSON text. Raises MalformedBodyError if one is not an object."""
+    for row, item in enumerate(items):
+        if not isinstance(item, Pairs):
+            raise MalformedBodyError(f"item {row} of the page is not a JSON object")
+    texts = pa.array([dumps(item) for item in items], pa.string())
+    return Columns([texts], pa.nulls(len(items), pa.string()))
 
 
 def digest_of(text: bytes, keys: int) -> bytes:

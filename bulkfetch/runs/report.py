@@ -78,8 +78,7 @@ class ExportReport:
 
     @property
     def undeclared(self) -> list[str]:
-        """The details of this run whose type nobody declared: their columns were inferred from the
-        first page."""
+        """The details of this run whose type is not declared: their line items are JSON text."""
         names = {(each.transfer.provider, each.transfer.line_item_type) for each in self.committed}
         return sorted("/".join(name) for name in names if schema_of(*name) is None)
 
@@ -141,7 +140,8 @@ class ExportReport:
             named = [f"{printable(name)} {count:,}" for name, count in self.rescues.most_common(8)]
             lines.append(f"kept as exact JSON in _rescued: {', '.join(named)}")
         lines += [
-            f"WARNING {printable(name)} is no line-item type that this version knows: its columns were inferred"
+            f"WARNING this version does not know the line-item type {printable(name)}: "
+            "its line items are kept as JSON text, in the column `item`"
             for name in self.undeclared
         ]
         lines += [

@@ -204,6 +204,14 @@ def assert_holds(
             assert Counter((key, tagged(value)) for key, value in read(text)) == row.rescued
 
 
+def assert_holds_whole(batch: pa.RecordBatch, items: list[Obj], first_line: int = 0) -> None:
+    """Check a record batch of a type that is not declared against the items it was made of."""
+    batch.validate(full=True)
+    assert batch.schema.names == [INVOICE_ID, LINE_NUMBER, "item"]
+    assert batch.column(LINE_NUMBER).to_pylist() == list(range(first_line, first_line + len(items)))
+    assert [read(text) for text in batch.column("item").to_pylist()] == items
+
+
 def plain(array: Any) -> list[Any]:
     """Return the values of a column: dates as microseconds, numbers as fractions."""
     if pa.types.is_timestamp(array.type):

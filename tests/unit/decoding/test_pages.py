@@ -3,12 +3,9 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from random import Random
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,13 +21,13 @@ from support.payloads import (
     Payload,
     body_of,
 )
-from support.reference import assert_holds, items_of, read
+from support.reference import assert_holds, assert_holds_whole, items_of, read
 
 from bulkfetch.billing.details import DETAILS, schema_of
 from bulkfetch.billing.schemas import LICENSE_BASED, ONE_TIME
-from bulkfetch.decoding.fields import RESCUED, Field, Kind, LineItemSchema
+from bulkfetch.decoding.fields import RESCUED, UNDECLARED, LineItemSchema
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.decoding.pages import JsonDecoder, PageDecoder, infer_schema, page_of
+from bulkfetch.decoding.pages import JsonDecoder, PageDecoder
 from bulkfetch.errors import MalformedBodyError
 
 SCHEMAS = {row.schema.resource: row.schema for row in DETAILS.values() if row.schema}
@@ -70,17 +67,16 @@ def test_any_page_comes_back_without_loss(schema: LineItemSchema, data: st.DataO
 
 @given(st.data())
 def test_any_page_of_an_undeclared_type_comes_back_without_loss(data: st.DataObject) -> None:
-    """The first page decides the columns, whatever type it is of; the others bring what they
-    like."""
+    """The columns are the same whatever the pages bring: the item is JSON text."""
     decoder = PageDecoder("D1", None)
-    first, second, third = (
-        data.draw(pages(data.draw(st.sampled_from(list(SCHEMAS.values()))).fields)) for _ in "abc"
-    )
-    for text in (first, second, third, first):
+    for _ in "abc":
+        fields = data.draw(st.sampled_from(list(SCHEMAS.values()))).fields
+        text = data.draw(pages(fields))
         page = decoder.decode(text.encode()).page
         assert page.rows == len(items_of(text))
-        if page.rows:
-            assert_holds(decoder.batch(page, 3), items_of(text), decoder.schema.fields, 3)
+        batch = decoder.batch(page, 3)
+        assert batch.schema == UNDECLARED.arrow
+        assert_holds_whole(batch, items_of(text), 3)
 
 
 @given(st.integers(0, 10**6), st.data())
@@ -122,7 +118,7 @@ def test_real_payloads_are_what_their_source_has(payload: Payload) -> None:
 def test_real_line_items_of_an_undeclared_type_come_back_value_by_value(payload: Payload) -> None:
     decoder = PageDecoder("D1", None)
     batch = decoder.batch(decoder.decode(payload.body).page, 0)
-    assert_holds(batch, items_of(utf8_of(payload.body).decode()), decoder.schema.fields)
+    assert_holds_whole(batch, items_of(utf8_of(payload.body).decode()))
 
 
 @pytest.mark.parametrize(
@@ -401,88 +397,23 @@ def test_the_digest_of_a_large_page_does_not_depend_on_what_stands_behind_its_ro
     assert one == two
 
 
-def inferred(text: str) -> dict[str, Kind]:
-    return {field.name: field.kind for field in infer_schema(page_of(text.encode())[1]).fields}
+def test_a_line_item_of_an_undeclared_type_is_exact_text() -> None:
+    item = r'{"\ud800":"x","a":1.50,"a":null,"invoice_id":[{"b":1e5}]}'
+    batch = batch_of(f'{{"items":[{item}]}}'.encode(), None)
+    assert batch.to_pylist() == [{"invoice_id": "D1", "line_number": 0, "item": item}]
 
 
-def test_columns_of_an_undeclared_type_are_its_texts_numbers_and_booleans() -> None:
-    first = '{"a":"x","b":1.5,"c":true,"d":null,"e":[],"f":{}}'
-    second = '{"a":null,"d":"2020-01-01T00:00:00","g":"5"}'
-    assert inferred(f'{{"items":[{first},{second}]}}') == {
-        "a": Kind.TEXT,
-        "b": Kind.DECIMAL,
-        "c": Kind.BOOLEAN,
-        "d": Kind.TEXT,
-        "g": Kind.TEXT,
-    }
-
-
-def test_a_field_of_mixed_types_is_no_column() -> None:
-    assert inferred('{"items":[{"a":1,"b":"x","b":5},{"a":"1"}]}') == {}
-
-
-def test_a_column_is_not_called_like_one_of_ours_nor_like_another_in_other_case() -> None:
-    ours = '"Invoice_ID":"x","_rescued":"x","provider":"x","line_number":5'
-    text = f'{{"items":[{{{ours},"a":"x","A":"y"}}]}}'
-    assert inferred(text) == {"a": Kind.TEXT}
-
-
-def test_a_name_that_is_no_unicode_is_no_column() -> None:
-    """Once it ended in UnicodeEncodeError."""
-    text = r'{"items":[{"\ud800":"x","a":"y"}]}'
-    assert inferred(text) == {"a": Kind.TEXT}
-    assert batch_of(text.encode(), None).column(RESCUED).to_pylist() == [r'{"\ud800":"x"}']
-
-
-def test_later_pages_of_an_undeclared_type_are_rescued_where_they_do_not_fit() -> None:
-    decoder = PageDecoder("D1", None)
-    with pytest.raises(LookupError):
-        _ = decoder.schema
-    decoder.decode(b'{"items":[{"a":"x","b":1}]}')
-    batch = decoder.batch(
-        decoder.decode(b'{"items":[{"a":5,"b":"x","c":[1.0]},{"a":"y","b":"2.5"}]}').page, 2
-    )
-    assert decoder.schema == LineItemSchema("", (Field("a", Kind.TEXT), Field("b", Kind.DECIMAL)))
-    assert batch.column("a").to_pylist() == [None, "y"]
-    assert batch.column("b").to_pylist() == [None, Decimal("2.5")]
-    assert batch.column(RESCUED).to_pylist() == ['{"a":5,"b":"x","c":[1.0]}', None]
-
-
-def test_a_malformed_first_page_decides_nothing() -> None:
-    """Once a first page with an item that is no object fixed the columns, before it failed."""
-    decoder = PageDecoder("D1", None)
-    with pytest.raises(MalformedBodyError):
-        decoder.decode(b'{"items":[{"b":1},5]}')
-    decoder.decode(b'{"items":[{"a":"x"}]}')
-    assert decoder.schema.fields == (Field("a", Kind.TEXT),)
-
-
-def test_first_pages_decoded_at_the_same_time_agree_on_the_columns() -> None:
-    """Once each of them could infer its own, and values ended up under the names of another
-    page."""
-    for _ in range(30):
-        decoder = PageDecoder("D1", None)
-        start = threading.Barrier(4)
-        texts = [f'{{"items":[{{"{name}":"x","{name}{name}":"y"}}]}}' for name in "abcd"]
-
-        def work(
-            text: str, decoder: PageDecoder = decoder, start: threading.Barrier = start
-        ) -> Any:
-            start.wait(timeout=30)
-            return decoder.decode(text.encode()).page
-
-        with ThreadPoolExecutor(4) as pool:
-            decoded = list(pool.map(work, texts))
-        for text, done in zip(texts, decoded, strict=True):
-            assert_holds(decoder.batch(done, 0), items_of(text), decoder.schema.fields)
+def test_a_line_item_of_an_undeclared_type_is_an_object() -> None:
+    with pytest.raises(MalformedBodyError, match="item 1 of the page is not a JSON object"):
+        PageDecoder("D1", None).decode(b'{"items":[{"b":1},5]}')
 
 
 def test_the_reference_reads_what_it_is_given() -> None:
     assert read('{"a":1.50,"a":null}') == (("a", "1.50"), ("a", None))
 
 
-def test_an_empty_first_page_of_an_undeclared_type_does_not_decide_the_columns() -> None:
+def test_an_empty_page_of_an_undeclared_type_has_its_columns() -> None:
     decoder = PageDecoder("I", None)
-    assert decoder.decode(b'{"items":[]}').page.rows == 0
-    page = decoder.decode(b'{"items":[{"name":"a"}]}').page
-    assert decoder.batch(page, 0).column("name").to_pylist() == ["a"]
+    page = decoder.decode(b'{"items":[]}').page
+    assert page.rows == 0
+    assert decoder.batch(page, 0).schema == UNDECLARED.arrow

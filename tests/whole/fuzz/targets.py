@@ -12,7 +12,17 @@ from random import Random
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from support.reference import Num, Obj, assert_holds, held, number_of, plain, read, tagged
+from support.reference import (
+    Num,
+    Obj,
+    assert_holds,
+    assert_holds_whole,
+    held,
+    number_of,
+    plain,
+    read,
+    tagged,
+)
 from whole.fuzz import draws, oracle
 from whole.fuzz.client import client
 
@@ -21,7 +31,7 @@ from bulkfetch.billing.schemas import INVOICE, ONE_TIME
 from bulkfetch.decoding.columns import columns_of
 from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.fast import FastDecoder
-from bulkfetch.decoding.fields import Field, Kind
+from bulkfetch.decoding.fields import UNDECLARED, Field, Kind
 from bulkfetch.decoding.jsontext import Json, Pairs, loads, utf8_of
 from bulkfetch.decoding.pages import JsonDecoder, PageDecoder, page_of, peek
 from bulkfetch.errors import MalformedBodyError, RequestError
@@ -73,10 +83,12 @@ def _check_page(decoder: PageDecoder, body: bytes, first_line: int) -> None:
     assert page.rows == len(items)
     _check_continuation(response.envelope, top)
     assert response.envelope == JsonDecoder().decode(body).envelope
-    if page.rows or decoder._schema is not None:
-        fields = decoder.schema.fields
-        assert_holds(decoder.batch(page, first_line), items, fields, first_line)
-        _check_both_ways(page.columns, body, fields)
+    batch = decoder.batch(page, first_line)
+    if decoder.schema is UNDECLARED:
+        assert_holds_whole(batch, items, first_line)
+    else:
+        assert_holds(batch, items, decoder.schema.fields, first_line)
+        _check_both_ways(page.columns, body, decoder.schema.fields)
 
 
 def _check_both_ways(columns: Any, body: bytes, fields: tuple[Field, ...]) -> None:
