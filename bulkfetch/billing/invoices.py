@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -85,6 +85,39 @@ def flatten(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
     for invoice in invoices:
         yield invoice
         yield from flatten(invoice.amendments)
+
+
+def flatten_once(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
+    """Yield what `flatten` does, but each invoice once.
+
+    An amendment may be listed as well: then it is yielded as it is listed, because that has links,
+    with the id of the invoice it came in.
+    """
+    nested: dict[str, Invoice] = {}
+    for each in flatten(invoices):
+        if each.amendment_of is not None:
+            nested.setdefault(each.id, each)
+    listed = {invoice.id: invoice for invoice in invoices}
+    seen: set[str] = set()
+    for each in flatten(invoices):
+        if each.id in seen:
+            continue
+        seen.add(each.id)
+        if each.id in listed and each.id in nested:
+            yield _join(listed[each.id], nested[each.id])
+        else:
+            yield each
+
+
+def _join(listed: Invoice, nested: Invoice) -> Invoice:
+    """Return an invoice that is both listed and nested, with the details of both."""
+    known = {(each.billing_provider, each.invoice_line_item_type) for each in listed.details}
+    others = [
+        each
+        for each in nested.details
+        if (each.billing_provider, each.invoice_line_item_type) not in known
+    ]
+    return replace(listed, amendment_of=nested.amendment_of, details=(*listed.details, *others))
 
 
 def header_table(invoices: Sequence[Invoice]) -> pa.Table:

@@ -9,7 +9,7 @@ from datetime import date
 from itertools import product
 
 from bulkfetch.billing.details import DETAILS, NEW_COMMERCE, api_spelling
-from bulkfetch.billing.invoices import Invoice, InvoiceDetail, flatten
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail, flatten_once
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError, SettingsError
@@ -86,7 +86,7 @@ def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
     Raises NotFoundError for a selected invoice, provider or line-item type that none of them has,
     and if unbilled line items are wanted and no invoice has a currency.
     """
-    everything = list(flatten(walked))
+    everything = list(flatten_once(walked))
     _check_selection(selection, everything)
     invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
     transfers = [*_transfers_of(invoices, selection), *_unbilled_of(everything, selection)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bulkfetch.archive.layout import document_name
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.invoices import Invoice, flatten
+from bulkfetch.billing.invoices import Invoice, flatten_once
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import open_settings
 from bulkfetch.cli.terminal import COMPLETE, print_json_lines, print_result, say
@@ -156,7 +156,7 @@ def _invoice_table(invoices: Sequence[Invoice]) -> list[str]:
             "amends": invoice.amends_of or invoice.amendment_of,
             "details": ", ".join(_detail_names(invoice)),
         }
-        for invoice in flatten(invoices)
+        for invoice in flatten_once(invoices)
     ]
     amendments = counted(len(rows) - len(invoices), "amendment")
     return [
