@@ -16,6 +16,7 @@
     │   ├── NoProgressError         connected, but no bytes came for too long
     │   ├── HttpStatusError         the answer's status is not a success
     │   ├── MalformedBodyError      a success, but the body is not what the API sends
+    │   │   └── MisdirectedError    the answer belongs to another request
     │   └── ForeignLinkError        a link or redirect leads away from the configured origin
     ├── SignInError                 no token could be had, or the server refuses it
     ├── ServerUnavailableError      the server has not given a useful answer for too long
@@ -182,6 +183,12 @@ class MalformedBodyError(RequestError):
     """A success whose body is cut short, not JSON, too large, or not of the API's shape."""
 
     reason = "malformed_body"
+
+
+class MisdirectedError(MalformedBodyError):
+    """An answer that belongs to another request, by its own words."""
+
+    reason = "contradiction"
 
 
 class ForeignLinkError(RequestError):

@@ -201,12 +201,12 @@ def _leads_to(segments: Sequence[str], transfer: Transfer) -> bool:
         and invoice
         in (
             transfer.invoice_id,
-            *(f"{prefix}-{transfer.invoice_id}" for prefix in _INVOICE_PREFIXES),
+            *(f"{prefix}-{transfer.invoice_id}" for prefix in INVOICE_PREFIXES),
         )
         and (api_spelling(provider), api_spelling(line_item_type))
         == (transfer.provider, transfer.line_item_type)
     )
 
 
-_INVOICE_PREFIXES = ("Recurring", "OneTime")
+INVOICE_PREFIXES = ("Recurring", "OneTime")
 """What links put before an invoice's id, as in `/invoices/Recurring-D02005YFHI`."""

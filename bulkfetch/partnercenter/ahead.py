@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import anyio
 import anyio.abc
 
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import BulkfetchError, NoProgressError, RequestError, TransferError
+from bulkfetch.errors import (
+    BulkfetchError,
+    ContradictionError,
+    MisdirectedError,
+    NoProgressError,
+    RequestError,
+    TransferError,
+)
 from bulkfetch.settings.declared import Settings
 from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
@@ -65,6 +72,8 @@ class Fetcher:
     lookahead: Lookahead
     on_discard: Callable[[], None] = lambda: None
     """Called for each page that was requested in vain."""
+    odd_links: set[str] = field(default_factory=set)
+    """The details whose self links have a shape that is not known."""
     beyond_end_s: float = 2.0
     """How long to wait for pages beyond the end, which only matter if they have rows."""
 
@@ -119,6 +128,8 @@ class PageTask(Generic[T]):
         """Wait for the answer. Raises a TransferError that names the page, or the error that ends
         the run."""
         await self._done.wait()
+        if isinstance(self._error, MisdirectedError):
+            raise ContradictionError(f"transfer {transfer}, {page}: {self._error}") from self._error
         if isinstance(self._error, RequestError):
             raise page_error(transfer, page, self._error) from self._error
         if self._error is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from functools import partial
 
 import anyio.to_thread
 
@@ -20,6 +19,7 @@ from bulkfetch.errors import (
     TransferError,
 )
 from bulkfetch.partnercenter.ahead import Fetcher, PageTask, may_shrink, page_error, shrink
+from bulkfetch.partnercenter.belonging import check_self_link
 from bulkfetch.partnercenter.seen import SeenPages, is_sendable
 from bulkfetch.settings.declared import Settings
 from bulkfetch.wire.transport import Request
@@ -80,7 +80,13 @@ class ChainSource:
         self, walk: Walk[P], token: str | None, size: int
     ) -> PageTask[tuple[bytes | Response[P], Envelope]]:
         request = _request(walk.transfer, self._fetcher.settings, token, size)
-        return PageTask(self._fetcher, request, partial(_read, walk=walk))
+
+        def read(body: bytes) -> tuple[bytes | Response[P], Envelope]:
+            kept, envelope = _read(body, walk=walk)
+            check_self_link(envelope, walk.transfer, self._fetcher)
+            return kept, envelope
+
+        return PageTask(self._fetcher, request, read)
 
     async def _decode(
         self, walk: Walk[P], body: bytes | Response[P], page_name: str

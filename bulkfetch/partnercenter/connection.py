@@ -12,6 +12,7 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Bodies
+from bulkfetch.wire.echoes import Echoes
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
 from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.pace import PacePolicy
@@ -52,7 +53,8 @@ async def open_session(
         on_change=note_limit,
     )
     stats.limit = limit.limit
-    async with open_transport(settings, stats) as transport:
+    echoes = Echoes(lambda: log.note("request_ids_differ"))
+    async with open_transport(settings, stats, echoes) as transport:
         yield Session(
             transport,
             tokens or token_source(settings, log, keep),

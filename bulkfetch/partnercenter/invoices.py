@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from bulkfetch.billing.invoices import Invoice, invoice_of
+from bulkfetch.billing.links import is_same_invoice, target_of
 from bulkfetch.billing.spelling import path_segment
 from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.jsontext import loads, utf8_of
 from bulkfetch.decoding.pages import page_of
-from bulkfetch.errors import ContradictionError, HttpStatusError, NotFoundError
+from bulkfetch.errors import ContradictionError, HttpStatusError, MisdirectedError, NotFoundError
 from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
 
@@ -33,8 +34,17 @@ async def get_invoice(session: Session, invoice_id: str) -> Invoice:
     """Get one invoice by its id. Raises NotFoundError. Needs app+user credentials at the real
     service."""
     request = Request(f"/invoices/{path_segment(invoice_id)}")
+
+    def read(body: bytes) -> Invoice:
+        invoice = invoice_of(loads(utf8_of(body)))
+        if not is_same_invoice(invoice.id, invoice_id):
+            raise MisdirectedError(
+                f"invoice {invoice_id!r} was asked for, but the answer is invoice {invoice.id!r}"
+            )
+        return invoice
+
     try:
-        return await session.get(request, lambda body: invoice_of(loads(utf8_of(body))))
+        return await session.get(request, read)
     except HttpStatusError as error:
         if error.status != 404:
             raise
@@ -43,8 +53,19 @@ async def get_invoice(session: Session, invoice_id: str) -> Invoice:
 
 async def get_invoice_page(session: Session, *, size: int, offset: int) -> InvoicePage:
     """Get one page of the invoice list: up to `size` invoices from the zero-based `offset` on."""
+
+    def read(body: bytes) -> InvoicePage:
+        page = _page_from(body)
+        link = page.envelope.self_link
+        if link is not None and (target := target_of(link.uri)):
+            raise MisdirectedError(
+                "the invoice list was asked for, but the self link of the answer is that of the "
+                f"line items of {target}"
+            )
+        return page
+
     return await session.get(
-        Request("/invoices", (("size", str(size)), ("offset", str(offset)))), _page_from
+        Request("/invoices", (("size", str(size)), ("offset", str(offset)))), read
     )
 
 

@@ -11,6 +11,7 @@ from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
 from bulkfetch.decoding.pages import P, Response
 from bulkfetch.errors import ContradictionError, TransferError
 from bulkfetch.partnercenter.ahead import Fetcher, PageTask, may_shrink, shrink
+from bulkfetch.partnercenter.belonging import check_self_link
 from bulkfetch.partnercenter.seen import SeenPages
 from bulkfetch.wire.transport import Request
 
@@ -157,11 +158,16 @@ class _OffsetWalk(Generic[P]):
         self._tasks[offset] = PageTask(
             self._fetcher,
             request,
-            self._walk.decoder.decode,
+            self._read,
             size=self._size,
             held=held,
             on_end=self._on_arrival,
         )
+
+    def _read(self, body: bytes) -> Response[P]:
+        response = self._walk.decoder.decode(body)
+        check_self_link(response.envelope, self._transfer, self._fetcher)
+        return response
 
     def _on_arrival(self) -> None:
         """Ask for more in place of a page that came before its turn, unless the last page is

@@ -18,6 +18,7 @@ from bulkfetch.errors import (
     ConnectionLostError,
     HttpStatusError,
     MalformedBodyError,
+    MisdirectedError,
     NoProgressError,
     RequestError,
     RequestFacts,
@@ -30,6 +31,7 @@ from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import default_of
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Bodies, Room
+from bulkfetch.wire.echoes import REQUEST_ID
 from bulkfetch.wire.limits import AdaptiveLimit, Slot
 from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.refusals import lacks_user, refusal
@@ -106,6 +108,8 @@ class _Tries:
     """How many attempts were throttled."""
     token: str = field(default="", repr=False)
     """The token that was sent last."""
+    misdirected: bool = False
+    """Whether an answer belonged to another request."""
     refused: int = 0
     """How many tokens were refused in a row, with a 401."""
 
@@ -186,6 +190,7 @@ class Session:
             try:
                 return await self._attempt(request, tries, read)
             except RequestError as error:
+                tries.misdirected |= isinstance(error, MisdirectedError)
                 error.message = self._mask.hide(error.message)
                 error.args = (error.message,)
                 error.facts = RequestFacts(
@@ -418,10 +423,10 @@ class Session:
         headers = {
             **_CONSTANT_HEADERS,
             "Authorization": f"Bearer {tries.token}",
-            "MS-RequestId": tries.request_id,
+            REQUEST_ID: tries.request_id,
             "MS-CorrelationId": self.correlation_id,
         }
-        return await self._transport.send(request, headers)
+        return await self._transport.send(replace(request, fresh=tries.misdirected), headers)
 
 
 def _unavailable_message(error: RequestError, silence_s: float) -> str:

@@ -8,6 +8,7 @@ import io
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from bulkfetch.errors import (
     ConnectionFailedError,
     ConnectionLostError,
     MalformedBodyError,
+    MisdirectedError,
     NoProgressError,
     RequestError,
     SettingsError,
@@ -32,6 +34,7 @@ from bulkfetch.errors import (
 from bulkfetch.settings.declared import ServiceSettings
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Room
+from bulkfetch.wire.echoes import REQUEST_ID, Echoes
 from bulkfetch.words import printable
 
 _READ_BUFFER_BYTES = 1 << 20
@@ -42,6 +45,7 @@ _MAX_WORDS = 200
 _INFLATE_STEP_BYTES = 4 << 20
 _ROOM_STEP_BYTES = 256 << 10
 _MAX_GZIP_MEMBERS = 1000
+_TRIED_AGAIN = (401, 408, 429)
 _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
 
 
@@ -73,6 +77,8 @@ class Request:
     receiver: Receiver | None = field(default=None, compare=False)
     room: Room | None = field(default=None, compare=False, repr=False)
     """Where the body takes its memory from, if that is bounded."""
+    fresh: bool = field(default=False, compare=False)
+    """Whether it goes over a new connection."""
 
     @property
     def target(self) -> str:
@@ -137,10 +143,18 @@ class _Exchange:
     """Whether the head of an answer has come."""
 
 
+_NEEDS_NEW_CONNECTION: ContextVar[bool] = ContextVar("_NEEDS_NEW_CONNECTION", default=False)
+
+
 class _Connector(aiohttp.TCPConnector):
-    """Never reuses a connection on which data came unasked: it would answer the next request."""
+    """Never reuses a connection on which data came unasked: it would answer the next request.
+
+    A request that needs a new connection gets one.
+    """
 
     async def _get(self, *asked: Any) -> Connection | None:
+        if _NEEDS_NEW_CONNECTION.get():
+            return None
         while (connection := await super()._get(*asked)) is not None:
             if connection.protocol is not None and not connection.protocol.should_close:
                 return connection
@@ -152,15 +166,21 @@ class AiohttpTransport:
     """A Transport over an aiohttp session. Every URL is `base_url` plus a path."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, settings: ServiceSettings, stats: RunStats
+        self,
+        session: aiohttp.ClientSession,
+        settings: ServiceSettings,
+        stats: RunStats,
+        echoes: Echoes,
     ) -> None:
         self._session = session
+        self._echoes = echoes
         self._settings = settings
         self._stats = stats
 
     async def send(self, request: Request, headers: Mapping[str, str]) -> Answer | None:
         """Send once and read the whole answer, as Transport says."""
         exchange = _Exchange()
+        _NEEDS_NEW_CONNECTION.set(request.fresh)
         try:
             return await self._exchange(request, headers, exchange)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -185,6 +205,7 @@ class AiohttpTransport:
             ) as response,
         ):
             exchange.answered = True
+            self._check_echo(headers, response)
             is_streamed = response.status == 200 and "Content-Encoding" not in response.headers
             receiver = request.receiver if is_streamed else None
             room = request.room if receiver is None else None
@@ -192,6 +213,22 @@ class AiohttpTransport:
             names = response.headers
             found = {name.lower(): ", ".join(names.getall(name)) for name in names}
             return Answer(response.status, found, body, self._settings.max_page_bytes)
+
+    def _check_echo(self, headers: Mapping[str, str], response: aiohttp.ClientResponse) -> None:
+        """Raise MisdirectedError if the answer has the id of another request.
+
+        Its connection is closed, since the next answer on it may be misdirected too. A refusal that
+        leads to another attempt anyway is not compared.
+        """
+        if response.status in _TRIED_AGAIN or response.status >= 500 or REQUEST_ID not in headers:
+            return
+        echoed = ",".join(response.headers.getall(REQUEST_ID, [])) or None
+        if not self._echoes.belongs(headers[REQUEST_ID], echoed):
+            response.close()
+            raise MisdirectedError(
+                f"the answer to request {headers[REQUEST_ID]} says that it belongs to request "
+                f"{printable(echoed or '')[:_MAX_WORDS]}"
+            )
 
     async def _read_body(
         self,
@@ -313,7 +350,7 @@ def _translate(error: Exception, settings: ServiceSettings, *, answered: bool) -
 
 @asynccontextmanager
 async def open_transport(
-    settings: ServiceSettings, stats: RunStats
+    settings: ServiceSettings, stats: RunStats, echoes: Echoes | None = None
 ) -> AsyncIterator[AiohttpTransport]:
     """Open the connections of one run, and close them at its end."""
     reuse = aiohttp.TraceConfig()
@@ -334,7 +371,7 @@ async def open_transport(
     ) as session:
         # aiohttp would repeat a GET when a reused connection drops; `session` counts every try
         session._retry_connection = False
-        yield AiohttpTransport(session, settings, stats)
+        yield AiohttpTransport(session, settings, stats, echoes or Echoes())
 
 
 def gunzip(body: bytes, *, max_bytes: int) -> bytes:

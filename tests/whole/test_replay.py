@@ -358,8 +358,36 @@ LONE = [
 USAGE_WALK = Sample(tuple(payload.name for payload in AZURE_USAGE), "azure", "usage_line_items")
 
 
+MISDIRECTED = (
+    "docs/v1-2021-10/lineitems-onetime-last-page",
+    "docs/v1-2021-10/unbilled-usage-as-onetime",
+)
+"""Samples of the documentation whose self links name other line items than their requests."""
+
+
 @pytest.mark.parametrize(
-    "sample", [*CHAINS, *LONE, USAGE_WALK], ids=lambda sample: sample.names[-1]
+    "sample",
+    [each for each in (*CHAINS, *LONE) if each.names[-1] in MISDIRECTED],
+    ids=lambda sample: sample.names[0],
+)
+async def test_a_sample_that_says_it_is_of_another_request_is_not_taken(
+    sample: Sample, tmp_path: Path
+) -> None:
+    listed = json.dumps({"items": [invoice(sample.invoice_id, sample.transfer)]}).encode()
+    chains = {sample.names[0]: sample.names[1]} if sample in CHAINS else {}
+    names = sample.names[:1] if chains else sample.names
+
+    async with serving(Replay(names, invoices=listed, chains=chains, ends=True)) as server:
+        report = await export_async(tmp_path, server.settings())
+
+    assert [failure.reason for failure in report.failures] == ["contradiction"]
+    assert files_of(tmp_path) == ["invoices/part-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [each for each in (*CHAINS, *LONE, USAGE_WALK) if each.names[-1] not in MISDIRECTED],
+    ids=lambda sample: sample.names[-1],
 )
 async def test_every_payload_equals_its_json_text_once_it_is_on_disk(
     sample: Sample, tmp_path: Path
