@@ -17,8 +17,8 @@ PACKAGE = Path(bulkfetch.__file__).parent
 SPELLINGS = {name for row in DETAILS.values() for name in (row.provider, row.in_query[0][1])}
 ONE_WORD = {"all", "azure", "office"}
 """Providers that are words of their own, so that they count only where they are a whole text."""
-CLOUD = {("storage/addresses.py", "azure")}
-"""Microsoft's cloud, which is not the provider of that name."""
+CLOUD = {("storage/addresses.py", "azure"), ("logguard.py", "azure")}
+"""Microsoft's cloud and its library, which are not the provider of that name."""
 
 
 def texts_of(path: Path) -> Iterator[str]:
