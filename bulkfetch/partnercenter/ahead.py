@@ -72,6 +72,8 @@ class Fetcher:
     lookahead: Lookahead
     on_discard: Callable[[], None] = lambda: None
     """Called for each page that was requested in vain."""
+    on_empty_end: Callable[[Transfer], None] = lambda transfer: None
+    """Called for a transfer that ends in an empty page, although the page before named it."""
     odd_links: set[str] = field(default_factory=set)
     """The details whose self links have a shape that is not known."""
     beyond_end_s: float = 2.0

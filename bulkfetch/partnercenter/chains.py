@@ -62,11 +62,18 @@ class ChainSource:
                 if token is not None:
                     task = self._ask(walk, token, size)
                 response = await self._decode(walk, body, chain.page_name)
+                is_empty_end = chain.ends_empty(response, token)
+                if is_empty_end and not (chain.was_asked_twice or walk.is_complete()):
+                    chain.was_asked_twice = True
+                    task = self._ask(walk, chain.token, size)
+                    continue
                 start = chain.bookmark
                 chain.check(response, is_last=token is None)
                 if response.page.rows:
                     yield PlacedPage(response.page, start)
                 if token is None:
+                    if is_empty_end:
+                        fetcher.on_empty_end(transfer)
                     return
                 chain.turn_to(token)
         finally:
@@ -121,6 +128,8 @@ class _Chain:
         self._resumes = self.token is not None
         self._seen = SeenPages(start.line)
         self._empty = 0
+        self.was_asked_twice = False
+        """Whether the page was asked for once more because it is empty."""
 
     @property
     def has_begun(self) -> bool:
@@ -149,6 +158,11 @@ class _Chain:
         """Turn to the page that `token` leads to."""
         self._number += 1
         self.token = token
+        self.was_asked_twice = False
+
+    def ends_empty(self, response: Response[P], token: str | None) -> bool:
+        """Return whether the page is empty and the last, although the page before named it."""
+        return token is None and self.token is not None and not response.page.rows
 
     def token_of(self, envelope: Envelope) -> str | None:
         """Return the token of the next page, or None at the end.

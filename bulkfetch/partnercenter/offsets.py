@@ -74,6 +74,8 @@ class _OffsetWalk(Generic[P]):
                 self._last_is_full = page.rows == self._size
                 if is_last:
                     await self._check_end()
+                    if self._position and not page.rows:
+                        self._fetcher.on_empty_end(self._transfer)
                     return
                 self._confirmed += 1
                 if page.rows != self._size:
@@ -86,8 +88,9 @@ class _OffsetWalk(Generic[P]):
     async def _next_response(self) -> Response[P]:
         self._ask_ahead()
         response = await self._response_at_position()
-        # The page before said that another follows: ask for an empty page again, to be sure.
-        if not response.page.rows and self._position:
+        # The page before said that another follows: ask for an empty page again, unless the
+        # invoice confirms that all rows are here.
+        if not response.page.rows and self._position and not self._walk.is_complete():
             self._discard(self._position)
             self._ask(self._position)
             response = await self._response_at_position()

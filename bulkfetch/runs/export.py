@@ -230,6 +230,8 @@ class _Progress:
     fatal: BulkfetchError | None = None
     to_do: Counter[str] = field(default_factory=Counter)
     """How many transfers of each invoice have not ended."""
+    ended_empty: set[Transfer] = field(default_factory=set)
+    """Transfers whose last page is empty, although the page before named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +356,14 @@ async def _fetch_transfers(run: Run, work: _Work, progress: _Progress) -> None:
 
     async with anyio.create_task_group() as tasks:
         lookahead = lookahead_for(run.settings)
-        fetcher = Fetcher(run.session, tasks, run.settings, lookahead, count_discarded)
+        fetcher = Fetcher(
+            run.session,
+            tasks,
+            run.settings,
+            lookahead,
+            on_discard=count_discarded,
+            on_empty_end=progress.ended_empty.add,
+        )
         job = Job(run, fetcher, sole_transfers(work.plan.invoices))
 
         async def fetch_waiting() -> None:
@@ -445,6 +454,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         skipped=tuple(work.skipped.values()),
         changed=work.changed,
         rows_resumed=stats.rows_resumed,
+        ended_empty=tuple(sorted(progress.ended_empty)),
         documents=tuple(each for each in documents if each is not None),
         documents_skipped=tuple(work.documents_skipped.values()),
         failures=_list_failures(outcome),

@@ -44,6 +44,8 @@ class ExportReport:
     correlation_id: str = ""
     changed: tuple[Transfer, ...] = ()
     rows_resumed: int = 0
+    ended_empty: tuple[Transfer, ...] = ()
+    """Transfers whose last page is empty, although the page before named it."""
     documents: tuple[CommittedDocument, ...] = ()
     documents_skipped: tuple[CommittedDocument, ...] = ()
 
@@ -98,6 +100,7 @@ class ExportReport:
             "changed": list(map(str, self.changed)),
             "rows": self.rows,
             "rows_resumed": self.rows_resumed,
+            "ended_empty": list(map(str, self.ended_empty)),
             "size_bytes": self.size_bytes,
             "rescues": dict(self.rescues.most_common()),
             "undeclared": self.undeclared,
@@ -134,6 +137,11 @@ class ExportReport:
         lines += [
             f"CHANGED {each}: its invoice charges something else than when it was archived"
             for each in self.changed
+        ]
+        lines += [
+            f"NOTE transfer {each} ends in an empty page that the page before named; "
+            "the invoice confirms that end, or the page was empty twice"
+            for each in self.ended_empty
         ]
         lines += reconciliation_lines(self.reconciliations)
         if self.rescues:
