@@ -92,7 +92,7 @@ def test_names_from_the_server_cannot_act_on_the_terminal() -> None:
     shown = "\n".join(report(committed=(commit(evil, **{"f\x1b": 1}),)).lines())
     assert "\x1b" not in shown
     assert len(shown.splitlines()) == 5
-    assert "WARNING x [2J/y  is no line-item type that this version knows" in shown
+    assert "WARNING this version does not know the line-item type x [2J/y : " in shown
 
 
 def test_a_machine_gets_every_fact_and_amounts_as_text() -> None:
