@@ -3,9 +3,11 @@
     BulkfetchError
     ├── SettingsError               a setting is missing or wrong; nothing was sent or written
     ├── OutputError                 the output directory cannot be used
+    │   ├── DamagedArchiveError     its archive file is not what was written
     │   └── OutputLockedError       another run is writing to it
     ├── StorageError                the disk or the object store refused, or cannot be read
     │   ├── DamagedError            a file of the archive is not what was written
+    │   │   └── NameTakenError      a file of others has the name that a new one needs
     │   ├── UploadLostError         an object could not be uploaded; its parts are gone
     │   └── LockLostError           another run has taken the lock of the archive
     ├── RequestError                one request ended without a usable answer
@@ -54,6 +56,12 @@ class OutputError(BulkfetchError):
     reason = "output"
 
 
+class DamagedArchiveError(OutputError):
+    """The file that makes a directory an archive is not what was written."""
+
+    reason = "damaged_archive"
+
+
 class OutputLockedError(OutputError):
     """Another run is writing to the same output directory."""
 
@@ -70,6 +78,12 @@ class DamagedError(StorageError):
     """A file of the archive is not what was written: another program has altered it."""
 
     reason = "damaged"
+
+
+class NameTakenError(DamagedError):
+    """A file that bulkfetch did not write has the name that a new file needs."""
+
+    reason = "name_taken"
 
 
 class UploadLostError(StorageError):

@@ -1,20 +1,18 @@
-"""The record that a transfer is complete, and the file that says a directory is an archive."""
+"""The record that a transfer is complete."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import count
+from functools import partial
 from pathlib import PurePosixPath
+from typing import Any
 
-import orjson
-
-from bulkfetch.archive.layout import COMMITS, FORMAT_VERSION, commit_name, part_name
-from bulkfetch.archive.records import money, sealed, unsealed
+from bulkfetch.archive.layout import COMMITS, FORMAT_VERSION, commit_name, part_name, published_as
+from bulkfetch.archive.records import check_file, money, parse, read, sealed
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store
 
 _OWN_HASH = "commit_sha256"
@@ -48,6 +46,25 @@ class Commit:
     total_column: str | None = None
     total: Decimal | None = None
     rescues: Mapping[str, int] = field(default_factory=dict)
+    rebuilt: bool = False
+    """Whether it was made again from the footers of the parts."""
+    is_whole: bool = True
+    """Whether all parts are known to be there; only a rebuilt commit may not know."""
+
+    @property
+    def record_name(self) -> PurePosixPath:
+        """Where the commit is stored."""
+        return commit_name(self.transfer)
+
+    @property
+    def files(self) -> tuple[CommittedPart, ...]:
+        """The files that the commit names."""
+        return self.parts
+
+    @property
+    def is_view(self) -> bool:
+        """Whether these are unbilled line items, which change from day to day."""
+        return bool(self.transfer.unbilled)
 
     @property
     def size_bytes(self) -> int:
@@ -70,6 +87,7 @@ class Commit:
             else f"{money(self.transfer.charged):f}",
             "currency": self.transfer.currency,
             **({"period": self.transfer.unbilled[0]} if self.transfer.unbilled else {}),
+            **({"rebuilt": True, "is_whole": self.is_whole} if self.rebuilt else {}),
             "rows": self.rows,
             "total_column": self.total_column,
             "total": None if self.total is None else f"{money(self.total):f}",
@@ -88,16 +106,9 @@ class Commit:
         return sealed(facts, _OWN_HASH)
 
 
-def write_commit(store: Store, commit: Commit) -> None:
-    """Make a transfer done. Its parts have to be published before."""
-    store.write(commit_name(commit.transfer), commit.to_json())
-
-
 def read_commit(store: Store, transfer: Transfer) -> Commit | None:
-    """Return the commit of `transfer`, or None if it is not done. Raises StorageError if it is
-    damaged."""
-    content = store.read(commit_name(transfer))
-    return None if content is None else parse_commit(content, commit_name(transfer))
+    """Return the commit of `transfer`, or None if it is not done. Raises DamagedError."""
+    return read(store, commit_name(transfer), parse_commit)
 
 
 def commit_names(store: Store) -> list[PurePosixPath]:
@@ -106,59 +117,41 @@ def commit_names(store: Store) -> list[PurePosixPath]:
 
 
 def parse_commit(content: bytes, name: PurePosixPath) -> Commit:
-    """Read a commit. Raises StorageError if it is damaged or of a version this program does not
-    know."""
-    try:
-        version = orjson.loads(content)["format_version"]
-        if version != FORMAT_VERSION:
-            raise StorageError(
-                f"{name} has format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
-                "use the version that wrote the archive, or export into a new directory"
-            )
-        facts = unsealed(content, _OWN_HASH)
-        transfer = Transfer(
-            facts["invoice_id"],
-            facts["provider"],
-            facts["line_item_type"],
-            (facts["period"], facts["currency"]) if "period" in facts else (),
-            currency=facts.get("currency"),  # commits of earlier versions lack these two
-            charged=None if facts.get("charged") is None else Decimal(facts["charged"]),
-        )
-        if commit_name(transfer) != name:
-            raise ValueError(f"it is that of {transfer}")
-        return Commit(
-            transfer=transfer,
-            rows=facts["rows"],
-            parts=tuple(CommittedPart(**part) for part in facts["parts"]),
-            total_column=facts["total_column"],
-            total=None if facts["total"] is None else Decimal(facts["total"]),
-            rescues=facts["rescues"],
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise DamagedError(
-            f"{name} is damaged ({error}); the next export fetches its transfer again"
-        ) from error
+    """Read a commit. Raises DamagedError if it is not what was written."""
+    return parse(content, name, _OWN_HASH, partial(_commit_of, name))
 
 
-def withdraw(store: Store, transfer: Transfer) -> None:
-    """Remove an earlier commit of a transfer, and all parts that are there.
+def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
+    transfer = Transfer(
+        facts["invoice_id"],
+        facts["provider"],
+        facts["line_item_type"],
+        (facts["period"], facts["currency"]) if "period" in facts else (),
+        currency=facts["currency"],
+        charged=None if facts["charged"] is None else Decimal(facts["charged"]),
+    )
+    if commit_name(transfer) != name:
+        raise ValueError(f"it belongs to {transfer}")
+    commit = Commit(
+        transfer=transfer,
+        rows=facts["rows"],
+        parts=tuple(CommittedPart(**part) for part in facts["parts"]),
+        total_column=facts["total_column"],
+        total=None if facts["total"] is None else Decimal(facts["total"]),
+        rescues=facts["rescues"],
+        rebuilt=facts.get("rebuilt", False),
+        is_whole=facts.get("is_whole", True),
+    )
+    for number, part in enumerate(commit.parts):
+        check_file(part)
+        _check_name(part, transfer, number if commit.is_whole else None)
+    return commit
 
-    The commit goes first: it must not come to vouch for other parts. Parts without a commit were
-    published in their order by a run that did not live to commit them.
-    """
-    name = commit_name(transfer)
-    content = store.read(name)
-    if content is not None:
-        store.remove(name)
-        for part in _part_names(content, name):
-            store.remove(part)
-    for number in count():
-        if not store.remove(part_name(transfer, number)):
-            return
 
-
-def _part_names(content: bytes, name: PurePosixPath) -> list[PurePosixPath]:
-    try:
-        return [PurePosixPath(part.name) for part in parse_commit(content, name).parts]
-    except StorageError:  # damaged: what it does not tell is swept by the next run
-        return []
+def _check_name(part: CommittedPart, transfer: Transfer, number: int | None) -> None:
+    """Check that a part has a name that this transfer can have. Raises ValueError."""
+    if number is None:
+        published = published_as(PurePosixPath(part.name))
+        number = -1 if published is None else published.number
+    if part.name != str(part_name(transfer, number, part.sha256)):
+        raise ValueError(f"{part.name!r} is not the name of a part of {transfer}")

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import PurePosixPath
-from typing import BinaryIO
-
-import orjson
+from typing import Any, BinaryIO
 
 from bulkfetch.archive.layout import (
     DOCUMENT_COMMITS,
@@ -18,7 +17,7 @@ from bulkfetch.archive.layout import (
     document_commit_name,
     document_name,
 )
-from bulkfetch.archive.records import money, sealed, unsealed
+from bulkfetch.archive.records import StoredFile, check_file, money, parse, read, sealed
 from bulkfetch.billing.documents import Document
 from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError
 from bulkfetch.storage.disk import explain
@@ -37,6 +36,26 @@ class CommittedDocument:
     size_bytes: int
     sha256: str
 
+    @property
+    def name(self) -> PurePosixPath:
+        """Where the document is published."""
+        return document_name(self.document, self.sha256)
+
+    @property
+    def record_name(self) -> PurePosixPath:
+        """Where the record is stored."""
+        return document_commit_name(self.document)
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The file that the record names."""
+        return (StoredFile(str(self.name), self.size_bytes, self.sha256),)
+
+    @property
+    def is_view(self) -> bool:
+        """A document is never a view of a moment."""
+        return False
+
     def to_json(self) -> bytes:
         """Write the record as JSON, with the hash of everything else in it."""
         charged = self.document.charged
@@ -45,7 +64,7 @@ class CommittedDocument:
             "invoice_id": self.document.invoice_id,
             "receipt_id": self.document.receipt_id or None,
             "charged": None if charged is None else f"{money(charged):f}",
-            "name": str(document_name(self.document)),
+            "name": str(self.name),
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
         }
@@ -98,11 +117,11 @@ class Saving:
             self.write(rest)
         if b"%PDF-" not in self._head:
             raise MalformedBodyError(
-                f"the body is no PDF: it has {self.size} bytes, and not the mark that one begins with"
+                f"the body is not a PDF: {self.size} bytes, without %PDF- near the start"
             )
         if b"%%EOF" not in self._tail:
             raise MalformedBodyError(
-                f"the PDF is cut: it has {self.size} bytes, and not the mark that one ends with"
+                f"the PDF is cut: {self.size} bytes, without %%EOF near the end"
             )
         if self._file is not None:
             self._store.seal(self._file)
@@ -115,7 +134,7 @@ class Saving:
         with suppress(
             StorageError
         ):  # a staged file that cannot be removed is swept by the next run
-            self._store.remove(self._staged)
+            self._store.unlink(self._staged)
 
     def _close(self) -> None:
         if self._file is not None:
@@ -133,22 +152,16 @@ def committed_documents(
     what it did.
     """
 
-    def done(document: Document) -> CommittedDocument | None:
-        content = store.read(document_commit_name(document))
+    def find(document: Document) -> CommittedDocument | None:
         try:
-            committed = (
-                None if content is None else parse_document(content, document_commit_name(document))
-            )
+            committed = read(store, document_commit_name(document), parse_document)
+            if committed is None or _has_changed(document, committed):
+                return None
+            return committed if store.size(committed.name) == committed.size_bytes else None
         except DamagedError:
             return None
-        is_whole = (
-            committed is not None and store.size(document_name(document)) == committed.size_bytes
-        )
-        return (
-            committed if is_whole and committed and not _has_changed(document, committed) else None
-        )
 
-    found = zip(documents, side_by_side(store, done, documents), strict=True)
+    found = zip(documents, side_by_side(store, find, documents), strict=True)
     return {document: committed for document, committed in found if committed is not None}
 
 
@@ -164,18 +177,14 @@ def document_commits(store: Store) -> list[PurePosixPath]:
 
 def parse_document(content: bytes, name: PurePosixPath) -> CommittedDocument:
     """Read the record of a document. Raises DamagedError."""
-    try:
-        if (version := orjson.loads(content)["format_version"]) != FORMAT_VERSION:
-            raise StorageError(
-                f"{name} has format version {version}; this bulkfetch reads version {FORMAT_VERSION}"
-            )
-        facts = unsealed(content, _OWN_HASH)
-        charged = None if facts["charged"] is None else Decimal(facts["charged"])
-        document = Document(facts["invoice_id"], facts["receipt_id"] or "", charged)
-        if (document_commit_name(document), str(document_name(document))) != (name, facts["name"]):
-            raise ValueError(f"it is that of {document}")
-        return CommittedDocument(document, facts["size_bytes"], facts["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        raise DamagedError(
-            f"{name} is damaged ({error}); the next export --documents fetches it again"
-        ) from error
+    return parse(content, name, _OWN_HASH, partial(_document_of, name))
+
+
+def _document_of(name: PurePosixPath, facts: dict[str, Any]) -> CommittedDocument:
+    charged = None if facts["charged"] is None else Decimal(facts["charged"])
+    document = Document(facts["invoice_id"], facts["receipt_id"] or "", charged)
+    committed = CommittedDocument(document, facts["size_bytes"], facts["sha256"])
+    check_file(committed.files[0])
+    if (committed.record_name, str(committed.name)) != (name, facts["name"]):
+        raise ValueError(f"it belongs to {document}")
+    return committed

@@ -4,92 +4,131 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
 
-import orjson
 import pyarrow as pa
 
-from bulkfetch.archive.layout import HEADERS, HEADERS_RECORD, STAGING
+from bulkfetch.archive.layout import (
+    FORMAT_VERSION,
+    HEADERS_COMMIT,
+    INVOICES,
+    STAGED_HEADERS,
+    headers_name,
+    published_as,
+)
 from bulkfetch.archive.parts import stage_table
 from bulkfetch.archive.reading import parquet_file
+from bulkfetch.archive.records import StoredFile, check_file, parse, read, sealed
 from bulkfetch.billing.invoices import Invoice, header_table
-from bulkfetch.errors import DamagedError, StorageError
+from bulkfetch.errors import DamagedError
 from bulkfetch.storage.store import Store, until_uploaded
 
+_OWN_HASH = "headers_sha256"
 
-def keep_headers(store: Store, invoices: Sequence[Invoice], *, anew: bool = False) -> None:
-    """Write the headers of `invoices`, and keep those of earlier runs that are not among them,
-    unless `anew`.
 
-    Raises StorageError; then the table is the one that was there before.
+@dataclass(frozen=True, slots=True)
+class HeadersCommit:
+    """The table of headers that is in the archive, and what its file is made of."""
+
+    rows: int
+    size_bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> PurePosixPath:
+        """Where the table is published."""
+        return headers_name(self.sha256)
+
+    @property
+    def record_name(self) -> PurePosixPath:
+        """Where the record is stored."""
+        return HEADERS_COMMIT
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The file that the record names."""
+        return (StoredFile(str(self.name), self.size_bytes, self.sha256),)
+
+    @property
+    def is_view(self) -> bool:
+        """The table is a view of a moment: the next run writes it from the server's list."""
+        return True
+
+    def to_json(self) -> bytes:
+        """Write the record as JSON, with the hash of everything else in it."""
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "name": str(self.name),
+            "rows": self.rows,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+        }
+        return sealed(facts, _OWN_HASH)
+
+
+def parse_headers(content: bytes, name: PurePosixPath) -> HeadersCommit:
+    """Read the record of the table of headers. Raises DamagedError."""
+    return parse(content, name, _OWN_HASH, partial(_commit_of, name))
+
+
+def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> HeadersCommit:
+    commit = HeadersCommit(facts["rows"], facts["size_bytes"], facts["sha256"])
+    check_file(commit.files[0])
+    if (name, facts["name"]) != (HEADERS_COMMIT, str(commit.name)):
+        raise ValueError("it belongs to another file")
+    return commit
+
+
+def stage_headers(
+    store: Store, invoices: Sequence[Invoice], *, anew: bool = False
+) -> HeadersCommit:
+    """Stage the headers of `invoices`, and those of earlier runs that are not among them.
+
+    With `anew`, an earlier table that is damaged is not read. Raises StorageError.
     """
     table = header_table(invoices)
     named = {invoice.id for invoice in invoices}
-    content = None if anew else _content(store)
-    if content is not None:
-        earlier = _table(content)
+    earlier = None if anew else read_headers(store)
+    if earlier is not None:
         kept = [identifier.as_py() not in named for identifier in earlier.column("id")]
         table = pa.concat_tables([table, earlier.filter(pa.array(kept, pa.bool_()))])
     table = table.sort_by([("invoiceDate", "ascending"), ("id", "ascending")])
-    before = [] if content is None else [hashlib.sha256(content).hexdigest()]
-    part = until_uploaded(partial(stage_table, store, STAGING / "invoices.part", table))
-    if before == [part.sha256]:
-        store.remove(part.name)
-    else:
-        _record(
-            store, [part.sha256, *before]
-        )  # a run that is killed here leaves a table that is on record
-        store.publish(part.name, HEADERS)
-    _record(store, [part.sha256])
+    part = until_uploaded(partial(stage_table, store, STAGED_HEADERS, table))
+    return HeadersCommit(part.rows, part.size_bytes, part.sha256)
 
 
 def read_headers(store: Store) -> pa.Table | None:
     """Return the table of invoice headers of an archive, or None if it has none.
 
-    Raises StorageError if the file is not the one that was written.
+    Raises DamagedError if the file is not the one that was written.
     """
-    content = _content(store)
-    return None if content is None else _table(content)
-
-
-def _content(store: Store) -> bytes | None:
-    content = store.read(HEADERS)
-    if content is not None and hashlib.sha256(content).hexdigest() not in _recorded(store):
-        raise _damaged(
-            f"its sha256 is not the one on record in {HEADERS_RECORD}: one of them was altered"
+    commit = read(store, HEADERS_COMMIT, parse_headers)
+    if commit is not None:
+        return _table(commit, store.read(commit.name))
+    if any(published_as(name) is not None for name in store.list(INVOICES)):
+        raise DamagedError(
+            f"{HEADERS_COMMIT} is gone, but the table that it named is there: run `bulkfetch "
+            "repair`"
         )
-    return content
+    return None
 
 
-def _table(content: bytes) -> pa.Table:
+def _table(commit: HeadersCommit, content: bytes | None) -> pa.Table:
+    if content is None:
+        raise _damaged(commit, "it is missing")
+    if hashlib.sha256(content).hexdigest() != commit.sha256:
+        raise _damaged(commit, f"its sha256 is not the one in {HEADERS_COMMIT}")
     try:
         return parquet_file(pa.BufferReader(content)).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(str(error)) from error
+        raise _damaged(commit, str(error)) from error
 
 
-def _damaged(what: str) -> StorageError:
+def _damaged(commit: HeadersCommit, what: str) -> DamagedError:
     return DamagedError(
-        f"{HEADERS} is damaged ({what}); `bulkfetch repair` writes it again from the server's list"
+        f"{commit.name} is damaged ({what}); `bulkfetch repair` writes it again from the server's "
+        "list"
     )
-
-
-def _recorded(store: Store) -> list[str]:
-    """Return the hashes on record: that of the table, and while it is replaced that of its
-    successor too."""
-    content = store.read(HEADERS_RECORD)
-    with suppress(ValueError, KeyError, TypeError):
-        digests = [str(digest) for digest in orjson.loads(content or b"{}")["sha256"]]
-        return digests if content == _record_of(digests) else []
-    return []
-
-
-def _record(store: Store, digests: list[str]) -> None:
-    content = _record_of(digests)
-    if store.read(HEADERS_RECORD) != content:
-        store.write(HEADERS_RECORD, content)
-
-
-def _record_of(digests: list[str]) -> bytes:
-    return orjson.dumps({"sha256": digests}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -1,15 +1,21 @@
-"""Where everything lies in an archive, and how names from the server become names of files.
+"""Where everything is stored in an archive, and how names from the server become names of files.
 
-invoices/part-00000.parquet
-line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00000.parquet
-unbilled_line_items/provider=one_time/line_item_type=usage_line_items/period=current/currency_code=EUR/unbilled-00000.parquet
-documents/D070002EGD-statement.pdf _bulkfetch/archive.json                  what makes a directory
-an archive of ours _bulkfetch/invoices.json                 the hash of the table of invoice headers
-_bulkfetch/commits/<transfer>.json       one for each finished transfer
-_bulkfetch/documents/<document>.json     one for each document _bulkfetch/staging/…
-parts of transfers that are under way, and where to go on behind them _bulkfetch/failures.jsonl
-the transfers that no run could complete so far, if there are any _bulkfetch/runs/…
-what each run did _bulkfetch/logs/…                        what happened to its requests
+    invoices/part-00000-1f0c….parquet                       the invoice headers
+    line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00000-9b2e….parquet
+    unbilled_line_items/provider=one_time/line_item_type=usage_line_items/period=current/
+        currency_code=EUR/unbilled-00000-….parquet
+    documents/D070002EGD-statement-….pdf
+    _bulkfetch/archive.json                                 makes a directory an archive
+    _bulkfetch/commits/T.json                               a finished transfer
+    _bulkfetch/documents/T.json                             a document
+    _bulkfetch/headers/invoices.json                        the table of invoice headers
+    _bulkfetch/staging/…                                    what is not published yet
+    _bulkfetch/superseded/<moment>/…                        what has been replaced
+    _bulkfetch/failures.jsonl                               what no run could complete so far
+    _bulkfetch/runs/…, logs/…                               what each run did, request by request
+
+Beside a record `T.json` there may be `T.next`, the one that replaces it, and `T.<moment>.old`, the
+one that is being replaced. The 12 digits in a name are the first of the file's sha256.
 """
 
 from __future__ import annotations
@@ -17,15 +23,17 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from bulkfetch.billing.details import NEW_COMMERCE
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever what is on disk changes in a way that older versions cannot read."""
 
 LINE_ITEMS = PurePosixPath("line_items")
@@ -34,15 +42,21 @@ UNBILLED_LINE_ITEMS = PurePosixPath(
 )  # beside the others: who reads those must not count these
 INVOICES = PurePosixPath("invoices")
 DOCUMENTS = PurePosixPath("documents")
-HEADERS = INVOICES / "part-00000.parquet"
 STATE = PurePosixPath(
     "_bulkfetch"
 )  # readers of data lakes skip names that begin with an underscore
 ARCHIVE = STATE / "archive.json"
-HEADERS_RECORD = STATE / "invoices.json"
 COMMITS = STATE / "commits"
 DOCUMENT_COMMITS = STATE / "documents"
+HEADER_COMMITS = STATE / "headers"
+RECORDS = (COMMITS, DOCUMENT_COMMITS, HEADER_COMMITS)
+"""The directories of records: a record names files, and says that they are whole."""
+HEADERS_COMMIT = HEADER_COMMITS / "invoices.json"
 STAGING = STATE / "staging"
+STAGED_HEADERS = STAGING / "invoices.part"
+SUPERSEDED = STATE / "superseded"
+DATA = (LINE_ITEMS, UNBILLED_LINE_ITEMS, INVOICES, DOCUMENTS)
+"""The directories that readers read."""
 FAILURES = STATE / "failures.jsonl"
 ACCEPTED = STATE / "accepted.json"
 RUNS = STATE / "runs"
@@ -80,9 +94,10 @@ def partition(provider: str, line_item_type: str) -> PurePosixPath:
     )
 
 
-def part_name(transfer: Transfer, number: int) -> PurePosixPath:
+def part_name(transfer: Transfer, number: int, sha256: str) -> PurePosixPath:
     """Return where part `number` of `transfer` is published."""
     directory = partition(transfer.provider, transfer.line_item_type)
+    ending = f"{number:05d}-{sha256[:DIGITS]}.parquet"
     if transfer.unbilled:
         period, currency = transfer.unbilled
         below = (
@@ -90,20 +105,20 @@ def part_name(transfer: Transfer, number: int) -> PurePosixPath:
             / f"period={word_name(period)}"
             / f"currency_code={id_name(currency)}"
         )
-        return UNBILLED_LINE_ITEMS / below / f"unbilled-{number:05d}.parquet"
-    return directory / f"{id_name(transfer.invoice_id)}-{number:05d}.parquet"
+        return UNBILLED_LINE_ITEMS / below / f"unbilled-{ending}"
+    return directory / f"{id_name(transfer.invoice_id)}-{ending}"
 
 
 def document_stem(document: Document) -> str:
-    """Return a document's name in an archive, without an ending; no escaped id has the small
-    letters in it."""
+    """Return a document's name in an archive, without digits and ending; no escaped id has the
+    small letters in it."""
     kind = f"receipt-{id_name(document.receipt_id)}" if document.receipt_id else "statement"
     return f"{id_name(document.invoice_id)}-{kind}"
 
 
-def document_name(document: Document) -> PurePosixPath:
+def document_name(document: Document, sha256: str) -> PurePosixPath:
     """Return where an archive has a document."""
-    return DOCUMENTS / f"{document_stem(document)}.pdf"
+    return DOCUMENTS / f"{document_stem(document)}-{sha256[:DIGITS]}.pdf"
 
 
 def document_commit_name(document: Document) -> PurePosixPath:
@@ -111,20 +126,81 @@ def document_commit_name(document: Document) -> PurePosixPath:
     return DOCUMENT_COMMITS / f"{document_stem(document)}.json"
 
 
-def commit_of_document(name: PurePosixPath) -> PurePosixPath | None:
-    """Return where the record of a document is, or None for a file that is not named like one."""
-    return (
-        DOCUMENT_COMMITS / f"{name.stem}.json"
-        if name.parent == DOCUMENTS and name.suffix == ".pdf"
-        else None
+def staged_document(document: Document) -> PurePosixPath:
+    """Return where a document is written until it is whole."""
+    return STAGING / f"document+{document_stem(document)}.part"
+
+
+def document_named(name: PurePosixPath) -> Document | None:
+    """Return the document that a published file is named for, or None if its name cannot tell."""
+    match = _DOCUMENT.fullmatch(str(name))
+    if match is None or "~" in match[1]:
+        return None
+    invoice, _, receipt = match[1].partition("-receipt-")
+    document = Document(
+        unquote(invoice if receipt else match[1].removesuffix("-statement")), unquote(receipt)
     )
+    return document if document_stem(document) == match[1] else None
 
 
-def commit_of_part(name: PurePosixPath) -> PurePosixPath | None:
-    """Return where the commit of a published part is, or None for a file that is not named like
-    one."""
-    found = _transfer_and_number(name)
-    return COMMITS / f"{found[0]}.json" if found else None
+def headers_name(sha256: str) -> PurePosixPath:
+    """Return where the table of invoice headers is published."""
+    return INVOICES / f"part-00000-{sha256[:DIGITS]}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the name of a published file says: its record, its staged name, its sha256."""
+
+    record: PurePosixPath
+    staged: PurePosixPath
+    digits: str
+    number: int = 0
+
+
+def published_as(name: PurePosixPath) -> Published | None:
+    """Return what the name of a published file says, or None for a file not named by bulkfetch."""
+    text = str(name)
+    if match := _PART.fullmatch(text):
+        transfer, number, digits = f"{match[3]}+{match[1]}+{match[2]}", match[4], match[5]
+    elif match := _UNBILLED_PART.fullmatch(text):
+        transfer = f"{_unbilled_name(match[3], match[4])}+{match[1]}+{match[2]}"
+        number, digits = match[5], match[6]
+    elif match := _DOCUMENT.fullmatch(text):
+        staged = STAGING / f"document+{match[1]}.part"
+        return Published(DOCUMENT_COMMITS / f"{match[1]}.json", staged, match[2])
+    elif match := _HEADERS.fullmatch(text):
+        return Published(HEADERS_COMMIT, STAGED_HEADERS, match[1])
+    else:
+        return None
+    record = COMMITS / f"{transfer}.json"
+    return Published(record, STAGING / f"{transfer}+{number}.part", digits, int(number))
+
+
+def next_name(record: PurePosixPath) -> PurePosixPath:
+    """Return where the record is written that is to replace `record`."""
+    return record.with_suffix(".next")
+
+
+def old_name(record: PurePosixPath, moment: str) -> PurePosixPath:
+    """Return the name of a record while it is being replaced."""
+    return record.with_suffix(f".{moment}.old")
+
+
+def record_named(name: PurePosixPath) -> tuple[PurePosixPath, str] | None:
+    """Return the record that a name in a directory of records belongs to, and what it is of it.
+
+    That is "json", "next", or the moment at which it was replaced; None for any other name.
+    """
+    match = _RECORD.fullmatch(name.name)
+    if name.parent not in RECORDS or match is None:
+        return None
+    return name.parent / f"{match[1]}.json", match[2].removesuffix(".old")
+
+
+def superseded_name(moment: str, name: PurePosixPath) -> PurePosixPath:
+    """Return where a replaced file is kept; no name there ends as data does."""
+    return SUPERSEDED / moment / f"{name.name}.old"
 
 
 def staged_name(transfer: Transfer, number: int) -> PurePosixPath:
@@ -137,12 +213,6 @@ def checkpoint_name(transfer: Transfer, number: int) -> PurePosixPath:
     """Return where a staged part is written down once it is whole, so that a later run can adopt
     it."""
     return staged_name(transfer, number).with_suffix(".json")
-
-
-def staged_of_part(name: PurePosixPath) -> PurePosixPath | None:
-    """Return where a published part was staged, or None for a file that is not named like one."""
-    found = _transfer_and_number(name)
-    return STAGING / f"{found[0]}+{found[1]}.part" if found else None
 
 
 def commit_name(transfer: Transfer) -> PurePosixPath:
@@ -168,13 +238,19 @@ def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:
     )
 
 
-_PART = re.compile(
-    r"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-([0-9]{5,})\.parquet"
-)
+DIGITS = 12
+"""How many digits of its sha256 the name of a file has."""
+_ENDING = rf"([0-9]{{5,}})-([0-9a-f]{{{DIGITS}}})\.parquet"
+_PART = re.compile(rf"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-{_ENDING}")
 _UNBILLED_PART = re.compile(
-    r"unbilled_line_items/provider=([^/]+)/line_item_type=([^/]+)/period=([^/]+)/currency_code=([^/]+)"
-    r"/unbilled-([0-9]{5,})\.parquet"
+    r"unbilled_line_items/provider=([^/]+)/line_item_type=([^/]+)/period=([^/]+)"
+    rf"/currency_code=([^/]+)/unbilled-{_ENDING}"
 )
+_DOCUMENT = re.compile(
+    rf"documents/([^/]+-(?:statement|receipt-[^/]+))-([0-9a-f]{{{DIGITS}}})\.pdf"
+)
+_HEADERS = re.compile(rf"invoices/part-00000-([0-9a-f]{{{DIGITS}}})\.parquet")
+_RECORD = re.compile(r"([^.]+)\.(json|next|[0-9]{8}T[0-9]{6}\.[0-9]{6}Z\.old)")
 _UNBILLED_COMMIT = re.compile(
     rf"~unbilled-({'|'.join(PERIODS)})-([A-Z]{{3}})\+({'|'.join(NEW_COMMERCE)})\+([a-z_]+)\.json"
 )
@@ -182,15 +258,6 @@ _UNBILLED_COMMIT = re.compile(
 
 def _unbilled_name(period: str, currency: str) -> str:
     return f"~unbilled-{period}-{currency}"  # no name of an invoice begins with a tilde and goes on
-
-
-def _transfer_and_number(part: PurePosixPath) -> tuple[str, str] | None:
-    """Return the name of a published part's transfer, and the part's number as it is written."""
-    if match := _PART.fullmatch(str(part)):
-        return f"{match[3]}+{match[1]}+{match[2]}", match[4]
-    if match := _UNBILLED_PART.fullmatch(str(part)):
-        return f"{_unbilled_name(match[3], match[4])}+{match[1]}+{match[2]}", match[5]
-    return None
 
 
 @lru_cache(maxsize=1 << 10)

@@ -2,84 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from bulkfetch.archive.layout import ARCHIVE, FORMAT_VERSION
-from bulkfetch.archive.records import sealed, unsealed
+from bulkfetch.archive.records import refuse_other_format, sealed, unsealed
 from bulkfetch.billing.schemas import SCHEMA_VERSION
-from bulkfetch.errors import OutputError
+from bulkfetch.errors import DamagedArchiveError, OutputError
 from bulkfetch.storage.store import Store
 
 _ARCHIVE_HASH = "archive_sha256"
 
 
-def claim_archive(store: Store, facts: Mapping[str, Any]) -> None:
-    """Mark an output directory as ours, or check that it was made with the same `facts`; None is
-    not known.
+def check_archive(store: Store, facts: Mapping[str, Any]) -> None:
+    """Check that an archive was made with the same `facts`; None is not known. Changes nothing.
 
-    Raises OutputError if what it was made from, or what shapes its files, differs: one archive
-    never mixes two.
+    Raises OutputError if it is of another format, or if what it was made from, or what shapes its
+    files, differs: one archive never mixes two.
     """
-    known = {name: value for name, value in facts.items() if value is not None}
-    wanted = {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **known}
     found = read_archive(store) or {}
+    wanted = _wanted(facts)
     differing = [name for name in wanted if found.get(name, wanted[name]) != wanted[name]]
     if differing:
         words = "; ".join(_difference(name, found[name], wanted[name]) for name in differing)
         raise OutputError(
             f"this archive was made with other settings: {words}; or export into a new directory"
         )
-    content = sealed({**found, **wanted}, _ARCHIVE_HASH)
-    if (
-        store.read(ARCHIVE) != content
-    ):  # none yet, or one of an earlier version, which had no hash of its own
+
+
+def claim_archive(
+    store: Store,
+    facts: Mapping[str, Any],
+    *selected: Mapping[str, Any],
+    anew: bool = False,
+) -> None:
+    """Mark an output directory as ours, and add what was `selected` to the selections before.
+
+    With `anew`, an archive file that is damaged is written again. Raises OutputError as
+    `check_archive` does.
+    """
+    try:
+        check_archive(store, facts)
+        found = read_archive(store) or {}
+    except DamagedArchiveError:
+        if not anew:
+            raise
+        found = {}
+    selections = found.get("selections", [])
+    for selection in selected:
+        selections = join_selections(selections, selection)
+    content = sealed({**found, **_wanted(facts), "selections": selections}, _ARCHIVE_HASH)
+    if store.read(ARCHIVE) != content:
         store.write(ARCHIVE, content)
 
 
+def join_selections(
+    selections: Sequence[Mapping[str, Any]], selection: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the union of selections, without those that another one includes.
+
+    A selection has what narrows it; an empty one is everything.
+    """
+    joined = [dict(each) for each in selections]
+    if not any(_includes(each, selection) for each in joined):
+        joined = [each for each in joined if not _includes(selection, each)]
+        joined.append(dict(selection))
+    return joined
+
+
+def _includes(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> bool:
+    """Return whether a selection narrows by nothing that the other one does not narrow by too."""
+    return all(narrow.get(name) == value for name, value in wide.items())
+
+
+def _wanted(facts: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: value for name, value in facts.items() if value is not None}
+    return {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **known}
+
+
 def _difference(name: str, then: object, now: object) -> str:
-    """Say in what an archive differs from a run, and what to do to go on with it."""
+    """Say in what an archive differs from a run, and what to do to continue with it."""
     if name in ("format_version", "schema_version"):
         return (
-            f"{name} is {then}, this bulkfetch writes {now}: go on with the version that wrote it"
+            f"{name} is {then}, this bulkfetch writes {now}: continue with the version that wrote "
+            "it"
         )
     if name in ("source", "tenant_id"):
-        return f"its {name} is {then}, now {now}: go on with that one"
+        return f"its {name} is {then}, now {now}: continue with that one"
     return f"{name} is {then}, now {now}: give --{name.replace('_', '-')} {then}"
 
 
 def read_archive(store: Store) -> dict[str, Any] | None:
-    """Return what an archive says it was made with, or None if the directory is none. Raises
-    OutputError."""
+    """Return what an archive says it was made with, or None if there is no archive file.
+
+    Raises OutputError if it is of another format, DamagedArchiveError if it cannot be read.
+    """
     content = store.read(ARCHIVE)
     if content is None:
         return None
     try:
-        found = orjson.loads(content)
-        return unsealed(content, _ARCHIVE_HASH) if _ARCHIVE_HASH in found else _without_hash(found)
+        version = orjson.loads(content)["format_version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise OutputError(
-            f"{ARCHIVE} is damaged ({error}); `bulkfetch repair` writes it again from the settings it is run with"
-        ) from error
+        raise DamagedArchiveError(_damaged(error)) from error
+    refuse_other_format(version)
+    try:
+        return unsealed(content, _ARCHIVE_HASH)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedArchiveError(_damaged(error)) from error
 
 
-def _without_hash(found: object) -> dict[str, Any]:
-    """Check the archive file of an earlier version, which has no hash."""
-    if not isinstance(found, dict) or not {"format_version"} <= found.keys() <= _WITHOUT_HASH:
-        raise ValueError("it is not what an archive says of itself")
-    return found
-
-
-_WITHOUT_HASH = frozenset(
-    [
-        "format_version",
-        "schema_version",
-        "source",
-        "tenant_id",
-        "part_rows",
-        "row_group_rows",
-        "usage_period",
-    ]
-)
+def _damaged(error: Exception) -> str:
+    return (
+        f"{ARCHIVE} is damaged ({error}); `bulkfetch repair` writes it again from the settings it "
+        "is run with"
+    )

@@ -13,6 +13,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bulkfetch.archive.footers import SPARK_VERSION, Footer, PartCount
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import explain
 from bulkfetch.storage.store import Store
@@ -90,7 +92,11 @@ class PartWriter:
     """Writes the rows of one transfer, in order, into parts. All calls block: use threads.
 
     `name_of(number)` names the staged file of each part. Unless `finish` returns, `abort` must be
-    called. Up to `row_group_rows` rows wait in memory: pyarrow writes a row group at once.
+    called. Up to `row_group_rows` rows wait in memory: pyarrow writes a row group at once. Of a
+    `transfer`, each part's footer says which one it is of, and adds up `total_column`.
+
+    A full part is sealed when a row comes behind it, or at the end: its footer says whether it is
+    the last.
 
     `keep` is called with each part that is full as soon as it is sealed; what it was called with is
     not removed by `abort`. `adopted` are such parts of an earlier run, to write on behind them.
@@ -106,7 +112,11 @@ class PartWriter:
         waiting_room: WaitingRoom | None = None,
         keep: Callable[[StagedPart], None] | None = None,
         adopted: Sequence[StagedPart] = (),
+        transfer: Transfer | None = None,
+        total_column: str | None = None,
     ) -> None:
+        self._transfer = transfer
+        self._total_column = total_column
         self._store = store
         self._name_of = name_of
         self._keep = keep
@@ -122,6 +132,8 @@ class PartWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows. Raises StorageError if the disk refuses."""
+        if batch.num_rows:
+            self._seal_if_full()
         self._waiting.append(batch)
         self._waiting_rows += batch.num_rows
         if self._waiting_rows >= self._chunk_rows:
@@ -133,7 +145,7 @@ class PartWriter:
         self._write_chunks(rest=True)
         if self._part is None and not self._parts:
             self._part = self._open(schema)
-        self._seal()
+        self._seal(is_last=True)
         return self._parts
 
     def abort(self) -> None:
@@ -143,7 +155,7 @@ class PartWriter:
             self._part.abandon()
         for part in self._parts[self._kept :]:
             with suppress(StorageError):  # what cannot be removed is swept by the next run
-                self._store.remove(part.name)
+                self._store.unlink(part.name)
 
     @property
     def _chunk_rows(self) -> int:
@@ -164,17 +176,24 @@ class PartWriter:
             start += rows
         self._waiting = table.slice(start).to_batches()
         self._waiting_rows = table.num_rows - start
+        if self._waiting_rows:
+            self._seal_if_full()
 
     def _write_rows(self, rows: pa.Table) -> None:
+        self._seal_if_full()
         part = self._part or self._open(rows.schema)
         self._part = part
         part.write(rows)
         self._written_rows += rows.num_rows
-        if part.rows == self._part_rows:
-            self._seal()
-            if self._keep is not None:
-                self._keep(self._parts[-1])
-                self._kept = len(self._parts)
+
+    def _seal_if_full(self) -> None:
+        """Seal a full part that is known not to be the last."""
+        if self._part is None or self._part.rows < self._part_rows:
+            return
+        self._seal(is_last=False)
+        if self._keep is not None:
+            self._keep(self._parts[-1])
+            self._kept = len(self._parts)
 
     def _open(self, schema: pa.Schema) -> _Part:
         number = len(self._parts)
@@ -185,12 +204,26 @@ class PartWriter:
             first_line=number * self._part_rows,
             row_group_rows=self._row_group_rows,
             waiting_room=self._room,
+            count=None if self._transfer is None else PartCount(self._total_column),
         )
 
-    def _seal(self) -> None:
-        if self._part is not None:
-            self._parts.append(self._part.seal())
-            self._part = None
+    def _seal(self, *, is_last: bool) -> None:
+        if self._part is None:
+            return
+        footer = None
+        if self._transfer is not None and self._part.count is not None:
+            footer = Footer(
+                self._transfer,
+                number=len(self._parts),
+                first_line=self._part.first_line,
+                rows=self._part.rows,
+                total_column=self._part.count.total_column,
+                total=self._part.count.total,
+                rescues=self._part.count.rescues,
+                is_last=is_last,
+            )
+        self._parts.append(self._part.seal(footer))
+        self._part = None
 
 
 class _Part:
@@ -205,10 +238,12 @@ class _Part:
         first_line: int,
         row_group_rows: int,
         waiting_room: WaitingRoom,
+        count: PartCount | None,
     ) -> None:
         self.name = name
         self.rows = 0
-        self._first_line = first_line
+        self.first_line = first_line
+        self.count = count
         self._row_group_rows = row_group_rows
         self._room = waiting_room
         self._group: list[_Waiting] = []
@@ -227,6 +262,7 @@ class _Part:
                 write_page_checksum=True,
                 store_schema=True,
             )
+            self._writer.add_key_value_metadata(SPARK_VERSION)
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
@@ -236,22 +272,26 @@ class _Part:
     def write(self, rows: pa.Table) -> None:
         """Append rows; they reach the file when their row group is full, and must not run over its
         end."""
+        if self.count is not None:
+            self.count.add(rows)
         self._group.append(self._room.enter(rows))
         self._group_rows += rows.num_rows
         self.rows += rows.num_rows
         if self._group_rows == self._row_group_rows:
             self._write_group()
 
-    def seal(self) -> StagedPart:
+    def seal(self, footer: Footer | None) -> StagedPart:
         """Write the footer and make the file durable."""
         self._write_group()
         try:
+            if footer is not None:
+                self._open_writer.add_key_value_metadata(footer.to_metadata())
             self._open_writer.close()
         except OSError as error:
             raise self._refusal(error) from error
         self._store.seal(self._file)
         return StagedPart(
-            self.name, self._first_line, self.rows, self._sink.size, self._sink.sha256.hexdigest()
+            self.name, self.first_line, self.rows, self._sink.size, self._sink.sha256.hexdigest()
         )
 
     def abandon(self) -> None:
@@ -270,7 +310,7 @@ class _Part:
         with suppress(
             StorageError
         ):  # a staged file that cannot be removed is swept by the next run
-            self._store.remove(self.name)
+            self._store.unlink(self.name)
 
     def _write_group(self) -> None:
         if not self._group:

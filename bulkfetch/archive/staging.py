@@ -8,17 +8,16 @@ part without a checkpoint is worth nothing and is swept.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from itertools import count
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from bulkfetch.archive.layout import FORMAT_VERSION, checkpoint_name, staged_name
 from bulkfetch.archive.parts import StagedPart
+from bulkfetch.archive.publishing import hash_of
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import sealed, unsealed
 from bulkfetch.archive.sweep import remove_staged
@@ -29,7 +28,6 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.store import Store
 
 _OWN_HASH = "checkpoint_sha256"
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +35,8 @@ class Checkpoint:
     """A whole part, and how to go on behind it.
 
     `start` is where the page starts in which the part ends: that page is asked for again, so that
-    its rows can be compared with those in the part. `total` and `rescues` count the pages before it,
-    as a commit does.
+    its rows can be compared with those in the part. `total` and `rescues` count the pages before
+    it, as a commit does.
     """
 
     part: StagedPart
@@ -106,7 +104,9 @@ class Staging:
             total, rescues = facts.pop("total"), facts.pop("rescues")
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        if facts != self._shape or _hash_of(self._store, part.name) != part.sha256:
+        if facts != self._shape or self._store.size(part.name) != part.size_bytes:
+            return None
+        if hash_of(self._store, part.name) != part.sha256:
             return None
         return Checkpoint(part, start, None if total is None else Decimal(total), rescues)
 
@@ -128,13 +128,3 @@ def rows_since(store: Store, parts: Iterable[StagedPart], line: int) -> pa.Table
                     end -= groups[-1].num_rows
         pieces.append(pa.concat_tables(reversed(groups)).slice(max(0, line - end)))
     return pa.concat_tables(pieces) if pieces else None
-
-
-def _hash_of(store: Store, name: PurePosixPath) -> str | None:
-    if store.size(name) is None:
-        return None
-    digest = hashlib.sha256()
-    with store.open(name) as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -1,69 +1,51 @@
-"""Clears away what a killed run left behind."""
+"""Clears away what a killed run left in staging, and nothing that it did not make."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import count
 from pathlib import PurePosixPath
 
-from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.layout import (
-    DOCUMENT_COMMITS,
-    DOCUMENTS,
-    LINE_ITEMS,
+    ARCHIVE,
+    FAILURES,
+    RUNS,
+    STAGED_HEADERS,
     STAGING,
-    STATE,
-    UNBILLED_LINE_ITEMS,
     checkpoint_name,
-    commit_of_document,
-    commit_of_part,
     staged_name,
-    staged_of_part,
     transfer_name,
 )
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
-
-def retract(store: Store, name: PurePosixPath) -> None:
-    """Take a published part without a commit out of readers' sight: to where it was staged, if it
-    can be adopted.
-
-    What is still staged is not published yet: then the published part is of the generation that it
-    was to replace.
-    """
-    staged = staged_of_part(name)
-    if (
-        staged is not None
-        and store.size(staged.with_suffix(".json")) is not None
-        and store.size(staged) is None
-    ):
-        store.publish(name, staged)
-    else:
-        store.remove(name)
+_STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|json|json\.tmp)")
+_STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
 
 
 def sweep(store: Store) -> None:
-    """Remove what a run that was killed left behind, but for staged parts that a later one can
-    adopt."""
-    committed = set(commit_names(store))
-    for name in (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS)):
-        commit = commit_of_part(name)
-        if commit is not None and commit not in committed:
-            retract(store, name)
-    documents = set(store.list(DOCUMENT_COMMITS))
-    for name in store.list(DOCUMENTS):
-        record = commit_of_document(name)
-        if record is not None and record not in documents:
-            store.remove(name)
+    """Remove what a killed run left half-written, but not whole parts that a later run can adopt.
+
+    Open records have been settled before. Files that are not named by bulkfetch stay.
+    """
     staged = store.list(STAGING)
     adoptable = _adoptable(staged)
     for name in staged:
-        if name not in adoptable:
-            store.remove(name)
-    for name in store.list(STATE):
-        if name.suffix == ".tmp" and name not in staged:
-            store.remove(name)
+        if name not in adoptable and _is_ours(name):
+            store.unlink(name)
+    for name in (ARCHIVE, FAILURES, *store.list(RUNS)):
+        temporary = name if name.suffix == ".tmp" else name.with_name(f"{name.name}.tmp")
+        store.unlink(temporary)
+
+
+def _is_ours(name: PurePosixPath) -> bool:
+    """Return whether bulkfetch gives such a name in staging."""
+    if name.parent != STAGING:
+        return False
+    if _STAGED.fullmatch(name.name) or _STAGED_DOCUMENT.fullmatch(name.name):
+        return True
+    return name == STAGED_HEADERS
 
 
 def sweep_transfers(store: Store, done: Iterable[Transfer]) -> None:
@@ -77,8 +59,8 @@ def sweep_transfers(store: Store, done: Iterable[Transfer]) -> None:
 def remove_staged(store: Store, transfer: Transfer, since: int = 0) -> None:
     """Remove the staged parts of a transfer from number `since` on, with their checkpoints."""
     for number in count(since):
-        had_checkpoint = store.remove(checkpoint_name(transfer, number))
-        if not store.remove(staged_name(transfer, number)) and not had_checkpoint:
+        had_checkpoint = store.unlink(checkpoint_name(transfer, number))
+        if not store.unlink(staged_name(transfer, number)) and not had_checkpoint:
             return
 
 

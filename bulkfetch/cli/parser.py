@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import Field
-from datetime import date
+from datetime import date, timedelta
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -208,6 +208,13 @@ def _read_day(text: str) -> date:
         raise argparse.ArgumentTypeError(
             f"must be a day such as 2024-12-31, not {text!r}"
         ) from None
+
+
+def _read_days(text: str) -> timedelta:
+    match = re.fullmatch(r"([0-9]{1,5})d", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be a number of days such as 90d, not {text!r}")
+    return timedelta(days=int(match[1]))
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -422,6 +429,11 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "--deep", action="store_true", help="also read every line item, not only bytes"
     )
     parser.add_argument(
+        "--files",
+        action="store_true",
+        help="check the files alone, not whether the archive is complete",
+    )
+    parser.add_argument(
         "--against-server",
         dest="command",
         action="store_const",
@@ -467,6 +479,20 @@ def _add_accept(parser: argparse.ArgumentParser) -> None:
     _set_command(parser, "accept:accept", "DIR INVOICE ...")
 
 
+def _add_prune(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
+    parser.add_argument(
+        "--older-than",
+        type=_read_days,
+        metavar="DAYS",
+        required=True,
+        help="delete what was replaced longer ago than this, as in 90d",
+    )
+    _add_json(parser)
+    add_settings(parser, "storage")
+    _set_command(parser, "prune:prune", "DIR --older-than DAYS")
+
+
 def _add_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "detail",
@@ -497,6 +523,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "verify": ("check an archive against its commits and its invoices", _add_verify),
     "repair": ("re-fetch what `verify` found damaged", _add_repair),
     "accept": ("record that the difference of an invoice is understood", _add_accept),
+    "prune": ("delete old generations of what has been replaced", _add_prune),
     "schema": ("show the columns of each line-item type", _add_schema),
     "config": ("show the settings in force, and where each comes from", _add_config),
     "sandbox": ("serve a made-up Partner Center on this machine", _add_sandbox_command),

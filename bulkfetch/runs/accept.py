@@ -11,6 +11,7 @@ from typing import Any
 from bulkfetch.archive.commits import read_commit
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.layout import LOCK
+from bulkfetch.archive.publishing import Publishing
 from bulkfetch.archive.witness import (
     Acceptance,
     Difference,
@@ -71,6 +72,7 @@ def accept(
     settings = read_settings(settings, **flags)
     store = open_archive(output, settings)
     with store.locked(LOCK):
+        Publishing(store).settle()
         found = _compare(store, invoices, settings)
         _check(found)
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

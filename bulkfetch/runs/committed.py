@@ -89,7 +89,9 @@ def _read_sound_commit(store: Store, transfer: Transfer) -> Commit | None:
         commit = read_commit(store, transfer)
     except DamagedError:
         return None
-    is_whole = commit and all(
-        store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts
+    is_whole = (
+        commit is not None
+        and commit.is_whole
+        and all(store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts)
     )
     return commit if is_whole else None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
 
 import anyio.to_thread
 
 from bulkfetch.archive.documents import CommittedDocument, Saving
-from bulkfetch.archive.layout import STAGING, document_commit_name, document_name, document_stem
+from bulkfetch.archive.layout import staged_document
+from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.documents import Document
 from bulkfetch.errors import UploadLostError
 from bulkfetch.storage.disk import LocalStore
@@ -20,32 +22,26 @@ _HEADERS = {"Accept": "application/pdf", "Accept-Encoding": "identity"}
 """PDFs are compressed in themselves."""
 
 
-async def export_document(document: Document, session: Session, store: Store) -> CommittedDocument:
-    """Fetch one document into the archive: staged, synced, moved into place, and then committed.
+async def export_document(
+    document: Document, session: Session, publishing: Publishing, *, by_content: bool = False
+) -> CommittedDocument:
+    """Fetch one document into the archive: staged whole, then published with its record.
 
     Raises RequestError, SignInError, ServerUnavailableError or StorageError; then what was there
-    before stays.
+    before stays. With `by_content`, a damaged file is replaced that has the right size.
     """
-    staged = STAGING / f"document+{document_stem(document)}.part"
+    staged = staged_document(document)
     for lost in count(1):
         try:
-            saved = await _fetched(document, session, store, staged)
+            saved = await _fetch(document, session, publishing.store, staged)
             break
         except UploadLostError as error:
             if error.final or lost == UPLOADS_LOST:
                 raise
     committed = CommittedDocument(document, saved.size, saved.digest)
-    await anyio.to_thread.run_sync(_commit, committed, store, staged)
+    publish = partial(publishing.publish, committed, {staged: saved.digest}, by_content=by_content)
+    await anyio.to_thread.run_sync(publish)
     return committed
-
-
-def _commit(committed: CommittedDocument, store: Store, staged: PurePosixPath) -> None:
-    document = committed.document
-    if store.size(document_commit_name(document)) is not None:
-        store.settle(staged)  # what replaces a document has to outlive this process
-    store.remove(document_commit_name(document))  # it must not come to vouch for another file
-    store.publish(staged, document_name(document))
-    store.write(document_commit_name(document), committed.to_json())
 
 
 async def save_document(document: Document, session: Session, file: Path) -> int:
@@ -56,16 +52,16 @@ async def save_document(document: Document, session: Session, file: Path) -> int
     """
     store, name = LocalStore(file.parent), PurePosixPath(file.name)
     staged = name.with_name(f".{name.name}.part")
-    saved = await _fetched(document, session, store, staged)
+    saved = await _fetch(document, session, store, staged)
     try:
-        await anyio.to_thread.run_sync(store.publish, staged, name)
+        await anyio.to_thread.run_sync(store.replace, staged, name)
     except BaseException:  # no run comes by to sweep here
         saved.abandon()
         raise
     return saved.size
 
 
-async def _fetched(
+async def _fetch(
     document: Document, session: Session, store: Store, staged: PurePosixPath
 ) -> Saving:
     saving = Saving(store, staged)

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from typing import Unpack
+from pathlib import Path, PurePosixPath
+from typing import Any, Unpack
 from urllib.parse import urlsplit
 
 import anyio.abc
@@ -20,15 +19,36 @@ import orjson
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import CommittedDocument, committed_documents
-from bulkfetch.archive.headers import keep_headers
-from bulkfetch.archive.layout import ARCHIVE, LOCK, LOGS, RUNS
-from bulkfetch.archive.origin import claim_archive
+from bulkfetch.archive.headers import stage_headers
+from bulkfetch.archive.inventory import (
+    count_records,
+    files_without_record,
+    find_gone,
+    recorded_selections,
+)
+from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.layout import (
+    ARCHIVE,
+    LOCK,
+    LOGS,
+    RUNS,
+    STAGED_HEADERS,
+    commit_name,
+    document_commit_name,
+)
+from bulkfetch.archive.origin import check_archive, claim_archive, read_archive
+from bulkfetch.archive.orphans import rebuild_records
+from bulkfetch.archive.publishing import Publishing, Settled, name_moment
+from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
     BulkfetchError,
+    DamagedArchiveError,
+    DamagedError,
     DeadlineError,
+    OutputError,
     ServerUnavailableError,
     SignInError,
     StorageError,
@@ -44,7 +64,8 @@ from bulkfetch.runs.committed import (
     find_kinds_that_agree,
 )
 from bulkfetch.runs.documents import export_document
-from bulkfetch.runs.failures import Failure, failure_of, keep_failures, not_tried
+from bulkfetch.runs.failures import Failure, failure_of, not_tried
+from bulkfetch.runs.openfailures import keep_failures
 from bulkfetch.runs.plan import Plan, Selection, plan_export
 from bulkfetch.runs.reconcile import (
     Reconciliation,
@@ -182,16 +203,16 @@ async def archive(
     options: ExportOptions, settings: Settings, store: Store, stats: RunStats
 ) -> ExportReport:
     """Do what `export_async` or a repair does, in a store whose lock is held."""
-    started, moment = anyio.current_time(), _name_moment()
-    await anyio.to_thread.run_sync(claim_archive, store, _identify(settings, options.source))
-    await anyio.to_thread.run_sync(sweep, store)
+    started, moment = anyio.current_time(), name_moment(datetime.now(UTC))
+    publishing = Publishing(store)
+    settled = await anyio.to_thread.run_sync(_prepare, publishing, options, settings)
     async with (
         _open_log(store, moment) as log,
         open_session(settings, stats, log, keep=options.on_refresh_token) as session,
     ):
-        run = Run(settings, options, store, session, stats, log)
+        run = Run(settings, options, store, session, stats, log, publishing)
         run = replace(run, is_user=has_user(settings), ends_at=_end_of_run(settings))
-        outcome = await _plan_and_fetch(run)
+        outcome = await _plan_and_fetch(run, settled)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
     await anyio.to_thread.run_sync(_write_report, store, moment, report)
@@ -199,6 +220,30 @@ async def archive(
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
     return report
+
+
+def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings) -> Settled:
+    """Finish what a killed run left open, and check that this run may continue. Blocks.
+
+    Nothing else of an archive changes before the run has signed in and has the list of invoices.
+    Raises OutputError.
+    """
+    store = publishing.store
+    try:
+        read_archive(store)
+    except DamagedArchiveError:
+        if options.repair is None:
+            raise
+    settled = publishing.settle()
+    with suppress(DamagedArchiveError):  # a repair writes it again
+        check_archive(store, _identify(settings, options.source))
+    if options.repair is None and (gone := find_gone(store)):
+        raise OutputError(
+            f"{store.where}: {gone} are gone since the last run. Put them back from a copy, or run "
+            "`bulkfetch repair`, which makes them again from the files; nothing was changed"
+        )
+    sweep(store)
+    return settled
 
 
 def _identify(settings: Settings, source: str | None) -> dict[str, object]:
@@ -246,6 +291,8 @@ class _Work:
     """Pending transfers that were committed before, of an invoice that has changed since."""
     documents: tuple[Document, ...]
     documents_skipped: dict[Document, CommittedDocument]
+    blocked: tuple[Failure, ...] = ()
+    """What cannot be fetched before a repair has made its record again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,18 +301,19 @@ class _Outcome:
 
     work: _Work
     progress: _Progress
+    settled: Settled
+    removed: list[Generation]
 
 
-async def _plan_and_fetch(run: Run) -> _Outcome:
+async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
     plan = await _plan_in_time(run)
-    repair = run.options.repair
-    keep = partial(keep_headers, run.store, plan.invoices, anew=bool(repair and repair.headers))
-    await anyio.to_thread.run_sync(keep)
-    work = await anyio.to_thread.run_sync(_find_work, run, plan)
+    await anyio.to_thread.run_sync(_begin, run, plan)
+    work = await anyio.to_thread.run_sync(_find_work, run, plan, settled)
     await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
     _note_work(run, work)
     progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in work.pending))
+    progress.failures.extend(work.blocked)
     with anyio.CancelScope(deadline=run.ends_at) as scope:
         await _fetch_transfers(run, work, progress)
         if progress.fatal is None:
@@ -276,7 +324,33 @@ async def _plan_and_fetch(run: Run) -> _Outcome:
             f"{run.stats.transfers_done} of {len(work.pending)} transfers committed; "
             "run the same command again to continue"
         )
-    return _Outcome(work, progress)
+    removed = await anyio.to_thread.run_sync(_end, run)
+    return _Outcome(work, progress, settled, removed)
+
+
+def _begin(run: Run, plan: Plan) -> None:
+    """Say whose archive it is, and write the table of headers: the first changes of a run."""
+    repair, store = run.options.repair, run.store
+    facts = _identify(run.settings, run.options.source)
+    if repair is None:
+        claim_archive(store, facts, _narrowing(run.options))
+    else:
+        claim_archive(store, facts, *recorded_selections(store), anew=True)
+        rebuild_records(run.publishing)
+    headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
+    staged = {STAGED_HEADERS: headers.sha256}
+    run.publishing.publish(headers, staged, by_content=repair is not None)
+
+
+def _narrowing(options: ExportOptions) -> dict[str, Any]:
+    """Return what an export is narrowed to, as `archive.json` keeps it."""
+    return {**options.selection.narrowing(), **({} if options.documents else {"documents": False})}
+
+
+def _end(run: Run) -> list[Generation]:
+    """Make everything durable that was published, and remove old views of a moment."""
+    run.publishing.sync_records()
+    return remove_old_views(run.store, run.settings.keep_snapshots)
 
 
 async def _plan_in_time(run: Run) -> Plan:
@@ -302,26 +376,61 @@ async def _walk_and_plan(
     return plan_export(walked, selection)
 
 
-def _find_work(run: Run, plan: Plan) -> _Work:
+def _find_work(run: Run, plan: Plan, settled: Settled) -> _Work:
     """Compare a plan with what the archive has. Blocks."""
     repair = run.options.repair
     if repair:
-        kept = [each for each in plan.transfers if each not in repair.transfers]
+        kept = [each for each in plan.transfers if each not in repair.faulty]
     else:  # what is not billed yet changes from day to day
         kept = [each for each in plan.transfers if not each.unbilled]
     skipped = find_committed(run.store, kept)
-    pending = tuple(transfer for transfer in plan.transfers if transfer not in skipped)
+    pending = [transfer for transfer in plan.transfers if transfer not in skipped]
     documents = documents_of(plan.invoices)
     if not run.options.documents:
         documents = tuple(each for each in documents if repair and repair.documents(each))
+    sound = [each for each in documents if not repair or each not in repair.faulty]
+    documents_skipped = committed_documents(run.store, sound)
+    left: list[Transfer | Document] = [*pending]
+    left += [each for each in documents if each not in documents_skipped]
+    blocked = _find_blocked(run, left, settled)
     return _Work(
         plan=plan,
-        pending=pending,
+        pending=tuple(each for each in pending if each not in blocked),
         skipped=skipped,
         changed=find_changed(run.store, pending),
         documents=documents,
-        documents_skipped={} if repair else committed_documents(run.store, documents),
+        documents_skipped=documents_skipped,
+        blocked=tuple(blocked.values()),
     )
+
+
+def _find_blocked(
+    run: Run, left: Sequence[Transfer | Document], settled: Settled
+) -> dict[Transfer | Document, Failure]:
+    """Return what must not be fetched, because files of it are in place that no record names."""
+    lacking = files_without_record(run.store)
+    blocked: dict[Transfer | Document, Failure] = {}
+    for each in left:
+        name = commit_name(each) if isinstance(each, Transfer) else document_commit_name(each)
+        why = settled.stuck.get(name, "")
+        if name in lacking:
+            why = f"{name} is gone, but files that it named are there: run `bulkfetch repair`"
+        elif not why and run.options.repair is None:
+            why = _damage_of(run.store, name)
+        if why:
+            blocked[each] = failure_of(each, DamagedError(f"{each}: {why}"))
+    return blocked
+
+
+def _damage_of(store: Store, name: PurePosixPath) -> str:
+    """Return what is wrong with a record that is there, "" if nothing is."""
+    content = store.read(name)
+    try:
+        if content is not None:
+            parse_record(content, name)
+    except DamagedError as error:
+        return str(error)
+    return ""
 
 
 def _note_work(run: Run, work: _Work) -> None:
@@ -384,6 +493,9 @@ async def _fetch_transfer(transfer: Transfer, job: Job, progress: _Progress) -> 
     stats = job.run.stats
     try:
         commit = await export_transfer(transfer, job)
+    except DamagedError as error:
+        progress.failures.append(failure_of(transfer, error))
+        stats.transfers_failed += 1
     except _FATAL as error:
         progress.fatal = progress.fatal or error
         progress.failures.append(failure_of(transfer, error))
@@ -406,7 +518,8 @@ async def _save_documents(run: Run, work: _Work, progress: _Progress) -> None:
     If the service refuses one to an app without a user, it would refuse them all: stop then. If
     there is a user, or one document was given, the refusal is about that document alone.
     """
-    pending = [each for each in work.documents if each not in work.documents_skipped]
+    done = {*work.documents_skipped, *(failure.transfer for failure in work.blocked)}
+    pending = [each for each in work.documents if each not in done]
     waiting = iter(pending)
     async with anyio.create_task_group() as tasks:
 
@@ -430,7 +543,12 @@ async def _save_document(document: Document, run: Run, progress: _Progress) -> b
     Returns whether the others are worth a try, even without a user.
     """
     try:
-        progress.documents[document] = await export_document(document, run.session, run.store)
+        progress.documents[document] = await export_document(
+            document, run.session, run.publishing, by_content=run.options.repair is not None
+        )
+    except DamagedError as error:
+        progress.failures.append(failure_of(document, error))
+        return True
     except _FATAL as error:
         progress.fatal = progress.fatal or error
         progress.failures.append(failure_of(document, error))
@@ -464,6 +582,11 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         throttled=stats.throttled,
         elapsed_s=elapsed_s,
         correlation_id=run.session.correlation_id,
+        selection=None if run.options.repair else _narrowing(run.options),
+        records=count_records(run.store),
+        finished=tuple(name.stem for name in outcome.settled.finished),
+        removed_views=len(outcome.removed),
+        superseded_bytes=superseded_bytes(run.store),
     )
 
 
@@ -507,10 +630,6 @@ def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _O
     work = outcome.work
     planned: list[Transfer | Document] = [*work.plan.transfers, *work.documents]
     keep_failures(store, report.failures, planned=planned, committed_of=committed, at=moment)
-
-
-def _name_moment() -> str:
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 @asynccontextmanager

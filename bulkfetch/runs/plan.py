@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import product
+from typing import Any
 
 from bulkfetch.billing.details import DETAILS, NEW_COMMERCE, api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, flatten_once
@@ -45,6 +46,17 @@ class Selection:
                 "no invoice can be dated between"
             )
 
+    def narrowing(self) -> dict[str, Any]:
+        """Return what narrows the selection, as plain values; without any, it is everything."""
+        plain: dict[str, Any] = {
+            "since": None if self.since is None else self.since.isoformat(),
+            "until": None if self.until is None else self.until.isoformat(),
+            "invoices": sorted(self.invoices),
+            "providers": sorted(set(map(api_spelling, self.providers))),
+            "line_item_types": sorted(set(map(api_spelling, self.line_item_types))),
+        }
+        return {name: value for name, value in plain.items() if value}
+
     def wants(self, invoice: Invoice) -> bool:
         """Return whether `invoice` is selected. Without a date it is, unless dates are given."""
         if self.invoices and invoice.id not in self.invoices:
@@ -67,6 +79,28 @@ class Selection:
         return (not self.providers or provider in map(api_spelling, self.providers)) and (
             not self.line_item_types or line_item_type in map(api_spelling, self.line_item_types)
         )
+
+
+def selection_from(narrowing: Mapping[str, Any]) -> tuple[Selection, bool]:
+    """Return the selection that `narrowing` was made from, and whether documents were wanted.
+
+    What is not known is left out: the selection is the wider for it.
+    """
+
+    def day(name: str) -> date | None:
+        return date.fromisoformat(narrowing[name]) if name in narrowing else None
+
+    def names(name: str) -> tuple[str, ...]:
+        return tuple(map(str, narrowing.get(name, ())))
+
+    selection = Selection(
+        since=day("since"),
+        until=day("until"),
+        invoices=names("invoices"),
+        providers=names("providers"),
+        line_item_types=names("line_item_types"),
+    )
+    return selection, narrowing.get("documents", True) is not False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from bulkfetch.archive.witness import (
 )
 from bulkfetch.billing.invoices import Invoice, details_of
 from bulkfetch.billing.money import Agreement, quantities_agree
+from bulkfetch.billing.schemas import AMENDMENT_OF
 from bulkfetch.billing.transfers import Transfer, explanation, needs_graph, transfer_of
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.decoding.jsontext import loads
@@ -61,6 +62,8 @@ class Header:
     charged: Decimal | None
     currency: str | None
     transfers: tuple[Transfer, ...]
+    invoice_date: datetime | None = None
+    amendment_of: str | None = None
 
     @property
     def charging(self) -> list[Transfer]:
@@ -78,7 +81,14 @@ class Header:
 def header_of(invoice: Invoice) -> Header:
     """Return what an invoice says of itself."""
     transfers = tuple(transfer_of(invoice, detail) for detail in invoice.details)
-    return Header(invoice.id, invoice.total_charges, invoice.currency_code, transfers)
+    return Header(
+        invoice.id,
+        invoice.total_charges,
+        invoice.currency_code,
+        transfers,
+        invoice_date=invoice.invoice_date,
+        amendment_of=invoice.amendment_of,
+    )
 
 
 def headers_in(table: pa.Table) -> list[Header]:
@@ -90,6 +100,7 @@ def headers_in(table: pa.Table) -> list[Header]:
         "currencyCode",
         "billingPeriodStartDate",
         "invoiceDetails",
+        AMENDMENT_OF,
     )
     columns = [table.column(name).to_pylist() for name in names]
     return [_header_of_row(*row) for row in zip(*columns, strict=True)]
@@ -102,6 +113,7 @@ def _header_of_row(
     currency: str | None,
     billing_period_start: datetime | None,
     details: str | None,
+    amendment_of: str | None,
 ) -> Header:
     invoice = Invoice(
         invoice_id,
@@ -109,6 +121,7 @@ def _header_of_row(
         charged,
         currency_code=currency,
         billing_period_start=billing_period_start,
+        amendment_of=amendment_of,
         details=() if details is None else details_of(loads(details.encode()), invoice_id),
     )
     return header_of(invoice)

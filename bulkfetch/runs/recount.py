@@ -21,8 +21,9 @@ from bulkfetch.errors import TransferError
 from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
+from bulkfetch.runs.findings import Finding
 from bulkfetch.runs.sources import source_of
-from bulkfetch.runs.verify import Finding, VerifyReport
+from bulkfetch.runs.verify import VerifyReport
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings

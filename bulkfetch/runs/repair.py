@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Unpack
 
 import anyio.to_thread
@@ -13,18 +14,20 @@ from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.documents import document_commits
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.layout import (
-    ARCHIVE,
-    LINE_ITEMS,
+    COMMITS,
+    DOCUMENT_COMMITS,
     STATE,
-    UNBILLED_LINE_ITEMS,
     commit_name,
-    commit_of_part,
     document_commit_name,
     unbilled_of_commit,
 )
 from bulkfetch.archive.origin import read_archive
+from bulkfetch.archive.orphans import find_orphans
+from bulkfetch.archive.publishing import Publishing, Settled
+from bulkfetch.billing.documents import Document
 from bulkfetch.billing.schemas import INVOICE_ARROW
-from bulkfetch.errors import DamagedError, OutputError
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.report import ExportReport
@@ -43,12 +46,16 @@ from bulkfetch.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class RepairReport:
-    """What was faulty `before`, what was fetched, and what is still faulty `after`; the latter two
-    only if need be."""
+    """What was faulty `before`, what was done about it, and what is still faulty `after`.
+
+    The latter two are None if nothing had to be done. `finished` is what a killed run had begun to
+    replace.
+    """
 
     before: VerifyReport
     export: ExportReport | None = None
     after: VerifyReport | None = None
+    finished: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -64,6 +71,7 @@ class RepairReport:
         """Return the report as plain values, for JSON."""
         return {
             "sound": self.sound,
+            "finished": list(self.finished),
             "before": self.before.to_dict(),
             "export": self.export.to_dict() if self.export else None,
             "after": self.after.to_dict() if self.after else None,
@@ -71,10 +79,15 @@ class RepairReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
+        finished = [f"FINISHED {each}: an earlier run had begun it" for each in self.finished]
         if self.export is None or self.after is None:
-            return [*self.before.lines(), "nothing is faulty: nothing was fetched"]
+            return [
+                *finished,
+                *self.before.lines(),
+                "nothing is faulty and nothing is missing: nothing was fetched",
+            ]
         found = [f"FOUND {finding}" for finding in self.before.findings]
-        return [*found, *self.export.lines(), *self.after.lines()]
+        return [*finished, *found, *self.export.lines(), *self.after.lines()]
 
 
 async def repair_async(
@@ -87,32 +100,34 @@ async def repair_async(
     on_refresh_token: Callable[[Secret], None] | None = None,
     **keywords: Unpack[SettingsKeywords],
 ) -> RepairReport:
-    """Verify every line item of an archive, fetch again what is faulty, and verify it once more.
+    """Finish what was begun, verify every line item, mend what is faulty, and verify once more.
 
-    What is faulty stays until what replaces it is whole. `with_server` also asks the server how
-    many rows each transfer has, and fetches those again that have other ones. Settings and errors
-    are those of `export_async`; files that are not ours are only told of.
+    Lost records are made again from the files that they named. What is faulty or missing is fetched
+    again; until what replaces it is whole it stays, and then it is kept with what is superseded.
+    `with_server` also asks the server how many rows each transfer has, and fetches those again that
+    differ. Settings and errors are those of `export_async`. Files of others are only reported.
     """
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
     stats = stats or RunStats()
     store = await anyio.to_thread.run_sync(_opened, output, settings)
     async with writing_to(store):
+        settled = await anyio.to_thread.run_sync(_settle, store)
+        finished = tuple(name.stem for name in settled.finished)
         before = await anyio.to_thread.run_sync(_verified, store, output)
         if with_server:
             before = await verify_against_server(
                 before, settings, stats, on_refresh_token=on_refresh_token
             )
         if before.sound:
-            return RepairReport(before)
-        await anyio.to_thread.run_sync(_drop_damaged_archive_file, store)
+            return RepairReport(before, finished=finished)
         plan = await anyio.to_thread.run_sync(_repair_of, store, before)
         options = ExportOptions(
             output=str(output), source=source, repair=plan, on_refresh_token=on_refresh_token
         )
         export = await archive(options, settings, store, stats)
         after = await anyio.to_thread.run_sync(_verified, store, output)
-    return RepairReport(before, export, after)
+    return RepairReport(before, export, after, finished)
 
 
 def repair(
@@ -155,29 +170,32 @@ def _verified(store: Store, output: str | Path) -> VerifyReport:
     )  # by nobody but this repair
 
 
-def _drop_damaged_archive_file(store: Store) -> None:
-    """Make room for an archive file that says what the settings are now; which ones it was made
-    with is lost."""
-    try:
+def _settle(store: Store) -> Settled:
+    """Finish what a killed run began. Raises OutputError for an archive of another format."""
+    with suppress(DamagedArchiveError):
         read_archive(store)
-    except OutputError:
-        store.remove(ARCHIVE)
+    return Publishing(store).settle()
 
 
 def _repair_of(store: Store, report: VerifyReport) -> Repair:
-    published = (*store.list(LINE_ITEMS), *store.list(UNBILLED_LINE_ITEMS))
-    held: set[PurePosixPath | None] = {*commit_names(store), *map(commit_of_part, published)}
-    faulty = {finding.document for finding in report.findings if finding.document is not None}
-    unreadable = set(document_commits(store)) - {
-        document_commit_name(each.document) for each in report.documents
-    }
-    unbilled = (unbilled_of_commit(name) for name in held if name is not None)
+    held = {*commit_names(store), *document_commits(store), *find_orphans(store)}
+    faulty: set[Transfer | Document] = set()
+    lacking: set[Transfer | Document] = set()
+    for finding in report.findings:
+        each = finding.transfer or finding.document
+        if each is not None:
+            (lacking if finding.is_lacking else faulty).add(each)
+    wanted = faulty | lacking
+    readable = {each.record_name for each in report.documents}
+    unreadable = {name for name in held if name.parent == DOCUMENT_COMMITS} - readable
+    unbilled = {unbilled_of_commit(name) for name in held if name.parent == COMMITS}
+    unbilled |= {each for each in wanted if isinstance(each, Transfer) and each.unbilled}
     return Repair(
-        transfers={finding.transfer for finding in report.findings if finding.transfer is not None},
+        faulty=faulty,
         headers=_are_headers_lost(store),
-        holds=lambda transfer: commit_name(transfer) in held,
+        holds=lambda transfer: commit_name(transfer) in held or transfer in wanted,
         documents=lambda document: (
-            document in faulty or document_commit_name(document) in unreadable
+            document in wanted or document_commit_name(document) in unreadable
         ),
         unbilled=tuple(sorted(transfer for transfer in unbilled if transfer is not None)),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bulkfetch.archive.commits import Commit
@@ -48,6 +49,16 @@ class ExportReport:
     """Transfers whose last page is empty, although the page before named it."""
     documents: tuple[CommittedDocument, ...] = ()
     documents_skipped: tuple[CommittedDocument, ...] = ()
+    selection: Mapping[str, Any] | None = None
+    """What the run was narrowed to; None for a repair."""
+    records: Mapping[str, int] = field(default_factory=dict)
+    """How many transfers and documents are committed in all, when the run ends."""
+    finished: tuple[str, ...] = ()
+    """What an earlier run had begun to replace, and this one finished."""
+    removed_views: int = 0
+    """How many old unbilled snapshots and tables of headers were removed (`keep_snapshots`)."""
+    superseded_bytes: int = 0
+    """How large everything is that has been replaced and is kept."""
 
     @property
     def complete(self) -> bool:
@@ -98,6 +109,11 @@ class ExportReport:
             "documents_skipped": len(self.documents_skipped),
             "documents_failed": self._documents_failed,
             "changed": list(map(str, self.changed)),
+            "selection": None if self.selection is None else dict(self.selection),
+            "records": dict(self.records),
+            "finished": list(self.finished),
+            "removed_views": self.removed_views,
+            "superseded_bytes": self.superseded_bytes,
             "rows": self.rows,
             "rows_resumed": self.rows_resumed,
             "ended_empty": list(map(str, self.ended_empty)),
@@ -121,11 +137,13 @@ class ExportReport:
             lines.append(
                 f"{counted(self.rows, 'line item')} in {self.size_bytes / 1e6:,.1f} MB of Parquet, "
                 f"{self.elapsed_s:.1f} s, {rate:,.0f} line items/s, "
-                f"{counted(self.requests, 'request')}, {self.retries:,} retried, {self.throttled:,} throttled"
+                f"{counted(self.requests, 'request')}, {self.retries:,} retried, "
+                f"{self.throttled:,} throttled"
             )
         if self.rows_resumed:
             lines.append(
-                f"{counted(self.rows_resumed, 'line item')} of them an earlier run had in whole parts"
+                f"{counted(self.rows_resumed, 'line item')} of them an earlier run had "
+                "in whole parts"
             )
         lines += _by_partition(self.committed)
         if self.documents or self.documents_skipped or self._documents_failed:
@@ -143,7 +161,18 @@ class ExportReport:
             "the invoice confirms that end, or the page was empty twice"
             for each in self.ended_empty
         ]
+        lines += [f"FINISHED {each}: an earlier run had begun it" for each in self.finished]
         lines += reconciliation_lines(self.reconciliations)
+        if self.removed_views:
+            lines.append(
+                f"{counted(self.removed_views, 'old generation')} of unbilled snapshots and of the "
+                "table of headers removed (keep_snapshots)"
+            )
+        if self.superseded_bytes:
+            lines.append(
+                f"{self.superseded_bytes / 1e6:,.1f} MB of replaced files are kept in "
+                "_bulkfetch/superseded (`bulkfetch prune` deletes old ones)"
+            )
         if self.rescues:
             named = [f"{printable(name)} {count:,}" for name, count in self.rescues.most_common(8)]
             lines.append(f"kept as exact JSON in _rescued: {', '.join(named)}")
@@ -161,7 +190,8 @@ class ExportReport:
         lines += failure_lines(self.failures)
         if self.failures:
             lines.append(
-                "Run the same command again: what is committed is kept, only what failed is fetched."
+                "Run the same command again: what is committed is kept, "
+                "only what failed is fetched."
             )
         return lines
 
@@ -184,9 +214,11 @@ class ExportReport:
         if not self.invoices and not self.committed and not self.failures:
             return "no invoice was found or selected"
         if not self.committed and len(self.failures) == self._documents_failed:
-            return f"nothing to fetch: {counted(len(self.skipped), 'transfer')} of {invoices} committed before"
+            skipped = counted(len(self.skipped), "transfer")
+            return f"nothing to fetch: {skipped} of {invoices} committed before"
         return (
-            f"{counted(len(self.committed), 'transfer')} committed, {len(self.skipped):,} committed before, "
+            f"{counted(len(self.committed), 'transfer')} committed, "
+            f"{len(self.skipped):,} committed before, "
             f"{len(self.failures) - self._documents_failed:,} failed, of {invoices}"
         )
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runlog import RunLog
@@ -22,11 +23,12 @@ class Repair:
     """Which transfers and documents of an archive to fetch again, and whether to rewrite the
     table of invoice headers.
 
-    A repair adds nothing to an archive. `holds` returns whether the archive has a transfer, sound
-    or not. No invoice leads to `unbilled` line items, so their transfers are listed.
+    What is `faulty` is fetched whatever its record says. A repair adds nothing to an archive but
+    what was selected before: `holds` returns whether it has a transfer, sound or not, or lacks it.
+    No invoice leads to `unbilled` line items, so their transfers are listed.
     """
 
-    transfers: Collection[Transfer]
+    faulty: Collection[Transfer | Document]
     headers: bool
     holds: Callable[[Transfer], bool]
     unbilled: tuple[Transfer, ...] = ()
@@ -71,6 +73,8 @@ class Run:
     session: Session
     stats: RunStats
     log: RunLog
+    publishing: Publishing
+    """Brings what is staged to where readers look."""
     is_user: bool = False
     """Whether the session signs in for a user: only then does the service give documents."""
     ends_at: float = math.inf

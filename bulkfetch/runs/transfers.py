@@ -15,12 +15,12 @@ import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 
-from bulkfetch.archive.commits import Commit, CommittedPart, withdraw, write_commit
-from bulkfetch.archive.layout import commit_name, part_name, staged_name
+from bulkfetch.archive.commits import Commit, CommittedPart
+from bulkfetch.archive.layout import part_name, staged_name
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
-from bulkfetch.archive.sweep import remove_staged, retract
-from bulkfetch.billing.sources import BEGINNING, PlacedPage, Walk
+from bulkfetch.archive.sweep import remove_staged
+from bulkfetch.billing.sources import BEGINNING, Bookmark, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import LineItemSchema
@@ -34,7 +34,7 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.sources import source_of
-from bulkfetch.storage.store import UPLOADS_LOST, Store
+from bulkfetch.storage.store import UPLOADS_LOST
 
 T = TypeVar("T")
 
@@ -92,6 +92,13 @@ async def _resume_or_start(transfer: Transfer, job: Job) -> Commit:
 
 
 async def _fetch_and_commit(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
+    staged = await _fetch(transfer, job, intake)
+    # From here on nothing is cleaned up after an error: the next run finishes what was begun.
+    return await _in_thread(job, partial(_commit, transfer, job.run, intake, staged))
+
+
+async def _fetch(transfer: Transfer, job: Job, intake: _Intake) -> list[StagedPart]:
+    """Fetch all pages and return the staged parts. After an error, what is not kept is removed."""
     stats = job.run.stats
     walk = Walk(transfer, intake.decoder, intake.start, intake.adds_up)
     try:
@@ -101,7 +108,7 @@ async def _fetch_and_commit(transfer: Transfer, job: Job, intake: _Intake) -> Co
                 stats.pages += 1
                 stats.rows += placed.page.rows
                 stats.rescued += placed.page.columns.rescues.total()
-        return await _in_thread(job, partial(_commit, transfer, job.run.store, intake))
+        return await _in_thread(job, intake.finish)
     except ContradictionError:
         intake.writer.abort()
         # Parts that cannot be removed are not adopted either: the pages will contradict them.
@@ -130,14 +137,16 @@ class _Intake:
     ) -> None:
         declared = transfer.detail.schema
         parts = [checkpoint.part for checkpoint in adopted]
-        self.start = self._page_start = adopted[-1].start if adopted else BEGINNING
+        self.start = adopted[-1].start if adopted else BEGINNING
         self.decoder = PageDecoder(transfer.invoice_id, declared, job.decoders)
         self.tally = Tally()
         if adopted:
             self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)
         self._transfer = transfer
+        self._page = self._page_before = self._look_back(self.start)
         self._is_sole = transfer in job.sole
         self._staging = staging
+        self._least_rows = sum(part.rows for part in parts) + 1 if parts else 0
         self._overlap = rows_since(job.run.store, parts, self.start.line)
         self.writer = PartWriter(
             job.run.store,
@@ -148,12 +157,15 @@ class _Intake:
             # The next run does not know inferred columns, and unbilled line items change.
             keep=None if declared is None or transfer.unbilled else self._keep,
             adopted=parts,
+            transfer=transfer,
+            total_column=None if declared is None else declared.total,
         )
 
     def take(self, placed: PlacedPage[Page]) -> None:
         """Take the next page. Raises ContradictionError if its rows are not those of the parts, and
         StorageError."""
-        page, self._page_start = placed.page, placed.start
+        page = placed.page
+        self._page_before, self._page = self._page, self._look_back(placed.start)
         batch = self.decoder.batch(page, self.tally.rows)
         known = min(self._overlap_left, page.rows)
         if known and self._overlap is not None:
@@ -164,12 +176,19 @@ class _Intake:
             self.writer.write(batch.slice(known))
         self.tally.add(page, self.decoder.schema)
 
-    def finish(self, schema: LineItemSchema) -> list[StagedPart]:
-        """Return all parts, sealed. Raises ContradictionError if the pages end before the adopted
-        parts do."""
-        if self._overlap_left:
+    @property
+    def schema(self) -> LineItemSchema | None:
+        """The schema of the rows; None if nobody declared it and no row has come."""
+        if self.tally.rows:
+            return self.decoder.schema
+        return self._transfer.detail.schema
+
+    def finish(self) -> list[StagedPart]:
+        """Return all parts, sealed. Raises ContradictionError if no row comes behind the adopted
+        parts: they were sealed because one did."""
+        if self.tally.rows < self._least_rows:
             raise self._changed(f"only {self.tally.rows} rows now")
-        return self.writer.finish(schema.arrow)
+        return [] if self.schema is None else self.writer.finish(self.schema.arrow)
 
     def adds_up(self) -> bool:
         """Return whether the rows taken so far make up, to the cent, what the invoice charges.
@@ -186,15 +205,33 @@ class _Intake:
         rows = 0 if self._overlap is None else self._overlap.num_rows
         return max(0, self.start.line + rows - self.tally.rows)
 
+    def _look_back(self, start: Bookmark) -> _LookBack:
+        """Return where the next page starts, and what was counted before it."""
+        total = None if self.schema is None else self.tally.total(self.schema)
+        return _LookBack(start, total, dict(self.tally.rescues))
+
     def _keep(self, part: StagedPart) -> None:
-        """Write the checkpoint of a part that ends in this page, which is not in the tally yet."""
-        total = self.tally.total(self.decoder.schema)
-        self._staging.keep(Checkpoint(part, self._page_start, total, dict(self.tally.rescues)))
+        """Write the checkpoint of a part: it starts where the page does in which the part ends.
+
+        That is the page before this one if the part has no row of this one.
+        """
+        ends_before = part.first_line + part.rows <= self.tally.rows
+        page = self._page_before if ends_before else self._page
+        self._staging.keep(Checkpoint(part, page.start, page.total, page.rescues))
 
     def _changed(self, what: str) -> ContradictionError:
         return ContradictionError(
             f"transfer {self._transfer}: it has {what} than when an earlier run fetched it"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _LookBack:
+    """Where a page starts, and what was counted of the pages before it."""
+
+    start: Bookmark
+    total: Decimal | None
+    rescues: Mapping[str, int]
 
 
 class Tally:
@@ -222,38 +259,22 @@ class Tally:
         return None if schema.total is None or self.rescues[schema.total] else self._total
 
 
-def _commit(transfer: Transfer, store: Store, intake: _Intake) -> Commit:
-    """Publish the parts, then write the commit: the next run replaces a part without a commit."""
-    tally = intake.tally
-    schema = intake.decoder.schema if tally.rows else transfer.detail.schema
-    staged = [] if schema is None else intake.finish(schema)
-    if store.size(commit_name(transfer)) is not None:
-        for part in staged:  # what replaces a finished transfer must survive a loss of power
-            store.settle(part.name)
-    withdraw(store, transfer)
-    try:
-        parts = tuple(_publish(transfer, store, number, part) for number, part in enumerate(staged))
-        commit = Commit(
-            transfer=transfer,
-            rows=tally.rows,
-            parts=parts,
-            total_column=schema.total if schema else None,
-            total=tally.total(schema) if schema else None,
-            rescues=dict(tally.rescues),
-        )
-        write_commit(store, commit)
-    except BaseException:
-        with suppress(StorageError):  # the next run sweeps what cannot be taken back
-            store.remove(commit_name(transfer))
-            for number in range(len(staged)):
-                retract(store, part_name(transfer, number))
-        raise
-    with suppress(StorageError):  # it is committed; the next run sweeps what is left
-        remove_staged(store, transfer)
+def _commit(transfer: Transfer, run: Run, intake: _Intake, staged: Sequence[StagedPart]) -> Commit:
+    """Publish the parts of a transfer and the commit that names them."""
+    schema, tally = intake.schema, intake.tally
+    commit = Commit(
+        transfer=transfer,
+        rows=tally.rows,
+        parts=tuple(_describe(transfer, number, part) for number, part in enumerate(staged)),
+        total_column=schema.total if schema else None,
+        total=tally.total(schema) if schema else None,
+        rescues=dict(tally.rescues),
+    )
+    hashes = {part.name: part.sha256 for part in staged}
+    run.publishing.publish(commit, hashes, by_content=run.options.repair is not None)
     return commit
 
 
-def _publish(transfer: Transfer, store: Store, number: int, part: StagedPart) -> CommittedPart:
-    name = part_name(transfer, number)
-    store.publish(part.name, name)
+def _describe(transfer: Transfer, number: int, part: StagedPart) -> CommittedPart:
+    name = part_name(transfer, number, part.sha256)
     return CommittedPart(str(name), part.first_line, part.rows, part.size_bytes, part.sha256)

@@ -15,26 +15,22 @@ import pyarrow.compute as pc
 
 from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit
 from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
-from bulkfetch.archive.headers import read_headers
+from bulkfetch.archive.headers import parse_headers, read_headers
+from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     ACCEPTED,
     ARCHIVE,
-    DOCUMENTS,
-    FORMAT_VERSION,
-    HEADERS,
-    HEADERS_RECORD,
-    INVOICES,
-    LINE_ITEMS,
+    DATA,
+    HEADERS_COMMIT,
     LOCK,
-    UNBILLED_LINE_ITEMS,
-    commit_name,
-    commit_of_document,
-    commit_of_part,
-    document_name,
+    RECORDS,
+    published_as,
+    record_named,
 )
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.reading import parquet_file
-from bulkfetch.archive.records import money
+from bulkfetch.archive.records import money, read
+from bulkfetch.archive.superseded import generations, superseded_bytes
 from bulkfetch.archive.witness import read_acceptances
 from bulkfetch.billing.details import Explained
 from bulkfetch.billing.documents import Document
@@ -42,7 +38,9 @@ from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
-from bulkfetch.errors import DamagedError, OutputError, StorageError
+from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError, StorageError
+from bulkfetch.runs.completeness import find_lacking, find_open
+from bulkfetch.runs.findings import Finding
 from bulkfetch.runs.reconcile import (
     DISAGREEING,
     WHOLE,
@@ -68,20 +66,6 @@ _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong: in which file, transfer or invoice, and what; `transfer` is the one
-    to fetch again, or `document` where it is in one."""
-
-    name: str
-    what: str
-    transfer: Transfer | None = None
-    document: Document | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.what}"
-
-
-@dataclass(frozen=True, slots=True)
 class VerifyReport:
     """What a verification found: `findings` are what is wrong.
 
@@ -100,6 +84,8 @@ class VerifyReport:
     not_exported: tuple[Transfer, ...] = ()
     being_written: bool = False
     documents: tuple[CommittedDocument, ...] = ()
+    superseded_bytes: int = 0
+    """How large everything is that has been replaced and is kept."""
 
     @property
     def sound(self) -> bool:
@@ -154,6 +140,7 @@ class VerifyReport:
             "rows": self.rows,
             "size_bytes": self.size_bytes,
             "documents": len(self.documents),
+            "superseded_bytes": self.superseded_bytes,
             "findings": [{"name": finding.name, "what": finding.what} for finding in self.findings],
             "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
             "usage": list(self.usage),
@@ -170,7 +157,8 @@ class VerifyReport:
             first = ", ".join(map(str, self.not_exported[:3]))
             more = " …" if len(self.not_exported) > 3 else ""
             lines.append(
-                f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, {first}{more}"
+                f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, "
+                f"{first}{more}"
             )
         documents = f", {counted(len(self.documents), 'document')}" if self.documents else ""
         checked = "every line item is" if self.deep else "every file is"
@@ -181,14 +169,23 @@ class VerifyReport:
         )
         lines.append(
             f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
-            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB{documents}: {verdict}"
+            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB{documents}: "
+            f"{verdict}"
         )
+        if self.superseded_bytes:
+            lines.append(
+                f"{self.superseded_bytes / 1e6:,.1f} MB of replaced files are kept in "
+                "_bulkfetch/superseded (`bulkfetch prune` deletes old ones)"
+            )
         if self.being_written:
             lines.append(
-                "A run is writing to it: what that is at may show as faults. Verify again when it has ended."
+                "A run is writing to it: what that is at may show as faults. "
+                "Verify again when it has ended."
             )
         elif not self.sound:
-            lines.append("`bulkfetch repair` fetches again what is faulty, and nothing else.")
+            lines.append(
+                "`bulkfetch repair` fetches again what is faulty or missing, and nothing else."
+            )
         return lines
 
     def _table(self) -> list[str]:
@@ -220,6 +217,7 @@ def verify(
     output: str | Path,
     *,
     deep: bool = False,
+    files_only: bool = False,
     settings: Settings | None = None,
     **keywords: Unpack[SettingsKeywords],
 ) -> VerifyReport:
@@ -233,20 +231,33 @@ def verify(
     headers. With `deep` every line item is read as well: page checksums, contiguous line numbers,
     invoice ids, sums, and usage against billing quantities.
 
+    Unless `files_only`, it is also checked that the archive is complete: what its runs selected is
+    committed, none of them failed at anything since, and no record is gone.
+
     Raises OutputError if the directory is no archive that this version reads, StorageError if the
     disk or the object store refuses, and SettingsError.
     """
     settings = read_settings(settings, **keywords) if keywords else settings
-    tolerance = settings.money_tolerance if settings else None
-    return verify_store(open_archive(output, settings), str(output), deep=deep, tolerance=tolerance)
+    return verify_store(
+        open_archive(output, settings),
+        str(output),
+        deep=deep,
+        files_only=files_only,
+        tolerance=settings.money_tolerance if settings else None,
+    )
 
 
 def verify_store(
-    store: Store, output: str, *, deep: bool, tolerance: Decimal | None = None
+    store: Store,
+    output: str,
+    *,
+    deep: bool,
+    files_only: bool = False,
+    tolerance: Decimal | None = None,
 ) -> VerifyReport:
     """Check an archive as `verify` does, in a store; `output` is what the report calls it."""
     being_written = store.is_locked(LOCK)
-    findings = _archive_file(store)
+    archive, findings = _archive_file(store)
     commits, damaged = _commits(store)
     findings += damaged
     for found in side_by_side(store, partial(_check_commit, store, deep=deep), commits):
@@ -254,72 +265,78 @@ def verify_store(
     findings += _accepted_file(store)
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
-    findings += _strays(store, commits)
+    findings += _strays(store)
     headers, header_findings = _headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
-    left_out = (each for header in headers for each in header.transfers if each not in by_transfer)
+    usage = [] if findings or not deep else list(_usage_differences(store, by_transfer))
+    findings += header_findings
+    findings += find_open(store)
+    if not files_only:
+        committed: set[Transfer | Document] = set(by_transfer)
+        committed |= {each.document for each in documents}
+        findings += find_lacking(store, archive, headers, committed)
+    lacking = {finding.transfer for finding in findings}
+    left_out = (
+        each
+        for header in headers
+        for each in header.transfers
+        if each not in by_transfer and each not in lacking
+    )
     return VerifyReport(
         output=output,
         deep=deep,
         commits=tuple(commits),
-        findings=(*findings, *header_findings),
+        findings=tuple(dict.fromkeys(findings)),
         reconciliations=reconcile(headers, by_transfer, read_circumstances(store, tolerance)),
-        usage=() if findings or not deep else tuple(_usage_differences(store, by_transfer)),
-        not_exported=() if header_findings else tuple(left_out),
+        usage=tuple(usage),
+        not_exported=tuple(left_out),
         being_written=being_written,
         documents=tuple(documents),
+        superseded_bytes=superseded_bytes(store),
     )
 
 
 def _documents(store: Store) -> tuple[list[CommittedDocument], list[Finding]]:
-    """Read the records of all documents, and hold their files against them; find files that have
-    none."""
+    """Read the records of all documents, and hold their files against them."""
 
     def check(name: PurePosixPath) -> tuple[CommittedDocument | None, Finding | None]:
         try:
             committed = parse_document(store.read(name) or b"", name)
         except StorageError as error:
             return None, Finding(str(name), str(error))
-        document = committed.document
         try:
-            found = _check_bytes(
-                store, document_name(document), committed.size_bytes, committed.sha256
-            )
+            found = _check_bytes(store, committed.name, committed.size_bytes, committed.sha256)
         except StorageError as error:
-            found = str(error) if store.size(document_name(document)) is not None else "is missing"
-        return committed, Finding(
-            str(document_name(document)), found, document=document
-        ) if found else None
+            found = _why_unreadable(store, committed.name, error)
+        if not found:
+            return committed, None
+        return committed, Finding(str(committed.name), found, document=committed.document)
 
-    names = document_commits(store)
-    checked = side_by_side(store, check, names)
+    checked = side_by_side(store, check, document_commits(store))
     committed = [each for each, _ in checked if each is not None]
-    findings = [each for _, each in checked if each is not None]
-    findings += [
-        Finding(str(path), "no commit names this file, yet readers see it")
-        for path in store.list(DOCUMENTS)
-        if commit_of_document(path) not in names and path.name[0] not in "._"
-    ]
-    return committed, findings
+    return committed, [each for _, each in checked if each is not None]
 
 
-def _archive_file(store: Store) -> list[Finding]:
+def _why_unreadable(store: Store, name: PurePosixPath, error: Exception) -> str:
+    """Return what is wrong with a file that could not be read."""
+    try:
+        return str(error) if store.size(name) is not None else "is missing"
+    except StorageError:
+        return str(error)
+
+
+def _archive_file(store: Store) -> tuple[dict[str, Any] | None, list[Finding]]:
     """Check what an archive says of itself. Raises OutputError if it is none, or one of another
-    version."""
+    format."""
     try:
         archive = read_archive(store)
-    except OutputError as error:
-        return [Finding(str(ARCHIVE), str(error))]
-    if archive is None and not commit_names(store) and store.size(HEADERS_RECORD) is None:
+    except DamagedArchiveError as error:
+        return None, [Finding(str(ARCHIVE), str(error))]
+    if archive is None and not commit_names(store) and store.size(HEADERS_COMMIT) is None:
         raise OutputError(f"{store.where} is not an archive of bulkfetch: it has no {ARCHIVE}")
     if archive is None:
-        return [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]
-    if (version := archive.get("format_version")) != FORMAT_VERSION:
-        raise OutputError(
-            f"{store.where} is an archive of format version {version}; this bulkfetch reads version {FORMAT_VERSION}: "
-            "use the version that wrote it"
-        )
-    return []
+        return None, [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]
+    return archive, []
 
 
 def _accepted_file(store: Store) -> list[Finding]:
@@ -360,11 +377,14 @@ def _check_commit(store: Store, commit: Commit, *, deep: bool) -> list[Finding]:
         try:
             found = _check_file(store, part) or _check_rows(store, part, commit, totals, deep=deep)
         except StorageError as error:
-            found = str(error) if store.size(PurePosixPath(part.name)) is not None else "is missing"
+            found = _why_unreadable(store, PurePosixPath(part.name), error)
         except (OSError, pa.ArrowException) as error:
             found = f"cannot be read as Parquet ({error})"
         if found:
             findings.append(Finding(part.name, found, transfer))
+    if not commit.is_whole:
+        found = "its record was made again from its parts, and they are not known to be all"
+        findings.append(Finding(str(transfer), found, transfer))
     if expected != commit.rows:
         found = f"its parts hold {expected} rows, its commit says {commit.rows}"
         findings.append(Finding(str(transfer), found, transfer))
@@ -422,21 +442,38 @@ def _check_rows(
     return None
 
 
-_READ = (LINE_ITEMS.name, UNBILLED_LINE_ITEMS.name, INVOICES.name)
-"""The directories that readers take data from."""
-
-
-def _strays(store: Store, commits: Sequence[Commit]) -> Iterator[Finding]:
-    """Find files that readers would take for data and that no commit names, a damaged one
-    included."""
-    known = {str(HEADERS), *(part.name for commit in commits for part in commit.parts)}
-    damaged = {*commit_names(store)} - {commit_name(commit.transfer) for commit in commits}
+def _strays(store: Store) -> Iterator[Finding]:
+    """Find files that readers would take for data and that no record names, and what lies in
+    `superseded/` without one."""
+    known, damaged = _named_by_records(store)
     for name in store.list(PurePosixPath()):
-        if str(name) in known or commit_of_part(name) in damaged:
+        published = published_as(name)
+        if str(name) in known or (published is not None and published.record in damaged):
             continue
-        is_data = name.parts[0] in _READ and name.name[0] not in "._"
+        is_data = PurePosixPath(name.parts[0]) in DATA and name.name[0] not in "._"
         if is_data or name.suffix == ".parquet":
-            yield Finding(str(name), "no commit names this file, yet readers see it")
+            what = "no record names this file, yet readers see it"
+            if published is not None:
+                what += "; `bulkfetch repair` makes the record again if the file proves what it is"
+            yield Finding(str(name), what)
+    for name in generations(store)[1]:
+        yield Finding(str(name), "no record of a replaced generation names this file")
+
+
+def _named_by_records(store: Store) -> tuple[set[str], set[PurePosixPath]]:
+    """Return the files that records name, open ones too, and the records that cannot be read."""
+    known: set[str] = set()
+    damaged: set[PurePosixPath] = set()
+    for name in (each for directory in RECORDS for each in store.list(directory)):
+        found = record_named(name)
+        if found is None:
+            continue
+        try:
+            record = parse_record(store.read(name) or b"", found[0])
+            known.update(file.name for file in record.files)
+        except DamagedError:
+            damaged.add(found[0])
+    return known, damaged
 
 
 def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[Header], list[Finding]]:
@@ -444,20 +481,28 @@ def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[Header], lis
     try:
         table = read_headers(store)
     except StorageError as error:
-        return [], [Finding(str(HEADERS), str(error))]
+        return [], [Finding(_headers_file(store), str(error))]
     if table is None:
-        is_due = commits or store.size(HEADERS_RECORD) is not None
-        return [], [
-            Finding(str(HEADERS), "is missing; the next export writes it again")
-        ] if is_due else []
+        missing = Finding(str(HEADERS_COMMIT), "is missing; the next export writes it again")
+        return [], [missing] if commits else []
     if not table.schema.equals(INVOICE_ARROW):
-        return [], [Finding(str(HEADERS), "has another schema than invoice headers have")]
+        return [], [Finding(_headers_file(store), "has another schema than invoice headers have")]
     invoices = {commit.transfer.invoice_id for commit in commits if not commit.transfer.unbilled}
     unnamed = sorted(invoices - set(table.column("id").to_pylist()))
     findings = [
-        Finding(str(HEADERS), f"lacks invoice {each!r}, which has line items") for each in unnamed
+        Finding(_headers_file(store), f"lacks invoice {each!r}, which has line items")
+        for each in unnamed
     ]
     return headers_in(table), findings
+
+
+def _headers_file(store: Store) -> str:
+    """Return the name of the table of headers, or of its record if that cannot be read."""
+    try:
+        commit = read(store, HEADERS_COMMIT, parse_headers)
+    except StorageError:
+        commit = None
+    return str(HEADERS_COMMIT if commit is None else commit.name)
 
 
 def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:

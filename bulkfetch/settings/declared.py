@@ -21,6 +21,7 @@ from bulkfetch.settings.values import (
     ID,
     JSON_FILE,
     NAME,
+    NUMBER_OR_ALL,
     PATH,
     RATE,
     SECONDS,
@@ -244,6 +245,11 @@ class ArchiveSettings(_Group):
         None,
         "Rows of one row group; at most part_rows.",
         otherwise=f"{ROW_GROUP_ROWS}, or part_rows if that is less",
+    )
+    keep_snapshots: int = _setting(
+        NUMBER_OR_ALL,
+        7,
+        "How many generations of unbilled snapshots and invoice headers to keep; or all.",
     )
     deadline_s: float | None = _setting(
         SECONDS,

@@ -50,6 +50,7 @@ class SettingsKeywords(TypedDict, total=False):
 
     part_rows: int | None
     row_group_rows: int | None
+    keep_snapshots: int | str | None
     deadline_s: float | None
 
     storage_account: str | None

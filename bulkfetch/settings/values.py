@@ -116,6 +116,24 @@ def whole_number(low: int, high: int | None = None) -> ValueKind:
     return ValueKind("N", read)
 
 
+ALL = 1_000_000_000
+"""How many `all` is, where a number limits what is kept."""
+
+
+def _read_number_or_all(value: object) -> int:
+    number = ALL if isinstance(value, str) and value.strip().lower() == "all" else _integer(value)
+    if number is None or number < 1:
+        raise ValueError(f"must be a whole number, at least 1, or all, not {_quote(value)}")
+    return number
+
+
+def _show_number_or_all(number: int) -> str:
+    return "all" if number >= ALL else str(number)
+
+
+NUMBER_OR_ALL = ValueKind("N|all", _read_number_or_all, _show_number_or_all)
+
+
 def _integer(value: object) -> int | None:
     if isinstance(value, str):
         try:

@@ -9,7 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from bulkfetch.errors import OutputError, OutputLockedError, StorageError
+from bulkfetch.errors import (
+    DamagedError,
+    NameTakenError,
+    OutputError,
+    OutputLockedError,
+    StorageError,
+)
 
 try:
     import fcntl
@@ -17,6 +23,18 @@ except ImportError:
     # Windows has no flock: there, it is up to the user not to start two runs at once
     fcntl = None  # type: ignore[assignment]  # mypy knows the name as a module only
 
+_WITHOUT_LINKS = (
+    errno.EPERM,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EMLINK,
+    errno.EXDEV,
+    errno.EINVAL,
+)
+"""What file systems without hard links answer: SMB, exFAT, FUSE."""
+_COPY_BYTES = 1 << 20
+_TAKEN = "a file that bulkfetch did not write has this name; move it elsewhere"
 _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """The error numbers that mean: another process holds this lock."""
 
@@ -32,6 +50,11 @@ class Disk:
         """Make the content of a file durable."""
         file.flush()
         os.fsync(file.fileno())
+
+    def sync_path(self, path: Path) -> None:
+        """Make the content of a file durable that another process may have written."""
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
     def sync_directory(self, path: Path) -> None:
         """Make the entries of a directory durable: new, removed and renamed files."""
@@ -49,6 +72,10 @@ class Disk:
         """Rename a file atomically, replacing a file that has the new name."""
         os.replace(source, target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. Raises FileExistsError if the name is taken."""
+        os.link(source, target, follow_symlinks=False)
+
     def make_directory(self, path: Path) -> None:
         """Create a directory, unless it exists."""
         path.mkdir(exist_ok=True)
@@ -56,6 +83,10 @@ class Disk:
     def remove(self, path: Path) -> None:
         """Remove a file."""
         path.unlink()
+
+    def remove_directory(self, path: Path) -> None:
+        """Remove an empty directory."""
+        path.rmdir()
 
 
 class LocalStore:
@@ -87,13 +118,98 @@ class LocalStore:
     def settle(self, staged: PurePosixPath) -> None:
         """Do nothing: a sealed file is durable already."""
 
-    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
-        """Move a sealed file to where readers look, atomically and durably."""
+    def link(self, source: PurePosixPath, target: PurePosixPath) -> None:
+        """Give a whole file a second name, which must be free; copy it where links do not exist."""
+        with self._refusals(target):
+            here, there = self._path(source), self._path(target)
+            self._make_directory(there.parent)
+            try:
+                self._disk.link(here, there)
+            except FileExistsError:
+                raise NameTakenError(f"{there}: {_TAKEN}") from None
+            except OSError as error:
+                if error.errno not in _WITHOUT_LINKS:
+                    raise
+                self._copy(here, there)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        """Copy a file to a free name, where it appears whole. The caller syncs the directory."""
+        temporary = target.with_name(f".{target.name}.copy")
+        if os.path.lexists(target):
+            raise NameTakenError(f"{target}: {_TAKEN}")
+        with suppress(FileNotFoundError):
+            self._disk.remove(temporary)
+        with source.open("rb") as content, self._disk.create(temporary) as file:
+            while piece := content.read(_COPY_BYTES):
+                file.write(piece)
+            self._disk.sync(file)
+        self._disk.rename(temporary, target)
+
+    def rename(self, source: PurePosixPath, target: PurePosixPath) -> None:
+        """Rename a small file within its directory. The caller syncs the directory."""
+        with self._refusals(target):
+            self._disk.rename(self._path(source), self._path(target))
+
+    def put(self, name: PurePosixPath, content: bytes) -> None:
+        """Write a small file under a free name; its content is durable, its entry is not yet.
+
+        A write that fails may leave half of it.
+        """
         with self._refusals(name):
-            target = self._path(name)
-            self._make_directory(target.parent)
-            self._disk.rename(self._path(staged), target)
-            self._disk.sync_directory(target.parent)
+            path = self._path(name)
+            self._make_directory(path.parent)
+            try:
+                file = self._disk.create(path)
+            except FileExistsError:
+                raise NameTakenError(f"{path}: {_TAKEN}") from None
+            with file:
+                file.write(content)
+                self._disk.sync(file)
+
+    def unlink(self, name: PurePosixPath) -> bool:
+        """Remove a file, if it exists; the caller syncs the directory."""
+        with self._refusals(name):
+            path = self._path(name)
+            if not path.exists():
+                return False
+            self._disk.remove(path)
+            return True
+
+    def sync_file(self, name: PurePosixPath) -> None:
+        """Make the content of a file durable that another process may have written."""
+        with self._refusals(name):
+            self._disk.sync_path(self._path(name))
+
+    def sync_directory(self, name: PurePosixPath) -> None:
+        """Make the entries of a directory durable, if it exists."""
+        with self._refusals(name):
+            path = self._path(name)
+            if path.is_dir():
+                self._disk.sync_directory(path)
+
+    def sync_directories(self, name: PurePosixPath) -> None:
+        """Make the entries of a directory and of all below it durable, if it exists."""
+        with self._refusals(name):
+            for folder, folders, _ in os.walk(self._path(name), onerror=_unless_missing):
+                folders.sort()
+                self._disk.sync_directory(Path(folder))
+
+    def make_directory(self, name: PurePosixPath) -> None:
+        """Create a directory durably, and those above it."""
+        with self._refusals(name):
+            self._make_directory(self._path(name))
+
+    def remove_directory(self, name: PurePosixPath) -> None:
+        """Remove a directory, if it exists and is empty."""
+        with self._refusals(name):
+            path = self._path(name)
+            if path.is_dir() and not any(path.iterdir()):
+                self._disk.remove_directory(path)
+
+    def is_free(self, name: PurePosixPath) -> bool:
+        """Return whether nothing has this name."""
+        with self._refusals(name):
+            return not os.path.lexists(self._path(name))
 
     def write(self, name: PurePosixPath, content: bytes) -> None:
         """Write a small file atomically and durably, replacing one of the same name."""
@@ -103,13 +219,21 @@ class LocalStore:
             try:
                 file.write(content)
                 self.seal(file)
-                self.publish(temporary, name)
+                self.replace(temporary, name)
             except BaseException:
                 with suppress(OSError):
                     file.close()  # it writes its buffer, which may fail too
                 with suppress(StorageError):
                     self.remove(temporary)
                 raise
+
+    def replace(self, source: PurePosixPath, target: PurePosixPath) -> None:
+        """Rename a whole file within its directory, durably, replacing what has the name."""
+        with self._refusals(target):
+            path = self._path(target)
+            self._make_directory(path.parent)
+            self._disk.rename(self._path(source), path)
+            self._disk.sync_directory(path.parent)
 
     def read(self, name: PurePosixPath) -> bytes | None:
         """Return the content of a small file, or None if there is none."""
@@ -120,12 +244,16 @@ class LocalStore:
                 return None
 
     def list(self, directory: PurePosixPath) -> list[PurePosixPath]:
-        """Return the names of all files below `directory`, sorted."""
+        """Return the names of all files below `directory`, sorted.
+
+        A symbolic link to a directory is one name: it is not followed.
+        """
         with self._refusals(directory):
             found: list[PurePosixPath] = []
-            for folder, _, names in os.walk(self._path(directory), onerror=_unless_missing):
+            for folder, folders, names in os.walk(self._path(directory), onerror=_unless_missing):
                 relative = PurePosixPath(Path(folder).relative_to(self.root).as_posix())
-                found.extend(relative / name for name in names)
+                links = [each for each in folders if os.path.islink(os.path.join(folder, each))]
+                found.extend(relative / name for name in (*names, *links))
             return sorted(found)
 
     def remove(self, name: PurePosixPath) -> bool:
@@ -212,7 +340,15 @@ class LocalStore:
     def _path(self, name: PurePosixPath) -> Path:
         if name.is_absolute() or ".." in name.parts or "\0" in str(name):
             raise StorageError(f"{str(name)!r} is not inside the archive")
-        return self.root.joinpath(*name.parts)
+        path = self.root
+        for part in name.parts:
+            path = path / part
+            if path.is_symlink():
+                raise DamagedError(
+                    f"{path} is a symbolic link; none is followed inside an archive: "
+                    "put the directory or file itself in its place"
+                )
+        return path
 
     def _make_directory(self, path: Path) -> None:
         """Create a directory durably. A missing root is an error: it existed when the run began."""

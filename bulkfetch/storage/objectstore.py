@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from bulkfetch.errors import StorageError, UploadLostError
+from bulkfetch.errors import NameTakenError, StorageError, UploadLostError
 from bulkfetch.runlog import LOGGER
 from bulkfetch.storage.leases import Lease, LeasePolicy, is_held
 from bulkfetch.storage.objects import Entry, Objects, Upload
@@ -54,7 +54,7 @@ class ObjectStore:
         return cast("BinaryIO", upload)
 
     def seal(self, file: BinaryIO) -> None:
-        """Complete a staged file; a small one stays in memory until it is published or settled."""
+        """Complete a staged file; a small one stays in memory until it is linked or settled."""
         upload = cast("Upload", file)
         name = PurePosixPath(upload.name)
         self._check()
@@ -91,19 +91,58 @@ class ObjectStore:
             self.write(staged, content)
             del self._held[staged]
 
-    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
-        """Move a sealed file to where readers look: it appears there whole."""
-        content = self._held.get(staged)
-        if content is not None:
-            self.write(name, content)
-            del self._held[staged]
-            return
+    def link(self, source: PurePosixPath, target: PurePosixPath) -> None:
+        """Copy a whole file to a free name, where it appears whole. Raises NameTakenError."""
         self._check()
-        entry = self._index.get(staged)
+        if target in self._index or self._objects.head(target) is not None:
+            raise NameTakenError(
+                f"{self._objects.where(target)}: an object that bulkfetch did not write has this "
+                "name; move it elsewhere"
+            )
+        content = self._held.get(source)
+        if content is not None:
+            self._learn(target, self._objects.put(target, content))
+            return
+        entry = self._index.get(source)
         if entry is None:
-            raise self._objects.gone(staged)
-        self._learn(name, self._objects.copy(staged, name, entry.size))
-        self.remove(staged)
+            raise self._objects.gone(source)
+        self._learn(target, self._objects.copy(source, target, entry.size))
+
+    def rename(self, source: PurePosixPath, target: PurePosixPath) -> None:
+        """Copy a small file to another name of its directory, and remove the source."""
+        content = self.read(source)
+        if content is None:
+            raise self._objects.gone(source)
+        self.write(target, content)
+        self.remove(source)
+
+    def put(self, name: PurePosixPath, content: bytes) -> None:
+        """Write a small file to a free name."""
+        self._check()
+        self._learn(name, self._objects.put(name, content))
+
+    def unlink(self, name: PurePosixPath) -> bool:
+        """Remove a file, if it exists; return whether it existed."""
+        return self.remove(name)
+
+    def sync_file(self, name: PurePosixPath) -> None:
+        """Do nothing: an object is durable as soon as it is there."""
+
+    def sync_directory(self, name: PurePosixPath) -> None:
+        """Do nothing: an object store has no directories."""
+
+    def sync_directories(self, name: PurePosixPath) -> None:
+        """Do nothing: an object store has no directories."""
+
+    def make_directory(self, name: PurePosixPath) -> None:
+        """Do nothing: an object store has no directories."""
+
+    def remove_directory(self, name: PurePosixPath) -> None:
+        """Do nothing: an object store has no directories."""
+
+    def is_free(self, name: PurePosixPath) -> bool:
+        """Return whether no object has this name, or lies below it."""
+        return not any(each.is_relative_to(name) for each in self._names())
 
     def write(self, name: PurePosixPath, content: bytes) -> None:
         """Write a small file, replacing only the version that this run knows."""

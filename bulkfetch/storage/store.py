@@ -37,7 +37,7 @@ class Store(Protocol):
         ...
 
     def seal(self, file: BinaryIO) -> None:
-        """Close a staged file that is whole. Now it can be published, or settled."""
+        """Close a staged file that is whole. Now it can be linked, or settled."""
         ...
 
     def settle(self, staged: PurePosixPath) -> None:
@@ -47,8 +47,56 @@ class Store(Protocol):
         """
         ...
 
-    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
-        """Move a sealed file to where readers look, atomically and durably."""
+    def link(self, source: PurePosixPath, target: PurePosixPath) -> None:
+        """Give a whole file a second name, which must be free. Raises NameTakenError.
+
+        Where links do not exist it is a copy. The name is durable after `sync_directory`.
+        """
+        ...
+
+    def rename(self, source: PurePosixPath, target: PurePosixPath) -> None:
+        """Rename a small file within its directory.
+
+        An object store copies it, then removes the source: both may be there after a kill.
+        """
+        ...
+
+    def put(self, name: PurePosixPath, content: bytes) -> None:
+        """Write a small file straight to a free name. Raises NameTakenError.
+
+        On a disk, its content is durable then, and its entry after `sync_directory`.
+        """
+        ...
+
+    def unlink(self, name: PurePosixPath) -> bool:
+        """Remove a file, if it exists; return whether it existed.
+
+        On a disk, the removal is durable after `sync_directory`.
+        """
+        ...
+
+    def sync_file(self, name: PurePosixPath) -> None:
+        """Make the content of a file durable that another process may have written."""
+        ...
+
+    def sync_directory(self, name: PurePosixPath) -> None:
+        """Make the entries of a directory durable, if it exists."""
+        ...
+
+    def sync_directories(self, name: PurePosixPath) -> None:
+        """Make the entries of a directory and of all below it durable, if it exists."""
+        ...
+
+    def make_directory(self, name: PurePosixPath) -> None:
+        """Create a directory durably, and those above it."""
+        ...
+
+    def remove_directory(self, name: PurePosixPath) -> None:
+        """Remove a directory, if it exists and is empty."""
+        ...
+
+    def is_free(self, name: PurePosixPath) -> bool:
+        """Return whether neither a file nor a directory has this name."""
         ...
 
     def write(self, name: PurePosixPath, content: bytes) -> None:

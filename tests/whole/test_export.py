@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 from pyarrow.dataset import dataset
+from support.archived import find_part, plain
 from support.replay import Asked, MadeUp, Served, invoice, serving
 
 from bulkfetch.archive.commits import read_commit
-from bulkfetch.archive.layout import FAILURES, LOCK, part_name
+from bulkfetch.archive.layout import ARCHIVE, FAILURES, LOCK
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
     DeadlineError,
@@ -33,6 +34,7 @@ from bulkfetch.errors import (
 from bulkfetch.runs.export import export_async, plan_only
 from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.reconcile import Verdict
+from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
@@ -50,6 +52,9 @@ def settings_for(sandbox: RunningSandbox, **settings: Any) -> Settings:
     return Settings(base_url=sandbox.base_url, token=Secret(sandbox.token), **settings)
 
 
+_OF_RUNS = ("_bulkfetch/runs/", "_bulkfetch/logs/", "_bulkfetch/superseded/")
+
+
 def tree(root: Path) -> dict[str, bytes]:
     """Read everything in an archive except what differs from run to run: the run reports and the
     lock."""
@@ -58,7 +63,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {
         name: path.read_bytes()
         for name, path in names.items()
-        if not name.startswith(("_bulkfetch/runs/", "_bulkfetch/logs/")) and name != str(LOCK)
+        if not name.startswith(_OF_RUNS) and name != str(LOCK)
     }
 
 
@@ -79,8 +84,9 @@ def made_up(*identifiers: str) -> MadeUp:
 def line_numbers(root: Path, transfer: Transfer) -> list[int]:
     numbers: list[int] = []
     for count in itertools.count():
-        path = root / part_name(transfer, count)
-        if not path.exists():
+        try:
+            path = root / find_part(root, transfer, count)
+        except ValueError:
             return numbers
         numbers += pq.ParquetFile(path).read(["line_number"]).column(0).to_pylist()
     raise AssertionError
@@ -225,7 +231,7 @@ async def test_an_undeclared_type_is_archived_and_rescues_are_counted(tmp_path: 
     assert report.rescues == {"colour": 3}
     assert report.to_dict()["rescues"] == {"colour": 3}
     assert "kept as exact JSON in _rescued: colour 3" in report.lines()
-    assert sorted(data(tmp_path))[1:] == [
+    assert sorted(map(plain, data(tmp_path)))[1:] == [
         "line_items/provider=azure/line_item_type=billing_line_items/A-00000.parquet",
         "line_items/provider=office/line_item_type=billing_line_items/A-00000.parquet",
         "line_items/provider=teapots/line_item_type=brewed_line_items/A-00000.parquet",
@@ -362,14 +368,18 @@ async def test_runs_of_different_selections_add_up_to_the_run_of_everything(tmp_
         for provider in ("azure", "one_time", "office"):
             await export_async(tmp_path / "bits", run, selection=Selection(providers=(provider,)))
 
-    assert tree(tmp_path / "bits") == tree(tmp_path / "whole")
+    bits, whole = tree(tmp_path / "bits"), tree(tmp_path / "whole")
+    assert {*bits.items()} ^ {*whole.items()} == {
+        (str(ARCHIVE), bits[str(ARCHIVE)]),  # it says what was selected
+        (str(ARCHIVE), whole[str(ARCHIVE)]),
+    }
 
 
 async def test_a_part_that_is_missing_is_fetched_again(tmp_path: Path) -> None:
     async with serving(made_up("A", "B")) as server:
         await export_async(tmp_path, server.settings())
         before = tree(tmp_path)
-        remove(tmp_path / part_name(Transfer("A", *OFFICE), 0))
+        remove(tmp_path / find_part(tmp_path, Transfer("A", *OFFICE)))
         server.requests.clear()
 
         await export_async(tmp_path, server.settings())
@@ -398,7 +408,10 @@ async def test_a_transfer_that_fails_is_the_only_one_fetched_again(tmp_path: Pat
 
     (failure,) = broken.failures
     assert failure.message.startswith("transfer B office/billing_line_items, page at offset 10: ")
-    assert [Path(name).name for name in visible[1:]] == ["A-00000.parquet", "C-00000.parquet"]
+    assert [plain(Path(name).name) for name in visible[1:]] == [
+        "A-00000.parquet",
+        "C-00000.parquet",
+    ]
     assert not broken.complete
     assert {asked.invoice_id for asked in server.line_item_requests} == {"B"}
     assert repaired.complete
@@ -443,7 +456,7 @@ async def test_a_cancelled_run_keeps_what_is_committed_and_the_next_one_complete
         tenant.interrupt = lambda asked: None
         report = await export_async(tmp_path, server.settings(page_size=5))
 
-    assert [Path(name).name for name in kept] == [
+    assert [plain(Path(name).name) for name in kept] == [
         "part-00000.parquet",
         "A-00000.parquet",
         "A+office+billing_line_items.json",
@@ -522,23 +535,43 @@ def without_leftovers(files: dict[str, bytes]) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if not name.endswith(".tmp")}
 
 
-async def test_a_part_that_was_published_and_never_committed_is_swept_or_replaced(
-    tmp_path: Path,
-) -> None:
+async def test_parts_whose_commit_is_gone_stay_and_repair_makes_it_again(tmp_path: Path) -> None:
     async with serving(made_up("A", "B")) as server:
         await export_async(tmp_path, server.settings())
         before = tree(tmp_path)
-        for transfer in (Transfer("GONE", *OFFICE), Transfer("A", "azure", "usage_line_items")):
-            write(
-                tmp_path / part_name(transfer, 0), before[str(part_name(Transfer("A", *OFFICE), 0))]
-            )
-        remove(Path(commits(tmp_path)[0]))
-        assert not verify(tmp_path).sound
+        commit = Path(commits(tmp_path)[0])
+        remove(commit)
+        gone = tree(tmp_path)
 
-        await export_async(tmp_path, server.settings())
+        with pytest.raises(OutputError, match=r"1 of 2 records of transfers .* are gone"):
+            await export_async(tmp_path, server.settings())
+        assert tree(tmp_path) == gone
 
-    assert tree(tmp_path) == before
+        remove_all(tmp_path / "_bulkfetch/runs")  # nothing says how many there were
+        export = await export_async(tmp_path, server.settings())
+        assert tree(tmp_path) == without_failures(tree(tmp_path), gone)
+        assert "run `bulkfetch repair`" in export.failures[0].message
+
+        repaired = await repair_async(tmp_path, server.settings())
+
+    assert repaired.sound
+    assert b'"rebuilt": true' in tree(tmp_path)[commit.relative_to(tmp_path).as_posix()]
+    assert data_of(tree(tmp_path)) == data_of(before)
     assert verify(tmp_path).sound
+
+
+def without_failures(files: dict[str, bytes], others: dict[str, bytes]) -> dict[str, bytes]:
+    """Return other files, with the list of failures of these."""
+    return {**others, **{name: files[name] for name in files if name.endswith("failures.jsonl")}}
+
+
+def remove_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def data_of(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if not name.startswith("_")}
 
 
 def write(path: Path, content: bytes) -> None:

@@ -3,19 +3,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import anyio
+import orjson
 import pytest
 from aiohttp import web
+from support.archived import find_headers, find_part, plain
 from support.replay import Asked, MadeUp, invoice, serving
 from whole.durability.disks import Died, WatchedDisk
 from whole.durability.trial import run_into
 
 import bulkfetch
 from bulkfetch.archive.commits import commit_names
-from bulkfetch.archive.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name, part_name
+from bulkfetch.archive.layout import ARCHIVE, FAILURES, HEADERS_COMMIT, LOCK, commit_name
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
     BulkfetchError,
@@ -68,7 +70,7 @@ def data(root: Path) -> dict[str, bytes]:
     }
 
 
-NOT_PROVED = [f"_bulkfetch/{name}" for name in ("runs", "logs", "lock")]
+NOT_PROVED = [f"_bulkfetch/{name}" for name in ("runs", "logs", "lock", "superseded")]
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ async def test_a_part_that_was_changed_is_fetched_again_and_nothing_else(
     transfer: Transfer, change: Callable[[Path], None], archive: Path
 ) -> None:
     before = data(archive)
-    change(archive / part_name(transfer, 1))
+    change(archive / find_part(archive, transfer, 1))
 
     report, asked = await repaired(archive)
 
@@ -124,18 +126,29 @@ def detail_of(transfer: Transfer) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("name", [commit_name(NAMES[0]), HEADERS, HEADERS_RECORD, ARCHIVE], ids=str)
+@pytest.mark.parametrize("what", ["commit", "headers", "record of headers", "archive file"])
 async def test_records_that_were_changed_are_made_again(
-    name: PurePosixPath, change: Callable[[Path], None], archive: Path
+    what: str, change: Callable[[Path], None], archive: Path
 ) -> None:
     before = data(archive)
+    name = {
+        "commit": commit_name(NAMES[0]),
+        "headers": find_headers(archive),
+        "record of headers": HEADERS_COMMIT,
+        "archive file": ARCHIVE,
+    }[what]
     change(archive / name)
 
     report, asked = await repaired(archive)
 
     assert report.sound
-    assert data(archive) == before
-    assert {each.provider for each in asked} <= {"office"}
+    assert asked == []
+    after = data(archive)
+    if what == "commit":
+        assert orjson.loads(after[str(name)])["rebuilt"] is True
+        del before[str(name)], after[str(name)]  # what the invoice charged is not in the parts
+    assert after == before
+    assert (await repaired(archive))[0].export is None
 
 
 async def test_a_sound_archive_is_left_alone_and_the_server_is_not_asked(archive: Path) -> None:
@@ -145,7 +158,7 @@ async def test_a_sound_archive_is_left_alone_and_the_server_is_not_asked(archive
     assert report.sound
     assert report.export is None
     assert server.requests == []
-    assert report.lines()[-1] == "nothing is faulty: nothing was fetched"
+    assert report.lines()[-1] == "nothing is faulty and nothing is missing: nothing was fetched"
 
 
 def test_a_repair_can_be_had_without_an_event_loop_and_says_so_where_one_runs(
@@ -168,14 +181,14 @@ async def test_a_repair_adds_nothing_that_the_archive_did_not_have(tmp_path: Pat
             tmp_path, server.settings(**CUT), selection=Selection(providers=("office",))
         )
         before = data(tmp_path)
-        alter(tmp_path / part_name(NAMES[0], 0))
+        alter(tmp_path / find_part(tmp_path, NAMES[0]))
         await repair_async(tmp_path, server.settings(**CUT))
 
     assert data(tmp_path) == before
 
 
 async def test_what_is_faulty_stays_until_what_replaces_it_is_whole(archive: Path) -> None:
-    alter(archive / part_name(NAMES[0], 1))
+    alter(archive / find_part(archive, NAMES[0], 1))
     before = data(archive)
     broken = tenant()
     broken.interrupt = lambda asked: web.Response(status=500) if asked.offset == 5 else None
@@ -193,7 +206,7 @@ async def test_what_is_faulty_stays_until_what_replaces_it_is_whole(archive: Pat
 async def test_an_invoice_that_the_server_does_not_have_any_more_stays_as_it_is(
     archive: Path,
 ) -> None:
-    alter(archive / part_name(NAMES[0], 1))
+    alter(archive / find_part(archive, NAMES[0], 1))
     before = data(archive)
     less = tenant()
     del less.invoices[0]
@@ -204,19 +217,18 @@ async def test_an_invoice_that_the_server_does_not_have_any_more_stays_as_it_is(
     assert data(archive) == before
 
 
-async def test_a_stray_of_ours_is_swept_and_one_of_others_is_told(archive: Path) -> None:
+async def test_files_that_no_record_names_stay_and_are_reported(archive: Path) -> None:
+    part = archive / find_part(archive, NAMES[0], 0)
+    others = ["X-00000.parquet", f"{part.name[:-8]}x.parquet", "notes.txt"]
+    for name in others:
+        shutil.copy(part, part.with_name(name))
     before = data(archive)
-    partition = archive / part_name(NAMES[0], 0).parent
-    for name in ("X-00000.parquet", "notes.txt"):
-        shutil.copy(archive / part_name(NAMES[0], 0), partition / name)
 
     report, asked = await repaired(archive)
 
-    assert [
-        finding.name.rpartition("/")[2] for finding in (report.after or report.before).findings
-    ] == ["notes.txt"]
+    found = (report.after or report.before).findings
+    assert sorted(finding.name.rpartition("/")[2] for finding in found) == sorted(others)
     assert asked == []
-    (partition / "notes.txt").unlink()
     assert data(archive) == before
 
 
@@ -243,22 +255,37 @@ async def test_an_archive_that_is_written_to_is_not_repaired(archive: Path) -> N
 
 
 async def test_a_repair_with_other_settings_says_so(archive: Path) -> None:
-    alter(archive / part_name(NAMES[0], 1))
+    alter(archive / find_part(archive, NAMES[0], 1))
 
     async with serving(tenant()) as server:
         with pytest.raises(OutputError, match="give --part-rows 10"):
             await repair_async(archive, server.settings(**{**CUT, "part_rows": 7}))
 
 
-async def test_a_plain_export_mends_whatever_changed_its_size(archive: Path) -> None:
+async def test_a_plain_export_mends_parts_whose_size_changed(archive: Path) -> None:
     before = data(archive)
-    for name in (part_name(NAMES[0], 1), part_name(NAMES[2], 0), commit_name(NAMES[1])):
-        cut(archive / name)
+    for transfer, number in ((NAMES[0], 1), (NAMES[2], 0)):
+        cut(archive / find_part(archive, transfer, number))
 
     async with serving(tenant()) as server:
         assert (await export_async(archive, server.settings(**CUT))).complete
 
     assert data(archive) == before
+
+
+async def test_a_transfer_whose_commit_is_damaged_fails_alone_until_a_repair(archive: Path) -> None:
+    cut(archive / commit_name(NAMES[1]))
+    before = data(archive)
+
+    async with serving(tenant()) as server:
+        report = await export_async(archive, server.settings(**CUT))
+
+    (failure,) = report.failures
+    assert failure.transfer == NAMES[1]
+    assert "run `bulkfetch repair`" in failure.message
+    after = data(archive)
+    assert {name for name in after if after[name] != before.get(name)} == {str(FAILURES)}
+    assert (await repaired(archive))[0].sound
 
 
 # What the server says now.
@@ -373,10 +400,8 @@ async def test_what_replaces_a_changed_invoice_comes_whole_or_not_at_all(archive
         await export_async(archive, server.settings(**CUT))
 
     assert not report.complete
-    assert {name for name in kept if kept[name] != before[name]} == {
-        str(HEADERS),
-        str(HEADERS_RECORD),
-    }
+    assert {name for name in kept if kept[name] != before[name]} == {str(HEADERS_COMMIT)}
+    assert {plain(name) for name in before.keys() - kept.keys()} == {"invoices/part-00000.parquet"}
     assert {each.offset for each in server.line_item_requests} >= {15, 20, 25}
     assert (
         min(each.offset or 0 for each in server.line_item_requests if each.provider == "office")
@@ -410,72 +435,39 @@ async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces
         report = await run_into(archive, server)
 
     assert report.complete
-    assert (
-        min(each.offset or 0 for each in server.line_item_requests if each.provider == "office")
-        >= 15
-    )
+    assert "A+office+billing_line_items" in report.finished
+    assert "office" not in {each.provider for each in server.line_item_requests}
     assert verify(archive, deep=True).sound
+    assert report.superseded_bytes > 0
 
 
 async def test_a_damaged_table_of_headers_ends_an_export_with_what_to_do(archive: Path) -> None:
-    alter(archive / HEADERS)
+    alter(archive / find_headers(archive))
 
     async with serving(tenant()) as server:
         with pytest.raises(StorageError, match="`bulkfetch repair` writes it again"):
             await export_async(archive, server.settings(**CUT))
 
 
-# Archives of earlier versions.
+@pytest.mark.parametrize("command", ["export", "verify", "repair"])
+async def test_an_archive_of_format_1_is_refused_in_one_line_and_stays(
+    command: str, archive: Path
+) -> None:
+    archive.joinpath(ARCHIVE).write_bytes(b'{"format_version": 1, "schema_version": 1}')
+    before = data(archive)
 
-EARLIER = Path(__file__).parents[1] / "support" / "archives" / "without_checkpoints"
-"""Made before commits said what their invoice charged, and the archive file had a hash."""
-
-
-@pytest.fixture
-def earlier(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(EARLIER, tmp_path / "earlier"))
-
-
-def test_an_archive_of_an_earlier_version_is_proved(earlier: Path) -> None:
-    report = verify(earlier, deep=True)
-
-    assert (report.sound, report.reconciled) == (True, True)
-    assert (report.transfers, report.parts, report.rows) == (3, 8, 66)
-
-
-async def test_an_archive_of_an_earlier_version_is_gone_on_with(earlier: Path) -> None:
-    before = data(earlier)
-    more = tenant()
-    more.invoices.append(invoice("C", OFFICE))
-    more.rows["C", *OFFICE] = rows(3)
-    earlier.joinpath(part_name(NAMES[0], 1)).unlink()
-    earlier.joinpath("_bulkfetch", "staging").mkdir(exist_ok=True)
-    earlier.joinpath("_bulkfetch", "staging", "C+office+billing_line_items+00000.part").write_bytes(
-        b"PAR1"
-    )
-
-    async with serving(more) as server:
-        report = await export_async(earlier, server.settings(**CUT))
-
-    assert {each.invoice_id for each in server.line_item_requests} == {"A", "C"}
-    assert (len(report.committed), len(report.skipped)) == (2, 2)
-    after = data(earlier)
-    kept = [
-        name
-        for name in before
-        if "office" not in name and "A+office" not in name and "invoices" not in name
-    ]
-    assert [name for name in kept if after[name] != before[name]] == [
-        str(ARCHIVE)
-    ]  # which has a hash now
-    assert verify(earlier, deep=True).sound
-    assert not [name for name in after if "staging" in name]
-
-
-async def test_an_archive_of_an_earlier_default_says_how_to_go_on(earlier: Path) -> None:
     async with serving(tenant()) as server:
-        with pytest.raises(
-            OutputError,
-            match=r"part_rows is 10, now 100000: give --part-rows 10; row_group_rows is 4",
-        ):
-            await export_async(earlier, server.settings())
+        settings = server.settings(**CUT)
+
+        async def do() -> object:
+            if command == "verify":
+                return verify(archive)
+            work = export_async if command == "export" else repair_async
+            return await work(archive, settings)
+
+        with pytest.raises(OutputError, match="format version 1") as caught:
+            await do()
+        assert server.requests == []
+
+    assert "\n" not in str(caught.value)
+    assert data(archive) == before

@@ -15,12 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from support.archived import find_headers, plain
 from support.replay import MadeUp, invoice, serving
 
 from bulkfetch.archive.commits import Commit, CommittedPart, parse_commit
-from bulkfetch.archive.layout import ARCHIVE, HEADERS, HEADERS_RECORD, LOCK, commit_name
+from bulkfetch.archive.headers import HeadersCommit
+from bulkfetch.archive.layout import ARCHIVE, FAILURES, HEADERS_COMMIT, LOCK, commit_name, part_name
 from bulkfetch.errors import OutputError
 from bulkfetch.runs.export import export_async
+from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import VerifyReport, verify
@@ -65,8 +68,8 @@ def commits(root: Path) -> list[Path]:
 
 
 def found(root: Path) -> dict[str, str]:
-    """Verify, and name what is wrong with each file."""
-    report = verify(root, deep=True)
+    """Verify the files, and name what is wrong with each."""
+    report = verify(root, deep=True, files_only=True)
     assert report.sound is (not report.findings)
     assert all(line.isprintable() for line in report.lines())
     return {finding.name: finding.what for finding in report.findings}
@@ -132,14 +135,13 @@ def test_a_bit_that_flips_anywhere_in_a_commit_or_the_headers_is_found(archive: 
 
     for _ in range(100):
         path = random.choice(
-            [*commits(archive), archive / HEADERS, archive / HEADERS_RECORD, archive / ARCHIVE]
+            [*commits(archive), table_of(archive), archive / HEADERS_COMMIT, archive / ARCHIVE]
         )
         content = path.read_bytes()
         damaged = bytearray(content)
         damaged[random.randrange(len(content))] ^= 1 << random.randrange(8)
         path.write_bytes(damaged)
-        blamed = archive / HEADERS if path == archive / HEADERS_RECORD else path
-        assert named(archive, blamed) in found(archive)
+        assert named(archive, path) in found(archive)
         path.write_bytes(content)
 
     assert found(archive) == {}
@@ -210,7 +212,7 @@ def test_a_file_that_readers_see_and_no_commit_names_is_found(stray: str, archiv
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(parts(archive)[0], path)
 
-    assert found(archive) == {stray: "no commit names this file, yet readers see it"}
+    assert found(archive) == {stray: "no record names this file, yet readers see it"}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_a_damaged_commit_is_found_and_its_parts_are_not_blamed(archive: Path) -
     path.write_bytes(path.read_bytes().replace(b'"rows": 60', b'"rows": 61'))
 
     assert list(found(archive)) == [named(archive, path)]
-    assert "the next export fetches its transfer again" in found(archive)[named(archive, path)]
+    assert "run `bulkfetch repair`" in found(archive)[named(archive, path)]
 
 
 def rewrite(archive: Path, change: Callable[[Commit], Commit]) -> Commit:
@@ -270,10 +272,19 @@ def test_a_commit_that_miscounts_a_part_is_found(archive: Path) -> None:
 
 
 def test_a_gap_between_parts_is_found(archive: Path) -> None:
-    commit = rewrite(archive, lambda each: replace(each, parts=(each.parts[0], each.parts[2])))
+    commit = rewrite(
+        archive,
+        lambda each: with_part(each, 1, lambda part: replace(part, first_line=part.first_line + 1)),
+    )
 
-    assert found(archive)[commit.parts[2].name].startswith("starts at line 50 where 25 was due")
-    assert found(archive)[commit.parts[1].name] == "no commit names this file, yet readers see it"
+    findings = list(map(str, verify(archive).findings))
+    assert f"{commit.parts[1].name}: starts at line 26 where 25 was due" in findings
+
+
+def test_a_commit_without_one_of_its_parts_is_damaged(archive: Path) -> None:
+    rewrite(archive, lambda each: replace(each, parts=(each.parts[0], each.parts[2])))
+
+    assert any("is not the name of a part of" in what for what in found(archive).values())
 
 
 def test_a_wrong_total_is_found(archive: Path) -> None:
@@ -287,17 +298,36 @@ def replaced(archive: Path, change: Callable[[pa.Table], pa.Table]) -> str:
     would."""
     commit = rewrite(archive, lambda each: each)
     path = archive / commit.parts[1].name
-    pq.write_table(change(pq.ParquetFile(path).read()), path)
-    content = path.read_bytes()
+    table = change(pq.ParquetFile(path).read())
+    path.unlink()
+    name = put_part(archive, 1, written(table), rows=table.num_rows)
+    return found(archive)[name]
+
+
+def written(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    return bytes(buffer.getvalue())
+
+
+def put_part(archive: Path, number: int, content: bytes, **facts: int) -> str:
+    """Put a part into the archive, and let a commit name it; return its name."""
     digest = sha256(content).hexdigest()
-    rows = pq.ParquetFile(path).metadata.num_rows
-    rewrite(
-        archive,
-        lambda each: with_part(
-            each, 1, lambda part: replace(part, size_bytes=len(content), sha256=digest, rows=rows)
-        ),
-    )
-    return found(archive)[commit.parts[1].name]
+    names = []
+
+    def change(commit: Commit) -> Commit:
+        name = str(part_name(commit.transfer, number, digest))
+        names.append(name)
+        size = len(content)
+        return with_part(
+            commit,
+            number,
+            lambda part: replace(part, name=name, size_bytes=size, sha256=digest, **facts),
+        )
+
+    rewrite(archive, change)
+    archive.joinpath(names[0]).write_bytes(content)
+    return names[0]
 
 
 def column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -336,48 +366,51 @@ def test_something_that_is_no_parquet_is_found_even_if_its_commit_vouches_for_it
     archive: Path,
 ) -> None:
     commit = rewrite(archive, lambda each: each)
-    archive.joinpath(commit.parts[0].name).write_bytes(b"")
-    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    rewrite(
-        archive,
-        lambda each: with_part(each, 0, lambda part: replace(part, size_bytes=0, sha256=empty)),
-    )
+    archive.joinpath(commit.parts[0].name).unlink()
 
-    assert "cannot be read as Parquet" in found(archive)[commit.parts[0].name]
+    name = put_part(archive, 0, b"")
+    assert "cannot be read as Parquet" in found(archive)[name]
+
+
+def table_of(archive: Path) -> Path:
+    return archive / find_headers(archive)
 
 
 def test_headers_that_are_gone_are_found(archive: Path) -> None:
-    (archive / HEADERS).unlink()
+    path = table_of(archive)
+    path.unlink()
 
-    assert found(archive) == {str(HEADERS): "is missing; the next export writes it again"}
+    assert "is damaged (it is missing)" in found(archive)[named(archive, path)]
+    (archive / HEADERS_COMMIT).unlink()
+    assert found(archive) == {str(HEADERS_COMMIT): "is missing; the next export writes it again"}
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
 def test_damaged_headers_are_found(content: bytes, archive: Path) -> None:
-    (archive / HEADERS).write_bytes(content)
+    table_of(archive).write_bytes(content)
 
-    assert "is damaged" in found(archive)[str(HEADERS)]
+    assert "is damaged" in found(archive)[named(archive, table_of(archive))]
 
 
-def on_record(archive: Path, table: pa.Table) -> None:
+def on_record(archive: Path, table: pa.Table) -> str:
     """Replace the headers by others, and put them on record, as a fault in a writer would."""
-
-    pq.write_table(table, archive / HEADERS)
-    digest = sha256((archive / HEADERS).read_bytes()).hexdigest()
-    content = orjson.dumps(
-        {"sha256": [digest]}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-    )
-    (archive / HEADERS_RECORD).write_bytes(content)
+    content = written(table)
+    commit = HeadersCommit(table.num_rows, len(content), sha256(content).hexdigest())
+    table_of(archive).unlink()
+    archive.joinpath(commit.name).write_bytes(content)
+    (archive / HEADERS_COMMIT).write_bytes(commit.to_json())
+    return str(commit.name)
 
 
 def test_a_header_that_was_altered_is_found_and_where_it_is_on_record_no_longer_agrees(
     archive: Path,
 ) -> None:
-    table = pq.ParquetFile(archive / HEADERS).read()
+    path = table_of(archive)
+    table = pq.ParquetFile(path).read()
     charges = pc.add(table.column("totalCharges").cast(pa.decimal128(28, 2)), Decimal("5.00"))
     altered = column(table, "totalCharges", charges.cast(pa.decimal128(38, 24)))
-    pq.write_table(altered, archive / HEADERS)
-    assert "its sha256 is not the one on record" in found(archive)[str(HEADERS)]
+    pq.write_table(altered, path)
+    assert "its sha256 is not the one in" in found(archive)[named(archive, path)]
 
     on_record(archive, altered)
 
@@ -389,18 +422,71 @@ def test_a_header_that_was_altered_is_found_and_where_it_is_on_record_no_longer_
 
 
 def test_a_header_that_is_lacking_is_found(archive: Path) -> None:
-    table = pq.ParquetFile(archive / HEADERS).read()
-    on_record(archive, table.slice(1))
+    table = pq.ParquetFile(table_of(archive)).read()
+    name = on_record(archive, table.slice(1))
 
     assert found(archive) == {
-        str(HEADERS): f"lacks invoice {table['id'][0].as_py()!r}, which has line items"
+        name: f"lacks invoice {table['id'][0].as_py()!r}, which has line items"
     }
 
 
 def test_headers_of_another_schema_are_found(archive: Path) -> None:
-    on_record(archive, pq.ParquetFile(archive / HEADERS).read().drop_columns(["links"]))
+    table = pq.ParquetFile(table_of(archive)).read()
+    name = on_record(archive, table.drop_columns(["links"]))
 
-    assert found(archive) == {str(HEADERS): "has another schema than invoice headers have"}
+    assert found(archive) == {name: "has another schema than invoice headers have"}
+
+
+# Whether it is complete.
+
+
+def lacking(root: Path) -> list[str]:
+    return [str(finding) for finding in verify(root).findings if finding.is_lacking]
+
+
+def test_what_was_selected_and_is_not_there_is_missing(archive: Path) -> None:
+    commit = next(path for path in commits(archive) if "+office+" in path.name)
+    for part in orjson.loads(commit.read_bytes())["parts"]:
+        archive.joinpath(part["name"]).unlink()
+    commit.unlink()
+
+    assert found(archive) == {}
+    (what,) = lacking(archive)
+    assert what.endswith("office/billing_line_items: was selected, and is not in the archive")
+    assert any("are gone since the last run" in str(each) for each in verify(archive).findings)
+
+
+async def test_what_lies_outside_of_all_selections_is_a_line_and_no_fault(tmp_path: Path) -> None:
+    async with serve(OPTIONS) as sandbox:
+        run = Settings(base_url=sandbox.base_url, token=Secret(sandbox.token))
+        office = Selection(providers=("office",))
+        await export_async(tmp_path, run, selection=office)
+        report = verify(tmp_path)
+        assert report.sound
+        assert report.not_exported
+        assert any(line.startswith("not exported: ") for line in report.lines())
+
+        await export_async(tmp_path, run, selection=Selection(providers=("azure",)))
+        azure = next(path for path in commits(tmp_path) if "+azure+" in path.name)
+        azure.unlink()
+    assert any("azure/" in each for each in lacking(tmp_path))
+
+
+def test_an_open_failure_and_an_open_record_count_as_missing(archive: Path) -> None:
+    failure = {"invoice_id": "D1", "provider": "office", "line_item_type": "billing_line_items"}
+    archive.joinpath(FAILURES).write_bytes(orjson.dumps({**failure, "message": "refused"}) + b"\n")
+    record = commits(archive)[0]
+    record.with_suffix(".next").write_bytes(record.read_bytes())
+
+    findings = list(map(str, verify(archive).findings))
+
+    assert "D1 office/billing_line_items: a run failed at it: refused" in findings
+    assert any(
+        "is not finished; the next export or repair finishes it" in each for each in findings
+    )
+    assert verify(archive).exit_code == 1
+    record.with_suffix(".next").unlink()
+    assert verify(archive, files_only=True).sound
 
 
 @pytest.mark.parametrize("made", ["nothing", "a directory", "a file"])
@@ -431,12 +517,9 @@ def test_an_archive_file_that_is_damaged_or_gone_is_found(
 
 
 def test_an_archive_of_a_later_version_is_an_error(archive: Path) -> None:
-    (archive / ARCHIVE).write_bytes(b'{"format_version":2}')
+    (archive / ARCHIVE).write_bytes(b'{"format_version":3}')
 
-    with pytest.raises(
-        OutputError,
-        match="format version 2; this bulkfetch reads version 1: use the version that wrote",
-    ):
+    with pytest.raises(OutputError, match="format version 3; this bulkfetch reads and writes"):
         verify(archive)
 
 
@@ -543,7 +626,7 @@ def test_the_same_export_again_mends_a_part_that_was_cut(archive: Path) -> None:
     report = anyio.run(again)
 
     assert [commit_name(commit.transfer).name for commit in report.committed] == [
-        f"{path.name[:-14]}+azure+billing_line_items.json"
+        f"{plain(path.name)[:-14]}+azure+billing_line_items.json"
     ]
     assert path.read_bytes() == whole
     assert found(archive) == {}
@@ -556,8 +639,8 @@ def test_a_thousand_alterations_of_any_file_are_found_one_by_one(archive: Path) 
         [
             *parts(archive),
             *commits(archive),
-            archive / HEADERS,
-            archive / HEADERS_RECORD,
+            table_of(archive),
+            archive / HEADERS_COMMIT,
             archive / ARCHIVE,
         ]
     )

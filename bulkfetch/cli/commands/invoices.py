@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
-from bulkfetch.archive.layout import document_name
+from bulkfetch.archive.layout import document_stem
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, flatten_once
 from bulkfetch.cli.running import run
@@ -88,7 +88,7 @@ def show_summaries(arguments: argparse.Namespace) -> int:
 def save_document(arguments: argparse.Namespace) -> int:
     """Save a statement or a tax receipt."""
     document = Document(arguments.invoice, arguments.receipt or "")
-    file: Path = arguments.file or Path(document_name(document).name)
+    file: Path = arguments.file or Path(f"{document_stem(document)}.pdf")
     if not file.parent.is_dir():
         raise SettingsError(f"--output: there is no directory {file.parent}")
 

@@ -18,7 +18,9 @@ def verify(arguments: argparse.Namespace) -> int:
 def verify_files(arguments: argparse.Namespace) -> VerifyReport:
     """Check an archive by its files."""
     settings = load(arguments).settings
-    return verify_archive(arguments.output, deep=arguments.deep, settings=settings)
+    return verify_archive(
+        arguments.output, deep=arguments.deep, files_only=arguments.files, settings=settings
+    )
 
 
 def print_verification(report: VerifyReport, arguments: argparse.Namespace) -> int:

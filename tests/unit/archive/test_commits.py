@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +15,8 @@ from bulkfetch.archive.commits import (
     commit_names,
     parse_commit,
     read_commit,
-    write_commit,
 )
-from bulkfetch.archive.layout import ARCHIVE, COMMITS, commit_name
+from bulkfetch.archive.layout import ARCHIVE, COMMITS, commit_name, part_name
 from bulkfetch.archive.origin import claim_archive, read_archive
 from bulkfetch.archive.records import money
 from bulkfetch.billing.transfers import Transfer
@@ -28,20 +27,29 @@ TRANSFER = Transfer("D080002CPL", "office", "billing_line_items")
 COMMIT = Commit(
     transfer=TRANSFER,
     rows=147,
-    parts=(CommittedPart("line_items/p-00000.parquet", 0, 147, 4711, "ab" * 32),),
+    parts=(CommittedPart(str(part_name(TRANSFER, 0, "ab" * 32)), 0, 147, 4711, "ab" * 32),),
     total_column="totalForCustomer",
     total=Decimal("26560.39"),
     rescues={"orderDate": 2},
 )
 NAME = commit_name(TRANSFER)
 counts = st.integers(0, 2**53)
+hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
+
+
+def with_parts(commit: Commit, facts: list[tuple[int, int, int, str]]) -> Commit:
+    parts = tuple(
+        CommittedPart(str(part_name(commit.transfer, number, each[3])), *each)
+        for number, each in enumerate(facts)
+    )
+    return replace(commit, parts=parts)
+
+
 commits = st.builds(
     Commit,
     transfer=st.builds(Transfer, *[st.text(st.characters(exclude_categories=["Cs"]))] * 3),
     rows=counts,
-    parts=st.lists(
-        st.builds(CommittedPart, st.just("x"), counts, counts, counts, st.just("y"))
-    ).map(tuple),
+    parts=st.just(()),
     total_column=st.none() | st.just("totalForCustomer"),
     total=st.none()
     | st.decimals(allow_nan=False, allow_infinity=False, places=24, min_value=-(10**14)),
@@ -49,8 +57,11 @@ commits = st.builds(
 )
 
 
-@given(commits)
-def test_a_commit_reads_back_as_it_was_written(commit: Commit) -> None:
+@given(commits, st.lists(st.tuples(counts, counts, counts, hashes), max_size=4), st.booleans())
+def test_a_commit_reads_back_as_it_was_written(
+    commit: Commit, facts: list[tuple[int, int, int, str]], rebuilt: bool
+) -> None:
+    commit = replace(with_parts(commit, facts), rebuilt=rebuilt)
     assert parse_commit(commit.to_json(), commit_name(commit.transfer)) == commit
 
 
@@ -69,7 +80,7 @@ def test_a_transfer_is_done_once_its_commit_is_written(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     assert read_commit(store, TRANSFER) is None
 
-    write_commit(store, COMMIT)
+    store.write(NAME, COMMIT.to_json())
 
     assert read_commit(store, TRANSFER) == COMMIT
     assert commit_names(store) == [NAME]
@@ -77,7 +88,7 @@ def test_a_transfer_is_done_once_its_commit_is_written(tmp_path: Path) -> None:
 
 def test_what_is_no_commit_is_not_listed_as_one(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    write_commit(store, COMMIT)
+    store.write(NAME, COMMIT.to_json())
     store.write(COMMITS / "half.json.tmp", b"{")
 
     assert commit_names(store) == [NAME]
@@ -96,27 +107,56 @@ def test_a_bit_that_flips_anywhere_in_a_commit_is_noticed() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"null", b"1", b"{}", b'{"format_version":1}', COMMIT.to_json()[:-9], b"\xff"],
+    [b"", b"[]", b"null", b"1", b"{}", b'{"format_version":2}', COMMIT.to_json()[:-9], b"\xff"],
 )
 def test_what_is_no_commit_is_damaged(content: bytes) -> None:
-    with pytest.raises(
-        DamagedError, match=r"is damaged .* the next export fetches its transfer again"
-    ):
+    with pytest.raises(DamagedError, match=r"is damaged .*; run `bulkfetch repair`"):
         parse_commit(content, NAME)
 
 
 def test_a_commit_under_the_name_of_another_transfer_is_damaged() -> None:
-    with pytest.raises(StorageError, match="it is that of D080002CPL office/billing_line_items"):
+    with pytest.raises(StorageError, match="it belongs to D080002CPL office/billing_line_items"):
         parse_commit(
             COMMIT.to_json(), commit_name(Transfer("D080002CPL", "azure", "billing_line_items"))
         )
 
 
-def test_a_commit_of_a_later_version_is_left_to_that_version() -> None:
-    content = COMMIT.to_json().replace(b'"format_version": 1', b'"format_version": 2')
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd",
+        "/etc/passwd",
+        "line_items/x.parquet",
+        "documents/D080002CPL-statement-abababababab.pdf",
+        str(part_name(Transfer("other", "office", "billing_line_items"), 0, "ab" * 32)),
+        str(part_name(TRANSFER, 1, "ab" * 32)),
+        str(part_name(TRANSFER, 0, "cd" * 32)),
+        "",
+    ],
+)
+def test_a_commit_names_only_parts_that_its_transfer_can_have(name: str) -> None:
+    hostile = replace(COMMIT, parts=(replace(COMMIT.parts[0], name=name),))
 
-    with pytest.raises(StorageError, match="format version 2; this bulkfetch reads version 1"):
-        parse_commit(content, NAME)
+    with pytest.raises(DamagedError, match="is not the name of a part"):
+        parse_commit(hostile.to_json(), NAME)
+
+
+@pytest.mark.parametrize("facts", [{"size_bytes": -1}, {"sha256": "ab"}, {"sha256": "../" * 22}])
+def test_a_commit_says_of_its_parts_what_can_be_checked(facts: dict[str, Any]) -> None:
+    hostile = replace(COMMIT, parts=(replace(COMMIT.parts[0], **facts),))
+
+    with pytest.raises(DamagedError):
+        parse_commit(hostile.to_json(), NAME)
+
+
+def test_an_archive_of_format_1_is_refused_in_one_line(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write(ARCHIVE, b'{"format_version": 1, "part_rows": 5}')
+
+    with pytest.raises(OutputError, match=r"format version 1; .*export into a new directory") as e:
+        claim_archive(store, {})
+
+    assert "\n" not in str(e.value)
 
 
 def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -> None:
@@ -138,22 +178,17 @@ def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -
         (
             {"source": "https://one"},
             {"source": "https://two"},
-            "its source is https://one, now https://two: go on",
+            "its source is https://one, now https://two: continue",
         ),
         (
             {"tenant_id": "one"},
             {"tenant_id": "two"},
-            "its tenant_id is one, now two: go on with that one",
+            "its tenant_id is one, now two: continue with that one",
         ),
         (
             {"schema_version": 7},
             {},
-            "schema_version is 7, this bulkfetch writes 1: go on with the version that wrote",
-        ),
-        (
-            {"format_version": 7},
-            {},
-            "format_version is 7, this bulkfetch writes 1: go on with the version that wrote",
+            "schema_version is 7, this bulkfetch writes 1: continue with the version that wrote",
         ),
     ],
     ids=lambda value: str(value)[:20],
@@ -184,18 +219,19 @@ def test_everything_that_differs_is_told_at_once(tmp_path: Path) -> None:
         claim_archive(store, {"part_rows": 6, "row_group_rows": 6})
 
 
-def test_an_archive_of_an_earlier_version_goes_on_and_gets_a_hash(tmp_path: Path) -> None:
+def test_an_archive_keeps_the_union_of_what_its_runs_selected(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    claim_archive(store, {"part_rows": 5})
-    hashed = store.read(ARCHIVE) or b""
-    facts = orjson.loads(hashed)
-    del facts["archive_sha256"]
-    store.write(ARCHIVE, orjson.dumps(facts))
+    for selection in ({"invoices": ["A"]}, {"since": "2020-01-01"}, {"invoices": ["A"]}):
+        claim_archive(store, {}, selection)
+    assert (read_archive(store) or {})["selections"] == [
+        {"invoices": ["A"]},
+        {"since": "2020-01-01"},
+    ]
 
-    assert read_archive(store) == facts
-    claim_archive(store, {"part_rows": 5})
+    claim_archive(store, {}, {})
+    claim_archive(store, {}, {"invoices": ["B"]})
 
-    assert store.read(ARCHIVE) == hashed
+    assert (read_archive(store) or {})["selections"] == [{}]
 
 
 def test_a_bit_that_flips_anywhere_in_the_archive_file_is_noticed(tmp_path: Path) -> None:

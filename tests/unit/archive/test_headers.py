@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from whole.durability.disks import Died, WatchedDisk, dying
 
-from bulkfetch.archive.headers import keep_headers, read_headers
-from bulkfetch.archive.layout import HEADERS, HEADERS_RECORD
+from bulkfetch.archive.headers import HeadersCommit, read_headers, stage_headers
+from bulkfetch.archive.layout import HEADERS_COMMIT, INVOICES, STAGED_HEADERS
+from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
@@ -14,33 +16,16 @@ from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import LocalStore
 
 
-class Killed(BaseException):
-    """The end of a process."""
+def keep_headers(store: LocalStore, invoices: list[Invoice]) -> None:
+    publishing = Publishing(store)
+    publishing.settle()
+    commit = stage_headers(store, invoices)
+    publishing.publish(commit, {STAGED_HEADERS: commit.sha256})
 
 
-class KilledAt(LocalStore):
-    """A store that is killed before its `last`-th change."""
-
-    def __init__(self, root: Path, last: int) -> None:
-        super().__init__(root)
-        self.left = last
-
-    def _tick(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-    def write(self, name: PurePosixPath, content: bytes) -> None:
-        self._tick()
-        super().write(name, content)
-
-    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
-        self._tick()
-        super().publish(staged, name)
-
-    def remove(self, name: PurePosixPath) -> bool:
-        self._tick()
-        return super().remove(name)
+def table_of(store: LocalStore) -> Path:
+    (path,) = store.root.joinpath(INVOICES).iterdir()
+    return path
 
 
 def header(identifier: str, day: int = 1, **fields: Json) -> Invoice:
@@ -65,7 +50,7 @@ def test_headers_are_kept_in_the_order_of_their_dates(tmp_path: Path) -> None:
     keep_headers(store, [header("C", 1), header("A", 3), header("B", 1)])
 
     assert ids(store) == ["B", "C", "A"]
-    assert pq.read_schema(tmp_path / HEADERS).equals(INVOICE_ARROW)
+    assert pq.read_schema(table_of(store)).equals(INVOICE_ARROW)
 
 
 def test_no_invoices_are_a_table_without_rows(tmp_path: Path) -> None:
@@ -110,14 +95,14 @@ def test_the_same_headers_are_the_same_bytes_and_not_written_again(tmp_path: Pat
 def test_any_bit_that_flips_in_the_table_is_noticed_before_it_is_copied(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     keep_headers(store, [header("A", 1, totalCharges=Number("30154.25"))])
-    path = tmp_path / HEADERS
+    path = table_of(store)
     content = path.read_bytes()
 
     for place in range(0, len(content), 41):
         damaged = bytearray(content)
         damaged[place] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(StorageError, match="its sha256 is not the one on record"):
+        with pytest.raises(StorageError, match="its sha256 is not the one in"):
             read_headers(store)
         with pytest.raises(StorageError, match="`bulkfetch repair` writes it again"):
             keep_headers(store, [header("B")])
@@ -129,37 +114,41 @@ def test_a_table_whose_record_is_lost_is_not_trusted(record: bytes | None, tmp_p
     store = LocalStore(tmp_path)
     keep_headers(store, [header("A")])
     if record is None:
-        store.remove(HEADERS_RECORD)
+        store.remove(HEADERS_COMMIT)
     else:
-        store.write(HEADERS_RECORD, record)
+        store.write(HEADERS_COMMIT, record)
 
-    with pytest.raises(StorageError, match="is damaged"):
+    with pytest.raises(StorageError, match=r"is damaged|is gone"):
         read_headers(store)
 
 
 def test_something_that_is_no_parquet_is_damaged_even_if_it_is_on_record(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    store.write(HEADERS, b"")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    store.write(HEADERS_RECORD, b'{"sha256":["%s"]}' % empty.encode())
+    commit = HeadersCommit(0, 0, empty)
+    store.write(commit.name, b"")
+    store.write(HEADERS_COMMIT, commit.to_json())
 
     with pytest.raises(StorageError, match="is damaged"):
         read_headers(store)
 
 
 def test_a_run_killed_at_any_step_leaves_the_old_table_or_the_new_one(tmp_path: Path) -> None:
-    for last in range(6):
-        store = LocalStore(tmp_path / str(last))
-        store.root.mkdir()
-        keep_headers(store, [header("A")])
+    died = 0
+    for last in range(60):
+        root = tmp_path / str(last)
+        root.mkdir()
+        keep_headers(LocalStore(root), [header("A")])
 
         try:
-            keep_headers(KilledAt(store.root, last), [header("B")])
-        except Killed:
-            pass
-        else:
-            assert last > 2
+            keep_headers(LocalStore(root, WatchedDisk(dying(last))), [header("B")])
+        except Died:
+            died += 1
 
+        store = LocalStore(root)
+        Publishing(store).settle()
         assert ids(store) in (["A"], ["A", "B"])
         keep_headers(store, [header("B")])
         assert ids(store) == ["A", "B"]
+        assert len(list(root.joinpath(INVOICES).iterdir())) == 1
+    assert died > 20

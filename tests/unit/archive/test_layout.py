@@ -15,14 +15,20 @@ from bulkfetch.archive.layout import (
     STAGING,
     UNBILLED_LINE_ITEMS,
     commit_name,
-    commit_of_part,
+    document_name,
+    document_named,
     id_name,
+    next_name,
+    old_name,
     part_name,
     partition,
+    published_as,
+    record_named,
     staged_name,
     transfer_name,
     word_name,
 )
+from bulkfetch.billing.documents import Document
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer
 
@@ -77,6 +83,14 @@ unbilled = st.builds(
 transfers = billed | unbilled
 
 
+SHA256 = "0123456789ab" + "c" * 52
+
+
+def commit_of_part(name: PurePosixPath) -> PurePosixPath | None:
+    published = published_as(name)
+    return None if published is None else published.record
+
+
 def seen_alike(path: PurePosixPath) -> str:
     """Return what two paths share if a file system that ignores case and normal forms takes them
     for one."""
@@ -86,8 +100,9 @@ def seen_alike(path: PurePosixPath) -> str:
 def test_a_real_part_lies_where_the_design_says() -> None:
     transfer = Transfer("D070002EGD", "office", "billing_line_items")
 
-    assert str(part_name(transfer, 7)) == (
-        "line_items/provider=office/line_item_type=billing_line_items/D070002EGD-00007.parquet"
+    assert str(part_name(transfer, 7, SHA256)) == (
+        "line_items/provider=office/line_item_type=billing_line_items/"
+        "D070002EGD-00007-0123456789ab.parquet"
     )
     assert (
         str(commit_name(transfer)) == "_bulkfetch/commits/D070002EGD+office+billing_line_items.json"
@@ -100,7 +115,7 @@ def test_whatever_a_server_calls_things_files_stay_where_they_belong(
 ) -> None:
     for path, home, depth in (
         (
-            part_name(transfer, number),
+            part_name(transfer, number, SHA256),
             *((UNBILLED_LINE_ITEMS, 6) if transfer.unbilled else (LINE_ITEMS, 4)),
         ),
         (staged_name(transfer, number), STAGING, 3),
@@ -121,7 +136,7 @@ def test_two_transfers_never_share_a_file_not_even_where_case_is_ignored(
     if one == two:
         return
 
-    assert seen_alike(part_name(one, 0)) != seen_alike(part_name(two, 0))
+    assert seen_alike(part_name(one, 0, SHA256)) != seen_alike(part_name(two, 0, SHA256))
     assert seen_alike(staged_name(one, 0)) != seen_alike(staged_name(two, 0))
     assert seen_alike(commit_name(one)) != seen_alike(commit_name(two))
 
@@ -134,7 +149,7 @@ def test_hostile_names_are_all_different(name_of: object) -> None:
 
 @given(transfers, st.integers(0, 10**6), st.integers(0, 10**6))
 def test_parts_of_a_transfer_are_different_files(transfer: Transfer, one: int, two: int) -> None:
-    assert (part_name(transfer, one) == part_name(transfer, two)) is (one == two)
+    assert (part_name(transfer, one, SHA256) == part_name(transfer, two, SHA256)) is (one == two)
     assert (staged_name(transfer, one) == staged_name(transfer, two)) is (one == two)
 
 
@@ -142,20 +157,23 @@ def test_parts_of_a_transfer_are_different_files(transfer: Transfer, one: int, t
 def test_a_part_is_known_as_one_of_its_own_transfer_only(
     one: Transfer, two: Transfer, number: int
 ) -> None:
-    assert commit_of_part(part_name(one, number)) == commit_name(one)
+    assert commit_of_part(part_name(one, number, SHA256)) == commit_name(one)
     if one != two:
-        assert commit_of_part(part_name(one, number)) != commit_name(two)
+        assert commit_of_part(part_name(one, number, SHA256)) != commit_name(two)
 
 
 @given(transfers, st.integers(0, 10**6))
 def test_a_part_leads_to_its_commit(transfer: Transfer, number: int) -> None:
-    assert commit_of_part(part_name(transfer, number)) == commit_name(transfer)
+    assert commit_of_part(part_name(transfer, number, SHA256)) == commit_name(transfer)
 
 
 @pytest.mark.parametrize(
     "stray",
     [
         "invoices/part-00000.parquet",
+        "line_items/provider=a/line_item_type=b/x-00000.parquet",
+        "line_items/provider=a/line_item_type=b/x-00000-0123456789AB.parquet",
+        "documents/contract-2020.pdf",
         "line_items/x.parquet",
         "line_items/provider=a/line_item_type=b/x.parquet",
         "unbilled_line_items/provider=a/line_item_type=b/unbilled-00000.parquet",
@@ -177,6 +195,42 @@ def test_a_partition_of_something_that_is_not_unicode_decodes_all_the_same() -> 
     assert unquote(word_name("x\ud800"), errors="strict").startswith("x")
 
 
+@given(transfers, st.integers(0, 10**6))
+def test_a_part_says_where_it_was_staged_and_what_it_holds(transfer: Transfer, number: int) -> None:
+    published = published_as(part_name(transfer, number, SHA256))
+
+    assert published is not None
+    assert published.staged == staged_name(transfer, number)
+    assert (published.digits, published.number) == (SHA256[:12], number)
+
+
+@pytest.mark.parametrize("what", ["json", "next", "20261128T030405.123456Z"])
+@given(transfers)
+def test_a_record_is_known_by_each_of_its_names(what: str, transfer: Transfer) -> None:
+    record = commit_name(transfer)
+    names = {"json": record, "next": next_name(record)}
+    name = names.get(what) or old_name(record, what)
+
+    assert record_named(name) == (record, what)
+    assert len(name.name) <= 255
+
+
+@pytest.mark.parametrize("name", ["T.json.tmp", "T.txt", "T.now.old", "T"])
+def test_other_names_are_not_of_a_record(name: str) -> None:
+    assert record_named(COMMITS / name) is None
+    assert record_named(STAGING / "T.json") is None
+
+
+@given(names, names)
+def test_a_document_is_known_by_its_name_where_that_says_all(invoice: str, receipt: str) -> None:
+    document = Document(invoice, receipt)
+    found = document_named(document_name(document, SHA256))
+
+    assert found in (document, None)
+    if max(len(invoice), len(receipt)) < 5 and "~" not in str(document_name(document, SHA256)):
+        assert found == document
+
+
 def test_real_words_are_written_as_they_are() -> None:
     assert partition("one_time", "usage_line_items") == LINE_ITEMS / "provider=one_time" / (
         "line_item_type=usage_line_items"
@@ -189,7 +243,7 @@ def test_names_fit_a_file_system_however_long_all_three_are() -> None:
     for length in range(1, 400):
         transfer = Transfer("I" * length, "p" * length, "t" * length)
         for path in (
-            part_name(transfer, 123_456),
+            part_name(transfer, 123_456, SHA256),
             staged_name(transfer, 123_456),
             commit_name(transfer),
         ):

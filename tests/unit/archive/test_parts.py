@@ -68,7 +68,7 @@ class Memory:
     def seal(self, file: BinaryIO) -> None:
         file.close()
 
-    def remove(self, name: PurePosixPath) -> bool:
+    def unlink(self, name: PurePosixPath) -> bool:
         """Leave it, so that tests can look at what a crash would leave."""
         return False
 

@@ -13,7 +13,8 @@ from support.replay import Asked, MadeUp, invoice, serving
 from bulkfetch.archive.layout import FAILURES
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.failures import Failure, keep_failures
+from bulkfetch.runs.failures import Failure
+from bulkfetch.runs.openfailures import keep_failures
 from bulkfetch.storage.disk import LocalStore
 
 D1, D2, D3 = (

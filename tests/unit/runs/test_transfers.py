@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 from support.replay import Asked, MadeUp, page, serving
+from whole.durability.disks import Died, WatchedDisk, dying
 
-from bulkfetch.archive.commits import Commit, read_commit, withdraw
-from bulkfetch.archive.layout import STAGING, checkpoint_name, commit_name, part_name, staged_name
+from bulkfetch.archive.commits import Commit, read_commit
+from bulkfetch.archive.layout import STAGING, checkpoint_name, staged_name
+from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.superseded import superseded_bytes
 from bulkfetch.archive.sweep import sweep
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import sum_of
@@ -70,7 +73,15 @@ async def _in_group(
                 await export_transfer(
                     transfer,
                     Job(
-                        Run(run, ExportOptions("lake"), store, session, stats, session.log),
+                        Run(
+                            run,
+                            ExportOptions("lake"),
+                            store,
+                            session,
+                            stats,
+                            session.log,
+                            Publishing(store),
+                        ),
                         Fetcher(session, tasks, run, Lookahead(8)),
                     ),
                 )
@@ -243,58 +254,6 @@ async def test_a_cancelled_transfer_leaves_nothing_but_whole_parts(tmp_path: Pat
     )  # the second one waits for a page or not
 
 
-async def test_parts_that_a_killed_run_published_are_replaced_and_those_too_many_are_gone(
-    tmp_path: Path,
-) -> None:
-    clean, littered = LocalStore(tmp_path / "clean"), LocalStore(tmp_path / "littered")
-    for store in (clean, littered):
-        store.root.mkdir()
-    for number in (0, 1, 2):  # parts are published in their order; the sweep of a run finds others
-        littered.write(part_name(OFFICE, number), b"rows that nobody vouches for")
-    neighbour = part_name(Transfer("I2", OFFICE.provider, OFFICE.line_item_type), 0)
-    littered.write(neighbour, b"of another invoice")
-
-    for store in (clean, littered):
-        await exported(store, line_items(27))
-
-    assert tree(littered.root) == {**tree(clean.root), str(neighbour): b"of another invoice"}
-
-
-class Killed(BaseException):
-    """The end of a process."""
-
-
-class KilledAt(LocalStore):
-    """A store of a process that is killed before its `last`-th step, and does nothing any more."""
-
-    def __init__(self, root: Path, last: int) -> None:
-        super().__init__(root)
-        self.left = last
-
-    def _tick(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-
-    def create(self, name: PurePosixPath) -> BinaryIO:
-        self._tick()
-        return super().create(name)
-
-    def seal(self, file: BinaryIO) -> None:
-        if self.left <= 0:
-            file.close()
-        self._tick()
-        super().seal(file)
-
-    def publish(self, staged: PurePosixPath, name: PurePosixPath) -> None:
-        self._tick()
-        super().publish(staged, name)
-
-    def remove(self, name: PurePosixPath) -> bool:
-        self._tick()
-        return super().remove(name)
-
-
 def assert_commit_is_kept(store: LocalStore) -> bool:
     """Check that a commit, if there is one, tells the truth about the parts that are there."""
     commit = read_commit(store, OFFICE)
@@ -307,6 +266,13 @@ def assert_commit_is_kept(store: LocalStore) -> bool:
     return True
 
 
+def settle(store: LocalStore) -> None:
+    """Do what the next run does first."""
+    publishing = Publishing(store)
+    assert publishing.settle().stuck == {}
+    sweep(store)
+
+
 @pytest.mark.slow
 async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_and_is_redone(
     tmp_path: Path,
@@ -316,48 +282,58 @@ async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_
     await exported(clean, line_items(27))
     steps, refetched = 0, set()
     while True:
-        store = KilledAt(tmp_path / str(steps), steps)
-        store.root.mkdir()
+        survivor, stats = LocalStore(tmp_path / str(steps)), RunStats()
+        survivor.root.mkdir()
         try:
-            await exported(store, line_items(27))
+            await exported(LocalStore(survivor.root, WatchedDisk(dying(steps))), line_items(27))
+            has_ended = True
+        except* Died:
+            has_ended = False
+        if has_ended:
             break
-        except Killed:
-            pass
-        survivor, stats = LocalStore(store.root), RunStats()
+        assert_commit_is_kept(survivor)
+        settle(survivor)
         if not assert_commit_is_kept(survivor):
-            sweep(survivor)
-            assert visible(store.root) == []
+            assert visible(survivor.root) == []
             await exported(survivor, line_items(27), stats=stats)
             refetched.add(stats.rows)
-        sweep(survivor)
-        assert tree(store.root) == tree(clean.root)
-        steps += 1
+        settle(survivor)
+        assert tree(survivor.root) == tree(clean.root)
+        steps += 11
 
     assert steps > 10
     assert refetched == {27, 22, 12}  # without a whole part, with one, with two
 
 
 @pytest.mark.slow
-async def test_a_commit_whose_part_is_gone_never_comes_to_vouch_for_other_rows(
+async def test_a_replacement_killed_at_any_step_leaves_the_old_rows_or_the_new(
     tmp_path: Path,
 ) -> None:
     steps = 0
     while True:
-        store = KilledAt(tmp_path / str(steps), steps)
+        store = LocalStore(tmp_path / str(steps))
         store.root.mkdir()
-        first = await exported(LocalStore(store.root), line_items(27))
-        LocalStore(store.root).remove(PurePosixPath(first.parts[1].name))
+        first = await exported(store, line_items(27))
         try:
-            await exported(store, line_items(27, amount="7"))
+            await exported(
+                LocalStore(store.root, WatchedDisk(dying(steps))), line_items(29, amount="7")
+            )
+            has_ended = True
+        except* Died:
+            has_ended = False
+        if has_ended:
             break
-        except Killed:
-            pass
-        present = all(store.root.joinpath(part.name).exists() for part in first.parts)
-        if present and read_commit(LocalStore(store.root), OFFICE) is not None:
-            assert_commit_is_kept(LocalStore(store.root))
-        steps += 1
+        settle(store)
+        assert assert_commit_is_kept(store)
+        commit = read_commit(store, OFFICE)
+        assert commit is not None
+        assert commit == first or commit.rows == 29
+        assert len(visible(store.root)) == len(commit.parts)
+        steps += 11
 
-    assert assert_commit_is_kept(LocalStore(store.root))
+    assert steps > 30
+    assert assert_commit_is_kept(store)
+    assert superseded_bytes(store) > first.size_bytes
 
 
 class Disk:
@@ -433,24 +409,6 @@ def test_a_sum_is_exact_where_a_float_or_a_narrow_type_is_not() -> None:
     assert sum_of(pa.array([Decimal("0.1"), None, Decimal("0.2")], MONEY)) == Decimal("0.3")
     assert sum_of(pa.array([], MONEY)) == 0
     assert sum_of(pa.array([None], MONEY)) == 0
-
-
-def test_removing_what_was_published_leaves_the_parts_of_others(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    others = [
-        Transfer("I-00000", *OFFICE_NAMES),
-        Transfer("i", *OFFICE_NAMES),
-        Transfer("I", "azure", "x"),
-    ]
-    for each in (OFFICE, *others):
-        store.write(part_name(each, 0), b"")
-
-    withdraw(store, OFFICE)
-
-    assert {PurePosixPath(name) for name in tree(tmp_path)} == {
-        part_name(each, 0) for each in others
-    }
-    assert commit_name(OFFICE).suffix == ".json"
 
 
 OFFICE_NAMES = ("office", "billing_line_items")

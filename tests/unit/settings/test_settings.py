@@ -29,7 +29,7 @@ from bulkfetch.settings.declared import (
 )
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import LoadedSettings, describe, load_settings, read_settings
-from bulkfetch.settings.values import SIZE, Secret
+from bulkfetch.settings.values import ALL, NUMBER_OR_ALL, SIZE, Secret
 from bulkfetch.signin.ways import check_credentials
 
 HIDDEN = "s3cr3t~value"
@@ -169,6 +169,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "max_bodies_bytes": "64 MiB",
         "part_rows": "10",
         "row_group_rows": "5",
+        "keep_snapshots": "all",
         "usage_period": "current",
         "storage_account": "acct",
         "storage_key": "k+/==",
@@ -208,6 +209,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         max_requests_per_second=2.5,
         patience_s=60.0,
         deadline_s=3600.0,
+        keep_snapshots=ALL,
         max_page_bytes=1 << 20,
         max_bodies_bytes=64 << 20,
         part_rows=10,
@@ -723,9 +725,8 @@ def test_keyword_arguments_have_the_names_and_types_of_the_settings() -> None:
     types = get_type_hints(Settings)
     assert set(keywords) == set(setting_names())
     for setting in dataclasses.fields(Settings):
-        as_text = {Secret, Path, Decimal} & set(get_args(types[setting.name])) or kind_of(
-            setting
-        ) is SIZE
+        is_text = kind_of(setting) in (SIZE, NUMBER_OR_ALL)
+        as_text = {Secret, Path, Decimal} & set(get_args(types[setting.name])) or is_text
         expected = types[setting.name] | None
         assert keywords[setting.name] == (expected | str if as_text else expected), setting.name
 

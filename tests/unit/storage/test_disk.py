@@ -14,8 +14,14 @@ from typing import Any, BinaryIO
 import pytest
 
 from bulkfetch.archive.layout import ARCHIVE, LOCK
-from bulkfetch.errors import OutputError, OutputLockedError, StorageError
-from bulkfetch.storage.disk import LocalStore, prepare_directory
+from bulkfetch.errors import (
+    DamagedError,
+    NameTakenError,
+    OutputError,
+    OutputLockedError,
+    StorageError,
+)
+from bulkfetch.storage.disk import Disk, LocalStore, prepare_directory
 
 NAME = PurePosixPath("_bulkfetch/staging/part")
 PUBLISHED = PurePosixPath("line_items/part.parquet")
@@ -46,15 +52,82 @@ def staged(store: LocalStore, name: PurePosixPath = NAME, content: bytes = b"row
     store.seal(file)
 
 
-def test_a_staged_file_is_seen_where_it_is_published_and_nowhere_else(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
+class WithoutLinks(Disk):
+    """A disk whose file system has no hard links, as SMB, exFAT and FUSE."""
+
+    def link(self, source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("disk", [Disk(), WithoutLinks()], ids=["links", "copies"])
+def test_a_staged_file_gets_a_second_name_and_loses_the_first(disk: Disk, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, disk)
 
     staged(store)
     assert store.list(PurePosixPath("line_items")) == []
-    store.publish(NAME, PUBLISHED)
+    store.link(NAME, PUBLISHED)
+    store.unlink(NAME)
 
     assert store.read(PUBLISHED) == b"rows"
     assert store.list(PurePosixPath()) == [PUBLISHED]
+
+
+@pytest.mark.parametrize("disk", [Disk(), WithoutLinks()], ids=["links", "copies"])
+def test_a_file_of_others_is_not_replaced(disk: Disk, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, disk)
+    staged(store)
+    store.write(PUBLISHED, b"of others")
+
+    with pytest.raises(NameTakenError, match="did not write"):
+        store.link(NAME, PUBLISHED)
+    with pytest.raises(NameTakenError, match="did not write"):
+        store.put(PUBLISHED, b"ours")
+
+    assert store.read(PUBLISHED) == b"of others"
+
+
+def test_a_copy_that_a_kill_cut_short_is_made_again(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path, WithoutLinks())
+    staged(store)
+    tmp_path.joinpath("line_items").mkdir()
+    tmp_path.joinpath("line_items", ".part.parquet.copy").write_bytes(b"ro")
+
+    store.link(NAME, PUBLISHED)
+
+    assert store.read(PUBLISHED) == b"rows"
+    assert store.list(PUBLISHED.parent) == [PUBLISHED]
+
+
+@pytest.mark.parametrize("where", ["line_items", "line_items/deeper", "line_items/part.parquet"])
+def test_no_symbolic_link_is_followed(where: str, tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "lake"
+    outside.joinpath("deeper").mkdir(parents=True)
+    outside.joinpath("part.parquet").write_bytes(b"precious")
+    root.joinpath(where).parent.mkdir(parents=True)
+    target = outside / "part.parquet" if where.endswith(".parquet") else outside
+    root.joinpath(where).symlink_to(target)
+    store = LocalStore(root)
+    name = (
+        PurePosixPath(where) if where.endswith(".parquet") else PurePosixPath(where, "part.parquet")
+    )
+    staged(store)
+
+    for change in (
+        lambda: store.read(name),
+        lambda: store.unlink(name),
+        lambda: store.link(NAME, name),
+        lambda: store.write(name, b""),
+        lambda: store.put(name, b""),
+        lambda: store.rename(NAME, name),
+        lambda: store.sync_file(name),
+        lambda: store.create(name),
+        lambda: store.open(name),
+    ):
+        with pytest.raises(DamagedError, match="symbolic link"):
+            change()
+
+    assert sorted(each.name for each in outside.rglob("*")) == ["deeper", "part.parquet"]
+    assert PurePosixPath(where) in store.list(PurePosixPath())
 
 
 def test_a_new_staged_file_replaces_an_earlier_one(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.objects_in_memory import Memory
 
 from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
-from bulkfetch.errors import StorageError
+from bulkfetch.errors import NameTakenError, StorageError
 from bulkfetch.storage.objects import ConditionError
 from bulkfetch.storage.objectstore import ObjectStore
 
@@ -48,14 +48,15 @@ def locked(memory: Memory, **options: Any) -> Any:
 @pytest.mark.parametrize(
     "content", [b"", b"rows", LARGE[:100_000], LARGE], ids=["empty", "small", "chunk", "large"]
 )
-def test_a_part_is_seen_when_it_is_published_and_not_before(content: bytes) -> None:
+def test_a_part_is_seen_when_it_is_linked_and_not_before(content: bytes) -> None:
     memory = Memory()
 
     with locked(memory) as store:
         staged(store, content)
         before = [name for name in memory.there if not name.startswith(str(STATE))]
         assert store.size(STAGED) == len(content)
-        store.publish(STAGED, NAME)
+        store.link(STAGED, NAME)
+        store.unlink(STAGED)
 
         assert before == []
         assert store.size(STAGED) is None
@@ -73,13 +74,16 @@ def test_what_is_small_is_sent_once_and_what_is_large_is_staged() -> None:
         store.settle(STAGED)
         assert memory.there[str(STAGED)] == b"rows"
         store.settle(STAGED)
-        store.publish(STAGED, NAME)
+        store.link(STAGED, NAME)
         assert memory.there[str(NAME)] == b"rows"
+        store.unlink(STAGED)
+        store.unlink(NAME)
 
         staged(store, LARGE)
         assert memory.there[str(STAGED)] == LARGE
         store.settle(STAGED)
-        store.publish(STAGED, NAME)
+        store.link(STAGED, NAME)
+        store.unlink(STAGED)
         assert memory.there[str(NAME)] == LARGE
         assert str(STAGED) not in memory.there
 
@@ -197,16 +201,42 @@ def test_a_file_that_was_removed_meanwhile_is_not_there() -> None:
     assert store.size(NAME) is None
 
 
-def test_a_part_that_is_gone_cannot_be_published() -> None:
+def test_a_part_that_is_gone_cannot_be_linked() -> None:
     memory = Memory()
 
     with locked(memory) as store, pytest.raises(StorageError, match="the object is gone"):
-        store.publish(STAGED, NAME)
+        store.link(STAGED, NAME)
     with locked(memory) as store:
         staged(store, LARGE)
         obstore.delete(memory.store, str(STAGED))
         with pytest.raises(StorageError, match="the object is gone"):
-            store.publish(STAGED, NAME)
+            store.link(STAGED, NAME)
+
+
+def test_an_object_of_others_is_not_replaced() -> None:
+    memory = Memory()
+    with locked(memory) as store:
+        staged(store, b"rows")
+        obstore.put(memory.store, str(NAME), b"of others")
+        with pytest.raises(NameTakenError, match="did not write"):
+            store.link(STAGED, NAME)
+    assert memory.there[str(NAME)] == b"of others"
+
+
+def test_a_record_is_renamed_by_a_copy_and_a_removal() -> None:
+    memory = Memory()
+    source, target = (
+        PurePosixPath("_bulkfetch/commits/T.next"),
+        PurePosixPath("_bulkfetch/commits/T.json"),
+    )
+    with locked(memory) as store:
+        store.put(source, b"{}")
+        store.rename(source, target)
+        assert store.read(target) == b"{}"
+        assert not store.is_free(target)
+        assert store.is_free(source)
+        assert not store.is_free(target.parent)
+    assert str(source) not in memory.there
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -31,6 +31,10 @@ class WatchedDisk(Disk):
         self.step("sync", Path(file.name), 0)
         super().sync(file)
 
+    def sync_path(self, path: Path) -> None:
+        self.step("sync", path, 0)
+        super().sync_path(path)
+
     def sync_directory(self, path: Path) -> None:
         self.step("sync directory", path, 0)
         super().sync_directory(path)
@@ -38,6 +42,14 @@ class WatchedDisk(Disk):
     def rename(self, source: Path, target: Path) -> None:
         self.step("rename", target, 0)
         super().rename(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        self.step("link", target, 0)
+        super().link(source, target)
+
+    def remove_directory(self, path: Path) -> None:
+        self.step("remove directory", path, 0)
+        super().remove_directory(path)
 
     def make_directory(self, path: Path) -> None:
         self.step("make directory", path, 0)
@@ -196,6 +208,10 @@ class RecordingDisk(Disk):
         if self._syncs_files:
             self.steps.append(("sync", file.number))  # type: ignore[attr-defined]  # a file of ours
 
+    def sync_path(self, path: Path) -> None:
+        if self._syncs_files:
+            self.steps.append(("sync path", path))
+
     def sync_directory(self, path: Path) -> None:
         if self._syncs_directories:
             self.steps.append(("sync directory", path))
@@ -203,6 +219,14 @@ class RecordingDisk(Disk):
     def rename(self, source: Path, target: Path) -> None:
         super().rename(source, target)
         self.steps.append(("rename", source, target))
+
+    def link(self, source: Path, target: Path) -> None:
+        super().link(source, target)
+        self.steps.append(("link", source, target))
+
+    def remove_directory(self, path: Path) -> None:
+        super().remove_directory(path)
+        self.steps.append(("remove", path))
 
     def make_directory(self, path: Path) -> None:
         super().make_directory(path)
@@ -293,6 +317,10 @@ class _Power:
                 self._content[number] += content
             case ("sync", number):
                 self._durable[number] = len(self._content[number])
+            case ("sync path", path):
+                number = self._now[path]
+                if number is not None:
+                    self._durable[number] = len(self._content[number])
             case ("make directory", path):
                 if path not in self._now:
                     self._now[path] = None
@@ -300,6 +328,9 @@ class _Power:
             case ("remove", path):
                 del self._now[path]
                 self._pending.append((path.parent, {path: "gone"}))
+            case ("link", source, target):
+                number = self._now[target] = self._now[source]
+                self._pending.append((target.parent, {target: number}))
             case ("rename", source, target):
                 number = self._now[target] = self._now.pop(source)
                 if source.parent == target.parent:

@@ -55,7 +55,12 @@ from bulkfetch.storage.opening import open_objects
 PIECE_BYTES = 3_000
 """Pieces of an upload on trial: parts of ten rows are uploaded in two or three."""
 _LATENCY_S = 0.01
-_NOT_PROVED = ("_bulkfetch/runs/", "_bulkfetch/logs/", "_bulkfetch/lock")
+_NOT_PROVED = (
+    "_bulkfetch/runs/",
+    "_bulkfetch/logs/",
+    "_bulkfetch/lock",
+    "_bulkfetch/superseded/",
+)
 
 
 class KillingObjects(Objects):

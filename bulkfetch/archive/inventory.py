@@ -1,0 +1,95 @@
+"""How many records an archive has, and whether some are gone that the last run counted."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import orjson
+
+from bulkfetch.archive.layout import (
+    COMMITS,
+    DATA,
+    DOCUMENT_COMMITS,
+    RECORDS,
+    RUNS,
+    SUPERSEDED,
+    published_as,
+    record_named,
+)
+from bulkfetch.storage.store import Store
+
+_COUNTED = {"transfers": COMMITS, "documents": DOCUMENT_COMMITS}
+
+
+def count_records(store: Store) -> dict[str, int]:
+    """Return how many transfers and documents are committed."""
+    return {what: len(_records_in(store, directory)) for what, directory in _COUNTED.items()}
+
+
+def find_gone(store: Store) -> str:
+    """Return which records are gone that the last run counted, "" if none is.
+
+    Records that were withdrawn since then count as there.
+    """
+    counted, moment = _last_count(store)
+    gone = []
+    for what, directory in _COUNTED.items():
+        now = _records_in(store, directory)
+        now |= {directory / name for name in _withdrawn_since(store, moment)} - now
+        lacking = counted.get(what, 0) - len(now)
+        if lacking > 0:
+            gone.append(f"{lacking:,} of {counted[what]:,} records of {what} ({directory})")
+    return " and ".join(gone)
+
+
+def files_without_record(store: Store) -> set[PurePosixPath]:
+    """Return the records that are lacking, by the names of the published files they should name."""
+    there = {found[0] for directory in RECORDS for found in _named(store, directory)}
+    lacking = set()
+    for directory in DATA:
+        for name in store.list(directory):
+            published = published_as(name)
+            if published is not None and published.record not in there:
+                lacking.add(published.record)
+    return lacking
+
+
+def recorded_selections(store: Store) -> list[dict[str, Any]]:
+    """Return what the runs selected whose reports are there, for an archive file that is lost."""
+    found = []
+    for name in store.list(RUNS):
+        try:
+            selection = orjson.loads(store.read(name) or b"")["selection"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        if isinstance(selection, dict):
+            found.append(selection)
+    return found
+
+
+def _named(store: Store, directory: PurePosixPath) -> list[tuple[PurePosixPath, str]]:
+    return [found for name in store.list(directory) if (found := record_named(name)) is not None]
+
+
+def _records_in(store: Store, directory: PurePosixPath) -> set[PurePosixPath]:
+    return {record for record, what in _named(store, directory) if what == "json"}
+
+
+def _withdrawn_since(store: Store, moment: str) -> set[str]:
+    return {
+        name.name.removesuffix(".old")
+        for name in store.list(SUPERSEDED)
+        if name.parent.name > moment and name.name.endswith(".json.old") and "+" in name.name
+    }
+
+
+def _last_count(store: Store) -> tuple[dict[str, int], str]:
+    """Return what the newest report of a run counted, and its moment."""
+    for name in sorted(store.list(RUNS), reverse=True):
+        try:
+            counted = orjson.loads(store.read(name) or b"")["records"]
+            return {what: int(counted[what]) for what in _COUNTED}, name.stem
+        except (ValueError, TypeError, KeyError):
+            continue
+    return {}, ""

@@ -1,0 +1,208 @@
+"""Files in place whose record is gone, and the records that can be made again from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+from bulkfetch.archive.commits import Commit, CommittedPart
+from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.archive.footers import Footer, footer_of
+from bulkfetch.archive.headers import HeadersCommit
+from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.layout import (
+    COMMITS,
+    DATA,
+    DOCUMENT_COMMITS,
+    RECORDS,
+    document_named,
+    part_name,
+    published_as,
+    record_named,
+)
+from bulkfetch.archive.publishing import Publishing, hash_of
+from bulkfetch.archive.reading import parquet_file
+from bulkfetch.archive.records import Record
+from bulkfetch.decoding.columns import exact_sum
+from bulkfetch.errors import DamagedError, StorageError
+from bulkfetch.storage.store import Store
+
+
+def find_orphans(store: Store) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """Return published files that no record names, by the record that should name them.
+
+    A file is one by its name alone; whether bulkfetch made it is proved when a record is rebuilt.
+    Files of a record that cannot be read are orphans too, those of an open record are not.
+    """
+    files: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for directory in DATA:
+        for name in store.list(directory):
+            published = published_as(name)
+            if published is not None:
+                files.setdefault(published.record, []).append(name)
+    readable = {name for name in _record_names(store) if name in files}
+    named = {str(name) for record in readable for name in _names_in(store, record)}
+    open_ = {record for record, what in _records(store) if what != "json"}
+    orphans = {}
+    for record, names in files.items():
+        left = [name for name in names if str(name) not in named]
+        if left and record not in open_:
+            orphans[record] = left
+    return orphans
+
+
+def _records(store: Store) -> list[tuple[PurePosixPath, str]]:
+    names = [name for directory in RECORDS for name in store.list(directory)]
+    return [found for name in names if (found := record_named(name)) is not None]
+
+
+def _record_names(store: Store) -> list[PurePosixPath]:
+    return [record for record, what in _records(store) if what == "json"]
+
+
+def _names_in(store: Store, record: PurePosixPath) -> list[PurePosixPath]:
+    content = store.read(record)
+    try:
+        return [PurePosixPath(file.name) for file in parse_record(content or b"", record).files]
+    except DamagedError:
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What became of orphans: records that were made again, and files that prove nothing."""
+
+    records: tuple[Record, ...]
+    unproved: tuple[PurePosixPath, ...]
+
+
+def rebuild_records(publishing: Publishing) -> Rebuilt:
+    """Make records again from the files that they named, where those prove what they are.
+
+    A record that can be read is left alone. Raises StorageError.
+    """
+    store = publishing.store
+    records: list[Record] = []
+    unproved: list[PurePosixPath] = []
+    for name, files in sorted(find_orphans(store).items()):
+        if _is_readable(store, name):
+            unproved += files
+            continue
+        record, left = _record_from(store, name, files)
+        unproved += left
+        if record is not None:
+            publishing.rebuild(record)
+            records.append(record)
+    publishing.sync_records()
+    return Rebuilt(tuple(records), tuple(unproved))
+
+
+def _is_readable(store: Store, name: PurePosixPath) -> bool:
+    content = store.read(name)
+    try:
+        return content is not None and bool(parse_record(content, name))
+    except DamagedError:
+        return False
+
+
+def _record_from(
+    store: Store, name: PurePosixPath, files: Sequence[PurePosixPath]
+) -> tuple[Record | None, list[PurePosixPath]]:
+    """Return the record that files prove, and those of them that prove nothing."""
+    proved, unproved = [], []
+    for file in files:
+        published = published_as(file)
+        try:
+            digest = hash_of(store, file)
+        except StorageError:
+            unproved.append(file)
+            continue
+        if published is not None and digest.startswith(published.digits):
+            proved.append((file, digest))
+        else:
+            unproved.append(file)
+    if name.parent == COMMITS:
+        commit, others = _commit_from(store, name, proved)
+        return commit, [*unproved, *others]
+    if len(proved) != 1:
+        return None, list(files)
+    record = _single_from(store, name, *proved[0])
+    return (record, unproved) if record is not None else (None, list(files))
+
+
+def _single_from(
+    store: Store, name: PurePosixPath, file: PurePosixPath, digest: str
+) -> Record | None:
+    """Return the record of a document or of the table of headers."""
+    size = store.size(file) or 0
+    if name.parent == DOCUMENT_COMMITS:
+        document = document_named(file)
+        return None if document is None else CommittedDocument(document, size, digest)
+    try:
+        with store.open(file) as content:
+            return HeadersCommit(parquet_file(content).metadata.num_rows, size, digest)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _commit_from(
+    store: Store, name: PurePosixPath, proved: Sequence[tuple[PurePosixPath, str]]
+) -> tuple[Commit | None, list[PurePosixPath]]:
+    """Return the commit that the footers of parts prove, and parts whose footer says nothing."""
+    parts: list[tuple[Footer, CommittedPart]] = []
+    unproved = []
+    for file, digest in proved:
+        footer = _read_footer(store, file)
+        if footer is None or part_name(footer.transfer, footer.number, digest) != file:
+            unproved.append(file)
+            continue
+        size = store.size(file) or 0
+        part = CommittedPart(str(file), footer.first_line, footer.rows, size, digest)
+        parts.append((footer, part))
+    parts.sort(key=lambda pair: (pair[0].number, pair[1].sha256))
+    footers = [footer for footer, _ in parts]
+    if not parts:
+        return None, unproved
+    commit = _commit_of(footers, [part for _, part in parts])
+    return (commit, unproved) if commit.record_name == name else (None, [f for f, _ in proved])
+
+
+def _read_footer(store: Store, file: PurePosixPath) -> Footer | None:
+    try:
+        with store.open(file) as content:
+            return footer_of(parquet_file(content).metadata.metadata)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _commit_of(footers: Sequence[Footer], parts: Sequence[CommittedPart]) -> Commit:
+    totals = [footer.total for footer in footers]
+    known: list[Decimal] = [total for total in totals if total is not None]
+    rescues: dict[str, int] = {}
+    for footer in footers:
+        for key, times in footer.rescues.items():
+            rescues[key] = rescues.get(key, 0) + times
+    return Commit(
+        transfer=footers[0].transfer,
+        rows=sum(footer.rows for footer in footers),
+        parts=tuple(parts),
+        total_column=footers[0].total_column,
+        total=exact_sum(known) if len(known) == len(totals) else None,
+        rescues=rescues,
+        rebuilt=True,
+        is_whole=_are_whole(footers),
+    )
+
+
+def _are_whole(footers: Sequence[Footer]) -> bool:
+    """Return whether parts are all of a transfer: numbered from 0 on, the last one marked so."""
+    line = 0
+    for number, footer in enumerate(footers):
+        if footer.number != number or footer.first_line != line:
+            return False
+        line += footer.rows
+    return footers[-1].is_last

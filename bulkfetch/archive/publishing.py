@@ -1,0 +1,460 @@
+"""How a record and its files replace those before: step by step, each found done or not.
+
+`docs/protocol.md` says why the steps stand in this order. A run publishes, and the next run
+finishes what a killed one began, by the same steps: each looks at the names and contents that are
+there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+
+from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.layout import (
+    DATA,
+    RECORDS,
+    STAGING,
+    STATE,
+    SUPERSEDED,
+    next_name,
+    old_name,
+    published_as,
+    record_named,
+    superseded_name,
+)
+from bulkfetch.archive.records import (
+    FileFacts,
+    Record,
+    check_file,
+    is_sealed,
+    withdrawn,
+)
+from bulkfetch.errors import DamagedError, NameTakenError
+from bulkfetch.storage.store import Store
+
+_READ_BYTES = 1 << 20
+_WITHDRAWN = withdrawn()
+
+
+def hash_of(store: Store, name: PurePosixPath) -> str:
+    """Return the sha256 of a stored file, in hexadecimal digits. Raises StorageError."""
+    digest = hashlib.sha256()
+    with store.open(name) as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+class Moments:
+    """Names for generations that are replaced: moments that no generation has yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = datetime.min.replace(tzinfo=UTC)
+
+    def next(self, is_free: Callable[[str], bool]) -> str:
+        """Return the moment of now, or the first one after it that is free."""
+        with self._lock:
+            moment = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
+            while not is_free(name_moment(moment)):
+                moment += timedelta(microseconds=1)
+            self._last = moment
+        return name_moment(moment)
+
+
+def name_moment(moment: datetime) -> str:
+    """Return a moment as it is spelled in names."""
+    return moment.strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was done about the open records of an archive.
+
+    `finished` are the records whose replacement was finished, `dropped` those whose publication
+    never began, and `stuck` those that cannot be settled, with the reason.
+    """
+
+    finished: tuple[PurePosixPath, ...] = ()
+    dropped: tuple[PurePosixPath, ...] = ()
+    stuck: Mapping[PurePosixPath, str] = field(default_factory=dict)
+
+
+class Publishing:
+    """Publishes records and their files, and settles what an earlier run left open.
+
+    All calls block, and need the lock of the archive. Several threads may publish at once, each
+    another record. After an error nothing is cleaned up: the next command settles it.
+    """
+
+    def __init__(self, store: Store, moments: Moments | None = None) -> None:
+        self.store = store
+        self._moments = moments or Moments()
+
+    def publish(
+        self, record: Record, staged: Mapping[PurePosixPath, str], *, by_content: bool = False
+    ) -> None:
+        """Publish a record whose files are staged, in place of the one before.
+
+        `staged` has the sha256 of each sealed file under its staged name. Nothing changes if the
+        same record is there with its files, told by their sizes, or with `by_content` by their
+        hashes. Raises NameTakenError if a file of others has the name of a new one.
+        """
+        store, name = self.store, record.record_name
+        steps = _Steps(store, name, self._moments, Contents(store, dict(staged)))
+        steps.current = store.read(name)
+        content = record.to_json()
+        if steps.current != content or not steps.are_there(record.files, by_content=by_content):
+            steps.refuse_taken_names(record.files)
+            if steps.current is not None:
+                for each in staged:
+                    store.settle(each)
+                store.sync_directory(STAGING)
+                store.sync_directory(name.parent)
+            for directory in _directories(file.name for file in record.files):
+                store.make_directory(directory)
+            steps.write_next(content)
+            steps.run()
+        steps.tidy(record.files)
+
+    def rebuild(self, record: Record) -> None:
+        """Write a record whose files are in place already, where it is lost or damaged."""
+        steps = _Steps(self.store, record.record_name, self._moments, Contents(self.store, {}))
+        steps.current = self.store.read(record.record_name)
+        steps.write_next(record.to_json())
+        steps.run()
+
+    def withdraw(self, name: PurePosixPath) -> None:
+        """Move a record and its files to what is superseded, with nothing in their place."""
+        steps = _Steps(self.store, name, self._moments, Contents(self.store, {}))
+        steps.current = self.store.read(name)
+        if steps.current is None:
+            return
+        self.store.sync_directory(name.parent)
+        steps.write_next(_WITHDRAWN)
+        steps.run()
+
+    def settle(self) -> Settled:
+        """Finish or drop what a killed run left open, without asking a server anything.
+
+        Every command that writes does this first, with the lock in its hand.
+        """
+        self._sync_what_is_seen()
+        finished: list[PurePosixPath] = []
+        dropped: list[PurePosixPath] = []
+        stuck: dict[PurePosixPath, str] = {}
+        for name, moments in open_records(self.store).items():
+            steps = _Steps(self.store, name, self._moments, Contents(self.store, {}))
+            try:
+                steps.load(moments)
+                is_finished = steps.settle()
+            except DamagedError as error:
+                stuck[name] = str(error)
+                continue
+            (finished if is_finished else dropped).append(name)
+        self.sync_records()
+        return Settled(tuple(finished), tuple(dropped), stuck)
+
+    def sync_records(self) -> None:
+        """Make the last step of every publication durable; once, at the end of a run."""
+        for directory in RECORDS:
+            self.store.sync_directory(directory)
+
+    def _sync_what_is_seen(self) -> None:
+        """Make durable what a killed process may have left in the memory of the machine alone."""
+        for directory in (STATE, STAGING, SUPERSEDED, *RECORDS):
+            self.store.sync_directory(directory)
+        for directory in DATA:
+            self.store.sync_directories(directory)
+
+
+def open_records(store: Store) -> dict[PurePosixPath, list[str]]:
+    """Return the records that are being replaced or published, with the moments of the old ones."""
+    found: dict[PurePosixPath, list[str]] = {}
+    for directory in RECORDS:
+        for name in store.list(directory):
+            record, what = record_named(name) or (None, "json")
+            if record is None or what == "json":
+                continue
+            moments = found.setdefault(record, [])
+            if what != "next":
+                moments.append(what)
+    return found
+
+
+class Contents:
+    """What files hold, by their hashes: each file is read once at most."""
+
+    def __init__(self, store: Store, known: dict[PurePosixPath, str]) -> None:
+        self._store = store
+        self._known = known
+
+    def is_whole(self, name: PurePosixPath, file: FileFacts) -> bool:
+        """Return whether the file of that name has exactly the content of `file`."""
+        if self._store.size(name) != file.size_bytes:
+            return False
+        if name not in self._known:
+            self._known[name] = hash_of(self._store, name)
+        return self._known[name] == file.sha256
+
+    def learn(self, name: PurePosixPath, sha256: str) -> None:
+        """Note what a file holds that was linked."""
+        self._known[name] = sha256
+
+    def forget(self, name: PurePosixPath) -> None:
+        """Note that a file is gone."""
+        self._known.pop(name, None)
+
+
+@dataclass(slots=True)
+class _Steps:
+    """The steps of one record: what is there of it, and what is to be done next."""
+
+    store: Store
+    name: PurePosixPath
+    moments: Moments
+    contents: Contents
+    next: bytes | None = None
+    current: bytes | None = None
+    olds: dict[str, bytes] = field(default_factory=dict)
+
+    def load(self, moments: Iterable[str]) -> None:
+        """Read the records that are there."""
+        self.next = self.store.read(next_name(self.name))
+        self.current = self.store.read(self.name)
+        for moment in moments:
+            content = self.store.read(old_name(self.name, moment))
+            if content is not None:
+                self.olds[moment] = content
+
+    def write_next(self, content: bytes) -> None:
+        """Record what is to come: from here on, it is finished whatever happens."""
+        self.store.put(next_name(self.name), content)
+        self.store.sync_directory(self.name.parent)
+        self.next = content
+
+    def settle(self) -> bool:
+        """Finish what a killed run began, or drop it; return whether it was finished."""
+        if not self._check():
+            self.store.sync_directory(self.name.parent)
+            return False
+        self._adopt()
+        new = self._new_files()
+        self.run()
+        self.tidy(new)
+        self.store.sync_directory(self.name.parent)
+        return True
+
+    def run(self) -> None:
+        """Replace what is there by what is to come."""
+        self._withdraw()
+        self._keep()
+        self._remove()
+        self._publish()
+        self._forget()
+        self._commit()
+
+    def tidy(self, files: Iterable[FileFacts]) -> None:
+        """Remove the staged names of published files, and their checkpoints."""
+        for file in files:
+            staged = _staged(file)
+            self.store.unlink(staged.with_suffix(".json"))
+            self.store.unlink(staged)
+
+    def are_there(self, files: Iterable[FileFacts], *, by_content: bool) -> bool:
+        """Return whether all files are in place, told by their sizes or by their contents."""
+        if by_content:
+            return all(self.contents.is_whole(PurePosixPath(each.name), each) for each in files)
+        return all(self.store.size(PurePosixPath(each.name)) == each.size_bytes for each in files)
+
+    def refuse_taken_names(self, files: Iterable[FileFacts]) -> None:
+        """Raise NameTakenError if a file that no record names is where a new one is to be."""
+        ours = {file.name for file in self._files_of(self.current)}
+        for file in files:
+            if file.name not in ours and self.store.size(PurePosixPath(file.name)) is not None:
+                raise NameTakenError(
+                    f"{file.name} is there already, and no record names it: run `bulkfetch "
+                    "repair`, or move it elsewhere"
+                )
+
+    # What a killed run left.
+
+    def _check(self) -> bool:
+        """Return whether there is something to finish; drop a record that was never durable."""
+        if self.next is None:
+            return bool(self.olds)
+        if not is_sealed(self.next):
+            if self.olds:
+                raise DamagedError(f"{next_name(self.name)} is damaged: its replacement is stuck")
+            self.store.unlink(next_name(self.name))
+            return False
+        new = self._new_files()
+        if self.olds or all(self._is_somewhere(file) for file in new):
+            return True
+        self._drop(new)
+        return False
+
+    def _drop(self, new: Iterable[FileFacts]) -> None:
+        """Remove a record whose files were never all durable, and what it alone published."""
+        kept = {file.name for file in self._files_of(self.current)}
+        if not _is_rebuilt(self.next, self.name):
+            gone = [PurePosixPath(file.name) for file in new if file.name not in kept]
+            for file, name in ((file, PurePosixPath(file.name)) for file in new):
+                if name in gone and self.contents.is_whole(name, file):
+                    self.store.unlink(name)
+            self._sync(gone)
+        self.store.unlink(next_name(self.name))
+
+    def _adopt(self) -> None:
+        """Make durable what the killed run wrote and may not have synced."""
+        for file in self._new_files():
+            staged = _staged(file)
+            if self.store.size(staged) is not None:
+                self.store.sync_file(staged)
+        if self.next is not None:
+            self.store.sync_file(next_name(self.name))
+
+    # The six steps.
+
+    def _withdraw(self) -> None:
+        """Take the old record out of readers' sight; its new name says where its files go."""
+        if self.next is None or self.current is None:
+            return
+        if self.current == self.next and not self.olds and self._are_all_in_place():
+            return
+        if self.current in self.olds.values():  # an object store: killed between copy and delete
+            self.store.unlink(self.name)
+        else:
+            moment = self.moments.next(self._is_free)
+            self.store.rename(self.name, old_name(self.name, moment))
+            self.store.sync_directory(self.name.parent)
+            self.olds[moment] = self.current
+        self.current = None
+
+    def _keep(self) -> None:
+        """Give the old files and their record a second name below `superseded/`."""
+        for moment, content in self.olds.items():
+            folder = SUPERSEDED / moment
+            self.store.make_directory(folder)
+            self.store.sync_directory(SUPERSEDED)
+            for file in self._files_of(content):
+                self._keep_file(PurePosixPath(file.name), moment)
+            if self.store.size(superseded_name(moment, self.name)) is None:
+                old = old_name(self.name, moment)
+                self.store.link(old, superseded_name(moment, self.name))
+            self.store.sync_directory(folder)
+
+    def _keep_file(self, name: PurePosixPath, moment: str) -> None:
+        kept = superseded_name(moment, name)
+        if self.store.size(name) is not None and self.store.size(kept) is None:
+            self.store.link(name, kept)
+
+    def _remove(self) -> None:
+        """Remove the old files that the new record does not have, by content."""
+        if not self.olds:
+            return
+        new = {file.name: file for file in self._wanted_files()}
+        old = {file.name for content in self.olds.values() for file in self._files_of(content)}
+        for name in sorted(map(PurePosixPath, old)):
+            stays = new.get(str(name))
+            if stays is not None and self.contents.is_whole(name, stays):
+                continue
+            self.store.unlink(name)
+            self.contents.forget(name)
+        self._sync(map(PurePosixPath, old))
+
+    def _publish(self) -> None:
+        """Give the new files the names that readers look for."""
+        new = [(PurePosixPath(file.name), file) for file in self._new_files()]
+        for name, file in new:
+            if self.contents.is_whole(name, file):
+                continue
+            if not self.contents.is_whole(_staged(file), file):
+                raise DamagedError(
+                    f"{name} is neither staged nor in place, or was altered: "
+                    f"what {next_name(self.name)} began cannot be finished"
+                )
+            self.store.link(_staged(file), name)
+            self.contents.learn(name, file.sha256)
+        self._sync(name for name, _ in new)
+
+    def _forget(self) -> None:
+        """Remove the name that the old record had while it was replaced."""
+        for moment in self.olds:
+            self.store.unlink(old_name(self.name, moment))
+        self.olds.clear()
+
+    def _commit(self) -> None:
+        """Make the new record the one that counts."""
+        if self.next is None:
+            return
+        if self.next in (_WITHDRAWN, self.current):
+            self.store.unlink(next_name(self.name))
+        else:
+            self.store.rename(next_name(self.name), self.name)
+            self.current = self.next
+        self.next = None
+
+    # What the records name.
+
+    def _new_files(self) -> list[FileFacts]:
+        """Return the files of the record to come. Raises DamagedError if it cannot be trusted."""
+        if self.next is None or self.next == _WITHDRAWN:
+            return []
+        return list(parse_record(self.next, self.name).files)
+
+    def _wanted_files(self) -> list[FileFacts]:
+        return self._files_of(self.current) if self.next is None else self._new_files()
+
+    def _files_of(self, content: bytes | None) -> list[FileFacts]:
+        """Return the files of a record that was there before; a damaged one names none."""
+        if content is None:
+            return []
+        try:
+            return list(parse_record(content, self.name).files)
+        except DamagedError:
+            return []
+
+    def _are_all_in_place(self) -> bool:
+        return all(
+            self.contents.is_whole(PurePosixPath(file.name), file) for file in self._new_files()
+        )
+
+    def _is_somewhere(self, file: FileFacts) -> bool:
+        places = (_staged(file), PurePosixPath(file.name))
+        return any(self.contents.is_whole(place, file) for place in places)
+
+    def _is_free(self, moment: str) -> bool:
+        return (
+            self.store.is_free(SUPERSEDED / moment)
+            and self.store.size(old_name(self.name, moment)) is None
+        )
+
+    def _sync(self, names: Iterable[PurePosixPath]) -> None:
+        for directory in _directories(map(str, names)):
+            self.store.sync_directory(directory)
+
+
+def _directories(names: Iterable[str]) -> list[PurePosixPath]:
+    return sorted({PurePosixPath(name).parent for name in names})
+
+
+def _staged(file: FileFacts) -> PurePosixPath:
+    """Return where a file was staged. Its name has been checked when its record was read."""
+    check_file(file)
+    published = published_as(PurePosixPath(file.name))
+    if published is None:
+        raise DamagedError(f"{file.name!r} is not a name that bulkfetch gives")
+    return published.staged
+
+
+def _is_rebuilt(content: bytes | None, name: PurePosixPath) -> bool:
+    """Return whether a record was made from files that were in place before it."""
+    if content is None or content == _WITHDRAWN:
+        return False
+    return bool(getattr(parse_record(content, name), "rebuilt", False))

@@ -1,0 +1,72 @@
+"""What an archive lacks: of what its runs selected, tried, began or counted."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bulkfetch.archive.inventory import find_gone
+from bulkfetch.archive.layout import STATE, next_name
+from bulkfetch.archive.publishing import open_records
+from bulkfetch.billing.documents import Document
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.runs.findings import Finding
+from bulkfetch.runs.openfailures import open_failures
+from bulkfetch.runs.plan import Selection, selection_from
+from bulkfetch.runs.reconcile import Header
+from bulkfetch.storage.store import Store
+
+
+def find_open(store: Store) -> Iterator[Finding]:
+    """Find records that a run began to publish or to replace, and did not finish."""
+    for record in sorted(open_records(store)):
+        yield Finding(
+            str(next_name(record)),
+            "what a run began here is not finished; the next export or repair finishes it",
+        )
+
+
+def find_lacking(
+    store: Store,
+    archive: Mapping[str, Any] | None,
+    headers: Sequence[Header],
+    committed: Container[Transfer | Document],
+) -> list[Finding]:
+    """Find what was selected and is not committed, what runs failed at, and which records are
+    gone."""
+    findings = []
+    if gone := find_gone(store):
+        findings.append(Finding(str(STATE), f"{gone} are gone since the last run"))
+    failed = open_failures(store)
+    findings += [_finding_of(each, f"a run failed at it: {failed[each]}") for each in failed]
+    selected = dict.fromkeys(_selected(archive or {}, headers))
+    missing = [each for each in selected if each not in committed and each not in failed]
+    findings += [_finding_of(each, "was selected, and is not in the archive") for each in missing]
+    return findings
+
+
+def _finding_of(each: Transfer | Document, what: str) -> Finding:
+    if isinstance(each, Document):
+        return Finding(f"document {each}", what, document=each, is_lacking=True)
+    return Finding(str(each), what, transfer=each, is_lacking=True)
+
+
+def _selected(
+    archive: Mapping[str, Any], headers: Iterable[Header]
+) -> Iterator[Transfer | Document]:
+    """Return what the selections of all runs together include of some invoices."""
+    selections = [selection_from(each) for each in archive.get("selections", [])]
+    for header in headers:
+        invoice = Invoice(header.invoice_id, invoice_date=header.invoice_date)
+        wanting = [(each, docs) for each, docs in selections if each.wants(invoice)]
+        for transfer in header.transfers:
+            if any(_wants(each, transfer) for each, _ in wanting):
+                yield transfer
+        has_statement = header.amendment_of is None  # an amendment may have none
+        if has_statement and any(docs for _, docs in wanting):
+            yield Document(header.invoice_id)
+
+
+def _wants(selection: Selection, transfer: Transfer) -> bool:
+    return selection.wants_detail(InvoiceDetail(transfer.provider, transfer.line_item_type))

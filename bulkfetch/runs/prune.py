@@ -1,0 +1,91 @@
+"""Delete old generations of what has been replaced, where what took their place verifies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bulkfetch.archive.inventory import count_records
+from bulkfetch.archive.layout import ARCHIVE, LOCK, RUNS
+from bulkfetch.archive.origin import read_archive
+from bulkfetch.archive.publishing import Publishing, Settled, name_moment
+from bulkfetch.archive.superseded import Pruned, superseded_bytes
+from bulkfetch.archive.superseded import prune as prune_generations
+from bulkfetch.errors import OutputError
+from bulkfetch.settings.declared import Settings
+from bulkfetch.storage.opening import open_archive
+from bulkfetch.words import counted
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune deleted, what it left, and how much is kept still."""
+
+    output: str
+    pruned: Pruned
+    settled: Settled
+    superseded_bytes: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything old enough is deleted."""
+        return not self.pruned.kept and not self.settled.stuck
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, for JSON."""
+        return {
+            "output": self.output,
+            "complete": self.complete,
+            "removed": list(map(str, self.pruned.removed)),
+            "removed_bytes": self.pruned.size_bytes,
+            "kept": [{"name": str(each), "why": why} for each, why in self.pruned.kept],
+            "unknown": list(map(str, self.pruned.unknown)),
+            "finished": [name.stem for name in self.settled.finished],
+            "stuck": {str(name): why for name, why in self.settled.stuck.items()},
+            "superseded_bytes": self.superseded_bytes,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the report as lines of text."""
+        pruned = self.pruned
+        lines = [
+            f"FINISHED {each.stem}: an earlier run had begun it" for each in self.settled.finished
+        ]
+        lines += [f"FAULT {why}" for why in self.settled.stuck.values()]
+        lines += [f"DELETED {each}" for each in pruned.removed]
+        lines += [f"KEPT {each}: {why}" for each, why in pruned.kept]
+        lines += [f"KEPT {name}: no record names it" for name in pruned.unknown]
+        lines.append(
+            f"{self.output}: {counted(len(pruned.removed), 'generation')} deleted, "
+            f"{pruned.size_bytes / 1e6:,.1f} MB; {self.superseded_bytes / 1e6:,.1f} MB of replaced "
+            "files are kept"
+        )
+        return lines
+
+
+def prune(
+    output: str | Path, *, older_than: timedelta, settings: Settings | None = None
+) -> PruneReport:
+    """Delete generations that were replaced longer ago than `older_than`.
+
+    One is deleted only where what took its place verifies. No server is asked. Raises OutputError
+    if `output` is not an archive of this format, and StorageError.
+    """
+    store = open_archive(output, settings)
+    now = datetime.now(UTC)
+    with store.locked(LOCK):
+        if read_archive(store) is None:
+            raise OutputError(f"{output} is not an archive of bulkfetch: it has no {ARCHIVE}")
+        settled = Publishing(store).settle()
+        pruned = prune_generations(store, now - older_than)
+        report = PruneReport(str(output), pruned, settled, superseded_bytes(store))
+        content = {"command": "prune", **report.to_dict(), "records": count_records(store)}
+        store.write(
+            RUNS / f"{name_moment(now)}.json",
+            orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
+        )
+    return report

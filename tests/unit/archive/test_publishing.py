@@ -1,0 +1,216 @@
+"""The steps of publishing, held against the model: killed anywhere, any number of times.
+
+Each scenario of the model is explored breadth first. A state is what a kill, a torn write or a loss
+of power left; from each the real code runs each command to its end, and every state on the way is
+checked and explored in its turn. The normal run stops at a number of states; the whole of it is
+`python tests/unit/archive/test_publishing.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path.insert(0, str(Path(__file__).parents[3]))
+
+import pytest
+from support import protocol_model as model
+from support.modelstore import RECORD, FewMoments, ModelStore, NoMomentsError, commit_of, sha256_of
+
+from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.layout import LINE_ITEMS, published_as
+from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.superseded import prune
+from bulkfetch.archive.sweep import sweep
+from bulkfetch.errors import DamagedError, NameTakenError
+from bulkfetch.storage.store import Store
+
+STORES = {"disk": model.Disk, "objects": model.Objects}
+SCENARIOS = [each for each in model.scenarios() if "document" not in each.name]
+"""Documents have their hash in their names too: the same name with other content cannot be."""
+_PRUNE = ("prune", None)
+
+
+def run_command(store: ModelStore, moments: tuple[str, ...], command: tuple[str, Any]) -> None:
+    """Do what a command does of one transfer: settle, decide, stage, publish."""
+    verb, answer = command
+    publishing = Publishing(cast("Store", store), FewMoments(moments))
+    settled = publishing.settle()
+    if verb != "prune":
+        sweep(cast("Store", store))
+    if verb == "prune":
+        prune(cast("Store", store), datetime(2027, 1, 1, tzinfo=UTC))
+    elif answer != "refused" and not settled.stuck:
+        if verb == "repair":
+            _rebuild(store, publishing)
+        _fetch(store, publishing, verb, answer)
+    publishing.sync_records()
+
+
+def _rebuild(store: ModelStore, publishing: Publishing) -> None:
+    """Make a lost commit again from parts that prove themselves."""
+    if store.read(RECORD) is not None:
+        return
+    parts = {name: content for (where, name), content in store.files.items() if where == "L"}
+    proved = {
+        name: content for name, content in parts.items() if name == f"{name[:4]}{content}.parquet"
+    }
+    if proved and len(proved) == len([name for name in parts if name.startswith("T")]):
+        publishing.rebuild(commit_of(proved))
+
+
+def _fetch(store: ModelStore, publishing: Publishing, verb: str, answer: Any) -> None:
+    if answer == "gone":
+        return
+    if answer == model.WITHDRAWN:
+        publishing.withdraw(RECORD)
+        return
+    current = store.read(RECORD)
+    orphans = [name for name in store.list(LINE_ITEMS) if published_as(name) is not None]
+    if current is None and orphans:
+        return  # parts without a commit: `repair` first
+    record = commit_of(dict(answer))
+    by_content = verb == "repair"
+    if current == record.to_json() and _are_sound(store, by_content=by_content):
+        return
+    staged = {}
+    for part in record.parts:
+        published = published_as(PurePosixPath(part.name))
+        assert published is not None
+        file = store.create(published.staged)
+        file.write(next(letter for letter in "abcd" if sha256_of(letter) == part.sha256).encode())
+        store.seal(file)
+        staged[published.staged] = part.sha256
+    try:
+        publishing.publish(record, staged, by_content=by_content)
+    except NameTakenError:
+        for name in staged:
+            store.unlink(name)
+
+
+def _are_sound(store: ModelStore, *, by_content: bool) -> bool:
+    try:
+        files = parse_record(store.read(RECORD) or b"", RECORD).files
+    except DamagedError:
+        return False
+    for file in files:
+        content = store.read(PurePosixPath(file.name))
+        if content is None or (by_content and sha256_of(content.decode()) != file.sha256):
+            return False
+    return True
+
+
+class Explorer:
+    """All states that commands, kills and losses of power can reach in one scenario."""
+
+    def __init__(self, disk: Any, scenario: Any) -> None:
+        self.disk, self.scenario = disk, scenario
+        files = {k: v for k, v in scenario.files.items() if disk.power_cuts or v != "directory"}
+        state = disk.start(files)
+        self.first = (state, model.kept_by(dict(state[0])), False, False)
+        self.commands = [("export", each) for each in scenario.answers] + [_PRUNE]
+        repairs = scenario.answers[1:3] if scenario.sound else scenario.answers
+        self.commands += [("repair", each) for each in repairs]
+        self.came: dict[Any, Any] = {self.first: None}
+        self.checked: set[Any] = set()
+
+    def explore(self, limit: int | None) -> int:
+        """Explore up to a number of states; raise AssertionError with the way to a fault."""
+        waiting = deque([self.first])
+        while waiting and (limit is None or len(self.came) < limit):
+            node = waiting.popleft()
+            for successor, how in self._following(node):
+                if successor not in self.came:
+                    self.came[successor] = (node, how)
+                    waiting.append(successor)
+        return len(self.came)
+
+    def _following(self, node: Any) -> list[tuple[Any, str]]:
+        state, kept, gone, pruned = node
+        cuts = self.disk.after_power_cut(state) if state[2] else ()
+        found = [((cut, kept, gone, pruned), "POWER CUT") for cut in cuts]
+        for command in self.commands:
+            found += self._after(node, command)
+        return found
+
+    def _after(self, node: Any, command: tuple[str, Any]) -> list[tuple[Any, str]]:
+        state, kept, gone, pruned = node
+        store = ModelStore(self.disk, state)
+        moments = self.scenario.moments[1:] if pruned else self.scenario.moments
+        try:
+            run_command(store, moments, command)
+        except NoMomentsError:
+            return []
+        found = []
+        for done, after in [*store.reached]:
+            files = dict(after[0])
+            if command == _PRUNE and "X/" in done and "unlink" in done:
+                kept, pruned = model.kept_by(files), True
+            kept = kept | model.kept_by(files)
+            next_ = files.get(model.T_NEXT, "").rstrip("~")
+            gone = model.T_JSON not in files and (gone or next_ == model.WITHDRAWN)
+            how = f"{command[0]} {command[1]}: {done}"
+            self._check_instant(node, files, kept, how)
+            found.append(((after, kept, gone, pruned), how))
+        self._check_end(node, store.files, command, kept, gone, pruned)
+        return found
+
+    def _check_instant(self, node: Any, files: Any, kept: Any, how: str) -> None:
+        key = (frozenset(files.items()), kept)
+        if key in self.checked:
+            return
+        self.checked.add(key)
+        for law, what in model.instant_faults(files, kept, (), self.scenario):
+            self._fail(node, how, law, what)
+
+    def _check_end(
+        self, node: Any, files: Any, command: Any, kept: Any, gone: bool, pruned: bool
+    ) -> None:
+        protocol: Any = model.Protocol(self.disk)
+        protocol.moments = self.scenario.moments
+        if command == _PRUNE:
+            open_ = [name for where, name in files if where == "C" and name != "T.json"]
+            if open_:
+                self._fail(node, "prune", "law 4", f"{open_} is open at the end")
+            return
+        ends = model.end_faults(files, command, kept, (), gone, self.scenario, protocol, pruned)
+        for law, what in ends:
+            if law != "tables":
+                self._fail(node, f"{command} ends", law, what)
+
+    def _fail(self, node: Any, how: str, law: str, what: str) -> None:
+        way = [how]
+        while self.came[node]:
+            node, step = self.came[node]
+            way.append(step)
+        raise AssertionError("\n".join([f"{law}: {what}", *reversed(way)]))
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[each.name for each in SCENARIOS])
+def test_the_laws_hold_wherever_a_run_is_killed(store: str, scenario: Any) -> None:
+    assert Explorer(STORES[store](), scenario).explore(100) > 10
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("scenario", list(model.scenarios()), ids=lambda each: each.name)
+def test_the_model_itself_holds(store: str, scenario: Any) -> None:
+    states, fault = model.explore(model.Protocol(STORES[store]()), scenario, limit=2_000)
+    assert states
+    assert fault is None
+
+
+def main() -> None:
+    for name, store in STORES.items():
+        for scenario in SCENARIOS:
+            states = Explorer(store(), scenario).explore(None)
+            print(f"{name:8} {scenario.name:32} {states:9,} states  holds", flush=True)
+
+
+if __name__ == "__main__":
+    main()
