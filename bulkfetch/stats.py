@@ -27,6 +27,8 @@ class RunStats:
     """Transfers that an earlier run has committed."""
     transfers_failed: int = 0
     """Transfers that this run gave up."""
+    asked_again: int = 0
+    """Times a transfer was asked for once more because its invoice does not add up."""
     documents: int = 0
     """Documents to save, including those saved before."""
     documents_done: int = 0

@@ -59,6 +59,8 @@ DATA = (LINE_ITEMS, UNBILLED_LINE_ITEMS, INVOICES, DOCUMENTS)
 """The directories that readers read."""
 FAILURES = STATE / "failures.jsonl"
 ACCEPTED = STATE / "accepted.json"
+WITNESS = STATE / "witness.json"
+REFUSED = STATE / "refused"
 RUNS = STATE / "runs"
 LOGS = STATE / "logs"
 LOCK = STATE / "lock"
@@ -207,6 +209,16 @@ def staged_name(transfer: Transfer, number: int) -> PurePosixPath:
     """Return where part `number` is written until the transfer is whole; no reader takes it for
     data."""
     return STAGING / f"{transfer_name(transfer)}+{number:05d}.part"
+
+
+def staged_again_name(transfer: Transfer, number: int) -> PurePosixPath:
+    """Return where part `number` is written when a transfer is asked for once more."""
+    return staged_name(transfer, number).with_suffix(".again")
+
+
+def refused_name(transfer: Transfer, name: str) -> PurePosixPath:
+    """Return where rows are kept that the archive did not take; no name there ends as data does."""
+    return REFUSED / transfer_name(transfer) / name
 
 
 def checkpoint_name(transfer: Transfer, number: int) -> PurePosixPath:

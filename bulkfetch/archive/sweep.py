@@ -14,13 +14,14 @@ from bulkfetch.archive.layout import (
     STAGED_HEADERS,
     STAGING,
     checkpoint_name,
+    staged_again_name,
     staged_name,
     transfer_name,
 )
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
-_STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|json|json\.tmp)")
+_STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|again|json|json\.tmp)")
 _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
 
 
@@ -61,6 +62,13 @@ def remove_staged(store: Store, transfer: Transfer, since: int = 0) -> None:
     for number in count(since):
         had_checkpoint = store.unlink(checkpoint_name(transfer, number))
         if not store.unlink(staged_name(transfer, number)) and not had_checkpoint:
+            return
+
+
+def remove_staged_again(store: Store, transfer: Transfer) -> None:
+    """Remove the staged parts of a transfer that was asked for once more."""
+    for number in count():
+        if not store.unlink(staged_again_name(transfer, number)):
             return
 
 

@@ -1,14 +1,18 @@
-"""Which differences between invoices and their line items the user has accepted."""
+"""What an archive remembers of invoices whose line items do not add up to their headers.
+
+What runs found out is in one record, and what the user has accepted in another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import Enum
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from bulkfetch.archive.layout import ACCEPTED, FORMAT_VERSION
+from bulkfetch.archive.layout import ACCEPTED, FORMAT_VERSION, WITNESS
 from bulkfetch.archive.records import money, sealed, unsealed
 from bulkfetch.errors import DamagedError
 from bulkfetch.storage.store import Store
@@ -16,6 +20,17 @@ from bulkfetch.storage.store import Store
 T = TypeVar("T")
 
 _OWN_HASH = "record_sha256"
+
+
+class Mark(Enum):
+    """How sure a difference is."""
+
+    UNCONFIRMED = "unconfirmed"
+    """Not every transfer of the invoice was asked for twice."""
+    CONFIRMED = "confirmed"
+    """Asked for twice, each transfer gave the same rows."""
+    UNSTABLE = "unstable"
+    """Asked for twice, a transfer gave other rows, and the invoice adds up with neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +42,44 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What runs found out about invoices that differ: how sure that is, by invoice id."""
+
+    marks: Mapping[str, tuple[Difference, Mark]] = field(default_factory=dict)
+
+    def mark_of(self, invoice_id: str, difference: Difference) -> Mark | None:
+        """Return the mark of a difference; another difference of the same invoice has none."""
+        found, mark = self.marks.get(invoice_id, (None, None))
+        return mark if found == difference else None
+
+
+@dataclass(frozen=True, slots=True)
 class Acceptance:
     """A difference that the user lives with, since when, and why."""
 
     difference: Difference
     at: str
     reason: str = ""
+
+
+def read_evidence(store: Store) -> Evidence:
+    """Return what runs found out. A damaged record counts as none: the next export asks again."""
+    try:
+        return _read(store, WITNESS, _evidence_of) or Evidence()
+    except DamagedError:
+        return Evidence()
+
+
+def write_evidence(store: Store, evidence: Evidence) -> None:
+    """Keep what a run found out. Raises StorageError."""
+    if not evidence.marks:
+        store.remove(WITNESS)
+        return
+    marks = {
+        invoice_id: {**_amounts(difference), "mark": mark.value}
+        for invoice_id, (difference, mark) in evidence.marks.items()
+    }
+    _write(store, WITNESS, {"marks": marks})
 
 
 def read_acceptances(store: Store) -> dict[str, Acceptance]:
@@ -77,6 +124,14 @@ def _amounts(difference: Difference) -> dict[str, str]:
 
 def _difference_of(facts: Mapping[str, Any]) -> Difference:
     return Difference(Decimal(facts["charged"]), Decimal(facts["listed"]))
+
+
+def _evidence_of(facts: Mapping[str, Any]) -> Evidence:
+    marks = {
+        str(invoice_id): (_difference_of(each), Mark(each["mark"]))
+        for invoice_id, each in facts["marks"].items()
+    }
+    return Evidence(marks)
 
 
 def _acceptances_of(facts: Mapping[str, Any]) -> dict[str, Acceptance]:

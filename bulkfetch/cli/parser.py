@@ -266,6 +266,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also save statements and tax receipts; needs app+user credentials",
     )
+    parser.add_argument(
+        "--take-new",
+        action="append",
+        default=[],
+        metavar="INVOICE",
+        help="fetch this invoice again and take what comes, whatever is archived; may be repeated",
+    )
     _add_json(parser)
     _add_quiet(parser)
     _add_verbose(parser)

@@ -181,7 +181,11 @@ def _transfers(stats: RunStats) -> str:
 
 
 def _unusual(stats: RunStats) -> list[str]:
-    counts = (("skipped", stats.transfers_skipped), ("failed", stats.transfers_failed))
+    counts = (
+        ("skipped", stats.transfers_skipped),
+        ("failed", stats.transfers_failed),
+        ("asked again", stats.asked_again),
+    )
     return [f"{count:,} {word}" for word, count in counts if count]
 
 

@@ -29,6 +29,19 @@ def find_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer
     }
 
 
+def find_archived(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
+    """Return the commits of `transfers` that can be read, sound or not. Blocks."""
+
+    def read(transfer: Transfer) -> Commit | None:
+        try:
+            return read_commit(store, transfer)
+        except DamagedError:
+            return None
+
+    commits = zip(transfers, side_by_side(store, read, transfers), strict=True)
+    return {transfer: commit for transfer, commit in commits if commit is not None}
+
+
 def find_changed(store: Store, transfers: Sequence[Transfer]) -> tuple[Transfer, ...]:
     """Return those `transfers` that are committed, but of an invoice that has changed since.
     Blocks."""

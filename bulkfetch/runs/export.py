@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 from urllib.parse import urlsplit
 
 import anyio.abc
@@ -41,6 +50,7 @@ from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
+from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
@@ -48,6 +58,7 @@ from bulkfetch.errors import (
     DamagedArchiveError,
     DamagedError,
     DeadlineError,
+    NotFoundError,
     OutputError,
     ServerUnavailableError,
     SignInError,
@@ -58,6 +69,7 @@ from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
 from bulkfetch.runlog import RunLog
 from bulkfetch.runs.committed import (
+    find_archived,
     find_changed,
     find_committed,
     find_committed_besides,
@@ -68,8 +80,10 @@ from bulkfetch.runs.failures import Failure, failure_of, not_tried
 from bulkfetch.runs.openfailures import keep_failures
 from bulkfetch.runs.plan import Plan, Selection, plan_export
 from bulkfetch.runs.reconcile import (
+    Header,
     Reconciliation,
     Verdict,
+    add_marks,
     header_of,
     read_circumstances,
     reconcile,
@@ -77,7 +91,9 @@ from bulkfetch.runs.reconcile import (
 )
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
-from bulkfetch.runs.transfers import Job, export_transfer
+from bulkfetch.runs.transfers import Job, fetch_transfer
+from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
+from bulkfetch.runs.witness import Share
 from bulkfetch.settings.declared import Settings, names_that_shape_files
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
@@ -88,6 +104,9 @@ from bulkfetch.storage.opening import prepare_output
 from bulkfetch.storage.store import Store
 from bulkfetch.wire.refusals import lacks_user
 from bulkfetch.wire.session import Session
+from bulkfetch.words import printable
+
+T = TypeVar("T")
 
 _FATAL = (SignInError, ServerUnavailableError, StorageError)
 """Errors that the next transfer would meet as well: they end the run instead of one transfer."""
@@ -99,6 +118,7 @@ def export(
     *,
     selection: Selection | None = None,
     documents: bool = False,
+    take_new: Collection[str] = (),
     on_refresh_token: Callable[[Secret], None] | None = None,
     **keywords: Unpack[SettingsKeywords],
 ) -> ExportReport:
@@ -115,6 +135,7 @@ def export(
             settings,
             selection=selection,
             documents=documents,
+            take_new=take_new,
             on_refresh_token=on_refresh_token,
         )
     )
@@ -139,6 +160,7 @@ async def export_async(
     *,
     selection: Selection | None = None,
     documents: bool = False,
+    take_new: Collection[str] = (),
     stats: RunStats | None = None,
     source: str | None = None,
     on_refresh_token: Callable[[Secret], None] | None = None,
@@ -156,6 +178,9 @@ async def export_async(
     raise SettingsError. `stats` shows the progress while it runs. `source` names where the invoices
     come from, by default the base URL: an archive takes the invoices of one source only.
 
+    The line items of the invoices in `take_new` are fetched again, and take the place of what is
+    archived whatever that is.
+
     With `documents`, the PDFs of the selected invoices are saved as well, statements and tax
     receipts; the service gives them to app+user credentials only. `on_refresh_token` is called in a
     thread with each new refresh token, for callers that keep it in a vault.
@@ -171,6 +196,7 @@ async def export_async(
         output=str(output),
         selection=selection or Selection(),
         documents=documents,
+        take_new=tuple(take_new),
         source=source,
         on_refresh_token=on_refresh_token,
     )
@@ -269,7 +295,7 @@ def _end_of_run(settings: Settings) -> float:
 class _Progress:
     """What the workers of a run have done so far."""
 
-    committed: dict[Transfer, Commit] = field(default_factory=dict)
+    vote: Vote
     documents: dict[Document, CommittedDocument] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     fatal: BulkfetchError | None = None
@@ -284,9 +310,15 @@ class _Work:
     """What a run has to do, and what of its plan earlier runs did."""
 
     plan: Plan
+    headers: tuple[Header, ...]
+    """What the planned invoices say of themselves."""
     pending: tuple[Transfer, ...]
     skipped: dict[Transfer, Commit]
     """Transfers that were committed before."""
+    besides: dict[Transfer, Commit]
+    """What is committed of the planned invoices' other details."""
+    archived: dict[Transfer, Commit]
+    """What is committed of pending transfers: it stays unless the invoice votes for other rows."""
     changed: tuple[Transfer, ...]
     """Pending transfers that were committed before, of an invoice that has changed since."""
     documents: tuple[Document, ...]
@@ -312,10 +344,14 @@ async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
     work = await anyio.to_thread.run_sync(_find_work, run, plan, settled)
     await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
     _note_work(run, work)
-    progress = _Progress(to_do=Counter(transfer.invoice_id for transfer in work.pending))
+    headers = {header.invoice_id: header for header in work.headers}
+    vote = Vote(headers, work.archived, work.besides | work.skipped)
+    progress = _Progress(vote, to_do=Counter(transfer.invoice_id for transfer in work.pending))
     progress.failures.extend(work.blocked)
     with anyio.CancelScope(deadline=run.ends_at) as scope:
         await _fetch_transfers(run, work, progress)
+        if progress.fatal is None:
+            await _ask_again(run, work, progress)
         if progress.fatal is None:
             await _save_documents(run, work, progress)
     if scope.cancelled_caught:
@@ -363,6 +399,10 @@ async def _plan_in_time(run: Run) -> Plan:
             f"the deadline of {run.settings.deadline_s:g} s has passed "
             "before all invoices were listed"
         )
+    listed = {invoice.id for invoice in plan.invoices}
+    if unknown := sorted(set(run.options.take_new) - listed):
+        names = ", ".join(map(printable, unknown))
+        raise NotFoundError(f"--take-new: invoice {names} is not among the selected invoices")
     return run.options.repair.narrow(plan) if run.options.repair else plan
 
 
@@ -383,8 +423,27 @@ def _find_work(run: Run, plan: Plan, settled: Settled) -> _Work:
         kept = [each for each in plan.transfers if each not in repair.faulty]
     else:  # what is not billed yet changes from day to day
         kept = [each for each in plan.transfers if not each.unbilled]
+    kept = [each for each in kept if each.invoice_id not in run.options.take_new]
     skipped = find_committed(run.store, kept)
     pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    archived = find_archived(run.store, [each for each in pending if not each.unbilled])
+    besides = find_committed_besides(run.store, plan)
+    headers = tuple(map(header_of, plan.invoices))
+    changed = find_changed(run.store, list(archived))
+    if repair is None:
+        found = _reconcile(run, headers, besides | archived | skipped)
+        accepted = _invoices(found, Verdict.ACCEPTED)
+        skipped |= {each: archived[each] for each in changed if each.invoice_id in accepted}
+        doubtful = _invoices(found, Verdict.DIFFERS, but=Mark.CONFIRMED)
+        again = {each for each in skipped if each.invoice_id in doubtful}
+        archived |= {each: skipped.pop(each) for each in again if each.detail.is_charged}
+        pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    taken = run.options.take_new
+    archived = {
+        each: commit
+        for each, commit in archived.items()
+        if each not in skipped and each.invoice_id not in taken
+    }
     documents = documents_of(plan.invoices)
     if not run.options.documents:
         documents = tuple(each for each in documents if repair and repair.documents(each))
@@ -397,7 +456,10 @@ def _find_work(run: Run, plan: Plan, settled: Settled) -> _Work:
         plan=plan,
         pending=tuple(each for each in pending if each not in blocked),
         skipped=skipped,
-        changed=find_changed(run.store, pending),
+        headers=headers,
+        besides=besides,
+        archived=archived,
+        changed=tuple(each for each in changed if each not in skipped),
         documents=documents,
         documents_skipped=documents_skipped,
         blocked=tuple(blocked.values()),
@@ -457,7 +519,43 @@ async def _fetch_transfers(run: Run, work: _Work, progress: _Progress) -> None:
     A transfer that is decoded, written and committed asks for nothing meanwhile. So a few more
     transfers run at a time than requests may be in flight.
     """
-    waiting = iter(work.pending)
+
+    async def fetch(transfer: Transfer, job: Job) -> None:
+        async def commit() -> None:
+            await commit_first(await fetch_transfer(transfer, job), progress.vote, job)
+
+        await _carry([transfer], commit, run, progress)
+        progress.to_do[transfer.invoice_id] -= 1
+        if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
+            run.stats.invoices_done += 1
+
+    await _work_side_by_side(run, work, progress, work.pending, fetch)
+
+
+async def _ask_again(run: Run, work: _Work, progress: _Progress) -> None:
+    """Ask once more about invoices that differ, and publish what was held back until now."""
+    vote, share = progress.vote, Share(run.stats.requests)
+    await anyio.to_thread.run_sync(find_kinds, vote, run)
+    headers = await anyio.to_thread.run_sync(differing, vote, run)
+
+    async def ask(header: Header, job: Job) -> None:
+        fetched = [each for each in header.transfers if each in vote.first]
+        settle = partial(ask_and_settle, header, vote, job, share)
+        await _carry(fetched, settle, run, progress)
+
+    await _work_side_by_side(run, work, progress, headers, ask)
+    progress.failures.extend(vote.refused.values())
+
+
+async def _work_side_by_side(
+    run: Run,
+    work: _Work,
+    progress: _Progress,
+    items: Sequence[T],
+    do: Callable[[T, Job], Awaitable[None]],
+) -> None:
+    """Do something with each of `items`, several at a time, until an error ends the run."""
+    waiting = iter(items)
     at_once = run.settings.max_in_flight + run.settings.max_in_flight // 4
 
     def count_discarded() -> None:
@@ -475,41 +573,37 @@ async def _fetch_transfers(run: Run, work: _Work, progress: _Progress) -> None:
         )
         job = Job(run, fetcher, sole_transfers(work.plan.invoices))
 
-        async def fetch_waiting() -> None:
-            for transfer in waiting:
-                await _fetch_transfer(transfer, job, progress)
+        async def work_waiting() -> None:
+            for item in waiting:
+                await do(item, job)
                 if progress.fatal is not None:
                     tasks.cancel_scope.cancel()
 
-        for _ in range(min(at_once, len(work.pending))):
-            tasks.start_soon(fetch_waiting)
+        for _ in range(min(at_once, len(items))):
+            tasks.start_soon(work_waiting)
 
 
-async def _fetch_transfer(transfer: Transfer, job: Job, progress: _Progress) -> None:
-    """Carry one transfer to its commit, or record why it failed.
+async def _carry(
+    transfers: Sequence[Transfer],
+    work: Callable[[], Awaitable[None]],
+    run: Run,
+    progress: _Progress,
+) -> None:
+    """Carry transfers to their commits, or record why those that are not committed failed.
 
     This is one of the three places where errors are caught.
     """
-    stats = job.run.stats
     try:
-        commit = await export_transfer(transfer, job)
-    except DamagedError as error:
-        progress.failures.append(failure_of(transfer, error))
-        stats.transfers_failed += 1
-    except _FATAL as error:
-        progress.fatal = progress.fatal or error
-        progress.failures.append(failure_of(transfer, error))
-        return
+        await work()
     except BulkfetchError as error:
-        progress.failures.append(failure_of(transfer, error))
-        stats.transfers_failed += 1
-    else:
-        progress.committed[transfer] = commit
-        stats.transfers_done += 1
-        stats.rows_committed += commit.rows
-    progress.to_do[transfer.invoice_id] -= 1
-    if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
-        stats.invoices_done += 1
+        if isinstance(error, _FATAL) and not isinstance(error, DamagedError):
+            progress.fatal = progress.fatal or error
+        vote = progress.vote
+        failed = [
+            each for each in transfers if not (each in vote.committed or each in vote.refused)
+        ]
+        progress.failures += [failure_of(transfer, error) for transfer in failed]
+        run.stats.transfers_failed += 0 if progress.fatal else len(failed)
 
 
 async def _save_documents(run: Run, work: _Work, progress: _Progress) -> None:
@@ -562,8 +656,8 @@ async def _save_document(document: Document, run: Run, progress: _Progress) -> b
 def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
     work, progress, stats = outcome.work, outcome.progress, run.stats
     plan = work.plan
-    commits = find_committed_besides(run.store, plan) | work.skipped | progress.committed
-    committed = (progress.committed.get(transfer) for transfer in plan.transfers)
+    commits = {**progress.vote.before, **_stayed(progress.vote), **progress.vote.committed}
+    committed = (progress.vote.committed.get(transfer) for transfer in plan.transfers)
     documents = (progress.documents.get(document) for document in work.documents)
     return ExportReport(
         output=run.options.output,
@@ -576,7 +670,8 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         documents=tuple(each for each in documents if each is not None),
         documents_skipped=tuple(work.documents_skipped.values()),
         failures=_list_failures(outcome),
-        reconciliations=_reconcile(run, plan, commits),
+        reconciliations=_conclude(run, work.headers, commits, progress.vote),
+        asked_again=run.stats.asked_again,
         requests=stats.requests,
         retries=stats.retries,
         throttled=stats.throttled,
@@ -590,14 +685,18 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
     )
 
 
+def _stayed(vote: Vote) -> dict[Transfer, Commit]:
+    """Return the archived generations that stay because others were refused."""
+    return {each: vote.archived[each] for each in vote.refused if each in vote.archived}
+
+
 def _reconcile(
-    run: Run, plan: Plan, commits: Mapping[Transfer, Commit]
+    run: Run, headers: Sequence[Header], commits: Mapping[Transfer, Commit]
 ) -> tuple[Reconciliation, ...]:
     """Compare the planned invoices with what is committed. Blocks.
 
     Where it is not sure how an invoice adds up, the other invoices of the archive can tell.
     """
-    headers = [header_of(invoice) for invoice in plan.invoices]
     known = read_circumstances(run.store, run.settings.money_tolerance)
     found = reconcile(headers, commits, known)
     if all(each.verdict is not Verdict.RULE_NOT_CONFIRMED for each in found):
@@ -606,12 +705,37 @@ def _reconcile(
     return reconcile(headers, commits, replace(known, kinds=kinds))
 
 
+def _conclude(
+    run: Run, headers: Sequence[Header], commits: Mapping[Transfer, Commit], vote: Vote
+) -> tuple[Reconciliation, ...]:
+    """Compare the planned invoices with what is committed now, and keep how sure it is that some
+    differ. Blocks."""
+    found = _reconcile(run, headers, commits)
+    before = read_evidence(run.store)
+    after = add_marks(before, found, vote.marks)
+    if after == before:
+        return found
+    write_evidence(run.store, after)
+    return _reconcile(run, headers, commits)
+
+
+def _invoices(
+    found: Iterable[Reconciliation], verdict: Verdict, *, but: Mark | None = None
+) -> set[str]:
+    """Return the invoices with a verdict, those with the mark `but` aside."""
+    return {
+        each.invoice_id
+        for each in found
+        if each.verdict is verdict and (but is None or each.mark is not but)
+    }
+
+
 def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:
     """Return what a run did not complete, tried or not, in the order of the plan, documents
     last."""
     work, progress = outcome.work, outcome.progress
     failed = {failure.transfer: failure for failure in progress.failures}
-    done = {*progress.committed, *work.skipped, *progress.documents, *work.documents_skipped}
+    done = {*progress.vote.committed, *work.skipped, *progress.documents, *work.documents_skipped}
     planned: list[Transfer | Document] = [*sorted(work.plan.transfers), *sorted(work.documents)]
     return tuple(failed.get(each) or not_tried(each) for each in planned if each not in done)
 

@@ -23,7 +23,10 @@ from bulkfetch.archive.records import money
 from bulkfetch.archive.witness import (
     Acceptance,
     Difference,
+    Evidence,
+    Mark,
     read_acceptances,
+    read_evidence,
 )
 from bulkfetch.billing.invoices import Invoice, details_of
 from bulkfetch.billing.money import Agreement, quantities_agree
@@ -133,7 +136,7 @@ class Reconciliation:
 
     `charged` is the header's `totalCharges`, `listed` the sum of the line items, `difference`
     listed minus charged; each is None where it is not known. `why` says what else there is to know
-    of a verdict.
+    of a verdict. `mark` is how sure it is that the invoice differs.
     """
 
     invoice_id: str
@@ -141,6 +144,7 @@ class Reconciliation:
     charged: Decimal | None = None
     listed: Decimal | None = None
     why: str = ""
+    mark: Mark | None = None
 
     @property
     def difference(self) -> Decimal | None:
@@ -166,6 +170,7 @@ class Circumstances:
     """
 
     kinds: frozenset[str] = frozenset()
+    evidence: Evidence = field(default_factory=Evidence)
     accepted: Mapping[str, Acceptance] = field(default_factory=dict)
     tolerance: Decimal | None = None
 
@@ -176,7 +181,7 @@ def read_circumstances(store: Store, tolerance: Decimal | None) -> Circumstances
     accepted: Mapping[str, Acceptance] = {}
     with suppress(DamagedError):
         accepted = read_acceptances(store)
-    return Circumstances(frozenset(), accepted, tolerance)
+    return Circumstances(frozenset(), read_evidence(store), accepted, tolerance)
 
 
 def reconcile(
@@ -219,9 +224,9 @@ def charge_of(header: Header, tolerance: Decimal | None) -> Charge | None:
     return Charge(header.charged, header.currency, tolerance)
 
 
-def answer_of(commit: Commit) -> Answer:
+def answer_of(commit: Commit, digest: str = "") -> Answer:
     """Return what a commit has, summed up."""
-    return Answer(commit.rows, commit.total)
+    return Answer(commit.rows, commit.total, digest)
 
 
 def sole_transfers(invoices: Iterable[Invoice]) -> set[Transfer]:
@@ -248,15 +253,36 @@ def differing_pairs(used: Mapping[K, Decimal], billed: Mapping[K, Decimal]) -> l
     return sorted(missing | differing, key=str)
 
 
+def add_marks(
+    evidence: Evidence, found: Iterable[Reconciliation], marks: Mapping[str, Mark]
+) -> Evidence:
+    """Return what is known of invoices that differ after a run that has found out `marks`.
+
+    A mark is of one difference: it goes when the invoice agrees, or differs by something else.
+    """
+    kept = dict(evidence.marks)
+    for each in found:
+        if each.charged is None or each.listed is None:
+            continue
+        difference = Difference(each.charged, each.listed)
+        mark = marks.get(each.invoice_id) or evidence.mark_of(each.invoice_id, difference)
+        kept.pop(each.invoice_id, None)
+        agrees = each.verdict in (Verdict.AGREES, Verdict.WITHIN_ROUNDING)
+        if mark is not None and mark is not Mark.UNCONFIRMED and not agrees:
+            kept[each.invoice_id] = (difference, mark)
+    return Evidence(kept)
+
+
 def exit_code(*, is_whole: bool, reconciliations: Iterable[Reconciliation]) -> int:
     """Return the exit code of a run or a verification.
 
-    `is_whole` says that nothing is missing or faulty.
+    `is_whole` says that nothing is missing or faulty. An invoice that gives other rows each time is
+    not whole either.
     """
-    if not is_whole:
+    differing = [each for each in reconciliations if each.verdict is Verdict.DIFFERS]
+    if not is_whole or any(each.mark is Mark.UNSTABLE for each in differing):
         return LACKING
-    differs = any(each.verdict is Verdict.DIFFERS for each in reconciliations)
-    return DISAGREEING if differs else WHOLE
+    return DISAGREEING if differing else WHOLE
 
 
 def _answers(header: Header, commits: Mapping[Transfer, Commit]) -> list[Answer] | None:
@@ -281,17 +307,19 @@ def _reconcile_one(
         return Reconciliation(header.invoice_id, Verdict.NOT_COMPARABLE, charged, why=why)
     difference = Difference(charged, money(listed))
     is_empty = not any(answer.rows for answer in answers)
-    verdict = _judge(
+    verdict, mark = _judge(
         header.invoice_id,
         charge.compare(answers),
         difference,
         known,
         counts=is_empty or counts(header, kinds),
     )
-    why = _explain(verdict, header, kinds, known.accepted.get(header.invoice_id))
+    why = _explain(verdict, mark, header, kinds, known.accepted.get(header.invoice_id))
     if is_empty and verdict is Verdict.DIFFERS:
-        why = "".join(_advise_on_periods(header))
-    return Reconciliation(header.invoice_id, verdict, difference.charged, difference.listed, why)
+        why = "; ".join([why, *_advise_on_periods(header)])
+    return Reconciliation(
+        header.invoice_id, verdict, difference.charged, difference.listed, why, mark
+    )
 
 
 def _judge(
@@ -301,25 +329,40 @@ def _judge(
     known: Circumstances,
     *,
     counts: bool,
-) -> Verdict:
-    """Return the verdict on an invoice."""
+) -> tuple[Verdict, Mark | None]:
+    """Return the verdict on an invoice, and if it differs, how sure that is."""
     if agreement is Agreement.EQUAL:
-        return Verdict.AGREES
+        return Verdict.AGREES, None
     if agreement is Agreement.WITHIN_ROUNDING:
-        return Verdict.WITHIN_ROUNDING
+        return Verdict.WITHIN_ROUNDING, None
     accepted = known.accepted.get(invoice_id)
     if accepted and accepted.difference == difference:
-        return Verdict.ACCEPTED
-    return Verdict.DIFFERS if counts else Verdict.RULE_NOT_CONFIRMED
+        return Verdict.ACCEPTED, None
+    mark = known.evidence.mark_of(invoice_id, difference)
+    if not counts and mark is not Mark.UNSTABLE:
+        return Verdict.RULE_NOT_CONFIRMED, None
+    return Verdict.DIFFERS, mark or Mark.UNCONFIRMED
+
+
+_MARKS = {
+    Mark.UNCONFIRMED: "not confirmed yet: the next export asks for it once more",
+    Mark.CONFIRMED: "confirmed: asked twice, the service gave the same rows; "
+    "`bulkfetch accept` records a difference that is understood",
+    Mark.UNSTABLE: "unstable: asked twice, the service gave other rows; "
+    "the next export asks for it once more",
+}
 
 
 def _explain(
     verdict: Verdict,
+    mark: Mark | None,
     header: Header,
     kinds: frozenset[str],
     accepted: Acceptance | None,
 ) -> str:
     """Say what else there is to know of a verdict."""
+    if mark is not None:
+        return _MARKS[mark]
     if verdict is Verdict.WITHIN_ROUNDING:
         return "within rounding"
     if verdict is Verdict.ACCEPTED and accepted:
@@ -350,6 +393,7 @@ def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
     return {
         "invoice_id": each.invoice_id,
         "verdict": each.verdict.value,
+        "mark": None if each.mark is None else each.mark.value,
         "charged": None if each.charged is None else f"{each.charged:f}",
         "listed": None if each.listed is None else f"{each.listed:f}",
         "difference": None if each.difference is None else f"{each.difference:f}",

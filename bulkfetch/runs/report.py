@@ -53,6 +53,8 @@ class ExportReport:
     """What the run was narrowed to; None for a repair."""
     records: Mapping[str, int] = field(default_factory=dict)
     """How many transfers and documents are committed in all, when the run ends."""
+    asked_again: int = 0
+    """How often a transfer was asked for once more because its invoice does not add up."""
     finished: tuple[str, ...] = ()
     """What an earlier run had begun to replace, and this one finished."""
     removed_views: int = 0
@@ -111,6 +113,7 @@ class ExportReport:
             "changed": list(map(str, self.changed)),
             "selection": None if self.selection is None else dict(self.selection),
             "records": dict(self.records),
+            "asked_again": self.asked_again,
             "finished": list(self.finished),
             "removed_views": self.removed_views,
             "superseded_bytes": self.superseded_bytes,
@@ -161,6 +164,11 @@ class ExportReport:
             "the invoice confirms that end, or the page was empty twice"
             for each in self.ended_empty
         ]
+        if self.asked_again:
+            lines.append(
+                f"asked once more for {counted(self.asked_again, 'transfer')} of invoices that did "
+                "not add up"
+            )
         lines += [f"FINISHED {each}: an earlier run had begun it" for each in self.finished]
         lines += reconciliation_lines(self.reconciliations)
         if self.removed_views:

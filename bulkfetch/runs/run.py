@@ -57,6 +57,8 @@ class ExportOptions:
     """Whether to save the PDFs of the selected invoices as well."""
     source: str | None = None
     """Where the invoices come from; None for the base URL."""
+    take_new: Collection[str] = ()
+    """Invoices whose line items are fetched again, and taken whatever the archive has."""
     repair: Repair | None = None
     """What to fetch again, if this is a repair."""
     on_refresh_token: Callable[[Secret], None] | None = None

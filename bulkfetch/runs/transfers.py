@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from itertools import count
@@ -16,7 +16,7 @@ import anyio.to_thread
 import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit, CommittedPart
-from bulkfetch.archive.layout import part_name, staged_name
+from bulkfetch.archive.layout import part_name, staged_again_name, staged_name
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
 from bulkfetch.archive.sweep import remove_staged
@@ -56,16 +56,35 @@ class Job:
         object.__setattr__(self, "writing", anyio.CapacityLimiter(self.run.store.writers))
 
 
-async def export_transfer(transfer: Transfer, job: Job) -> Commit:
-    """Fetch, decode, write and commit one transfer.
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """All line items of a transfer in staged parts, and the commit that would name them."""
+
+    commit: Commit
+    staged: tuple[StagedPart, ...]
+
+
+async def fetch_transfer(transfer: Transfer, job: Job) -> Fetched:
+    """Fetch, decode and stage one transfer.
 
     It continues behind the whole parts that an earlier run left, and, where the upload of a part is
     lost, behind the last part that was not. Raises a BulkfetchError; then it leaves nothing that
     readers see, and keeps whole parts for a later run.
     """
+    return await _until_uploaded(transfer, job, _resume_or_start)
+
+
+async def fetch_again(transfer: Transfer, job: Job) -> Fetched:
+    """Fetch a transfer once more, beside what is staged of it already. Raises a BulkfetchError."""
+    return await _until_uploaded(transfer, job, _start_again)
+
+
+async def _until_uploaded(
+    transfer: Transfer, job: Job, fetch: Callable[[Transfer, Job], Awaitable[Fetched]]
+) -> Fetched:
     for lost in count(1):
         try:
-            return await _resume_or_start(transfer, job)
+            return await fetch(transfer, job)
         except UploadLostError as error:
             if error.final or lost == UPLOADS_LOST:
                 raise
@@ -73,54 +92,53 @@ async def export_transfer(transfer: Transfer, job: Job) -> Commit:
     raise AssertionError
 
 
-async def _resume_or_start(transfer: Transfer, job: Job) -> Commit:
+async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
     run = job.run
     staging = Staging(run.store, transfer, run.settings)
-    adopted = await _in_thread(job, staging.adopt)
+    adopted = await in_thread(job, staging.adopt)
     if adopted:
-        intake = await _in_thread(job, partial(_Intake, transfer, job, staging, adopted))
+        intake = await in_thread(job, partial(_Intake, transfer, job, staging, adopted))
         run.log.note("resumed", transfer=str(transfer), line=intake.start.line, parts=len(adopted))
         try:
-            commit = await _fetch_and_commit(transfer, job, intake)
+            fetched = await _fetch(transfer, job, intake)
         except (ContradictionError, ExpiredBookmarkError) as error:
             run.log.note("started_again", transfer=str(transfer), why=str(error))
-            await _in_thread(job, partial(remove_staged, run.store, transfer))
+            await in_thread(job, partial(remove_staged, run.store, transfer))
         else:
             run.stats.rows_resumed += sum(checkpoint.part.rows for checkpoint in adopted)
-            return commit
-    return await _fetch_and_commit(transfer, job, _Intake(transfer, job, staging))
+            return fetched
+    return await _fetch(transfer, job, _Intake(transfer, job, staging))
 
 
-async def _fetch_and_commit(transfer: Transfer, job: Job, intake: _Intake) -> Commit:
-    staged = await _fetch(transfer, job, intake)
-    # From here on nothing is cleaned up after an error: the next run finishes what was begun.
-    return await _in_thread(job, partial(_commit, transfer, job.run, intake, staged))
+async def _start_again(transfer: Transfer, job: Job) -> Fetched:
+    return await _fetch(transfer, job, _Intake(transfer, job, None))
 
 
-async def _fetch(transfer: Transfer, job: Job, intake: _Intake) -> list[StagedPart]:
-    """Fetch all pages and return the staged parts. After an error, what is not kept is removed."""
+async def _fetch(transfer: Transfer, job: Job, intake: _Intake) -> Fetched:
+    """Fetch all pages. After an error, what is not kept is removed."""
     stats = job.run.stats
     walk = Walk(transfer, intake.decoder, intake.start, intake.adds_up)
     try:
         async with aclosing(source_of(transfer, job.fetcher).pages(walk)) as pages:
             async for placed in pages:
-                await _in_thread(job, partial(intake.take, placed))
+                await in_thread(job, partial(intake.take, placed))
                 stats.pages += 1
                 stats.rows += placed.page.rows
                 stats.rescued += placed.page.columns.rescues.total()
-        return await _in_thread(job, intake.finish)
+        return await in_thread(job, intake.finish)
     except ContradictionError:
         intake.writer.abort()
         # Parts that cannot be removed are not adopted either: the pages will contradict them.
         with suppress(StorageError):
-            remove_staged(job.run.store, transfer)
+            intake.forget()
         raise
     except BaseException:
         intake.writer.abort()
         raise
 
 
-async def _in_thread(job: Job, work: Callable[[], T]) -> T:
+async def in_thread(job: Job, work: Callable[[], T]) -> T:
+    """Do blocking work in a thread, with as many at once as the store takes."""
     return await anyio.to_thread.run_sync(work, limiter=job.writing)
 
 
@@ -130,10 +148,15 @@ class _Intake:
 
     With checkpoints of an earlier run it continues behind their parts: it takes the pages from the
     last checkpoint's start on, and compares their rows with those that the parts have already.
+    Without `staging` the parts are staged beside those that are there, and no later run takes them.
     """
 
     def __init__(
-        self, transfer: Transfer, job: Job, staging: Staging, adopted: Sequence[Checkpoint] = ()
+        self,
+        transfer: Transfer,
+        job: Job,
+        staging: Staging | None,
+        adopted: Sequence[Checkpoint] = (),
     ) -> None:
         declared = transfer.detail.schema
         parts = [checkpoint.part for checkpoint in adopted]
@@ -147,15 +170,16 @@ class _Intake:
         self._is_sole = transfer in job.sole
         self._staging = staging
         self._least_rows = sum(part.rows for part in parts) + 1 if parts else 0
+        self._store = job.run.store
         self._overlap = rows_since(job.run.store, parts, self.start.line)
         self.writer = PartWriter(
             job.run.store,
-            partial(staged_name, transfer),
+            partial(staged_again_name if staging is None else staged_name, transfer),
             part_rows=job.run.settings.part_rows,
             row_group_rows=job.run.settings.row_group_rows,
             waiting_room=job.waiting_room,
             # The next run does not know inferred columns, and unbilled line items change.
-            keep=None if declared is None or transfer.unbilled else self._keep,
+            keep=self._keep if staging and declared and not transfer.unbilled else None,
             adopted=parts,
             transfer=transfer,
             total_column=None if declared is None else declared.total,
@@ -183,12 +207,27 @@ class _Intake:
             return self.decoder.schema
         return self._transfer.detail.schema
 
-    def finish(self) -> list[StagedPart]:
-        """Return all parts, sealed. Raises ContradictionError if no row comes behind the adopted
-        parts: they were sealed because one did."""
+    def finish(self) -> Fetched:
+        """Seal all parts. Raises ContradictionError if no row comes behind the adopted parts: they
+        were sealed because one did."""
         if self.tally.rows < self._least_rows:
             raise self._changed(f"only {self.tally.rows} rows now")
-        return [] if self.schema is None else self.writer.finish(self.schema.arrow)
+        schema, transfer = self.schema, self._transfer
+        staged = [] if schema is None else self.writer.finish(schema.arrow)
+        commit = Commit(
+            transfer=transfer,
+            rows=self.tally.rows,
+            parts=tuple(_describe(transfer, number, part) for number, part in enumerate(staged)),
+            total_column=schema.total if schema else None,
+            total=self.tally.total(schema) if schema else None,
+            rescues=dict(self.tally.rescues),
+        )
+        return Fetched(commit, tuple(staged))
+
+    def forget(self) -> None:
+        """Remove what an earlier run left of the transfer, if this one continued behind it."""
+        if self._staging is not None:
+            remove_staged(self._store, self._transfer)
 
     def adds_up(self) -> bool:
         """Return whether the rows taken so far make up, to the cent, what the invoice charges.
@@ -215,6 +254,8 @@ class _Intake:
 
         That is the page before this one if the part has no row of this one.
         """
+        if self._staging is None:
+            return
         ends_before = part.first_line + part.rows <= self.tally.rows
         page = self._page_before if ends_before else self._page
         self._staging.keep(Checkpoint(part, page.start, page.total, page.rescues))
@@ -259,20 +300,27 @@ class Tally:
         return None if schema.total is None or self.rescues[schema.total] else self._total
 
 
-def _commit(transfer: Transfer, run: Run, intake: _Intake, staged: Sequence[StagedPart]) -> Commit:
-    """Publish the parts of a transfer and the commit that names them."""
-    schema, tally = intake.schema, intake.tally
-    commit = Commit(
-        transfer=transfer,
-        rows=tally.rows,
-        parts=tuple(_describe(transfer, number, part) for number, part in enumerate(staged)),
-        total_column=schema.total if schema else None,
-        total=tally.total(schema) if schema else None,
-        rescues=dict(tally.rescues),
-    )
-    hashes = {part.name: part.sha256 for part in staged}
-    run.publishing.publish(commit, hashes, by_content=run.options.repair is not None)
-    return commit
+def publish(run: Run, fetched: Fetched) -> None:
+    """Publish the parts of a transfer and the commit that names them. Blocks.
+
+    After an error nothing is cleaned up: the next run finishes what was begun.
+    """
+    hashes = {part.name: part.sha256 for part in fetched.staged}
+    run.publishing.publish(fetched.commit, hashes, by_content=run.options.repair is not None)
+
+
+def publish_second(run: Run, fetched: Fetched) -> None:
+    """Publish what came when a transfer was asked for once more, in place of what is staged of the
+    first answer. Blocks."""
+    transfer = fetched.commit.transfer
+    remove_staged(run.store, transfer)
+    staged = []
+    for number, part in enumerate(fetched.staged):
+        run.store.settle(part.name)
+        run.store.link(part.name, staged_name(transfer, number))
+        run.store.unlink(part.name)
+        staged.append(replace(part, name=staged_name(transfer, number)))
+    publish(run, replace(fetched, staged=tuple(staged)))
 
 
 def _describe(transfer: Transfer, number: int, part: StagedPart) -> CommittedPart:

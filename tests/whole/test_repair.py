@@ -81,6 +81,11 @@ async def archive(tmp_path: Path) -> Path:
     return tmp_path / "lake"
 
 
+def parts(root: Path) -> dict[str, bytes]:
+    found = (root / "line_items").rglob("*.parquet")
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+
+
 async def repaired(
     root: Path, server_has: MadeUp | None = None, **options: Any
 ) -> tuple[RepairReport, list[Asked]]:
@@ -309,12 +314,12 @@ async def test_the_same_server_says_the_same_in_a_request_for_each_transfer_foun
 
 @pytest.mark.parametrize("count", [0, 1, 5, 25, 26, 28, 40])
 @pytest.mark.parametrize("transfer", [NAMES[0], NAMES[2]], ids=str)
-async def test_another_number_of_line_items_is_found_and_fetched_by_a_repair(
-    transfer: Transfer, count: int, archive: Path, tmp_path: Path
+async def test_another_number_of_line_items_is_found_and_refused_where_the_archived_add_up(
+    transfer: Transfer, count: int, archive: Path
 ) -> None:
     other = tenant()
     other.rows[transfer.invoice_id, *detail_of(transfer)] = rows(count)
-    then = 27 if transfer == NAMES[0] else 12
+    then, before = 27 if transfer == NAMES[0] else 12, parts(archive)
 
     report, _ = await asked_again(archive, other)
     mended, _ = await repaired(archive, other, with_server=True)
@@ -322,9 +327,30 @@ async def test_another_number_of_line_items_is_found_and_fetched_by_a_repair(
     assert [str(finding) for finding in report.findings] == [
         f"{transfer}: the server has {count} line items now, it had {then} then"
     ]
+    assert mended.export is not None
+    assert [(each.transfer, each.reason) for each in mended.export.failures] == [
+        (transfer, "refused")
+    ]
+    assert (mended.exit_code, parts(archive)) == (1, before)
+
+
+@pytest.mark.parametrize("count", [28, 40])
+@pytest.mark.parametrize("transfer", [NAMES[0], NAMES[2]], ids=str)
+async def test_more_line_items_of_an_invoice_that_cannot_be_compared_are_fetched_by_a_repair(
+    transfer: Transfer, count: int, tmp_path: Path
+) -> None:
+    archive, then, now = tmp_path / "lake", tenant(), tenant()
+    for each in (*then.invoices, *now.invoices):
+        del each["totalCharges"]
+    now.rows[transfer.invoice_id, *detail_of(transfer)] = rows(count)
+    async with serving(then) as server:
+        await export_async(archive, server.settings(**CUT))
+
+    mended, _ = await repaired(archive, now, with_server=True)
+
     assert mended.sound
-    assert (await asked_again(archive, other))[0].sound
-    async with serving(other) as server:
+    assert (await asked_again(archive, now))[0].sound
+    async with serving(now) as server:
         await export_async(tmp_path / "clean", server.settings(**CUT))
     assert data(archive) == data(tmp_path / "clean")
 
@@ -390,6 +416,7 @@ async def test_what_replaces_a_changed_invoice_comes_whole_or_not_at_all(archive
     before = data(archive)
     other = tenant()
     other.invoices[0]["totalCharges"] = 14
+    other.rows["A", *OFFICE] = rows(28)
     other.interrupt = lambda asked: web.Response(status=500) if asked.offset == 25 else None
 
     async with serving(other) as server:
@@ -416,7 +443,7 @@ async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces
     parts_gone: int, archive: Path
 ) -> None:
     other = tenant()
-    other.invoices[0]["totalCharges"] = 54
+    other.invoices[0]["totalCharges"] = 27
     other.rows["A", *OFFICE] = other.rows["A", *AZURE] = rows(27, amount="1")
     left = parts_gone
 

@@ -191,7 +191,9 @@ async def test_the_recorded_invoice_equals_its_json_text_and_adds_up_to_the_cent
     (agreed,) = report.reconciliations
     assert agreed.verdict is Verdict.AGREES
     assert agreed.charged == agreed.listed == Decimal("30154.25")
-    assert verify(tmp_path).reconciliations == (agreed,)
+    verified = verify(tmp_path, deep=True)
+    assert verified.reconciliations == (agreed,)
+    assert (report.exit_code, verified.exit_code) == (0, 0)
 
 
 async def test_duckdb_adds_the_recorded_invoice_up_to_its_header(tmp_path: Path) -> None:

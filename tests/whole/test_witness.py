@@ -11,15 +11,21 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
+from support.objectservers import ObjectServer
 from support.replay import CONTINUATION, Asked, MadeUp, folded, invoice, page, serving
+from whole.durability.lakes import Lake
 
+from bulkfetch.archive.witness import Mark
+from bulkfetch.errors import NotFoundError, SignInError
+from bulkfetch.runs.accept import accept
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.reconcile import Verdict
+from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.verify import verify
 
 BILLING = "billing_line_items"
-OFFICE = ("office", BILLING)
+OFFICE, AZURE = ("office", BILLING), ("azure", BILLING)
 ONE_TIME = ("one_time", BILLING)
 COLUMN = {"azure": "postTaxTotal"}
 
@@ -58,11 +64,311 @@ async def exported(root: Path, made_up: Tenant, **options: Any) -> ExportReport:
         return await export_async(root, server.settings(page_size=10), **options)
 
 
+def charge_now(made_up: Tenant, charged: float, *answers: list[str]) -> None:
+    """Change what the invoice charges, and what the server answers from now on."""
+    made_up.invoices[0]["totalCharges"] = charged
+    for key in made_up.answers:
+        made_up.answers[key] = list(answers)
+        made_up.walks[key] = 0
+
+
 def names(root: Path, pattern: str = "line_items/**/*.parquet") -> list[str]:
     files = sorted(root.glob(pattern))
     return [
         name for file in files for name in pq.ParquetFile(file).read()["customerName"].to_pylist()
     ]
+
+
+def superseded(root: Path) -> list[Path]:
+    return list(root.glob("_bulkfetch/superseded/*/D1-*"))
+
+
+def refused(root: Path) -> list[str]:
+    return sorted(path.suffix for path in (root / "_bulkfetch/refused").rglob("*.*"))
+
+
+def mark_of(report: ExportReport) -> Mark | None:
+    return report.reconciliations[0].mark
+
+
+async def test_a_momentary_empty_answer_is_asked_for_once_more_and_the_whole_one_wins(
+    tmp_path: Path,
+) -> None:
+    report = await exported(tmp_path, tenant(30, {OFFICE: [[], rows(30)]}))
+
+    assert (report.exit_code, report.asked_again) == (0, 1)
+    assert len(names(tmp_path)) == 30
+    assert "asked once more for 1 transfer of invoices that did not add up" in report.lines()
+    assert verify(tmp_path, deep=True).exit_code == 0
+
+
+async def test_a_page_that_ends_too_early_is_noticed_by_the_sum(tmp_path: Path) -> None:
+    made_up = tenant(55, {OFFICE: [rows(20), rows(25)], AZURE: [rows(30, provider="azure")]})
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, report.asked_again) == (0, 1)
+    assert len(names(tmp_path)) == 25 + 30
+
+
+async def test_the_same_rows_again_confirm_a_difference(tmp_path: Path) -> None:
+    made_up = tenant(31, {OFFICE: [rows(30)]})
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, mark_of(report)) == (4, Mark.CONFIRMED)
+    assert report.complete
+    assert any(
+        line.startswith(
+            "DIFFERS invoice D1: line items list 30.00, its header charges 31.00 (confirmed: "
+        )
+        for line in report.lines()
+    )
+    assert report.to_dict()["reconciliation"][0]["mark"] == "confirmed"
+    assert verify(tmp_path).exit_code == 4
+    assert superseded(tmp_path) == []
+    again = await exported(tmp_path, made_up)
+    assert (again.exit_code, again.asked_again, made_up.walks["D1", *OFFICE]) == (4, 0, 2)
+
+
+async def test_the_same_rows_in_another_order_are_the_same(tmp_path: Path) -> None:
+    made_up = tenant(31, {OFFICE: [rows(30), rows(30)[::-1]]})
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, mark_of(report)) == (4, Mark.CONFIRMED)
+    assert names(tmp_path) == [f"c{n}" for n in range(30)]
+
+
+async def test_other_rows_that_do_not_add_up_either_are_unstable_and_the_more_are_kept(
+    tmp_path: Path,
+) -> None:
+    made_up = tenant(31, {OFFICE: [rows(20), rows(25)]})
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, mark_of(report)) == (1, Mark.UNSTABLE)
+    assert len(names(tmp_path)) == 25
+    assert verify(tmp_path).exit_code == 1
+    settled = await exported(tmp_path, made_up)
+    assert (settled.exit_code, mark_of(settled)) == (4, Mark.CONFIRMED)
+
+
+async def test_what_the_share_does_not_allow_is_asked_for_by_the_next_run(tmp_path: Path) -> None:
+    made_up = tenant(500, {OFFICE: [rows(400)]})
+
+    report = await exported(tmp_path, made_up)
+    assert (report.exit_code, mark_of(report), report.asked_again) == (4, Mark.UNCONFIRMED, 0)
+    assert "the next export asks for it once more" in report.reconciliations[0].why
+
+    again = await exported(tmp_path, made_up)
+    assert (again.exit_code, mark_of(again)) == (4, Mark.CONFIRMED)
+    assert made_up.walks["D1", *OFFICE] == 2
+
+
+async def test_archived_rows_are_not_thrown_away_for_an_empty_answer(tmp_path: Path) -> None:
+    made_up = tenant(30, {OFFICE: [rows(30)]})
+    assert (await exported(tmp_path, made_up)).exit_code == 0
+    charge_now(made_up, 31, [])
+
+    report = await exported(tmp_path, made_up)
+
+    assert report.exit_code == 1
+    assert len(names(tmp_path)) == 30
+    (failure,) = report.failures
+    assert failure.reason == "refused"
+    assert failure.line() == (
+        "FAILED transfer D1 office/billing_line_items: the service lists 0 line items that add up "
+        "to 0.00 now, the archive has 30 line items that add up to 30.00, the invoice charges "
+        "31.00: what is archived stays; what the service lists is kept in _bulkfetch/refused; "
+        "`bulkfetch export DIR --take-new D1` takes it"
+    )
+    assert verify(tmp_path).exit_code == 1
+    assert refused(tmp_path) == [".json", ".part"]
+    assert (await exported(tmp_path, made_up)).exit_code == 1
+    assert refused(tmp_path) == [".json", ".part"]
+
+
+async def test_archived_rows_that_add_up_now_stay_even_if_there_are_fewer(tmp_path: Path) -> None:
+    made_up = tenant(31, {OFFICE: [rows(30)]})
+    assert (await exported(tmp_path, made_up)).exit_code == 4
+    charge_now(made_up, 30, rows(33, name="x"))
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, report.failures[0].reason) == (1, "refused")
+    assert names(tmp_path) == [f"c{n}" for n in range(30)]
+
+
+async def test_new_rows_that_add_up_take_the_place_of_archived_ones(tmp_path: Path) -> None:
+    made_up = tenant(30, {OFFICE: [rows(30)]})
+    await exported(tmp_path, made_up)
+    charge_now(made_up, 20, rows(20, name="x"))
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, report.asked_again) == (0, 0)
+    assert names(tmp_path) == [f"x{n}" for n in range(20)]
+    assert len(superseded(tmp_path)) == 1
+
+
+async def test_all_transfers_of_a_changed_invoice_are_replaced_together(tmp_path: Path) -> None:
+    both = {OFFICE: [rows(20)], AZURE: [rows(10, provider="azure")]}
+    made_up = tenant(30, both)
+    await exported(tmp_path, made_up)
+    made_up.invoices[0]["totalCharges"] = 26
+    made_up.answers["D1", *OFFICE] = [rows(21, name="x")]
+    made_up.answers["D1", *AZURE] = [rows(5, provider="azure", name="y")]
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, report.asked_again, len(report.committed)) == (0, 0, 2)
+    assert len(names(tmp_path)) == 26
+    assert len(superseded(tmp_path)) == 2
+
+
+async def test_a_run_that_dies_before_it_asks_again_leaves_that_to_the_next(tmp_path: Path) -> None:
+    made_up = tenant(31, {OFFICE: [[], rows(31)]})
+
+    def refuse(asked: Asked) -> web.Response | None:
+        is_second = made_up.walks.get(("D1", *OFFICE)) == 2
+        return web.Response(status=401) if is_second else None
+
+    made_up.interrupt = refuse
+    with pytest.raises(SignInError):
+        await exported(tmp_path, made_up)
+    made_up.interrupt = lambda asked: None
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, len(names(tmp_path))) == (0, 31)
+
+
+async def test_more_rows_that_do_not_add_up_are_taken_once_they_are_confirmed(
+    tmp_path: Path,
+) -> None:
+    made_up = tenant(30, {OFFICE: [rows(30)]})
+    await exported(tmp_path, made_up)
+    charge_now(made_up, 50, rows(40))
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, mark_of(report)) == (4, Mark.CONFIRMED)
+    assert len(names(tmp_path)) == 40
+
+
+async def test_a_refused_generation_is_taken_by_name(tmp_path: Path) -> None:
+    made_up = tenant(30, {OFFICE: [rows(30)]})
+    await exported(tmp_path, made_up)
+    charge_now(made_up, 31, rows(5))
+    assert (await exported(tmp_path, made_up)).exit_code == 1
+
+    report = await exported(tmp_path, made_up, take_new=["D1"])
+
+    assert (report.exit_code, mark_of(report)) == (4, Mark.CONFIRMED)
+    assert len(names(tmp_path)) == 5
+    with pytest.raises(NotFoundError, match="--take-new: invoice D2"):
+        await exported(tmp_path, made_up, take_new=["D2"])
+
+
+async def test_a_kind_that_never_agreed_is_not_asked_for_again(tmp_path: Path) -> None:
+    made_up = tenant(31, {ONE_TIME: [rows(30)]})
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, report.asked_again) == (0, 0)
+    assert report.reconciliations[0].verdict is Verdict.RULE_NOT_CONFIRMED
+    assert verify(tmp_path).exit_code == 0
+
+
+async def test_a_kind_counts_once_an_invoice_of_an_earlier_run_has_agreed(tmp_path: Path) -> None:
+    made_up = tenant(30, {ONE_TIME: [rows(30)]})
+    assert (await exported(tmp_path, made_up)).exit_code == 0
+    made_up.invoices.append(invoice("D2", ONE_TIME, totalCharges=9))
+    made_up.answers["D2", *ONE_TIME] = [rows(8)]
+
+    report = await exported(tmp_path, made_up)
+
+    assert report.exit_code == 4
+    assert made_up.walks["D2", *ONE_TIME] == 2
+
+
+async def test_no_rows_at_all_count_whatever_the_kind_and_say_which_periods_v1_serves(
+    tmp_path: Path,
+) -> None:
+    made_up = tenant(31, {ONE_TIME: [[]]}, invoiceDate="2025-04-05T00:00:00Z")
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, mark_of(report), report.asked_again) == (4, Mark.CONFIRMED, 1)
+    assert "this one is March 2025" in report.reconciliations[0].why
+
+
+async def test_an_accepted_difference_is_not_asked_for_again_and_counts_as_agreeing(
+    tmp_path: Path,
+) -> None:
+    made_up = tenant(31, {OFFICE: [rows(30)]})
+    assert (await exported(tmp_path, made_up)).exit_code == 4
+
+    accept(tmp_path, ["D1"], reason="a credit")
+
+    report = await exported(tmp_path, made_up)
+    assert (report.exit_code, made_up.walks["D1", *OFFICE]) == (0, 2)
+    assert verify(tmp_path).exit_code == 0
+    charge_now(made_up, 32, rows(30))
+    assert (await exported(tmp_path, made_up)).exit_code == 4
+
+
+async def test_a_refusal_is_over_once_the_archived_difference_is_accepted(tmp_path: Path) -> None:
+    made_up = tenant(30, {OFFICE: [rows(30)]})
+    await exported(tmp_path, made_up)
+    charge_now(made_up, 31, [])
+    assert (await exported(tmp_path, made_up)).exit_code == 1
+
+    accept(tmp_path, ["D1"])
+
+    report = await exported(tmp_path, made_up)
+    assert (report.exit_code, len(names(tmp_path))) == (0, 30)
+    assert verify(tmp_path).exit_code == 0
+
+
+async def test_a_repair_does_not_throw_away_rows_for_fewer(tmp_path: Path) -> None:
+    made_up = tenant(30, {OFFICE: [rows(30)]})
+    await exported(tmp_path, made_up)
+    charge_now(made_up, 30, rows(4))
+
+    async with serving(made_up) as server:
+        report = await repair_async(tmp_path, server.settings(page_size=10), with_server=True)
+
+    assert report.exit_code == 1
+    assert len(names(tmp_path)) == 30
+
+
+async def test_a_refetch_that_fails_leaves_what_came_first(tmp_path: Path) -> None:
+    made_up = tenant(31, {OFFICE: [rows(30)]})
+
+    def refuse(asked: Asked) -> web.Response | None:
+        is_second = made_up.walks.get(("D1", *OFFICE)) == 2
+        return web.Response(status=404, body=b"{}") if is_second else None
+
+    made_up.interrupt = refuse
+
+    report = await exported(tmp_path, made_up)
+
+    assert len(names(tmp_path)) == 30
+    assert (report.exit_code, mark_of(report)) == (4, Mark.UNCONFIRMED)
+
+
+async def test_other_invoices_are_not_held_back_by_one_that_differs(tmp_path: Path) -> None:
+    made_up = tenant(31, {OFFICE: [rows(30)]})
+    made_up.invoices.append(invoice("D2", OFFICE, totalCharges=7))
+    made_up.answers["D2", *OFFICE] = [rows(7)]
+
+    report = await exported(tmp_path, made_up)
+
+    verdicts = {each.invoice_id: each.verdict for each in report.reconciliations}
+    assert verdicts == {"D1": Verdict.DIFFERS, "D2": Verdict.AGREES}
+    assert made_up.walks == {("D1", *OFFICE): 2, ("D2", *OFFICE): 1}
 
 
 @pytest.mark.parametrize(("charged", "times"), [(10, 1), (11, 2)])
@@ -80,7 +386,8 @@ async def test_an_empty_page_after_a_next_is_an_end_if_the_invoice_or_a_second_a
     assert len(names(tmp_path)) == 10
     assert list(map(str, report.ended_empty)) == [f"D1 {'/'.join(detail)}"]
     assert any(" ends in an empty page " in line for line in report.lines())
-    assert len(last) == times
+    walks = made_up.walks["D1", *detail]
+    assert (walks, len(last)) == (2 if (detail, charged) == (OFFICE, 11) else 1, times * walks)
 
 
 async def test_an_empty_page_that_was_empty_for_a_moment_is_no_end(tmp_path: Path) -> None:
@@ -126,6 +433,26 @@ async def test_a_tolerance_can_be_set(tmp_path: Path) -> None:
         report = await export_async(tmp_path, settings)
 
     assert report.reconciliations[0].verdict is Verdict.WITHIN_ROUNDING
-    assert report.exit_code == 0
+    assert (report.exit_code, report.asked_again) == (0, 0)
     assert verify(tmp_path).exit_code == 4
     assert verify(tmp_path, money_tolerance="0.1").exit_code == 0
+
+
+async def test_an_object_store_keeps_the_rules_as_a_disk_does(object_server: ObjectServer) -> None:
+    lake = Lake.of(object_server)
+    made_up = tenant(30, {OFFICE: [[], rows(30)]})
+
+    async def run(**options: Any) -> ExportReport:
+        async with serving(made_up) as server:
+            settings = server.settings(page_size=10, **lake.flags())
+            return await export_async(lake.address, settings, **options)
+
+    assert (await run()).exit_code == 0
+    charge_now(made_up, 31, rows(29), rows(29)[::-1])
+    assert (await run()).exit_code == 1
+    assert (await run()).exit_code == 1
+    kept = [name for name in lake.names() if "/refused/" in name]
+    assert sorted(name.rpartition(".")[2] for name in kept) == ["json", "part"]
+    taken = await run(take_new=["D1"])
+    assert (taken.exit_code, mark_of(taken), taken.rows) == (4, Mark.CONFIRMED, 29)
+    assert not [name for name in lake.names() if "/staging/" in name]

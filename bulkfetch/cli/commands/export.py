@@ -56,6 +56,7 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
             settings,
             selection=selection,
             documents=arguments.documents,
+            take_new=arguments.take_new,
             stats=stats,
             source=name_sandbox(arguments),
         )

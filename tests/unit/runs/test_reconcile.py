@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from bulkfetch.archive.commits import Commit
-from bulkfetch.archive.witness import Acceptance, Difference
+from bulkfetch.archive.witness import Acceptance, Difference, Evidence, Mark
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, header_table, invoice_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.jsontext import loads
@@ -75,11 +75,12 @@ def test_office_and_azure_billing_rows_make_up_the_charges_and_usage_rows_do_not
 def test_a_cent_too_much_is_a_difference() -> None:
     result = reconciled("1.00", {transfer("office"): "1.010000000000000000000000"})
 
-    assert result.verdict is Verdict.DIFFERS
+    assert (result.verdict, result.mark) == (Verdict.DIFFERS, Mark.UNCONFIRMED)
     assert result.difference == Decimal("0.01")
-    assert str(result) == "invoice I: line items list 1.01, its header charges 1.00"
-    assert exit_code(is_whole=True, reconciliations=[result]) == 4
-    assert exit_code(is_whole=False, reconciliations=[result]) == 1
+    assert str(result) == (
+        "invoice I: line items list 1.01, its header charges 1.00 "
+        "(not confirmed yet: the next export asks for it once more)"
+    )
 
 
 def test_a_sum_agrees_once_it_is_rounded_to_the_minor_unit() -> None:
@@ -172,7 +173,7 @@ def test_rows_that_all_lists_again_count_once() -> None:
 def test_a_kind_that_was_never_seen_to_agree_is_reported_and_does_not_count() -> None:
     result = reconciled("6", {transfer("one_time"): "5"})
 
-    assert result.verdict is Verdict.RULE_NOT_CONFIRMED
+    assert (result.verdict, result.mark) == (Verdict.RULE_NOT_CONFIRMED, None)
     assert exit_code(is_whole=True, reconciliations=[result]) == 0
     assert reconciliation_lines((result,)) == [
         "reconciliation of 1 invoice with the header: 1 rule not confirmed",
@@ -241,12 +242,44 @@ def test_no_rows_at_all_count_whatever_the_kind_and_say_where_they_may_be() -> N
 
     assert result.verdict is Verdict.DIFFERS
     assert result.listed == Decimal(0)
+    assert "not confirmed yet" in result.why
     assert "this one is March 2025" in result.why
     assert "docs/billing-periods.md" in result.why
 
 
 def test_no_rows_agree_with_no_charge() -> None:
     assert reconciled("0", {transfer("one_time"): "0"}, rows=0).verdict is Verdict.AGREES
+
+
+@pytest.mark.parametrize(
+    ("mark", "code", "said"),
+    [
+        (Mark.UNCONFIRMED, 4, "not confirmed yet"),
+        (Mark.CONFIRMED, 4, "confirmed: asked twice, the service gave the same rows"),
+        (Mark.UNSTABLE, 1, "unstable: asked twice, the service gave other rows"),
+    ],
+)
+def test_a_difference_has_the_mark_of_the_run_that_asked(mark: Mark, code: int, said: str) -> None:
+    evidence = Evidence(marks={"I": (Difference(Decimal(6), Decimal(5)), mark)})
+
+    result = reconciled(
+        "6", {transfer("office"): "5"}, circumstances=Circumstances(evidence=evidence)
+    )
+
+    assert (result.verdict, result.mark) == (Verdict.DIFFERS, mark)
+    assert said in str(result)
+    assert exit_code(is_whole=True, reconciliations=[result]) == code
+    assert exit_code(is_whole=False, reconciliations=[result]) == 1
+
+
+def test_the_mark_of_another_difference_is_not_this_ones() -> None:
+    evidence = Evidence(marks={"I": (Difference(Decimal(7), Decimal(5)), Mark.CONFIRMED)})
+
+    result = reconciled(
+        "6", {transfer("office"): "5"}, circumstances=Circumstances(evidence=evidence)
+    )
+
+    assert result.mark is Mark.UNCONFIRMED
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -29,7 +30,7 @@ from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, T
 from bulkfetch.partnercenter.ahead import Fetcher, Lookahead
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.run import ExportOptions, Run
-from bulkfetch.runs.transfers import Job, export_transfer
+from bulkfetch.runs.transfers import Job, fetch_transfer, in_thread, publish
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 
@@ -69,23 +70,13 @@ async def _in_group(
     outcome: list[Commit | BaseException] = []
     async with anyio.create_task_group() as tasks:
         try:
-            outcome.append(
-                await export_transfer(
-                    transfer,
-                    Job(
-                        Run(
-                            run,
-                            ExportOptions("lake"),
-                            store,
-                            session,
-                            stats,
-                            session.log,
-                            Publishing(store),
-                        ),
-                        Fetcher(session, tasks, run, Lookahead(8)),
-                    ),
-                )
+            archive = Run(
+                run, ExportOptions("lake"), store, session, stats, session.log, Publishing(store)
             )
+            job = Job(archive, Fetcher(session, tasks, run, Lookahead(8)))
+            fetched = await fetch_transfer(transfer, job)
+            await in_thread(job, partial(publish, archive, fetched))
+            outcome.append(fetched.commit)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # carried out of the task group, which would wrap it
