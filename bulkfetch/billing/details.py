@@ -22,7 +22,7 @@ from bulkfetch.billing.schemas import (
     USAGE_BASED,
 )
 from bulkfetch.billing.spelling import pascal_case
-from bulkfetch.decoding.fields import LineItemSchema
+from bulkfetch.decoding.fields import UNDECLARED, LineItemSchema
 
 BILLING, USAGE = "billing_line_items", "usage_line_items"
 """The two line-item types of the v1 API: what is charged, and the usage that explains it."""
@@ -79,6 +79,11 @@ class Detail:
     """Providers whose rows this one lists again, where an invoice has them."""
     is_observed: bool = False
     """Whether its rows were seen to add up to the headers of real invoices, to the cent."""
+
+    @property
+    def columns(self) -> LineItemSchema:
+        """The schema of its rows, also of a type that is not declared."""
+        return self.schema or UNDECLARED
 
     @property
     def is_charged(self) -> bool:

@@ -423,8 +423,7 @@ def _check_rows(
         parquet = parquet_file(file, page_checksum_verification=True)
         if parquet.metadata.num_rows != part.rows:
             return f"has {parquet.metadata.num_rows} rows, its commit says {part.rows}"
-        schema = commit.transfer.detail.schema
-        if schema is not None and not parquet.schema_arrow.equals(schema.arrow):
+        if not parquet.schema_arrow.equals(commit.transfer.detail.columns.arrow):
             return "has another schema than its line-item type"
         if not deep:
             return None
