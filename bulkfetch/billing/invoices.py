@@ -13,7 +13,7 @@ import pyarrow as pa
 from bulkfetch.billing.schemas import INVOICE, INVOICE_ARROW
 from bulkfetch.decoding.columns import UNFIT, columns_of, decimal_of
 from bulkfetch.decoding.dates import parse_date
-from bulkfetch.decoding.jsontext import Json, Pairs, is_unicode
+from bulkfetch.decoding.jsontext import Json, Number, Pairs, is_unicode
 from bulkfetch.errors import MalformedBodyError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,6 +80,18 @@ class Invoice:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class OddInvoice:
+    """An invoice of the list that cannot be read, and why.
+
+    `name` is its id, or says where it stands if it has none.
+    """
+
+    name: str
+    problem: str
+    invoice_date: datetime | None = None
+
+
 def flatten(invoices: Sequence[Invoice]) -> Iterator[Invoice]:
     """Yield invoices and, behind each, its amendments, however deep they nest."""
     for invoice in invoices:
@@ -137,8 +149,33 @@ def details_of(value: Json, invoice_id: str) -> tuple[InvoiceDetail, ...]:
     )
 
 
-def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
-    """Read one invoice and its amendments. Raises MalformedBodyError for anything else."""
+def read_invoices(
+    values: Sequence[Json], where: str, amendment_of: str | None = None, *, first: int = 0
+) -> tuple[tuple[Invoice, ...], tuple[OddInvoice, ...]]:
+    """Read invoices, and say which of them cannot be read, amendments among them.
+
+    `where` says where they stand, and `first` is the number of the first one there.
+    """
+    found: list[Invoice] = []
+    odd: list[OddInvoice] = []
+    for number, value in enumerate(values, start=first):
+        try:
+            found.append(invoice_of(value, amendment_of, odd))
+        except MalformedBodyError as error:
+            name, date = "", None
+            if isinstance(value, Pairs):
+                name, date = _odd_name(value.get("id")), moment_of(value.get("invoiceDate"))
+            odd.append(OddInvoice(name or f"number {number} of {where}", error.message, date))
+    return tuple(found), tuple(odd)
+
+
+def invoice_of(
+    value: Json, amendment_of: str | None = None, odd: list[OddInvoice] | None = None
+) -> Invoice:
+    """Read one invoice and its amendments. Raises MalformedBodyError for anything else.
+
+    With `odd`, an amendment that cannot be read is added to it instead.
+    """
     invoice_id = _name(value.get("id")) if isinstance(value, Pairs) else None
     if not isinstance(value, Pairs) or not invoice_id:
         raise MalformedBodyError("the body is JSON, but not an invoice: an object with an `id`")
@@ -148,7 +185,14 @@ def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
         raise MalformedBodyError(
             f"invoice {invoice_id!r} has one of the keys {', '.join(_KEYS_THAT_DECIDE)} twice"
         )
-    amendments = _list_of(value.get("amendments"), "amendments", invoice_id)
+    nested = _list_of(value.get("amendments"), "amendments", invoice_id)
+    where = f"the amendments of invoice {invoice_id!r}"
+    amendments, odd_amendments = read_invoices(nested, where, invoice_id)
+    if odd_amendments and odd is None:
+        raise MalformedBodyError(odd_amendments[0].problem)
+    details = details_of(value.get("invoiceDetails"), invoice_id)
+    if odd is not None:
+        odd.extend(odd_amendments)
     total, paid = decimal_of(value.get("totalCharges")), decimal_of(value.get("paidAmount"))
     return Invoice(
         id=invoice_id,
@@ -166,8 +210,8 @@ def invoice_of(value: Json, amendment_of: str | None = None) -> Invoice:
         pdf_download_link=_link_without_token(value.get("pdfDownloadLink")),
         state=text_of(value.get("state")),
         tax_receipts=_tax_receipts_of(value.get("taxReceipts")),
-        details=details_of(value.get("invoiceDetails"), invoice_id),
-        amendments=tuple(invoice_of(each, invoice_id) for each in amendments),
+        details=details,
+        amendments=amendments,
         source=Pairs(
             _record_of(key, inner)
             for key, inner in value
@@ -239,6 +283,11 @@ def _link_of(detail: Pairs) -> str | None:
 def _name(value: Json) -> str | None:
     """Return a text that can name something in a request and on disk: a lone surrogate cannot."""
     return str(value) if type(value) is str and is_unicode(value) else None
+
+
+def _odd_name(value: Json) -> str:
+    """Return an id as a text, also one that is a number; "" if there is none."""
+    return str(value) if isinstance(value, str | Number) and is_unicode(str(value)) else ""
 
 
 def text_of(value: Json) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from bulkfetch.billing.details import NEW_COMMERCE, Detail, Paging, api_spelling, detail_of
@@ -62,9 +63,21 @@ class Transfer:
         return f"{'unbilled ' if self.unbilled else ''}{self.provider}/{self.line_item_type}"
 
     def __str__(self) -> str:
+        if not self.provider and not self.line_item_type:
+            return printable(self.invoice_id)
         return printable(
             " ".join([self.invoice_id, f"{self.provider}/{self.line_item_type}", *self.unbilled])
         )
+
+
+def whole_invoice(invoice_id: str) -> Transfer:
+    """Return what stands for all transfers of an invoice whose header cannot be read."""
+    return Transfer(invoice_id, "", "")
+
+
+def is_whole_invoice(subject: object) -> TypeGuard[Transfer]:
+    """Return whether `subject` stands for an invoice whose header cannot be read."""
+    return isinstance(subject, Transfer) and subject == whole_invoice(subject.invoice_id)
 
 
 def unbilled_transfer(

@@ -6,13 +6,19 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from bulkfetch.billing.invoices import Invoice, invoice_of
+from bulkfetch.billing.invoices import Invoice, OddInvoice, invoice_of, read_invoices
 from bulkfetch.billing.links import is_same_invoice, target_of
 from bulkfetch.billing.spelling import path_segment
 from bulkfetch.decoding.envelope import Envelope, envelope_of
 from bulkfetch.decoding.jsontext import loads, utf8_of
 from bulkfetch.decoding.pages import page_of
-from bulkfetch.errors import ContradictionError, HttpStatusError, MisdirectedError, NotFoundError
+from bulkfetch.errors import (
+    ContradictionError,
+    HttpStatusError,
+    MalformedBodyError,
+    MisdirectedError,
+    NotFoundError,
+)
 from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
 
@@ -23,11 +29,15 @@ _MAX_PAGES_WITHOUT_NEWS = 10
 
 @dataclass(frozen=True, slots=True)
 class InvoicePage:
-    """One page of the invoice list. `has_more` says whether the server named a next page."""
+    """One page of the invoice list. `has_more` says whether the server named a next page.
+
+    `odd` are those invoices that cannot be read; `items` are all others.
+    """
 
     items: tuple[Invoice, ...]
     has_more: bool
     envelope: Envelope = field(repr=False)
+    odd: tuple[OddInvoice, ...] = ()
 
 
 async def get_invoice(session: Session, invoice_id: str) -> Invoice:
@@ -52,10 +62,16 @@ async def get_invoice(session: Session, invoice_id: str) -> Invoice:
 
 
 async def get_invoice_page(session: Session, *, size: int, offset: int) -> InvoicePage:
-    """Get one page of the invoice list: up to `size` invoices from the zero-based `offset` on."""
+    """Get one page of the invoice list: up to `size` invoices from the zero-based `offset` on.
 
+    Raises MalformedBodyError if one of them cannot be read.
+    """
+    return _without_odd(await _get_page(session, size=size, offset=offset))
+
+
+async def _get_page(session: Session, *, size: int, offset: int) -> InvoicePage:
     def read(body: bytes) -> InvoicePage:
-        page = _page_from(body)
+        page = _page_with_odd(body, offset)
         link = page.envelope.self_link
         if link is not None and (target := target_of(link.uri)):
             raise MisdirectedError(
@@ -64,26 +80,33 @@ async def get_invoice_page(session: Session, *, size: int, offset: int) -> Invoi
             )
         return page
 
-    return await session.get(
-        Request("/invoices", (("size", str(size)), ("offset", str(offset)))), read
-    )
+    query = (("size", str(size)), ("offset", str(offset)))
+    return await session.get(Request("/invoices", query), read)
 
 
-async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice]:
+async def walk_invoices(
+    session: Session, *, size: int, odd: dict[str, OddInvoice] | None = None
+) -> AsyncIterator[Invoice]:
     """Yield every invoice of the tenant once, in the server's order, following the pages' `next`
     links.
 
     Modern invoices ignore size and offset and may come on every page, so each id is yielded once.
-    Raises ContradictionError if the pages lead in circles, end before they have given as many
-    invoices as they report, or give one invoice twice and differently.
+    Invoices that cannot be read are added to `odd`, by their names. Raises MalformedBodyError if
+    none can be read, or, without `odd`, if one cannot, once all others were yielded. Raises
+    ContradictionError if the pages lead in circles, end before they have given as many invoices as
+    they report, or give one invoice twice and differently.
     """
     seen: dict[str, _Facts] = {}
     asked: set[tuple[int, int]] = set()
     offset = idle = total = 0
+    unread: dict[str, OddInvoice] = {} if odd is None else odd
     while len(asked) < _MAX_LIST_PAGES:
         asked.add((size, offset))
-        page = await get_invoice_page(session, size=size, offset=offset)
+        page = await _get_page(session, size=size, offset=offset)
         idle += 1
+        if any(each.name not in unread for each in page.odd):
+            idle = 0
+        unread.update((each.name, each) for each in page.odd)
         for invoice in page.items:
             facts = _facts_of(invoice)
             if invoice.id not in seen:
@@ -98,10 +121,16 @@ async def walk_invoices(session: Session, *, size: int) -> AsyncIterator[Invoice
         total = max(total, _collection_total(page))
         following = page.envelope.next_link
         if following is None:
-            _check_end(page.envelope, seen=len(seen), total=total)
+            _check_end(page.envelope, seen=len(seen) + len(unread), total=total)
+            if unread and (odd is None or not seen):
+                raise MalformedBodyError(next(iter(unread.values())).problem)
             return
         size = following.size or size
-        offset = following.offset if following.offset is not None else offset + len(page.items)
+        offset = (
+            following.offset
+            if following.offset is not None
+            else offset + len(page.items) + len(page.odd)
+        )
         if (size, offset) in asked:
             raise ContradictionError(
                 f"the invoice list leads in circles: its next page is offset {offset} again"
@@ -158,6 +187,17 @@ def _check_end(envelope: Envelope, *, seen: int, total: int) -> None:
 
 
 def _page_from(body: bytes) -> InvoicePage:
+    return _without_odd(_page_with_odd(body, 0))
+
+
+def _without_odd(page: InvoicePage) -> InvoicePage:
+    if page.odd:
+        raise MalformedBodyError(page.odd[0].problem)
+    return page
+
+
+def _page_with_odd(body: bytes, offset: int) -> InvoicePage:
     top, items = page_of(utf8_of(body))
     envelope = envelope_of(top)
-    return InvoicePage(tuple(map(invoice_of, items)), envelope.next_link is not None, envelope)
+    invoices, odd = read_invoices(items, "the invoice list", first=offset)
+    return InvoicePage(invoices, envelope.next_link is not None, envelope, odd)

@@ -52,7 +52,8 @@ from bulkfetch.archive.superseded import Generation, remove_old_views, supersede
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
 from bulkfetch.billing.documents import Document, documents_of
-from bulkfetch.billing.transfers import Transfer
+from bulkfetch.billing.invoices import Invoice, OddInvoice
+from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import (
     BulkfetchError,
     DamagedArchiveError,
@@ -76,8 +77,8 @@ from bulkfetch.runs.committed import (
     find_kinds_that_agree,
 )
 from bulkfetch.runs.documents import export_document
-from bulkfetch.runs.failures import Failure, failure_of, not_tried
-from bulkfetch.runs.openfailures import keep_failures
+from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
+from bulkfetch.runs.openfailures import keep_failures, open_failures
 from bulkfetch.runs.plan import Plan, Selection, plan_export
 from bulkfetch.runs.reconcile import (
     Header,
@@ -325,6 +326,8 @@ class _Work:
     documents_skipped: dict[Document, CommittedDocument]
     blocked: tuple[Failure, ...] = ()
     """What cannot be fetched before a repair has made its record again."""
+    named: tuple[str, ...] = ()
+    """The invoices that were selected by their ids; none means all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,11 +412,12 @@ async def _plan_in_time(run: Run) -> Plan:
 async def _walk_and_plan(
     session: Session, settings: Settings, selection: Selection, stats: RunStats
 ) -> Plan:
-    walked = []
-    async for invoice in walk_invoices(session, size=settings.invoice_page_size):
+    walked: list[Invoice] = []
+    odd: dict[str, OddInvoice] = {}
+    async for invoice in walk_invoices(session, size=settings.invoice_page_size, odd=odd):
         walked.append(invoice)
         stats.invoices += 1
-    return plan_export(walked, selection)
+    return plan_export(walked, selection, odd.values())
 
 
 def _find_work(run: Run, plan: Plan, settled: Settled) -> _Work:
@@ -463,6 +467,7 @@ def _find_work(run: Run, plan: Plan, settled: Settled) -> _Work:
         documents=documents,
         documents_skipped=documents_skipped,
         blocked=tuple(blocked.values()),
+        named=run.options.selection.invoices,
     )
 
 
@@ -737,7 +742,8 @@ def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:
     failed = {failure.transfer: failure for failure in progress.failures}
     done = {*progress.vote.committed, *work.skipped, *progress.documents, *work.documents_skipped}
     planned: list[Transfer | Document] = [*sorted(work.plan.transfers), *sorted(work.documents)]
-    return tuple(failed.get(each) or not_tried(each) for each in planned if each not in done)
+    odd = tuple(map(odd_failure, work.plan.odd))
+    return odd + tuple(failed.get(each) or not_tried(each) for each in planned if each not in done)
 
 
 def _write_report(store: Store, moment: str, report: ExportReport) -> None:
@@ -753,6 +759,13 @@ def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _O
 
     work = outcome.work
     planned: list[Transfer | Document] = [*work.plan.transfers, *work.documents]
+    # Each run reads all headers again, so that what it says of them is all there is to say.
+    wanted = outcome.work.named
+    planned += [
+        each
+        for each in open_failures(store)
+        if is_whole_invoice(each) and (not wanted or each.invoice_id in wanted)
+    ]
     keep_failures(store, report.failures, planned=planned, committed_of=committed, at=moment)
 
 

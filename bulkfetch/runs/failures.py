@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.transfers import Transfer, period_advice
+from bulkfetch.billing.invoices import OddInvoice
+from bulkfetch.billing.transfers import Transfer, period_advice, whole_invoice
 from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError
 from bulkfetch.wire.refusals import advice, advice_on
 from bulkfetch.words import counted, encodable
@@ -90,6 +91,16 @@ def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure
         attempts=facts.attempts if facts else None,
         request_id=facts.request_id if facts else None,
         correlation_id=facts.correlation_id if facts else None,
+    )
+
+
+def odd_failure(invoice: OddInvoice) -> Failure:
+    """Return the failure of an invoice that cannot be read."""
+    return Failure(
+        whole_invoice(invoice.name),
+        "odd_invoice",
+        f"invoice {invoice.name} cannot be read: {invoice.problem}",
+        "the next run reads it again; all other invoices are archived meanwhile",
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import product
 from typing import Any
 
 from bulkfetch.billing.details import DETAILS, NEW_COMMERCE, api_spelling
-from bulkfetch.billing.invoices import Invoice, InvoiceDetail, flatten_once
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice, flatten_once
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError, SettingsError
@@ -70,6 +70,14 @@ class Selection:
             self.until is None or day <= self.until
         )
 
+    def wants_odd(self, invoice: OddInvoice) -> bool:
+        """Return whether an invoice that cannot be read is selected; it may be, without a date."""
+        if self.invoices and invoice.name not in self.invoices:
+            return False
+        if invoice.invoice_date is None:
+            return True
+        return self.wants(Invoice(invoice.name, invoice_date=invoice.invoice_date))
+
     def wants_detail(self, detail: InvoiceDetail) -> bool:
         """Return whether a detail of a selected invoice is selected."""
         provider, line_item_type = (
@@ -107,24 +115,30 @@ def selection_from(narrowing: Mapping[str, Any]) -> tuple[Selection, bool]:
 class Plan:
     """The invoices of a run, amendments among them, and their transfers, in the server's order.
 
-    Transfers of unbilled line items come last.
+    Transfers of unbilled line items come last. `odd` are invoices that cannot be read.
     """
 
     invoices: tuple[Invoice, ...]
     transfers: tuple[Transfer, ...]
+    odd: tuple[OddInvoice, ...] = ()
 
 
-def plan_export(walked: Sequence[Invoice], selection: Selection) -> Plan:
-    """Plan an export of `walked` invoices.
+def plan_export(
+    walked: Sequence[Invoice], selection: Selection, odd: Iterable[OddInvoice] = ()
+) -> Plan:
+    """Plan an export of `walked` invoices, and of those that cannot be read.
 
     Raises NotFoundError for a selected invoice, provider or line-item type that none of them has,
     and if unbilled line items are wanted and no invoice has a currency.
     """
     everything = list(flatten_once(walked))
-    _check_selection(selection, everything)
+    unread = tuple(odd)
+    _check_selection(selection, everything, {each.name for each in unread})
     invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
     transfers = [*_transfers_of(invoices, selection), *_unbilled_of(everything, selection)]
-    return Plan(invoices, tuple(dict.fromkeys(transfers)))
+    return Plan(
+        invoices, tuple(dict.fromkeys(transfers)), tuple(filter(selection.wants_odd, unread))
+    )
 
 
 def _unbilled_of(everything: Sequence[Invoice], selection: Selection) -> Iterable[Transfer]:
@@ -160,12 +174,14 @@ def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
     return tuple(code for code in codes if code and re.fullmatch(r"[A-Za-z]{3}", code))
 
 
-def _check_selection(selection: Selection, everything: Sequence[Invoice]) -> None:
+def _check_selection(
+    selection: Selection, everything: Sequence[Invoice], unread: Collection[str]
+) -> None:
     """Raise NotFoundError for what the tenant does not have.
 
     A misspelt name would select nothing, and look like a success.
     """
-    if missing := set(selection.invoices) - {invoice.id for invoice in everything}:
+    if missing := set(selection.invoices) - {invoice.id for invoice in everything} - {*unread}:
         named = ", ".join(sorted(map(repr, missing)))
         raise NotFoundError(
             f"this tenant has no invoice {named}; `bulkfetch invoices list` shows those it has"

@@ -43,7 +43,7 @@ class Repair:
         invoices = tuple(
             invoice for invoice in plan.invoices if self.headers or invoice.id in named
         )
-        return Plan(invoices, (*transfers, *self.unbilled))
+        return Plan(invoices, (*transfers, *self.unbilled), plan.odd)
 
 
 @dataclass(frozen=True, slots=True)
