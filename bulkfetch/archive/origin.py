@@ -14,6 +14,8 @@ from bulkfetch.errors import DamagedArchiveError, OutputError
 from bulkfetch.storage.store import Store
 
 _ARCHIVE_HASH = "archive_sha256"
+UNKNOWN_TENANT = "unknown"
+"""What stands for the tenant of a run whose settings and token do not name it."""
 
 
 def check_archive(store: Store, facts: Mapping[str, Any]) -> None:
@@ -24,7 +26,7 @@ def check_archive(store: Store, facts: Mapping[str, Any]) -> None:
     """
     found = read_archive(store) or {}
     wanted = _wanted(facts)
-    differing = [name for name in wanted if found.get(name, wanted[name]) != wanted[name]]
+    differing = [name for name in wanted if _differs(found.get(name), wanted[name])]
     if differing:
         words = "; ".join(_difference(name, found[name], wanted[name]) for name in differing)
         raise OutputError(
@@ -53,7 +55,10 @@ def claim_archive(
     selections = found.get("selections", [])
     for selection in selected:
         selections = join_selections(selections, selection)
-    content = sealed({**found, **_wanted(facts), "selections": selections}, _ARCHIVE_HASH)
+    wanted = _wanted(facts)
+    if wanted.get("tenant") == UNKNOWN_TENANT:
+        wanted["tenant"] = found.get("tenant", UNKNOWN_TENANT)
+    content = sealed({**found, **wanted, "selections": selections}, _ARCHIVE_HASH)
     if store.read(ARCHIVE) != content:
         store.write(ARCHIVE, content)
 
@@ -82,12 +87,22 @@ def _wanted(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, **known}
 
 
+def _differs(then: object, now: object) -> bool:
+    """Return whether two facts contradict each other; what is not known contradicts nothing."""
+    return then != now and not {None, UNKNOWN_TENANT} & {then, now}
+
+
 def _difference(name: str, then: object, now: object) -> str:
     """Say in what an archive differs from a run, and what to do to continue with it."""
     if name in ("format_version", "schema_version"):
         return (
             f"{name} is {then}, this bulkfetch writes {now}: continue with the version that wrote "
             "it"
+        )
+    if name == "tenant":
+        return (
+            f"it has the invoices of tenant {then}, and these credentials are of tenant {now}: "
+            "continue with that one"
         )
     if name in ("source", "tenant_id"):
         return f"its {name} is {then}, now {now}: continue with that one"

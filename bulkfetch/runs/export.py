@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import Counter
 from collections.abc import (
     AsyncIterator,
@@ -45,7 +46,7 @@ from bulkfetch.archive.layout import (
     commit_name,
     document_commit_name,
 )
-from bulkfetch.archive.origin import check_archive, claim_archive, read_archive
+from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
@@ -62,6 +63,7 @@ from bulkfetch.errors import (
     NotFoundError,
     OutputError,
     ServerUnavailableError,
+    SettingsError,
     SignInError,
     StorageError,
 )
@@ -99,6 +101,7 @@ from bulkfetch.settings.declared import Settings, names_that_shape_files
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret, is_loopback
+from bulkfetch.signin.tokens import claims_of
 from bulkfetch.signin.ways import check_credentials, has_user
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import prepare_output
@@ -239,6 +242,7 @@ async def archive(
     ):
         run = Run(settings, options, store, session, stats, log, publishing)
         run = replace(run, is_user=has_user(settings), ends_at=_end_of_run(settings))
+        run = replace(run, tenant=await _find_tenant(run))
         outcome = await _plan_and_fetch(run, settled)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
@@ -271,6 +275,32 @@ def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings)
         )
     sweep(store)
     return settled
+
+
+async def _find_tenant(run: Run) -> str:
+    """Sign in, and return whose invoices the credentials open, UNKNOWN_TENANT if nothing says it.
+
+    Raises OutputError if the archive has those of another tenant, SettingsError if the token is not
+    of the tenant that the settings name.
+    """
+    named = (run.settings.tenant_id or "").casefold()
+    given = named if _TENANT.fullmatch(named) else ""
+    claimed = claims_of(await run.session.token()).get("tid")
+    claimed = claimed.casefold() if isinstance(claimed, str) else ""
+    if not _TENANT.fullmatch(claimed):
+        claimed = ""
+    if given and claimed and given != claimed:
+        raise SettingsError(
+            f"tenant_id is {given}, but the token is of tenant {claimed}: give the token of that "
+            "tenant, or leave tenant_id out; nothing was changed"
+        )
+    tenant = claimed or given or UNKNOWN_TENANT
+    with suppress(DamagedArchiveError):  # a repair writes it again
+        await anyio.to_thread.run_sync(check_archive, run.store, {"tenant": tenant})
+    return tenant
+
+
+_TENANT = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def _identify(settings: Settings, source: str | None) -> dict[str, object]:
@@ -370,7 +400,7 @@ async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
 def _begin(run: Run, plan: Plan) -> None:
     """Say whose archive it is, and write the table of headers: the first changes of a run."""
     repair, store = run.options.repair, run.store
-    facts = _identify(run.settings, run.options.source)
+    facts = {**_identify(run.settings, run.options.source), "tenant": run.tenant}
     if repair is None:
         claim_archive(store, facts, _narrowing(run.options))
     else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.origin import UNKNOWN_TENANT
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runlog import RunLog
@@ -77,6 +78,8 @@ class Run:
     log: RunLog
     publishing: Publishing
     """Brings what is staged to where readers look."""
+    tenant: str = UNKNOWN_TENANT
+    """Whose invoices these are: a tenant's id, if the settings or the token have it."""
     is_user: bool = False
     """Whether the session signs in for a user: only then does the service give documents."""
     ends_at: float = math.inf

@@ -179,6 +179,10 @@ class Session:
         """Return the time of the run's clock, in seconds."""
         return self._clock.now()
 
+    async def token(self) -> str:
+        """Return the token in force; sign in if there is none yet. Raises SignInError."""
+        return await self._tokens.token()
+
     async def get(self, request: Request, read: Callable[[bytes], T]) -> T:
         """Get one resource and return the result of `read` for its body; `read` runs in a thread.
 
