@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from bulkfetch.archive.publishing import Publishing
 from bulkfetch.archive.origin import UNKNOWN_TENANT
+from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runlog import RunLog

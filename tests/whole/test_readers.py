@@ -271,17 +271,24 @@ async def test_readers_give_back_the_names_of_odd_partitions(tmp_path: Path) -> 
     async with odd_lake(tmp_path, odd) as lake:
         tables = [
             duckdb.execute(
-                "SELECT provider, customerName "
+                "SELECT provider, item "
                 f"FROM read_parquet('{lake}/line_items/**/*.parquet', hive_partitioning = true)"
             ).fetchall(),
             pl.read_parquet(lake / "line_items", hive_partitioning=True)
-            .select("provider", "customerName")
+            .select("provider", "item")
             .rows(),
-            [tuple(row.values()) for row in hive_rows(lake, ["provider", "customerName"])],
+            [tuple(row.values()) for row in hive_rows(lake, ["provider", "item"])],
         ]
 
     for rows in tables:
-        assert sorted(rows) == sorted((name, name) for name in odd)
+        named = [(provider, name_in(item)) for provider, item in rows]
+        assert sorted(named) == sorted((name, name) for name in odd)
+
+
+def name_in(item: str) -> str:
+    """The customer in a line item of a type that is not declared: it is kept as JSON."""
+    name: str = json.loads(item)["customerName"]
+    return name
 
 
 def hive_rows(lake: Path, columns: list[str]) -> list[dict[str, Any]]:
@@ -295,15 +302,13 @@ async def test_readers_bear_partitions_of_overlong_and_empty_names(tmp_path: Pat
     odd = ["", "p" * 300, "ü" * 300, "€" * 300, "nul\0"]
     async with odd_lake(tmp_path, odd) as lake:
         by_duckdb = duckdb.execute(
-            "SELECT DISTINCT provider, customerName "
+            "SELECT DISTINCT provider, item "
             f"FROM read_parquet('{lake}/line_items/**/*.parquet', hive_partitioning = true)"
         ).fetchall()
-        by_polars = pl.read_parquet(lake / "line_items", hive_partitioning=True)[
-            "customerName"
-        ].to_list()
-        by_pyarrow = hive_rows(lake, ["provider", "customerName"])
+        by_polars = pl.read_parquet(lake / "line_items", hive_partitioning=True)["item"].to_list()
+        by_pyarrow = hive_rows(lake, ["provider", "item"])
 
     assert len(by_duckdb) == len(odd)
-    assert sorted(by_polars) == sorted(odd)
-    assert sorted(row["customerName"] for row in by_pyarrow) == sorted(odd)
+    assert sorted(map(name_in, by_polars)) == sorted(odd)
+    assert sorted(name_in(row["item"]) for row in by_pyarrow) == sorted(odd)
     assert len({row["provider"] for row in by_pyarrow}) == len(odd)
