@@ -209,7 +209,9 @@ class Lake:
         faults = self.readers_trip_over()
         if any(name.startswith("_bulkfetch/commits/") for name in self.names()):
             try:
-                found = verify_store(self.open(settings), self.address, deep=True).findings
+                found = verify_store(
+                    self.open(settings), self.address, deep=True, files_only=True
+                ).findings
             except OutputError as error:
                 return [*faults, str(error)]
             faults += [
