@@ -43,8 +43,8 @@ def run_command(store: ModelStore, moments: tuple[str, ...], command: tuple[str,
     settled = publishing.settle()
     if verb != "prune":
         sweep(cast("Store", store))
-    if verb == "prune":
-        prune(cast("Store", store), datetime(2027, 1, 1, tzinfo=UTC))
+    if verb == "prune":  # the first moment alone: no moment comes twice
+        prune(cast("Store", store), datetime(2026, 1, 1, microsecond=2, tzinfo=UTC))
     elif answer != "refused" and not settled.stuck:
         if verb == "repair":
             _rebuild(store, publishing)
