@@ -105,7 +105,7 @@ def _difference(name: str, then: object, now: object) -> str:
             "continue with that one"
         )
     if name in ("source", "tenant_id"):
-        return f"its {name} is {then}, now {now}: continue with that one"
+        return f"its {name} is {then}, now {now}: use the first again"
     return f"{name} is {then}, now {now}: give --{name.replace('_', '-')} {then}"
 
 

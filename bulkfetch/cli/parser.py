@@ -315,7 +315,7 @@ def _add_invoices(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(parser=parser)
     listing = _add_list(actions)
     getting = actions.add_parser("get", help="show one invoice; needs app+user credentials")
-    getting.add_argument("invoice", metavar="ID")
+    getting.add_argument("invoice", metavar="ID", help="the id of the invoice")
     for action, command, positionals, without in (
         (listing, "list_invoices", "", _LINE_ITEM_PAGES),
         (getting, "get_invoice", "ID", _ALL_PAGES),
@@ -368,7 +368,7 @@ def _add_document(actions: _Actions) -> argparse.ArgumentParser:
     saving = actions.add_parser(
         "document", help="save an invoice's statement as PDF; needs app+user credentials"
     )
-    saving.add_argument("invoice", metavar="ID")
+    saving.add_argument("invoice", metavar="ID", help="the id of the invoice")
     saving.add_argument(
         "--receipt", metavar="RID", help="the tax receipt of this id instead of the statement"
     )

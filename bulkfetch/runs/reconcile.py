@@ -158,7 +158,7 @@ class Reconciliation:
         why = f" ({self.why})" if self.why else ""
         if self.difference in (None, 0):
             return f"{invoice}: {self.verdict.value}{why}"
-        amounts = f"line items list {self.listed:f}, its header charges {self.charged:f}"
+        amounts = f"its line items add up to {self.listed:f}, its header charges {self.charged:f}"
         return f"{invoice}: {amounts}{why}"
 
 
@@ -421,6 +421,11 @@ def reconciliation_lines(reconciliations: tuple[Reconciliation, ...]) -> list[st
     ]
     for verdict, word in _SHOWN.items():
         lines += [f"{word} {each}" for each in reconciliations if each.verdict is verdict]
+    if numbers[Verdict.DIFFERS]:
+        lines.append(
+            "Once a difference is understood, `bulkfetch accept DIR INVOICE` records it; "
+            "the invoice then counts as agreeing."
+        )
     return lines
 
 

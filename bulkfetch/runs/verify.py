@@ -454,6 +454,8 @@ def _strays(store: Store) -> Iterator[Finding]:
             what = "no record names this file, yet readers see it"
             if published is not None:
                 what += "; `bulkfetch repair` makes the record again if the file proves what it is"
+            else:
+                what += "; if `bulkfetch repair` leaves it there, move it out of the archive"
             yield Finding(str(name), what)
     for name in generations(store)[1]:
         yield Finding(str(name), "no record of a replaced generation names this file")

@@ -99,8 +99,8 @@ def _announce(sandbox: RunningSandbox) -> None:
     }
     print(orjson.dumps(facts).decode(), flush=True)
     print(
-        f"A Partner Center sandbox is at {sandbox.base_url}, bearer token {sandbox.token}. "
-        "Ctrl-C ends it.",
+        f"A Partner Center sandbox is at {sandbox.base_url}. Ctrl-C ends it. In another terminal:\n"
+        f"  bulkfetch export DIR --base-url {sandbox.base_url} --token {sandbox.token}",
         file=sys.stderr,
         flush=True,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
-from bulkfetch.settings.declared import SignInSettings
+from bulkfetch.settings.declared import SignInSettings, flag_of
 from bulkfetch.signin.entra import (
     HttpClient,
     entra_client,
@@ -87,7 +87,8 @@ class DeviceSignIn:
 
 def begin_device_sign_in(settings: SignInSettings) -> DeviceSignIn:
     """Ask Entra for a code for a person to enter; it blocks. Raises what `sign_in` raises."""
-    missing = [name for name in ("tenant_id", "client_id") if getattr(settings, name) is None]
+    needed = ("tenant_id", "client_id")
+    missing = [flag_of(name) for name in needed if getattr(settings, name) is None]
     if missing:
         raise SettingsError(
             f"signing in needs the tenant and the app: give {' and '.join(missing)}"

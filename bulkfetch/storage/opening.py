@@ -117,6 +117,9 @@ def _opener_of(address: Address) -> Callable[[Address, StorageSettings], Contain
                 return open_gcs
     except ModuleNotFoundError as error:
         scheme = address.text.partition("://")[0].lower()
+        extra = address.service.value
         raise OutputError(
-            f"{scheme}:// addresses need more packages: install bulkfetch[{address.service.value}]"
+            f"{scheme}:// addresses need more packages, those of the extra {extra}: in the "
+            "checkout of bulkfetch, run "
+            f"`python3 -m pip install --constraint constraints.txt '.[{extra}]'`"
         ) from error

@@ -137,7 +137,10 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(
     ended = run(program, command, *sandbox, address, folder=tmp_path)
 
     scheme = address.partition(":")[0]
-    words = f"{scheme}:// addresses need more packages: install bulkfetch[{extra}]"
+    words = (
+        f"{scheme}:// addresses need more packages, those of the extra {extra}: in the checkout of "
+        f"bulkfetch, run `python3 -m pip install --constraint constraints.txt '.[{extra}]'`"
+    )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"bulkfetch: error: {words}\n"
     assert not list(tmp_path.iterdir())

@@ -15,5 +15,5 @@ def show_config(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_result({line.name: {"value": line.value, "source": line.source} for line in lines})
     else:
-        print_result([f"{line.name:<22} {line.value:<50} {line.source}" for line in lines])
+        print_result([f"{line.name:<23} {line.value:<50} {line.source}" for line in lines])
     return COMPLETE

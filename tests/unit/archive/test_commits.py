@@ -178,12 +178,12 @@ def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -
         (
             {"source": "https://one"},
             {"source": "https://two"},
-            "its source is https://one, now https://two: continue",
+            "its source is https://one, now https://two: use the first",
         ),
         (
             {"tenant_id": "one"},
             {"tenant_id": "two"},
-            "its tenant_id is one, now two: continue with that one",
+            "its tenant_id is one, now two: use the first again",
         ),
         (
             {"schema_version": 7},

@@ -78,7 +78,7 @@ def test_a_cent_too_much_is_a_difference() -> None:
     assert (result.verdict, result.mark) == (Verdict.DIFFERS, Mark.UNCONFIRMED)
     assert result.difference == Decimal("0.01")
     assert str(result) == (
-        "invoice I: line items list 1.01, its header charges 1.00 "
+        "invoice I: its line items add up to 1.01, its header charges 1.00 "
         "(not confirmed yet: the next export asks for it once more)"
     )
 
@@ -107,7 +107,7 @@ def test_a_difference_that_rounding_explains_is_shown_and_counts_as_agreeing() -
     assert exit_code(is_whole=True, reconciliations=[result]) == 0
     assert reconciliation_lines((result,)) == [
         "reconciliation of 1 invoice with the header: 1 agrees within rounding",
-        "ROUNDED invoice I: line items list 30154.27, its header charges 30154.25 "
+        "ROUNDED invoice I: its line items add up to 30154.27, its header charges 30154.25 "
         "(within rounding)",
     ]
 
@@ -177,7 +177,8 @@ def test_a_kind_that_was_never_seen_to_agree_is_reported_and_does_not_count() ->
     assert exit_code(is_whole=True, reconciliations=[result]) == 0
     assert reconciliation_lines((result,)) == [
         "reconciliation of 1 invoice with the header: 1 rule not confirmed",
-        "NOT SURE invoice I: line items list 5.00, its header charges 6.00 (rule not confirmed: "
+        "NOT SURE invoice I: its line items add up to 5.00, its header charges 6.00 "
+        "(rule not confirmed: "
         "no invoice with one_time/billing_line_items has agreed yet)",
     ]
 

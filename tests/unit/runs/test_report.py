@@ -127,8 +127,9 @@ def test_verdicts_are_counted_and_differences_are_named() -> None:
         lines[0]
         == "reconciliation of 5 invoices with the header: 2 agree, 1 differs, 2 not comparable"
     )
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert lines[1].startswith("DIFFERS ")
+    assert "`bulkfetch accept DIR INVOICE` records it" in lines[2]
     assert "30154.24" in lines[1]
     assert "30154.25" in lines[1]
     assert reconciliation_lines((agrees, differs, differs))[0].endswith(": 1 agrees, 2 differ")

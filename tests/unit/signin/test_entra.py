@@ -380,7 +380,7 @@ async def test_a_sign_in_without_a_refresh_token_says_what_the_app_lacks(tmp_pat
 
 
 async def test_a_sign_in_needs_to_know_the_tenant_and_the_app() -> None:
-    with pytest.raises(SettingsError, match="give tenant_id and client_id"):
+    with pytest.raises(SettingsError, match="give --tenant-id and --client-id"):
         await log_in(Settings(login_file=Path("l")), lambda said: None, sleep=no_sleep)
 
 
