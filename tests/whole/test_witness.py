@@ -120,7 +120,8 @@ async def test_the_same_rows_again_confirm_a_difference(tmp_path: Path) -> None:
     assert report.complete
     assert any(
         line.startswith(
-            "DIFFERS invoice D1: line items list 30.00, its header charges 31.00 (confirmed: "
+            "DIFFERS invoice D1: its line items add up to 30.00, its header charges 31.00 "
+            "(confirmed: "
         )
         for line in report.lines()
     )
