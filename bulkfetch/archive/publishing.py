@@ -303,11 +303,12 @@ class _Steps:
         """Remove a record whose files were never all durable, and what it alone published."""
         kept = {file.name for file in self._files_of(self.current)}
         if not _is_rebuilt(self.next, self.name):
-            gone = [PurePosixPath(file.name) for file in new if file.name not in kept]
-            for file, name in ((file, PurePosixPath(file.name)) for file in new):
-                if name in gone and self.contents.is_whole(name, file):
+            ours_alone = [file for file in new if file.name not in kept]
+            for file in ours_alone:
+                name = PurePosixPath(file.name)
+                if self.contents.is_whole(name, file):
                     self.store.unlink(name)
-            self._sync(gone)
+            self._sync(PurePosixPath(file.name) for file in ours_alone)
         self.store.unlink(next_name(self.name))
 
     def _adopt(self) -> None:
