@@ -222,6 +222,8 @@ class _Steps:
     next: bytes | None = None
     current: bytes | None = None
     olds: dict[str, bytes] = field(default_factory=dict)
+    _parsed: tuple[bytes, list[FileFacts]] | None = None
+    """The record to come that was parsed last, and its files: each step asks for them."""
 
     def load(self, moments: Iterable[str]) -> None:
         """Read the records that are there."""
@@ -407,7 +409,9 @@ class _Steps:
         """Return the files of the record to come. Raises DamagedError if it cannot be trusted."""
         if self.next is None or self.next == _WITHDRAWN:
             return []
-        return list(parse_record(self.next, self.name).files)
+        if self._parsed is None or self._parsed[0] != self.next:
+            self._parsed = self.next, list(parse_record(self.next, self.name).files)
+        return self._parsed[1]
 
     def _wanted_files(self) -> list[FileFacts]:
         return self._files_of(self.current) if self.next is None else self._new_files()

@@ -340,15 +340,15 @@ class LocalStore:
     def _path(self, name: PurePosixPath) -> Path:
         if name.is_absolute() or ".." in name.parts or "\0" in str(name):
             raise StorageError(f"{str(name)!r} is not inside the archive")
-        path = self.root
+        path = os.fspath(self.root)
         for part in name.parts:
-            path = path / part
-            if path.is_symlink():
+            path = os.path.join(path, part)
+            if os.path.islink(path):
                 raise DamagedError(
                     f"{path} is a symbolic link; none is followed inside an archive: "
                     "put the directory or file itself in its place"
                 )
-        return path
+        return Path(path)
 
     def _make_directory(self, path: Path) -> None:
         """Create a directory durably. A missing root is an error: it existed when the run began."""
