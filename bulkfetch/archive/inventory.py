@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -45,14 +47,42 @@ def find_gone(store: Store) -> str:
 
 def files_without_record(store: Store) -> set[PurePosixPath]:
     """Return the records that are lacking, by the names of the published files they should name."""
-    there = {found[0] for directory in RECORDS for found in _named(store, directory)}
-    lacking = set()
+    there = {each.record for each in list_records(store)}
+    return {record for record in list_published(store) if record not in there}
+
+
+def list_published(store: Store) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """Return the files that have names of published ones, by the record that should name them."""
+    files: dict[PurePosixPath, list[PurePosixPath]] = {}
     for directory in DATA:
         for name in store.list(directory):
             published = published_as(name)
-            if published is not None and published.record not in there:
-                lacking.add(published.record)
-    return lacking
+            if published is not None:
+                files.setdefault(published.record, []).append(name)
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFile:
+    """A file of a record: `what` is "json" for the record itself, "next" for the one to come, and
+    else the moment of an old one."""
+
+    name: PurePosixPath
+    record: PurePosixPath
+    what: str
+
+
+def list_records(store: Store, directories: Sequence[PurePosixPath] = RECORDS) -> list[RecordFile]:
+    """Return the files of all records, open ones too."""
+    names = [name for directory in directories for name in store.list(directory)]
+    found = [(name, record_named(name)) for name in names]
+    return [RecordFile(name, *named) for name, named in found if named is not None]
+
+
+def write_run_report(store: Store, moment: str, facts: Mapping[str, Any]) -> None:
+    """Keep the report of a command that changed the archive; the next run counts from it."""
+    content = orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    store.write(RUNS / f"{moment}.json", content)
 
 
 def recorded_selections(store: Store) -> list[dict[str, Any]]:
@@ -68,12 +98,8 @@ def recorded_selections(store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def _named(store: Store, directory: PurePosixPath) -> list[tuple[PurePosixPath, str]]:
-    return [found for name in store.list(directory) if (found := record_named(name)) is not None]
-
-
 def _records_in(store: Store, directory: PurePosixPath) -> set[PurePosixPath]:
-    return {record for record, what in _named(store, directory) if what == "json"}
+    return {each.record for each in list_records(store, [directory]) if each.what == "json"}
 
 
 def _withdrawn_since(store: Store, moment: str) -> set[str]:

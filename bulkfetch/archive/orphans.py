@@ -13,16 +13,14 @@ from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.archive.documents import CommittedDocument
 from bulkfetch.archive.footers import Footer, footer_of
 from bulkfetch.archive.headers import HeadersCommit
+from bulkfetch.archive.inventory import list_published, list_records
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     COMMITS,
-    DATA,
     DOCUMENT_COMMITS,
-    RECORDS,
     document_named,
     part_name,
     published_as,
-    record_named,
 )
 from bulkfetch.archive.publishing import Publishing, hash_of
 from bulkfetch.archive.reading import parquet_file
@@ -38,30 +36,17 @@ def find_orphans(store: Store) -> dict[PurePosixPath, list[PurePosixPath]]:
     A file is one by its name alone; whether bulkfetch made it is proved when a record is rebuilt.
     Files of a record that cannot be read are orphans too, those of an open record are not.
     """
-    files: dict[PurePosixPath, list[PurePosixPath]] = {}
-    for directory in DATA:
-        for name in store.list(directory):
-            published = published_as(name)
-            if published is not None:
-                files.setdefault(published.record, []).append(name)
-    readable = {name for name in _record_names(store) if name in files}
+    files = list_published(store)
+    records = list_records(store)
+    readable = {each.record for each in records if each.what == "json" and each.record in files}
     named = {str(name) for record in readable for name in _names_in(store, record)}
-    open_ = {record for record, what in _records(store) if what != "json"}
+    open_ = {each.record for each in records if each.what != "json"}
     orphans = {}
     for record, names in files.items():
         left = [name for name in names if str(name) not in named]
         if left and record not in open_:
             orphans[record] = left
     return orphans
-
-
-def _records(store: Store) -> list[tuple[PurePosixPath, str]]:
-    names = [name for directory in RECORDS for name in store.list(directory)]
-    return [found for name in names if (found := record_named(name)) is not None]
-
-
-def _record_names(store: Store) -> list[PurePosixPath]:
-    return [record for record, what in _records(store) if what == "json"]
 
 
 def _names_in(store: Store, record: PurePosixPath) -> list[PurePosixPath]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
+from bulkfetch.archive.inventory import list_records
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     DATA,
@@ -24,7 +25,6 @@ from bulkfetch.archive.layout import (
     next_name,
     old_name,
     published_as,
-    record_named,
     superseded_name,
 )
 from bulkfetch.archive.records import (
@@ -176,14 +176,12 @@ class Publishing:
 def open_records(store: Store) -> dict[PurePosixPath, list[str]]:
     """Return the records that are being replaced or published, with the moments of the old ones."""
     found: dict[PurePosixPath, list[str]] = {}
-    for directory in RECORDS:
-        for name in store.list(directory):
-            record, what = record_named(name) or (None, "json")
-            if record is None or what == "json":
-                continue
-            moments = found.setdefault(record, [])
-            if what != "next":
-                moments.append(what)
+    for each in list_records(store):
+        if each.what == "json":
+            continue
+        moments = found.setdefault(each.record, [])
+        if each.what != "next":
+            moments.append(each.what)
     return found
 
 

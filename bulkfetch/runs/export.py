@@ -25,7 +25,6 @@ from urllib.parse import urlsplit
 
 import anyio.abc
 import anyio.to_thread
-import orjson
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import CommittedDocument, committed_documents
@@ -35,13 +34,13 @@ from bulkfetch.archive.inventory import (
     files_without_record,
     find_gone,
     recorded_selections,
+    write_run_report,
 )
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     ARCHIVE,
     LOCK,
     LOGS,
-    RUNS,
     STAGED_HEADERS,
     commit_name,
     document_commit_name,
@@ -777,8 +776,7 @@ def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:
 
 
 def _write_report(store: Store, moment: str, report: ExportReport) -> None:
-    content = orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    store.write(RUNS / f"{moment}.json", content)
+    write_run_report(store, moment, report.to_dict())
 
 
 def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _Outcome) -> None:
@@ -790,7 +788,7 @@ def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _O
     work = outcome.work
     planned: list[Transfer | Document] = [*work.plan.transfers, *work.documents]
     # Each run reads all headers again, so that what it says of them is all there is to say.
-    wanted = outcome.work.named
+    wanted = work.named
     planned += [
         each
         for each in open_failures(store)

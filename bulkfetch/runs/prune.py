@@ -7,10 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from bulkfetch.archive.inventory import count_records
-from bulkfetch.archive.layout import ARCHIVE, LOCK, RUNS
+from bulkfetch.archive.inventory import count_records, write_run_report
+from bulkfetch.archive.layout import ARCHIVE, LOCK
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.superseded import Pruned, superseded_bytes
@@ -84,8 +82,5 @@ def prune(
         pruned = prune_generations(store, now - older_than)
         report = PruneReport(str(output), pruned, settled, superseded_bytes(store))
         content = {"command": "prune", **report.to_dict(), "records": count_records(store)}
-        store.write(
-            RUNS / f"{name_moment(now)}.json",
-            orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
-        )
+        write_run_report(store, name_moment(now), content)
     return report

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit
 from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
 from bulkfetch.archive.headers import parse_headers, read_headers
+from bulkfetch.archive.inventory import list_records
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     ACCEPTED,
@@ -23,9 +24,7 @@ from bulkfetch.archive.layout import (
     DATA,
     HEADERS_COMMIT,
     LOCK,
-    RECORDS,
     published_as,
-    record_named,
 )
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.reading import parquet_file
@@ -465,15 +464,12 @@ def _named_by_records(store: Store) -> tuple[set[str], set[PurePosixPath]]:
     """Return the files that records name, open ones too, and the records that cannot be read."""
     known: set[str] = set()
     damaged: set[PurePosixPath] = set()
-    for name in (each for directory in RECORDS for each in store.list(directory)):
-        found = record_named(name)
-        if found is None:
-            continue
+    for each in list_records(store):
         try:
-            record = parse_record(store.read(name) or b"", found[0])
+            record = parse_record(store.read(each.name) or b"", each.record)
             known.update(file.name for file in record.files)
         except DamagedError:
-            damaged.add(found[0])
+            damaged.add(each.record)
     return known, damaged
 
 
