@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from bulkfetch.archive.commits import read_commit
-from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.layout import LOCK
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.archive.witness import (
@@ -20,15 +19,15 @@ from bulkfetch.archive.witness import (
 )
 from bulkfetch.errors import BulkfetchError, DamagedError, NotFoundError
 from bulkfetch.runs.reconcile import (
-    Header,
     Reconciliation,
     Verdict,
-    headers_in,
+    archived_headers,
     read_circumstances,
     reconcile,
     reconciliation_dict,
 )
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
@@ -60,7 +59,7 @@ def accept(
     *,
     reason: str = "",
     settings: Settings | None = None,
-    **flags: Any,
+    **keywords: Unpack[SettingsKeywords],
 ) -> AcceptReport:
     """Record that the differences of these invoices are understood.
 
@@ -69,7 +68,7 @@ def accept(
     `verify`. Raises NotFoundError for an invoice that the archive does not have, BulkfetchError for
     one that does not differ, OutputError, StorageError and SettingsError.
     """
-    settings = read_settings(settings, **flags)
+    settings = read_settings(settings, **keywords)
     store = open_archive(output, settings)
     with store.locked(LOCK):
         Publishing(store).settle()
@@ -91,7 +90,7 @@ def _read(store: Store) -> dict[str, Acceptance]:
 
 
 def _compare(store: Store, invoices: Collection[str], settings: Settings) -> list[Reconciliation]:
-    headers = [each for each in _headers(store) if each.invoice_id in invoices]
+    headers = [each for each in archived_headers(store) if each.invoice_id in invoices]
     if missing := sorted(set(invoices) - {each.invoice_id for each in headers}):
         names = ", ".join(map(printable, missing))
         raise NotFoundError(f"{store.where} has no header of invoice {names}")
@@ -100,11 +99,6 @@ def _compare(store: Store, invoices: Collection[str], settings: Settings) -> lis
     known = {each: commit for each, commit in commits.items() if commit is not None}
     circumstances = read_circumstances(store, settings.money_tolerance)
     return list(reconcile(headers, known, circumstances))
-
-
-def _headers(store: Store) -> list[Header]:
-    table = read_headers(store)
-    return [] if table is None else headers_in(table)
 
 
 def _check(found: Sequence[Reconciliation]) -> None:

@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit, read_commit
-from bulkfetch.archive.headers import read_headers
 from bulkfetch.billing.transfers import Transfer, transfer_named
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.plan import Plan
-from bulkfetch.runs.reconcile import headers_in, kinds_that_agree
+from bulkfetch.runs.reconcile import archived_headers, kinds_that_agree
 from bulkfetch.storage.store import Store, side_by_side
 
 
@@ -70,8 +69,7 @@ def find_committed_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
 def find_kinds_that_agree(store: Store) -> frozenset[str]:
     """Return the names of the details of which an invoice of the archive adds up to its header.
     Blocks. Raises StorageError."""
-    table = read_headers(store)
-    headers = [] if table is None else headers_in(table)
+    headers = archived_headers(store)
     unproven = [each for header in headers for each in header.unproven]
     invoices = {each.invoice_id for each in unproven}
     headers = [header for header in headers if header.invoice_id in invoices]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
 from pathlib import Path, PurePosixPath
 
 import anyio.to_thread
@@ -12,9 +11,8 @@ from bulkfetch.archive.documents import CommittedDocument, Saving
 from bulkfetch.archive.layout import staged_document
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.documents import Document
-from bulkfetch.errors import UploadLostError
 from bulkfetch.storage.disk import LocalStore
-from bulkfetch.storage.store import UPLOADS_LOST, Store
+from bulkfetch.storage.store import Store, until_uploaded_async
 from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
 
@@ -31,13 +29,7 @@ async def export_document(
     before stays. With `by_content`, a damaged file is replaced that has the right size.
     """
     staged = staged_document(document)
-    for lost in count(1):
-        try:
-            saved = await _fetch(document, session, publishing.store, staged)
-            break
-        except UploadLostError as error:
-            if error.final or lost == UPLOADS_LOST:
-                raise
+    saved = await until_uploaded_async(partial(_fetch, document, session, publishing.store, staged))
     committed = CommittedDocument(document, saved.size, saved.digest)
     publish = partial(publishing.publish, committed, {staged: saved.digest}, by_content=by_content)
     await anyio.to_thread.run_sync(publish)

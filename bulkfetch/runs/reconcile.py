@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.records import money
 from bulkfetch.archive.witness import (
     Acceptance,
@@ -92,6 +93,12 @@ def header_of(invoice: Invoice) -> Header:
         invoice_date=invoice.invoice_date,
         amendment_of=invoice.amendment_of,
     )
+
+
+def archived_headers(store: Store) -> list[Header]:
+    """Return the headers that an archive keeps; none where it has no table of them yet. Blocks."""
+    table = read_headers(store)
+    return [] if table is None else headers_in(table)
 
 
 def headers_in(table: pa.Table) -> list[Header]:

@@ -110,23 +110,23 @@ async def repair_async(
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
     stats = stats or RunStats()
-    store = await anyio.to_thread.run_sync(_opened, output, settings)
+    store = await anyio.to_thread.run_sync(_open, output, settings)
     async with writing_to(store):
         settled = await anyio.to_thread.run_sync(_settle, store)
         finished = tuple(name.stem for name in settled.finished)
-        before = await anyio.to_thread.run_sync(_verified, store, output)
+        before = await anyio.to_thread.run_sync(_verify, store, output)
         if with_server:
             before = await verify_against_server(
                 before, settings, stats, on_refresh_token=on_refresh_token
             )
         if before.sound:
             return RepairReport(before, finished=finished)
-        plan = await anyio.to_thread.run_sync(_repair_of, store, before)
+        plan = await anyio.to_thread.run_sync(_plan_repair, store, before)
         options = ExportOptions(
             output=str(output), source=source, repair=plan, on_refresh_token=on_refresh_token
         )
         export = await archive(options, settings, store, stats)
-        after = await anyio.to_thread.run_sync(_verified, store, output)
+        after = await anyio.to_thread.run_sync(_verify, store, output)
     return RepairReport(before, export, after, finished)
 
 
@@ -156,7 +156,7 @@ def repair(
     )
 
 
-def _opened(output: str | Path, settings: Settings) -> Store:
+def _open(output: str | Path, settings: Settings) -> Store:
     """Open an archive, also one whose archive file is gone. Raises OutputError if it is none."""
     store = open_archive(output, settings)
     if not store.list(STATE):
@@ -164,10 +164,9 @@ def _opened(output: str | Path, settings: Settings) -> Store:
     return prepare_directory(store.root, STATE) if isinstance(store, LocalStore) else store
 
 
-def _verified(store: Store, output: str | Path) -> VerifyReport:
-    return replace(
-        verify_store(store, str(output), deep=True), being_written=False
-    )  # by nobody but this repair
+def _verify(store: Store, output: str | Path) -> VerifyReport:
+    report = verify_store(store, str(output), deep=True)
+    return replace(report, being_written=False)  # by nobody but this repair
 
 
 def _settle(store: Store) -> Settled:
@@ -177,7 +176,7 @@ def _settle(store: Store) -> Settled:
     return Publishing(store).settle()
 
 
-def _repair_of(store: Store, report: VerifyReport) -> Repair:
+def _plan_repair(store: Store, report: VerifyReport) -> Repair:
     held = {*commit_names(store), *document_commits(store), *find_orphans(store)}
     faulty: set[Transfer | Document] = set()
     lacking: set[Transfer | Document] = set()

@@ -8,7 +8,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
-from itertools import count
 from typing import TypeVar
 
 import anyio.abc
@@ -34,7 +33,7 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.sources import source_of
-from bulkfetch.storage.store import UPLOADS_LOST
+from bulkfetch.storage.store import until_uploaded_async
 
 T = TypeVar("T")
 
@@ -82,14 +81,10 @@ async def fetch_again(transfer: Transfer, job: Job) -> Fetched:
 async def _until_uploaded(
     transfer: Transfer, job: Job, fetch: Callable[[Transfer, Job], Awaitable[Fetched]]
 ) -> Fetched:
-    for lost in count(1):
-        try:
-            return await fetch(transfer, job)
-        except UploadLostError as error:
-            if error.final or lost == UPLOADS_LOST:
-                raise
-            job.run.log.note("upload_lost", transfer=str(transfer), why=str(error))
-    raise AssertionError
+    def note(error: UploadLostError) -> None:
+        job.run.log.note("upload_lost", transfer=str(transfer), why=str(error))
+
+    return await until_uploaded_async(partial(fetch, transfer, job), note)
 
 
 async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:

@@ -110,7 +110,7 @@ def _adds_up(header: Header, vote: Vote, run: Run) -> bool:
     )
     if not is_here:
         return False
-    asked = ask(header, vote, run.store)
+    asked = find_asked(header, vote, run.store)
     return not transfers_to_ask(_charge(header, vote, run), asked, counts=True)
 
 
@@ -127,7 +127,7 @@ def differing(vote: Vote, run: Run) -> list[Header]:
     """Return the invoices that are not settled, the likeliest to lack rows first. Blocks."""
     found = []
     for header in vote.doubtful():
-        asked = ask(header, vote, run.store)
+        asked = find_asked(header, vote, run.store)
         to_ask = transfers_to_ask(_charge(header, vote, run), asked, counts=_counts(header, vote))
         is_held = any(
             each in vote.first and each not in vote.committed and each not in vote.refused
@@ -156,7 +156,7 @@ async def ask_and_settle(header: Header, vote: Vote, job: Job, share: Share) -> 
 
 
 def _next_to_ask(header: Header, vote: Vote, run: Run, share: Share) -> Transfer | None:
-    asked = ask(header, vote, run.store)
+    asked = find_asked(header, vote, run.store)
     to_ask = transfers_to_ask(_charge(header, vote, run), asked, counts=_counts(header, vote))
     answers = vote.known(header)
     for transfer in to_ask:
@@ -171,7 +171,7 @@ async def settle(header: Header, vote: Vote, job: Job) -> None:
     """Publish the rows of an invoice that win, and keep those that are refused."""
     run = job.run
     charge = _charge(header, vote, run)
-    asked = await in_thread(job, partial(ask, header, vote, run.store))
+    asked = await in_thread(job, partial(find_asked, header, vote, run.store))
     choice = choose(charge, asked, counts=_counts(header, vote))
     for each in asked:
         transfer = each.transfer
@@ -249,7 +249,7 @@ def _counts(header: Header, vote: Vote) -> bool:
     return counts(header, vote.kinds)
 
 
-def ask(header: Header, vote: Vote, store: Store) -> list[Asked]:
+def find_asked(header: Header, vote: Vote, store: Store) -> list[Asked]:
     """Return what is known of each transfer of an invoice. Blocks."""
     charging = set(header.charging)
     found = []

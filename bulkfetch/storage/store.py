@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import count
@@ -149,4 +149,18 @@ def until_uploaded(work: Callable[[], T]) -> T:
         except UploadLostError as error:
             if error.final or lost == UPLOADS_LOST:
                 raise
+    raise AssertionError
+
+
+async def until_uploaded_async(
+    work: Callable[[], Awaitable[T]], on_lost: Callable[[UploadLostError], None] = lambda _: None
+) -> T:
+    """Await `work` as `until_uploaded` calls it; `on_lost` is told of each upload that was lost."""
+    for lost in count(1):
+        try:
+            return await work()
+        except UploadLostError as error:
+            if error.final or lost == UPLOADS_LOST:
+                raise
+            on_lost(error)
     raise AssertionError
