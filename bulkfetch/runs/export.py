@@ -6,20 +6,12 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar, Unpack
 from urllib.parse import urlsplit
 
@@ -31,27 +23,17 @@ from bulkfetch.archive.documents import CommittedDocument, committed_documents
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
     count_records,
-    files_without_record,
     find_gone,
     recorded_selections,
     write_run_report,
 )
-from bulkfetch.archive.items import parse_record
-from bulkfetch.archive.layout import (
-    ARCHIVE,
-    LOCK,
-    LOGS,
-    STAGED_HEADERS,
-    commit_name,
-    document_commit_name,
-)
+from bulkfetch.archive.layout import ARCHIVE, LOCK, LOGS, STAGED_HEADERS
 from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
-from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
-from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, OddInvoice
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import (
@@ -70,32 +52,18 @@ from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
 from bulkfetch.runlog import RunLog
-from bulkfetch.runs.committed import (
-    find_archived,
-    find_changed,
-    find_committed,
-    find_committed_besides,
-    find_kinds_that_agree,
-)
+from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
 from bulkfetch.runs.plan import Plan, Selection, plan_export
-from bulkfetch.runs.reconcile import (
-    Header,
-    Reconciliation,
-    Verdict,
-    add_marks,
-    header_of,
-    read_circumstances,
-    reconcile,
-    sole_transfers,
-)
+from bulkfetch.runs.reconcile import Header, sole_transfers
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
+from bulkfetch.runs.work import Work, conclude, find_work, note_work
 from bulkfetch.settings.declared import Settings, names_that_shape_files
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
@@ -336,34 +304,10 @@ class _Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    """What a run has to do, and what of its plan earlier runs did."""
-
-    plan: Plan
-    headers: tuple[Header, ...]
-    """What the planned invoices say of themselves."""
-    pending: tuple[Transfer, ...]
-    skipped: dict[Transfer, Commit]
-    """Transfers that were committed before."""
-    besides: dict[Transfer, Commit]
-    """What is committed of the planned invoices' other details."""
-    archived: dict[Transfer, Commit]
-    """What is committed of pending transfers: it stays unless the invoice votes for other rows."""
-    changed: tuple[Transfer, ...]
-    """Pending transfers that were committed before, of an invoice that has changed since."""
-    documents: tuple[Document, ...]
-    documents_skipped: dict[Document, CommittedDocument]
-    blocked: tuple[Failure, ...] = ()
-    """What cannot be fetched before a repair has made its record again."""
-    named: tuple[str, ...] = ()
-    """The invoices that were selected by their ids; none means all."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Outcome:
     """What a run had to do, and how far it came."""
 
-    work: _Work
+    work: Work
     progress: _Progress
     settled: Settled
     removed: list[Generation]
@@ -373,9 +317,9 @@ async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
     plan = await _plan_in_time(run)
     await anyio.to_thread.run_sync(_begin, run, plan)
-    work = await anyio.to_thread.run_sync(_find_work, run, plan, settled)
+    work = await anyio.to_thread.run_sync(find_work, run, plan, settled)
     await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
-    _note_work(run, work)
+    note_work(run, work)
     headers = {header.invoice_id: header for header in work.headers}
     vote = Vote(headers, work.archived, work.besides | work.skipped)
     progress = _Progress(vote, to_do=Counter(transfer.invoice_id for transfer in work.pending))
@@ -449,105 +393,7 @@ async def _walk_and_plan(
     return plan_export(walked, selection, odd.values())
 
 
-def _find_work(run: Run, plan: Plan, settled: Settled) -> _Work:
-    """Compare a plan with what the archive has. Blocks."""
-    repair = run.options.repair
-    if repair:
-        kept = [each for each in plan.transfers if each not in repair.faulty]
-    else:  # what is not billed yet changes from day to day
-        kept = [each for each in plan.transfers if not each.unbilled]
-    kept = [each for each in kept if each.invoice_id not in run.options.take_new]
-    skipped = find_committed(run.store, kept)
-    pending = [transfer for transfer in plan.transfers if transfer not in skipped]
-    archived = find_archived(run.store, [each for each in pending if not each.unbilled])
-    besides = find_committed_besides(run.store, plan)
-    headers = tuple(map(header_of, plan.invoices))
-    changed = find_changed(run.store, list(archived))
-    if repair is None:
-        found = _reconcile(run, headers, besides | archived | skipped)
-        accepted = _invoices(found, Verdict.ACCEPTED)
-        skipped |= {each: archived[each] for each in changed if each.invoice_id in accepted}
-        doubtful = _invoices(found, Verdict.DIFFERS, but=Mark.CONFIRMED)
-        again = {each for each in skipped if each.invoice_id in doubtful}
-        archived |= {each: skipped.pop(each) for each in again if each.detail.is_charged}
-        pending = [transfer for transfer in plan.transfers if transfer not in skipped]
-    taken = run.options.take_new
-    archived = {
-        each: commit
-        for each, commit in archived.items()
-        if each not in skipped and each.invoice_id not in taken
-    }
-    documents = documents_of(plan.invoices)
-    if not run.options.documents:
-        documents = tuple(each for each in documents if repair and repair.documents(each))
-    sound = [each for each in documents if not repair or each not in repair.faulty]
-    documents_skipped = committed_documents(run.store, sound)
-    left: list[Transfer | Document] = [*pending]
-    left += [each for each in documents if each not in documents_skipped]
-    blocked = _find_blocked(run, left, settled)
-    return _Work(
-        plan=plan,
-        pending=tuple(each for each in pending if each not in blocked),
-        skipped=skipped,
-        headers=headers,
-        besides=besides,
-        archived=archived,
-        changed=tuple(each for each in changed if each not in skipped),
-        documents=documents,
-        documents_skipped=documents_skipped,
-        blocked=tuple(blocked.values()),
-        named=run.options.selection.invoices,
-    )
-
-
-def _find_blocked(
-    run: Run, left: Sequence[Transfer | Document], settled: Settled
-) -> dict[Transfer | Document, Failure]:
-    """Return what must not be fetched, because files of it are in place that no record names."""
-    lacking = files_without_record(run.store)
-    blocked: dict[Transfer | Document, Failure] = {}
-    for each in left:
-        name = commit_name(each) if isinstance(each, Transfer) else document_commit_name(each)
-        why = settled.stuck.get(name, "")
-        if name in lacking:
-            why = f"{name} is gone, but files that it named are there: run `bulkfetch repair`"
-        elif not why and run.options.repair is None:
-            why = _damage_of(run.store, name)
-        if why:
-            blocked[each] = failure_of(each, DamagedError(f"{each}: {why}"))
-    return blocked
-
-
-def _damage_of(store: Store, name: PurePosixPath) -> str:
-    """Return what is wrong with a record that is there, "" if nothing is."""
-    content = store.read(name)
-    try:
-        if content is not None:
-            parse_record(content, name)
-    except DamagedError as error:
-        return str(error)
-    return ""
-
-
-def _note_work(run: Run, work: _Work) -> None:
-    """Tell the log and the statistics what a run has to do."""
-    stats, plan = run.stats, work.plan
-    for transfer in work.changed:
-        run.log.note("invoice_changed", transfer=str(transfer))
-    unfinished = {each.invoice_id for each in work.pending if not each.unbilled}
-    stats.invoices = len(plan.invoices)
-    stats.invoices_done = len(plan.invoices) - len(unfinished)
-    stats.transfers, stats.transfers_skipped = len(plan.transfers), len(work.skipped)
-    stats.documents, stats.documents_done = len(work.documents), len(work.documents_skipped)
-    run.log.note(
-        "planned",
-        invoices=len(plan.invoices),
-        transfers=len(plan.transfers),
-        committed=len(work.skipped),
-    )
-
-
-async def _fetch_transfers(run: Run, work: _Work, progress: _Progress) -> None:
+async def _fetch_transfers(run: Run, work: Work, progress: _Progress) -> None:
     """Fetch the pending transfers side by side; their requests share one limit.
 
     A transfer that is decoded, written and committed asks for nothing meanwhile. So a few more
@@ -566,7 +412,7 @@ async def _fetch_transfers(run: Run, work: _Work, progress: _Progress) -> None:
     await _work_side_by_side(run, work, progress, work.pending, fetch)
 
 
-async def _ask_again(run: Run, work: _Work, progress: _Progress) -> None:
+async def _ask_again(run: Run, work: Work, progress: _Progress) -> None:
     """Ask once more about invoices that differ, and publish what was held back until now."""
     vote, share = progress.vote, Share(run.stats.requests)
     await anyio.to_thread.run_sync(find_kinds, vote, run)
@@ -583,7 +429,7 @@ async def _ask_again(run: Run, work: _Work, progress: _Progress) -> None:
 
 async def _work_side_by_side(
     run: Run,
-    work: _Work,
+    work: Work,
     progress: _Progress,
     items: Sequence[T],
     do: Callable[[T, Job], Awaitable[None]],
@@ -640,7 +486,7 @@ async def _carry(
         run.stats.transfers_failed += 0 if progress.fatal else len(failed)
 
 
-async def _save_documents(run: Run, work: _Work, progress: _Progress) -> None:
+async def _save_documents(run: Run, work: Work, progress: _Progress) -> None:
     """Save the documents, several at a time.
 
     If the service refuses one to an app without a user, it would refuse them all: stop then. If
@@ -704,7 +550,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         documents=tuple(each for each in documents if each is not None),
         documents_skipped=tuple(work.documents_skipped.values()),
         failures=_list_failures(outcome),
-        reconciliations=_conclude(run, work.headers, commits, progress.vote),
+        reconciliations=conclude(run, work.headers, commits, progress.vote.marks),
         asked_again=run.stats.asked_again,
         requests=stats.requests,
         retries=stats.retries,
@@ -722,46 +568,6 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
 def _stayed(vote: Vote) -> dict[Transfer, Commit]:
     """Return the archived generations that stay because others were refused."""
     return {each: vote.archived[each] for each in vote.refused if each in vote.archived}
-
-
-def _reconcile(
-    run: Run, headers: Sequence[Header], commits: Mapping[Transfer, Commit]
-) -> tuple[Reconciliation, ...]:
-    """Compare the planned invoices with what is committed. Blocks.
-
-    Where it is not sure how an invoice adds up, the other invoices of the archive can tell.
-    """
-    known = read_circumstances(run.store, run.settings.money_tolerance)
-    found = reconcile(headers, commits, known)
-    if all(each.verdict is not Verdict.RULE_NOT_CONFIRMED for each in found):
-        return found
-    kinds = find_kinds_that_agree(run.store)
-    return reconcile(headers, commits, replace(known, kinds=kinds))
-
-
-def _conclude(
-    run: Run, headers: Sequence[Header], commits: Mapping[Transfer, Commit], vote: Vote
-) -> tuple[Reconciliation, ...]:
-    """Compare the planned invoices with what is committed now, and keep how sure it is that some
-    differ. Blocks."""
-    found = _reconcile(run, headers, commits)
-    before = read_evidence(run.store)
-    after = add_marks(before, found, vote.marks)
-    if after == before:
-        return found
-    write_evidence(run.store, after)
-    return _reconcile(run, headers, commits)
-
-
-def _invoices(
-    found: Iterable[Reconciliation], verdict: Verdict, *, but: Mark | None = None
-) -> set[str]:
-    """Return the invoices with a verdict, those with the mark `but` aside."""
-    return {
-        each.invoice_id
-        for each in found
-        if each.verdict is verdict and (but is None or each.mark is not but)
-    }
 
 
 def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:

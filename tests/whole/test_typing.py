@@ -20,6 +20,7 @@ bulkfetch.repair("lake", with_sever=True)
 bulkfetch.verify("lake", storage_regoin="eu-central-1")
 bulkfetch.Client(page_size="many")
 bulkfetch.read_settings(cloud="chnia")
+bulkfetch.accept("lake", ["D1"], money_tolerence="1")
 """
 
 
@@ -42,4 +43,5 @@ def test_a_misspelt_setting_or_a_value_of_another_type_fails_a_type_check(tmp_pa
         ("7", "call-arg]"),
         ("8", "arg-type]"),
         ("9", "arg-type]"),
+        ("10", "call-arg]"),
     ], done.stdout

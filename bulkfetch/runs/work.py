@@ -1,0 +1,203 @@
+"""What a run has to do, and what of it the archive has: a plan compared with an archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.documents import CommittedDocument, committed_documents
+from bulkfetch.archive.inventory import files_without_record
+from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.layout import commit_name, document_commit_name
+from bulkfetch.archive.publishing import Settled
+from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
+from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import DamagedError
+from bulkfetch.runs.committed import (
+    find_archived,
+    find_changed,
+    find_committed,
+    find_committed_besides,
+    find_kinds_that_agree,
+)
+from bulkfetch.runs.failures import Failure, failure_of
+from bulkfetch.runs.plan import Plan
+from bulkfetch.runs.reconcile import (
+    Header,
+    Reconciliation,
+    Verdict,
+    add_marks,
+    header_of,
+    read_circumstances,
+    reconcile,
+)
+from bulkfetch.runs.run import Run
+from bulkfetch.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run has to do, and what of its plan earlier runs did."""
+
+    plan: Plan
+    headers: tuple[Header, ...]
+    """What the planned invoices say of themselves."""
+    pending: tuple[Transfer, ...]
+    skipped: dict[Transfer, Commit]
+    """Transfers that were committed before."""
+    besides: dict[Transfer, Commit]
+    """What is committed of the planned invoices' other details."""
+    archived: dict[Transfer, Commit]
+    """What is committed of pending transfers: it stays unless the invoice votes for other rows."""
+    changed: tuple[Transfer, ...]
+    """Pending transfers that were committed before, of an invoice that has changed since."""
+    documents: tuple[Document, ...]
+    documents_skipped: dict[Document, CommittedDocument]
+    blocked: tuple[Failure, ...] = ()
+    """What cannot be fetched before a repair has made its record again."""
+    named: tuple[str, ...] = ()
+    """The invoices that were selected by their ids; none means all."""
+
+
+def find_work(run: Run, plan: Plan, settled: Settled) -> Work:
+    """Compare a plan with what the archive has. Blocks."""
+    repair = run.options.repair
+    if repair:
+        kept = [each for each in plan.transfers if each not in repair.faulty]
+    else:  # what is not billed yet changes from day to day
+        kept = [each for each in plan.transfers if not each.unbilled]
+    kept = [each for each in kept if each.invoice_id not in run.options.take_new]
+    skipped = find_committed(run.store, kept)
+    pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    archived = find_archived(run.store, [each for each in pending if not each.unbilled])
+    besides = find_committed_besides(run.store, plan)
+    headers = tuple(map(header_of, plan.invoices))
+    changed = find_changed(run.store, list(archived))
+    if repair is None:
+        found = _reconcile(run, headers, besides | archived | skipped)
+        accepted = _invoices(found, Verdict.ACCEPTED)
+        skipped |= {each: archived[each] for each in changed if each.invoice_id in accepted}
+        doubtful = _invoices(found, Verdict.DIFFERS, but=Mark.CONFIRMED)
+        again = {each for each in skipped if each.invoice_id in doubtful}
+        archived |= {each: skipped.pop(each) for each in again if each.detail.is_charged}
+        pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    taken = run.options.take_new
+    archived = {
+        each: commit
+        for each, commit in archived.items()
+        if each not in skipped and each.invoice_id not in taken
+    }
+    documents = documents_of(plan.invoices)
+    if not run.options.documents:
+        documents = tuple(each for each in documents if repair and repair.documents(each))
+    sound = [each for each in documents if not repair or each not in repair.faulty]
+    documents_skipped = committed_documents(run.store, sound)
+    left: list[Transfer | Document] = [*pending]
+    left += [each for each in documents if each not in documents_skipped]
+    blocked = _find_blocked(run, left, settled)
+    return Work(
+        plan=plan,
+        pending=tuple(each for each in pending if each not in blocked),
+        skipped=skipped,
+        headers=headers,
+        besides=besides,
+        archived=archived,
+        changed=tuple(each for each in changed if each not in skipped),
+        documents=documents,
+        documents_skipped=documents_skipped,
+        blocked=tuple(blocked.values()),
+        named=run.options.selection.invoices,
+    )
+
+
+def _find_blocked(
+    run: Run, left: Sequence[Transfer | Document], settled: Settled
+) -> dict[Transfer | Document, Failure]:
+    """Return what must not be fetched, because files of it are in place that no record names."""
+    lacking = files_without_record(run.store)
+    blocked: dict[Transfer | Document, Failure] = {}
+    for each in left:
+        name = commit_name(each) if isinstance(each, Transfer) else document_commit_name(each)
+        why = settled.stuck.get(name, "")
+        if name in lacking:
+            why = f"{name} is gone, but files that it named are there: run `bulkfetch repair`"
+        elif not why and run.options.repair is None:
+            why = _damage_of(run.store, name)
+        if why:
+            blocked[each] = failure_of(each, DamagedError(f"{each}: {why}"))
+    return blocked
+
+
+def _damage_of(store: Store, name: PurePosixPath) -> str:
+    """Return what is wrong with a record that is there, "" if nothing is."""
+    content = store.read(name)
+    try:
+        if content is not None:
+            parse_record(content, name)
+    except DamagedError as error:
+        return str(error)
+    return ""
+
+
+def note_work(run: Run, work: Work) -> None:
+    """Tell the log and the statistics what a run has to do."""
+    stats, plan = run.stats, work.plan
+    for transfer in work.changed:
+        run.log.note("invoice_changed", transfer=str(transfer))
+    unfinished = {each.invoice_id for each in work.pending if not each.unbilled}
+    stats.invoices = len(plan.invoices)
+    stats.invoices_done = len(plan.invoices) - len(unfinished)
+    stats.transfers, stats.transfers_skipped = len(plan.transfers), len(work.skipped)
+    stats.documents, stats.documents_done = len(work.documents), len(work.documents_skipped)
+    run.log.note(
+        "planned",
+        invoices=len(plan.invoices),
+        transfers=len(plan.transfers),
+        committed=len(work.skipped),
+    )
+
+
+def _reconcile(
+    run: Run, headers: Sequence[Header], commits: Mapping[Transfer, Commit]
+) -> tuple[Reconciliation, ...]:
+    """Compare the planned invoices with what is committed. Blocks.
+
+    Where it is not sure how an invoice adds up, the other invoices of the archive can tell.
+    """
+    known = read_circumstances(run.store, run.settings.money_tolerance)
+    found = reconcile(headers, commits, known)
+    if all(each.verdict is not Verdict.RULE_NOT_CONFIRMED for each in found):
+        return found
+    kinds = find_kinds_that_agree(run.store)
+    return reconcile(headers, commits, replace(known, kinds=kinds))
+
+
+def conclude(
+    run: Run,
+    headers: Sequence[Header],
+    commits: Mapping[Transfer, Commit],
+    marks: Mapping[str, Mark],
+) -> tuple[Reconciliation, ...]:
+    """Compare the planned invoices with what is committed now, and keep how sure it is that some
+    differ. Blocks."""
+    found = _reconcile(run, headers, commits)
+    before = read_evidence(run.store)
+    after = add_marks(before, found, marks)
+    if after == before:
+        return found
+    write_evidence(run.store, after)
+    return _reconcile(run, headers, commits)
+
+
+def _invoices(
+    found: Iterable[Reconciliation], verdict: Verdict, *, but: Mark | None = None
+) -> set[str]:
+    """Return the invoices with a verdict, those with the mark `but` aside."""
+    return {
+        each.invoice_id
+        for each in found
+        if each.verdict is verdict and (but is None or each.mark is not but)
+    }
