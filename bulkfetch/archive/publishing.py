@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -30,15 +30,15 @@ from bulkfetch.archive.layout import (
 from bulkfetch.archive.records import (
     FileFacts,
     Record,
+    Withdrawal,
     check_file,
     is_sealed,
-    withdrawn,
+    parse_withdrawal,
 )
 from bulkfetch.errors import DamagedError, NameTakenError
 from bulkfetch.storage.store import Store
 
 _READ_BYTES = 1 << 20
-_WITHDRAWN = withdrawn()
 
 
 def hash_of(store: Store, name: PurePosixPath) -> str:
@@ -129,15 +129,65 @@ class Publishing:
         steps.write_next(record.to_json())
         steps.run()
 
+    def exchange(
+        self,
+        gone: Sequence[PurePosixPath],
+        come: Sequence[tuple[Record, Mapping[PurePosixPath, str]]],
+        *,
+        by_content: bool = False,
+    ) -> None:
+        """Move records and their files to what is superseded, and publish others in their place.
+
+        It is one act: readers see files of one side at a time, and a run that dies before all
+        records are durable leaves what was there. `come` are records whose files are staged, as for
+        `publish`. Raises NameTakenError before anything is changed.
+        """
+        coming = [each for each in come if not self._is_published(each[0], by_content=by_content)]
+        leaving = [self._opened(name, {}) for name in gone]
+        leaving = [steps for steps in leaving if steps.current is not None]
+        if not leaving:
+            for record, staged in come:
+                self.publish(record, staged, by_content=by_content)
+            return
+        arriving = [self._prepared(record, staged) for record, staged in coming]
+        withdrawal = Withdrawal(
+            tuple(steps.name for steps in leaving),
+            {record.record_name: _hash(record.to_json()) for record, _ in coming},
+        )
+        self.store.sync_directory(STAGING)
+        self.store.sync_directory(leaving[0].name.parent)
+        for steps in leaving:
+            steps.write_next(withdrawal.to_json())
+        for steps, (record, _) in zip(arriving, coming, strict=True):
+            steps.write_next(record.to_json())
+        for steps in (*leaving, *arriving):
+            steps.run()
+        for record, staged in come:
+            self._opened(record.record_name, dict(staged)).tidy(record.files)
+
     def withdraw(self, name: PurePosixPath) -> None:
         """Move a record and its files to what is superseded, with nothing in their place."""
-        steps = _Steps(self.store, name, self._moments, Contents(self.store, {}))
+        self.exchange([name], [])
+
+    def _opened(self, name: PurePosixPath, known: dict[PurePosixPath, str]) -> _Steps:
+        steps = _Steps(self.store, name, self._moments, Contents(self.store, known))
         steps.current = self.store.read(name)
-        if steps.current is None:
-            return
-        self.store.sync_directory(name.parent)
-        steps.write_next(_WITHDRAWN)
-        steps.run()
+        return steps
+
+    def _is_published(self, record: Record, *, by_content: bool) -> bool:
+        steps = self._opened(record.record_name, {})
+        is_current = steps.current == record.to_json()
+        return is_current and steps.are_there(record.files, by_content=by_content)
+
+    def _prepared(self, record: Record, staged: Mapping[PurePosixPath, str]) -> _Steps:
+        """Make what is staged durable, and the directories that it goes to."""
+        steps = self._opened(record.record_name, dict(staged))
+        steps.refuse_taken_names(record.files)
+        for each in staged:
+            self.store.settle(each)
+        for directory in _directories(file.name for file in record.files):
+            self.store.make_directory(directory)
+        return steps
 
     def settle(self) -> Settled:
         """Finish or drop what a killed run left open, without asking a server anything.
@@ -145,20 +195,14 @@ class Publishing:
         Every command that writes does this first, with the lock in its hand.
         """
         self._sync_what_is_seen()
-        finished: list[PurePosixPath] = []
-        dropped: list[PurePosixPath] = []
-        stuck: dict[PurePosixPath, str] = {}
+        opened = {}
         for name, moments in open_records(self.store).items():
             steps = _Steps(self.store, name, self._moments, Contents(self.store, {}))
-            try:
-                steps.load(moments)
-                is_finished = steps.settle()
-            except DamagedError as error:
-                stuck[name] = str(error)
-                continue
-            (finished if is_finished else dropped).append(name)
+            steps.load(moments)
+            opened[name] = steps
+        settled = _Settling(self.store, opened).settle()
         self.sync_records()
-        return Settled(tuple(finished), tuple(dropped), stuck)
+        return settled
 
     def sync_records(self) -> None:
         """Make the last step of every publication durable; once, at the end of a run."""
@@ -209,6 +253,94 @@ class Contents:
         self._known.pop(name, None)
 
 
+class _Settling:
+    """Settles open records together: what comes waits until what goes has gone."""
+
+    def __init__(self, store: Store, opened: dict[PurePosixPath, _Steps]) -> None:
+        self.store = store
+        self.opened = opened
+        self.dropped: list[PurePosixPath] = []
+        self.stuck: dict[PurePosixPath, str] = {}
+        self.leaving: dict[PurePosixPath, Withdrawal] = {}
+        for steps in opened.values():
+            self._try(steps, self._read_withdrawal)
+
+    def settle(self) -> Settled:
+        """Drop what was never sure to come, and finish the rest."""
+        self._drop_unsure()
+        left = [steps for name, steps in self.opened.items() if name not in self.dropped]
+        left.sort(key=lambda steps: steps.name not in self.leaving)
+        ready = [steps for steps in left if self._try(steps, self._prepare)]
+        finished = [steps.name for steps in ready if self._try(steps, _Steps.finish)]
+        return Settled(tuple(finished), tuple(self.dropped), self.stuck)
+
+    def _try(self, steps: _Steps, work: Callable[[_Steps], bool]) -> bool:
+        """Work on a record; if it cannot be settled, neither can what comes in its place."""
+        if steps.name in self.stuck:
+            return False
+        try:
+            return work(steps)
+        except DamagedError as error:
+            self.stuck[steps.name] = str(error)
+            for name in self._coming_in_place_of(steps.name):
+                what = f"{steps.name}, whose place it takes, cannot be withdrawn: {error}"
+                self.stuck.setdefault(name, what)
+            return False
+
+    def _coming_in_place_of(self, name: PurePosixPath) -> Iterable[PurePosixPath]:
+        withdrawal = self.leaving.get(name)
+        return [each for each in withdrawal.coming if each in self.opened] if withdrawal else []
+
+    def _read_withdrawal(self, steps: _Steps) -> bool:
+        if steps.withdrawal is not None:
+            self.leaving[steps.name] = steps.withdrawal
+        return True
+
+    def _prepare(self, steps: _Steps) -> bool:
+        if steps.name in self.leaving and not self._is_sure(steps.name):
+            names = ", ".join(map(str, self.leaving[steps.name].coming))
+            raise DamagedError(f"what takes the place of {steps.name} is gone or damaged: {names}")
+        is_ready = steps.prepare()
+        if not is_ready:
+            self.dropped.append(steps.name)
+        return is_ready
+
+    def _drop_unsure(self) -> None:
+        """Drop what goes where it is not sure that all comes in its place, and before it the
+        records of what would come."""
+        unsure = [
+            name for name in self.leaving if not self.opened[name].olds and not self._is_sure(name)
+        ]
+        coming = {pair for name in unsure for pair in self.leaving[name].coming.items()}
+        would_come = [
+            self.opened[name]
+            for name, sha256 in sorted(coming)
+            if name in self.opened and self.opened[name].is_to_be(sha256)
+        ]
+        for steps in would_come:
+            steps.drop()
+            self.store.sync_directory(steps.name.parent)
+        for name in unsure:
+            self.store.unlink(next_name(name))
+        self.dropped += [*(steps.name for steps in would_come), *unsure]
+
+    def _is_sure(self, name: PurePosixPath) -> bool:
+        """Return whether all that is to come instead will come, and all that is to go will go."""
+        withdrawal = self.leaving[name]
+        will_come = (self._will_come(*pair) for pair in withdrawal.coming.items())
+        return all(will_come) and all(map(self._will_go, withdrawal.leaving))
+
+    def _will_come(self, name: PurePosixPath, sha256: str) -> bool:
+        content = self.store.read(name)
+        if content is not None and _hash(content) == sha256:
+            return True
+        steps = self.opened.get(name)
+        return steps is not None and steps.is_to_be(sha256) and steps.is_whole()
+
+    def _will_go(self, name: PurePosixPath) -> bool:
+        return name in self.leaving or self.store.size(name) is None
+
+
 @dataclass(slots=True)
 class _Steps:
     """The steps of one record: what is there of it, and what is to be done next."""
@@ -238,17 +370,38 @@ class _Steps:
         self.store.sync_directory(self.name.parent)
         self.next = content
 
-    def settle(self) -> bool:
-        """Finish what a killed run began, or drop it; return whether it was finished."""
+    @property
+    def withdrawal(self) -> Withdrawal | None:
+        """What the record to come says if it is that of a withdrawal. Raises DamagedError."""
+        return parse_withdrawal(self.next, self.name)
+
+    def is_to_be(self, sha256: str) -> bool:
+        """Return whether the record to come is the one with that hash."""
+        return self.next is not None and _hash(self.next) == sha256
+
+    def is_whole(self) -> bool:
+        """Return whether all files of the record to come are staged or in place."""
+        return all(map(self._is_somewhere, self._new_files()))
+
+    def prepare(self) -> bool:
+        """Make durable what a killed run left, or drop it; return whether it is to be finished."""
         if not self._check():
             self.store.sync_directory(self.name.parent)
             return False
         self._adopt()
+        return True
+
+    def finish(self) -> bool:
+        """Finish what a killed run began."""
         new = self._new_files()
         self.run()
         self.tidy(new)
         self.store.sync_directory(self.name.parent)
         return True
+
+    def drop(self) -> None:
+        """Remove a record that is not to come, and what it alone published."""
+        self._drop(self._new_files())
 
     def run(self) -> None:
         """Replace what is there by what is to come."""
@@ -294,7 +447,7 @@ class _Steps:
             self.store.unlink(next_name(self.name))
             return False
         new = self._new_files()
-        if self.olds or all(self._is_somewhere(file) for file in new):
+        if self.olds or self.is_whole():
             return True
         self._drop(new)
         return False
@@ -394,7 +547,7 @@ class _Steps:
         """Make the new record the one that counts."""
         if self.next is None:
             return
-        if self.next in (_WITHDRAWN, self.current):
+        if self.next == self.current or self.withdrawal is not None:
             self.store.unlink(next_name(self.name))
         else:
             self.store.rename(next_name(self.name), self.name)
@@ -405,7 +558,7 @@ class _Steps:
 
     def _new_files(self) -> list[FileFacts]:
         """Return the files of the record to come. Raises DamagedError if it cannot be trusted."""
-        if self.next is None or self.next == _WITHDRAWN:
+        if self.next is None or self.withdrawal is not None:
             return []
         if self._parsed is None or self._parsed[0] != self.next:
             self._parsed = self.next, list(parse_record(self.next, self.name).files)
@@ -443,6 +596,10 @@ class _Steps:
             self.store.sync_directory(directory)
 
 
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _directories(names: Iterable[str]) -> list[PurePosixPath]:
     return sorted({PurePosixPath(name).parent for name in names})
 
@@ -458,6 +615,6 @@ def _staged(file: FileFacts) -> PurePosixPath:
 
 def _is_rebuilt(content: bytes | None, name: PurePosixPath) -> bool:
     """Return whether a record was made from files that were in place before it."""
-    if content is None or content == _WITHDRAWN:
+    if content is None or parse_withdrawal(content, name) is not None:
         return False
     return bool(getattr(parse_record(content, name), "rebuilt", False))

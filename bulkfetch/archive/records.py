@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
@@ -125,13 +125,62 @@ def check_file(file: FileFacts) -> None:
         raise ValueError(f"{file.name} has no size or no sha256")
 
 
-WITHDRAWN_KEY = "withdrawn_sha256"
-WITHDRAWN_FACTS = {"format_version": FORMAT_VERSION, "withdrawn": True}
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """The record that a record goes, with others or without, and which records come in its place.
+
+    `leaving` are the names of the records that go together, `coming` those of the records that take
+    their place, with the sha256 of what they will say: none goes before all of them are sure to
+    come.
+    """
+
+    leaving: tuple[PurePosixPath, ...]
+    coming: Mapping[PurePosixPath, str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Write the record: the same bytes for the same data."""
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "withdrawn": sorted(name.name for name in self.leaving),
+            "replaced_by": {name.name: sha256 for name, sha256 in self.coming.items()},
+        }
+        return sealed(facts, _WITHDRAWN_HASH)
 
 
-def withdrawn() -> bytes:
-    """Write the record that says that a record goes, and nothing comes in its place."""
-    return sealed(WITHDRAWN_FACTS, WITHDRAWN_KEY)
+_WITHDRAWN_HASH = "withdrawn_sha256"
+
+
+def parse_withdrawal(content: bytes | None, name: PurePosixPath) -> Withdrawal | None:
+    """Read the record to come of `name` if it says that it goes; None for any other record.
+
+    Raises DamagedError if it names something else than this record and others of its invoice.
+    """
+    if content is None or _WITHDRAWN_HASH.encode() not in content:
+        return None
+    try:
+        facts = unsealed(content, _WITHDRAWN_HASH)
+    except (ValueError, KeyError, TypeError):
+        return None
+    try:
+        leaving, coming = facts["withdrawn"], facts["replaced_by"]
+        named = {*leaving, *coming}
+        if name.name not in leaving or any(
+            _invoice_of(each) != _invoice_of(name.name) for each in named
+        ):
+            raise ValueError("it names records that are not of this invoice")
+        return Withdrawal(
+            tuple(name.with_name(each) for each in leaving),
+            {name.with_name(each): str(sha256) for each, sha256 in coming.items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"the withdrawal of {name} is damaged ({error})") from error
+
+
+def _invoice_of(record: str) -> str:
+    """Return the invoice in the name of a transfer's record, all of any other name."""
+    if not _RECORD_NAME.fullmatch(record):
+        raise ValueError(f"{record!r} is not the name of a record")
+    return record.partition("+")[0]
 
 
 def is_sealed(content: bytes) -> bool:
@@ -153,6 +202,7 @@ def refuse_other_format(version: object) -> None:
         )
 
 
+_RECORD_NAME = re.compile(r"[^./\\]+\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

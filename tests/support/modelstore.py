@@ -23,22 +23,29 @@ from bulkfetch.archive.layout import (
     LINE_ITEMS,
     STAGING,
     SUPERSEDED,
+    commit_name,
     part_name,
     partition,
 )
 from bulkfetch.archive.publishing import Moments
-from bulkfetch.archive.records import withdrawn
+from bulkfetch.archive.records import Record, Withdrawal, parse_withdrawal
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError, NameTakenError, StorageError
 
 Place = tuple[str, str]
 Files = dict[Place, str]
 
-TRANSFER = Transfer("T", "office", "billing_line_items")
-RECORD = COMMITS / "T+office+billing_line_items.json"
-_STEM = RECORD.stem
-_FOLDER = partition(TRANSFER.provider, TRANSFER.line_item_type)
-_LETTERS = {hashlib.sha256(letter.encode()).hexdigest()[:12]: letter for letter in "abcd"}
+TRANSFERS = {
+    name: Transfer("T", provider, "billing_line_items")
+    for name, provider in (("T", "office"), ("U", "azure"), ("V", "marketplace"))
+}
+"""The transfers of the model by its names: details of one invoice."""
+_CONTENTS = {"T": "abcd", "U": "uw", "V": "vx"}
+_OWNER = {letter: name for name, letters in _CONTENTS.items() for letter in letters}
+RECORDS = {name: commit_name(transfer) for name, transfer in TRANSFERS.items()}
+RECORD = RECORDS["T"]
+_FOLDERS = {name: partition(each.provider, each.line_item_type) for name, each in TRANSFERS.items()}
+_LETTERS = {hashlib.sha256(letter.encode()).hexdigest()[:12]: letter for letter in _OWNER}
 _PART = re.compile(r"T-(0000[0-9])-([0-9a-f]{12})\.parquet")
 
 
@@ -56,11 +63,17 @@ def sha256_of(letter: str) -> str:
 
 def commit_of(parts: dict[str, str]) -> Commit:
     """Return the commit of parts by their names in the model: `{"T-0-a.parquet": "a"}`."""
+    transfer = TRANSFERS[_OWNER[min(parts.values())]]
     found = []
     for line, (name, content) in enumerate(sorted(parts.items())):
-        where = part_name(TRANSFER, int(name[2]), sha256_of(content))
+        where = part_name(transfer, int(name[2]), sha256_of(content))
         found.append(CommittedPart(str(where), line, 1, 1, sha256_of(content)))
-    return Commit(TRANSFER, len(found), tuple(found))
+    return Commit(transfer, len(found), tuple(found))
+
+
+def content_of(part: CommittedPart) -> bytes:
+    """Return what a part of the model holds."""
+    return _LETTERS[part.sha256[:12]].encode()
 
 
 class FewMoments(Moments):
@@ -137,7 +150,7 @@ class ModelStore:
 
     def put(self, name: PurePosixPath, content: bytes) -> None:
         assert self.size(name) is None
-        self.do("write", place_of(name), token_of(content))
+        self.do("write", place_of(name), token_of(content, name.with_suffix(".json")))
         self.do("fsync", place_of(name))
 
     def unlink(self, name: PurePosixPath) -> bool:
@@ -158,7 +171,8 @@ class ModelStore:
 
     def sync_directories(self, name: PurePosixPath) -> None:
         if name == LINE_ITEMS:
-            self.do("sync", "L")
+            for transfer in TRANSFERS:
+                self.do("sync", model.directory_of(transfer))
 
     def make_directory(self, name: PurePosixPath) -> None:
         if name.parent == SUPERSEDED and self.disk.power_cuts:
@@ -209,46 +223,60 @@ class ModelStore:
 
 def place_of(name: PurePosixPath) -> Place:
     """Return where a file of the archive is in the model."""
-    if name.parent == COMMITS and name.name.startswith(f"{_STEM}."):
-        rest = name.name.removeprefix(f"{_STEM}.").removesuffix(".old")
-        if rest in ("json", "next"):
-            return "C", f"T.{rest}"
-        return "C", f"T.{_model_moment(rest)}.old"
+    if name.parent == COMMITS:
+        stem, _, rest = name.name.partition(".")
+        transfer = _named(stem)
+        if transfer:
+            rest = rest.removesuffix(".old")
+            what = rest if rest in ("json", "next") else f"{_model_moment(rest)}.old"
+            return "C", f"{transfer}.{what}"
     if name.parent == STAGING:
         return "S", name.name
     if name.is_relative_to(SUPERSEDED):
         plain = name.name.removesuffix(".old")
-        kept = "T.json" if plain == RECORD.name else _model_part(plain)
+        transfer = _named(PurePosixPath(plain).stem)
+        kept = f"{transfer}.json" if transfer else _model_part(plain)
         return f"X/{_model_moment(name.parent.name)}", f"{kept}.old"
-    if name.parent == _FOLDER:
-        return "L", _model_part(name.name)
+    for transfer, folder in _FOLDERS.items():
+        if name.parent == folder:
+            return model.directory_of(transfer), _model_part(name.name)
     return "elsewhere", str(name)
 
 
 def _name_of(directory: str, name: str) -> PurePosixPath:
     if directory == "C":
-        rest = name.removeprefix("T.")
+        transfer, _, rest = name.partition(".")
         if rest.endswith(".old"):
             rest = f"{real_moment(rest.removesuffix('.old'))}.old"
-        return COMMITS / f"{_STEM}.{rest}"
+        return COMMITS / f"{RECORDS[transfer].stem}.{rest}"
     if directory == "S":
         return STAGING / name
-    if directory == "L":
-        return _FOLDER / _real_part(name)
+    if directory[0] == "L":
+        return _FOLDERS[directory[1:] or "T"] / _real_part(name)
     moment = real_moment(directory.partition("/")[2])
     plain = name.removesuffix(".old")
-    kept = RECORD.name if plain == "T.json" else _real_part(plain)
+    kept = RECORDS[plain[0]].name if plain.endswith(".json") else _real_part(plain)
     return SUPERSEDED / moment / f"{kept}.old"
+
+
+def _named(stem: str) -> str:
+    """Return what the model calls the transfer whose record has that name, "" if it has none."""
+    return next((name for name, record in RECORDS.items() if record.stem == stem), "")
 
 
 def _model_part(name: str) -> str:
     match = _PART.fullmatch(name)
-    return f"T-{int(match[1])}-{_LETTERS[match[2]]}.parquet" if match else name
+    if match is None:
+        return name
+    letter = _LETTERS[match[2]]
+    return f"{_OWNER[letter]}-{int(match[1])}-{letter}.parquet"
 
 
 def _real_part(name: str) -> str:
-    match = re.fullmatch(r"T-([0-9])-([a-d])\.parquet", name)
-    return part_name(TRANSFER, int(match[1]), sha256_of(match[2])).name if match else name
+    match = re.fullmatch(r"([TUV])-([0-9])-([a-z])\.parquet", name)
+    if match is None:
+        return name
+    return part_name(TRANSFERS[match[1]], int(match[2]), sha256_of(match[3])).name
 
 
 def _model_moment(moment: str) -> str:
@@ -259,30 +287,65 @@ def _model_moment(moment: str) -> str:
 def _letter_of(directory: PurePosixPath) -> str | None:
     if directory.parent == SUPERSEDED:
         return f"X/{_model_moment(directory.name)}"
-    letters = {STAGING: "S", COMMITS: "C", _FOLDER: "L", SUPERSEDED: "X"}
+    letters = {STAGING: "S", COMMITS: "C", SUPERSEDED: "X"}
+    letters |= {folder: model.directory_of(name) for name, folder in _FOLDERS.items()}
     return letters.get(directory)
 
 
-def token_of(content: bytes) -> str:
+def token_of(content: bytes, name: PurePosixPath) -> str:
     """Return what the model calls the content of a record."""
-    if content == withdrawn():
-        return "withdrawn"
+    withdrawal = parse_withdrawal(content, name)
+    if withdrawal is not None:
+        return _token_of_withdrawal(withdrawal, name)
     try:
-        record = parse_record(content, RECORD)
+        record = parse_record(content, name)
     except DamagedError:
         return "torn"
+    return _token_of_commit(record)
+
+
+def _token_of_commit(record: Record) -> str:
     parts = {}
     for file in record.files:
-        place = place_of(PurePosixPath(file.name))
-        parts[place[1]] = _LETTERS[file.sha256[:12]]
+        letter = _LETTERS[file.sha256[:12]]
+        number = int(PurePosixPath(file.name).name.split("-")[1])
+        parts[f"T-{number}-{letter}.parquet"] = letter
     token: str = model.commit_of(parts)
+    return token
+
+
+def _token_of_withdrawal(withdrawal: Withdrawal, name: PurePosixPath) -> str:
+    leaving = [_named(each.stem) for each in withdrawal.leaving]
+    if leaving == ["T"] and not withdrawal.coming:
+        return str(model.WITHDRAWN)
+    coming = {
+        _named(each.stem): model.read(_COMMITS[sha256])
+        for each, sha256 in withdrawal.coming.items()
+    }
+    token: str = model.withdrawn_for(_named(name.stem), leaving, coming)
     return token
 
 
 def _content_of(token: str) -> bytes:
     token = token.rstrip("~")
     if token == model.WITHDRAWN:
-        return withdrawn()
+        return Withdrawal((RECORD,)).to_json()
+    if model.is_withdrawn(token):
+        leaving = tuple(RECORDS[name] for name in model.leaving_in(token))
+        coming = {
+            RECORDS[name]: hashlib.sha256(_content_of(commit)).hexdigest()
+            for name, commit in model.coming_in(token).items()
+        }
+        return Withdrawal(leaving, coming).to_json()
     if token.startswith("commit"):
         return commit_of(model.read(token)).to_json()
     return token.encode()
+
+
+_COMMITS = {
+    hashlib.sha256(commit_of(parts).to_json()).hexdigest(): model.commit_of(parts)
+    for change in model.changes()
+    for side in (change.old, change.new)
+    for parts in side.values()
+}
+"""The commits of the model by their hashes."""

@@ -7,7 +7,7 @@
 
 `tests/unit/archive/test_publishing.py` holds the code of `archive/publishing.py` against it.
 
-One transfer T is modelled (a document, a snapshot, the table of headers are the same shape: files and one commit that names them).
+Several transfers, where some take the place of others, are modelled at the end (`Exchange`). Else there is one, T (a document, a snapshot, the table of headers are the same shape: files and one commit that names them).
 
     directory  what is in it                                         name in the model
     S          _bulkfetch/staging: new parts, whole                  T-0-b.parquet.part
@@ -27,6 +27,7 @@ import argparse
 import itertools
 import sys
 from collections import deque
+from functools import partial
 
 CRASHES = 3
 STEPS = ("withdraw", "keep", "remove", "publish", "forget", "commit")
@@ -55,13 +56,17 @@ PAIRS = {  # old generation, new generation
 def read(content):
     """The parts that a commit or record names, or None if it cannot be read. A commit has a hash of itself: what is torn is known."""
     content = (content or "torn").rstrip("~")
-    if content == WITHDRAWN:
+    if is_withdrawn(content):
         return {}
     return (
         None
         if not content.startswith("commit ")
         else dict(p.split("=") for p in content[7:].split())
     )
+
+
+def is_withdrawn(content):
+    return content.startswith(WITHDRAWN)
 
 
 def commit_of(parts):
@@ -363,7 +368,7 @@ class Protocol:
         next_, current, _ = self.records(files)
         if not next_:
             return []
-        if next_.rstrip("~") == WITHDRAWN or (current and not self.store.power_cuts):
+        if is_withdrawn(next_) or (current and not self.store.power_cuts):
             return [("unlink", T_NEXT)]
         return self.rename(T_NEXT, T_JSON)
 
@@ -793,6 +798,410 @@ def show(op):
     return " ".join("/".join(a) if isinstance(a, tuple) else str(a) for a in op if a != "")
 
 
+# ---- transfers that take the place of others: an invoice has other details now ---------------------------------------------------------
+# `U.next` is `withdrawn U W; T=commit ... | V=commit ...`: U and W go together, and it names the commits that are to come in their place.
+
+
+def withdrawn_for(transfer, leaving, coming):
+    """The record that a transfer goes, which go with it, and which commits take their place: it does not go without them."""
+    named = " | ".join(f"{name}={commit_of(parts)}" for name, parts in sorted(coming.items()))
+    others = " ".join(sorted({*leaving} - {transfer}))
+    return f"{WITHDRAWN} {transfer} {others}; {named}"
+
+
+def coming_in(content):
+    """The commits that take the place of what goes, by transfer."""
+    named = (content or "").rstrip("~").partition("; ")[2]
+    return dict(each.split("=", 1) for each in named.split(" | ")) if named else {}
+
+
+def leaving_in(content):
+    """The transfers that go together."""
+    return (content or "").rstrip("~").partition("; ")[0].split()[1:]
+
+
+def view(transfer, files):
+    """The files of one transfer as if it were alone, under the name T: its parts lie in a directory of their own."""
+    own = "L" if transfer == "T" else "L" + transfer
+    seen = {place: content for place, content in files.items() if place[0] == "X"}
+    for (directory, name), content in files.items():
+        if name[0] == transfer and directory[0] in ("S", "C", "X", own[0]):
+            seen["L" if directory == own else directory, "T" + name[1:]] = content
+    return seen
+
+
+def in_all(transfer, op):
+    """An operation of one transfer, among the files of all."""
+    own = "L" if transfer == "T" else "L" + transfer
+    kind, *args = op
+
+    def renamed(arg):
+        if isinstance(arg, tuple):
+            return own if arg[0] == "L" else arg[0], transfer + arg[1][1:]
+        return arg
+
+    args = [renamed(arg) for arg in args]
+    if kind == "sync" and args[0] == "L":
+        args[0] = own
+    return (kind, *args)
+
+
+class Exchange:
+    """Several transfers of one invoice: some go, others come in their place. Each takes the six steps; what is new is the order
+    in which their records are written, and what recovery does with several open ones."""
+
+    def __init__(self, store, scenario, broken=""):
+        self.store, self.scenario, self.broken = store, scenario, broken
+        self.one = Protocol(store)
+
+    def of_one(self, transfer, block, files):
+        self.one.moments = self.scenario.moments[transfer]
+        ops = self.one.steps(block, view(transfer, files), ("", None))
+        return [in_all(transfer, op) for op in ops if op[0] != "table"]
+
+    def open_ones(self, files):
+        return sorted({name[0] for d, name in files if d == "C" and not name.endswith(".json")})
+
+    def next_of(self, transfer, files):
+        return files.get(("C", transfer + ".next"), "").rstrip("~")
+
+    def olds_of(self, transfer, files):
+        return [n for d, n in files if d == "C" and n[0] == transfer and n.endswith(".old")]
+
+    def is_leaving(self, transfer, files):
+        return is_withdrawn(self.next_of(transfer, files))
+
+    def is_ready(self, transfer, commit, files):
+        """Whether a commit that takes the place of others is there, or is sure to come."""
+        if files.get(("C", transfer + ".json"), "").rstrip("~") == commit:
+            return True
+        if self.broken == "any-generation":
+            return ("C", transfer + ".json") in files or bool(self.next_of(transfer, files))
+        seen = view(transfer, files)
+        return self.next_of(transfer, files) == commit and all(
+            whole(seen, ("S", name + ".part"), c) or whole(seen, ("L", name), c)
+            for name, c in read(commit).items()
+        )
+
+    def is_sure(self, content, files):
+        """Whether all that takes the place of what goes is sure to come, and all that is to go with it is sure to go."""
+        coming, leaving = coming_in(content), leaving_in(content)
+        if self.broken == "each-goes-alone":
+            leaving = []
+        return all(self.is_ready(t, commit, files) for t, commit in coming.items()) and all(
+            ("C", x + ".json") not in files or self.is_leaving(x, files) for x in leaving
+        )
+
+    # -- recovery
+    def recovery(self, files):
+        opened = self.open_ones(files)
+        if not opened:
+            return (("begin", None),)
+        if self.broken == "each-alone":
+            blocks = [(b, x) for x in opened for b in ("check", "adopt", *STEPS, "tidy")]
+            return (("begin", None), *blocks, ("begin", None))
+        leaving = [x for x in opened if self.is_leaving(x, files)]
+        ordered = [*leaving, *[x for x in opened if x not in leaving]]
+        first = [(b, x) for b in ("check", "adopt") for x in ordered]
+        steps = [(b, x) for x in ordered for b in (*STEPS, "tidy")]
+        if self.broken == "adopted-late":
+            first = [("check", x) for x in ordered]
+            steps = [(b, x) for x in ordered for b in ("adopt", *STEPS, "tidy")]
+        return (("begin", None), ("together", None), *first, *steps, ("begin", None))
+
+    def together(self, files):
+        """What goes without what comes in its place being sure is dropped, and before it the records of what would come."""
+        dropped, leaving = [], []
+        for x in self.open_ones(files):
+            if not self.is_leaving(x, files) or self.olds_of(x, files):
+                continue
+            if self.is_sure(self.next_of(x, files), files):
+                continue
+            leaving.append(x)
+            coming = coming_in(self.next_of(x, files))
+            dropped += [
+                t
+                for t, commit in coming.items()
+                if self.next_of(t, files) == commit and t not in dropped
+            ]
+        if self.broken == "half-may-come":
+            dropped = []
+        between = [("sync", "C", "dropped")] if dropped else []
+        if self.broken == "dropped-at-once":
+            between = []
+        return [
+            *[("unlink", ("C", x + ".next")) for x in dropped],
+            *between,
+            *[("unlink", ("C", x + ".next")) for x in leaving],
+        ]
+
+    # -- the act
+    def wanted(self, answer):
+        return self.scenario.new if answer == "new" else self.scenario.old
+
+    def leaving_and_coming(self, answer, files):
+        want = self.wanted(answer)
+        names = {name[0] for d, name in files if d == "C" and name.endswith(".json")}
+        coming = {
+            x: parts
+            for x, parts in want.items()
+            if files.get(("C", x + ".json"), "").rstrip("~") != commit_of(parts)
+        }
+        return sorted(names - set(want)), coming
+
+    def blocks(self, answer, files):
+        if answer == "refused":
+            return (("end", None),)
+        leaving, coming = self.leaving_and_coming(answer, files)
+        go = [(b, x) for x in leaving for b in STEPS]
+        come = [(b, x) for x in sorted(coming) for b in (*STEPS, "tidy")]
+        if self.broken == "publish-first":
+            return (("record", answer), *come, *go, ("end", None))
+        if self.broken == "withdraw-first":
+            return (("record-gone", answer), *go, ("record-come", answer), *come, ("end", None))
+        return (("record", answer), *go, *come, ("end", None))
+
+    def record(self, answer, files):
+        """The records: what goes first, durable, and it names what comes; then those of what comes."""
+        leaving, coming = self.leaving_and_coming(answer, files)
+        first = [("sync", "S", "staged"), ("sync", "C", "before record")]
+        gone = self.gone_records(leaving, coming)
+        come = self.come_records(coming)
+        if self.broken == "come-before-gone":
+            gone, come = come, gone
+        if self.broken == "records-together":
+            gone = gone[:-1]
+        return [*self.staged(coming, files), *first, *gone, *come]
+
+    def staged(self, coming, files):
+        ops = []
+        for x, parts in sorted(coming.items()):
+            for name, c in sorted(parts.items()):
+                place = ("S", x + name[1:] + ".part")
+                if not whole(view(x, files), ("L", name), c):
+                    ops += [("write", place, c), ("fsync", place, "part")]
+        return ops
+
+    def gone_records(self, leaving, coming):
+        ops = []
+        for x in leaving:
+            place = ("C", x + ".next")
+            ops += [("write", place, withdrawn_for(x, leaving, coming)), ("fsync", place, "record")]
+        return [*ops, ("sync", "C", "gone")] if leaving else []
+
+    def come_records(self, coming):
+        ops = []
+        for x, parts in sorted(coming.items()):
+            place = ("C", x + ".next")
+            ops += [("write", place, commit_of(parts)), ("fsync", place, "record")]
+        return [*ops, ("sync", "C", "record entry")] if coming else []
+
+    def steps(self, block, files):
+        name, x = block
+        if name in ("begin", "end"):
+            return self.one.steps(name, {}, ("", None))
+        if name == "together":
+            return self.together(files)
+        if name == "record":
+            return self.record(x, files)
+        if name == "record-gone":
+            return self.gone_records(*self.leaving_and_coming(x, files))
+        if name == "record-come":
+            coming = self.leaving_and_coming(x, files)[1]
+            return [
+                *self.staged(coming, files),
+                ("sync", "S", "staged"),
+                *self.come_records(coming),
+            ]
+        return self.of_one(x, name, files)
+
+
+class Change:
+    """A scenario of several transfers: which generations there are, and which are to be."""
+
+    sound, foreign = True, {}
+
+    def __init__(self, name, old, new, back=False):
+        self.name, self.old, self.new = name, old, new
+        self.answers = ("new", "old", "refused") if back else ("new", "refused")
+        used = sorted({*old, *new})
+        self.moments = {
+            x: tuple(f"m{1 + n + len(used) * turn}" for turn in range(2 if back else 1))
+            for n, x in enumerate(used)
+        }
+        self.files = {("C", x + ".json"): commit_of(parts) for x, parts in old.items()}
+        for x, parts in old.items():
+            self.files |= {(directory_of(x), x + name[1:]): c for name, c in parts.items()}
+
+
+def directory_of(transfer):
+    return "L" if transfer == "T" else "L" + transfer
+
+
+def changes():
+    t, t_old, u, v, w = (
+        generation("b"),
+        generation("a"),
+        generation("u"),
+        generation("x"),
+        generation("w"),
+    )
+    return (
+        Change("one takes the place of one", {"U": u}, {"T": t}),
+        Change("one takes the place of one, and back again", {"U": u}, {"T": t}, back=True),
+        Change("two take the place of one", {"U": u}, {"T": t, "V": v}),
+        Change("one takes the place of two", {"U": u, "V": v}, {"T": t}),
+        Change("one of two goes, the other is replaced", {"T": t_old, "U": u}, {"T": t}),
+        Change("one of two goes, the other stays", {"T": t, "U": w}, {"T": t}),
+        Change("all go, and nothing comes", {"T": t, "U": u}, {}),
+    )
+
+
+def kept_by_all(files):
+    """What the commits that can be seen vouch for."""
+    found = set()
+    for d, name in files:
+        if d == "C" and name.endswith(".json"):
+            seen = view(name[0], files)
+            found |= kept_by(seen)
+    return frozenset(found)
+
+
+def change_faults(files, kept, scenario):
+    """What is wrong at an instant."""
+    safe = {c.rstrip("~") for (d, n), c in files.items() if d[0] in "LXC"}
+    for content in kept - safe:
+        yield "law 1", f"'{content}' was committed, and is nowhere"
+    parts = [(d, n, c.rstrip("~")) for (d, n), c in files.items() if n.endswith(".parquet")]
+    if any(c == "torn" for _, _, c in parts):
+        yield "law 5 a", "half a file has its final name"
+    names = {n for _, n, _ in parts}
+    if len(names) < len(parts):
+        yield "law 5 b", f"a file is seen twice: {sorted(n for _, n, _ in parts)}"
+    old, new = (
+        {x + n[1:] for x, parts in side.items() for n in parts}
+        for side in (scenario.old, scenario.new)
+    )
+    if names - old and names - new:
+        yield "law 5 b", f"what goes and what comes are seen together: {sorted(names)}"
+    for (d, name), content in files.items():
+        if d == "C" and name.endswith(".json"):
+            seen, named = view(name[0], files), read(content)
+            if named is None or not all(whole(seen, ("L", n), c) for n, c in named.items()):
+                yield "law 5 c", f"the commit {name} names what is not there"
+    named = {name[0] + n[1:] for (d, name), c in files.items() if d == "C" for n in read(c) or {}}
+    if strays := {n for (d, n), c in files.items() if d[0] == "L"} - named:
+        yield "law 6 b", f"no record names {sorted(strays)}"
+
+
+def change_end_faults(files, answer, scenario, ending=".old"):
+    """What is wrong when a command has ended."""
+    open_ = sorted(n for d, n in files if d == "C" and not n.endswith(".json"))
+    if open_:
+        yield "law 4", f"the command ended and {open_} is open"
+    have = {(d, n): c.rstrip("~") for (d, n), c in files.items() if d[0] in "CL"}
+    sides = {"old": scenario.old, "new": scenario.new}
+    wanted = [Change("", side, {}).files for side in sides.values()]
+    if have not in wanted:
+        yield "law 4", f"neither old nor new alone is there: {sorted(have.items())}"
+    if answer in sides and have != wanted[list(sides).index(answer)]:
+        yield "law 7", f"what the invoice has now is not there: {sorted(have.items())}"
+    for (d, n), content in files.items():
+        if d[0] == "X" and n.endswith(".json.old"):
+            lacks = [p for p in read(content) or {} if (d, n[0] + p[1:] + ending) not in files]
+            if lacks:
+                yield "law 1", f"superseded {d} lacks {lacks}"
+
+
+def explore_change(store, scenario, limit=None, broken=""):
+    """Return (states, fault), as `explore` does, of several transfers."""
+    exchange = Exchange(store, scenario, broken)
+    disk = store.start(scenario.files)
+    first = (disk, None, kept_by_all(dict(disk[0])))
+    came, queue = {first: None}, deque([first])
+    while queue:
+        state = queue.popleft()
+        disk, process, kept = state
+        files, following = dict(disk[0]), []
+        fault = next(change_faults(files, kept, scenario), None)
+        if fault:
+            return len(came), (*fault, trace(came, state))
+        try:
+            if process is None:
+                for cut in store.after_power_cut(disk) if disk[2] else ():
+                    following.append(((cut, None, kept), "POWER CUT"))
+                process = ("", exchange.recovery(files), ())
+                following.append(((disk, process, kept), "a command starts: it takes the lock"))
+            else:
+                answer, blocks, ops = process
+                while True:
+                    while ops and idle(ops[0], disk, (), ()):
+                        ops = ops[1:]
+                    if ops or not blocks:
+                        break
+                    ops, blocks = tuple(exchange.steps(blocks[0], files)), blocks[1:]
+                if ops:
+                    after = store.apply(disk, ops[0])
+                    known = kept | kept_by_all(dict(after[0]))
+                    process = (answer, blocks, ops[1:])
+                    following.append(((after, process, known), "  " + show(ops[0])))
+                    following.append(((disk, None, kept), "KILLED"))
+                    if ops[0][0] == "write" and store.power_cuts:
+                        half = store.apply(disk, ops[0], half=True)
+                        told = "KILLED while it writes " + show(ops[0])
+                        following.append(((half, None, kept), told))
+                elif answer == "":
+                    for each in scenario.answers:
+                        process = (each, exchange.blocks(each, files), ())
+                        told = f"  it is export (the server has: {each})"
+                        following.append(((disk, process, kept), told))
+                else:
+                    fault = next(change_end_faults(files, answer, scenario), None)
+                    if fault:
+                        return len(came), (*fault, trace(came, state))
+                    following.append(((disk, None, kept), "  it ends"))
+        except Bound:
+            continue
+        except (AssertionError, KeyError, AttributeError, TypeError) as error:
+            told = f"the next step cannot be done: {error!r}"
+            return len(came), ("law 4", told, trace(came, state))
+        for successor, line in following:
+            if successor not in came:
+                came[successor] = (state, line)
+                queue.append(successor)
+        if limit and len(came) > limit:
+            break
+    return len(came), None
+
+
+BROKEN_CHANGES = {  # name: what is tempting
+    "come-before-gone": "the records of what comes are durable before those of what goes",
+    "records-together": "all records are written, and made durable by one sync",
+    "publish-first": "what comes is published before what goes is withdrawn",
+    "withdraw-first": "what goes is withdrawn before what comes has its records",
+    "each-alone": "recovery settles each record by itself, in the order of their names",
+    "adopted-late": "recovery makes what comes durable only when what goes has gone",
+    "half-may-come": "recovery drops what goes, and not the records of what would have come",
+    "dropped-at-once": "recovery drops the records of both with no sync between them",
+    "each-goes-alone": "what goes names only what comes, and not what goes with it",
+    "any-generation": "what goes names the transfers that come, and not which commits",
+}
+
+
+def first_change_fault(broken, limit=60_000):
+    """The shortest counterexample to an order over all scenarios, on a disk or else in an object store."""
+    for store in (Disk(), Objects()):
+        found = [
+            (store, scenario.name, fault)
+            for scenario in changes()
+            if (fault := explore_change(store, scenario, limit, broken)[1])
+        ]
+        if found:
+            store, name, fault = min(found, key=lambda each: len(each[2][2]))
+            return type(store).__name__, name, fault
+    return None
+
+
 BROKEN = {  # name: (what is tempting, how the protocol is changed)
     "today": (
         "no record: the old commit and parts are removed, then the new come (version 0.1)",
@@ -913,15 +1322,18 @@ def report(name, told, found):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("--broken", metavar="NAME", choices=[*BROKEN, "all"])
+    options.add_argument("--broken", metavar="NAME", choices=[*BROKEN, *BROKEN_CHANGES, "all"])
     options.add_argument("--syncs", action="store_true")
     options.add_argument("--orders", action="store_true")
     options.add_argument("--limit", type=int, default=None, help="states for each scenario")
     chosen = options.parse_args()
     limit = chosen.limit or 60_000
     if chosen.broken:
-        for name in BROKEN if chosen.broken == "all" else [chosen.broken]:
-            report(name, BROKEN[name][0], first_fault(limit, **BROKEN[name][1]))
+        for name in [*BROKEN, *BROKEN_CHANGES] if chosen.broken == "all" else [chosen.broken]:
+            if name in BROKEN:
+                report(name, BROKEN[name][0], first_fault(limit, **BROKEN[name][1]))
+            else:
+                report(name, BROKEN_CHANGES[name], first_change_fault(name, limit))
     elif chosen.syncs:
         for sync in SYNCS:
             for only in (
@@ -945,8 +1357,10 @@ def main():
             print(f"{law:8} {words}")
         total, broken = 0, 0
         for store in (Disk(), Objects()):
-            for scenario in scenarios():
-                states, fault = explore(Protocol(store), scenario, chosen.limit)
+            runs = [(each, partial(explore, Protocol(store))) for each in scenarios()]
+            runs += [(each, partial(explore_change, store)) for each in changes()]
+            for scenario, run in runs:
+                states, fault = run(scenario, chosen.limit)
                 total, broken = total + states, broken + bool(fault)
                 end = (
                     "BREAKS " + fault[0]

@@ -20,11 +20,22 @@ if __name__ == "__main__":
 
 import pytest
 from support import protocol_model as model
-from support.modelstore import RECORD, FewMoments, ModelStore, NoMomentsError, commit_of, sha256_of
+from support.modelstore import (
+    RECORD,
+    RECORDS,
+    FewMoments,
+    ModelStore,
+    NoMomentsError,
+    commit_of,
+    content_of,
+    sha256_of,
+)
 
+from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import LINE_ITEMS, published_as
 from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.records import Withdrawal, parse_withdrawal
 from bulkfetch.archive.superseded import prune
 from bulkfetch.archive.sweep import sweep
 from bulkfetch.errors import DamagedError, NameTakenError
@@ -33,6 +44,7 @@ from bulkfetch.storage.store import Store
 STORES = {"disk": model.Disk, "objects": model.Objects}
 SCENARIOS = [each for each in model.scenarios() if "document" not in each.name]
 """Documents have their hash in their names too: the same name with other content cannot be."""
+CHANGES = list(model.changes())
 _PRUNE = ("prune", None)
 
 
@@ -78,19 +90,47 @@ def _fetch(store: ModelStore, publishing: Publishing, verb: str, answer: Any) ->
     by_content = verb == "repair"
     if current == record.to_json() and _are_sound(store, by_content=by_content):
         return
-    staged = {}
-    for part in record.parts:
-        published = published_as(PurePosixPath(part.name))
-        assert published is not None
-        file = store.create(published.staged)
-        file.write(next(letter for letter in "abcd" if sha256_of(letter) == part.sha256).encode())
-        store.seal(file)
-        staged[published.staged] = part.sha256
+    staged = _stage(store, record)
     try:
         publishing.publish(record, staged, by_content=by_content)
     except NameTakenError:
         for name in staged:
             store.unlink(name)
+
+
+def _stage(store: ModelStore, record: Commit) -> dict[PurePosixPath, str]:
+    staged = {}
+    for part in record.parts:
+        published = published_as(PurePosixPath(part.name))
+        assert published is not None
+        file = store.create(published.staged)
+        file.write(content_of(part))
+        store.seal(file)
+        staged[published.staged] = part.sha256
+    return staged
+
+
+def run_export_of_changed(store: ModelStore, change: Any, answer: str) -> None:
+    """Do what an export does of an invoice that has other details: settle, stage, exchange."""
+    moments = tuple(moment for each in change.moments.values() for moment in each)
+    publishing = Publishing(cast("Store", store), FewMoments(moments))
+    settled = publishing.settle()
+    assert not settled.stuck
+    sweep(cast("Store", store))
+    if answer != "refused":
+        want = {name: commit_of(parts) for name, parts in getattr(change, answer).items()}
+        gone = [
+            record
+            for name, record in RECORDS.items()
+            if name not in want and store.size(record) is not None
+        ]
+        come = [
+            (commit, _stage(store, commit))
+            for commit in want.values()
+            if store.read(commit.record_name) != commit.to_json()
+        ]
+        publishing.exchange(gone, come)
+    publishing.sync_records()
 
 
 def _are_sound(store: ModelStore, *, by_content: bool) -> bool:
@@ -105,7 +145,72 @@ def _are_sound(store: ModelStore, *, by_content: bool) -> bool:
     return True
 
 
-class Explorer:
+class _Search:
+    """A search through all states that can be reached, breadth first: the first way to a fault is a
+    shortest one."""
+
+    first: Any
+    came: dict[Any, Any]
+
+    def explore(self, limit: int | None) -> int:
+        """Explore up to a number of states; raise AssertionError with the way to a fault."""
+        waiting = deque([self.first])
+        while waiting and (limit is None or len(self.came) < limit):
+            node = waiting.popleft()
+            for successor, how in self.following(node):
+                if successor not in self.came:
+                    self.came[successor] = (node, how)
+                    waiting.append(successor)
+        return len(self.came)
+
+    def following(self, node: Any) -> list[tuple[Any, str]]:
+        raise NotImplementedError
+
+    def fail(self, node: Any, how: str, law: str, what: str) -> None:
+        way = [how]
+        while self.came[node]:
+            node, step = self.came[node]
+            way.append(step)
+        raise AssertionError("\n".join([f"{law}: {what}", *reversed(way)]))
+
+
+class ChangeExplorer(_Search):
+    """All states that exports of a changed invoice, kills and losses of power can reach."""
+
+    def __init__(self, disk: Any, change: Any) -> None:
+        self.disk, self.change = disk, change
+        state = disk.start(change.files)
+        self.first = (state, model.kept_by_all(dict(state[0])))
+        self.came = {self.first: None}
+
+    def following(self, node: Any) -> list[tuple[Any, str]]:
+        state, kept = node
+        cuts = self.disk.after_power_cut(state) if state[2] else ()
+        found = [((cut, kept), "POWER CUT") for cut in cuts]
+        for answer in self.change.answers:
+            found += self._after(node, answer)
+        return found
+
+    def _after(self, node: Any, answer: str) -> list[tuple[Any, str]]:
+        state, kept = node
+        store = ModelStore(self.disk, state)
+        try:
+            run_export_of_changed(store, self.change, answer)
+        except NoMomentsError:
+            return []
+        found = []
+        for done, after in store.reached:
+            files = dict(after[0])
+            kept = kept | model.kept_by_all(files)
+            for law, what in model.change_faults(files, kept, self.change):
+                self.fail(node, f"export {answer}: {done}", law, what)
+            found.append(((after, kept), f"export {answer}: {done}"))
+        for law, what in model.change_end_faults(store.files, answer, self.change):
+            self.fail(node, f"export {answer} ends", law, what)
+        return found
+
+
+class Explorer(_Search):
     """All states that commands, kills and losses of power can reach in one scenario."""
 
     def __init__(self, disk: Any, scenario: Any) -> None:
@@ -119,18 +224,7 @@ class Explorer:
         self.came: dict[Any, Any] = {self.first: None}
         self.checked: set[Any] = set()
 
-    def explore(self, limit: int | None) -> int:
-        """Explore up to a number of states; raise AssertionError with the way to a fault."""
-        waiting = deque([self.first])
-        while waiting and (limit is None or len(self.came) < limit):
-            node = waiting.popleft()
-            for successor, how in self._following(node):
-                if successor not in self.came:
-                    self.came[successor] = (node, how)
-                    waiting.append(successor)
-        return len(self.came)
-
-    def _following(self, node: Any) -> list[tuple[Any, str]]:
+    def following(self, node: Any) -> list[tuple[Any, str]]:
         state, kept, gone, pruned = node
         cuts = self.disk.after_power_cut(state) if state[2] else ()
         found = [((cut, kept, gone, pruned), "POWER CUT") for cut in cuts]
@@ -166,7 +260,7 @@ class Explorer:
             return
         self.checked.add(key)
         for law, what in model.instant_faults(files, kept, (), self.scenario):
-            self._fail(node, how, law, what)
+            self.fail(node, how, law, what)
 
     def _check_end(
         self, node: Any, files: Any, command: Any, kept: Any, gone: bool, pruned: bool
@@ -176,19 +270,12 @@ class Explorer:
         if command == _PRUNE:
             open_ = [name for where, name in files if where == "C" and name != "T.json"]
             if open_:
-                self._fail(node, "prune", "law 4", f"{open_} is open at the end")
+                self.fail(node, "prune", "law 4", f"{open_} is open at the end")
             return
         ends = model.end_faults(files, command, kept, (), gone, self.scenario, protocol, pruned)
         for law, what in ends:
             if law != "tables":
-                self._fail(node, f"{command} ends", law, what)
-
-    def _fail(self, node: Any, how: str, law: str, what: str) -> None:
-        way = [how]
-        while self.came[node]:
-            node, step = self.came[node]
-            way.append(step)
-        raise AssertionError("\n".join([f"{law}: {what}", *reversed(way)]))
+                self.fail(node, f"{command} ends", law, what)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -205,11 +292,66 @@ def test_the_model_itself_holds(store: str, scenario: Any) -> None:
     assert fault is None
 
 
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.name)
+def test_what_goes_and_what_takes_its_place_are_never_seen_together_nor_both_lost(
+    store: str, change: Any
+) -> None:
+    assert ChangeExplorer(STORES[store](), change).explore(None) >= 9
+
+
+def test_what_goes_and_what_comes_are_both_stuck_if_others_damage_what_comes() -> None:
+    disk, change = model.Disk(), CHANGES[0]
+    store = ModelStore(disk, disk.start(change.files))
+    run_export_of_changed(store, change, "new")
+    moved = next(state for done, state in store.reached if done.startswith("('rename', ('C', 'U"))
+    left = {place: content for place, content in dict(moved[0]).items() if place[0] != "S"}
+    store = ModelStore(disk, disk.start(left))
+
+    settled = Publishing(cast("Store", store)).settle()
+
+    assert set(settled.stuck) == {RECORDS["T"], RECORDS["U"]}
+    assert "is gone or damaged" in settled.stuck[RECORDS["U"]]
+    assert store.files == left
+
+
+def test_a_withdrawal_names_records_of_its_own_invoice_alone() -> None:
+    name = RECORDS["U"]
+    other = name.with_name("X+office+billing_line_items.json")
+    outside = PurePosixPath("../../other.json")
+    for hostile in (
+        Withdrawal((RECORDS["T"],)),
+        Withdrawal((name,), {other: "0" * 64}),
+        Withdrawal((name, other)),
+    ):
+        with pytest.raises(DamagedError, match="the withdrawal of"):
+            parse_withdrawal(hostile.to_json(), name)
+    content = Withdrawal((name,), {outside: "0" * 64}).to_json()
+    with pytest.raises(DamagedError, match="the withdrawal of"):
+        parse_withdrawal(content, name)
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.name)
+def test_the_model_of_a_changed_invoice_holds(store: str, change: Any) -> None:
+    states, fault = model.explore_change(STORES[store](), change, limit=4_000)
+    assert states
+    assert fault is None
+
+
+@pytest.mark.parametrize("name", model.BROKEN_CHANGES)
+def test_each_tempting_order_of_a_changed_invoice_breaks_a_law(name: str) -> None:
+    assert model.first_change_fault(name, limit=4_000) is not None
+
+
 def main() -> None:
     for name, store in STORES.items():
         for scenario in SCENARIOS:
             states = Explorer(store(), scenario).explore(None)
-            print(f"{name:8} {scenario.name:32} {states:9,} states  holds", flush=True)
+            print(f"{name:8} {scenario.name:45} {states:9,} states  holds", flush=True)
+        for change in CHANGES:
+            states = ChangeExplorer(store(), change).explore(None)
+            print(f"{name:8} {change.name:45} {states:9,} states  holds", flush=True)
 
 
 if __name__ == "__main__":
