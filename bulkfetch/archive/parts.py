@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,14 @@ CHUNK_ROWS = 10_000
 """Rows are handed to Parquet in pieces of this many, counted from the start of their row group,
 whatever the page size: where the pages of a file are cut, and so its bytes, then depends on the
 rows alone."""
+
+
+_BUFFER_BYTES = 256 << 10
+"""pyarrow writes a file of 34 columns in 200 pieces; each piece that reaches Python waits for the
+other threads."""
+_FEW_ROWS = 100
+"""Below, compressing each column with zstd takes longer than all the rest (0.6 of 1.3 ms for 20
+rows of 34 columns), and saves a sixth of the file; snappy takes 0.05 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,7 @@ class PartWriter:
         one."""
         self._write_chunks(rest=True)
         if self._part is None and not self._parts:
-            self._part = self._open(schema)
+            self._part = self._open(schema, 0)
         self._seal(is_last=True)
         return self._parts
 
@@ -181,7 +189,7 @@ class PartWriter:
 
     def _write_rows(self, rows: pa.Table) -> None:
         self._seal_if_full()
-        part = self._part or self._open(rows.schema)
+        part = self._part or self._open(rows.schema, rows.num_rows)
         self._part = part
         part.write(rows)
         self._written_rows += rows.num_rows
@@ -195,12 +203,14 @@ class PartWriter:
             self._keep(self._parts[-1])
             self._kept = len(self._parts)
 
-    def _open(self, schema: pa.Schema) -> _Part:
+    def _open(self, schema: pa.Schema, rows: int) -> _Part:
+        """Open a part that begins with so many rows: with fewer than a chunk has, these are all."""
         number = len(self._parts)
         return _Part(
             self._store,
             self._name_of(number),
             schema,
+            encoding=_choose_encoding(rows),
             first_line=number * self._part_rows,
             row_group_rows=self._row_group_rows,
             waiting_room=self._room,
@@ -235,6 +245,7 @@ class _Part:
         name: PurePosixPath,
         schema: pa.Schema,
         *,
+        encoding: Mapping[str, Any],
         first_line: int,
         row_group_rows: int,
         waiting_room: WaitingRoom,
@@ -251,16 +262,20 @@ class _Part:
         self._store = store
         self._file = store.create(name)
         self._sink = _HashingFile(self._file)
+        self._buffered = pa.BufferedOutputStream(
+            pa.PythonFile(self._sink, mode="w"), buffer_size=_BUFFER_BYTES
+        )
         self._writer: pq.ParquetWriter | None = None
         try:
             self._writer = pq.ParquetWriter(
-                pa.PythonFile(self._sink, mode="w"),
+                self._buffered,
                 schema,
-                compression="zstd",
                 write_statistics=True,
                 write_page_index=True,
                 write_page_checksum=True,
-                store_schema=True,
+                # 3 to 4 kB in each file, and every reader knows the types from Parquet's own
+                store_schema=False,
+                **encoding,
             )
             self._writer.add_key_value_metadata(SPARK_VERSION)
         except BaseException as error:
@@ -287,6 +302,7 @@ class _Part:
             if footer is not None:
                 self._open_writer.add_key_value_metadata(footer.to_metadata())
             self._open_writer.close()
+            self._buffered.flush()
         except OSError as error:
             raise self._refusal(error) from error
         self._store.seal(self._file)
@@ -338,8 +354,20 @@ class _Part:
         return self._writer
 
 
+def _choose_encoding(rows: int) -> dict[str, Any]:
+    """Return how a part is compressed that begins with so many rows.
+
+    Dictionaries pay once values come again in a row group of some thousands of rows.
+    """
+    compression = "snappy" if rows < _FEW_ROWS else "zstd"
+    return {"compression": compression, "use_dictionary": rows >= CHUNK_ROWS}
+
+
 class _HashingFile:
-    """What pyarrow writes to: passes bytes on, and knows their number and hash."""
+    """What pyarrow writes to: passes bytes on, and knows their number and hash.
+
+    Once it is broken, it drops them.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -350,7 +378,7 @@ class _HashingFile:
 
     def write(self, data: bytes) -> int:
         if self.broken:
-            raise OSError("the part was given up")
+            return len(data)
         self._file.write(data)
         self.sha256.update(data)
         self.size += len(data)

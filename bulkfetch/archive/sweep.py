@@ -49,12 +49,16 @@ def _is_ours(name: PurePosixPath) -> bool:
     return name == STAGED_HEADERS
 
 
-def sweep_transfers(store: Store, done: Iterable[Transfer]) -> None:
-    """Remove what is staged of transfers that are done."""
+def sweep_transfers(store: Store, done: Iterable[Transfer]) -> set[str]:
+    """Remove what is staged of transfers that are done; return the names of those that have more
+    there."""
     staged = {_transfer_name(name) for name in store.list(STAGING)}
     for transfer in done:
-        if transfer_name(transfer) in staged:
+        name = transfer_name(transfer)
+        if name in staged:
             remove_staged(store, transfer)
+            staged.discard(name)
+    return staged
 
 
 def remove_staged(store: Store, transfer: Transfer, since: int = 0) -> None:

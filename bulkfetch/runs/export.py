@@ -294,6 +294,8 @@ class _Progress:
     """What the workers of a run have done so far."""
 
     vote: Vote
+    staged: set[str]
+    """Names of the transfers that may have whole parts in staging."""
     documents: dict[Document, CommittedDocument] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     fatal: BulkfetchError | None = None
@@ -318,11 +320,12 @@ async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
     plan = await _plan_in_time(run)
     await anyio.to_thread.run_sync(_begin, run, plan)
     work = await anyio.to_thread.run_sync(find_work, run, plan, settled)
-    await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
+    staged = await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
     note_work(run, work)
     headers = {header.invoice_id: header for header in work.headers}
     vote = Vote(headers, work.archived, work.besides | work.skipped)
-    progress = _Progress(vote, to_do=Counter(transfer.invoice_id for transfer in work.pending))
+    to_do = Counter(transfer.invoice_id for transfer in work.pending)
+    progress = _Progress(vote, staged, to_do=to_do)
     progress.failures.extend(work.blocked)
     with anyio.CancelScope(deadline=run.ends_at) as scope:
         await _fetch_transfers(run, work, progress)
@@ -451,7 +454,7 @@ async def _work_side_by_side(
             on_discard=count_discarded,
             on_empty_end=progress.ended_empty.add,
         )
-        job = Job(run, fetcher, sole_transfers(work.plan.invoices))
+        job = Job(run, fetcher, sole_transfers(work.plan.invoices), progress.staged)
 
         async def work_waiting() -> None:
             for item in waiting:

@@ -15,7 +15,7 @@ import anyio.to_thread
 import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit, CommittedPart
-from bulkfetch.archive.layout import part_name, staged_again_name, staged_name
+from bulkfetch.archive.layout import part_name, staged_again_name, staged_name, transfer_name
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
 from bulkfetch.archive.sweep import remove_staged
@@ -46,6 +46,8 @@ class Job:
     fetcher: Fetcher
     sole: Collection[Transfer] = ()
     """Transfers that make up all charges of their invoice."""
+    staged: set[str] = field(default_factory=set)
+    """Names of the transfers that may have whole parts in staging."""
     waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
     decoders: FastDecoders = field(default_factory=FastDecoders)
     writing: anyio.CapacityLimiter = field(init=False)
@@ -90,8 +92,8 @@ async def _until_uploaded(
 async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
     run = job.run
     staging = Staging(run.store, transfer, run.settings)
-    adopted = await in_thread(job, staging.adopt)
-    if adopted:
+    is_staged = transfer_name(transfer) in job.staged
+    if is_staged and (adopted := await in_thread(job, staging.adopt)):
         intake = await in_thread(job, partial(_Intake, transfer, job, staging, adopted))
         run.log.note("resumed", transfer=str(transfer), line=intake.start.line, parts=len(adopted))
         try:
@@ -164,6 +166,7 @@ class _Intake:
         self._page = self._page_before = self._look_back(self.start)
         self._is_sole = transfer in job.sole
         self._staging = staging
+        self._staged = job.staged
         self._least_rows = sum(part.rows for part in parts) + 1 if parts else 0
         self._store = job.run.store
         self._overlap = rows_since(job.run.store, parts, self.start.line)
@@ -253,6 +256,7 @@ class _Intake:
             return
         ends_before = part.first_line + part.rows <= self.tally.rows
         page = self._page_before if ends_before else self._page
+        self._staged.add(transfer_name(self._transfer))
         self._staging.keep(Checkpoint(part, page.start, page.total, page.rescues))
 
     def _changed(self, what: str) -> ContradictionError:

@@ -90,7 +90,12 @@ class Disk:
 
 
 class LocalStore:
-    """A Store in a directory of a local file system."""
+    """A Store in a directory of a local file system.
+
+    Directories inside it are checked for symbolic links once, when they are first met, and files
+    each time. While the lock is held, records are only written if the directory is still the one
+    that was locked: neither moved away, nor replaced, nor unmounted.
+    """
 
     readers = os.cpu_count() or 2
     writers = 2
@@ -100,12 +105,15 @@ class LocalStore:
         self.root = root
         self.where = str(root)
         self._disk = disk or Disk()
+        self._checked: set[PurePosixPath] = set()
+        self._locked: tuple[int, int] | None = None
+        """Device and inode of the root while its lock is held."""
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file for a staged part, replacing one that an earlier run left."""
         with self._refusals(name):
             path = self._path(name)
-            self._make_directory(path.parent)
+            self._make_directory(name.parent)
             with suppress(FileNotFoundError):
                 self._disk.remove(path)
             return self._disk.create(path)
@@ -122,7 +130,7 @@ class LocalStore:
         """Give a whole file a second name, which must be free; copy it where links do not exist."""
         with self._refusals(target):
             here, there = self._path(source), self._path(target)
-            self._make_directory(there.parent)
+            self._make_directory(target.parent)
             try:
                 self._disk.link(here, there)
             except FileExistsError:
@@ -148,6 +156,7 @@ class LocalStore:
     def rename(self, source: PurePosixPath, target: PurePosixPath) -> None:
         """Rename a small file within its directory. The caller syncs the directory."""
         with self._refusals(target):
+            self._check_root()
             self._disk.rename(self._path(source), self._path(target))
 
     def put(self, name: PurePosixPath, content: bytes) -> None:
@@ -156,8 +165,9 @@ class LocalStore:
         A write that fails may leave half of it.
         """
         with self._refusals(name):
+            self._check_root()
             path = self._path(name)
-            self._make_directory(path.parent)
+            self._make_directory(name.parent)
             try:
                 file = self._disk.create(path)
             except FileExistsError:
@@ -169,10 +179,10 @@ class LocalStore:
     def unlink(self, name: PurePosixPath) -> bool:
         """Remove a file, if it exists; the caller syncs the directory."""
         with self._refusals(name):
-            path = self._path(name)
-            if not path.exists():
+            try:
+                self._disk.remove(self._path(name))
+            except FileNotFoundError:
                 return False
-            self._disk.remove(path)
             return True
 
     def sync_file(self, name: PurePosixPath) -> None:
@@ -184,7 +194,7 @@ class LocalStore:
         """Make the entries of a directory durable, if it exists."""
         with self._refusals(name):
             path = self._path(name)
-            if path.is_dir():
+            if name in self._checked or path.is_dir():
                 self._disk.sync_directory(path)
 
     def sync_directories(self, name: PurePosixPath) -> None:
@@ -197,13 +207,14 @@ class LocalStore:
     def make_directory(self, name: PurePosixPath) -> None:
         """Create a directory durably, and those above it."""
         with self._refusals(name):
-            self._make_directory(self._path(name))
+            self._make_directory(name)
 
     def remove_directory(self, name: PurePosixPath) -> None:
         """Remove a directory, if it exists and is empty."""
         with self._refusals(name):
             path = self._path(name)
             if path.is_dir() and not any(path.iterdir()):
+                self._checked.clear()
                 self._disk.remove_directory(path)
 
     def is_free(self, name: PurePosixPath) -> bool:
@@ -230,8 +241,9 @@ class LocalStore:
     def replace(self, source: PurePosixPath, target: PurePosixPath) -> None:
         """Rename a whole file within its directory, durably, replacing what has the name."""
         with self._refusals(target):
+            self._check_root()
             path = self._path(target)
-            self._make_directory(path.parent)
+            self._make_directory(target.parent)
             self._disk.rename(self._path(source), path)
             self._disk.sync_directory(path.parent)
 
@@ -289,13 +301,18 @@ class LocalStore:
         """
         with self._refusals(name):
             path = self._path(name)
-            self._make_directory(path.parent)
+            self._make_directory(name.parent)
             file = path.open("ab")
         with file, _directory(path.parent) as directory:
             self._lock_file(file)
             if directory is not None:
                 self._lock_directory(directory)
-            yield
+            with self._refusals(name):
+                self._locked = _identify(self.root)
+            try:
+                yield
+            finally:
+                self._locked = None
 
     def is_locked(self, name: PurePosixPath) -> bool:
         """Return whether a run holds the lock now."""
@@ -338,27 +355,43 @@ class LocalStore:
         )
 
     def _path(self, name: PurePosixPath) -> Path:
+        """Return where a file is, with no symbolic link on the way to it, nor in its place."""
         if name.is_absolute() or ".." in name.parts or "\0" in str(name):
             raise StorageError(f"{str(name)!r} is not inside the archive")
-        path = os.fspath(self.root)
-        for part in name.parts:
-            path = os.path.join(path, part)
-            if os.path.islink(path):
-                raise DamagedError(
-                    f"{path} is a symbolic link; none is followed inside an archive: "
-                    "put the directory or file itself in its place"
-                )
+        if name.parent not in self._checked:
+            self._check_directories(name)
+        path = os.path.join(self.root, name)
+        _refuse_link(path)
         return Path(path)
 
-    def _make_directory(self, path: Path) -> None:
+    def _check_directories(self, name: PurePosixPath) -> None:
+        for directory in reversed(name.parents[:-1]):
+            _refuse_link(os.path.join(self.root, directory))
+        if os.path.isdir(os.path.join(self.root, name.parent)):
+            self._checked.add(name.parent)
+
+    def _check_root(self) -> None:
+        """Raise OutputError if the output is not the directory that was locked."""
+        if self._locked is not None and _identify(self.root) != self._locked:
+            raise StorageError(
+                f"the output directory {self.root} is another one than when the run began: it was "
+                "moved, replaced or unmounted. What was committed is in the one that was there; "
+                "put it back, and run the same command again"
+            )
+
+    def _make_directory(self, name: PurePosixPath) -> None:
         """Create a directory durably. A missing root is an error: it existed when the run began."""
+        if name in self._checked:
+            return
+        path = self._path(name)
         if path.is_dir():
             return
+        self._check_root()
         if path == self.root:
             raise StorageError(
                 f"the output directory {self.root} is gone; it existed when the run began"
             )
-        self._make_directory(path.parent)
+        self._make_directory(name.parent)
         self._disk.make_directory(path)
         self._disk.sync_directory(path.parent)
 
@@ -367,7 +400,26 @@ class LocalStore:
         try:
             yield
         except OSError as error:
+            if error.errno == errno.ENOENT:
+                self._check_root()
             raise StorageError(explain(error, self.root / name)) from error
+
+
+def _refuse_link(path: str) -> None:
+    if os.path.islink(path):
+        raise DamagedError(
+            f"{path} is a symbolic link; none is followed inside an archive: "
+            "put the directory or file itself in its place"
+        )
+
+
+def _identify(root: Path) -> tuple[int, int] | None:
+    """Return the device and the inode of a directory, None if there is none."""
+    try:
+        found = root.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

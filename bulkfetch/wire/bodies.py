@@ -66,6 +66,8 @@ class Bodies:
         self._asks.append(ask)
         room.waits = True
         self._serve()
+        if ask.granted.is_set():
+            return
         try:
             await ask.granted.wait()
         finally:

@@ -84,7 +84,7 @@ class Histories(RuleBasedStateMachine):
 
     # What runs do.
 
-    @rule(at=st.integers(0, 900))
+    @rule(at=st.integers(0, 250))
     def die(self, at: int) -> None:
         """Run, and die before a change of the disk."""
         try:

@@ -166,12 +166,12 @@ def test_a_part_says_what_its_file_is_made_of() -> None:
 
 
 def test_a_part_is_compressed_and_has_statistics_an_index_and_checksums() -> None:
-    _, (content,) = written(rows(1000))
+    _, (content,) = written(rows(10_000))
 
     metadata = pq.ParquetFile(io.BytesIO(content)).metadata
     column = metadata.row_group(0).column(0)
     assert column.compression == "ZSTD"
-    assert (column.statistics.min, column.statistics.max) == (0, 999)
+    assert (column.statistics.min, column.statistics.max) == (0, 9999)
     assert column.has_offset_index
     assert column.has_column_index
     damaged = bytearray(content)

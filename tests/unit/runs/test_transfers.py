@@ -22,7 +22,7 @@ from bulkfetch.archive.commits import Commit, read_commit
 from bulkfetch.archive.layout import STAGING, checkpoint_name, staged_name
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.archive.superseded import superseded_bytes
-from bulkfetch.archive.sweep import sweep
+from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import sum_of
 from bulkfetch.decoding.fields import MONEY
@@ -73,7 +73,8 @@ async def _in_group(
             archive = Run(
                 run, ExportOptions("lake"), store, session, stats, session.log, Publishing(store)
             )
-            job = Job(archive, Fetcher(session, tasks, run, Lookahead(8)))
+            fetcher = Fetcher(session, tasks, run, Lookahead(8))
+            job = Job(archive, fetcher, staged=sweep_transfers(store, []))
             fetched = await fetch_transfer(transfer, job)
             await in_thread(job, partial(publish, archive, fetched))
             outcome.append(fetched.commit)

@@ -34,7 +34,7 @@ class Refusing(LocalStore):
         super().__init__(root)
         self.code = code
 
-    def _make_directory(self, path: Path) -> None:
+    def _make_directory(self, name: PurePosixPath) -> None:
         raise OSError(self.code, os.strerror(self.code))
 
 

@@ -16,7 +16,7 @@ from support.replay import Asked, MadeUp, Served, invoice
 
 from bulkfetch.archive.layout import LINE_ITEMS
 from bulkfetch.errors import OutputError
-from bulkfetch.runs.export import archive
+from bulkfetch.runs.export import archive, writing_to
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.verify import verify
@@ -73,7 +73,9 @@ async def run_into(
 ) -> ExportReport:
     """Export into `root`, which is there, over a disk."""
     run = server.settings(**{**CUT, **settings})
-    return await archive(ExportOptions(str(root)), run, LocalStore(root, disk), RunStats())
+    store = LocalStore(root, disk)
+    async with writing_to(store):
+        return await archive(ExportOptions(str(root)), run, store, RunStats())
 
 
 def proved(root: Path) -> dict[str, bytes]:
