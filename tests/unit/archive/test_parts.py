@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, WaitingRoom, stage_table
+from bulkfetch.billing.details import DETAILS
+from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import LocalStore
 
@@ -178,6 +180,24 @@ def test_a_part_is_compressed_and_has_statistics_an_index_and_checksums() -> Non
     damaged[column.dictionary_page_offset + 60] ^= 1
     with pytest.raises((OSError, pa.ArrowException)):
         pq.read_table(io.BytesIO(bytes(damaged)), page_checksum_verification=True)
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100])
+@pytest.mark.parametrize(
+    "schema",
+    [INVOICE_ARROW, *(row.schema.arrow for row in DETAILS.values() if row.schema is not None)],
+)
+def test_parquet_alone_tells_the_schema_of_a_part(schema: pa.Schema, count: int) -> None:
+    nothing = [pa.nulls(count, field.type) for field in schema]
+    loose = pa.schema([field.with_nullable(True) for field in schema])
+    table = pa.table(nothing, schema=loose)
+
+    _, (content,) = written(table)
+
+    file = pq.ParquetFile(io.BytesIO(content))
+    assert file.schema_arrow.remove_metadata() == loose.remove_metadata()
+    assert b"ARROW:schema" not in (file.metadata.metadata or {})
+    assert file.read().num_rows == count
 
 
 @settings(max_examples=40)
