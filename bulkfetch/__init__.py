@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from bulkfetch.runs.repair import repair as repair
     from bulkfetch.runs.repair import repair_async as repair_async
     from bulkfetch.runs.report import ExportReport as ExportReport
+    from bulkfetch.runs.show import ShowReport as ShowReport
+    from bulkfetch.runs.show import show as show
     from bulkfetch.runs.verify import VerifyReport as VerifyReport
     from bulkfetch.runs.verify import verify as verify
     from bulkfetch.settings.declared import Settings as Settings
@@ -61,6 +63,7 @@ _HOMES = {
     "Secret": "settings.values",
     "Selection": "runs.plan",
     "Settings": "settings.declared",
+    "ShowReport": "runs.show",
     "SummaryDetail": "partnercenter.summaries",
     "TaxReceipt": "billing.invoices",
     "VerifyReport": "runs.verify",
@@ -72,6 +75,7 @@ _HOMES = {
     "repair": "runs.repair",
     "repair_async": "runs.repair",
     "schema_of": "billing.details",
+    "show": "runs.show",
     "verify": "runs.verify",
     "verify_against_server": "runs.recount",
 }

@@ -142,10 +142,22 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
         rebuilt=facts.get("rebuilt", False),
         is_whole=facts.get("is_whole", True),
     )
+    _check_counts(commit)
     for number, part in enumerate(commit.parts):
         check_file(part)
         _check_name(part, transfer, number if commit.is_whole else None)
     return commit
+
+
+def _check_counts(commit: Commit) -> None:
+    """Check what reports add up. Raises ValueError."""
+    counts = [commit.rows, *commit.rescues.values(), *(part.rows for part in commit.parts)]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise ValueError("it does not say how many rows there are")
+    if not all(
+        each is None or each.is_finite() for each in (commit.total, commit.transfer.charged)
+    ):
+        raise ValueError("an amount is not a number")
 
 
 def _check_name(part: CommittedPart, transfer: Transfer, number: int | None) -> None:

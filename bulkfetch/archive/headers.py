@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from bulkfetch.archive.inventory import list_records
 from bulkfetch.archive.layout import (
     FORMAT_VERSION,
     HEADERS_COMMIT,
@@ -18,6 +19,7 @@ from bulkfetch.archive.layout import (
     STAGED_HEADERS,
     headers_name,
     published_as,
+    superseded_name,
 )
 from bulkfetch.archive.parts import stage_table
 from bulkfetch.archive.reading import parquet_file
@@ -103,17 +105,36 @@ def stage_headers(
 def read_headers(store: Store) -> pa.Table | None:
     """Return the table of invoice headers of an archive, or None if it has none.
 
-    Raises DamagedError if the file is not the one that was written.
+    One that is being replaced is returned until the next one is there. Raises DamagedError if the
+    file is not the one that was written.
     """
     commit = read(store, HEADERS_COMMIT, parse_headers)
     if commit is not None:
         return _table(commit, store.read(commit.name))
-    if any(published_as(name) is not None for name in store.list(INVOICES)):
+    others = list_records(store, [HEADERS_COMMIT.parent])
+    for each in others:
+        commit = read(store, each.name, _parse_as_headers)
+        if commit is None:
+            continue
+        # the old one's file may have moved, and the next one's not be in place yet
+        moved = superseded_name(each.what, commit.name)
+        content = store.read(commit.name) or store.read(moved)
+        if content is not None:
+            return _table(commit, content)
+    if not others and any(published_as(name) is not None for name in store.list(INVOICES)):
         raise DamagedError(
             f"{HEADERS_COMMIT} is gone, but the table that it named is there: run `bulkfetch "
             "repair`"
         )
     return None
+
+
+def _parse_as_headers(content: bytes, name: PurePosixPath) -> HeadersCommit | None:
+    """Read the record that is to come, or the one that goes; None if it is not written whole."""
+    try:
+        return parse_headers(content, HEADERS_COMMIT)
+    except DamagedError:
+        return None
 
 
 def _table(commit: HeadersCommit, content: bytes | None) -> pa.Table:

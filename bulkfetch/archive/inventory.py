@@ -99,7 +99,8 @@ def recorded_selections(store: Store) -> list[dict[str, Any]]:
 
 
 def _records_in(store: Store, directory: PurePosixPath) -> set[PurePosixPath]:
-    return {each.record for each in list_records(store, [directory]) if each.what == "json"}
+    """Return the records of a directory, those that are being replaced too."""
+    return {each.record for each in list_records(store, [directory]) if each.what != "next"}
 
 
 def _withdrawn_since(store: Store, moment: str) -> set[str]:

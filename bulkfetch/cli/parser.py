@@ -458,6 +458,13 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     _set_command(parser, "verify:verify", "DIR")
 
 
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
+    _add_json(parser)
+    add_settings(parser, "reconciliation", "storage")
+    _set_command(parser, "show:show", "DIR")
+
+
 def _add_repair(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
     parser.add_argument(
@@ -527,6 +534,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "invoices": ("list the invoices, or show one", _add_invoices),
     "login": ("sign in, or show who is signed in", _add_login),
     "line-items": ("print the line items of one detail", _add_line_items),
+    "show": ("show what an archive has, what it lacks, and how its last run ended", _add_show),
     "verify": ("check an archive against its commits and its invoices", _add_verify),
     "repair": ("re-fetch what `verify` found damaged", _add_repair),
     "accept": ("record that the difference of an invoice is understood", _add_accept),

@@ -10,11 +10,9 @@ from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import OddInvoice
 from bulkfetch.billing.transfers import Transfer, period_advice, whole_invoice
 from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError
+from bulkfetch.runs.findings import NOT_TRIED
 from bulkfetch.wire.refusals import advice, advice_on
 from bulkfetch.words import counted, encodable
-
-NOT_TRIED = "not_tried"
-"""The reason of transfers that a run did not come to, or had to leave, before it ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer
 
+NOT_TRIED = "not_tried"
+"""The reason of transfers that a run did not come to, or had to leave, before it ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

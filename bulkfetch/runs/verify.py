@@ -256,16 +256,16 @@ def verify_store(
 ) -> VerifyReport:
     """Check an archive as `verify` does, in a store; `output` is what the report calls it."""
     being_written = store.is_locked(LOCK)
-    archive, findings = _archive_file(store)
+    archive, findings = read_archive_file(store)
     commits, damaged = _commits(store)
     findings += damaged
     for found in side_by_side(store, partial(_check_commit, store, deep=deep), commits):
         findings += found
-    findings += _accepted_file(store)
+    findings += check_accepted(store)
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
     findings += _strays(store)
-    headers, header_findings = _headers(store, commits)
+    headers, header_findings = check_headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
     usage = [] if findings or not deep else list(_usage_differences(store, by_transfer))
     findings += header_findings
@@ -324,7 +324,7 @@ def _why_unreadable(store: Store, name: PurePosixPath, error: Exception) -> str:
         return str(error)
 
 
-def _archive_file(store: Store) -> tuple[dict[str, Any] | None, list[Finding]]:
+def read_archive_file(store: Store) -> tuple[dict[str, Any] | None, list[Finding]]:
     """Check what an archive says of itself. Raises OutputError if it is none, or one of another
     format."""
     try:
@@ -338,7 +338,7 @@ def _archive_file(store: Store) -> tuple[dict[str, Any] | None, list[Finding]]:
     return archive, []
 
 
-def _accepted_file(store: Store) -> list[Finding]:
+def check_accepted(store: Store) -> list[Finding]:
     """Check the record of what the user has accepted."""
     try:
         read_acceptances(store)
@@ -473,7 +473,7 @@ def _named_by_records(store: Store) -> tuple[set[str], set[PurePosixPath]]:
     return known, damaged
 
 
-def _headers(store: Store, commits: Sequence[Commit]) -> tuple[list[Header], list[Finding]]:
+def check_headers(store: Store, commits: Sequence[Commit]) -> tuple[list[Header], list[Finding]]:
     """Read the invoice headers of the archive, and find what is wrong with their table."""
     try:
         table = read_headers(store)

@@ -45,6 +45,7 @@ LOADS_NO_NETWORK = [
     "bulkfetch.billing.schemas",
     "bulkfetch.billing.transfers",
     "bulkfetch.runs.plan",
+    "bulkfetch.runs.show",
     "bulkfetch.runs.verify",
 ]
 

@@ -266,6 +266,7 @@ EVERY = setting_names()
         (["invoices", "document"], {*SERVICE} - PAGES),
         (["login"], {*SERVICE} - PAGES),
         (["line-items"], {*SERVICE} - {"invoice_page_size"}),
+        (["show"], ["money_tolerance", *STORAGE]),
         (["verify"], ["money_tolerance", *STORAGE]),
         (["repair"], EVERY),
         (["accept"], ["money_tolerance", *STORAGE]),
