@@ -19,6 +19,7 @@ from bulkfetch.archive.layout import (
     published_as,
     record_named,
 )
+from bulkfetch.errors import OutputError
 from bulkfetch.storage.store import Store
 
 _COUNTED = {"transfers": COMMITS, "documents": DOCUMENT_COMMITS}
@@ -32,17 +33,27 @@ def count_records(store: Store) -> dict[str, int]:
 def find_gone(store: Store) -> str:
     """Return which records are gone that the last run counted, "" if none is.
 
-    Records that were withdrawn since then count as there.
+    Records that were withdrawn since then count as there, and so do those whose replacement is not
+    finished.
     """
     counted, moment = _last_count(store)
     gone = []
     for what, directory in _COUNTED.items():
-        now = _records_in(store, directory)
+        now = {each.record for each in list_records(store, [directory]) if each.what != "next"}
         now |= {directory / name for name in _withdrawn_since(store, moment)} - now
         lacking = counted.get(what, 0) - len(now)
         if lacking > 0:
             gone.append(f"{lacking:,} of {counted[what]:,} records of {what} ({directory})")
     return " and ".join(gone)
+
+
+def refuse_if_gone(store: Store) -> None:
+    """Raise OutputError if records are gone that the last run counted."""
+    if gone := find_gone(store):
+        raise OutputError(
+            f"{store.where}: {gone} are gone since the last run. Put them back from a copy, or run "
+            "`bulkfetch repair`, which makes them again from the files; nothing was changed"
+        )
 
 
 def files_without_record(store: Store) -> set[PurePosixPath]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit, commit_names, parse_commit
+from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.archive.inventory import files_without_record
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import RECORDS, SUPERSEDED, superseded_name
-from bulkfetch.archive.publishing import hash_of
+from bulkfetch.archive.publishing import hash_of, name_moment, open_records
 from bulkfetch.archive.records import Record
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store
 
 _MOMENT = "%Y%m%dT%H%M%S.%fZ"
+_RECORD = ".json.old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +28,48 @@ class Generation:
 
     moment: str
     record: Record
-    size_bytes: int
+    sizes: Mapping[PurePosixPath, int]
+    """The files of it that are there, the record last, with their sizes in bytes."""
     foreign: tuple[PurePosixPath, ...] = ()
     """Files in its folder that it does not name: they stay, and so does the folder."""
 
     @property
+    def size_bytes(self) -> int:
+        """How large all its files are, in bytes."""
+        return sum(self.sizes.values())
+
+    @property
     def replaced_at(self) -> datetime:
         """When it was replaced."""
-        return datetime.strptime(self.moment, _MOMENT).replace(tzinfo=UTC)
+        return _read_moment(self.moment)
 
     def __str__(self) -> str:
-        return f"{self.record.record_name.stem}, replaced {self.replaced_at:%Y-%m-%d %H:%M}"
+        return f"{_name(self.record)}, replaced {self.replaced_at:%Y-%m-%d %H:%M} UTC"
+
+
+def _name(record: Record) -> str:
+    """Return what a person calls the data of a record."""
+    if isinstance(record, Commit):
+        return str(record.transfer)
+    if isinstance(record, CommittedDocument):
+        return f"document {record.document}"
+    return "the table of invoice headers"
 
 
 def superseded_bytes(store: Store) -> int:
     """Return how large everything is that has been replaced, in bytes."""
-    return sum(store.size(name) or 0 for name in store.list(SUPERSEDED))
+    return sum(_sizes(store, store.list(SUPERSEDED)).values())
+
+
+def _sizes(store: Store, names: Iterable[PurePosixPath]) -> dict[PurePosixPath, int]:
+    """Return the sizes of those files that are there; a symbolic link is none of ours."""
+    sizes = {}
+    for name in names:
+        with suppress(DamagedError):
+            size = store.size(name)
+            if size is not None:
+                sizes[name] = size
+    return sizes
 
 
 def generations(store: Store) -> tuple[list[Generation], list[PurePosixPath]]:
@@ -55,7 +85,7 @@ def generations(store: Store) -> tuple[list[Generation], list[PurePosixPath]]:
     for moment, names in sorted(folders.items()):
         generation = _generation(store, moment, names)
         if generation is None:
-            unknown += names if len(names) > 1 else []  # one is a damaged record that was replaced
+            unknown += [] if _is_damaged_record(store, names) else names
         else:
             found.append(generation)
             unknown += generation.foreign
@@ -64,10 +94,18 @@ def generations(store: Store) -> tuple[list[Generation], list[PurePosixPath]]:
 
 def _is_moment(name: str) -> bool:
     try:
-        datetime.strptime(name, _MOMENT).replace(tzinfo=UTC)
+        return name_moment(_read_moment(name)) == name
     except ValueError:
         return False
-    return True
+
+
+def _read_moment(name: str) -> datetime:
+    return datetime.strptime(name, _MOMENT).replace(tzinfo=UTC)
+
+
+def _is_damaged_record(store: Store, names: Sequence[PurePosixPath]) -> bool:
+    """Return whether this is all that was left of a damaged record when it was replaced."""
+    return len(names) == 1 and names[0].name.endswith(_RECORD) and bool(_sizes(store, names))
 
 
 def _generation(store: Store, moment: str, names: list[PurePosixPath]) -> Generation | None:
@@ -76,17 +114,13 @@ def _generation(store: Store, moment: str, names: list[PurePosixPath]) -> Genera
     if len(records) != 1:
         return None
     (record,) = records
-    ours = set(_names_of(moment, record))
-    return Generation(
-        moment,
-        record,
-        sum(store.size(name) or 0 for name in names if name in ours),
-        tuple(name for name in names if name not in ours),
-    )
+    ours = [name for name in _names_of(moment, record) if name in names]
+    sizes = _sizes(store, ours)
+    return Generation(moment, record, sizes, tuple(each for each in names if each not in sizes))
 
 
 def _records_in(store: Store, name: PurePosixPath) -> Iterator[Record]:
-    if not name.name.endswith(".json.old"):
+    if not name.name.endswith(_RECORD):
         return
     for directory in RECORDS:
         try:
@@ -106,7 +140,7 @@ def _names_of(moment: str, record: Record) -> Iterator[PurePosixPath]:
 
 def remove_generation(store: Store, generation: Generation) -> None:
     """Delete a replaced generation: its files, then its record, which names them until then."""
-    *files, record = _names_of(generation.moment, generation.record)
+    *files, record = generation.sizes
     for name in files:
         store.unlink(name)
     folder = SUPERSEDED / generation.moment
@@ -118,15 +152,17 @@ def remove_generation(store: Store, generation: Generation) -> None:
 def remove_old_views(store: Store, keep: int) -> list[Generation]:
     """Delete generations of unbilled snapshots and of the table of headers beyond the last `keep`.
 
-    The one that is in place counts as the last. Returns what was deleted.
+    The one that is in place counts as the last; where none is, all that are kept are older ones.
+    Returns what was deleted.
     """
     by_record: dict[PurePosixPath, list[Generation]] = {}
     for generation in generations(store)[0]:
         if generation.record.is_view:
             by_record.setdefault(generation.record.record_name, []).append(generation)
     removed = []
-    for found in by_record.values():
-        for generation in found[: max(0, len(found) - (keep - 1))]:
+    for name, found in by_record.items():
+        older = keep - (store.size(name) is not None)
+        for generation in found[: max(0, len(found) - older)]:
             remove_generation(store, generation)
             removed.append(generation)
     return removed
@@ -170,9 +206,12 @@ class _Newer:
         self._store = store
         self._faults: dict[PurePosixPath, str] = {}
         self._of_invoice: dict[str, list[PurePosixPath]] | None = None
+        self._unfinished = {*open_records(store), *files_without_record(store)}
 
     def fault(self, record: Record) -> str:
         """Return why the generation has to stay, or "" if it may go."""
+        if record.record_name in self._unfinished:
+            return "what takes its place is not finished, or has lost its record"
         if self._store.size(record.record_name) is not None:
             return self._fault(record.record_name)
         if not isinstance(record, Commit) or record.transfer.unbilled:

@@ -23,8 +23,8 @@ from bulkfetch.archive.documents import CommittedDocument, committed_documents
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
     count_records,
-    find_gone,
     recorded_selections,
+    refuse_if_gone,
     write_run_report,
 )
 from bulkfetch.archive.layout import ARCHIVE, LOCK, LOGS, STAGED_HEADERS
@@ -42,7 +42,6 @@ from bulkfetch.errors import (
     DamagedError,
     DeadlineError,
     NotFoundError,
-    OutputError,
     ServerUnavailableError,
     SettingsError,
     SignInError,
@@ -235,11 +234,8 @@ def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings)
     settled = publishing.settle()
     with suppress(DamagedArchiveError):  # a repair writes it again
         check_archive(store, _identify(settings, options.source))
-    if options.repair is None and (gone := find_gone(store)):
-        raise OutputError(
-            f"{store.where}: {gone} are gone since the last run. Put them back from a copy, or run "
-            "`bulkfetch repair`, which makes them again from the files; nothing was changed"
-        )
+    if options.repair is None:
+        refuse_if_gone(store)
     sweep(store)
     return settled
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bulkfetch.archive.inventory import count_records, write_run_report
+from bulkfetch.archive.inventory import count_records, refuse_if_gone, write_run_report
 from bulkfetch.archive.layout import ARCHIVE, LOCK
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
-from bulkfetch.archive.superseded import Pruned, superseded_bytes
+from bulkfetch.archive.superseded import Generation, Pruned, superseded_bytes
 from bulkfetch.archive.superseded import prune as prune_generations
 from bulkfetch.errors import OutputError
 from bulkfetch.settings.declared import Settings
@@ -38,9 +38,9 @@ class PruneReport:
         return {
             "output": self.output,
             "complete": self.complete,
-            "removed": list(map(str, self.pruned.removed)),
+            "removed": list(map(_facts_of, self.pruned.removed)),
             "removed_bytes": self.pruned.size_bytes,
-            "kept": [{"name": str(each), "why": why} for each, why in self.pruned.kept],
+            "kept": [{**_facts_of(each), "why": why} for each, why in self.pruned.kept],
             "unknown": list(map(str, self.pruned.unknown)),
             "finished": [name.stem for name in self.settled.finished],
             "stuck": {str(name): why for name, why in self.settled.stuck.items()},
@@ -57,12 +57,31 @@ class PruneReport:
         lines += [f"DELETED {each}" for each in pruned.removed]
         lines += [f"KEPT {each}: {why}" for each, why in pruned.kept]
         lines += [f"KEPT {name}: no record names it" for name in pruned.unknown]
+        if pruned.kept:
+            lines.append(
+                "What took the place of these does not verify: run `bulkfetch repair`, "
+                "then prune again"
+            )
         lines.append(
-            f"{self.output}: {counted(len(pruned.removed), 'generation')} deleted, "
-            f"{pruned.size_bytes / 1e6:,.1f} MB; {self.superseded_bytes / 1e6:,.1f} MB of replaced "
+            f"{self.output}: {self._deleted()}; {self.superseded_bytes / 1e6:,.1f} MB of replaced "
             "files are kept"
         )
         return lines
+
+    def _deleted(self) -> str:
+        pruned = self.pruned
+        if not pruned.removed and not pruned.kept:
+            return "nothing was replaced that long ago"
+        generations = counted(len(pruned.removed), "generation")
+        return f"{generations} deleted, {pruned.size_bytes / 1e6:,.1f} MB"
+
+
+def _facts_of(generation: Generation) -> dict[str, Any]:
+    return {
+        "record": str(generation.record.record_name),
+        "moment": generation.moment,
+        "size_bytes": generation.size_bytes,
+    }
 
 
 def prune(
@@ -71,14 +90,15 @@ def prune(
     """Delete generations that were replaced longer ago than `older_than`.
 
     One is deleted only where what took its place verifies. No server is asked. Raises OutputError
-    if `output` is not an archive of this format, and StorageError.
+    if `output` is not an archive of this format, or if records of it are gone, and StorageError.
     """
     store = open_archive(output, settings)
     now = datetime.now(UTC)
+    if read_archive(store) is None:
+        raise OutputError(f"{output} is not an archive of bulkfetch: it has no {ARCHIVE}")
     with store.locked(LOCK):
-        if read_archive(store) is None:
-            raise OutputError(f"{output} is not an archive of bulkfetch: it has no {ARCHIVE}")
         settled = Publishing(store).settle()
+        refuse_if_gone(store)
         pruned = prune_generations(store, now - older_than)
         report = PruneReport(str(output), pruned, settled, superseded_bytes(store))
         content = {"command": "prune", **report.to_dict(), "records": count_records(store)}
