@@ -45,6 +45,7 @@ from bulkfetch.runs.documents import save_document
 from bulkfetch.runs.sources import source_of
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
+from bulkfetch.settings.paths import file_at
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
@@ -216,7 +217,7 @@ class InvoiceById:
         """
         with TemporaryDirectory() as folder:
             file = Path(folder, "document.pdf")
-            await self.save_document(file, receipt_id)
+            await self._save_document(file, receipt_id)
             return await anyio.to_thread.run_sync(file.read_bytes)
 
     async def save_document(self, file: str | Path, receipt_id: str | None = None) -> int:
@@ -226,9 +227,12 @@ class InvoiceById:
         The file is there once it is whole, and replaces one of that name. Needs app+user
         credentials. Raises NotFoundError if the service has no such document, and StorageError.
         """
+        return await self._save_document(file_at(file), receipt_id)
+
+    async def _save_document(self, file: Path, receipt_id: str | None) -> int:
         document = Document(self.invoice_id, receipt_id or "")
         try:
-            return await save_document(document, self.client.opened().session, Path(file))
+            return await save_document(document, self.client.opened().session, file)
         except HttpStatusError as error:
             if error.status != 404:
                 raise

@@ -70,8 +70,10 @@ Each setting can be given in three places; the first one wins:
 1. a flag: `--page-size 500`,
 2. an environment variable: `BULKFETCH_PAGE_SIZE=500`,
 3. a key of a TOML file: `page_size = 500`. The file is the one that `--config FILE` or
-   `BULKFETCH_CONFIG` names, else `bulkfetch.toml` in the current folder, else
-   `bulkfetch/config.toml` in your configuration folder (`~/.config`).
+   `BULKFETCH_CONFIG` names, else `config.toml` in your configuration folder.
+
+[Where settings and credentials come from](environment.md) has the rest: which folder that is, what
+else is read, and what is not.
 
 `bulkfetch config` shows the settings in force and where each comes from, with secrets hidden.
 Flags are visible to other users of the machine in the process list, so give secrets as variables

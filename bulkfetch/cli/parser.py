@@ -26,6 +26,7 @@ from bulkfetch.settings.declared import (
     settings_of,
     shown_default,
 )
+from bulkfetch.settings.paths import expand_path
 from bulkfetch.words import counted, printable
 
 SANDBOX_OPTIONS = {
@@ -146,7 +147,7 @@ def add_settings(
         "--config",
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help="the TOML file (default: bulkfetch.toml here, or ~/.config/bulkfetch/config.toml)",
+        help="a TOML file of settings (default: config.toml in your configuration folder)",
     )
     added: set[str] = set(without)
     for name in (*groups, *hidden):
@@ -201,6 +202,13 @@ def _read_output(text: str) -> str:
     return text
 
 
+def _read_file(text: str) -> Path:
+    try:
+        return Path(expand_path(text))
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
 def _read_day(text: str) -> date:
     try:
         return date.fromisoformat(text)
@@ -252,7 +260,10 @@ def _add_sandbox(parser: argparse.ArgumentParser, *, is_hidden: bool = False) ->
     )
     for name, (metavar, words) in SANDBOX_OPTIONS.items():
         group.add_argument(
-            f"--sandbox-{name}", metavar=metavar, help=argparse.SUPPRESS if is_hidden else words
+            f"--sandbox-{name}",
+            metavar=metavar,
+            type=_read_file if metavar == "FILE" else str,
+            help=argparse.SUPPRESS if is_hidden else words,
         )
 
 
@@ -377,7 +388,7 @@ def _add_document(actions: _Actions) -> argparse.ArgumentParser:
         "--output",
         dest="file",
         metavar="FILE",
-        type=Path,
+        type=_read_file,
         help="the file to write (default: named after the invoice)",
     )
     return saving

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from bulkfetch.cli.parser import SANDBOX_OPTIONS
 from bulkfetch.cli.terminal import say
 from bulkfetch.sandbox.options import SandboxOptions
 from bulkfetch.sandbox.process import spawn
 from bulkfetch.settings.declared import Settings
-from bulkfetch.settings.sources import LoadedSettings, load_settings
+from bulkfetch.settings.sources import LoadedSettings, load_settings_of_process
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 
 
 def load(arguments: argparse.Namespace) -> LoadedSettings:
     """Read the settings, and show their warnings."""
-    loaded = load_settings(vars(arguments), os.environ, cwd=Path.cwd())
-    for warning in loaded.warnings:
+    loaded = load_settings_of_process(vars(arguments))
+    notes = () if getattr(arguments, "quiet", False) else loaded.notes
+    for warning in (*loaded.warnings, *notes):
         say(f"warning: {warning}")
     return loaded
 
@@ -50,7 +49,7 @@ def _sandbox_options(arguments: argparse.Namespace) -> dict[str, str]:
     for name in SANDBOX_OPTIONS:
         value = getattr(arguments, f"sandbox_{name.replace('-', '_')}", None)
         if value is not None:
-            found[name] = value
+            found[name] = str(value)
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bulkfetch.errors import SettingsError
+from bulkfetch.settings.environment import PREFIX
 from bulkfetch.settings.values import (
     AMOUNT,
     BASE_URL,
@@ -37,7 +38,6 @@ from bulkfetch.settings.values import (
     whole_number,
 )
 
-PREFIX = "BULKFETCH_"
 ROW_GROUP_ROWS = 50_000
 
 
@@ -213,7 +213,7 @@ class SignInSettings(ServiceSettings):
         PATH,
         None,
         "Where `bulkfetch login` keeps its refresh token, readable by you alone.",
-        otherwise="login.json in ~/.config/bulkfetch",
+        otherwise="login.json in your configuration folder",
     )
     sign_in: Literal[
         "auto", "token", "command", "managed-identity", "user", "certificate", "secret"

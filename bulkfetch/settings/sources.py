@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,7 +14,6 @@ from typing import Any, Unpack
 
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.declared import (
-    PREFIX,
     Settings,
     check_row_group_rows,
     default_of,
@@ -22,10 +23,21 @@ from bulkfetch.settings.declared import (
     setting_names,
     variable_of,
 )
+from bulkfetch.settings.environment import (
+    PREFIX,
+    own_variables,
+    user_folder,
+    working_directory,
+)
 from bulkfetch.settings.keywords import SettingsKeywords
+from bulkfetch.settings.paths import expand_path
+from bulkfetch.settings.values import COMMAND, ValueKind
 
-_NOT_OURS = ("BULKFETCH_TEST_", "BULKFETCH_BENCH_")  # variables of the tests and the benchmarks
+_LOGGER = logging.getLogger("bulkfetch")
 _DEFAULT = "default"
+_CONFIG = f"{PREFIX}CONFIG"
+_LYING_FILE = "bulkfetch.toml"
+"""A file of settings that is not read unless it is named: somebody else may have put it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,8 @@ class LoadedSettings:
     settings: Settings
     sources: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What need not be said to somebody who asked for quiet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +67,18 @@ def load_settings(
     default.
 
     `flags` maps the names of settings, and `config`, to what was given. None and an empty variable
-    count as not given; other names among the flags are ignored. Of the TOML files (`config`,
-    `BULKFETCH_CONFIG`, `bulkfetch.toml` in `cwd`, `bulkfetch/config.toml` in the user's folder for
-    configuration) only the first that exists is read; a relative path in it starts from its own
-    folder. Raises SettingsError.
+    count as not given; other names among the flags are ignored. The TOML file is the one that
+    `config` or `BULKFETCH_CONFIG` names, else `config.toml` in the user's configuration folder; a
+    relative path in it starts from its own folder. Raises SettingsError.
     """
-    _refuse_unknown_variables(environ)
-    file = _read_file(flags, environ, cwd)
-    given = _find_given(flags, environ, file, cwd)
-    values: dict[str, Any] = {name: _read_given(name, each) for name, each in given.items()}
+    variables = own_variables(environ)
+    _refuse_unknown(variables)
+    named = _named_file(flags, variables)
+    file = _read_file(named, environ, cwd)
+    given = _find_given(flags, variables, file, cwd)
+    values: dict[str, Any] = {
+        name: _read_given(name, each, environ) for name, each in given.items()
+    }
     sources = dict.fromkeys(setting_names(), _DEFAULT)
     if "cloud" in given:
         sources["base_url"] = sources["authority"] = f"cloud {values['cloud']}"
@@ -72,7 +89,13 @@ def load_settings(
         check_row_group_rows(values["row_group_rows"], part_rows, sources=where)
     values.setdefault("login_file", _login_file(environ))
     warnings = file.warnings if file is not None else ()
-    return LoadedSettings(Settings(**values), sources, warnings)
+    notes = _note_lying_file(cwd) if named is None else ()
+    return LoadedSettings(Settings(**values), sources, warnings, notes)
+
+
+def load_settings_of_process(flags: Mapping[str, object]) -> LoadedSettings:
+    """Read the settings from `flags`, the environment of this process, and the TOML file."""
+    return load_settings(flags, os.environ, cwd=working_directory())
 
 
 def read_settings(
@@ -90,8 +113,17 @@ def read_settings(
                 f"keyword argument {name!r}: no such setting; {_suggest(name, known)}"
             )
     if settings is None:
-        return load_settings(keywords, os.environ, cwd=Path.cwd()).settings
-    given: dict[str, Any] = {name: value for name, value in keywords.items() if value is not None}
+        loaded = load_settings_of_process(keywords)
+        for message in (*loaded.warnings, *loaded.notes):
+            _LOGGER.warning("%s", message)
+        return loaded.settings
+    given: dict[str, Any] = {
+        name: _read_given(name, _Given(value, f"keyword argument {name!r}", Path()), os.environ)
+        if name in known
+        else value
+        for name, value in keywords.items()
+        if value is not None
+    }
     if "config" in given:
         raise SettingsError(
             "keyword argument 'config': names a file, but settings are given already"
@@ -130,7 +162,7 @@ class _File:
 
 
 def _find_given(
-    flags: Mapping[str, object], environ: Mapping[str, str], file: _File | None, cwd: Path
+    flags: Mapping[str, object], variables: Mapping[str, str], file: _File | None, cwd: Path
 ) -> dict[str, _Given]:
     """Return the settings that are given, each by the source that wins."""
     found = {}
@@ -138,26 +170,47 @@ def _find_given(
         variable = variable_of(name)
         if flags.get(name) is not None:
             found[name] = _Given(flags[name], flag_of(name), cwd)
-        elif environ.get(variable):
-            found[name] = _Given(environ[variable], f"environment variable {variable}", cwd)
+        elif variables.get(variable):
+            found[name] = _Given(variables[variable], f"environment variable {variable}", cwd)
         elif file is not None and name in file.values:
             found[name] = _Given(file.values[name], f"{file.shown}, key {name}", file.folder)
     return found
 
 
-def _read_given(name: str, given: _Given) -> Any:
+def _read_given(name: str, given: _Given, environ: Mapping[str, str]) -> Any:
     setting = next(setting for setting in fields(Settings) if setting.name == name)
-    value = given.value
-    if kind_of(setting).is_path and isinstance(value, str | Path):
-        value = given.folder / value
+    try:
+        value = _located(kind_of(setting), given, environ)
+    except ValueError as problem:
+        raise SettingsError(f"{given.source}: {problem}") from None
     return read_value(setting, value, source=given.source)
 
 
-def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+def _located(kind: ValueKind, given: _Given, environ: Mapping[str, str]) -> object:
+    """Return a value that starts from no folder any more, if it is a path or begins with one."""
+    value = given.value
+    if kind.is_path and isinstance(value, str | Path) and str(value):
+        return given.folder / expand_path(value, environ)
+    if kind is COMMAND and isinstance(value, str):
+        return _located_command(value, given.folder)
+    return value
+
+
+def _located_command(command: str, folder: Path) -> str:
+    """Return a command whose program, if that is a relative path, starts from `folder`."""
+    try:
+        program, *words = shlex.split(command)
+    except ValueError:  # no words, or an open quote: what reads the value says so
+        return command
+    if not os.path.dirname(program) or program[0] in "~$%":
+        return command
+    return shlex.join([str(folder / program), *words])
+
+
+def _refuse_unknown(variables: Mapping[str, str]) -> None:
     known = [variable_of(name) for name in (*setting_names(), "config")]
-    for variable in sorted(environ):
-        ours = variable.startswith(PREFIX) and not variable.startswith(_NOT_OURS)
-        if ours and environ[variable] and variable not in known:
+    for variable in sorted(variables):
+        if variables[variable] and variable not in known:
             raise SettingsError(
                 f"environment variable {variable!r}: no such setting; {_suggest(variable, known)}"
             )
@@ -169,48 +222,58 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(_without_prefix(name), by_word, n=1, cutoff=0.5)
     if close:
         return f"did you mean {by_word[close[0]]}?"
-    return f"there are {', '.join(by_word.values())}"
+    return "`bulkfetch export --help` lists all there are"
 
 
 def _without_prefix(name: str) -> str:
     return name.removeprefix(PREFIX).lower().replace("-", "_")
 
 
-def _read_file(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> _File | None:
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The name of a TOML file, as it was given, and what gave it."""
+
+    name: str
+    source: str
+
+
+def _named_file(flags: Mapping[str, object], variables: Mapping[str, str]) -> _Named | None:
+    """Return the TOML file that the user names, or None."""
     if flags.get("config") is not None:
-        return _parse_file(cwd, str(flags["config"]), asked_by="--config")
-    if environ.get("BULKFETCH_CONFIG"):
-        return _parse_file(
-            cwd, environ["BULKFETCH_CONFIG"], asked_by="environment variable BULKFETCH_CONFIG"
-        )
-    for path in ("bulkfetch.toml", _user_file(environ)):
-        if path and os.path.isfile(cwd / path):
-            return _parse_file(cwd, path, asked_by="")
+        return _Named(str(flags["config"]), "--config")
+    if variables.get(_CONFIG):
+        return _Named(variables[_CONFIG], f"environment variable {_CONFIG}")
     return None
 
 
-def _user_file(environ: Mapping[str, str]) -> str:
-    """Return the path of the user's own file, or "" if no home is known."""
-    folder = _user_folder(environ)
-    return os.path.join(folder, "config.toml") if folder else ""
+def _read_file(named: _Named | None, environ: Mapping[str, str], cwd: Path) -> _File | None:
+    if named is not None:
+        try:
+            path = expand_path(named.name, environ)
+        except ValueError as problem:
+            raise SettingsError(f"{named.source}: {problem}") from None
+        return _parse_file(cwd, path, asked_by=named.source)
+    folder = user_folder(environ)
+    path = os.path.join(folder, "config.toml")
+    if folder and os.path.isfile(path):
+        return _parse_file(cwd, path, asked_by="")
+    return None
+
+
+def _note_lying_file(cwd: Path) -> tuple[str, ...]:
+    """Say that a file in the working directory is not read, if there is one, and how to name it."""
+    if not os.path.isfile(cwd / _LYING_FILE):
+        return ()
+    return (
+        f"{_LYING_FILE} in this folder is not read: settings come from a file only if it is named; "
+        f"if you trust it, give --config {_LYING_FILE}",
+    )
 
 
 def _login_file(environ: Mapping[str, str]) -> Path | None:
     """Return the default of `login_file`, or None if no home is known."""
-    folder = _user_folder(environ)
+    folder = user_folder(environ)
     return Path(folder, "login.json") if folder else None
-
-
-def _user_folder(environ: Mapping[str, str]) -> str:
-    """Return the user's folder for our configuration, or "" if no home is known.
-
-    The XDG Base Directory Specification says to ignore a relative XDG_CONFIG_HOME.
-    """
-    folder = environ.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(folder):
-        return os.path.join(folder, "bulkfetch")
-    home = environ.get("HOME") or environ.get("USERPROFILE")
-    return os.path.join(home, ".config", "bulkfetch") if home else ""
 
 
 def _parse_file(cwd: Path, shown: str, *, asked_by: str) -> _File:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
+
+from bulkfetch.settings.paths import expand_path
 
 
 class Secret:
@@ -223,9 +226,10 @@ def _read_secret(value: object) -> Secret:
 
 def _existing_file(kind: str) -> Callable[[object], Path]:
     def read(value: object) -> Path:
-        if not isinstance(value, str | Path) or not Path(value).is_file():
+        path = _expanded(value) if isinstance(value, str | Path) else None
+        if path is None or not os.path.isfile(path):
             raise ValueError(f"must be a {kind} file that exists, not {_quote_path(value)}")
-        return Path(value)
+        return path
 
     return read
 
@@ -278,7 +282,15 @@ def _read_base_url(value: object) -> str:
 def _read_path(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise ValueError(f"must name a file, not {_quote(value)}")
-    return Path(value)
+    return _expanded(value)
+
+
+def _expanded(value: str | Path) -> Path:
+    """Return a path with its variables replaced; in a Path, which may have been read before, only
+    its `~`."""
+    if isinstance(value, str) or str(value).startswith("~"):
+        return Path(expand_path(value))
+    return value
 
 
 def _read_command(value: object) -> Secret:

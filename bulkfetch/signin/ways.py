@@ -48,7 +48,7 @@ def way_of(settings: SignInSettings) -> Way:
     missing = _missing(["tenant_id", "client_id", "client_secret"], settings)
     raise SettingsError(
         f"no credentials: give {_how_to_give('token')}, or {', '.join(map(_how_to_give, missing))},"
-        " or sign in with `bulkfetch login`; each can also be a key of bulkfetch.toml; "
+        " or sign in with `bulkfetch login`; each can also be a key of a file that --config names; "
         "`bulkfetch export --sandbox DIR` needs none"
     )
 

@@ -51,6 +51,9 @@ _SCHEMES = {
     "abfss": Service.AZURE,
     "https": Service.AZURE,
 }
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+"
+"""The scheme of an address; a single letter is a drive of Windows."""
+_LOCAL_SCHEMES = ("file", "dbfs")
 _EXAMPLES = (
     "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, "
     "abfss://container@account.dfs.core.windows.net/prefix, or the path of a directory"
@@ -72,8 +75,9 @@ def parse_address(text: str) -> Address | None:
     addresses of Azure Storage and OneLake are percent-encoded. Raises OutputError, whose message
     leaves out the query: it may hold a token.
     """
+    _refuse_misspelt(text)
     scheme, separator, rest = text.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
+    if not separator or not re.fullmatch(_SCHEME, scheme):
         return None
     service = _SCHEMES.get(scheme.lower())
     if service is None:
@@ -92,6 +96,48 @@ def parse_address(text: str) -> Address | None:
             "the address must not contain credentials or a port; give them as settings (storage_…)"
         )
     return _check(Address(service, container, prefix.strip("/"), text))
+
+
+def _refuse_misspelt(text: str) -> None:
+    """Raise OutputError for what would become a directory named `s3:`, with the right spelling.
+
+    `s3:/bucket` is what pathlib makes of an address. Spark calls files `dbfs:/…` and `file:/…`.
+    """
+    match = re.match(rf"({_SCHEME}):([/\\]*)", text)
+    if match is None:
+        return
+    scheme, slashes, rest = match[1].lower(), match[2], text[match.end() :]
+    shown = re.split(r"[?#]", rest)[0]
+    if re.match(r"[^/]*:[^/]*@", shown) or (scheme in _LOCAL_SCHEMES and not slashes):
+        shown = "…"  # credentials are not repeated
+    if scheme in _LOCAL_SCHEMES:
+        raise OutputError(
+            f"{scheme}: addresses are files of this machine: give the path, "
+            f"{_local_path(scheme, slashes, shown)}"
+        )
+    if slashes.startswith("//") or not (slashes or scheme in _SCHEMES):
+        return
+    if scheme in _SCHEMES:
+        raise OutputError(
+            f"{scheme}:{slashes} is not how an address begins: write {scheme}://{shown}"
+        )
+    raise OutputError(
+        f"bulkfetch cannot write to {scheme}:{slashes} addresses; use {_EXAMPLES}; for a directory "
+        "of that name write ./ before it"
+    )
+
+
+def _local_path(scheme: str, slashes: str, rest: str) -> str:
+    """Return where the files of a `file:` or `dbfs:` address are on this machine."""
+    path = f"/{rest}"
+    if scheme == "dbfs":
+        # a cluster shows its volumes under their own name, and all else below /dbfs
+        is_mounted = rest.startswith(("Volumes/", "dbfs/"))
+        return path if is_mounted else f"/dbfs{path}"
+    if len(slashes) == 2 and not rest.startswith("localhost/"):
+        return "/…"  # the name of another machine
+    path = "/" + unquote(rest.removeprefix("localhost/"))
+    return path[1:] if re.match(r"/[A-Za-z]:", path) else path
 
 
 def _azure_address(text: str) -> Address:

@@ -1,13 +1,11 @@
 """What S3, Azure Storage and Google Cloud Storage have in common.
 
 `s3`, `azure` and `gcs` each open a container of one cloud. They look for credentials where the
-cloud's own tools look, so beside `settings` they are the only modules that read the environment.
-All calls block.
+cloud's own tools look. All calls block.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -67,12 +65,6 @@ def trusted_certificates(settings: StorageSettings) -> str | bool:
     `ca_file` is used if there is a `storage_endpoint`: it is for that server, not for the clouds.
     """
     return str(settings.ca_file) if settings.ca_file and settings.storage_endpoint else True
-
-
-def first_variable(*names: str) -> str | None:
-    """Return the value of the first environment variable that is set and not empty."""
-    values = (os.environ.get(name) for name in names)
-    return next((value for value in values if value), None)
 
 
 def _retry_config(patience_s: float) -> Any:

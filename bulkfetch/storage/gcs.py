@@ -20,12 +20,12 @@ from obstore.store import GCSStore
 from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
+from bulkfetch.settings.environment import first_variable
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
     Container,
     client_options,
-    first_variable,
     open_with_probe,
     trusted_certificates,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bulkfetch.errors import OutputError
 from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
+from bulkfetch.settings.paths import expand_address, expand_path
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.addresses import Address, Service, parse_address
 from bulkfetch.storage.disk import LocalStore, prepare_directory
@@ -27,9 +28,9 @@ def prepare_output(output: str | Path, settings: StorageSettings, marker: PurePo
     Raises OutputError if it is not writable, or has files but is not an archive: `marker` is the
     file that every archive has. Raises SettingsError if an object store has no credentials.
     """
-    address = parse_address(str(output))
-    if address is None:
-        return prepare_directory(Path(output), marker)
+    address = locate(output)
+    if isinstance(address, Path):
+        return prepare_directory(address, marker)
     store = _open_object_store(address, settings)
     if store.lacks(marker):
         raise OutputError(
@@ -45,12 +46,25 @@ def open_archive(output: str | Path, settings: StorageSettings | None) -> Store:
     An object store takes its credentials from `settings`; None stands for those of the environment
     and the TOML file.
     """
-    address = parse_address(str(output))
-    if address is not None:
+    address = locate(output)
+    if not isinstance(address, Path):
         return _open_object_store(address, settings or read_settings())
-    if not Path(output).is_dir():
-        raise OutputError(f"{output} is not an archive of bulkfetch: there is no such directory")
-    return LocalStore(Path(output))
+    if not address.is_dir():
+        raise OutputError(f"{address} is not an archive of bulkfetch: there is no such directory")
+    return LocalStore(address)
+
+
+def locate(output: str | Path) -> Address | Path:
+    """Return where an output is: its address, or its path, with their variables replaced.
+
+    Raises OutputError.
+    """
+    text = str(output)
+    try:
+        text = expand_address(text) if "://" in text else expand_path(text)
+    except ValueError as problem:
+        raise OutputError(str(problem)) from None
+    return parse_address(text) or Path(text)
 
 
 def may_exist(output: str | Path) -> bool:
@@ -58,9 +72,9 @@ def may_exist(output: str | Path) -> bool:
 
     An object store may always exist.
     """
-    if parse_address(str(output)) is not None:
+    path = locate(output)
+    if not isinstance(path, Path):
         return True
-    path = Path(output)
     nearest = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
     return nearest == path or not nearest.is_dir()
 

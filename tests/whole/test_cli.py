@@ -366,19 +366,20 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_d
         return line["value"], line["source"]
 
     assert page_size() == ("2000", "default")
-    Path("bulkfetch.toml").write_text("page_size = 300\n")
-    assert page_size() == ("300", "bulkfetch.toml, key page_size")
+    Path("mine.toml").write_text("page_size = 300\n")
+    named = ("--config", "mine.toml")
+    assert page_size(*named) == ("300", "mine.toml, key page_size")
     monkeypatch.setenv("BULKFETCH_PAGE_SIZE", "200")
-    assert page_size() == ("200", "environment variable BULKFETCH_PAGE_SIZE")
-    assert page_size("--page-size", "100") == ("100", "--page-size")
+    assert page_size(*named) == ("200", "environment variable BULKFETCH_PAGE_SIZE")
+    assert page_size(*named, "--page-size", "100") == ("100", "--page-size")
 
 
 def test_the_settings_in_force_are_those_that_a_request_is_made_with(
     run: Run, at_sandbox: SpawnedSandbox
 ) -> None:
-    Path("bulkfetch.toml").write_text("invoice_page_size = 2\n")
+    Path("mine.toml").write_text("invoice_page_size = 2\n")
     with requests_to(at_sandbox) as made:
-        assert run("invoices", "list").code == 0
+        assert run("invoices", "list", "--config", "mine.toml").code == 0
     assert made == {"invoices": 3}
 
 
@@ -443,8 +444,9 @@ def test_a_misspelt_variable_and_key_are_refused_with_the_nearest(
     monkeypatch.setenv("BULKFETCH_PAGESIZE", "3")
     assert "did you mean BULKFETCH_PAGE_SIZE?" in run("config").error
     monkeypatch.delenv("BULKFETCH_PAGESIZE")
-    Path("bulkfetch.toml").write_text("tokn = 'x'\n")
-    assert "bulkfetch.toml, key 'tokn': no such setting; did you mean token?" in run("config").error
+    Path("mine.toml").write_text("tokn = 'x'\n")
+    error = run("config", "--config", "mine.toml").error
+    assert "mine.toml, key 'tokn': no such setting; did you mean token?" in error
 
 
 def test_without_credentials_every_way_to_give_them_is_told(run: Run) -> None:

@@ -27,6 +27,7 @@ from bulkfetch.settings.declared import (
     setting_names,
     settings_of,
 )
+from bulkfetch.settings.environment import user_folder
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import LoadedSettings, describe, load_settings, read_settings
 from bulkfetch.settings.values import ALL, NUMBER_OR_ALL, SIZE, Secret
@@ -43,7 +44,8 @@ def load(
     toml: str | None = None,
 ) -> LoadedSettings:
     if toml is not None:
-        (tmp_path / "bulkfetch.toml").write_text(toml, encoding="utf-8")
+        (tmp_path / "mine.toml").write_text(toml, encoding="utf-8")
+        flags = {"config": "mine.toml", **(flags or {})}
     return load_settings(flags or {}, environ or {}, cwd=tmp_path)
 
 
@@ -112,7 +114,7 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_d
     assert settings.invoice_page_size == 200
     assert loaded.sources["page_size"] == "--page-size"
     assert loaded.sources["max_in_flight"] == "environment variable BULKFETCH_MAX_IN_FLIGHT"
-    assert loaded.sources["max_attempts"] == "bulkfetch.toml, key max_attempts"
+    assert loaded.sources["max_attempts"] == "mine.toml, key max_attempts"
     assert loaded.sources["invoice_page_size"] == "default"
 
 
@@ -279,11 +281,11 @@ def test_the_file_asked_for_by_flag_is_read_instead_of_all_others(tmp_path: Path
 
 
 @pytest.mark.parametrize("variable", ["XDG_CONFIG_HOME", "HOME"])
-def test_the_file_of_the_user_is_read_where_the_current_directory_has_none(
+def test_the_file_of_the_user_is_read_where_no_other_is_named(
     tmp_path: Path, variable: str
 ) -> None:
     home, cwd = tmp_path / "home", tmp_path / "cwd"
-    folder = home / "bulkfetch" if variable == "XDG_CONFIG_HOME" else home / ".config" / "bulkfetch"
+    folder = Path(user_folder({variable: str(home)}))
     folder.mkdir(parents=True)
     cwd.mkdir()
     (folder / "config.toml").write_text("page_size = 1")
@@ -311,24 +313,24 @@ def test_a_file_asked_for_must_exist(tmp_path: Path) -> None:
 
 def test_a_key_that_is_no_setting_is_refused_with_the_nearest(tmp_path: Path) -> None:
     message = refusal(tmp_path, toml="page-size = 5")
-    assert message == "bulkfetch.toml, key 'page-size': no such setting; did you mean page_size?"
-    assert "there are authority, base_url" in refusal(tmp_path, toml="zzz = 5")
+    assert message == "mine.toml, key 'page-size': no such setting; did you mean page_size?"
+    assert "no such setting; `bulkfetch export --help` lists all" in refusal(
+        tmp_path, toml="zzz = 5"
+    )
 
 
 def test_a_table_in_the_file_is_refused_without_showing_what_it_holds(tmp_path: Path) -> None:
     message = refusal(tmp_path, toml=f"[page_size]\ntoken = '{HIDDEN}'")
-    assert (
-        message
-        == "bulkfetch.toml, key page_size: must be a whole number from 1 to 2000, not a dict"
-    )
+    assert message == "mine.toml, key page_size: must be a whole number from 1 to 2000, not a dict"
 
 
 @pytest.mark.parametrize(
     "content", [b"page_size = ", b"\xff\xfe", b"x = " + b"[" * 100_000, b"x = " + b"9" * 5000]
 )
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "bulkfetch.toml").write_bytes(content)
-    assert refusal(tmp_path).startswith("bulkfetch.toml: must be TOML")
+    (tmp_path / "mine.toml").write_bytes(content)
+    message = refusal(tmp_path, flags={"config": "mine.toml"})
+    assert message.startswith("--config: mine.toml: must be TOML")
 
 
 def test_a_byte_order_mark_before_the_toml_is_no_error(tmp_path: Path) -> None:
@@ -360,13 +362,12 @@ def test_a_relative_ca_file_starts_from_the_folder_of_what_names_it(tmp_path: Pa
 def test_a_file_with_a_secret_that_others_may_read_gives_a_warning(
     tmp_path: Path, mode: int, toml: str, warned: str
 ) -> None:
-    path = tmp_path / "bulkfetch.toml"
+    path = tmp_path / "mine.toml"
     path.write_text(toml)
     path.chmod(mode)
-    expected = (
-        f"bulkfetch.toml holds {warned}, and other users may read it: chmod 600 bulkfetch.toml"
-    )
-    assert load(tmp_path).warnings == ((expected,) if warned else ())
+    expected = f"mine.toml holds {warned}, and other users may read it: chmod 600 mine.toml"
+    loaded = load(tmp_path, flags={"config": "mine.toml"})
+    assert loaded.warnings == ((expected,) if warned else ())
 
 
 # The environment
@@ -575,7 +576,7 @@ def test_without_any_credentials_the_error_tells_every_way_to_give_them() -> Non
     for name in ("token", "tenant_id", "client_id", "client_secret"):
         flag, variable = f"--{name.replace('_', '-')}", f"BULKFETCH_{name.upper()}"
         assert f"{name} ({flag} or {variable})" in message
-    assert "bulkfetch.toml" in message
+    assert "--config" in message
     assert "--sandbox DIR` needs none" in message
     assert "\n" not in message
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bulkfetch.errors import OutputError
@@ -11,7 +13,7 @@ ONELAKE = "https://onelake.blob.fabric.microsoft.com"
 
 
 @pytest.mark.parametrize(
-    "path", ["lake", "./lake", "/data/lake", "C:\\lake", "C:/lake", "a:b", "s3:/lake", "s3", "."]
+    "path", ["lake", "./lake", "/data/lake", "C:\\lake", "C:/lake", "a:b", "s3", "."]
 )
 def test_what_has_no_scheme_is_a_directory(path: str) -> None:
     assert parse_address(path) is None
@@ -78,7 +80,29 @@ def test_an_address_names_a_service_a_container_and_a_prefix(
     ("text", "words"),
     [
         ("ftp://host/a", "bulkfetch cannot write to ftp:// addresses; use s3://"),
-        ("file:///data", "bulkfetch cannot write to file:// addresses; use s3://"),
+        ("file:///data", "file: addresses are files of this machine: give the path, /data$"),
+        ("file:/data/a%20b", "give the path, /data/a b$"),
+        ("file:///C:/data", "give the path, C:/data$"),
+        ("file://localhost/data", "give the path, /data$"),
+        ("file://server/data", "give the path, /…$"),
+        ("FILE:/data", "give the path, /data$"),
+        ("dbfs:/mnt/lake", "dbfs: addresses are files of this machine: give the path, /dbfs/mnt/"),
+        ("dbfs:///mnt/lake", "give the path, /dbfs/mnt/lake$"),
+        ("dbfs:/Volumes/c/s/v", "give the path, /Volumes/c/s/v$"),
+        ("dbfs:/dbfs/mnt", "give the path, /dbfs/mnt$"),
+        ("s3:/bucket/a", "s3:/ is not how an address begins: write s3://bucket/a$"),
+        ("s3:bucket/a", "write s3://bucket/a$"),
+        ("S3A:/bucket", "write s3a://bucket$"),
+        ("s3:\\bucket", "write s3://bucket$"),
+        ("gs:/bucket/a", "write gs://bucket/a$"),
+        ("gcs:/bucket", "write gcs://bucket$"),
+        ("az:/container/a", "write az://container/a$"),
+        ("azure:/container", "write azure://container$"),
+        ("abfss:/c@acct.dfs.core.windows.net/a", "write abfss://c@acct.dfs.core.windows.net/a$"),
+        ("abfs:/c@acct.dfs.core.windows.net", "write abfs://c@acct.dfs.core.windows.net$"),
+        ("https:/acct.blob.core.windows.net/c", "write https://acct.blob.core.windows.net/c$"),
+        ("hdfs:/lake", "cannot write to hdfs:/ addresses; use .*; for a directory of that name"),
+        ("wasbs:/c@a/x", "cannot write to wasbs:/ addresses"),
         ("s3://", "has no bucket"),
         ("s3:///a", "has no bucket"),
         ("abfss://@acct.dfs.core.windows.net/a", "has no bucket"),
@@ -110,6 +134,9 @@ def test_what_is_no_address_is_refused(text: str, words: str) -> None:
         "abfss://c:CANARY@acct.dfs.core.windows.net/a",
         "https://id:CANARY@acct.blob.core.windows.net/c",
         "az://c/a#CANARY",
+        "s3:/id:CANARY@bucket/a",
+        "az:/c/a?sig=CANARY",
+        "abfss:/c:CANARY@acct.dfs.core.windows.net/a",
     ],
 )
 def test_credentials_in_an_address_are_refused_and_not_repeated(text: str) -> None:
@@ -122,3 +149,16 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(text: str) -> No
 def test_a_key_is_the_name_below_the_prefix() -> None:
     assert Address(Service.S3, "b", "a/b", "s3://b/a/b").key("x/y") == "a/b/x/y"
     assert Address(Service.S3, "b", "", "s3://b").key("x/y") == "x/y"
+
+
+@pytest.mark.parametrize(
+    "text", ["lake", "./s3:/lake", "C:/lake", "C:\\lake", "/data/s3:/x", "a:b", "backup:x", "."]
+)
+def test_a_path_is_no_address(text: str) -> None:
+    assert parse_address(text) is None
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/a", "gs://b/c", "az://c/a", "file:///data/x"])
+def test_what_pathlib_makes_of_an_address_is_refused(text: str) -> None:
+    with pytest.raises(OutputError, match=r"write |give the path"):
+        parse_address(str(Path(text)))

@@ -1,0 +1,112 @@
+"""What the environment says: values without what files left around them, and whose they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+PREFIX = "BULKFETCH_"
+_OTHERS = ("BULKFETCH_TEST_", "BULKFETCH_BENCH_")  # variables of the tests and the benchmarks
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'", re.DOTALL)
+_AROUND = " \t\r\n\v\f\ufeff"
+"""What a file with lines of Windows, or another program, leaves around a value."""
+_LINK = re.compile(
+    r"""BULKFETCH(_[A-Z0-9_]+)?  # the service, or the first word of its name
+    _(SERVICE_HOST | SERVICE_PORT(_[A-Z0-9_]+)?
+    | PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO|START|END|PORT_START|PORT_END))?
+    | ENV_.+)""",
+    re.VERBOSE,
+)
+_LINK_VALUES = (
+    (re.compile(r"BULKFETCH(_[A-Z0-9_]+)?_PORT"), re.compile(r"(tcp|udp|sctp)://.+")),
+    (re.compile(r"BULKFETCH(_[A-Z0-9_]+)?_NAME"), re.compile(r"/.+")),
+)
+"""Names that only their value tells from a misspelt setting."""
+
+
+def cleaned(value: str) -> str:
+    """Return a value without the blanks and the one pair of quotes that a file left around it.
+
+    Docker passes what an env-file has behind the equals sign, quotes and all.
+    """
+    text = value.strip(_AROUND)
+    if not _QUOTED.fullmatch(text) or _is_program(text):
+        return text
+    return text[1:-1].strip(_AROUND)
+
+
+def _is_program(quoted: str) -> bool:
+    """Return whether quotes keep the blanks in the path of a program together."""
+    return " " in quoted and os.path.isfile(quoted[1:-1])
+
+
+def own_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that may be meant for bulkfetch, cleaned.
+
+    Those that Kubernetes and Docker name after a service or a container are not.
+    """
+    return {
+        name: cleaned(value)
+        for name, value in environ.items()
+        if name.startswith(PREFIX)
+        and not name.startswith(_OTHERS)
+        and not is_service_link(name, cleaned(value))
+    }
+
+
+def is_service_link(name: str, value: str) -> bool:
+    """Return whether a variable tells where a service named bulkfetch, or bulkfetch-…, is.
+
+    Kubernetes: https://kubernetes.io/docs/concepts/services-networking/service/
+    Docker: https://docs.docker.com/engine/network/links/
+    """
+    if _LINK.fullmatch(name):
+        return True
+    return any(names.fullmatch(name) and values.fullmatch(value) for names, values in _LINK_VALUES)
+
+
+def first_variable(*names: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the value of the first environment variable that is set and not empty."""
+    known = os.environ if environ is None else environ
+    values = (cleaned(known.get(name, "")) for name in names)
+    return next((value for value in values if value), None)
+
+
+def home_of(environ: Mapping[str, str]) -> str:
+    """Return the home of the user, or "" if none is known. A relative one does not count."""
+    homes = (cleaned(environ.get(name, "")) for name in ("HOME", "USERPROFILE"))
+    return next((home for home in homes if os.path.isabs(home)), "")
+
+
+def user_folder(environ: Mapping[str, str], platform: str = sys.platform) -> str:
+    """Return the user's folder for our configuration, or "" if no home is known.
+
+    XDG_CONFIG_HOME says where it is, on any system; a relative one is ignored, as the XDG Base
+    Directory Specification says. Else it is where the system keeps such folders.
+    """
+    folder = cleaned(environ.get("XDG_CONFIG_HOME", ""))
+    home = home_of(environ)
+    if not os.path.isabs(folder):
+        folder = ""
+        if platform == "win32":
+            folder = cleaned(environ.get("APPDATA", "")) or _below(home, "AppData", "Roaming")
+        elif platform == "darwin":
+            folder = _below(home, "Library", "Application Support")
+        else:
+            folder = _below(home, ".config")
+    return _below(folder, "bulkfetch")
+
+
+def working_directory() -> Path:
+    """Return the working directory, or a relative path to it if it has been removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path()
+
+
+def _below(folder: str, *names: str) -> str:
+    return os.path.join(folder, *names) if folder else ""
