@@ -4,7 +4,13 @@ Field lists are those of the API's resources (`LicenseBasedLineItem`, `UsageBase
 `DailyUsageLineItem`, `OneTimeInvoiceLineItem`, `DailyRatedUsageLineItem` in Microsoft's "Invoice
 resources" page and the .NET SDK's models; `AzureDataMarketLineItem` and
 `AzureDataMarketDailyUsageLineItem` in the first Java SDK), in the order in which the API writes
-them. Columns keep the API's own spelling.
+them. Columns keep the API's own spelling. Fields that newer or older documentation names, and those
+that only other programs read, come before `invoiceLineItemType` or at the end of their group.
+
+Amounts, prices and quantities are decimals. `quantity` of licences and of one-time purchases is a
+whole number in the models and in all public rows, so it is an integer: a query can multiply it with
+a price, which no reader can do exactly with two columns of 24 decimals each. A quantity that is not
+whole is rescued like every value that its column cannot hold.
 """
 
 from __future__ import annotations
@@ -13,21 +19,30 @@ import pyarrow as pa
 
 from bulkfetch.decoding.fields import RESCUED, Field, Kind, LineItemSchema, Source
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a declared schema, or the meaning of a column, changes."""
 
 
 def _declare(
-    order: str, source: Source, *, sampled: str = "", modelled: str = "", **kinds: str
+    order: str,
+    source: Source,
+    *,
+    sampled: str = "",
+    modelled: str = "",
+    read_by_others: str = "",
+    **kinds: str,
 ) -> tuple[Field, ...]:
     """Declare fields in the API's order; those that no kind names are text.
 
-    All are known from `source`, except those that are only `sampled` or only `modelled`.
+    All are known from `source`, except those that are only `sampled`, only `modelled` or only
+    `read_by_others`.
     """
     kind_of = {name: Kind[kind.upper()] for kind, names in kinds.items() for name in names.split()}
-    source_of = dict.fromkeys(sampled.split(), Source.SAMPLED) | dict.fromkeys(
-        modelled.split(), Source.MODELLED
-    )
+    source_of = {
+        **dict.fromkeys(sampled.split(), Source.SAMPLED),
+        **dict.fromkeys(modelled.split(), Source.MODELLED),
+        **dict.fromkeys(read_by_others.split(), Source.READ_BY_OTHERS),
+    }
     if strangers := (kind_of.keys() | source_of.keys()) - set(order.split()):
         raise ValueError(f"kinds or sources are given for fields that are not listed: {strangers}")
     return tuple(
@@ -46,12 +61,13 @@ LICENSE_BASED = LineItemSchema(
         billingCycleType subscriptionName subscriptionDescription subscriptionStartDate
         subscriptionEndDate chargeStartDate chargeEndDate chargeType unitPrice quantity amount
         totalOtherDiscount subtotal tax totalForCustomer currency invoiceLineItemType
-        billingProvider attributes
+        billingProvider invoiceNumber attributes
         """,
         Source.RECORDED,
         sampled="domainName billingCycleType subscriptionName subscriptionDescription",
-        integer="mpnId tier2MpnId",
-        decimal="unitPrice quantity amount totalOtherDiscount subtotal tax totalForCustomer",
+        read_by_others="invoiceNumber",
+        integer="mpnId tier2MpnId quantity",
+        decimal="unitPrice amount totalOtherDiscount subtotal tax totalForCustomer",
         date="subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate",
         object_type="attributes",
     ),
@@ -119,14 +135,15 @@ ONE_TIME = LineItemSchema(
         chargeStartDate chargeEndDate termAndBillingCycle alternateId referenceId
         priceAdjustmentDescription discountDetails pricingCurrency pcToBCExchangeRate
         pcToBCExchangeRateDate billableQuantity meterDescription billingFrequency reservationOrderId
-        creditReasonCode invoiceLineItemType billingProvider promotionId attributes
+        creditReasonCode invoiceLineItemType billingProvider promotionId providerSource
+        discountDescriptions attributes
         """,
         Source.SAMPLED,
-        modelled="creditReasonCode",
-        integer="resellerMpnId",
+        modelled="creditReasonCode providerSource discountDescriptions",
+        integer="resellerMpnId quantity",
         decimal="""
-            unitPrice effectiveUnitPrice quantity subtotal taxTotal totalForCustomer
-            pcToBCExchangeRate billableQuantity
+            unitPrice effectiveUnitPrice subtotal taxTotal totalForCustomer pcToBCExchangeRate
+            billableQuantity
         """,
         date="""
             orderDate subscriptionStartDate subscriptionEndDate chargeStartDate chargeEndDate
@@ -149,11 +166,13 @@ DAILY_RATED_USAGE = LineItemSchema(
         mpnId resellerMpnId chargeType unitPrice quantity unitType billingPreTaxTotal
         billingCurrency pricingPreTaxTotal pricingCurrency entitlementId entitlementDescription
         pcToBCExchangeRate pcToBCExchangeRateDate effectiveUnitPrice rateOfPartnerEarnedCredit
-        hasPartnerEarnedCredit rateOfCredit creditType invoiceLineItemType billingProvider
-        attributes
+        hasPartnerEarnedCredit rateOfCredit creditType benefitOrderId benefitId benefitType
+        customerCompanyName invoiceLineItemType billingProvider attributes
         """,
         Source.SAMPLED,
-        modelled="hasPartnerEarnedCredit",
+        modelled="""
+            hasPartnerEarnedCredit benefitOrderId benefitId benefitType customerCompanyName
+        """,
         decimal="""
             unitPrice quantity billingPreTaxTotal pricingPreTaxTotal pcToBCExchangeRate
             effectiveUnitPrice rateOfPartnerEarnedCredit rateOfCredit

@@ -58,6 +58,8 @@ class Source(Enum):
     MODELLED = "SDK model"
     """Only a model of Microsoft's SDKs, or a table of the documentation, names it: no row with it
     is public."""
+    READ_BY_OTHERS = "other programs"
+    """Only programs of others, which are public, read it: no row with it is public."""
     SEEN = "line items"
     """It is not declared: line items have it."""
 

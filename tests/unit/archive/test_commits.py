@@ -188,7 +188,7 @@ def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -
         (
             {"schema_version": 7},
             {},
-            "schema_version is 7, this bulkfetch writes 1: continue with the version that wrote",
+            "schema_version is 7, this bulkfetch writes 2: continue with the version that wrote",
         ),
     ],
     ids=lambda value: str(value)[:20],
