@@ -124,7 +124,8 @@ def pages(rounds: int, size: int) -> list[dict[str, Any]]:
 def plans(rounds: int, invoices: int) -> dict[str, float]:
     """Measure planning an export of so many invoices, and print it."""
     from bulkfetch.partnercenter.invoices import _page_from
-    from bulkfetch.runs.plan import Selection, plan_export
+    from bulkfetch.runs.plan import plan_export
+    from bulkfetch.runs.selection import Selection
 
     detail = '{"invoiceLineItemType":"billing_line_items","billingProvider":"office","links":{}}'
     items = ",".join(

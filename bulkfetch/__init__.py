@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from bulkfetch.runs.accept import accept as accept
     from bulkfetch.runs.export import export as export
     from bulkfetch.runs.export import export_async as export_async
-    from bulkfetch.runs.plan import Selection as Selection
     from bulkfetch.runs.recount import verify_against_server as verify_against_server
     from bulkfetch.runs.repair import RepairReport as RepairReport
     from bulkfetch.runs.repair import repair as repair
     from bulkfetch.runs.repair import repair_async as repair_async
     from bulkfetch.runs.report import ExportReport as ExportReport
+    from bulkfetch.runs.selection import Selection as Selection
     from bulkfetch.runs.show import ShowReport as ShowReport
     from bulkfetch.runs.show import show as show
     from bulkfetch.runs.verify import VerifyReport as VerifyReport
@@ -61,7 +61,7 @@ _HOMES = {
     "LoginReport": "partnercenter.whoami",
     "RepairReport": "runs.repair",
     "Secret": "settings.values",
-    "Selection": "runs.plan",
+    "Selection": "runs.selection",
     "Settings": "settings.declared",
     "ShowReport": "runs.show",
     "SummaryDetail": "partnercenter.summaries",

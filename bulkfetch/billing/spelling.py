@@ -1,8 +1,10 @@
-"""Providers, types, currencies and periods, in each spelling the API uses."""
+"""Providers, types, currencies, periods and days, in each spelling that is accepted."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime
+from typing import TypeAlias
 from urllib.parse import quote
 
 from bulkfetch.errors import SettingsError
@@ -26,6 +28,34 @@ def currency_code(text: str) -> str:
             f"a currency is a code of three letters such as EUR, not {printable(text)!r}"
         )
     return text.strip().upper()
+
+
+Day: TypeAlias = date | str
+"""A day as it may be given: a date, a datetime (which is a date too), or ISO text of either."""
+
+
+def read_day(value: Day) -> date:
+    """Return the day of a date, of a datetime, or of the ISO text of either.
+
+    A datetime is the day that it has in UTC, because invoice dates are in UTC; without a timezone
+    it is taken as UTC. Raises SettingsError for anything else.
+    """
+    try:
+        given = _parse_day(value) if isinstance(value, str) else value
+        if isinstance(given, datetime) and given.tzinfo:
+            given = given.astimezone(UTC)
+        return date(given.year, given.month, given.day)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise SettingsError(
+            f"must be a day such as 2024-12-31, not {printable(repr(value))}"
+        ) from None
+
+
+def _parse_day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return datetime.fromisoformat(text)
 
 
 def pascal_case(name: str) -> str:

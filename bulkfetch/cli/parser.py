@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from bulkfetch import __version__
-from bulkfetch.billing.spelling import PERIODS
+from bulkfetch.billing.spelling import PERIODS, read_day
 from bulkfetch.cli.terminal import USAGE
+from bulkfetch.errors import SettingsError
 from bulkfetch.settings.declared import (
     GROUPS,
     flag_of,
@@ -211,11 +212,9 @@ def _read_file(text: str) -> Path:
 
 def _read_day(text: str) -> date:
     try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be a day such as 2024-12-31, not {text!r}"
-        ) from None
+        return read_day(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _read_days(text: str) -> timedelta:
@@ -314,6 +313,12 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             flag, action="append", default=[], metavar=metavar, help=f"{words}; may be repeated"
         )
+    group.add_argument(
+        "--allow-empty",
+        action="store_true",
+        help="no error where the tenant does not have the selected providers, types or days (yet); "
+        "an --invoice that does not exist always is one",
+    )
     group.add_argument(
         "--unbilled",
         action="store_true",

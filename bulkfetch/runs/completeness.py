@@ -13,8 +13,8 @@ from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.findings import Finding
 from bulkfetch.runs.openfailures import open_failures
-from bulkfetch.runs.plan import Selection, selection_from
 from bulkfetch.runs.reconcile import Header
+from bulkfetch.runs.selection import Selection, selection_from
 from bulkfetch.storage.store import Store
 
 

@@ -55,16 +55,16 @@ from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
-from bulkfetch.runs.plan import Plan, Selection, plan_export
+from bulkfetch.runs.plan import Plan, plan_export
 from bulkfetch.runs.reconcile import Header, sole_transfers
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
+from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
 from bulkfetch.runs.work import Work, conclude, find_work, note_work
 from bulkfetch.settings.declared import Settings, names_that_shape_files
-from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret, is_loopback
 from bulkfetch.signin.tokens import claims_of
@@ -87,23 +87,26 @@ def export(
     settings: Settings | None = None,
     *,
     selection: Selection | None = None,
+    allow_empty: bool = False,
     documents: bool = False,
     take_new: Collection[str] = (),
     on_refresh_token: Callable[[Secret], None] | None = None,
-    **keywords: Unpack[SettingsKeywords],
+    **keywords: Unpack[ExportKeywords],
 ) -> ExportReport:
     """Archive a tenant as `export_async` does, for scripts.
 
     Raises BulkfetchError where an event loop is running, as in a notebook: there, await
     `export_async`.
     """
-    settings = read_settings(settings, **keywords)
+    selected, given = split_keywords(selection, keywords)
+    settings = read_settings(settings, **given)
     refuse_in_event_loop("export")
     return anyio.run(
         lambda: export_async(
             output,
             settings,
-            selection=selection,
+            selection=selected,
+            allow_empty=allow_empty,
             documents=documents,
             take_new=take_new,
             on_refresh_token=on_refresh_token,
@@ -129,12 +132,13 @@ async def export_async(
     settings: Settings | None = None,
     *,
     selection: Selection | None = None,
+    allow_empty: bool = False,
     documents: bool = False,
     take_new: Collection[str] = (),
     stats: RunStats | None = None,
     source: str | None = None,
     on_refresh_token: Callable[[Secret], None] | None = None,
-    **keywords: Unpack[SettingsKeywords],
+    **keywords: Unpack[ExportKeywords],
 ) -> ExportReport:
     """Archive the selected invoices and all their line items under `output`, and report what was
     done.
@@ -142,6 +146,12 @@ async def export_async(
     `output` is a directory, or an address in an object store: `s3://bucket/prefix`,
     `gs://bucket/prefix`, `az://container/prefix`,
     `abfss://container@account.dfs.core.windows.net/prefix`, or an address in OneLake.
+
+    What to archive is a `selection`, or keyword arguments named like its fields: `since`, `until`,
+    `invoices`, `providers`, `line_item_types`, `unbilled`, `currencies`. Without any it is
+    everything. What is selected and the tenant does not have raises NotFoundError, as a misspelt
+    name would select nothing. With `allow_empty` it is a line of the report's `absent` instead, for
+    a tenant that may have it later; an invoice that does not exist always raises.
 
     Settings come from `settings`, or else from the environment and the TOML file as for the command
     line. Keyword arguments named like settings (`token=…`, `page_size=…`) win over both; others
@@ -160,11 +170,13 @@ async def export_async(
     SettingsError, OutputError, SignInError, ServerUnavailableError or StorageError where the run
     cannot continue, and RequestError or NotFoundError if the invoices cannot be listed.
     """
-    settings = read_settings(settings, **keywords)
+    selected, given = split_keywords(selection, keywords)
+    settings = read_settings(settings, **given)
     check_credentials(settings)
     options = ExportOptions(
         output=str(output),
-        selection=selection or Selection(),
+        selection=selected,
+        allow_empty=allow_empty,
         documents=documents,
         take_new=tuple(take_new),
         source=source,
@@ -187,12 +199,15 @@ async def writing_to(store: Store) -> AsyncIterator[None]:
             await anyio.to_thread.run_sync(lock.close)
 
 
-async def plan_only(settings: Settings, selection: Selection) -> Plan:
-    """Walk the invoices and plan an export, without fetching a line item or writing anything."""
+async def plan_only(settings: Settings, selection: Selection, *, allow_empty: bool = False) -> Plan:
+    """Walk the invoices and plan an export, without fetching a line item or writing anything.
+
+    Raises what `export_async` raises for a selection that the tenant does not have.
+    """
     check_credentials(settings)
     stats = RunStats()
     async with open_session(settings, stats) as session:
-        return await _walk_and_plan(session, settings, selection, stats)
+        return await _walk_and_plan(session, settings, selection, stats, allow_empty=allow_empty)
 
 
 async def archive(
@@ -368,7 +383,13 @@ async def _plan_in_time(run: Run) -> Plan:
     """Return the plan of a run. Raises DeadlineError if the deadline passes before it is made."""
     plan: Plan | None = None
     with anyio.CancelScope(deadline=run.ends_at):
-        plan = await _walk_and_plan(run.session, run.settings, run.options.selection, run.stats)
+        plan = await _walk_and_plan(
+            run.session,
+            run.settings,
+            run.options.selection,
+            run.stats,
+            allow_empty=run.options.allow_empty,
+        )
     if plan is None:
         raise DeadlineError(
             f"the deadline of {run.settings.deadline_s:g} s has passed "
@@ -382,14 +403,19 @@ async def _plan_in_time(run: Run) -> Plan:
 
 
 async def _walk_and_plan(
-    session: Session, settings: Settings, selection: Selection, stats: RunStats
+    session: Session,
+    settings: Settings,
+    selection: Selection,
+    stats: RunStats,
+    *,
+    allow_empty: bool,
 ) -> Plan:
     walked: list[Invoice] = []
     odd: dict[str, OddInvoice] = {}
     async for invoice in walk_invoices(session, size=settings.invoice_page_size, odd=odd):
         walked.append(invoice)
         stats.invoices += 1
-    return plan_export(walked, selection, odd.values())
+    return plan_export(walked, selection, odd.values(), allow_empty=allow_empty)
 
 
 async def _fetch_transfers(run: Run, work: Work, progress: _Progress) -> None:
@@ -541,6 +567,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
     return ExportReport(
         output=run.options.output,
         invoices=len(plan.invoices),
+        absent=plan.absent,
         committed=tuple(each for each in committed if each is not None),
         skipped=tuple(work.skipped.values()),
         changed=work.changed,

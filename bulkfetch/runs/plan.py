@@ -3,154 +3,72 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import product
-from typing import Any
 
 from bulkfetch.billing.details import DETAILS, NEW_COMMERCE, api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice, flatten_once
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
-from bulkfetch.errors import NotFoundError, SettingsError
+from bulkfetch.errors import NotFoundError
+from bulkfetch.runs.selection import Selection
 from bulkfetch.words import printable
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which invoices and details are wanted; an empty tuple or None means all.
-
-    `unbilled` adds the line items that no invoice has yet, in these `currencies`, or in those of
-    the invoices.
-
-    `since` and `until` are the first and last invoice date, both included, in UTC. Raises
-    SettingsError if the first is after the last. An amendment is an invoice of its own: with its
-    own date, and by its own id.
-    """
-
-    since: date | None = None
-    until: date | None = None
-    invoices: tuple[str, ...] = ()
-    providers: tuple[str, ...] = ()
-    line_item_types: tuple[str, ...] = ()
-    unbilled: bool = False
-    currencies: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.currencies and not self.unbilled:
-            raise SettingsError("--currency is for unbilled line items: give --unbilled too")
-        if self.since and self.until and self.since > self.until:
-            raise SettingsError(
-                f"--since {self.since} is after --until {self.until}: "
-                "no invoice can be dated between"
-            )
-
-    def narrowing(self) -> dict[str, Any]:
-        """Return what narrows the selection, as plain values; without any, it is everything."""
-        plain: dict[str, Any] = {
-            "since": None if self.since is None else self.since.isoformat(),
-            "until": None if self.until is None else self.until.isoformat(),
-            "invoices": sorted(self.invoices),
-            "providers": sorted(set(map(api_spelling, self.providers))),
-            "line_item_types": sorted(set(map(api_spelling, self.line_item_types))),
-        }
-        return {name: value for name, value in plain.items() if value}
-
-    def wants(self, invoice: Invoice) -> bool:
-        """Return whether `invoice` is selected. Without a date it is, unless dates are given."""
-        if self.invoices and invoice.id not in self.invoices:
-            return False
-        if self.since is None and self.until is None:
-            return True
-        if invoice.invoice_date is None:
-            return False
-        day = invoice.invoice_date.date()
-        return (self.since is None or day >= self.since) and (
-            self.until is None or day <= self.until
-        )
-
-    def wants_odd(self, invoice: OddInvoice) -> bool:
-        """Return whether an invoice that cannot be read is selected; it may be, without a date."""
-        if self.invoices and invoice.name not in self.invoices:
-            return False
-        if invoice.invoice_date is None:
-            return True
-        return self.wants(Invoice(invoice.name, invoice_date=invoice.invoice_date))
-
-    def wants_detail(self, detail: InvoiceDetail) -> bool:
-        """Return whether a detail of a selected invoice is selected."""
-        provider, line_item_type = (
-            api_spelling(detail.billing_provider),
-            api_spelling(detail.invoice_line_item_type),
-        )
-        return (not self.providers or provider in map(api_spelling, self.providers)) and (
-            not self.line_item_types or line_item_type in map(api_spelling, self.line_item_types)
-        )
-
-
-def selection_from(narrowing: Mapping[str, Any]) -> tuple[Selection, bool]:
-    """Return the selection that `narrowing` was made from, and whether documents were wanted.
-
-    What is not known is left out: the selection is the wider for it.
-    """
-
-    def day(name: str) -> date | None:
-        return date.fromisoformat(narrowing[name]) if name in narrowing else None
-
-    def names(name: str) -> tuple[str, ...]:
-        return tuple(map(str, narrowing.get(name, ())))
-
-    selection = Selection(
-        since=day("since"),
-        until=day("until"),
-        invoices=names("invoices"),
-        providers=names("providers"),
-        line_item_types=names("line_item_types"),
-    )
-    return selection, narrowing.get("documents", True) is not False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The invoices of a run, amendments among them, and their transfers, in the server's order.
 
-    Transfers of unbilled line items come last. `odd` are invoices that cannot be read.
+    Transfers of unbilled line items come last. `odd` are invoices that cannot be read. `absent`
+    says what was selected and the tenant does not have, where that is allowed.
     """
 
     invoices: tuple[Invoice, ...]
     transfers: tuple[Transfer, ...]
     odd: tuple[OddInvoice, ...] = ()
+    absent: tuple[str, ...] = ()
 
 
 def plan_export(
-    walked: Sequence[Invoice], selection: Selection, odd: Iterable[OddInvoice] = ()
+    walked: Sequence[Invoice],
+    selection: Selection,
+    odd: Iterable[OddInvoice] = (),
+    *,
+    allow_empty: bool = False,
 ) -> Plan:
     """Plan an export of `walked` invoices, and of those that cannot be read.
 
-    Raises NotFoundError for a selected invoice, provider or line-item type that none of them has,
-    and if unbilled line items are wanted and no invoice has a currency.
+    Raises NotFoundError for a selected invoice that is not there. A selected provider or line-item
+    type that no invoice has, days without an invoice, and unbilled line items of an unknown
+    currency are an error too, or with `allow_empty` lines of the plan's `absent`: a young tenant
+    may have them later.
     """
     everything = list(flatten_once(walked))
     unread = tuple(odd)
-    _check_selection(selection, everything, {each.name for each in unread})
+    _check_invoices(selection, everything, {each.name for each in unread})
     invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
-    transfers = [*_transfers_of(invoices, selection), *_unbilled_of(everything, selection)]
-    return Plan(
-        invoices, tuple(dict.fromkeys(transfers)), tuple(filter(selection.wants_odd, unread))
-    )
+    wanted_odd = tuple(filter(selection.wants_odd, unread))
+    currencies = selection.currencies or _currencies(everything)
+    absent = [*_find_absent_details(selection, everything)]
+    if not invoices and not wanted_odd and not selection.unbilled:
+        wanted = [each for each in everything if each.id in selection.invoices]
+        absent += _find_absent_days(selection, wanted or everything)
+    if selection.unbilled and not currencies:
+        absent.append("no invoice has a currency, so that of unbilled line items is unknown")
+    if absent and not allow_empty:
+        advice = "give --allow-empty if the tenant may not have it yet"
+        if selection.unbilled and not currencies:
+            advice = f"give --currency, as in EUR, or {advice.removeprefix('give ')}"
+        raise NotFoundError(f"{absent[0]}; {advice}")
+    transfers = [*_transfers_of(invoices, selection), *_unbilled_of(currencies, selection)]
+    return Plan(invoices, tuple(dict.fromkeys(transfers)), wanted_odd, tuple(absent))
 
 
-def _unbilled_of(everything: Sequence[Invoice], selection: Selection) -> Iterable[Transfer]:
-    """Return the transfers of unbilled line items, in all periods and currencies."""
+def _unbilled_of(currencies: Iterable[str], selection: Selection) -> Iterator[Transfer]:
+    """Return the transfers of unbilled line items, in all periods and these currencies."""
     if not selection.unbilled:
         return
-    currencies = selection.currencies or _currencies(everything)
-    if not currencies:
-        raise NotFoundError(
-            "no invoice has a currency, so that of unbilled line items is unknown: "
-            "give --currency, as in EUR"
-        )
     wanted = [each for each in _UNBILLED_DETAILS if selection.wants_detail(each)]
     for currency, detail, period in product(currencies, wanted, PERIODS):
         yield unbilled_transfer(
@@ -174,18 +92,20 @@ def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
     return tuple(code for code in codes if code and re.fullmatch(r"[A-Za-z]{3}", code))
 
 
-def _check_selection(
+def _check_invoices(
     selection: Selection, everything: Sequence[Invoice], unread: Collection[str]
 ) -> None:
-    """Raise NotFoundError for what the tenant does not have.
-
-    A misspelt name would select nothing, and look like a success.
-    """
+    """Raise NotFoundError for invoices that the tenant does not have: a misspelt id would select
+    nothing, and look like a success."""
     if missing := set(selection.invoices) - {invoice.id for invoice in everything} - {*unread}:
         named = ", ".join(sorted(map(repr, missing)))
         raise NotFoundError(
             f"this tenant has no invoice {named}; `bulkfetch invoices list` shows those it has"
         )
+
+
+def _find_absent_details(selection: Selection, everything: Sequence[Invoice]) -> Iterator[str]:
+    """Say which selected providers and types no detail of the tenant has: they may be misspelt."""
     details = [detail for invoice in everything for detail in invoice.details]
     details += _UNBILLED_DETAILS if selection.unbilled else ()
     for what, wanted, had in (
@@ -197,11 +117,28 @@ def _check_selection(
         ),
     ):
         present = set(map(api_spelling, had))
-        if absent := [name for name in wanted if api_spelling(name) not in present]:
-            raise NotFoundError(
-                f"no invoice of this tenant has details of {what} {absent[0]!r}; "
-                f"there are {', '.join(map(printable, sorted(present))) or 'none at all'}"
-            )
+        there_are = ", ".join(map(printable, sorted(present))) or "none at all"
+        for name in wanted:
+            if api_spelling(name) not in present:
+                yield (
+                    f"no invoice of this tenant has details of {what} {name!r}; "
+                    f"there are {there_are}"
+                )
+
+
+def _find_absent_days(selection: Selection, everything: Iterable[Invoice]) -> Iterator[str]:
+    """Say that no invoice has a date within the selected days: a year may be misspelt."""
+    if selection.since is None and selection.until is None:
+        return
+    since = f" since {selection.since}" if selection.since else ""
+    until = f" until {selection.until}" if selection.until else ""
+    dates = [each.invoice_date for each in everything if each.invoice_date]
+    there_are = (
+        f"they are dated {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}"
+        if dates
+        else ("no invoice has a date")
+    )
+    yield f"this tenant has no such invoice dated{since}{until}; {there_are}"
 
 
 def _transfers_of(invoices: Iterable[Invoice], selection: Selection) -> Iterable[Transfer]:

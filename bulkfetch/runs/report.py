@@ -51,6 +51,8 @@ class ExportReport:
     documents_skipped: tuple[CommittedDocument, ...] = ()
     selection: Mapping[str, Any] | None = None
     """What the run was narrowed to; None for a repair."""
+    absent: tuple[str, ...] = ()
+    """What was selected and the tenant does not have, where that was allowed."""
     records: Mapping[str, int] = field(default_factory=dict)
     """How many transfers and documents are committed in all, when the run ends."""
     asked_again: int = 0
@@ -112,6 +114,7 @@ class ExportReport:
             "documents_failed": self._documents_failed,
             "changed": list(map(str, self.changed)),
             "selection": None if self.selection is None else dict(self.selection),
+            "absent": list(self.absent),
             "records": dict(self.records),
             "asked_again": self.asked_again,
             "finished": list(self.finished),
@@ -135,6 +138,7 @@ class ExportReport:
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
         lines = [f"{self.output}: {self._outcome()}"]
+        lines += [f"NOTE {each}" for each in self.absent]
         if self.committed:
             rate = (self.rows - self.rows_resumed) / max(self.elapsed_s, 1e-9)
             lines.append(

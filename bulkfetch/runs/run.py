@@ -11,7 +11,8 @@ from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runlog import RunLog
-from bulkfetch.runs.plan import Plan, Selection
+from bulkfetch.runs.plan import Plan
+from bulkfetch.runs.selection import Selection
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
@@ -54,6 +55,8 @@ class ExportOptions:
     output: str
     """What reports call the archive."""
     selection: Selection = field(default_factory=Selection)
+    allow_empty: bool = False
+    """Whether the tenant may lack what is selected, invoices by their ids aside."""
     documents: bool = False
     """Whether to save the PDFs of the selected invoices as well."""
     source: str | None = None

@@ -106,12 +106,7 @@ def read_settings(
     A keyword that is None counts as not given. Raises SettingsError, also for a keyword that is not
     a setting.
     """
-    known = setting_names()
-    for name in keywords:
-        if name != "config" and name not in known:
-            raise SettingsError(
-                f"keyword argument {name!r}: no such setting; {_suggest(name, known)}"
-            )
+    refuse_unknown_keywords(keywords)
     if settings is None:
         loaded = load_settings_of_process(keywords)
         for message in (*loaded.warnings, *loaded.notes):
@@ -129,6 +124,16 @@ def read_settings(
             "keyword argument 'config': names a file, but settings are given already"
         )
     return replace(settings, **given)
+
+
+def refuse_unknown_keywords(keywords: Iterable[str], besides: Iterable[str] = ()) -> None:
+    """Raise SettingsError for a keyword that names neither a setting nor one of `besides`."""
+    known = [*besides, *setting_names()]
+    for name in keywords:
+        if name != "config" and name not in known:
+            raise SettingsError(
+                f"keyword argument {name!r}: no such setting; {_suggest(name, known)}"
+            )
 
 
 def describe(loaded: LoadedSettings) -> list[SettingLine]:

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import trustme
 
+from bulkfetch.archive.layout import ARCHIVE
 from bulkfetch.cli import main
 from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
@@ -621,8 +622,13 @@ def test_a_selection_by_days_takes_the_invoices_of_these_days(
         "export", "lake", "--plan", "--json", "--since", "2021-05-08", "--until", "2021-05-08"
     ).json["invoices"]
     assert len(invoices) == 1
-    ended = run("export", "lake", "--quiet", "--since", "2030-01-01")
-    assert (ended.code, ended.out) == (0, "lake: no invoice was found or selected\n")
+    refused = run("export", "lake", "--quiet", "--since", "2030-01-01")
+    assert refused.code == 1
+    assert "no such invoice dated since 2030-01-01; they are dated 2021" in refused.error
+    assert not Path("lake", ARCHIVE).exists()
+    ended = run("export", "lake", "--quiet", "--since", "2030-01-01", "--allow-empty")
+    assert ended.code == 0
+    assert ended.out.startswith("lake: no invoice was found or selected\nNOTE this tenant has no")
 
 
 @pytest.mark.parametrize(
@@ -647,6 +653,15 @@ def test_what_the_tenant_does_not_have_is_an_error(
     ended = run("export", "lake", flag, value)
     assert ended.code == 1
     assert message in ended.error
+    for words in (["--json"], ["--plan", "--json"]):
+        allowed = run("export", "lake", flag, value, "--allow-empty", "--quiet", *words)
+        if flag == "--invoice":
+            assert (allowed.code, allowed.out) == (1, "")
+            assert message in allowed.error
+        else:
+            assert allowed.code == 0
+            (absent,) = allowed.json["absent"]
+            assert message in absent
 
 
 # Output that cannot be used

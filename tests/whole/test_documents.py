@@ -46,9 +46,9 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.documents import export_document, save_document
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.pdf import pdf

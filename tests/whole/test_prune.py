@@ -37,9 +37,9 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli import main
 from bulkfetch.errors import DamagedArchiveError, OutputError, OutputLockedError, StorageError
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.prune import prune
 from bulkfetch.runs.repair import repair_async
+from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings

@@ -28,9 +28,9 @@ from bulkfetch.errors import (
     StorageError,
 )
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.plan import Selection
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.repair import RepairReport, repair_async
+from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.verify import VerifyReport, verify
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

@@ -10,7 +10,6 @@ from typing import Any
 from bulkfetch.archive.documents import committed_documents
 from bulkfetch.archive.layout import ARCHIVE
 from bulkfetch.billing.documents import Document, documents_of
-from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import name_sandbox, open_settings
@@ -18,8 +17,9 @@ from bulkfetch.cli.terminal import COMPLETE, drop_stdout, print_report, print_re
 from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.export import export_async, plan_only
 from bulkfetch.runs.failures import failure_lines
-from bulkfetch.runs.plan import Plan, Selection
+from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.selection import Selection
 from bulkfetch.settings.declared import Settings
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import may_exist, prepare_output
@@ -39,11 +39,11 @@ def _select(arguments: argparse.Namespace) -> Selection:
     return Selection(
         since=arguments.since,
         until=arguments.until,
-        invoices=tuple(arguments.invoice),
-        providers=tuple(arguments.provider),
-        line_item_types=tuple(arguments.line_item_type),
+        invoices=arguments.invoice,
+        providers=arguments.provider,
+        line_item_types=arguments.line_item_type,
         unbilled=arguments.unbilled,
-        currencies=tuple(map(currency_code, arguments.currency)),
+        currencies=arguments.currency,
     )
 
 
@@ -55,6 +55,7 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
             arguments.output,
             settings,
             selection=selection,
+            allow_empty=arguments.allow_empty,
             documents=arguments.documents,
             take_new=arguments.take_new,
             stats=stats,
@@ -85,7 +86,7 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     store = None
     if may_exist(arguments.output):
         store = prepare_output(arguments.output, settings, ARCHIVE)
-    plan = run(arguments, lambda: plan_only(settings, selection))
+    plan = run(arguments, lambda: plan_only(settings, selection, allow_empty=arguments.allow_empty))
     documents: tuple[Document, ...] = ()
     if arguments.documents:
         documents = documents_of(plan.invoices)
@@ -104,6 +105,7 @@ def _plan_dict(plan: Plan, documents: Collection[Document], done: _Done) -> dict
     to_do = len(plan.transfers) - len(done.transfers) + len(documents) - len(done.documents)
     return {
         "invoices": [invoice.id for invoice in plan.invoices],
+        "absent": list(plan.absent),
         "transfers": [
             {
                 "invoice_id": each.invoice_id,
@@ -124,7 +126,7 @@ def _plan_dict(plan: Plan, documents: Collection[Document], done: _Done) -> dict
 def _plan_lines(
     plan: Plan, documents: Collection[Document], done: _Done, page_size: int
 ) -> list[str]:
-    lines = []
+    lines = [f"NOTE {each}" for each in plan.absent]
     for transfer in plan.transfers:
         note = " (committed)" if transfer in done.transfers else ""
         lines.append(f"{transfer}{note}")

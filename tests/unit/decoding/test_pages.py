@@ -327,7 +327,9 @@ def test_rows_know_their_invoice_and_their_place() -> None:
 
 
 def test_both_ways_give_the_same_batch_of_the_same_rows() -> None:
-    rows = [json.dumps({"customerName": f"c{row}", "billableQuantity": row / 4}) for row in range(10)]
+    rows = [
+        json.dumps({"customerName": f"c{row}", "billableQuantity": row / 4}) for row in range(10)
+    ]
     fast = batch_of(f'{{"items":[{",".join(rows)}]}}'.encode())
     slow = batch_of(f'{{"items":[{",".join([*rows, json.dumps({"mpnId": None})])}]}}'.encode())
     assert slow.slice(0, 10).equals(fast)

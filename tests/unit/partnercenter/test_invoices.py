@@ -30,7 +30,8 @@ from bulkfetch.partnercenter.invoices import (
     get_invoice_page,
     walk_invoices,
 )
-from bulkfetch.runs.plan import Selection, plan_export
+from bulkfetch.runs.plan import plan_export
+from bulkfetch.runs.selection import Selection
 
 
 @asynccontextmanager

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pytest
 from yarl import URL
 
 from bulkfetch.billing.details import api_spelling
-from bulkfetch.billing.invoices import Invoice, InvoiceDetail
+from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice
 from bulkfetch.billing.transfers import Transfer, own_path, transfer_of
 from bulkfetch.errors import NotFoundError, SettingsError
-from bulkfetch.runs.plan import Plan, Selection, plan_export
+from bulkfetch.runs.plan import Plan, plan_export
+from bulkfetch.runs.selection import Selection
 
 OFFICE = InvoiceDetail(
     "office", "billing_line_items", "/invoices/D1/lineitems/Office/BillingLineItems"
@@ -309,7 +312,6 @@ def test_a_detail_that_is_listed_twice_is_one_transfer() -> None:
         (None, date(2021, 4, 6), ["D1"]),
         (date(2021, 4, 7), date(2021, 5, 8), ["G2"]),
         (date(2021, 6, 6), date(2021, 6, 6), ["D3"]),
-        (date(2022, 1, 1), None, []),
     ],
 )
 def test_the_first_and_the_last_day_are_included_and_undated_invoices_are_not(
@@ -369,6 +371,75 @@ def test_a_provider_or_type_that_the_tenant_has_nowhere_is_refused_with_those_it
         planned(line_item_types=("billing",))
     with pytest.raises(NotFoundError, match="there are none at all"):
         planned([], providers=("azure",))
+
+
+@pytest.mark.parametrize(
+    ("walked", "selection", "absent"),
+    [
+        (
+            TENANT,
+            {"providers": ("azure", "marketplace")},
+            ["details of provider 'marketplace'; there are azure, office, one_time"],
+        ),
+        (
+            TENANT,
+            {"line_item_types": "reconciliation", "providers": "graph"},
+            ["details of provider 'graph'", "details of line-item type 'reconciliation'"],
+        ),
+        (
+            TENANT,
+            {"since": date(2022, 1, 1)},
+            ["dated since 2022-01-01; they are dated 2021-04-06 to 2021-06-06"],
+        ),
+        (
+            TENANT,
+            {"since": date(2021, 4, 7), "until": date(2021, 4, 30)},
+            ["dated since 2021-04-07 until 2021-04-30; they"],
+        ),
+        (
+            TENANT,
+            {"invoices": "D1", "since": "2021-06-06"},
+            ["since 2021-06-06; they are dated 2021-04-06 to 2021-04-06"],
+        ),
+        ([], {"until": date(2022, 1, 1)}, ["dated until 2022-01-01; no invoice has a date"]),
+        ([], {"providers": "azure"}, ["there are none at all"]),
+        ([], {"unbilled": True}, ["no invoice has a currency"]),
+    ],
+    ids=str,
+)
+def test_what_a_young_tenant_lacks_is_an_error_or_a_note(
+    walked: Sequence[Invoice], selection: Any, absent: list[str]
+) -> None:
+    with pytest.raises(NotFoundError, match=f"{absent[0]}.*--allow-empty"):
+        plan_export(walked, Selection(**selection))
+    plan = plan_export(walked, Selection(**selection), allow_empty=True)
+    assert len(plan.absent) == len(absent)
+    for found, expected in zip(plan.absent, absent, strict=True):
+        assert re.search(expected, found)
+
+
+def test_what_is_there_is_planned_though_something_else_is_absent() -> None:
+    plan = plan_export(TENANT, Selection(providers=("azure", "graph")), allow_empty=True)
+    assert [str(each) for each in plan.transfers] == ["D3 azure/usage_line_items"]
+
+
+@pytest.mark.parametrize("walked", [TENANT, []], ids=["some", "none"])
+def test_an_invoice_that_is_not_there_is_an_error_also_where_nothing_may_be_there(
+    walked: Sequence[Invoice],
+) -> None:
+    with pytest.raises(NotFoundError, match="has no invoice 'D7'"):
+        plan_export(walked, Selection(invoices="D7"), allow_empty=True)
+
+
+def test_days_without_an_invoice_are_no_error_where_unbilled_line_items_are_wanted() -> None:
+    selection = Selection(since=date(2100, 1, 1), unbilled=True, currencies=("EUR",))
+    assert plan_export(TENANT, selection).invoices == ()
+
+
+def test_days_without_an_invoice_may_be_those_of_one_that_cannot_be_read() -> None:
+    odd = OddInvoice("D9", "odd", datetime(2022, 1, 5, tzinfo=UTC))
+    plan = plan_export(TENANT, Selection(since=date(2022, 1, 1)), [odd])
+    assert (plan.invoices, plan.odd, plan.absent) == ((), (odd,), ())
 
 
 def test_an_empty_tenant_is_an_empty_plan() -> None:
