@@ -114,7 +114,7 @@ def read_settings(
         return loaded.settings
     given: dict[str, Any] = {
         name: _read_given(name, _Given(value, f"keyword argument {name!r}", Path()), os.environ)
-        if name in known
+        if name in setting_names()
         else value
         for name, value in keywords.items()
         if value is not None
