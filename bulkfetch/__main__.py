@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from bulkfetch.cli import main
+_BUG, _LAST_OF_OURS, _INTERRUPTED = 3, 4, 130
 
 
 def run() -> NoReturn:
@@ -17,12 +17,65 @@ def run() -> NoReturn:
     The interpreter is not finalized: threads of libraries that still hold something of Python
     would be ended in the middle of their work, and abort the process.
     """
-    code = main()
-    logging.shutdown()
+    end_process = _keep_exit_codes()
+    _leave_working_directory()
+    code = _run_command()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
             stream.flush()
-    os._exit(code)
+    end_process(code)
+
+
+def _run_command() -> int:
+    """Run one command and return its exit code. What cannot be imported is a failure of ours: the
+    interpreter would end with 1, which says that something was not committed."""
+    try:
+        # not at the top: an import that fails there would have no exit code of ours
+        import logging
+
+        from bulkfetch.cli import main
+
+        code = main()
+        logging.shutdown()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BaseException as error:
+        _say(f"error: bulkfetch cannot start: {type(error).__name__}: {error}; install it again")
+        return _BUG
+    return code
+
+
+def _keep_exit_codes() -> Callable[[int], NoReturn]:
+    """Keep the exit codes 0 to 4 for `run`, and return what ends the process.
+
+    A library that ends the process itself knows nothing of what is committed.
+    """
+    end_process, ours = os._exit, os.getpid()
+
+    def end_process_of_library(status: int) -> NoReturn:
+        if os.getpid() == ours and status % 256 <= _LAST_OF_OURS:
+            _say(f"a library has ended the process with exit code {status}: this is a bug")
+            end_process(_BUG)
+        end_process(status)
+
+    os._exit = end_process_of_library
+    return end_process
+
+
+def _leave_working_directory() -> None:
+    """Import nothing from the working directory, where `python -m` looks first.
+
+    The one exception is a checkout, in which the package itself lies there.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with suppress(OSError):  # it has been removed
+        if sys.path[0] in ("", os.getcwd()) and os.getcwd() != package:
+            del sys.path[0]
+
+
+def _say(message: str) -> None:
+    with suppress(OSError, ValueError, AttributeError):
+        print(f"bulkfetch: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@
     ├── SignInError                 no token could be had, or the server refuses it
     ├── ServerUnavailableError      the server has not given a useful answer for too long
     ├── DeadlineError               the run has used up its time
+    ├── ReaderGoneError             the program that read the printed results has ended
     ├── TransferError               a transfer cannot be completed
     │   ├── ContradictionError      its pages contradict each other
     │   └── ExpiredBookmarkError    the server no longer knows where to continue
@@ -243,6 +244,12 @@ class ContradictionError(TransferError):
 
 class ExpiredBookmarkError(TransferError):
     """The server no longer knows the place in a transfer where an earlier run left it."""
+
+
+class ReaderGoneError(BulkfetchError):
+    """The program that read what a command prints has ended: there is nobody to print for."""
+
+    reason = "reader_gone"
 
 
 class NotFoundError(BulkfetchError):

@@ -1,7 +1,8 @@
 """The command line: each command is one function that returns an exit code.
 
-0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours. A
-run that a signal ended has 128 plus its number, as in shells: 130 after Ctrl-C, 143 after SIGTERM,
+0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours, 4
+everything committed but the numbers disagree. No other program or library gives one of these. A run
+that a signal ended has 128 plus its number, as in shells: 130 after Ctrl-C, 143 after SIGTERM,
 129 after SIGHUP. Results go to stdout, progress and messages to stderr. `main` imports only the
 command that runs, so that `--help` is fast.
 """
@@ -13,16 +14,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib import import_module
 
-from bulkfetch.cli.parser import parse
+from bulkfetch.cli.parser import ParserExit, parse
 from bulkfetch.cli.terminal import (
     BUG,
     COMPLETE,
     INCOMPLETE,
     USAGE,
-    drop_stdout,
     prepare_streams,
     say,
     say_farewell,
@@ -34,6 +33,7 @@ from bulkfetch.errors import (
     HttpStatusError,
     MalformedBodyError,
     OutputError,
+    ReaderGoneError,
     RequestError,
     SettingsError,
     TransferError,
@@ -52,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare_streams()
         arguments = parse(words)
         return _import_command(arguments)(arguments)
-    except SystemExit as stop:  # argparse: 0 after --help, 2 after a usage error
+    except ParserExit as stop:  # 0 after --help, 2 after a usage error
         return stop.code if isinstance(stop.code, int) else USAGE
+    except ReaderGoneError:
+        return COMPLETE
     except (SettingsError, OutputError) as error:
         return _say_error(error, USAGE)
     except BulkfetchError as error:
@@ -61,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         return say_farewell(arguments, number)
-    except BrokenPipeError:  # the program that read our results has ended
-        drop_stdout()
-        return COMPLETE
-    except Exception as error:
+    except MemoryError:
+        say("error: there is not enough memory; lower --max-in-flight or --max-bodies-bytes")
+        return INCOMPLETE
+    except BaseException as error:  # also when a library exits, or a library of Rust panics
         return _say_bug(error)
 
 
@@ -105,10 +107,9 @@ def _is_elsewhere(error: BulkfetchError) -> bool:
     return isinstance(error, MalformedBodyError | ForeignLinkError | ConnectionFailedError)
 
 
-def _say_bug(error: Exception) -> int:
-    with suppress(OSError):
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            print(printable(line), file=sys.stderr)
+def _say_bug(error: BaseException) -> int:
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        print(printable(line), file=sys.stderr)
     say(
         "this is a bug in bulkfetch; please report it with the lines above. "
         "What is committed is kept"

@@ -76,15 +76,19 @@ def build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Parse the words of a command line. Raises SystemExit after help or a usage error."""
+    """Parse the words of a command line. Raises ParserExit after help or a usage error."""
     parser = build_parser(words)
     if not words:
         parser.print_help(sys.stderr)
-        raise SystemExit(USAGE)
+        raise ParserExit(USAGE)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(arguments.parser, unknown)
     return arguments
+
+
+class ParserExit(SystemExit):
+    """The parser has printed help or a usage error; a SystemExit of others is none of ours."""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -109,6 +113,12 @@ class _Parser(argparse.ArgumentParser):
         )
         line = printable(f"{self.prog}: error: {message}; see `{self.prog} --help`")
         self.exit(USAGE, f"{line}\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End the command, after a message to stderr if there is one."""
+        if message:
+            sys.stderr.write(message)
+        raise ParserExit(status)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

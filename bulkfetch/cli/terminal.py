@@ -8,18 +8,21 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO, cast
 
-from bulkfetch.errors import StorageError
+from bulkfetch.errors import ReaderGoneError, StorageError
 from bulkfetch.words import printable
 
 COMPLETE, INCOMPLETE, USAGE, BUG = 0, 1, 2, 3
+_STDERR = 2
 
 
 def prepare_streams() -> None:
-    """Replace standard streams that are closed, and write results as UTF-8 unless to a terminal."""
+    """Replace standard streams that are closed, write results as UTF-8 unless to a terminal, and
+    let messages that cannot be written be lost."""
+    _occupy_standard_descriptors()
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  open until the end
     if sys.stderr is None:
@@ -28,6 +31,43 @@ def prepare_streams() -> None:
     if reconfigure is not None:
         encoding = None if sys.stdout.isatty() else "utf-8"
         reconfigure(encoding=encoding, errors="backslashreplace")
+    if not isinstance(sys.stderr, _Messages):
+        sys.stderr = cast("TextIO", _Messages(sys.stderr))
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open the descriptors 0 to 2 that are closed.
+
+    A file of the archive would get such a number, and what a library writes to stderr.
+    """
+    with suppress(OSError):
+        while (handle := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+            pass
+        os.close(handle)
+
+
+class _Messages:
+    """The stream stderr, without its errors: a full disk behind it, or a reader that has gone, does
+    not change what a command does, nor its exit code."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # a ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def drop_stdout() -> None:
@@ -49,17 +89,24 @@ def say_farewell(arguments: argparse.Namespace, number: int) -> int:
 
 def say(message: str) -> None:
     """Write one message to stderr."""
-    with suppress(OSError):  # the reader of stderr may have gone
-        print(printable(f"bulkfetch: {message}"), file=sys.stderr, flush=True)
+    print(printable(f"bulkfetch: {message}"), file=sys.stderr, flush=True)
 
 
 def print_result(result: dict[str, Any] | list[str]) -> None:
-    """Write a result to stdout: facts as JSON, or lines for people, which cannot act on the
-    terminal."""
-    if isinstance(result, dict):
-        _write([json.dumps(result, indent=2)])
-    else:
-        _write([printable(line) for line in result])
+    """Write the result of a command to stdout: facts as JSON, or lines for people.
+
+    If the reader has gone, the rest of the command and its exit code are not different for that.
+    """
+    with suppress(ReaderGoneError):
+        if isinstance(result, dict):
+            _write([json.dumps(result, indent=2)])
+        else:
+            print_rows(result)
+
+
+def print_rows(lines: Sequence[str]) -> None:
+    """Write lines for people to stdout; they cannot act on the terminal. Raises ReaderGoneError."""
+    _write([printable(line) for line in lines])
 
 
 class _Report(Protocol):
@@ -79,7 +126,10 @@ def print_report(report: _Report, *, as_json: bool) -> None:
 
 
 def print_json_lines(lines: Sequence[str]) -> None:
-    """Write JSON lines to stdout. Control characters that JSON allows are escaped as well."""
+    """Write JSON lines to stdout; control characters that JSON allows are escaped as well.
+
+    Raises ReaderGoneError.
+    """
     _write([re.sub(r"[\x7f-\x9f]", _escape, line) for line in lines])
 
 
@@ -88,14 +138,15 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _write(lines: Sequence[str]) -> None:
-    """Write lines to stdout. Raises BrokenPipeError if the reader has gone, and StorageError if
-    they cannot be written."""
+    """Write lines to stdout. Raises ReaderGoneError, and StorageError if they cannot be
+    written."""
     try:
         for line in lines:
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        drop_stdout()
+        raise ReaderGoneError("nobody reads the standard output any more") from None
     except OSError as error:
         drop_stdout()
         raise StorageError(f"the standard output cannot be written to: {error.strerror}") from error

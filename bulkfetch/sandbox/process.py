@@ -8,10 +8,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from bulkfetch.errors import SettingsError
 
 _STOP_S = 5.0
+_ROOT = str(Path(__file__).parents[2])
+_START = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from bulkfetch.sandbox.__main__ import main; sys.exit(main())"
+)
+"""Like `python -m bulkfetch.sandbox`, which would look in the working directory first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ def spawn(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
     Raises SettingsError with the sandbox's message if it does not start.
     """
     process = subprocess.Popen(  # noqa: S603  it runs our own module
-        [sys.executable, "-m", "bulkfetch.sandbox", "--until-stdin-closes", *arguments],
+        [sys.executable, "-P", "-c", _START, _ROOT, "--until-stdin-closes", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

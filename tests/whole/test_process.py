@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -16,11 +19,13 @@ from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.parts import StagedPart
 from bulkfetch.archive.staging import rows_since
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.verify import verify_store
+from bulkfetch.runs.verify import verify, verify_store
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.disk import LocalStore
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +154,150 @@ def test_a_reader_that_has_gone_is_no_failure(archive: Path) -> None:
     assert done.stdout is not None
     done.stdout.close()
     assert done.wait(timeout=60) == 0
+
+
+# The exit codes 0 to 4 are given by bulkfetch alone
+
+
+def end_of(
+    folder: Path, words: list[str], *, stub: dict[str, str] | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; `stub` has modules that are found before those of their name."""
+    (folder / "stubs").mkdir()
+    for name, code in (stub or {}).items():
+        (folder / "stubs" / f"{name}.py").write_text(code)
+    environ = {name: each for name, each in os.environ.items() if not name.startswith("BULKFETCH_")}
+    paths = os.pathsep.join([str(folder / "stubs"), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "bulkfetch", *words],
+        env={**environ, "PYTHONPATH": paths, "HOME": str(folder), **variables},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+LIBRARY_ENDS = [
+    *(f"import sys; sys.exit({code!r})" for code in (None, 0, 1, 2, 4, "words")),
+    *(f"import os; os._exit({code})" for code in (0, 1, 2, 4, 256, 258)),
+    "raise ImportError('this is broken')",
+    "raise BaseException('this is a panic')",
+    "this is no python",
+]
+
+
+@pytest.mark.parametrize("code", LIBRARY_ENDS)
+@pytest.mark.parametrize("module", ["difflib", "orjson"])
+def test_a_library_that_ends_the_process_is_a_bug_whatever_its_exit_code(
+    tmp_path: Path, module: str, code: str
+) -> None:
+    """difflib is imported at the start, orjson by the command."""
+    done = end_of(tmp_path, ["verify", "lake"], stub={module: code})
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("bulkfetch: ")
+
+
+def test_an_exit_code_above_ours_stays_what_it_is(tmp_path: Path) -> None:
+    done = end_of(tmp_path, ["verify", "lake"], stub={"orjson": "import os; os._exit(77)"})
+    assert done.returncode == 77
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes in another way")
+@pytest.mark.parametrize(
+    ("code", "ended"),
+    [
+        ("import os; os.abort()", -signal.SIGABRT),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+        ("raise KeyboardInterrupt", 128 + signal.SIGINT),
+    ],
+)
+@pytest.mark.parametrize("module", ["difflib", "orjson"])
+def test_a_signal_or_a_crash_has_an_exit_code_of_its_own(
+    tmp_path: Path, module: str, code: str, ended: int
+) -> None:
+    done = end_of(tmp_path, ["verify", "lake"], stub={module: code})
+    assert done.returncode == ended, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_too_little_memory_is_no_bug(tmp_path: Path) -> None:
+    done = end_of(tmp_path, ["verify", "lake"], stub={"orjson": "raise MemoryError"})
+    assert done.returncode == 1
+    assert "not enough memory" in done.stderr
+
+
+@pytest.mark.parametrize("code", range(6))
+def test_the_exit_code_of_a_token_command_is_not_that_of_bulkfetch(
+    tmp_path: Path, code: int
+) -> None:
+    command = shlex.join([sys.executable, "-c", f"import os; os._exit({code})"])
+    done = end_of(tmp_path, ["invoices", "list"], BULKFETCH_TOKEN_COMMAND=command)
+    assert done.returncode == 1
+    assert ("printed nothing" if code == 0 else f"exit code {code}") in done.stderr
+
+
+def test_nothing_is_imported_from_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "orjson.py").write_text("open('ran', 'w')")
+    (tmp_path / "difflib.py").write_text("open('ran', 'w')")
+    for words in (["export", "--sandbox", "lake"], ["verify", "lake"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "bulkfetch", *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+# Messages that cannot be written
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such shell")
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        pytest.param(
+            "2>/dev/full",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it"),
+        ),
+        "2>&-",
+        "<&- 2>&-",
+        "<&- >&- 2>&-",
+        "2> >(exec true)",
+    ],
+)
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["export", "--sandbox", "--verbose", "lake"], 0),
+        (["verify", "nothing"], 2),
+        (["nonsense"], 2),
+        (["invoices", "list", "--base-url", "http://127.0.0.1:9/v1", "--max-attempts", "1"], 1),
+    ],
+)
+def test_messages_that_cannot_be_written_do_not_change_the_outcome(
+    tmp_path: Path, words: list[str], code: int, redirection: str
+) -> None:
+    line = f"sleep 0; {shlex.join([sys.executable, '-P', '-m', 'bulkfetch', *words])} {redirection}"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env={**environ, "BULKFETCH_TOKEN": "t"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr == ""
+    if "--sandbox" in words:
+        assert verify(tmp_path / "lake", deep=True).sound

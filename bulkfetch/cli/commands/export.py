@@ -13,7 +13,7 @@ from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import name_sandbox, open_settings
-from bulkfetch.cli.terminal import COMPLETE, drop_stdout, print_report, print_result, say
+from bulkfetch.cli.terminal import COMPLETE, print_report, print_result, say
 from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.export import export_async, plan_only
 from bulkfetch.runs.failures import failure_lines
@@ -63,10 +63,7 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
         )
 
     report = run(arguments, export_archive, progress=stats)
-    try:
-        print_report(report, as_json=arguments.json)
-    except BrokenPipeError:  # the reader has gone; the exit code still says how the run ended
-        drop_stdout()
+    print_report(report, as_json=arguments.json)
     if arguments.json:
         for line in failure_lines(report.failures):
             say(line)

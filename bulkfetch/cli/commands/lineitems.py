@@ -12,7 +12,7 @@ from bulkfetch.billing.details import api_spelling
 from bulkfetch.billing.transfers import Transfer, explanation
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import open_settings
-from bulkfetch.cli.terminal import COMPLETE, print_json_lines, print_result
+from bulkfetch.cli.terminal import COMPLETE, print_json_lines, print_rows
 from bulkfetch.client import Client, LineItems, python_value
 from bulkfetch.decoding.jsontext import Json, dumps
 from bulkfetch.errors import HttpStatusError, SettingsError, TransferError
@@ -95,7 +95,7 @@ class _Printer:
         if self._table is None:
             self._check_columns({name for row in rows for name in row})
             self._table = TextTable(self._columns or main_columns(rows))
-        print_result(self._table.lines(rows))
+        print_rows(self._table.lines(rows))
 
     def _check_columns(self, known: set[str]) -> None:
         """Refuse columns that are neither in the first line items nor in the schema of their
