@@ -27,6 +27,7 @@ class RunLog:
     def __init__(self, write: Callable[[bytes], object] | None = None) -> None:
         self._write = write
         self._lines = 0
+        self._samples = 0
 
     def note(self, event: str, **facts: object) -> None:
         """Note an unusual event: a retry, a new limit, a new token."""
@@ -34,22 +35,29 @@ class RunLog:
             LOGGER.info("%s", _text(event, facts))
         if self._write is not None and self._lines < MAX_LINES:
             self._lines += 1
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
             if self._lines == MAX_LINES:
                 event, facts = "log_full", {}
-            self._append(
-                orjson.dumps({"at": at, "event": event, **facts}, option=orjson.OPT_APPEND_NEWLINE)
-            )
+            self._append(event, facts)
+
+    def sample(self, **facts: object) -> None:
+        """Note how far the run is. Samples fill no log: they have as many lines of their own."""
+        self.trace("sample", **facts)
+        if self._samples < MAX_LINES:
+            self._samples += 1
+            self._append("sample", facts)
 
     def trace(self, event: str, **facts: object) -> None:
         """Log a usual event, at level DEBUG only."""
         if LOGGER.isEnabledFor(logging.DEBUG):
             LOGGER.debug("%s", _text(event, facts))
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, event: str, facts: dict[str, object]) -> None:
+        if self._write is None:
+            return
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"at": at, "event": event, **facts}
         try:
-            if self._write is not None:
-                self._write(line)
+            self._write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         except (OSError, StorageError) as error:  # the archive does not depend on its log
             self._write = None
             LOGGER.warning(

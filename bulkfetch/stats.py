@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 _WINDOW_S = 10.0
+_SLOW_STORAGE_S = 5.0
+"""After so long without a finished step, the storage is called slow."""
+_SILENCE_S = 10.0
+"""After so long without a byte, the server is said to give no answer."""
+_LONGEST_NAME = 11
+"""How much of an invoice's id is shown, so that all fits into 40 columns."""
+
+
+@dataclass(slots=True)
+class _Change:
+    """For how long a number that should change has not, as far as the samples show."""
+
+    number: int = 0
+    since: float | None = None
+    """The first sample with this number; None while no change is due."""
+    seen_at: float = 0.0
+
+    def look(self, now: float, number: int, *, is_due: bool) -> None:
+        if not is_due:
+            self.since = None
+        elif self.since is None or number != self.number:
+            self.since = now
+        self.number, self.seen_at = number, now
+
+    @property
+    def age_s(self) -> float:
+        return 0.0 if self.since is None else self.seen_at - self.since
 
 
 @dataclass(slots=True)
@@ -60,9 +90,21 @@ class RunStats:
     held_until: float = 0.0
     """When requests may be sent again, if none may now; `held_by` says why."""
     held_by: str = ""
+    retry_at: float = 0.0
+    """When the first of the requests that failed is sent again."""
+    signing_in: int = 0
+    """Requests that wait for a token."""
+    storing: int = 0
+    """Steps that the storage works at."""
+    stored: int = 0
+    """Steps that the storage has finished."""
+    chains: dict[str, int] = field(default_factory=dict)
+    """The pages so far of each transfer at work in which each page names the next."""
     started_at: float | None = None
     """When the run began: the time of the first sample."""
     _samples: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
+    _received: _Change = field(default_factory=_Change, repr=False)
+    _stored: _Change = field(default_factory=_Change, repr=False)
 
     @property
     def transfers_ended(self) -> int:
@@ -70,7 +112,7 @@ class RunStats:
         return self.transfers_done + self.transfers_skipped + self.transfers_failed
 
     def held(self, why: str, until: float) -> None:
-        """Note that no request may be sent before `until`."""
+        """Note that no request may be sent before `until`; the seconds left follow `why`."""
         if until > self.held_until:
             self.held_by, self.held_until = why, until
 
@@ -81,6 +123,62 @@ class RunStats:
         self._samples.append((now, self.rows))
         while len(self._samples) > 1 and self._samples[1][0] <= now - _WINDOW_S:
             self._samples.popleft()
+        self._received.look(now, self.bytes_received + self.requests, is_due=self.in_flight > 0)
+        self._stored.look(now, self.stored, is_due=self.storing > 0)
+
+    def will_retry(self, now: float, wait_s: float) -> None:
+        """Note that a request that failed is sent again after `wait_s`."""
+        first = self.retry_at if self.retry_at > now else math.inf
+        self.retry_at = min(first, now + wait_s)
+
+    @contextmanager
+    def at_storage(self) -> Iterator[None]:
+        """Count a step of the storage while it lasts."""
+        self.storing += 1
+        try:
+            yield
+        finally:
+            self.storing -= 1
+            self.stored += 1
+
+    @contextmanager
+    def at_sign_in(self) -> Iterator[None]:
+        """Count a request as waiting for a token while the body lasts."""
+        self.signing_in += 1
+        try:
+            yield
+        finally:
+            self.signing_in -= 1
+
+    def waits_for(self, now: float) -> str:
+        """Return what the run waits for at `now`, in few words, or "" while it gets on.
+
+        It says how long nothing has come or was stored as of the last sample.
+        """
+        held_s = math.ceil(self.held_until - now)
+        stored_s, silent_s = self._stored.age_s, self._received.age_s
+        retry_s = math.ceil(self.retry_at - now)
+        if self.signing_in:
+            return "waiting for sign-in"
+        if held_s > 0:
+            return f"{self.held_by} {held_s} s"
+        if self.storing and not self.in_flight and stored_s >= _SLOW_STORAGE_S:
+            return f"storage slow: no step done for {stored_s:.0f} s"
+        if self.in_flight and silent_s >= _SILENCE_S:
+            return f"no answer from the server for {silent_s:.0f} s"
+        if retry_s > 0 and not self.in_flight:
+            return f"trying again in {retry_s} s"
+        return self._last_chain()
+
+    def _last_chain(self) -> str:
+        """Return which chain is left, if it is the only transfer that is."""
+        if len(self.chains) != 1 or self.transfers - self.transfers_ended != 1:
+            return ""
+        ((name, pages),) = self.chains.items()
+        invoice_id = name.partition(" ")[0]
+        if len(invoice_id) > _LONGEST_NAME:
+            invoice_id = f"{invoice_id[: _LONGEST_NAME - 2]}.."
+        return f"one chain left: {invoice_id}, {pages:,} page{'' if pages == 1 else 's'}"
 
     def elapsed_s(self, now: float) -> float:
         """Return the seconds since the first sample, 0 before it."""

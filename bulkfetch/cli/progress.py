@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol, TextIO
@@ -10,6 +9,7 @@ from typing import Protocol, TextIO
 import anyio
 
 from bulkfetch.stats import RunStats
+from bulkfetch.words import printable
 
 _REDRAW_S = 0.25
 _LINE_S = 10.0
@@ -59,7 +59,7 @@ def progress_line(stats: RunStats, now: float) -> str:
         return ", ".join(
             [
                 f"listing invoices: {stats.invoices:,} so far",
-                *_hold(stats, now),
+                *_waiting(stats, now),
                 *_troubles(stats),
                 f"{format_duration(stats.elapsed_s(now))} elapsed",
             ]
@@ -72,7 +72,7 @@ def progress_line(stats: RunStats, now: float) -> str:
             f"{stats.rows:,} rows at {stats.rows_per_s(now):,.0f}/s",
             format_bytes(stats.bytes_received),
             f"{_of(stats.in_flight, stats.limit)} requests in flight",
-            *_hold(stats, now),
+            *_waiting(stats, now),
             *_troubles(stats),
             f"{format_duration(stats.elapsed_s(now))} elapsed",
             *_time_left(stats, now),
@@ -105,7 +105,7 @@ def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = Fa
     room = max(narrowest, min(widest, width - len(f"transfers  {counted}")))
     done = stats.transfers_ended / stats.transfers if stats.transfers else 0.0
     facts = [
-        *_hold(stats, now),
+        *_waiting(stats, now),
         *_unusual(stats),
         f"invoices {_of(stats.invoices_done, stats.invoices)}",
         *_documents(stats),
@@ -189,9 +189,9 @@ def _unusual(stats: RunStats) -> list[str]:
     return [f"{count:,} {word}" for word, count in counts if count]
 
 
-def _hold(stats: RunStats, now: float) -> list[str]:
-    left_s = math.ceil(stats.held_until - now)
-    return [f"{stats.held_by}, resuming in {left_s} s"] if left_s > 0 else []
+def _waiting(stats: RunStats, now: float) -> list[str]:
+    waits_for = printable(stats.waits_for(now))
+    return [waits_for] if waits_for else []
 
 
 def _troubles(stats: RunStats) -> list[str]:

@@ -27,7 +27,7 @@ from bulkfetch.archive.inventory import (
     refuse_if_gone,
     write_run_report,
 )
-from bulkfetch.archive.layout import ARCHIVE, LOCK, LOGS, STAGED_HEADERS
+from bulkfetch.archive.layout import ARCHIVE, LOCK, STAGED_HEADERS
 from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
@@ -50,7 +50,6 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.runlog import RunLog
 from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
@@ -59,6 +58,7 @@ from bulkfetch.runs.plan import Plan, plan_export
 from bulkfetch.runs.reconcile import Header, sole_transfers
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
+from bulkfetch.runs.samples import open_run_log
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
@@ -218,7 +218,7 @@ async def archive(
     publishing = Publishing(store)
     settled = await anyio.to_thread.run_sync(_prepare, publishing, options, settings)
     async with (
-        _open_log(store, moment) as log,
+        open_run_log(store, moment, stats) as log,
         open_session(settings, stats, log, keep=options.on_refresh_token) as session,
     ):
         run = Run(settings, options, store, session, stats, log, publishing)
@@ -350,7 +350,8 @@ async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
             f"{run.stats.transfers_done} of {len(work.pending)} transfers committed; "
             "run the same command again to continue"
         )
-    removed = await anyio.to_thread.run_sync(_end, run)
+    with run.stats.at_storage():
+        removed = await anyio.to_thread.run_sync(_end, run)
     return _Outcome(work, progress, settled, removed)
 
 
@@ -627,23 +628,3 @@ def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _O
         if is_whole_invoice(each) and (not wanted or each.invoice_id in wanted)
     ]
     keep_failures(store, report.failures, planned=planned, committed_of=committed, at=moment)
-
-
-@asynccontextmanager
-async def _open_log(store: Store, moment: str) -> AsyncIterator[RunLog]:
-    """Open the log of a run. On a disk it can be read while the run works, and stays if that is
-    killed."""
-    name = LOGS / f"{moment}.jsonl"
-    file = await anyio.to_thread.run_sync(store.create, name)
-
-    def append(line: bytes) -> None:
-        file.write(line)
-        file.flush()
-
-    try:
-        yield RunLog(append)
-    finally:
-        # The archive does not depend on its log, so an error here is not worth the run.
-        with anyio.CancelScope(shield=True), suppress(StorageError):
-            await anyio.to_thread.run_sync(store.seal, file)
-            await anyio.to_thread.run_sync(store.settle, name)

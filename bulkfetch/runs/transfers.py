@@ -19,6 +19,7 @@ from bulkfetch.archive.layout import part_name, staged_again_name, staged_name, 
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
 from bulkfetch.archive.sweep import remove_staged
+from bulkfetch.billing.details import Paging
 from bulkfetch.billing.sources import BEGINNING, Bookmark, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
@@ -114,12 +115,16 @@ async def _start_again(transfer: Transfer, job: Job) -> Fetched:
 async def _fetch(transfer: Transfer, job: Job, intake: _Intake) -> Fetched:
     """Fetch all pages. After an error, what is not kept is removed."""
     stats = job.run.stats
+    if transfer.detail.paging is Paging.TOKEN:
+        stats.chains[str(transfer)] = 0
     walk = Walk(transfer, intake.decoder, intake.start, intake.adds_up)
     try:
         async with aclosing(source_of(transfer, job.fetcher).pages(walk)) as pages:
             async for placed in pages:
                 await in_thread(job, partial(intake.take, placed))
                 stats.pages += 1
+                if str(transfer) in stats.chains:
+                    stats.chains[str(transfer)] += 1
                 stats.rows += placed.page.rows
                 stats.rescued += placed.page.columns.rescues.total()
         return await in_thread(job, intake.finish)
@@ -132,11 +137,14 @@ async def _fetch(transfer: Transfer, job: Job, intake: _Intake) -> Fetched:
     except BaseException:
         intake.writer.abort()
         raise
+    finally:
+        stats.chains.pop(str(transfer), None)
 
 
 async def in_thread(job: Job, work: Callable[[], T]) -> T:
     """Do blocking work in a thread, with as many at once as the store takes."""
-    return await anyio.to_thread.run_sync(work, limiter=job.writing)
+    with job.run.stats.at_storage():
+        return await anyio.to_thread.run_sync(work, limiter=job.writing)
 
 
 class _Intake:

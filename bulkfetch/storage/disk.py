@@ -100,6 +100,7 @@ class LocalStore:
     readers = os.cpu_count() or 2
     writers = 2
     """Each thread holds a row group; more threads did not make encoding or syncing faster."""
+    shows_open_files = True
 
     def __init__(self, root: Path, disk: Disk | None = None) -> None:
         self.root = root

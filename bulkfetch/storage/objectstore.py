@@ -36,6 +36,7 @@ class ObjectStore:
     readers = 16
     writers = 16
     """Threads mostly wait for answers; how many encode at once is limited elsewhere."""
+    shows_open_files = False
 
     def __init__(self, objects: Objects, policy: LeasePolicy | None = None) -> None:
         self.where = str(objects.address)

@@ -31,6 +31,8 @@ class Store(Protocol):
     """How many threads may usefully read at once."""
     writers: int
     """How many threads may usefully write at once."""
+    shows_open_files: bool
+    """Whether what is written to an open file can be read at once, and stays after a kill."""
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file for a staged part, replacing one that an earlier run left."""

@@ -181,7 +181,8 @@ class Session:
 
     async def token(self) -> str:
         """Return the token in force; sign in if there is none yet. Raises SignInError."""
-        return await self._tokens.token()
+        with self._stats.at_sign_in():
+            return await self._tokens.token()
 
     async def get(self, request: Request, read: Callable[[bytes], T]) -> T:
         """Get one resource and return the result of `read` for its body; `read` runs in a thread.
@@ -257,6 +258,7 @@ class Session:
         self._count(error, tries)
         wait_s = backoff_s(max(1, tries.failed), self._clock.draw(), self._policy)
         self._note("retry", error, tries, max(wait_s, self._limit.closed_s))
+        self._stats.will_retry(self._clock.now(), wait_s)
         await self._clock.sleep(wait_s)
 
     def _count(self, error: RequestError, tries: _Tries) -> None:
@@ -304,7 +306,8 @@ class Session:
             ) from error
         self._note("token_refused", error, tries, 0.0)
         try:
-            await self._tokens.renew(tries.token)
+            with self._stats.at_sign_in():
+                await self._tokens.renew(tries.token)
         except SignInError:
             if for_users:
                 raise error from None
@@ -340,12 +343,12 @@ class Session:
         outage.held_at = self._clock.now()
         wait_s = outage_hold_s(outage.holds, self._clock.draw(), self._policy)
         self._limit.hold(wait_s, one_first=True)
-        self._stats.held("the server is failing", outage.held_at + wait_s)
+        self._stats.held("the server is failing, resuming in", outage.held_at + wait_s)
         self.log.note("outage", failures=outage.failures, wait_s=round(wait_s, 3))
 
     async def _serves(self, request: Request) -> bool:
         """Send `request` now, before all that wait; return whether the server can answer it."""
-        tries = _Tries(str(uuid4()), self._clock.now(), token=await self._tokens.token())
+        tries = _Tries(str(uuid4()), self._clock.now(), token=await self.token())
         self._stats.retries += 1
         try:
             await self._send_once(request, tries)
@@ -367,9 +370,9 @@ class Session:
         )
 
     async def _send_within_limit(self, request: Request, tries: _Tries) -> Answer:
-        await self._tokens.token()  # no request takes a slot while the token is being renewed
+        await self.token()  # no request takes a slot while the token is being renewed
         async with self._limit.slot() as slot:
-            tries.token = await self._tokens.token()
+            tries.token = await self.token()
             self._mask.learn(tries.token)
             guard_logs(tries.token)
             tries.sent_at = self._clock.now()
@@ -405,7 +408,8 @@ class Session:
             in_vain = max(tries.throttled, self._limit.holds_in_vain + 1)
             wait_s = hold_s(error.retry_after_s, in_vain, self._clock.draw(), self._policy)
             self._limit.note_throttled(slot, wait_s=wait_s)
-            self._stats.held("throttled", self._clock.now() + wait_s)
+            why = "server says come back in" if error.retry_after_s else "throttled, resuming in"
+            self._stats.held(why, self._clock.now() + wait_s)
 
     async def _send_once(self, request: Request, tries: _Tries) -> Answer:
         """Send, and send again if the server had closed the idle connection. That is no failure."""

@@ -114,11 +114,14 @@ class FakeTokens:
     """Gives `token-0`, after a refusal `token-1` and so on."""
 
     renewed: int = 0
+    meanwhile: Callable[[], None] = lambda: None
+    """What happens while a token is renewed."""
 
     async def token(self) -> str:
         return f"token-{self.renewed}"
 
     async def renew(self, refused: str) -> str:
+        self.meanwhile()
         if refused == f"token-{self.renewed}":
             self.renewed += 1
         return f"token-{self.renewed}"

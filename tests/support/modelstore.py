@@ -99,6 +99,7 @@ class ModelStore:
 
     where = "the model"
     readers = writers = 1
+    shows_open_files = True
 
     def __init__(self, disk: Any, state: Any) -> None:
         self.disk = disk

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from bulkfetch.stats import RunStats
 
 
@@ -104,3 +106,78 @@ def test_the_longest_hold_is_the_one_that_counts() -> None:
     stats.held("throttled", 20.0)
     stats.held("the server is failing", 12.0)
     assert (stats.held_by, stats.held_until) == ("throttled", 20.0)
+
+
+# What a run waits for
+
+
+def waiting(**changes: object) -> RunStats:
+    """Statistics of a run at work, sampled every second up to 30 s."""
+    stats = RunStats(transfers=5, transfers_done=1, in_flight=2, bytes_received=1)
+    for name, value in changes.items():
+        setattr(stats, name, value)
+    for second in range(31):
+        stats.sample(float(second))
+    return stats
+
+
+def test_a_run_that_gets_on_waits_for_nothing() -> None:
+    stats = waiting(in_flight=0)
+    assert stats.waits_for(30.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"signing_in": 3, "held_until": 70.0}, "waiting for sign-in"),
+        (
+            {"held_until": 69.5, "held_by": "server says come back in"},
+            "server says come back in 40 s",
+        ),
+        ({"storing": 1, "in_flight": 0}, "storage slow: no step done for 30 s"),
+        ({"storing": 1, "in_flight": 1}, "no answer from the server for 30 s"),
+        ({"in_flight": 2}, "no answer from the server for 30 s"),
+        ({"in_flight": 0, "retry_at": 37.2}, "trying again in 8 s"),
+        (
+            {"in_flight": 0, "transfers_done": 4, "chains": {"D0300019BM a/b": 1}},
+            "one chain left: D0300019BM, 1 page",
+        ),
+        (
+            {"in_flight": 0, "transfers_done": 4, "chains": {"X" * 40 + " a/b": 1234}},
+            "one chain left: XXXXXXXXX.., 1,234 pages",
+        ),
+        ({"in_flight": 0, "transfers_done": 3, "chains": {"D1 a/b": 1}}, ""),
+        ({"in_flight": 0, "transfers_done": 4, "chains": {}}, ""),
+    ],
+)
+def test_what_a_run_waits_for_is_said_in_words_that_fit_forty_columns(
+    changes: dict[str, object], text: str
+) -> None:
+    shown = waiting(**changes).waits_for(30.0)
+    assert shown == text
+    assert len(shown) <= 40
+
+
+def test_a_silence_ends_with_the_next_byte_and_slow_storage_with_the_next_step() -> None:
+    stats = waiting(in_flight=1)
+    stats.bytes_received += 1
+    stats.sample(31.0)
+    assert stats.waits_for(32.0) == ""
+    stats.sample(41.0)
+    assert stats.waits_for(41.0) == "no answer from the server for 10 s"
+    with stats.at_storage():
+        stats.in_flight = 0
+        stats.sample(42.0)
+        stats.sample(48.0)
+        assert stats.waits_for(48.0) == "storage slow: no step done for 6 s"
+    stats.sample(49.0)
+    assert stats.waits_for(49.0) == ""
+
+
+def test_the_first_of_several_retries_is_the_one_that_is_waited_for() -> None:
+    stats = RunStats()
+    stats.will_retry(10.0, 8.0)
+    stats.will_retry(11.0, 2.0)
+    assert stats.waits_for(12.0) == "trying again in 1 s"
+    stats.will_retry(20.0, 5.0)
+    assert stats.waits_for(20.0) == "trying again in 5 s"

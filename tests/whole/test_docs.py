@@ -101,3 +101,18 @@ def constant(path: str, name: str) -> Any:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
             return ast.literal_eval(statement.value)
     raise AssertionError(f"{path} has no {name}")
+
+
+def test_each_event_of_the_log_is_documented_and_no_other() -> None:
+    written = {"log_full", "sample", "throttled", "retry", "token_refused"}
+    for path in (ROOT / "bulkfetch").rglob("*.py"):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and re.search(r"log\.note$", ast.unparse(node.func)):
+                names = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                written |= set(map(str, names))
+    page = (DOCS / "failures.md").read_text()
+    table = page.partition("| event | what happened |")[2].partition("\n\n")[0]
+    documented = set()
+    for line in table.splitlines():
+        documented |= set(re.findall(r"`(\w+)`", line.split("|")[1] if "|" in line else ""))
+    assert documented == written

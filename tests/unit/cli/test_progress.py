@@ -356,3 +356,23 @@ def test_documents_are_counted_where_there_are_any() -> None:
     assert ", documents 4/9, " in progress_line(stats, 0.0)
     assert ", documents 4/9, " in final_line(stats, 0.0)
     assert "documents 4/9" in " ".join(live_block(stats, 0.0, width=80))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_what_a_run_waits_for_is_shown_first_and_fits_the_terminal(width: int) -> None:
+    stats = half_done()
+    stats.held("server says come back in", 50.0)
+    shown = "server says come back in 40 s"
+    first = live_block(stats, 10.0, width=width)[1]
+    assert first.startswith(shown)
+    assert len(first) <= width
+    assert f", {shown}, " in progress_line(stats, 10.0)
+
+
+def test_a_run_that_signs_in_before_it_lists_says_so() -> None:
+    stats = RunStats()
+    stats.sample(0.0)
+    with stats.at_sign_in():
+        assert "waiting for sign-in" in "\n".join(live_block(stats, 1.0, width=40))
+        assert ", waiting for sign-in, " in progress_line(stats, 1.0)
+    assert "sign-in" not in progress_line(stats, 1.0)

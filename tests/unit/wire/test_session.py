@@ -428,6 +428,8 @@ async def test_a_throttled_answer_holds_everybody(retry_after: str | None, least
     after = sorted(sent.at for sent in at.transport.sent if sent.at > refused_at)
     assert after[0] >= refused_at + least
     assert at.stats.throttled == 1
+    asked_for = "server says come back in"
+    assert at.stats.held_by == (asked_for if least > 1 else "throttled, resuming in")
 
 
 async def test_a_burst_of_refusals_halves_the_limit_once() -> None:
@@ -678,3 +680,13 @@ async def test_fewer_attempts_can_be_asked_for() -> None:
         with pytest.raises(HttpStatusError):
             await get(at)
     assert at.stats.requests == 2
+
+
+async def test_requests_that_wait_for_a_token_are_counted_while_they_wait() -> None:
+    seen: list[int] = []
+    answer = one_after_the_other(answered(401), answered(200, b"ok"))
+    async with bench(answer) as at:
+        at.tokens.meanwhile = lambda: seen.append(at.stats.signing_in)
+        await get(at)
+    assert seen == [1]
+    assert at.stats.signing_in == 0

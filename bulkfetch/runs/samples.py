@@ -1,0 +1,106 @@
+"""The log of a run at work: a sample of how far it is every 5 s, and what was logged kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from bulkfetch.archive.runlogs import KeptLog, open_log
+from bulkfetch.runlog import RunLog
+from bulkfetch.stats import RunStats
+from bulkfetch.storage.store import Store
+from bulkfetch.wire.session import Clock
+
+SAMPLE_S = 5.0
+"""How often a sample is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of this process in bytes, now and at its peak; None where it is not known."""
+
+    now: int | None = None
+    peak: int | None = None
+
+
+def read_memory() -> Memory:
+    """Return the memory of this process."""
+    try:
+        import resource  # not at the top: Windows does not have it
+    except ImportError:
+        return Memory()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = most if sys.platform == "darwin" else most * 1024
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:  # not Linux
+        return Memory(peak=peak)
+    return Memory(int(pages) * resource.getpagesize(), peak)
+
+
+def sample_of(stats: RunStats, memory: Memory, now: float) -> dict[str, Any]:
+    """Return the facts of a sample at `now`."""
+    return {
+        "invoices_done": stats.invoices_done,
+        "transfers_ended": stats.transfers_ended,
+        "transfers": stats.transfers,
+        "rows": stats.rows,
+        "pages": stats.pages,
+        "bytes": stats.bytes_received,
+        "requests": stats.requests,
+        "in_flight": stats.in_flight,
+        "limit": stats.limit,
+        "memory_bytes": memory.now,
+        "peak_memory_bytes": memory.peak,
+        "waiting": stats.waits_for(now) or None,
+    }
+
+
+@asynccontextmanager
+async def open_run_log(
+    store: Store, moment: str, stats: RunStats, clock: Clock | None = None
+) -> AsyncIterator[RunLog]:
+    """Open the log of the run that began at a moment, and sample it until the body ends.
+
+    What the body raises is raised unchanged. The last sample is that of the end.
+    """
+    clock = clock or Clock()
+    kept = await anyio.to_thread.run_sync(open_log, store, moment, clock.now())
+    log = RunLog(kept.append)
+    raised: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_keep_sampling, log, kept, stats, clock)
+            try:
+                yield log
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # raised below: the task group would wrap it
+                raised = error
+            tasks.cancel_scope.cancel()
+    finally:
+        _sample(log, stats, clock)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(kept.close)
+        if raised is not None:
+            raise raised
+
+
+async def _keep_sampling(log: RunLog, kept: KeptLog, stats: RunStats, clock: Clock) -> None:
+    while True:
+        await clock.sleep(SAMPLE_S)
+        _sample(log, stats, clock)
+        await anyio.to_thread.run_sync(kept.keep, clock.now())
+
+
+def _sample(log: RunLog, stats: RunStats, clock: Clock) -> None:
+    now = clock.now()
+    stats.sample(now)
+    log.sample(**sample_of(stats, read_memory(), now))
