@@ -7,19 +7,25 @@ import shutil
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import anyio
+import anyio.to_thread
+import obstore
 import pyarrow.parquet as pq
 import pytest
+from support.objects_in_memory import Memory
+from support.objectservers import ObjectServer
 from support.replay import MadeUp, invoice, serving
 from whole.durability.disks import Died, WatchedDisk, counting, dying
+from whole.durability.lakes import Lake
 from whole.durability.trial import run_into
 
 import bulkfetch
 from bulkfetch.archive.commits import Commit, CommittedPart
-from bulkfetch.archive.layout import COMMITS, DATA, INVOICES, STATE, commit_name, part_name
+from bulkfetch.archive.layout import COMMITS, DATA, INVOICES, LOCK, STATE, commit_name, part_name
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli import main
 from bulkfetch.cli.commands.show import lines_of
@@ -430,3 +436,34 @@ def test_many_findings_are_cut_for_people_and_not_for_machines(lake: Path) -> No
     assert len([line for line in told if re.match("FAULT ", line)]) == 21
     assert "FAULT 30 more; --json shows all" in told
     assert len(report.to_dict()["findings"]) == 50
+
+
+def test_an_archive_in_an_object_store_is_shown_alike(exported: Path) -> None:
+    bucket = Memory()
+    for path in exported.rglob("*"):
+        name = path.relative_to(exported).as_posix()
+        if path.is_file() and name != str(LOCK):
+            obstore.put(bucket.store, name, path.read_bytes())
+    before = bucket.there
+
+    report = show_store(bucket.open(), "lake")
+
+    assert report == show_store(LocalStore(exported), "lake")
+    assert bucket.there == before
+
+
+async def test_a_run_into_an_object_store_leaves_a_log_in_pieces_and_can_be_shown(
+    object_server: ObjectServer,
+) -> None:
+    lake = Lake.of(object_server)
+    async with serving(tenant()) as server:
+        settings = server.settings(**lake.flags())
+        for _ in range(2):
+            await export_async(lake.address, settings)
+
+    report = await anyio.to_thread.run_sync(partial(show, lake.address, settings=settings))
+    logs = [name for name in lake.names() if "_bulkfetch/logs/" in name]
+    assert len(logs) == 2
+    assert all(re.search(r"/[0-9T.]+Z\.00001\.jsonl$", name) for name in logs)
+    assert (report.runs, report.broken_off, report.exit_code) == (2, None, 4)
+    assert month_of(report, OFFICE, "2024-12").sums["JPY"] == Decimal("7.00")

@@ -75,7 +75,8 @@ _NO_DATE = "no date"
 
 def _opening(report: ShowReport) -> Iterator[str]:
     dates = [each.month for each in report.months if each.month]
-    span = f" of {min(dates)} to {max(dates)}" if dates else ""
+    ends = dict.fromkeys([min(dates), max(dates)]) if dates else {}
+    span = f" of {' to '.join(ends)}" if ends else ""
     yield (
         f"{report.output}: {counted(report.invoices, 'invoice')}{span}, "
         f"{counted(report.rows, 'line item')}, {format_bytes(report.size_bytes)}"
