@@ -64,9 +64,10 @@ def accept(
     """Record that the differences of these invoices are understood.
 
     Each counts as agreeing as long as its header charges the same and its line items add up to the
-    same. If one of the invoices cannot be accepted, none is. `output` and settings are those of
-    `verify`. Raises NotFoundError for an invoice that the archive does not have, BulkfetchError for
-    one that does not differ, OutputError, StorageError and SettingsError.
+    same. One that was accepted for the same reason before is left as it is. If one of the invoices
+    cannot be accepted, none is. `output` and settings are those of `verify`. Raises NotFoundError
+    for an invoice that the archive does not have, BulkfetchError for one that does not differ,
+    OutputError, StorageError and SettingsError.
     """
     settings = read_settings(settings, **keywords)
     store = open_archive(output, settings)
@@ -75,10 +76,15 @@ def accept(
         found = _compare(store, invoices, settings)
         _check(found)
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        accepted = _read(store)
+        before = _read(store)
+        accepted = dict(before)
         for each in found:
-            accepted[each.invoice_id] = Acceptance(_difference_of(each), at, reason)
-        write_acceptances(store, accepted)
+            new = Acceptance(_difference_of(each), at, reason)
+            earlier = before.get(each.invoice_id, new)
+            is_known = replace(earlier, at=at) == new
+            accepted[each.invoice_id] = earlier if is_known else new
+        if accepted != before:
+            write_acceptances(store, accepted)
         return AcceptReport(str(output), tuple(_compare(store, invoices, settings)))
 
 

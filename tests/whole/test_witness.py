@@ -15,6 +15,7 @@ from support.objectservers import ObjectServer
 from support.replay import CONTINUATION, Asked, MadeUp, folded, invoice, page, serving
 from whole.durability.lakes import Lake
 
+from bulkfetch.archive.records import sealed
 from bulkfetch.archive.witness import Mark
 from bulkfetch.errors import NotFoundError, SignInError
 from bulkfetch.runs.accept import accept
@@ -318,6 +319,24 @@ async def test_an_accepted_difference_is_not_asked_for_again_and_counts_as_agree
     assert verify(tmp_path).exit_code == 0
     charge_now(made_up, 32, rows(30))
     assert (await exported(tmp_path, made_up)).exit_code == 4
+
+
+async def test_a_difference_that_is_accepted_again_changes_nothing_unless_the_reason_is_another(
+    tmp_path: Path,
+) -> None:
+    await exported(tmp_path, tenant(31, {OFFICE: [rows(30)]}))
+    accept(tmp_path, ["D1"], reason="a credit")
+    file = tmp_path / "_bulkfetch" / "accepted.json"
+    long_ago = file.read_bytes().replace(b'"at": "20', b'"at": "19')
+    facts = {key: value for key, value in json.loads(long_ago).items() if "sha256" not in key}
+    (own_hash,) = (key for key in json.loads(long_ago) if "sha256" in key)
+    file.write_bytes(sealed(facts, own_hash))
+    before = file.read_bytes()
+
+    accept(tmp_path, ["D1"], reason="a credit")
+    assert file.read_bytes() == before
+    accept(tmp_path, ["D1"], reason="a refund")
+    assert json.loads(file.read_bytes())["accepted"]["D1"]["reason"] == "a refund"
 
 
 async def test_a_refusal_is_over_once_the_archived_difference_is_accepted(tmp_path: Path) -> None:
