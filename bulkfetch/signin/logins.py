@@ -66,7 +66,7 @@ def read_login(file: Path) -> Login | None:
 def write_login(file: Path, login: Login) -> None:
     """Write a login to `file`, atomically and durably, readable by its owner only.
 
-    Raises StorageError.
+    Copies that killed processes left beside it are removed. Raises StorageError.
     """
     facts = {
         "tenant_id": login.tenant_id,
@@ -90,6 +90,9 @@ def write_login(file: Path, login: Login) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, target)
+            for copy in _copies(target):
+                if _is_abandoned(copy):
+                    copy.unlink(missing_ok=True)
             Disk().sync_directory(target.parent)
         except BaseException:
             with suppress(OSError):
@@ -124,3 +127,16 @@ def _copies(file: Path) -> list[Path]:
         return []
     is_copy = re.compile(rf"\.{re.escape(file.name)}\.[0-9]+\.tmp")
     return [path for path in beside if is_copy.fullmatch(path.name)]
+
+
+def _is_abandoned(copy: Path) -> bool:
+    """Return whether the process that wrote a copy has ended."""
+    if os.name == "nt":  # there, signal 0 is not a question
+        return False
+    try:
+        os.kill(int(copy.name.split(".")[-2]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False

@@ -136,6 +136,9 @@ def test_a_kill_at_any_step_leaves_no_token_that_forgetting_does_not_remove(
         steps += 1
         found = [path.read_text() for path in folder.rglob("*")] if folder.exists() else []
         assert not had_one or any(each in text for each in canaries for text in found)
+        write_login(file, Login("t", "c", "https://a", Secret("third")))
+        assert [path.name for path in folder.iterdir()] == [file.name]
+        subprocess.run([sys.executable, "-c", code, str(folder), str(steps - 1)], check=False)
         remove_login(file)
         assert not folder.exists() or list(folder.iterdir()) == []
     assert codes == {9, 0}
@@ -153,6 +156,14 @@ def test_forgetting_removes_copies_of_any_process_and_nothing_else(tmp_path: Pat
         "login.json.bak",
     ]
     assert not remove_login(file)
+
+
+def test_a_login_that_another_process_is_writing_stays(tmp_path: Path) -> None:
+    copies = [tmp_path / f".login.json.{number}.tmp" for number in (os.getppid(), 2**22 + 1)]
+    for copy in copies:
+        copy.write_text("canary")
+    write_login(tmp_path / "login.json", LOGIN)
+    assert [copy.exists() for copy in copies] == [True, False]
 
 
 def test_a_login_behind_a_link_is_written_and_forgotten_where_it_is(tmp_path: Path) -> None:
