@@ -24,11 +24,13 @@ from bulkfetch.archive.layout import (
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.orphans import find_orphans
 from bulkfetch.archive.publishing import Publishing, Settled
+from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
+from bulkfetch.runs.reconcile import WHOLE
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Repair
@@ -120,6 +122,7 @@ async def repair_async(
                 before, settings, stats, on_refresh_token=on_refresh_token
             )
         if before.sound:
+            await anyio.to_thread.run_sync(_clear_staging, store, before)
             return RepairReport(before, finished=finished)
         plan = await anyio.to_thread.run_sync(_plan_repair, store, before)
         options = ExportOptions(
@@ -174,6 +177,16 @@ def _settle(store: Store) -> Settled:
     with suppress(DamagedArchiveError):
         read_archive(store)
     return Publishing(store).settle()
+
+
+def _clear_staging(store: Store, report: VerifyReport) -> None:
+    """Remove what a killed run left staged of transfers that are committed.
+
+    Where an invoice differs, an export may be about to replace what is committed: that stays.
+    """
+    sweep(store)
+    if report.exit_code == WHOLE:
+        sweep_transfers(store, [commit.transfer for commit in report.commits])
 
 
 def _plan_repair(store: Store, report: VerifyReport) -> Repair:

@@ -468,6 +468,27 @@ async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces
     assert report.superseded_bytes > 0
 
 
+@pytest.mark.parametrize("charged", [13.5, 14.5])
+async def test_what_a_killed_run_left_staged_is_removed_though_nothing_is_faulty(
+    charged: float, tmp_path: Path
+) -> None:
+    root, staging = tmp_path / "lake", tmp_path / "lake" / "_bulkfetch" / "staging"
+    made_up = tenant()
+    made_up.invoices[0]["totalCharges"] = charged
+    async with serving(made_up) as server:
+        await export_async(root, server.settings(**CUT))
+    names = [f"A+office+billing_line_items+00000.{ending}" for ending in ("part", "json")]
+    for name in (*names, "A+office+billing_line_items+00002.part", "invoices.part"):
+        staging.joinpath(name).write_bytes(b"staged")
+
+    report, requests = await repaired(root, made_up)
+
+    assert (report.before.sound, requests) == (True, [])
+    # an export may be about to replace what differs: it adopts whole parts
+    left = [] if charged == 13.5 else sorted(names)
+    assert sorted(path.name for path in staging.iterdir()) == left
+
+
 async def test_a_damaged_table_of_headers_ends_an_export_with_what_to_do(archive: Path) -> None:
     alter(archive / find_headers(archive))
 
