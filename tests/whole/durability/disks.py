@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -91,35 +90,6 @@ class _WatchedFile:
 
     def __exit__(self, *error: Any) -> None:
         self._file.close()
-
-
-def killing(at: int) -> Step:
-    """End this very process with SIGKILL before step number `at`; of writes, the first one to a
-    file is a step.
-
-    Of that, half the bytes come through.
-    """
-    left = at
-    begun: set[Path] = set()
-
-    def step(what: str, path: Path, size: int) -> int:
-        nonlocal left
-        if "logs" in path.parts:  # nothing depends on them
-            return size
-        if what == "write":
-            if path in begun:
-                return size
-            begun.add(path)
-            if left == 0:
-                return size // 2  # and the process dies in the step "cut" that follows
-        if what == "create":
-            begun.discard(path)
-        if left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-        return size
-
-    return step
 
 
 class Died(BaseException):

@@ -1,10 +1,11 @@
 """Put the archive promise on trial: `python tests/whole/durability/run.py`, or `--quick` for a
 little of it.
 
-Every trial starts runs of `bulkfetch export` that end badly, until one of them completes, and then
-holds the archive against that of an undisturbed run, byte for byte, with no file too many. In
-between, no commit may vouch for what is not there; a reader reads all the time and must never meet
-an unreadable file or a row twice. The exit code is 0 if all of that held.
+First the matrix of faults: every command that writes, interrupted before every change of the file
+system (`matrix.py`). Then trials of `bulkfetch export` that start runs that end badly, until one of
+them completes, and then hold the archive against that of an undisturbed run, byte for byte, with no
+file too many. In between, no commit may vouch for what is not there; a reader reads all the time
+and must never meet an unreadable file or a row twice. The exit code is 0 if all of that held.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import errno
 import os
 import platform
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import anyio
 from support.replay import TOKEN, Served, serving
 from whole.durability.disks import RecordingDisk, WatchedDisk, counting, filling, refusing
+from whole.durability.matrix import try_matrix
 from whole.durability.trial import CUT, Reader, differences, dishonest, proved, run_into, tenant
 
 from bulkfetch.errors import BulkfetchError, StorageError
 from bulkfetch.storage.disk import Disk
 
-_CHILD = Path(__file__).with_name("child.py")
 _LATENCY_S = 0.01
 _REFUSALS = (errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO)
 _WORDS = {
@@ -106,27 +106,6 @@ class Trials:
             tally.reads += reader.reads
             tally.blame("reader", reader.faults)
         return tally
-
-    async def kills_at_steps(self, every: int) -> Tally:
-        """End a run with SIGKILL before each change of the disk, one after another."""
-        tally, step = Tally(), 0
-        while True:
-            with self.place() as root, Reader(root) as reader:
-                code, said = await self._process(
-                    [str(_CHILD), str(root), self.server.base_url, TOKEN, str(step)], None
-                )
-                if code not in (0, -signal.SIGKILL):
-                    tally.faults.append(f"killed at step {step}: exit code {code}: {said}")
-                tally.trials += 1
-                tally.disturbed += code != 0
-                tally.blame(f"killed at step {step}", dishonest(root))
-                await run_into(root, self.server)
-                tally.blame(f"killed at step {step}, run again", differences(root, self.clean))
-            tally.reads += reader.reads
-            tally.blame("reader", reader.faults)
-            if code == 0:
-                return tally
-            step += every
 
     async def full_disks(self, times: int) -> Tally:
         """Let the disk be full, or the quota used up, after a random number of bytes, twice in a
@@ -230,9 +209,6 @@ class Trials:
             self.server.base_url,
             *flags,
         ]
-        return await self._process(words, kill_after_s)
-
-    async def _process(self, words: list[str], kill_after_s: float | None) -> tuple[int, str]:
         environment = {**os.environ, "BULKFETCH_TOKEN": TOKEN}
         process = await anyio.open_process([sys.executable, *words], env=environment)
         async with process:
@@ -286,11 +262,6 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
             patient = Trials(slow, Path(work), proved(root), random, len(steps))
             kinds: list[tuple[str, int, Callable[[int], Awaitable[Tally]]]] = [
                 ("SIGKILL at random instants", arguments.kills, patient.kills_at_random),
-                (
-                    f"SIGKILL at steps, every {arguments.steps}",
-                    arguments.steps,
-                    fast.kills_at_steps,
-                ),
                 ("disk or quota full at random bytes", arguments.full_disks, fast.full_disks),
                 ("disk refuses from a random change on", arguments.refusals, fast.refusals),
                 ("power cut after a random step", arguments.power_cuts, fast.power_cuts),
@@ -313,7 +284,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs at random instants")
     parser.add_argument(
-        "--steps", type=int, default=1, help="SIGKILL before every N-th change of the disk; 0: none"
+        "--every",
+        type=int,
+        default=1,
+        help="interrupt each command before every N-th change of the file system; 0: none",
     )
     parser.add_argument(
         "--full-disks", type=int, default=200, help="trials with a disk that fills up"
@@ -326,9 +300,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a little of everything")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.kills, arguments.steps, arguments.full_disks = 6, 15, 10
+        arguments.kills, arguments.every, arguments.full_disks = 6, 40, 10
         arguments.refusals, arguments.power_cuts = 10, 40
-    return anyio.run(put_on_trial, arguments)
+    # First, while this process has no threads: the commands are forks of it.
+    failed = try_matrix(arguments.every) if arguments.every else 0
+    return anyio.run(put_on_trial, arguments) or failed
 
 
 if __name__ == "__main__":
