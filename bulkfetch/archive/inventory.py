@@ -92,6 +92,8 @@ def list_records(store: Store, directories: Sequence[PurePosixPath] = RECORDS) -
 
 def write_run_report(store: Store, moment: str, facts: Mapping[str, Any]) -> None:
     """Keep the report of a command that changed the archive; the next run counts from it."""
+    folders = {name.parent.name for name in store.list(SUPERSEDED)}
+    facts = {**facts, "last_superseded": max(folders, default="")}
     content = orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     store.write(RUNS / f"{moment}.json", content)
 
@@ -123,11 +125,13 @@ def _withdrawn_since(store: Store, moment: str) -> set[str]:
 
 
 def _last_count(store: Store) -> tuple[dict[str, int], str]:
-    """Return what the newest report of a run counted, and its moment."""
+    """Return what the newest report of a run counted, and the last moment at which something had
+    been superseded."""
     for name in sorted(store.list(RUNS), reverse=True):
         try:
-            counted = orjson.loads(store.read(name) or b"")["records"]
-            return {what: int(counted[what]) for what in _COUNTED}, name.stem
+            facts = orjson.loads(store.read(name) or b"")
+            counted, moment = facts["records"], str(facts["last_superseded"])
+            return {what: int(counted[what]) for what in _COUNTED}, moment
         except (ValueError, TypeError, KeyError):
             continue
     return {}, ""

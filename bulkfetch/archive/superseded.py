@@ -6,15 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit, commit_names, parse_commit
 from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.inventory import files_without_record
 from bulkfetch.archive.items import parse_record
-from bulkfetch.archive.layout import RECORDS, SUPERSEDED, superseded_name
+from bulkfetch.archive.layout import RECORDS, SUPERSEDED, commit_name, superseded_name
 from bulkfetch.archive.publishing import hash_of, name_moment, open_records
 from bulkfetch.archive.records import Record
+from bulkfetch.billing.invoices import details_of
+from bulkfetch.billing.transfers import transfer_named
+from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store
 
@@ -199,6 +205,15 @@ def prune(store: Store, before: datetime) -> Pruned:
     return Pruned(tuple(removed), tuple(kept), tuple(unknown))
 
 
+_HEADER_COLUMNS = ("id", "totalCharges", "invoiceDetails")
+
+
+def _records_of(invoice_id: str, details: str | None) -> Iterator[PurePosixPath]:
+    """Return the names of the records of an invoice's details, from its row in the table."""
+    for detail in () if details is None else details_of(loads(details.encode()), invoice_id):
+        yield commit_name(transfer_named(invoice_id, detail))
+
+
 class _Newer:
     """Whether what took the place of a generation verifies; each record is read once."""
 
@@ -216,10 +231,14 @@ class _Newer:
             return self._fault(record.record_name)
         if not isinstance(record, Commit) or record.transfer.unbilled:
             return "nothing has taken its place"
-        names = self._commits_of(record.transfer.invoice_id)
-        if not names:
+        invoice_id = record.transfer.invoice_id
+        if invoice_id not in self._invoices:
+            return "the header of its invoice is not known"
+        charged, named = self._invoices[invoice_id]
+        names = named | {*self._commits_of(invoice_id)}
+        if not names and charged != 0:
             return "its invoice has no transfer now"
-        return next(filter(None, map(self._fault, names)), "")
+        return next(filter(None, map(self._fault, sorted(names))), "")
 
     def _commits_of(self, invoice_id: str) -> list[PurePosixPath]:
         if self._of_invoice is None:
@@ -232,14 +251,33 @@ class _Newer:
                 self._of_invoice.setdefault(commit.transfer.invoice_id, []).append(name)
         return self._of_invoice.get(invoice_id, [])
 
+    @cached_property
+    def _invoices(self) -> dict[str, tuple[Decimal | None, set[PurePosixPath]]]:
+        """What each invoice charges, and the records of the transfers that it has now, as the table
+        of headers has them; none if that is damaged."""
+        try:
+            table = read_headers(self._store)
+            if table is None:
+                return {}
+            columns = [table.column(name).to_pylist() for name in _HEADER_COLUMNS]
+        except (DamagedError, KeyError):
+            return {}
+        return {
+            invoice_id: (charged, set(_records_of(invoice_id, details)))
+            for invoice_id, charged, details in zip(*columns, strict=True)
+        }
+
     def _fault(self, name: PurePosixPath) -> str:
         if name not in self._faults:
             self._faults[name] = self._check(name)
         return self._faults[name]
 
     def _check(self, name: PurePosixPath) -> str:
+        content = self._store.read(name)
+        if content is None:
+            return f"its invoice has a transfer that is not in the archive: {name}"
         try:
-            record = parse_record(self._store.read(name) or b"", name)
+            record = parse_record(content, name)
             for file in record.files:
                 if hash_of(self._store, PurePosixPath(file.name)) != file.sha256:
                     return f"what has taken its place is damaged: {file.name}"

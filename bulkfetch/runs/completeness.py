@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.inventory import find_gone
 from bulkfetch.archive.layout import STATE, next_name
 from bulkfetch.archive.publishing import open_records
@@ -12,6 +13,7 @@ from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.findings import Finding
+from bulkfetch.runs.former import former_among, whole_invoices
 from bulkfetch.runs.openfailures import open_failures
 from bulkfetch.runs.reconcile import Header
 from bulkfetch.runs.selection import Selection, selection_from
@@ -44,6 +46,29 @@ def find_lacking(
     missing = [each for each in selected if each not in committed and each not in failed]
     findings += [_finding_of(each, "was selected, and is not in the archive") for each in missing]
     return findings
+
+
+def split_former(
+    commits: Sequence[Commit], headers: Sequence[Header], findings: Sequence[Finding]
+) -> tuple[list[Finding], tuple[Transfer, ...]]:
+    """Find transfers that their invoices no longer have while readers still see them.
+
+    Those of invoices of which not all charges were selected are no fault: they come second.
+    """
+    known = {finding.transfer for finding in findings}
+    here = {commit.transfer for commit in commits} | known
+    whole = whole_invoices(headers, here)
+    former = former_among(commits, headers)
+    what = (
+        "its invoice no longer has this detail, and readers still see it: an export or a repair "
+        "moves it to _bulkfetch/superseded if what the invoice has now adds up"
+    )
+    found = [
+        Finding(str(each), what, transfer=each)
+        for each in former
+        if each.invoice_id in whole and each not in known
+    ]
+    return found, tuple(each for each in former if each.invoice_id not in whole)
 
 
 def _finding_of(each: Transfer | Document, what: str) -> Finding:

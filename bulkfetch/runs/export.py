@@ -334,7 +334,7 @@ async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
     staged = await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
     note_work(run, work)
     headers = {header.invoice_id: header for header in work.headers}
-    vote = Vote(headers, work.archived, work.besides | work.skipped)
+    vote = Vote(headers, work.archived, work.besides | work.skipped, work.former)
     to_do = Counter(transfer.invoice_id for transfer in work.pending)
     progress = _Progress(vote, staged, to_do=to_do)
     progress.failures.extend(work.blocked)
@@ -445,9 +445,10 @@ async def _ask_again(run: Run, work: Work, progress: _Progress) -> None:
     headers = await anyio.to_thread.run_sync(differing, vote, run)
 
     async def ask(header: Header, job: Job) -> None:
-        fetched = [each for each in header.transfers if each in vote.first]
+        concerned = [each for each in header.transfers if each in vote.first]
+        concerned += vote.former.of(header.invoice_id)
         settle = partial(ask_and_settle, header, vote, job, share)
-        await _carry(fetched, settle, run, progress)
+        await _carry(concerned, settle, run, progress)
 
     await _work_side_by_side(run, work, progress, headers, ask)
     progress.failures.extend(vote.refused.values())
@@ -505,9 +506,8 @@ async def _carry(
         if isinstance(error, _FATAL) and not isinstance(error, DamagedError):
             progress.fatal = progress.fatal or error
         vote = progress.vote
-        failed = [
-            each for each in transfers if not (each in vote.committed or each in vote.refused)
-        ]
+        done = {*vote.committed, *vote.refused, *vote.superseded}
+        failed = [each for each in transfers if each not in done]
         progress.failures += [failure_of(transfer, error) for transfer in failed]
         run.stats.transfers_failed += 0 if progress.fatal else len(failed)
 
@@ -572,6 +572,8 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         committed=tuple(each for each in committed if each is not None),
         skipped=tuple(work.skipped.values()),
         changed=work.changed,
+        superseded=tuple(sorted(progress.vote.superseded)),
+        set_apart=work.set_apart,
         rows_resumed=stats.rows_resumed,
         ended_empty=tuple(sorted(progress.ended_empty)),
         documents=tuple(each for each in documents if each is not None),
@@ -603,7 +605,10 @@ def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:
     work, progress = outcome.work, outcome.progress
     failed = {failure.transfer: failure for failure in progress.failures}
     done = {*progress.vote.committed, *work.skipped, *progress.documents, *work.documents_skipped}
-    planned: list[Transfer | Document] = [*sorted(work.plan.transfers), *sorted(work.documents)]
+    done |= progress.vote.superseded.keys()
+    blocked = {each.transfer for each in work.blocked if isinstance(each.transfer, Transfer)}
+    transfers = {*work.plan.transfers, *work.former.commits, *blocked}
+    planned: list[Transfer | Document] = [*sorted(transfers), *sorted(work.documents)]
     odd = tuple(map(odd_failure, work.plan.odd))
     return odd + tuple(failed.get(each) or not_tried(each) for each in planned if each not in done)
 
@@ -622,9 +627,11 @@ def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _O
     planned: list[Transfer | Document] = [*work.plan.transfers, *work.documents]
     # Each run reads all headers again, so that what it says of them is all there is to say.
     wanted = work.named
-    planned += [
-        each
-        for each in open_failures(store)
-        if is_whole_invoice(each) and (not wanted or each.invoice_id in wanted)
-    ]
+    details = {header.invoice_id: header.transfers for header in work.headers}
+    for each in open_failures(store):
+        is_odd = is_whole_invoice(each) and (not wanted or each.invoice_id in wanted)
+        if is_odd or (
+            isinstance(each, Transfer) and each not in details.get(each.invoice_id, [each])
+        ):
+            planned.append(each)
     keep_failures(store, report.failures, planned=planned, committed_of=committed, at=moment)

@@ -65,6 +65,7 @@ async def verify_against_server(
 def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> Iterator[Finding]:
     """Compare the invoices of the archive with those that the server lists."""
     charged = {each.invoice_id: each.charged for each in report.reconciliations}
+    known = {finding.transfer for finding in report.findings}
     transfers: dict[str, list[Transfer]] = {}
     for commit in report.commits:
         if commit.transfer.unbilled:
@@ -84,7 +85,9 @@ def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> It
             yield Finding(_name(identifier), what)
         of_now = {transfer_of(listed[identifier], detail) for detail in listed[identifier].details}
         for gone in sorted({*transfers.get(identifier, ())} - of_now):
-            yield Finding(str(gone), "its invoice no longer has this detail")
+            if gone not in known:
+                what = "its invoice no longer has this detail: export fetches what it has now"
+                yield Finding(str(gone), what, gone)
 
 
 async def _compare_counts(

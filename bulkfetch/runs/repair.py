@@ -209,6 +209,7 @@ def _plan_repair(store: Store, report: VerifyReport) -> Repair:
         documents=lambda document: (
             document in wanted or document_commit_name(document) in unreadable
         ),
+        invoices={each.transfer.invoice_id for each in report.findings if each.transfer},
         unbilled=tuple(sorted(transfer for transfer in unbilled if transfer is not None)),
     )
 

@@ -13,6 +13,7 @@ from bulkfetch.billing.details import schema_of
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer, explanation, needs_graph
 from bulkfetch.runs.failures import Failure, failure_lines
+from bulkfetch.runs.former import former_line
 from bulkfetch.runs.reconcile import (
     Reconciliation,
     exit_code,
@@ -44,6 +45,12 @@ class ExportReport:
     elapsed_s: float
     correlation_id: str = ""
     changed: tuple[Transfer, ...] = ()
+    superseded: tuple[Transfer, ...] = ()
+    """Archived transfers that their invoices no longer have, and that gave way to what these have
+    now."""
+    set_apart: tuple[Transfer, ...] = ()
+    """Archived transfers that their invoices no longer have, and that stay, since not all that
+    these have now is archived or selected."""
     rows_resumed: int = 0
     ended_empty: tuple[Transfer, ...] = ()
     """Transfers whose last page is empty, although the page before named it."""
@@ -113,6 +120,8 @@ class ExportReport:
             "documents_skipped": len(self.documents_skipped),
             "documents_failed": self._documents_failed,
             "changed": list(map(str, self.changed)),
+            "superseded": list(map(str, self.superseded)),
+            "set_apart": list(map(str, self.set_apart)),
             "selection": None if self.selection is None else dict(self.selection),
             "absent": list(self.absent),
             "records": dict(self.records),
@@ -163,6 +172,11 @@ class ExportReport:
             f"CHANGED {each}: its invoice charges something else than when it was archived"
             for each in self.changed
         ]
+        lines += [
+            f"SUPERSEDED {each}: its invoice no longer has it; it is kept in _bulkfetch/superseded"
+            for each in self.superseded
+        ]
+        lines += [former_line(each) for each in self.set_apart]
         lines += [
             f"NOTE transfer {each} ends in an empty page that the page before named; "
             "the invoice confirms that end, or the page was empty twice"

@@ -34,13 +34,15 @@ class Repair:
     headers: bool
     holds: Callable[[Transfer], bool]
     unbilled: tuple[Transfer, ...] = ()
+    invoices: Collection[str] = ()
+    """Invoices that have lost details which the archive has."""
     documents: Callable[[Document], bool] = lambda document: False
     """Returns whether to fetch a document again."""
 
     def narrow(self, plan: Plan) -> Plan:
         """Return the plan without what the archive does not have."""
         transfers = tuple(filter(self.holds, plan.transfers))
-        named = {transfer.invoice_id for transfer in transfers}
+        named = {transfer.invoice_id for transfer in transfers} | {*self.invoices}
         named |= {each.invoice_id for each in documents_of(plan.invoices) if self.documents(each)}
         invoices = tuple(
             invoice for invoice in plan.invoices if self.headers or invoice.id in named

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -15,7 +15,13 @@ import anyio.to_thread
 import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit, CommittedPart
-from bulkfetch.archive.layout import part_name, staged_again_name, staged_name, transfer_name
+from bulkfetch.archive.layout import (
+    commit_name,
+    part_name,
+    staged_again_name,
+    staged_name,
+    transfer_name,
+)
 from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
 from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
 from bulkfetch.archive.sweep import remove_staged
@@ -316,9 +322,19 @@ def publish(run: Run, fetched: Fetched) -> None:
     run.publishing.publish(fetched.commit, hashes, by_content=run.options.repair is not None)
 
 
-def publish_second(run: Run, fetched: Fetched) -> None:
-    """Publish what came when a transfer was asked for once more, in place of what is staged of the
-    first answer. Blocks."""
+def exchange(run: Run, gone: Iterable[Transfer], come: Iterable[Fetched]) -> None:
+    """Move former details of an invoice to what is superseded, and publish what it has now, as one
+    act. Blocks."""
+    run.publishing.exchange(
+        [commit_name(transfer) for transfer in gone],
+        [(each.commit, {part.name: part.sha256 for part in each.staged}) for each in come],
+        by_content=run.options.repair is not None,
+    )
+
+
+def stage_second(run: Run, fetched: Fetched) -> Fetched:
+    """Put what came when a transfer was asked for once more in place of what is staged of the first
+    answer. Blocks."""
     transfer = fetched.commit.transfer
     remove_staged(run.store, transfer)
     staged = []
@@ -327,7 +343,7 @@ def publish_second(run: Run, fetched: Fetched) -> None:
         run.store.link(part.name, staged_name(transfer, number))
         run.store.unlink(part.name)
         staged.append(replace(part, name=staged_name(transfer, number)))
-    publish(run, replace(fetched, staged=tuple(staged)))
+    return replace(fetched, staged=tuple(staged))
 
 
 def _describe(transfer: Transfer, number: int, part: StagedPart) -> CommittedPart:

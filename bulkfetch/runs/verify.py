@@ -38,8 +38,9 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError, StorageError
-from bulkfetch.runs.completeness import find_lacking, find_open
+from bulkfetch.runs.completeness import find_lacking, find_open, split_former
 from bulkfetch.runs.findings import Finding
+from bulkfetch.runs.former import former_line
 from bulkfetch.runs.reconcile import (
     DISAGREEING,
     WHOLE,
@@ -85,6 +86,9 @@ class VerifyReport:
     documents: tuple[CommittedDocument, ...] = ()
     superseded_bytes: int = 0
     """How large everything is that has been replaced and is kept."""
+    set_apart: tuple[Transfer, ...] = ()
+    """Archived transfers that their invoices no longer have, of invoices that cannot be compared,
+    since not all that they have now was selected."""
 
     @property
     def sound(self) -> bool:
@@ -144,6 +148,7 @@ class VerifyReport:
             "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
             "usage": list(self.usage),
             "not_exported": list(map(str, self.not_exported)),
+            "set_apart": list(map(str, self.set_apart)),
         }
 
     def lines(self) -> list[str]:
@@ -159,6 +164,7 @@ class VerifyReport:
                 f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, "
                 f"{first}{more}"
             )
+        lines += [former_line(each) for each in self.set_apart]
         documents = f", {counted(len(self.documents), 'document')}" if self.documents else ""
         checked = "every line item is" if self.deep else "every file is"
         verdict = (
@@ -274,6 +280,9 @@ def verify_store(
         committed: set[Transfer | Document] = set(by_transfer)
         committed |= {each.document for each in documents}
         findings += find_lacking(store, archive, headers, committed)
+    former, set_apart = split_former(commits, headers, findings)
+    if not files_only:
+        findings += former
     lacking = {finding.transfer for finding in findings}
     left_out = (
         each
@@ -292,6 +301,7 @@ def verify_store(
         being_written=being_written,
         documents=tuple(documents),
         superseded_bytes=superseded_bytes(store),
+        set_apart=set_apart,
     )
 
 

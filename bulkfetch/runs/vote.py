@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -12,29 +12,40 @@ from bulkfetch.archive.digests import StoredRows, digests_of
 from bulkfetch.archive.records import money
 from bulkfetch.archive.refused import keep_refused
 from bulkfetch.archive.sweep import remove_staged, remove_staged_again
-from bulkfetch.archive.witness import Mark
+from bulkfetch.archive.witness import Difference, Mark
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import TransferError
 from bulkfetch.runs.committed import find_kinds_that_agree, has_changed
 from bulkfetch.runs.failures import Failure
-from bulkfetch.runs.reconcile import Header, answer_of, charge_of, counts, kinds_that_agree
+from bulkfetch.runs.former import Former
+from bulkfetch.runs.reconcile import (
+    Header,
+    answer_of,
+    charge_of,
+    counts,
+    kinds_that_agree,
+    read_circumstances,
+)
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.transfers import (
     Fetched,
     Job,
+    exchange,
     fetch_again,
     fetch_transfer,
     in_thread,
     publish,
-    publish_second,
+    stage_second,
 )
 from bulkfetch.runs.witness import (
     Answer,
     Asked,
     Charge,
+    Choice,
     Share,
     Source,
     choose,
+    sum_of_answers,
     transfers_to_ask,
 )
 from bulkfetch.storage.store import Store
@@ -42,24 +53,29 @@ from bulkfetch.words import counted
 
 REFUSED = "refused"
 """The reason of transfers whose archived rows stay although the service gave others."""
+DETAILS_CHANGED = "details_changed"
+"""The reason of transfers that stay although their invoice has them no longer."""
 
 
 @dataclass(slots=True)
 class Vote:
     """What a run was answered, and what it made of it.
 
-    `archived` are the generations that this run may replace, and `before` the transfers that it
-    does not fetch.
+    `archived` are the generations that this run may replace, `before` the transfers that it does
+    not fetch, and `former` those that their invoices no longer have.
     """
 
     headers: Mapping[str, Header]
     archived: Mapping[Transfer, Commit]
     before: Mapping[Transfer, Commit]
+    former: Former = field(default_factory=Former)
     committed: dict[Transfer, Commit] = field(default_factory=dict)
     first: dict[Transfer, Fetched] = field(default_factory=dict)
     second: dict[Transfer, Fetched] = field(default_factory=dict)
     marks: dict[str, Mark] = field(default_factory=dict)
     refused: dict[Transfer, Failure] = field(default_factory=dict)
+    superseded: dict[Transfer, Commit] = field(default_factory=dict)
+    """Former details that gave way to what their invoices have now."""
     settled: set[str] = field(default_factory=set)
     """Invoices that added up at once: one of their transfers, the last, settles them all."""
     given_up: set[Transfer] = field(default_factory=set)
@@ -79,8 +95,10 @@ class Vote:
         return found
 
     def doubtful(self) -> list[Header]:
-        """Return the headers of the invoices of which this run has fetched something."""
+        """Return the headers of the invoices of which this run has fetched something, or that have
+        former details."""
         invoices = {transfer.invoice_id for transfer in self.first if not transfer.unbilled}
+        invoices |= self.former.invoices
         return [self.headers[each] for each in sorted(invoices) if each in self.headers]
 
 
@@ -89,6 +107,8 @@ async def commit_first(fetched: Fetched, vote: Vote, job: Job) -> None:
     then."""
     transfer = fetched.commit.transfer
     vote.first[transfer] = fetched
+    if transfer.invoice_id in vote.former.invoices:
+        return  # once all of the invoice is here
     if transfer not in vote.archived:
         await _publish(fetched, vote, job)
         return
@@ -133,7 +153,7 @@ def differing(vote: Vote, run: Run) -> list[Header]:
             each in vote.first and each not in vote.committed and each not in vote.refused
             for each in header.transfers
         )
-        if to_ask or is_held:
+        if to_ask or is_held or header.invoice_id in vote.former.invoices:
             answers = vote.known(header)
             found.append((min([answers[each].rows for each in to_ask] or [0]), header))
     return [header for _, header in sorted(found, key=lambda pair: (pair[0], pair[1].invoice_id))]
@@ -156,6 +176,8 @@ async def ask_and_settle(header: Header, vote: Vote, job: Job, share: Share) -> 
 
 
 def _next_to_ask(header: Header, vote: Vote, run: Run, share: Share) -> Transfer | None:
+    if not any(each in vote.first for each in header.transfers):
+        return None
     asked = find_asked(header, vote, run.store)
     to_ask = transfers_to_ask(_charge(header, vote, run), asked, counts=_counts(header, vote))
     answers = vote.known(header)
@@ -173,22 +195,81 @@ async def settle(header: Header, vote: Vote, job: Job) -> None:
     charge = _charge(header, vote, run)
     asked = await in_thread(job, partial(find_asked, header, vote, run.store))
     choice = choose(charge, asked, counts=_counts(header, vote))
+    former = vote.former.of(header.invoice_id)
+    why_not = ""
+    if former:
+        why_not = await in_thread(job, partial(_why_former_stay, header, asked, choice, vote, run))
+    come: list[Fetched] = []
     for each in asked:
         transfer = each.transfer
         if transfer not in vote.first:
             continue
         pick = choice.picks[transfer]
-        if pick is Source.FIRST and transfer not in vote.committed:
-            await _publish(vote.first[transfer], vote, job)
+        if why_not and each.archived is None:
+            failure = _failure_beside(each, former)
+            await in_thread(job, partial(_refuse, transfer, failure, vote, run))
         elif pick is Source.SECOND:
-            second = vote.second[transfer]
-            await in_thread(job, partial(publish_second, run, second))
-            _count(second.commit, vote, run)
+            come.append(await in_thread(job, partial(stage_second, run, vote.second[transfer])))
+        elif pick is Source.FIRST and transfer not in vote.committed:
+            come.append(vote.first[transfer])
         elif pick is Source.ARCHIVED:
-            await in_thread(job, partial(_refuse, each, charge, vote, run))
-        await in_thread(job, partial(remove_staged_again, run.store, transfer))
+            await in_thread(job, partial(_refuse, transfer, _failure(each, charge), vote, run))
+    if former and not why_not:
+        await in_thread(job, partial(_exchange, former, come, vote, run))
+    for fetched in [] if former and not why_not else come:
+        await _publish(fetched, vote, job)
+    for transfer in former if why_not else ():
+        vote.refused[transfer] = _failure_to_leave(transfer, why_not)
+    for each in asked:
+        if each.transfer in vote.first:
+            await in_thread(job, partial(remove_staged_again, run.store, each.transfer))
     if choice.mark is not None and not choice.refused:
         vote.marks[header.invoice_id] = choice.mark
+
+
+def _exchange(
+    former: Mapping[Transfer, Commit], come: Sequence[Fetched], vote: Vote, run: Run
+) -> None:
+    """Publish what an invoice has now in the place of its former details. Blocks."""
+    exchange(run, former, come)
+    for fetched in come:
+        _count(fetched.commit, vote, run)
+    vote.superseded.update(former)
+    for transfer in former:
+        run.log.note("superseded", transfer=str(transfer))
+
+
+def _why_former_stay(
+    header: Header, asked: Sequence[Asked], choice: Choice, vote: Vote, run: Run
+) -> str:
+    """Return why the former details of an invoice stay where they are, "" if they give way.
+
+    They give way if what the invoice has now adds up to what it charges, to a difference that is
+    accepted, or if they were named to be given up. Blocks.
+    """
+    known = vote.known(header)
+    lacking = [str(each) for each in header.charging if each not in known]
+    if lacking:
+        return f"not all that it has now is here ({', '.join(lacking)})"
+    if header.invoice_id in run.options.take_new:
+        return ""
+    picked = [each.answer_from(choice.picks[each.transfer]) for each in asked if each.is_charged]
+    listed = sum_of_answers(picked)
+    charge = charge_of(header, run.settings.money_tolerance)
+    if charge is None or listed is None:
+        unknown = "some charges are not numbers" if charge else "it has no totalCharges"
+        return f"what it has now cannot be compared ({unknown})"
+    if charge.is_met_by(picked):
+        has_rows = any(answer.rows for answer in picked)
+        # Nothing takes the place of rows that add up as well.
+        if not has_rows and charge.is_met_by(_charged_answers(header, vote)):
+            return "what is archived adds up to what it charges, and it has no line items now"
+        return ""
+    difference = Difference(money(charge.amount), money(listed))
+    accepted = read_circumstances(run.store, None).accepted.get(header.invoice_id)
+    if accepted is not None and accepted.difference == difference:
+        return ""
+    return f"what it has now adds up to {difference.listed:f}, it charges {difference.charged:f}"
 
 
 async def _publish(fetched: Fetched, vote: Vote, job: Job) -> None:
@@ -203,16 +284,22 @@ def _count(commit: Commit, vote: Vote, run: Run) -> None:
     vote.committed[commit.transfer] = commit
 
 
-def _refuse(each: Asked, charge: Charge | None, vote: Vote, run: Run) -> None:
-    """Keep the rows that were refused, and say why the archived ones stay. Blocks."""
-    transfer = each.transfer
+def _charged_answers(header: Header, vote: Vote) -> list[Answer]:
+    """Return what the former details of an invoice made up of its charges."""
+    former = vote.former.of(header.invoice_id)
+    then = replace(header, transfers=tuple(former))
+    return [answer_of(former[each]) for each in then.charging]
+
+
+def _refuse(transfer: Transfer, failure: Failure, vote: Vote, run: Run) -> None:
+    """Keep the rows that were refused, and say why. Blocks."""
     for fetched in (vote.first.get(transfer), vote.second.get(transfer)):
         if fetched is not None:
             for part in fetched.staged:
                 run.store.settle(part.name)
             keep_refused(run.store, fetched.commit, [part.name for part in fetched.staged])
     remove_staged(run.store, transfer)
-    vote.refused[transfer] = _failure(each, charge)
+    vote.refused[transfer] = failure
     run.stats.transfers_failed += 1
     run.log.note("refused", transfer=str(transfer))
 
@@ -224,11 +311,35 @@ def _failure(each: Asked, charge: Charge | None) -> Failure:
         f"transfer {each.transfer}: the service lists {_describe(now)} now, the archive has "
         f"{_describe(then)}{charged}: what is archived stays"
     )
-    advice = (
-        f"what the service lists is kept in _bulkfetch/refused; "
-        f"`bulkfetch export DIR --take-new {each.transfer.invoice_id}` takes it"
+    return Failure(each.transfer, REFUSED, message, _advise_to_take(each.transfer))
+
+
+def _failure_beside(each: Asked, former: Mapping[Transfer, Commit]) -> Failure:
+    """Return the failure of rows that are not published beside former details that stay."""
+    message = (
+        f"transfer {each.transfer}: the service lists {_describe(each.second or each.first)}; not "
+        f"published beside {', '.join(map(str, former))}, which its invoice no longer has"
     )
-    return Failure(each.transfer, REFUSED, message, advice)
+    return Failure(each.transfer, REFUSED, message, _advise_to_take(each.transfer))
+
+
+def _failure_to_leave(transfer: Transfer, why: str) -> Failure:
+    message = (
+        f"transfer {transfer}: its invoice no longer has it, but {why}: what is archived stays"
+    )
+    advice = (
+        "if the invoice lists its details again, the next run goes on; if it is right, "
+        f"`bulkfetch export DIR --take-new {transfer.invoice_id}` moves what it no longer has to "
+        "_bulkfetch/superseded"
+    )
+    return Failure(transfer, DETAILS_CHANGED, message, advice)
+
+
+def _advise_to_take(transfer: Transfer) -> str:
+    return (
+        f"what the service lists is kept in _bulkfetch/refused; "
+        f"`bulkfetch export DIR --take-new {transfer.invoice_id}` takes it"
+    )
 
 
 def _describe(answer: Answer | None) -> str:
@@ -246,7 +357,7 @@ def _charge(header: Header, vote: Vote, run: Run) -> Charge | None:
 
 
 def _counts(header: Header, vote: Vote) -> bool:
-    return counts(header, vote.kinds)
+    return header.invoice_id in vote.former.invoices or counts(header, vote.kinds)
 
 
 def find_asked(header: Header, vote: Vote, store: Store) -> list[Asked]:

@@ -96,6 +96,11 @@ class Asked:
     is_current: bool = False
     is_charged: bool = True
 
+    def answer_from(self, source: Source) -> Answer:
+        """Return the answer from a source that has one."""
+        named = {Source.FIRST: self.first, Source.SECOND: self.second}
+        return named.get(source) or self.archived or Answer(0)
+
     def options(self, *, with_archived: bool = True) -> list[tuple[Source, Answer]]:
         """Return the answers to choose from, equal ones once, the newer before the archived."""
         named = [(Source.FIRST, self.first), (Source.SECOND, self.second)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit
@@ -24,6 +24,7 @@ from bulkfetch.runs.committed import (
     find_kinds_that_agree,
 )
 from bulkfetch.runs.failures import Failure, failure_of
+from bulkfetch.runs.former import Former, find_former, whole_invoices
 from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.reconcile import (
     Header,
@@ -56,6 +57,11 @@ class Work:
     """Pending transfers that were committed before, of an invoice that has changed since."""
     documents: tuple[Document, ...]
     documents_skipped: dict[Document, CommittedDocument]
+    former: Former = field(default_factory=Former)
+    """What is archived of the planned invoices that they no longer have, of those invoices alone
+    whose charges are all planned or archived: of others it is not known what takes its place."""
+    set_apart: tuple[Transfer, ...] = ()
+    """Former details of the other invoices."""
     blocked: tuple[Failure, ...] = ()
     """What cannot be fetched before a repair has made its record again."""
     named: tuple[str, ...] = ()
@@ -97,7 +103,13 @@ def find_work(run: Run, plan: Plan, settled: Settled) -> Work:
     documents_skipped = committed_documents(run.store, sound)
     left: list[Transfer | Document] = [*pending]
     left += [each for each in documents if each not in documents_skipped]
-    blocked = _find_blocked(run, left, settled)
+    lacking = files_without_record(run.store)
+    all_former = find_former(run.store, headers, lacking)
+    former = all_former.only(whole_invoices(headers, {*plan.transfers, *besides}))
+    set_apart = tuple(sorted({*all_former.commits} - {*former.commits}))
+    blocked = _find_blocked(run, left, settled, lacking)
+    blocked_former = _block_former(former, pending, settled, but={*archived, *blocked})
+    blocked |= blocked_former
     return Work(
         plan=plan,
         pending=tuple(each for each in pending if each not in blocked),
@@ -108,16 +120,46 @@ def find_work(run: Run, plan: Plan, settled: Settled) -> Work:
         changed=tuple(each for each in changed if each not in skipped),
         documents=documents,
         documents_skipped=documents_skipped,
+        former=former.only(former.invoices - {each.invoice_id for each in blocked_former}),
+        set_apart=set_apart,
         blocked=tuple(blocked.values()),
         named=run.options.selection.invoices,
     )
 
 
+def _block_former(
+    former: Former,
+    pending: Iterable[Transfer],
+    settled: Settled,
+    *,
+    but: Container[Transfer | Document],
+) -> dict[Transfer | Document, Failure]:
+    """Return former details that cannot be withdrawn, and what must not be fetched beside them."""
+    why = dict(former.unreadable)
+    for each in former.commits:
+        if stuck := settled.stuck.get(commit_name(each)):
+            why[each] = stuck
+    blocked: dict[Transfer | Document, Failure] = {
+        each: failure_of(
+            each, DamagedError(f"transfer {each}: its invoice no longer has it, {what}")
+        )
+        for each, what in why.items()
+    }
+    for each in pending:
+        first = next((gone for gone in why if gone.invoice_id == each.invoice_id), None)
+        if first is not None and each not in but:
+            what = f"it may take the place of {first}, which cannot be withdrawn: {why[first]}"
+            blocked[each] = failure_of(each, DamagedError(f"transfer {each}: {what}"))
+    return blocked
+
+
 def _find_blocked(
-    run: Run, left: Sequence[Transfer | Document], settled: Settled
+    run: Run,
+    left: Sequence[Transfer | Document],
+    settled: Settled,
+    lacking: Container[PurePosixPath],
 ) -> dict[Transfer | Document, Failure]:
     """Return what must not be fetched, because files of it are in place that no record names."""
-    lacking = files_without_record(run.store)
     blocked: dict[Transfer | Document, Failure] = {}
     for each in left:
         name = commit_name(each) if isinstance(each, Transfer) else document_commit_name(each)

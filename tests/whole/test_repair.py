@@ -368,7 +368,8 @@ async def test_invoices_that_came_went_or_charge_something_else_are_told(archive
         "invoice B: the server no longer lists it",
         "invoice C: the server lists it, but the archive does not have it: export fetches it",
         "invoice A: it charges 13.51 now, 13.50 then: export fetches it again",
-        "A azure/billing_line_items: its invoice no longer has this detail",
+        "A azure/billing_line_items: its invoice no longer has this detail: export fetches what "
+        "it has now",
     ]
 
 
