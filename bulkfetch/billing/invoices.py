@@ -70,14 +70,16 @@ class Invoice:
     details: tuple[InvoiceDetail, ...] = ()
     amendments: tuple[Invoice, ...] = ()
     source: Pairs = field(default_factory=Pairs, repr=False, compare=False)
+    amendments_at: int | None = field(default=None, repr=False, compare=False)
+    """The place of the list of amendments among the fields of the header, if there is one."""
 
     def whole_source(self) -> Pairs:
-        """Return the source with the sources of the amendments in it, as the server nests them."""
-        if not self.amendments:
+        """Return the source with the sources of the amendments in it, in the server's order."""
+        if self.amendments_at is None:
             return self.source
-        return Pairs(
-            (*self.source, ("amendments", [each.whole_source() for each in self.amendments]))
-        )
+        nested: list[Json] = [each.whole_source() for each in self.amendments]
+        before, behind = self.source[: self.amendments_at], self.source[self.amendments_at :]
+        return Pairs((*before, ("amendments", nested), *behind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +214,16 @@ def invoice_of(
         tax_receipts=_tax_receipts_of(value.get("taxReceipts")),
         details=details,
         amendments=amendments,
-        source=Pairs(
-            _record_of(key, inner)
-            for key, inner in value
-            if key != "amendments"
-            or not isinstance(inner, list)  # those become invoices of their own
+        source=Pairs(_record_of(key, inner) for key, inner in value if not _is_nested(key, inner)),
+        amendments_at=next(
+            (place for place, field in enumerate(value) if _is_nested(*field)), None
         ),
     )
+
+
+def _is_nested(key: str, value: Json) -> bool:
+    """Return whether a field holds amendments, which become invoices of their own."""
+    return key == "amendments" and isinstance(value, list)
 
 
 def _tax_receipts_of(value: Json) -> tuple[TaxReceipt, ...]:

@@ -367,6 +367,7 @@ def _add_list(actions: _Actions) -> argparse.ArgumentParser:
     listing.add_argument(
         "--offset", type=_whole_number(0), metavar="N", help="where that page starts (default: 0)"
     )
+    _add_sandbox(listing)
     return listing
 
 
@@ -447,11 +448,16 @@ def _add_line_items(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", action="store_true", help="print a table for people instead of JSON lines"
     )
-    parser.add_argument("--columns", metavar="A,B,…", help="the columns of that table")
+    parser.add_argument(
+        "--columns",
+        metavar="A,B,…",
+        help="a table of these columns; upper and lower case are the same",
+    )
     parser.add_argument(
         "--limit", type=_whole_number(1), metavar="N", help="stop after N line items"
     )
     _add_verbose(parser)
+    _add_sandbox(parser)
     add_settings(parser, "service", "sign_in", without=("invoice_page_size",))
     _set_command(parser, "lineitems:print_line_items", "ID PROVIDER TYPE")
 

@@ -1044,6 +1044,49 @@ def test_line_items_as_a_table_show_what_people_look_at(
     ended = run("line-items", invoice, "office", "billing_line_items", "--columns", "orderId,nope")
     assert ended.code == 2
     assert "--columns: there is no 'nope'; there are " in ended.error
+    other_case = run(
+        *("line-items", invoice, "office", "billing_line_items", "--limit", "2"),
+        *("--columns", " ORDERID, Quantity,"),
+    )
+    assert other_case.out == chosen.out
+    for columns, message in (
+        ("orderId,quantity,ORDERID", "--columns: orderId, ORDERID: is one column twice"),
+        ("qantity", "--columns: there is no 'qantity'; did you mean quantity?"),
+        ("custmerName", "did you mean customerName, "),
+        (",", "--columns: names no column"),
+        ("", "--columns: names no column"),
+    ):
+        refused = run("line-items", invoice, "office", "billing_line_items", "--columns", columns)
+        assert refused.code == 2
+        assert message in refused.error
+
+
+def test_line_items_of_the_sandbox_need_no_account(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BULKFETCH_BASE_URL", raising=False)
+    monkeypatch.delenv("BULKFETCH_TOKEN", raising=False)
+    sandbox = ["--sandbox", "--sandbox-line-items", "4"]
+    listed = run("invoices", "list", "--json", *sandbox).out.splitlines()
+    invoice = json.loads(listed[0])
+    detail = invoice["invoiceDetails"][0]
+    names = (detail["billingProvider"], detail["invoiceLineItemType"])
+    ended = run("line-items", invoice["id"], *names, *sandbox)
+    assert (ended.code, len(ended.out.splitlines())) == (0, 4)
+    refused = run("line-items", invoice["id"], *names, "--sandbox-line-items", "4")
+    assert (refused.code, "give --sandbox too" in refused.error) == (2, True)
+
+
+def test_invoices_are_json_lines_in_the_order_of_the_server(
+    run: Run, at_sandbox: SpawnedSandbox
+) -> None:
+    request = urllib.request.Request(
+        f"{at_sandbox.base_url}/invoices?size=200", headers={"Authorization": f"Bearer {TOKEN}"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        page = answer.read().decode("utf-8-sig")
+    lines = run("invoices", "list", "--json").out.splitlines()
+    assert [exactly(line) for line in lines] == exact_items(page)
 
 
 # Unbilled line items

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
 
 from bulkfetch.billing.details import api_spelling
 from bulkfetch.billing.transfers import Transfer, explanation
@@ -17,7 +20,7 @@ from bulkfetch.client import Client, LineItems, python_value
 from bulkfetch.decoding.jsontext import Json, dumps
 from bulkfetch.errors import HttpStatusError, SettingsError, TransferError
 from bulkfetch.settings.declared import Settings
-from bulkfetch.words import TextTable, main_columns
+from bulkfetch.words import TextTable, main_columns, printable
 
 
 def print_line_items(arguments: argparse.Namespace) -> int:
@@ -83,8 +86,9 @@ class _Printer:
 
     def __init__(self, arguments: argparse.Namespace, transfer: Transfer) -> None:
         self._transfer = transfer
-        self._columns = [name for name in (arguments.columns or "").split(",") if name]
-        self._is_table = arguments.table or bool(self._columns)
+        self._wanted = None if arguments.columns is None else read_columns(arguments.columns)
+        self._is_table = arguments.table or self._wanted is not None
+        self._columns: list[str] = []
         self._table: TextTable | None = None
 
     def print(self, line_items: Sequence[Json]) -> None:
@@ -93,18 +97,51 @@ class _Printer:
             return
         rows = [python_value(item) for item in line_items]
         if self._table is None:
-            self._check_columns({name for row in rows for name in row})
-            self._table = TextTable(self._columns or main_columns(rows))
-        print_rows(self._table.lines(rows))
+            self._columns = self._choose_columns(rows)
+            self._table = TextTable(self._columns)
+        print_rows(self._table.lines([pick(row, self._columns) for row in rows]))
 
-    def _check_columns(self, known: set[str]) -> None:
-        """Refuse columns that are neither in the first line items nor in the schema of their
-        type."""
+    def _choose_columns(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        if self._wanted is None:
+            return main_columns(rows)
         schema = self._transfer.detail.schema
-        if schema is not None:
-            known = known | {field.name for field in schema.fields}
-        for name in self._columns:
-            if name not in known:
-                raise SettingsError(
-                    f"--columns: there is no {name!r}; there are {', '.join(sorted(known))}"
-                )
+        declared = [] if schema is None else [field.name for field in schema.fields]
+        return find_columns(self._wanted, [*declared, *(name for row in rows for name in row)])
+
+
+def read_columns(text: str) -> list[str]:
+    """Return the names that `--columns` gives. Raises SettingsError for none, or one twice."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise SettingsError("--columns: names no column: give names as in customerName,quantity")
+    times = Counter(name.casefold() for name in names)
+    twice = [name for name in names if times[name.casefold()] > 1]
+    if twice:
+        raise SettingsError(f"--columns: {', '.join(map(printable, twice))}: is one column twice")
+    return names
+
+
+def find_columns(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the wanted columns as those that are `known` are spelled, whatever their case.
+
+    Raises SettingsError for one that is not known, with those that are alike.
+    """
+    spelled = [*known]
+    names = {name.casefold(): name for name in reversed(spelled)}
+    found = []
+    for name in wanted:
+        column = name if name in spelled else names.get(name.casefold())
+        if column is None:
+            alike = get_close_matches(name.casefold(), names, n=3)
+            are = f"did you mean {', '.join(map(names.__getitem__, alike))}?"
+            if not alike:
+                are = f"there are {', '.join(sorted(names.values()))}"
+            raise SettingsError(f"--columns: there is no {name!r}; {are}")
+        found.append(column)
+    return found
+
+
+def pick(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:
+    """Return these columns of a row, whose own names may differ from theirs in case."""
+    folded = {name.casefold(): value for name, value in row.items()}
+    return {name: row.get(name, folded.get(name.casefold())) for name in columns}

@@ -233,6 +233,20 @@ async def test_the_source_keeps_what_nobody_declared_as_it_was_written() -> None
     assert dumps((await one_of(text)).source) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id":"D1","amendments":[],"totalCharges":1.50}',
+        '{"amendments":[{"amendments":[{"id":"A2"}],"id":"A1","state":""}],"id":"D1","state":"x"}',
+        '{"id":"D1","zebra":{"b":1,"a":2},"amendments":[{"id":"A1"},{"id":"A2"}],"apple":[]}',
+        '{"amendments":null,"id":"D1"}',
+        '{"id":"D1","Amendments":[{"id":"A1"}],"x":1,"x":2}',
+    ],
+)
+async def test_the_whole_source_keeps_the_order_of_the_server(text: str) -> None:
+    assert dumps((await one_of(text)).whole_source()) == text
+
+
 async def test_the_whole_source_nests_the_amendments_again() -> None:
     text = '{"id":"G1","state":"x","amendments":[{"id":"G2","amendments":[{"id":"G3"}]}]}'
     invoice = await one_of(text)
