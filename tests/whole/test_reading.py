@@ -6,13 +6,29 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import anyio
 import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pytest
 from support.objectservers import S3Server
+from support.priced import (
+    OFFICE,
+    ONE_TIME,
+    WHOLE,
+    WITH_DECIMALS,
+    WITH_MORE,
+    archive_prices,
+    total_of,
+)
 
 from bulkfetch.runs.export import export_async
 from bulkfetch.sandbox import SandboxOptions, serve
@@ -82,7 +98,9 @@ def printed(program: str, folder: Path, environment: dict[str, str]) -> str:
 
 
 def test_the_page_has_these_recipes_to_run() -> None:
-    assert set(RECIPES) == {"duckdb", "polars", "polars-s3", "pandas", "pyarrow", "pyarrow-s3"}
+    read = {"duckdb", "polars", "polars-s3", "pandas", "pyarrow", "pyarrow-s3"}
+    multiply = {f"price-{tool}" for tool in ("duckdb", "polars", "pandas", "pyarrow", "spark")}
+    assert set(RECIPES) == read | multiply
 
 
 @pytest.mark.parametrize(
@@ -105,3 +123,120 @@ def test_the_recipe_of_duckdb_keeps_decimals(folder: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(("name", "shown"), [("polars-s3", "decimal[38,24]"), ("pyarrow-s3", "60")])
 def test_a_recipe_reads_from_s3(name: str, shown: str, folder: Path, there: dict[str, str]) -> None:
     assert shown in printed(RECIPES[name], folder, there)
+
+
+# Price × quantity
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an archive of quantities and prices of many digits."""
+    folder = tmp_path_factory.mktemp("priced")
+    anyio.run(archive_prices, folder / "lake", WITH_DECIMALS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with a quantity of more decimals than the casts keep."""
+    folder = tmp_path_factory.mktemp("finer")
+    anyio.run(archive_prices, folder / "lake", WITH_MORE)
+    return folder
+
+
+def with_decimals(printed: str) -> tuple[Decimal, int]:
+    """Read `(Decimal('1.5'), 0)`, as a row of a total and a count is printed."""
+    total, inexact = re.findall(r"[-\d.]+", printed)
+    return Decimal(total), int(inexact)
+
+
+def by_duckdb(folder: Path) -> tuple[Decimal, int]:
+    program = f"import duckdb; print(duckdb.sql({RECIPES['price-duckdb']!r}).fetchall()[0])"
+    return with_decimals(printed(program, folder, {}))
+
+
+def by_polars(folder: Path) -> tuple[Decimal, int]:
+    return with_decimals(printed(RECIPES["price-polars"], folder, {}))
+
+
+@pytest.mark.parametrize("read", [by_duckdb, by_polars])
+def test_a_product_of_usage_is_exact_or_counted_as_inexact(
+    read: Callable[[Path], tuple[Decimal, int]], priced: Path, finer: Path
+) -> None:
+    assert read(priced) == (total_of(WITH_DECIMALS), 0)
+    assert read(finer)[1] == 1
+
+
+@pytest.mark.parametrize("tool", ["pandas", "pyarrow"])
+def test_a_product_of_usage_is_exact_whatever_its_decimals(
+    tool: str, priced: Path, finer: Path
+) -> None:
+    for folder, pairs in ((priced, WITH_DECIMALS), (finer, WITH_MORE)):
+        assert Decimal(printed(RECIPES[f"price-{tool}"], folder, {})) == total_of(pairs)
+
+
+EXPRESSIONS = {
+    name: expression
+    for names, expression in re.findall(r"^\| ([\w, ]+) \| `(.+)` \|$", PAGE, re.MULTILINE)
+    for name in names.split(", ")
+}
+
+
+@pytest.mark.parametrize("detail", [OFFICE, ONE_TIME], ids="/".join)
+def test_a_product_of_purchases_is_exact(detail: tuple[str, str], priced: Path) -> None:
+    folder = priced / "lake/line_items/provider={}/line_item_type={}".format(*detail)
+    table = ds.dataset(folder).to_table()
+    frame = pd.read_parquet(folder, dtype_backend="pyarrow")
+    names = {"pa": pa, "pc": pc, "pd": pd, "table": table, "frame": frame}
+
+    query = f"SELECT sum({EXPRESSIONS['DuckDB']}) FROM '{folder}/*.parquet'"
+
+    totals = {
+        "DuckDB": duckdb.execute(query).fetchall()[0][0],
+        "Polars": pl.read_parquet(folder)
+        .select(eval(EXPRESSIONS["Polars"], {}, _Columns()).sum())
+        .item(),
+        "pyarrow": pc.sum(eval(EXPRESSIONS["pyarrow"], names)).as_py(),
+        "pandas": eval(EXPRESSIONS["pandas"], names).sum(),
+    }
+
+    assert totals == dict.fromkeys(totals, total_of(WHOLE))
+
+
+class _Columns(dict[str, pl.Expr]):
+    """Each name is the column of that name."""
+
+    def __missing__(self, name: str) -> pl.Expr:
+        return pl.col(name)
+
+
+# What the tools need
+
+
+DATES = "SELECT pcToBCExchangeRateDate{} FROM 'lake/line_items/provider=one_time/*/*.parquet'"
+
+
+def test_duckdb_needs_pytz_to_give_dates_to_python(priced: Path) -> None:
+    def program(query: str, before: str = "") -> str:
+        return f"import sys, duckdb\n{before}\nprint(duckdb.sql({query!r}).fetchall()[0])"
+
+    missing = "sys.modules['pytz'] = None"
+    naive = DATES.format(" AT TIME ZONE 'UTC'")
+
+    assert printed(program(naive, missing), priced, {}) == "(datetime.datetime(1, 1, 1, 0, 0),)\n"
+    assert "datetime.datetime(1, 1, 1, 0, 0, tzinfo=" in printed(
+        program(DATES.format(""), "duckdb.sql(\"SET TimeZone = 'UTC'\")"), priced, {}
+    )
+    with pytest.raises(AssertionError, match="pytz"):
+        printed(program(DATES.format(""), missing), priced, {})
+    assert "pip install pytz" in PAGE
+
+
+def test_pandas_2_holds_the_unset_date_and_the_page_asks_for_it(priced: Path) -> None:
+    folder = priced / "lake/line_items/provider=one_time/line_item_type=usage_line_items"
+    assert "pandas 2 or later" in PAGE
+    for options in ({}, {"dtype_backend": "pyarrow"}):
+        frame: Any = pd.read_parquet(folder, **options)
+        assert {str(each) for each in frame["pcToBCExchangeRateDate"]} == {
+            "0001-01-01 00:00:00+00:00"
+        }
