@@ -1,0 +1,130 @@
+"""Spark 3.5 reads an archive without options: every row, exact amounts, the unset date of year 1.
+
+It runs in an environment of its own, because it takes other versions of pandas than the project.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from support.priced import OFFICE, ONE_TIME, USAGE, WHOLE, WITH_DECIMALS, archive_prices, total_of
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
+RECIPE = re.findall(r"<!-- recipe: price-spark -->\n```python\n(.*?)^```$", PAGE, re.M | re.S)[0]
+CAST = re.findall(r"^\| Spark \| `(.+)` \|$", PAGE, re.M)[0]
+FINER_PRICE = ("1", "100.5")
+"""A price of more digits before the point than the cast of usage keeps."""
+
+PROGRAM = """
+import json, sys
+from pyspark.sql import SparkSession
+
+spark = (
+    SparkSession.builder.master("local[1]")
+    .config("spark.ui.enabled", "false")
+    .config("spark.driver.host", "127.0.0.1")
+    .config("spark.driver.bindAddress", "127.0.0.1")
+    .config("spark.driver.extraJavaOptions", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+    .config("spark.sql.shuffle.partitions", "1")
+    .config("spark.sql.codegen.wholeStage", "false")
+    .config("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+    .getOrCreate()
+)
+spark.sparkContext.setLogLevel("OFF")
+found = {}
+for name in sys.argv[2:]:
+    folder = f"lake/line_items/provider={name.split('/')[0]}/line_item_type={name.split('/')[1]}"
+    frame = spark.read.parquet(folder)
+    rows = frame.selectExpr(
+        "cast(unitPrice as string) as price",
+        "cast(pcToBCExchangeRateDate as string) as day" if "one_time" in name else "null as day",
+        f"cast({sys.argv[1]} as string) as product",
+    ).collect()
+    found[name] = [row.asDict() for row in rows]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="session")
+def spark_python() -> str:
+    """The interpreter of an environment with PySpark 3.5, which is made once and kept.
+
+    Skips where there is no Java or PySpark cannot be installed, unless CI_NEEDS_SPARK says that
+    it has to be.
+    """
+    if shutil.which("java") is None:
+        _give_up("there is no java: install openjdk-17-jre-headless")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = cache / "bulkfetch-tests" / f"pyspark-3.5-python-{version}"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        making = folder.with_name(f"{folder.name}.{os.getpid()}")
+        try:
+            _make_environment(making)
+            making.rename(folder)
+        except (OSError, subprocess.SubprocessError) as error:
+            if not python.exists():  # another process may have made it meanwhile
+                _give_up(f"PySpark could not be installed: {error}")
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return str(python)
+
+
+def _make_environment(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=60)
+    subprocess.run(
+        [
+            *(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile"),
+            *("--disable-pip-version-check", "pyspark==3.5.*", "pandas<3"),
+        ],
+        check=True,
+        timeout=400,
+    )
+
+
+def _give_up(why: str) -> None:
+    if os.environ.get("CI_NEEDS_SPARK"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+@pytest.mark.slow
+def test_spark_reads_every_row_without_options_and_multiplies_exactly(
+    spark_python: str, tmp_path: Path
+) -> None:
+    details = ["/".join(each) for each in (OFFICE, ONE_TIME, USAGE)]
+    anyio.run(archive_prices, tmp_path / "lake", [*WITH_DECIMALS, FINER_PRICE])
+
+    ended = subprocess.run(
+        [spark_python, "-c", PROGRAM + RECIPE, CAST, *details],
+        cwd=tmp_path,
+        env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "TZ": "UTC", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    first, *shown = ended.stdout.splitlines()
+    found: dict[str, list[dict[str, Any]]] = json.loads(first)
+    assert [len(found[each]) for each in details] == [4, 4, 5]
+    for name, pairs in zip(details, (WHOLE, WHOLE, [*WITH_DECIMALS, FINER_PRICE]), strict=True):
+        prices = [Decimal(row["price"]) for row in found[name]]
+        assert prices == [Decimal(price.strip('"')) for _, price in pairs]
+    assert {row["day"] for row in found[details[1]]} == {"0001-01-01 00:00:00"}
+    for name in details[:2]:
+        assert sum(Decimal(row["product"]) for row in found[name]) == total_of(WHOLE)
+    total, inexact = re.findall(r"[-\d.]+", shown[3])
+    assert (Decimal(total), inexact) == (total_of(WITH_DECIMALS), "1")
