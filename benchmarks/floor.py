@@ -5,11 +5,10 @@ alone.
     python benchmarks/floor.py --smoke    seconds, to see that it works
 
 The floor is added up from three processes: aiohttp receives the same bodies with as many in flight
-and throws them away (start-up included); the same pages are decoded by the fastest exact decoder
-known, which is that of bulkfetch; the same tables are written by pyarrow, with the same settings.
-For comparison, the table has what the bare parser takes for the same pages. It is not a decoder to
-use: it does not say what it drops, rounds or cannot hold. CPU seconds throughout; floor and client
-run in turn. Results are also written as JSON to benchmarks/results/.
+and throws them away (start-up included); the same pages are decoded by bulkfetch's kernel, the
+fastest exact decoder known; the same tables are written by pyarrow, with the same settings. CPU
+seconds throughout; floor and client run in turn. Results are also written as JSON to
+benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -64,33 +63,27 @@ async def receive(base_url: str, token: str, shape: Shape, detail: str, keep: bo
 
 
 def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float]:
-    """Decode so many pages and write their tables; return CPU seconds of each, and of the bare
-    parser."""
+    """Decode so many pages and write their tables; return CPU seconds of each."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from bulkfetch.billing.details import schema_of
-    from bulkfetch.decoding.fast import _parse
-    from bulkfetch.decoding.jsontext import utf8_of
+    from bulkfetch.decoding.jsontext import text_in
+    from bulkfetch.decoding.kernel import Kernel, Refusal, load
     from bulkfetch.decoding.pages import PageDecoder
 
     provider, kind = detail.split("/")
     bodies = [path.read_bytes() for path in sorted(Path(directory).iterdir())]
-    decoder = PageDecoder("D1", schema_of(provider, kind))
+    schema, library = schema_of(provider, kind), load()
+    if schema is None or isinstance(library, Refusal):
+        raise SystemExit(f"{detail} has no schema, or there is no kernel")
+    decoder, kernel = PageDecoder("D1", schema), Kernel(library, schema)
     decoded = [decoder.decode(body).page for body in bodies]
-    fast = decoder._fast
-    if fast is None:
-        raise SystemExit(f"{detail} has no schema")
-    wire, texts = fast._wire(fast._strangers), [utf8_of(body) for body in bodies]
-    turns = [number % len(bodies) for number in range(pages)]
+    texts = [text_in(body) for body in bodies]
     started = time.process_time()
-    for turn in turns:
-        decoder.decode(bodies[turn])
+    for number in range(pages):
+        kernel.decode_page(*texts[number % len(texts)])
     decode_s = time.process_time() - started
-    started = time.process_time()
-    for turn in turns:
-        _parse(texts[turn], wire)
-    parse_s = time.process_time() - started
     table = pa.Table.from_batches([decoder.batch(page, 0) for page in decoded])
     settings = {"compression": "zstd", "write_page_index": True, "write_page_checksum": True}
     started = time.process_time()
@@ -100,7 +93,7 @@ def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float
         )
         Path(directory, f"{number}.parquet").unlink()
     write_s = (time.process_time() - started) * pages / (max(1, pages // len(bodies)) * len(bodies))
-    return {"decode": decode_s, "parse": parse_s, "write": write_s}
+    return {"decode": decode_s, "write": write_s}
 
 
 def floor(server: dict[str, Any], shape: Shape, detail: str) -> dict[str, float]:
@@ -124,8 +117,6 @@ TABLE = Table(
         "floor": ">6.2f",
         "client": ">.2f",
         "client / floor": ">.2f",
-        "bare parser": ">.2f",
-        "client / with that": ">.2f",
     }
 )
 
@@ -173,12 +164,8 @@ def main() -> int:
             ]
         parts = {name: statistics.median(part[name] for part, _ in runs) for name in runs[0][0]}
         sums = [part["receive"] + part["decode"] + part["write"] for part, _ in runs]
-        bare = [part["receive"] + part["parse"] + part["write"] for part, _ in runs]
         ratio = statistics.median(
             cpu_s / total for (_, cpu_s), total in zip(runs, sums, strict=True)
-        )
-        bare_ratio = statistics.median(
-            cpu_s / total for (_, cpu_s), total in zip(runs, bare, strict=True)
         )
         client, total = statistics.median(cpu_s for _, cpu_s in runs), statistics.median(sums)
         results.append(
@@ -188,7 +175,6 @@ def main() -> int:
                 "floor": total,
                 "client": client,
                 "ratio": ratio,
-                "bare": bare_ratio,
             }
         )
         TABLE.print_row(
@@ -199,8 +185,6 @@ def main() -> int:
             total,
             client,
             ratio,
-            parts["parse"],
-            bare_ratio,
         )
     keep("floor", made, results)
     return 0

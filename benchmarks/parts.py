@@ -1,4 +1,5 @@
-"""The parts of an export alone: decoding a page each way, writing it, planning, starting up.
+"""The parts of an export alone: decoding a page each way, and with an odd value, writing it,
+planning, starting up.
 
     python benchmarks/parts.py            the figures of docs/benchmarks.md: a minute or two
     python benchmarks/parts.py --smoke    seconds, to see that it works
@@ -11,6 +12,7 @@ in turn. Results are also written as JSON to benchmarks/results/.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from exporting import Shape, serving
@@ -36,6 +39,23 @@ STARTS = {
     "bulkfetch --help": ["-m", "bulkfetch", "--help"],
     "import bulkfetch.runs.export": ["-c", "import bulkfetch.runs.export"],
 }
+
+
+ODD_VALUES = {
+    "null": '"unitPrice":null,',
+    '""': '"unitPrice":"",',
+    "new": '"brandNew":{"number":5,"flag":true},',
+}
+"""What one row of a page has once: a value that its column cannot hold, or a new field."""
+
+
+def with_odd_value(body: bytes, pair: str) -> bytes:
+    """Give the middle row of a page one more pair, in place of its own of that key."""
+    at = body.index(b"},{", len(body) // 2) + 3
+    end = body.index(b"}", at)
+    key = pair[: pair.index(":")].encode()
+    row = re.sub(re.escape(key) + rb":(?:\"[^\"]*\"|[^,}]*),?", b"", body[at:end])
+    return body[:at] + pair.encode() + row.rstrip(b",") + body[end:]
 
 
 def cpu_ms(work: Callable[[], object], rounds: int) -> float:
@@ -74,18 +94,16 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
 
     from bulkfetch.billing.details import schema_of
     from bulkfetch.decoding.columns import columns_of
-    from bulkfetch.decoding.fast import FastDecoder, _is_risky, _parse, _quotes_in
     from bulkfetch.decoding.jsontext import utf8_of
+    from bulkfetch.decoding.kernel import Kernel, Refusal, load
     from bulkfetch.decoding.pages import PageDecoder, page_of
 
     body, schema = first_page(detail, size), schema_of(*detail.split("/"))
-    if schema is None:
-        raise SystemExit(f"{detail} has no schema")
-    text, wire, decoder = (
-        utf8_of(body),
-        FastDecoder(schema.fields)._wire(()),
-        PageDecoder("D1", schema),
-    )
+    library = load()
+    if schema is None or isinstance(library, Refusal):
+        raise SystemExit(f"{detail} has no schema, or there is no kernel")
+    text, kernel, decoder = utf8_of(body), Kernel(library, schema), PageDecoder("D1", schema)
+    odd = {name: with_odd_value(body, value) for name, value in ODD_VALUES.items()}
     table = pa.Table.from_batches(
         [decoder.batch(decoder.decode(body).page, 0)] * 25
     )  # a row group's worth
@@ -93,9 +111,8 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
     return {
         "MB": len(body) / 1e6,
         "decode": cpu_ms(lambda: decoder.decode(body), rounds),
-        "parse": cpu_ms(lambda: _parse(text, wire), rounds),
-        "risks": cpu_ms(lambda: _is_risky(text), rounds),
-        "quotes": cpu_ms(lambda: _quotes_in(text), rounds),
+        "kernel": cpu_ms(lambda: kernel.decode_page(text), rounds),
+        **{name: cpu_ms(partial(decoder.decode, each), rounds) for name, each in odd.items()},
         "exact way": cpu_ms(lambda: columns_of(page_of(text)[1], schema.fields), few),
         "Parquet": cpu_ms(
             lambda: pq.write_table(table, pa.BufferOutputStream(), compression="zstd"), few
@@ -107,8 +124,8 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
 def pages(rounds: int, size: int) -> list[dict[str, Any]]:
     """Measure a page of each type, and print the table."""
     print(
-        f"\nms a page of {size:,} line items; "
-        "the exact way is that of pages the fast one leaves to it"
+        f"\nms a page of {size:,} line items, also with one odd value in one row; "
+        "the exact way is that of pages the kernel refuses"
     )
     results: list[dict[str, Any]] = []
     for detail in PATHS:

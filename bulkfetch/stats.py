@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,6 +73,8 @@ class RunStats:
     """Values kept as JSON text because their column could not hold them."""
     pages: int = 0
     """Pages that became rows."""
+    pages_exact: Counter[str] = field(default_factory=Counter)
+    """Pages that the kernel did not decode, by reason; they took the exact way, which is slow."""
     pages_discarded: int = 0
     """Pages asked for beyond the end of a transfer."""
     bytes_received: int = 0

@@ -1,7 +1,7 @@
-"""The exact way from JSON values to columns: slower than Arrow's own parser, and never wrong.
+"""The exact way from JSON values to columns, in plain Python: slow, and never wrong.
 
-It decides, value by value, what a column holds and what goes into `_rescued`. The fast way must
-give the same rows, bit for bit, or leave the page to this module.
+It decides, value by value, what a column holds and what goes into `_rescued`. The kernel must give
+the same rows, bit for bit, or leave the page to this module.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
             if not exact or key != fields[place].name:
                 left.append((place if key == fields[place].name else len(fields), key, value))
         if left:
-            # A canonical order, because the fast way must write the same bytes.
+            # A canonical order, because the kernel must write the same bytes.
             left.sort(key=lambda entry: entry[:2])
             rescued[row] = (
                 "{" + ",".join(f"{quote(key)}:{dumps(value)}" for _, key, value in left) + "}"

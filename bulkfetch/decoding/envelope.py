@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl
 from bulkfetch.errors import MalformedBodyError
 
 CONTINUATION_HEADER = "MS-ContinuationToken"
+ENVELOPE_KEYS = ("totalcount", "continuationtoken", "links")
+"""The keys of an envelope that matter, spelled in any case."""
 _WHOLE_NUMBER = re.compile("[0-9]{1,18}")
 
 

@@ -62,6 +62,16 @@ def utf8_of(body: bytes) -> bytes:
     return body
 
 
+def text_in(body: bytes) -> tuple[bytes, int]:
+    """Return bytes with the UTF-8 JSON text of `body`, and where in them it starts.
+
+    A body that is UTF-8 already is not copied. Raises MalformedBodyError as `utf8_of` does.
+    """
+    if body.startswith(codecs.BOM_UTF8):
+        return body, len(codecs.BOM_UTF8)
+    return utf8_of(body), 0
+
+
 def loads(text: bytes) -> Json:
     """Parse UTF-8 JSON without loss. Raises MalformedBodyError, naming the byte, for anything
     else."""

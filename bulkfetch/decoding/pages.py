@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from isal import isal_zlib
 
 from bulkfetch.decoding.columns import Columns, columns_of
-from bulkfetch.decoding.envelope import Envelope, envelope_of
-from bulkfetch.decoding.fast import ENVELOPE_KEYS, FastDecoder, read_envelope
+from bulkfetch.decoding.envelope import ENVELOPE_KEYS, Envelope, envelope_of
 from bulkfetch.decoding.fields import UNDECLARED, LineItemSchema
-from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps, loads, utf8_of
+from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps, loads, text_in, utf8_of
+from bulkfetch.decoding.kernel import Kernels, Refusal, find_items
 from bulkfetch.errors import MalformedBodyError
 from bulkfetch.words import printable
 
@@ -72,6 +72,11 @@ class Response(Generic[P]):
 class Decoder(Protocol[P]):
     """Makes pages of what the server sends, in one form of page. Safe to share between threads."""
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether decoding a page takes hardly longer than a look at its envelope."""
+        ...
+
     def decode(self, body: bytes) -> Response[P]:
         """Decode a response of the v1 API. Raises MalformedBodyError for anything but a page."""
         ...
@@ -84,6 +89,8 @@ class Decoder(Protocol[P]):
 class JsonDecoder:
     """Keeps items as JSON values."""
 
+    is_quick = False
+
     def decode(self, body: bytes) -> Response[JsonPage]:
         """Parse a response body. Raises MalformedBodyError for anything but a page."""
         text = utf8_of(body)
@@ -95,22 +102,6 @@ class JsonDecoder:
         return JsonPage(items, digest)
 
 
-class FastDecoders:
-    """The fast decoders of a run, one for each declared schema.
-
-    What a decoder learns from the pages of one transfer helps with the next.
-    """
-
-    def __init__(self) -> None:
-        self._decoders: dict[LineItemSchema, FastDecoder] = {}
-
-    def of(self, schema: LineItemSchema) -> FastDecoder:
-        """Return the decoder of a declared schema."""
-        return self._decoders.get(schema) or self._decoders.setdefault(
-            schema, FastDecoder(schema.fields)
-        )
-
-
 class PageDecoder:
     """Decodes the pages of one transfer into record batches. Safe to share between threads.
 
@@ -118,22 +109,38 @@ class PageDecoder:
     """
 
     def __init__(
-        self, invoice_id: str, schema: LineItemSchema | None, decoders: FastDecoders | None = None
+        self, invoice_id: str, schema: LineItemSchema | None, kernels: Kernels | None = None
     ) -> None:
         self.invoice_id = invoice_id
         self.schema = schema or UNDECLARED
         """The schema of the batches."""
-        self._fast = None if schema is None else (decoders or FastDecoders()).of(schema)
+        self._kernels = kernels or Kernels()
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether there is a kernel."""
+        return self._kernels.are_here
 
     def decode(self, body: bytes) -> Response[Page]:
         """Decode a response body. Raises MalformedBodyError for anything but a page of line
         items."""
-        text = utf8_of(body)
-        if self._fast is not None and (fast := self._fast.decode(text)) is not None:
-            page = Page(fast.rows, fast.columns, digest_of(text, fast.keys))
-            return Response(page, envelope_of(fast.envelope))
+        text, start = text_in(body)
+        decoded = self._kernels.decode_page(self.schema, text, start)
+        if decoded is not None:
+            digest = _digest(memoryview(text)[decoded.items_start : decoded.items_end - 1])
+            envelope = _envelope_around(text, start, decoded.items_start, decoded.items_end)
+            return Response(Page(decoded.rows, decoded.columns, digest), envelope)
+        text = text[start:]
         top, items = page_of(text)
         return Response(self.page(items, digest_of(text, 1 + len(top))), envelope_of(top))
+
+    def decode_lines(self, text: bytes) -> Page:
+        """Decode line items as UTF-8 JSON, one a line; blank lines are skipped. Raises
+        MalformedBodyError."""
+        decoded = self._kernels.decode_lines(self.schema, text)
+        if decoded is not None:
+            return Page(decoded.rows, decoded.columns, _digest(text))
+        return self.page(items_of_lines(text), _digest(text))
 
     def page(self, items: list[Json], digest: bytes = b"") -> Page:
         """Make a page of parsed items."""
@@ -182,14 +189,35 @@ def page_of(text: bytes) -> tuple[Mapping[str, Any], list[Json]]:
     return {name: _plain(value) for name, value in top if name != "items"}, items
 
 
-def peek(text: bytes) -> Envelope:
-    """Read the envelope of a page without its items, an order of magnitude faster than decoding
-    them.
+def items_of_lines(text: bytes) -> list[Json]:
+    """Parse JSON lines, of which only a line feed ends one. Raises MalformedBodyError, naming the
+    line."""
+    items = []
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if not line.strip(b" \t\r"):
+            continue
+        try:
+            items.append(loads(line))
+        except MalformedBodyError as error:
+            raise MalformedBodyError(f"line {number}: {error}") from error
+    return items
+
+
+def peek(body: bytes) -> Envelope:
+    """Read the envelope of a page without making anything of its items.
 
     Raises MalformedBodyError for anything that is not a page.
     """
-    page = read_envelope(text)
-    return envelope_of(page_of(text)[0] if page is None else page)
+    text, start = text_in(body)
+    found = find_items(text, start)
+    if isinstance(found, Refusal):
+        return envelope_of(page_of(text[start:])[0])
+    return _envelope_around(text, start, *found)
+
+
+def _envelope_around(text: bytes, start: int, items_start: int, items_end: int) -> Envelope:
+    """Read the envelope of a page whose items are valid JSON, and may be left out."""
+    return envelope_of(page_of(text[start:items_start] + b"[]" + text[items_end:])[0])
 
 
 def _whole_items(items: list[Json]) -> Columns:
@@ -209,9 +237,12 @@ def digest_of(text: bytes, keys: int) -> bytes:
     """
     start, before = _find_start(text)
     end = _find_end(text, start, keys - before) if before else None
-    rows: bytes | memoryview = memoryview(text)[start:end]
     if end is None:  # it is spelled in an odd way: parse it, which takes longer
-        rows = dumps(page_of(text)[1]).encode()
+        return _digest(dumps(page_of(text)[1]).encode())
+    return _digest(memoryview(text)[text.index(b"[", start) : end])
+
+
+def _digest(rows: bytes | memoryview) -> bytes:
     return isal_zlib.crc32(rows).to_bytes(4) + isal_zlib.adler32(rows).to_bytes(4)
 
 

@@ -9,7 +9,6 @@ import anyio.to_thread
 from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.envelope import CONTINUATION_HEADER, Envelope
-from bulkfetch.decoding.jsontext import utf8_of
 from bulkfetch.decoding.pages import P, Response, peek
 from bulkfetch.errors import (
     ContradictionError,
@@ -219,6 +218,9 @@ def _request(transfer: Transfer, settings: Settings, token: str | None, size: in
 
 
 def _read(body: bytes, walk: Walk[P]) -> tuple[bytes | Response[P], Envelope]:
-    """Read the envelope; a large body is decoded at once, while its memory is counted."""
-    envelope = peek(utf8_of(body))
-    return (body if len(body) <= _KEPT_BYTES else walk.decoder.decode(body)), envelope
+    """Read the envelope. A large body is decoded at once, while its memory is counted, and every
+    one where that is quick."""
+    if walk.decoder.is_quick or len(body) > _KEPT_BYTES:
+        response = walk.decoder.decode(body)
+        return response, response.envelope
+    return body, peek(body)

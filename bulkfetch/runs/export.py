@@ -590,6 +590,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         records=count_records(run.store),
         finished=tuple(name.stem for name in outcome.settled.finished),
         removed_views=len(outcome.removed),
+        pages_exact=dict(stats.pages_exact.most_common()),
         superseded_bytes=superseded_bytes(run.store),
     )
 

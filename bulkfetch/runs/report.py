@@ -68,6 +68,8 @@ class ExportReport:
     """What an earlier run had begun to replace, and this one finished."""
     removed_views: int = 0
     """How many old unbilled snapshots and tables of headers were removed (`keep_snapshots`)."""
+    pages_exact: Mapping[str, int] = field(default_factory=dict)
+    """How many pages the kernel did not decode, by reason."""
     superseded_bytes: int = 0
     """How large everything is that has been replaced and is kept."""
 
@@ -137,6 +139,7 @@ class ExportReport:
             "undeclared": self.undeclared,
             "failures": [failure.to_dict() for failure in self.failures],
             "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
+            "pages_exact": dict(self.pages_exact),
             "requests": self.requests,
             "retries": self.retries,
             "throttled": self.throttled,
@@ -162,6 +165,13 @@ class ExportReport:
                 "in whole parts"
             )
         lines += _by_partition(self.committed)
+        if self.pages_exact:
+            pages = counted(sum(self.pages_exact.values()), "page")
+            reasons = [f"{reason} ({times:,})" for reason, times in self.pages_exact.items()]
+            lines.append(
+                f"{pages} decoded without the kernel, which gives the same rows and takes longer: "
+                f"{', '.join(reasons)}"
+            )
         if self.documents or self.documents_skipped or self._documents_failed:
             megabytes = sum(each.size_bytes for each in self.documents) / 1e6
             lines.append(

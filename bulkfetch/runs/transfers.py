@@ -30,7 +30,8 @@ from bulkfetch.billing.sources import BEGINNING, Bookmark, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import LineItemSchema
-from bulkfetch.decoding.pages import FastDecoders, Page, PageDecoder
+from bulkfetch.decoding.kernel import Kernels
+from bulkfetch.decoding.pages import Page, PageDecoder
 from bulkfetch.errors import (
     ContradictionError,
     ExpiredBookmarkError,
@@ -56,11 +57,12 @@ class Job:
     staged: set[str] = field(default_factory=set)
     """Names of the transfers that may have whole parts in staging."""
     waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
-    decoders: FastDecoders = field(default_factory=FastDecoders)
+    kernels: Kernels = field(init=False)
     writing: anyio.CapacityLimiter = field(init=False)
     """How many transfers may write at once."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kernels", Kernels(self.run.stats.pages_exact))
         object.__setattr__(self, "writing", anyio.CapacityLimiter(self.run.store.writers))
 
 
@@ -172,7 +174,7 @@ class _Intake:
         declared = transfer.detail.schema
         parts = [checkpoint.part for checkpoint in adopted]
         self.start = adopted[-1].start if adopted else BEGINNING
-        self.decoder = PageDecoder(transfer.invoice_id, declared, job.decoders)
+        self.decoder = PageDecoder(transfer.invoice_id, declared, job.kernels)
         self.tally = Tally()
         if adopted:
             self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)

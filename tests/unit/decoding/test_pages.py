@@ -331,9 +331,10 @@ def test_both_ways_give_the_same_batch_of_the_same_rows() -> None:
         json.dumps({"customerName": f"c{row}", "billableQuantity": row / 4}) for row in range(10)
     ]
     fast = batch_of(f'{{"items":[{",".join(rows)}]}}'.encode())
-    slow = batch_of(f'{{"items":[{",".join([*rows, json.dumps({"mpnId": None})])}]}}'.encode())
+    odd = '{"né":null}'  # the kernel leaves such a key to the exact way
+    slow = batch_of(f'{{"items":[{",".join([*rows, odd])}]}}'.encode())
     assert slow.slice(0, 10).equals(fast)
-    assert slow.column(RESCUED).to_pylist() == [None] * 10 + ['{"mpnId":null}']
+    assert slow.column(RESCUED).to_pylist() == [None] * 10 + ['{"né":null}']
 
 
 def test_the_digest_tells_pages_apart_but_not_by_their_links() -> None:

@@ -42,6 +42,16 @@ def report(**changes: object) -> ExportReport:
     return replace(plain, **changes)  # type: ignore[arg-type]  # what a test chooses
 
 
+def test_pages_that_the_kernel_did_not_decode_are_told_with_the_reason() -> None:
+    told = report(pages_exact={"this installation has no kernel": 12, "it is not JSON": 1})
+    assert (
+        "13 pages decoded without the kernel, which gives the same rows and takes longer: "
+        "this installation has no kernel (12), it is not JSON (1)"
+    ) in told.lines()
+    assert told.to_dict()["pages_exact"]["it is not JSON"] == 1
+    assert report().to_dict()["pages_exact"] == {}
+
+
 FAILURE = Failure(
     USAGE,
     "malformed_body",

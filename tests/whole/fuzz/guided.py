@@ -1,7 +1,7 @@
 """Fuzz one target under atheris: `python tests/whole/fuzz/guided.py TARGET [-runs=N ...]`.
 
 Everything behind the target's name is for libFuzzer. Only Python code is followed, not Arrow,
-simdjson and isal.
+the decoding kernel and isal.
 """
 
 from __future__ import annotations

@@ -1,0 +1,312 @@
+"""The compiled decoder: a page to columns in one pass, or a reason to take the exact way.
+
+The library is plain C (`kernel/`). It gives exactly the columns of `columns.py`, or refuses a text.
+It is called without the interpreter's lock, and hands its arrays over by the Arrow C data
+interface.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Protocol, TypeAlias, cast
+
+import pyarrow as pa
+
+from bulkfetch.decoding.columns import Columns
+from bulkfetch.decoding.fields import ITEM, RESCUED, UNDECLARED, Field, Kind, LineItemSchema
+
+ABI: Final = 1
+"""The version of the library's functions that this module calls: `KERNEL_ABI` of `kernel.h`."""
+NOT_HERE = "this installation has no kernel"
+SWITCHED_OFF = "BULKFETCH_KERNEL is off"
+
+_FOLDER = Path(__file__).parent
+_NAMES = ("_kernel.so", "_kernel.dylib", "_kernel.dll")
+MAX_STRANGERS = 250
+"""`KERNEL_MAX_STRANGERS` of `kernel.h`."""
+_CAPSULE = b"arrow_array"
+"""Must outlive every capsule: these keep a pointer to it."""
+KINDS = {
+    kind: number
+    for number, kind in enumerate(
+        (
+            Kind.TEXT,
+            Kind.INTEGER,
+            Kind.DECIMAL,
+            Kind.DATE,
+            Kind.BOOLEAN,
+            Kind.TEXT_LIST,
+            Kind.OBJECT_TYPE,
+            Kind.JSON,
+        )
+    )
+}
+"""The numbers of `kernel_kind` in `kernel.h`."""
+
+
+class _ArrowArray(ctypes.Structure):
+    _fields_ = (
+        ("length", ctypes.c_int64),
+        ("null_count", ctypes.c_int64),
+        ("offset", ctypes.c_int64),
+        ("n_buffers", ctypes.c_int64),
+        ("n_children", ctypes.c_int64),
+        ("buffers", ctypes.c_void_p),
+        ("children", ctypes.c_void_p),
+        ("dictionary", ctypes.c_void_p),
+        ("release", ctypes.c_void_p),
+        ("private_data", ctypes.c_void_p),
+    )
+
+
+class _Stranger(ctypes.Structure):
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
+        ("times", ctypes.c_uint64),
+    )
+
+
+class _Page(ctypes.Structure):
+    _fields_ = (
+        ("array", _ArrowArray),
+        ("rescues", ctypes.c_void_p),
+        ("strangers", ctypes.c_void_p),
+        ("stranger_count", ctypes.c_uint64),
+        ("rows", ctypes.c_uint64),
+        ("items_start", ctypes.c_uint64),
+        ("items_end", ctypes.c_uint64),
+        ("stopped_at", ctypes.c_uint64),
+    )
+
+
+class _Library(Protocol):
+    """The functions of `kernel.h`."""
+
+    kernel_abi: Callable[[], int]
+    kernel_reason: Callable[[int], bytes | None]
+    kernel_format: Callable[[int], bytes | None]
+    kernel_compile: Callable[[bytes, object, int], int | None]
+    kernel_free: Callable[[int], None]
+    kernel_decode_page: Callable[[int, int, int, object], int]
+    kernel_decode_lines: Callable[[int, int, int, object], int]
+    kernel_find_items: Callable[[int, int, object], int]
+    kernel_release: Callable[[object], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the kernel did not take a text, and at which byte."""
+
+    reason: str
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The rows of a text as columns; the value of `items` is `text[items_start:items_end]`."""
+
+    rows: int
+    columns: Columns
+    items_start: int
+    items_end: int
+
+
+_Decode: TypeAlias = "Callable[[int, int, int, object], int]"
+
+
+class Kernel:
+    """The kernel with the schema of one line-item type. Safe to share between threads."""
+
+    def __init__(self, library: _Library, schema: LineItemSchema) -> None:
+        fields = () if schema is UNDECLARED else schema.fields
+        self._library = library
+        self._names = tuple(field.name for field in fields)
+        self._handle = _compile(library, fields)
+        self._arrow = _arrow_schema(fields)
+
+    def __del__(self) -> None:
+        if handle := getattr(self, "_handle", None):
+            self._library.kernel_free(handle)
+
+    def decode_page(self, text: bytes, start: int = 0) -> Decoded | Refusal:
+        """Decode the UTF-8 JSON of a page, which begins at byte `start`."""
+        return self._decode(self._library.kernel_decode_page, text, start)
+
+    def decode_lines(self, text: bytes) -> Decoded | Refusal:
+        """Decode line items as UTF-8 JSON, one a line."""
+        return self._decode(self._library.kernel_decode_lines, text, 0)
+
+    def _decode(self, decode: _Decode, text: bytes, start: int) -> Decoded | Refusal:
+        if self._handle is None:
+            return Refusal("the kernel cannot have this schema")
+        buffer = pa.py_buffer(text)
+        page, counts = _Page(), (ctypes.c_uint64 * (len(self._names) + 1))()
+        strangers = (_Stranger * MAX_STRANGERS)()
+        page.rescues = ctypes.addressof(counts)
+        page.strangers = ctypes.addressof(strangers)
+        status = decode(
+            self._handle, buffer.address + start, buffer.size - start, ctypes.byref(page)
+        )
+        if status:
+            return _refusal(self._library, status, start + page.stopped_at)
+        rescues = Counter({name: times for name, times in zip(self._names, counts) if times})  # noqa: B905  # one count more
+        for stranger in strangers[: page.stranger_count]:
+            name_start = start + stranger.start
+            name = text[name_start : name_start + stranger.length].decode()
+            rescues[name] = stranger.times
+        columns = _columns(self._take(page.array), rescues, whole=not self._names)
+        return Decoded(page.rows, columns, start + page.items_start, start + page.items_end)
+
+    def _take(self, array: _ArrowArray) -> pa.RecordBatch:
+        try:
+            return pa.record_batch(_Handed(self._arrow, array))
+        finally:  # does nothing once pyarrow has taken it
+            self._library.kernel_release(ctypes.byref(array))
+
+
+def find_items(text: bytes, start: int = 0) -> tuple[int, int] | Refusal:
+    """Return where the value of a page's `items` starts and ends, having checked all JSON."""
+    library = load()
+    if isinstance(library, Refusal):
+        return library
+    buffer, page = pa.py_buffer(text), _Page()
+    strangers = (_Stranger * 1)()
+    page.strangers = ctypes.addressof(strangers)
+    address, size = buffer.address + start, buffer.size - start
+    if status := library.kernel_find_items(address, size, ctypes.byref(page)):
+        return _refusal(library, status, start + page.stopped_at)
+    return start + page.items_start, start + page.items_end
+
+
+class Kernels:
+    """The kernels of a run, one for each schema. Safe to share between threads.
+
+    `exact` counts the texts that have to take the exact way, by reason.
+    """
+
+    def __init__(self, exact: Counter[str] | None = None) -> None:
+        self.exact: Counter[str] = Counter() if exact is None else exact
+        self._library = load()
+        self._kernels: dict[LineItemSchema, Kernel] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def are_here(self) -> bool:
+        """Whether the library is there: without it every text takes the exact way."""
+        return not isinstance(self._library, Refusal)
+
+    def decode_page(self, schema: LineItemSchema, text: bytes, start: int = 0) -> Decoded | None:
+        """Decode a page, or return None if it has to take the exact way."""
+        kernel = self._of(schema)
+        return self._note(
+            kernel if isinstance(kernel, Refusal) else kernel.decode_page(text, start)
+        )
+
+    def decode_lines(self, schema: LineItemSchema, text: bytes) -> Decoded | None:
+        """Decode lines, or return None if they have to take the exact way."""
+        kernel = self._of(schema)
+        return self._note(kernel if isinstance(kernel, Refusal) else kernel.decode_lines(text))
+
+    def _of(self, schema: LineItemSchema) -> Kernel | Refusal:
+        if isinstance(self._library, Refusal):
+            return self._library
+        kernel = self._kernels.get(schema)
+        return kernel or self._kernels.setdefault(schema, Kernel(self._library, schema))
+
+    def _note(self, decoded: Decoded | Refusal) -> Decoded | None:
+        if isinstance(decoded, Decoded):
+            return decoded
+        with self._lock:
+            self.exact[decoded.reason] += 1
+        return None
+
+
+def _columns(batch: pa.RecordBatch, rescues: Counter[str], *, whole: bool) -> Columns:
+    arrays = batch.columns
+    if whole:
+        return Columns(arrays, pa.nulls(batch.num_rows, pa.string()))
+    return Columns(arrays[:-1], arrays[-1], rescues)
+
+
+def _compile(library: _Library, fields: Sequence[Field]) -> int | None:
+    names = b"".join(field.name.encode() + b"\0" for field in fields)
+    kinds = (ctypes.c_int32 * (len(fields) + 1))(*(KINDS[field.kind] for field in fields))
+    return library.kernel_compile(names, kinds, len(fields))
+
+
+def _arrow_schema(fields: Sequence[Field]) -> pa.Schema:
+    """Return the schema of what the kernel hands over."""
+    if not fields:
+        return pa.schema([(ITEM, Kind.JSON.arrow_type)])
+    columns = [(field.name, field.kind.arrow_type) for field in fields]
+    return pa.schema([*columns, (RESCUED, pa.string())])
+
+
+def _refusal(library: _Library, status: int, at: int) -> Refusal:
+    return Refusal((library.kernel_reason(status) or b"").decode(), at)
+
+
+class _Handed:
+    """An array of the kernel, in the form in which pyarrow takes it over."""
+
+    def __init__(self, schema: pa.Schema, array: _ArrowArray) -> None:
+        self._schema, self._array = schema, array
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        capsule = _new_capsule(ctypes.addressof(self._array), _CAPSULE, None)
+        return self._schema.__arrow_c_schema__(), capsule
+
+
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+
+
+@cache
+def load() -> _Library | Refusal:
+    """Load the library of this installation."""
+    if os.environ.get("BULKFETCH_KERNEL") == "off":
+        return Refusal(SWITCHED_OFF)
+    for name in _NAMES:
+        if (path := _FOLDER / name).exists():
+            return load_from(path)
+    return Refusal(NOT_HERE)
+
+
+def load_from(path: Path) -> _Library | Refusal:
+    """Load a library, and say what its functions take and return."""
+    try:
+        library = ctypes.CDLL(str(path))
+        version = library.kernel_abi()
+        _declare(library)
+    except (OSError, AttributeError) as error:  # of another machine, or a function is missing
+        return Refusal(f"the kernel cannot be loaded: {error}")
+    if version != ABI:
+        return Refusal(f"the kernel has version {version}, and {ABI} is needed: install again")
+    return cast("_Library", library)
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    address, length = ctypes.c_void_p, ctypes.c_uint64
+    page, int32, text = ctypes.POINTER(_Page), ctypes.c_int32, ctypes.c_char_p
+    kinds = ctypes.POINTER(ctypes.c_int32)
+    for name, result, arguments in (
+        ("kernel_reason", text, (int32,)),
+        ("kernel_format", text, (int32,)),
+        ("kernel_compile", address, (text, kinds, int32)),
+        ("kernel_free", None, (address,)),
+        ("kernel_decode_page", int32, (address, address, length, page)),
+        ("kernel_decode_lines", int32, (address, address, length, page)),
+        ("kernel_find_items", int32, (address, length, page)),
+        ("kernel_release", None, (ctypes.POINTER(_ArrowArray),)),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments

@@ -1,0 +1,466 @@
+/* The parts of the kernel one by one, all of it without memory, and all of it in many threads.
+ *
+ * `python tests/whole/fuzz/kernel.py --tests` compiles and runs it, with sanitizers and without.
+ */
+#include <pthread.h>
+#include <string.h>
+
+#include "../rows.h"
+#include "check.h"
+#include "heap.h"
+
+static struct span span_of(const char *text) {
+    return (struct span){(const uint8_t *)text, strlen(text)};
+}
+
+/* Return a copy of a text that ends exactly at its last byte, so that a sanitizer sees the next. */
+static uint8_t *exact_copy(const char *text, size_t length) {
+    uint8_t *copy = malloc(length ? length : 1);
+    CHECK(copy);
+    memcpy(copy, text, length);
+    return copy;
+}
+
+/* ---- numbers ---- */
+
+static bool decimal(const char *text, u128 *value) {
+    struct number number;
+    struct cursor in = {(const uint8_t *)text, (const uint8_t *)text + strlen(text)};
+    CHECK(read_number(&in, &number) && in.at == in.end && !number.has_long_exponent);
+    return decimal_of(&number, value);
+}
+
+static bool integer(const char *text, int64_t *value) {
+    struct number number;
+    struct cursor in = {(const uint8_t *)text, (const uint8_t *)text + strlen(text)};
+    CHECK(read_number(&in, &number) && in.at == in.end && !number.has_long_exponent);
+    return integer_of(&number, value);
+}
+
+static void test_decimals_have_24_places(void) {
+    u128 value, one = power_of_ten(24);
+    CHECK(decimal("1", &value) && value == one);
+    CHECK(decimal("-1.10", &value) && value == -(one + one / 10));
+    CHECK(decimal("-0", &value) && value == 0);
+    CHECK(decimal("0e9999", &value) && value == 0);
+    CHECK(decimal("1e5", &value) && value == 100000 * one);
+    CHECK(decimal("0.000000000000000000000001", &value) && value == 1);
+    CHECK(decimal("1e-24", &value) && value == 1);
+    CHECK(!decimal("1e-25", &value));
+    CHECK(!decimal("0.0000000000000000000000001", &value));
+    CHECK(decimal("0.10000000000000000000000000", &value) && value == one / 10);
+    CHECK(decimal("99999999999999.999999999999999999999999", &value));
+    CHECK(value == power_of_ten(38) - 1);
+    CHECK(!decimal("100000000000000", &value));
+    CHECK(!decimal("1e14", &value) && decimal("100000000000000e-1", &value));
+    CHECK(decimal("10000000000000.00000000000000000000000000000", &value));
+    CHECK(!decimal("340282366920938463463374607431768211457", &value));
+}
+
+static void test_integers_have_64_bits(void) {
+    int64_t value;
+    CHECK(integer("9223372036854775807", &value) && value == INT64_MAX);
+    CHECK(integer("-9223372036854775808", &value) && value == INT64_MIN);
+    CHECK(!integer("9223372036854775808", &value) && !integer("-9223372036854775809", &value));
+    CHECK(!integer("18446744073709551617", &value));
+    CHECK(integer("9e18", &value) && value == 9000000000000000000);
+    CHECK(integer("10.000", &value) && value == 10);
+    CHECK(integer("10e-1", &value) && value == 1);
+    CHECK(!integer("1.5", &value) && !integer("1e19", &value) && !integer("1e-1", &value));
+}
+
+static void test_numbers_are_spelled_as_json_asks(void) {
+    static const char *const WRONG[] = {"",     "-",  "+1",  "01", "-01", ".5",  "1.",
+                                        "1.e1", "1e", "1e+", "e1", "0x1", "--1", "1.2.3"};
+    for (size_t place = 0; place < sizeof WRONG / sizeof *WRONG; place++) {
+        struct number number;
+        CHECK(!number_of_text(span_of(WRONG[place]), &number));
+    }
+    struct number number;
+    CHECK(number_of_text(span_of("-12.50"), &number) && number.is_negative);
+    CHECK(!number_of_text(span_of("1e5"), &number)); /* a text is a plain number or none */
+    CHECK(!number_of_text(span_of("1 "), &number));
+}
+
+/* ---- dates ---- */
+
+static bool date(const char *text, int64_t *value, bool *is_exact) {
+    size_t length = strlen(text);
+    uint8_t *copy = exact_copy(text, length);
+    bool is_date = date_of((struct span){copy, length}, value, is_exact);
+    free(copy);
+    return is_date;
+}
+
+static void test_dates(void) {
+    int64_t value;
+    bool is_exact;
+    CHECK(date("1970-01-01T00:00:00", &value, &is_exact) && value == 0 && is_exact);
+    CHECK(date("0001-01-01T00:00:00", &value, &is_exact) && value == -62135596800000000);
+    CHECK(date("2000-02-29T23:59:59.999999Z", &value, &is_exact) && is_exact);
+    CHECK(value == 951868799999999);
+    CHECK(date("2018-02-08T22:40:37.5897760+00:00", &value, &is_exact) && is_exact);
+    CHECK(date("2018-02-08T22:40:37.5897767Z", &value, &is_exact) && !is_exact);
+    CHECK(date("2018-02-08T22:40:37-00:00", &value, &is_exact) && !is_exact);
+    CHECK(date("1970-01-01T01:00:00+01:00", &value, &is_exact) && value == 0 && !is_exact);
+    static const char *const WRONG[] = {"",
+                                        "2000-01-01",
+                                        "1900-02-29T00:00:00",
+                                        "2000-13-01T00:00:00",
+                                        "2000-00-01T00:00:00",
+                                        "2000-01-32T00:00:00",
+                                        "0000-01-01T00:00:00",
+                                        "2000-01-01T24:00:00",
+                                        "2000-01-01T00:60:00",
+                                        "2000-01-01T00:00:60",
+                                        "2000-01-01t00:00:00",
+                                        "2000-01-01T00:00:00.",
+                                        "2000-01-01T00:00:00z",
+                                        "2000-01-01T00:00:00+0100",
+                                        "2000-01-01T00:00:00+24:00",
+                                        "2000-01-01T00:00:00+01:60",
+                                        "2000-01-01T00:00:00ZZ",
+                                        "0001-01-01T00:00:00+00:01",
+                                        "9999-12-31T23:59:59-00:01",
+                                        "2000-01-01T00:00:00+01:0",
+                                        "2000-01-01T00:00:0"};
+    for (size_t place = 0; place < sizeof WRONG / sizeof *WRONG; place++)
+        CHECK(!date(WRONG[place], &value, &is_exact));
+}
+
+/* ---- text ---- */
+
+static enum kernel_status compact(const char *text, size_t length, struct bytes *to) {
+    uint8_t *copy = exact_copy(text, length);
+    struct cursor in = {copy, copy + length};
+    enum kernel_status status = read_value(&in, to, 0);
+    if (status == KERNEL_OK && in.at != in.end)
+        status = KERNEL_NOT_JSON;
+    struct cursor again = {copy, copy + length};
+    CHECK(read_value(&again, NULL, 0) == KERNEL_OK || status != KERNEL_OK);
+    free(copy);
+    return status;
+}
+
+static void test_values_are_copied_with_few_escapes(void) {
+    static const char *const PAIRS[][2] = {
+        {"{ \"a\" : [ 1.50 , null ] }", "{\"a\":[1.50,null]}"},
+        {"\"\\u0041\\/\\b\\u001f\\\"\\\\\"", "\"A/\\b\\u001f\\\"\\\\\""},
+        {"\"\\ud83d\\ude00\"", "\"\xF0\x9F\x98\x80\""},
+        {"\"\\uD83D\\u0041\\uDE00\"", "\"\\ud83dA\\ude00\""},
+        {"[]", "[]"},
+        {"[{},[[]],{\"\":{}}]", "[{},[[]],{\"\":{}}]"},
+        {"-0.0E+01", "-0.0E+01"},
+    };
+    for (size_t place = 0; place < sizeof PAIRS / sizeof *PAIRS; place++) {
+        struct bytes to = {0};
+        CHECK(compact(PAIRS[place][0], strlen(PAIRS[place][0]), &to) == KERNEL_OK);
+        CHECK(to.length == strlen(PAIRS[place][1]));
+        CHECK(memcmp(to.start, PAIRS[place][1], to.length) == 0);
+        bytes_free(&to);
+    }
+}
+
+static void test_what_is_not_json_is_refused(void) {
+    static const char *const WRONG[] = {"",
+                                        " ",
+                                        "[",
+                                        "]",
+                                        "{",
+                                        "[1,]",
+                                        "{\"a\":1,}",
+                                        "{\"a\"}",
+                                        "{a:1}",
+                                        "[1 2]",
+                                        "nul",
+                                        "NaN",
+                                        "\"",
+                                        "\"\\",
+                                        "\"\\u12",
+                                        "\"\\x\"",
+                                        "\"\n\"",
+                                        "\"\x7F",
+                                        "[}",
+                                        "{]",
+                                        "tru",
+                                        "\"\\ud83d\\",
+                                        "1]",
+                                        "\"\xFF\"",
+                                        "\"\xC0\x80\"",
+                                        "\"\xED\xA0\x80\"",
+                                        "\"\xF4\x90\x80\x80\"",
+                                        "\"\xE2\x82\"",
+                                        "\"\xF0\x80\x80\x80\""};
+    for (size_t place = 0; place < sizeof WRONG / sizeof *WRONG; place++) {
+        struct bytes to = {0};
+        CHECK(compact(WRONG[place], strlen(WRONG[place]), &to) == KERNEL_NOT_JSON);
+        bytes_free(&to);
+    }
+    struct bytes to = {0};
+    CHECK(compact("\"a\0b\"", 5, &to) == KERNEL_NOT_JSON);
+    bytes_free(&to);
+}
+
+static void test_depth_is_bounded(void) {
+    char text[2 * KERNEL_MAX_DEPTH + 2];
+    for (size_t depth = KERNEL_MAX_DEPTH; depth <= KERNEL_MAX_DEPTH + 1; depth++) {
+        struct bytes to = {0};
+        memset(text, '[', depth);
+        memset(text + depth, ']', depth);
+        CHECK(compact(text, 2 * depth, &to) ==
+              (depth > KERNEL_MAX_DEPTH ? KERNEL_TOO_DEEP : KERNEL_OK));
+        bytes_free(&to);
+    }
+}
+
+static void test_every_place_of_a_quote_in_a_block_is_found(void) {
+    for (size_t length = 0; length < 3 * BLOCK; length++) {
+        char text[3 * BLOCK + 1];
+        memset(text, 'x', length);
+        text[length] = '"';
+        uint8_t *copy = exact_copy(text, length + 1);
+        struct cursor in = {copy, copy + length + 1};
+        struct bytes to = {0};
+        bool is_lone = false;
+        CHECK(copy_string(&in, &to, AS_TEXT, &is_lone) == KERNEL_OK);
+        CHECK(to.length == length && in.at == in.end);
+        bytes_free(&to);
+        free(copy);
+    }
+}
+
+/* ---- schemas ---- */
+
+static void test_schemas(void) {
+    const int32_t kinds[] = {KERNEL_TEXT, KERNEL_DATE};
+    struct kernel_schema *schema = kernel_compile("name\0when\0", kinds, 2);
+    CHECK(schema);
+    CHECK(schema_find(schema, span_of("when"), hash_of(span_of("when"))) == 1);
+    CHECK(schema_find(schema, span_of("WHEN"), hash_of(span_of("WHEN"))) == 1);
+    CHECK(schema_find(schema, span_of("whence"), hash_of(span_of("whence"))) == 2);
+    kernel_free(schema);
+    CHECK(!kernel_compile("name\0Name\0", kinds, 2)); /* which one would `NAME` be? */
+    CHECK(!kernel_compile("na\"me\0when\0", kinds, 2));
+    CHECK(!kernel_compile("n\xC3\xA4me\0when\0", kinds, 2));
+    const int32_t unknown[] = {KERNEL_KINDS};
+    CHECK(!kernel_compile("name\0", unknown, 1));
+    CHECK(!kernel_compile("", kinds, -1) && !kernel_compile("", kinds, KERNEL_MAX_FIELDS + 1));
+    kernel_free(NULL);
+}
+
+static void test_each_status_and_kind_has_its_words(void) {
+    for (int32_t status = 0; status < KERNEL_STATUSES; status++)
+        CHECK(kernel_reason(status));
+    for (int32_t kind = 0; kind < KERNEL_KINDS; kind++)
+        CHECK(kernel_format(kind));
+    CHECK(!kernel_reason(-1) && !kernel_reason(KERNEL_STATUSES));
+    CHECK(!kernel_format(-1) && !kernel_format(KERNEL_KINDS));
+}
+
+/* ---- whole texts ---- */
+
+static const char NAMES[] = "text\0whole\0money\0when\0is\0list\0kind\0json\0";
+static const int32_t KINDS[] = {KERNEL_TEXT,    KERNEL_INTEGER,   KERNEL_DECIMAL,     KERNEL_DATE,
+                                KERNEL_BOOLEAN, KERNEL_TEXT_LIST, KERNEL_OBJECT_TYPE, KERNEL_JSON};
+enum { FIELDS = sizeof KINDS / sizeof *KINDS };
+
+#define ROW                                                                                        \
+    "{\"text\":\"a\\u00e9\",\"whole\":\"12\",\"money\":1.5,\"when\":\"2020-01-01T00:00:00."        \
+    "1234567\","                                                                                   \
+    "\"is\":true,\"list\":[\"x\",null],\"kind\":{\"objectType\":\"y\"},\"json\":[1, 2]}"
+#define ODD_ROW                                                                                    \
+    "{\"foreign\":{\"a\":[1]},\"Text\":\"b\",\"whole\":null,\"money\":\"\",\"is\":0,"              \
+    "\"list\":[\"x\",5],\"kind\":{\"objectType\":\"y\",\"z\":1},\"json\":7}"
+
+static int32_t decode(const struct kernel_schema *schema, const char *text, size_t length,
+                      struct kernel_page *page,
+                      int32_t (*call)(const struct kernel_schema *, const uint8_t *, uint64_t,
+                                      struct kernel_page *)) {
+    uint8_t *copy = exact_copy(text, length);
+    int32_t status = call(schema, copy, length, page);
+    free(copy);
+    return status;
+}
+
+static void check_value(const struct ArrowArray *column, int64_t slot, const char *expected) {
+    int32_t ends[2];
+    memcpy(ends, (const uint8_t *)column->buffers[1] + (size_t)slot * 4, sizeof ends);
+    CHECK((size_t)(ends[1] - ends[0]) == strlen(expected));
+    CHECK(memcmp((const uint8_t *)column->buffers[2] + ends[0], expected, strlen(expected)) == 0);
+}
+
+static void test_a_page(void) {
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    uint64_t rescues[FIELDS] = {0};
+    struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+    struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+    static const char PAGE[] = "{\"totalCount\":2, \"items\" : [" ROW "," ODD_ROW "] }";
+    CHECK(decode(schema, PAGE, sizeof PAGE - 1, &page, kernel_decode_page) == KERNEL_OK);
+    CHECK(page.rows == 2 && page.stranger_count == 2);
+    CHECK(PAGE[page.items_start] == '[' && PAGE[page.items_end - 1] == ']');
+    check_rows(&page, KINDS, FIELDS);
+    check_value(page.array.children[0], 0, "a\xC3\xA9");
+    check_value(page.array.children[0], 1, "b"); /* by a key in another case */
+    check_value(page.array.children[FIELDS], 0, "{\"when\":\"2020-01-01T00:00:00.1234567\"}");
+    check_value(page.array.children[FIELDS], 1,
+                "{\"whole\":null,\"money\":\"\",\"is\":0,\"list\":[\"x\",5],"
+                "\"kind\":{\"objectType\":\"y\",\"z\":1},\"json\":7,"
+                "\"Text\":\"b\",\"foreign\":{\"a\":[1]}}");
+    CHECK(rescues[1] == 1 && rescues[3] == 1 && rescues[0] == 0);
+    /* A child that is moved out lives on. */
+    struct ArrowArray moved = *page.array.children[0];
+    page.array.children[0]->release = NULL;
+    kernel_release(&page.array);
+    CHECK(!page.array.release);
+    kernel_release(&page.array); /* does nothing */
+    check_column(&moved, KERNEL_TEXT);
+    kernel_release(&moved);
+    kernel_free(schema);
+}
+
+static void test_refusals(void) {
+    static const struct {
+        const char *text;
+        int32_t status;
+    } CASES[] = {
+        {"", KERNEL_NOT_A_PAGE},
+        {"[]", KERNEL_NOT_A_PAGE},
+        {"{}", KERNEL_NOT_A_PAGE},
+        {"{\"items\":{}}", KERNEL_NOT_A_PAGE},
+        {"{\"items\":[]}x", KERNEL_NOT_JSON},
+        {"{\"items\":[]", KERNEL_NOT_JSON},
+        {"{\"items\":[{}", KERNEL_NOT_JSON},
+        {"{\"items\":[],\"items\":[]}", KERNEL_KEY_TWICE},
+        {"{\"\\u0069tems\":[]}", KERNEL_KEY_SPELLING},
+        {"{\"items\":[1]}", KERNEL_NOT_AN_OBJECT},
+        {"{\"items\":[{\"text\":\"a\",\"text\":\"b\"}]}", KERNEL_KEY_TWICE},
+        {"{\"items\":[{\"new\":1,\"new\":1}]}", KERNEL_KEY_TWICE},
+        {"{\"items\":[{\"n\\u0065w\":1}]}", KERNEL_KEY_SPELLING},
+        {"{\"items\":[{\"\\ud800\":1}]}", KERNEL_KEY_SPELLING},
+        {"{\"items\":[{\"n\xC3\xA4w\":1}]}", KERNEL_KEY_SPELLING},
+        {"{\"items\":[{\"money\":1e10000}]}", KERNEL_LONG_EXPONENT},
+        {"{\"items\":[{\"money\":01}]}", KERNEL_NOT_JSON},
+        {"{\"items\":[{\"text\":\"\xFF\"}]}", KERNEL_NOT_JSON},
+        {"\xEF\xBB\xBF{\"items\":[]}", KERNEL_NOT_A_PAGE},
+    };
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    uint64_t rescues[FIELDS];
+    struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+    for (size_t place = 0; place < sizeof CASES / sizeof *CASES; place++) {
+        struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+        const char *text = CASES[place].text;
+        CHECK(decode(schema, text, strlen(text), &page, kernel_decode_page) == CASES[place].status);
+        CHECK(!page.array.release && page.stopped_at <= strlen(text));
+    }
+    struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+    CHECK(kernel_decode_page(schema, (const uint8_t *)"", KERNEL_MAX_BYTES + 1, &page) ==
+          KERNEL_TOO_LARGE);
+    kernel_free(schema);
+}
+
+static void test_lines(void) {
+    static const char LINES[] = ROW "\r\n\n \t\n" ODD_ROW;
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    uint64_t rescues[FIELDS] = {0};
+    struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+    struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+    CHECK(decode(schema, LINES, sizeof LINES - 1, &page, kernel_decode_lines) == KERNEL_OK);
+    CHECK(page.rows == 2);
+    check_rows(&page, KINDS, FIELDS);
+    kernel_release(&page.array);
+    static const char *const WRONG[] = {"{}{}", "{},", "{\n}", "{} {}", "[]", "{\"text\":\"\n\"}"};
+    for (size_t place = 0; place < sizeof WRONG / sizeof *WRONG; place++) {
+        CHECK(decode(schema, WRONG[place], strlen(WRONG[place]), &page, kernel_decode_lines));
+        CHECK(!page.array.release);
+    }
+    kernel_free(schema);
+}
+
+static void test_a_text_cut_anywhere_is_refused(void) {
+    static const char PAGE[] = "{\"items\":[" ROW "," ODD_ROW "]}";
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    uint64_t rescues[FIELDS];
+    struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+    for (size_t length = 0; length < sizeof PAGE - 1; length++) {
+        struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+        CHECK(decode(schema, PAGE, length, &page, kernel_decode_page) != KERNEL_OK);
+        CHECK(!page.array.release);
+    }
+    kernel_free(schema);
+}
+
+/* Fail each request for memory in turn: nothing leaks, and the status says so. */
+static void test_every_refusal_of_memory_is_survived(void) {
+    static const char PAGE[] = "{\"items\":[" ROW "," ODD_ROW "," ROW "]}";
+    uint64_t rescues[FIELDS] = {0};
+    struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+    long before = heap_live;
+    bool is_done = false;
+    for (long requests = 0; !is_done; requests++) {
+        struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+        heap_refused = 0;
+        heap_left = requests;
+        struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+        int32_t status =
+            schema ? kernel_decode_page(schema, (const uint8_t *)PAGE, sizeof PAGE - 1, &page)
+                   : KERNEL_NO_MEMORY;
+        heap_left = -1;
+        is_done = !heap_refused;
+        CHECK(status == (is_done ? KERNEL_OK : KERNEL_NO_MEMORY));
+        if (status == KERNEL_OK)
+            check_rows(&page, KINDS, FIELDS);
+        if (schema && page.array.release)
+            kernel_release(&page.array);
+        kernel_free(schema);
+        CHECK(heap_live == before && requests < 1000000);
+    }
+}
+
+/* ---- threads ---- */
+
+static void *decode_again_and_again(void *argument) {
+    static const char PAGE[] = "{\"items\":[" ROW "," ODD_ROW "]}";
+    const struct kernel_schema *schema = argument;
+    for (int round = 0; round < 200; round++) {
+        uint64_t rescues[FIELDS] = {0};
+        struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+        struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+        CHECK(kernel_decode_page(schema, (const uint8_t *)PAGE, sizeof PAGE - 1, &page) ==
+              KERNEL_OK);
+        check_rows(&page, KINDS, FIELDS);
+        kernel_release(&page.array);
+    }
+    return NULL;
+}
+
+static void test_one_schema_serves_many_threads(void) {
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    pthread_t threads[4];
+    for (int place = 0; place < 4; place++)
+        CHECK(!pthread_create(&threads[place], NULL, decode_again_and_again, schema));
+    for (int place = 0; place < 4; place++)
+        CHECK(!pthread_join(threads[place], NULL));
+    kernel_free(schema);
+}
+
+int main(void) {
+    test_decimals_have_24_places();
+    test_integers_have_64_bits();
+    test_numbers_are_spelled_as_json_asks();
+    test_dates();
+    test_values_are_copied_with_few_escapes();
+    test_what_is_not_json_is_refused();
+    test_depth_is_bounded();
+    test_every_place_of_a_quote_in_a_block_is_found();
+    test_schemas();
+    test_each_status_and_kind_has_its_words();
+    test_a_page();
+    test_refusals();
+    test_lines();
+    test_a_text_cut_anywhere_is_refused();
+    test_every_refusal_of_memory_is_survived();
+    CHECK(heap_live == 0);
+    test_one_schema_serves_many_threads();
+    puts("all passed");
+    return 0;
+}
