@@ -18,6 +18,7 @@ BENCHMARKS = (
     "end_to_end",
     "floor",
     "latency",
+    "asking",
     "growth",
     "peers",
     "throttling",

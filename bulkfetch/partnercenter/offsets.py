@@ -8,6 +8,7 @@ from typing import Generic
 import anyio
 
 from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
+from bulkfetch.decoding.envelope import Envelope
 from bulkfetch.decoding.pages import P, Response
 from bulkfetch.errors import ContradictionError, TransferError
 from bulkfetch.partnercenter.ahead import Fetcher, PageTask, may_shrink, shrink
@@ -38,12 +39,11 @@ class OffsetSource:
 class _OffsetWalk(Generic[P]):
     """Offset paging in parallel, although the API does not report how many pages there are.
 
-    `position` is the number of the next row. Pages are requested in a window from there on. The
-    window doubles while pages come back full (1, 2, 4, …), up to the limit. Where the limit has
-    room, it quadruples instead (1, 4, 16, …), and where the server reports the true total, it opens
-    at once. The last page is the page without a `next` link. A page that does not start at
-    `position` when its turn comes, because a page before it was shorter than requested, is thrown
-    away and requested again.
+    `position` is the number of the next row. Pages are requested in a window from there on. Where
+    the limit has room, the window quadruples while pages come back full (1, 4, 16, …), up to the
+    limit; where the server reports the true total, it opens at once. The last page is the page
+    without a `next` link. A page that does not start at `position` when its turn comes, because a
+    page before it was shorter than requested, is thrown away and requested again.
     """
 
     def __init__(self, fetcher: Fetcher, walk: Walk[P]) -> None:
@@ -56,6 +56,8 @@ class _OffsetWalk(Generic[P]):
         self._has_page = self._is_over = False
         self._last: PageTask[Response[P]] | None = None
         self._last_is_full = False
+        self._odd_rows = 0
+        """How many rows the last page had that was not of the size that was asked for."""
         self._seen = SeenPages(walk.start.line)
         self._tasks: dict[int, PageTask[Response[P]]] = {}
 
@@ -68,7 +70,6 @@ class _OffsetWalk(Generic[P]):
                 self._check(response)
                 if page.rows:
                     yield PlacedPage(page, Bookmark(self._position))
-                is_first = self._is_first
                 self._position += page.rows
                 self._has_page = False
                 self._last_is_full = page.rows == self._size
@@ -79,7 +80,7 @@ class _OffsetWalk(Generic[P]):
                     return
                 self._confirmed += 1
                 if page.rows != self._size:
-                    self._realign(page.rows, is_first=is_first)
+                    self._realign(response)
         finally:
             self._is_over = True
             for offset in list(self._tasks):
@@ -134,9 +135,9 @@ class _OffsetWalk(Generic[P]):
     def _window(self) -> int:
         """Return how many pages to ask for.
 
-        While pages come back full, each round trip asks for twice as many as the one before. It
-        asks for four times as many as far as the limit has room: then requests in vain keep no
-        other transfer waiting.
+        While pages come back full, each round trip asks for four times as many as the one before,
+        as far as the limit has room: then requests in vain keep no other transfer waiting. While
+        others wait, it asks ahead for a quarter of the pages that came.
         """
         session = self._fetcher.session
         here = self._has_page + sum(task.arrived is not None for task in self._tasks.values())
@@ -144,9 +145,9 @@ class _OffsetWalk(Generic[P]):
         most = here + session.limit + spare
         if self._seen.total is not None and self._confirmed:
             return most
-        twofold = 1 << (self._confirmed + 1).bit_length() - 1
         fourfold = 1 << ((3 * self._confirmed + 1).bit_length() - 1) // 2 * 2
-        return min(max(twofold, min(fourfold, len(self._tasks) + session.idle)), most)
+        affordable = min(fourfold, len(self._tasks) + session.idle)
+        return min(max(1 + self._confirmed // 4, affordable), most)
 
     def _is_aligned(self, offset: int) -> bool:
         ahead = offset - self._position
@@ -260,21 +261,27 @@ class _OffsetWalk(Generic[P]):
         is_elsewhere = link is not None and link.offset not in (None, offset)
         return page.rows > 0 and page not in self._seen and not is_elsewhere
 
-    def _realign(self, rows: int, *, is_first: bool) -> None:
+    def _realign(self, response: Response[P]) -> None:
         """Continue behind a page of another size than requested, with a window of one.
 
-        A server that caps or ignores the size shows it on the first page; then that size is asked
-        for.
+        A server that caps or ignores the size says so in its links, or by pages of one size: then
+        that size is asked for. One page may just be short.
         """
-        self._confirmed = 0
-        if is_first:
-            self._size = rows
-            self._confirmed = 1
+        rows, odd_before = response.page.rows, self._odd_rows
+        self._confirmed, self._odd_rows = 0, rows
+        if rows in (_size_in_links(response.envelope), odd_before):
+            self._size, self._confirmed = rows, 1
 
     def _contradiction(self, what: str) -> ContradictionError:
         return ContradictionError(
             f"transfer {self._transfer}: the {_page_at(self._position)} {what}"
         )
+
+
+def _size_in_links(envelope: Envelope) -> int | None:
+    """Return the page size that the links of a page name."""
+    links = (envelope.next_link, envelope.self_link)
+    return next((link.size for link in links if link is not None and link.size), None)
 
 
 def _page_at(offset: int) -> str:

@@ -60,6 +60,7 @@ from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.samples import open_run_log
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
+from bulkfetch.runs.sources import rank
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
@@ -435,7 +436,8 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress) -> None:
         if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
             run.stats.invoices_done += 1
 
-    await _work_side_by_side(run, work, progress, work.pending, fetch)
+    pending = sorted(work.pending, key=rank)
+    await _work_side_by_side(run, work, progress, pending, fetch)
 
 
 async def _ask_again(run: Run, work: Work, progress: _Progress) -> None:

@@ -1,8 +1,9 @@
-"""Which page source has the line items of a transfer."""
+"""Which page source has the line items of a transfer, and which transfer to ask for first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 
 from bulkfetch.billing.details import Paging
 from bulkfetch.billing.sources import PageSource
@@ -15,6 +16,17 @@ _SOURCES: Mapping[Paging, Callable[[Fetcher], PageSource]] = {
     Paging.OFFSET: OffsetSource,
     Paging.TOKEN: ChainSource,
 }
+
+
+def rank(transfer: Transfer) -> tuple[bool, Decimal, bool]:
+    """Return what sorts transfers so that those that take longest come first.
+
+    The pages of a chain come one after the other, so a long one at the end would run alone. What
+    the invoice charges is the only hint of size; usage has more rows than the charges that it
+    explains.
+    """
+    is_chain = transfer.detail.paging is Paging.TOKEN
+    return not is_chain, -abs(transfer.charged or Decimal(0)), transfer.detail.is_charged
 
 
 def source_of(transfer: Transfer, fetcher: Fetcher) -> PageSource:

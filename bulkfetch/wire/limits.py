@@ -157,7 +157,7 @@ class AdaptiveLimit:
         self._limit = float(min(policy.start, policy.ceiling))
         self._bound: Bound | None = None
         self._served: Counter[int] = Counter()
-        self._in_flight = 0
+        self._in_flight = self._waiting = 0
         self._round = _Round()
         self._closed_until = self._last_decrease = float("-inf")
         self._holds = self._unserved_holds = 0
@@ -174,6 +174,11 @@ class AdaptiveLimit:
     def in_flight(self) -> int:
         """How many requests are in flight."""
         return self._in_flight
+
+    @property
+    def idle(self) -> int:
+        """How many more requests may be in flight now; none while some wait."""
+        return 0 if self._waiting else max(0, self.limit - self._in_flight)
 
     @property
     def pace(self) -> float | None:
@@ -193,14 +198,18 @@ class AdaptiveLimit:
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
         """Wait for a free slot, the gate and the pace, and keep the slot for one request."""
-        async with self._turnstile:
-            was_due = await self._wait_for_admission()
-            self._pace.note_sent(
-                self._clock(), limit=self._limit, on_trial=self._is_trial(), was_due=was_due
-            )
-            self._in_flight += 1
-            self._round.most = max(self._round.most, self._in_flight)
-            self._sent_since_hold += 1
+        self._waiting += 1
+        try:
+            async with self._turnstile:
+                was_due = await self._wait_for_admission()
+                self._pace.note_sent(
+                    self._clock(), limit=self._limit, on_trial=self._is_trial(), was_due=was_due
+                )
+                self._in_flight += 1
+        finally:
+            self._waiting -= 1
+        self._round.most = max(self._round.most, self._in_flight)
+        self._sent_since_hold += 1
         slot = Slot(self._clock(), self._in_flight, self._holds)
         try:
             yield slot

@@ -170,10 +170,8 @@ class Session:
 
     @property
     def idle(self) -> int:
-        """How many more requests could be in flight now; none if the pace is bounded."""
-        if self._limit.pace is not None:
-            return 0
-        return max(0, self._limit.limit - self._limit.in_flight)
+        """How many more requests could be in flight now; none while some wait."""
+        return self._limit.idle
 
     def now(self) -> float:
         """Return the time of the run's clock, in seconds."""

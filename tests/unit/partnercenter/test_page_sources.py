@@ -70,14 +70,16 @@ class OffsetServer:
         )
 
     def path(self, size: int) -> list[Page]:
-        """The pages that somebody gets who asks for one after the other, adopting the size of the
-        first."""
+        """The pages that somebody gets who asks for one after the other, adopting the size that
+        the links of the first name if it has so many rows."""
         pages: list[Page] = []
         offset = 0
         while not pages or pages[-1].next_link:
             page = offset_page(self.rows, size, offset, self.options)
             assert isinstance(page, Page)
-            size = size if pages else page.rows or size
+            following = page.next_link
+            if following is not None and following.size == page.rows:
+                size = page.rows
             pages.append(page)
             offset += page.rows
         return pages
