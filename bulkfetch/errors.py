@@ -12,6 +12,7 @@
     │   └── LockLostError           another run has taken the lock of the archive
     ├── RequestError                one request ended without a usable answer
     │   ├── ConnectionFailedError   no connection could be made
+    │   │   └── ProxyError          a proxy is down, or does not connect
     │   ├── ConnectionLostError     the connection broke before the answer was complete
     │   ├── UntrustedServerError    the server's certificate does not prove who it is
     │   ├── TooManyFilesError       this machine allows no more connections
@@ -138,6 +139,20 @@ class ConnectionFailedError(RequestError):
     """No connection could be made: the request has not reached the server."""
 
     reason = "connection"
+
+
+class ProxyError(ConnectionFailedError):
+    """A proxy cannot be reached, or answers `status` instead of connecting to the server.
+
+    `advice` is what the reader can do.
+    """
+
+    reason = "proxy"
+
+    def __init__(self, message: str, *, advice: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.advice = advice
+        self.status = status
 
 
 class ConnectionLostError(RequestError):

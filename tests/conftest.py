@@ -18,6 +18,10 @@ from support.objectservers import (
     moto,
 )
 
+# The servers of the tests are on loopback, where no proxy of a developer's network leads.
+for _name in [each for each in os.environ if each.lower().endswith("_proxy")]:
+    del os.environ[_name]
+
 # The same examples every time, so that a landing does not hang on luck; "deep" draws new ones.
 settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True, derandomize=True)
 settings.register_profile(

@@ -33,6 +33,7 @@ from bulkfetch.errors import (
     HttpStatusError,
     MalformedBodyError,
     OutputError,
+    ProxyError,
     ReaderGoneError,
     RequestError,
     SettingsError,
@@ -88,6 +89,8 @@ def _advise(error: BulkfetchError) -> str:
     """Return what the reader can do, or "" if the message says it all."""
     if _is_elsewhere(error):
         return "is the base URL that of Partner Center? `bulkfetch config` shows it"
+    if isinstance(error.__cause__, ProxyError):
+        return error.__cause__.advice
     if not isinstance(error, RequestError | TransferError):
         return ""
     # The import is slow, except here: what raised the error has loaded it.
@@ -100,7 +103,7 @@ def _is_elsewhere(error: BulkfetchError) -> bool:
     """Return whether a server may not be a Partner Center: each of those has a list of invoices."""
     if not isinstance(error, RequestError) or error.facts is None:
         return False
-    if error.facts.path != "/invoices":
+    if error.facts.path != "/invoices" or isinstance(error, ProxyError):
         return False
     if isinstance(error, HttpStatusError):
         return error.status == 404

@@ -12,6 +12,7 @@ from bulkfetch.cli.terminal import say
 from bulkfetch.sandbox.options import SandboxOptions
 from bulkfetch.sandbox.process import spawn
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.proxies import except_for, route_to
 from bulkfetch.settings.sources import LoadedSettings, load_settings_of_process
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
@@ -35,11 +36,18 @@ def open_settings(arguments: argparse.Namespace) -> Iterator[Settings]:
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
         with spawn(words) as sandbox:
             token = Secret(sandbox.token)
-            yield replace(settings, base_url=sandbox.base_url, token=token, sign_in="auto")
+            yield replace(
+                settings,
+                base_url=sandbox.base_url,
+                token=token,
+                sign_in="auto",
+                proxy=except_for(settings.proxy, sandbox.base_url),
+            )
         return
     for name in given:
         arguments.parser.error(f"--sandbox-{name} is for the sandbox: give --sandbox too")
     check_credentials(settings)
+    route_to(settings.base_url, settings.proxy)  # refuses a proxy that cannot be used
     yield settings
 
 

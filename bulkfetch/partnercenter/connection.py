@@ -8,6 +8,7 @@ from dataclasses import fields
 
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.proxies import secrets_of_proxies
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
@@ -74,3 +75,4 @@ def _secrets_of(settings: Settings) -> Iterator[str]:
         value = getattr(settings, setting.name)
         if isinstance(value, Secret) and setting.name != "token_command":
             yield value.reveal()
+    yield from secrets_of_proxies(settings.proxy)

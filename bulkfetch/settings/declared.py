@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.environment import PREFIX
+from bulkfetch.settings.proxies import PROXY, ProxyChoice
 from bulkfetch.settings.values import (
     AMOUNT,
     BASE_URL,
@@ -87,6 +88,16 @@ def _ca_file() -> Any:
     )
 
 
+def _proxy() -> Any:
+    """Declare `proxy`, which the API, signing in and the object stores use."""
+    return _setting(
+        PROXY,
+        None,
+        "The HTTP proxy to send all requests through, or `none`; NO_PROXY names exceptions.",
+        otherwise="HTTPS_PROXY, HTTP_PROXY or ALL_PROXY",
+    )
+
+
 class _Group:
     """What the groups have in common. They are parts of Settings, and not made by themselves."""
 
@@ -119,6 +130,7 @@ class ServiceSettings(_Group):
         otherwise="that of the cloud",
     )
     ca_file: Path | None = _ca_file()
+    proxy: ProxyChoice | None = _proxy()
     page_size: int = _setting(
         whole_number(1, 2000), 2000, "Line items to ask for in one page; the API's limit is 2000."
     )
@@ -268,6 +280,7 @@ class StorageSettings(_Group):
     """The object store that holds the archive, where it is not a directory."""
 
     ca_file: Path | None = _ca_file()
+    proxy: ProxyChoice | None = _proxy()
     storage_account: str | None = _setting(
         NAME, None, "The Azure storage account, if the archive's address does not name it."
     )

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from bulkfetch.settings.proxies import ProxyChoice
 from bulkfetch.settings.values import Secret
 
 
@@ -20,6 +21,7 @@ class SettingsKeywords(TypedDict, total=False):
     cloud: Literal["public", "china", "usgov"] | None
     base_url: str | None
     ca_file: str | Path | None
+    proxy: str | ProxyChoice | None
     page_size: int | None
     invoice_page_size: int | None
     usage_period: Literal["previous", "current"] | None

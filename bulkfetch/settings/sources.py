@@ -7,10 +7,11 @@ import logging
 import os
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
+from urllib.parse import urlsplit
 
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.declared import (
@@ -25,12 +26,20 @@ from bulkfetch.settings.declared import (
 )
 from bulkfetch.settings.environment import (
     PREFIX,
+    cleaned,
     own_variables,
     user_folder,
     working_directory,
 )
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.paths import expand_path
+from bulkfetch.settings.proxies import (
+    PROXY,
+    THE_SETTING,
+    holds_credentials,
+    odd_entries,
+    route_to,
+)
 from bulkfetch.settings.values import COMMAND, ValueKind
 
 _LOGGER = logging.getLogger("bulkfetch")
@@ -38,6 +47,7 @@ _DEFAULT = "default"
 _CONFIG = f"{PREFIX}CONFIG"
 _LYING_FILE = "bulkfetch.toml"
 """A file of settings that is not read unless it is named: somebody else may have put it there."""
+_ANY_OTHER = "https://other.invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,38 @@ def describe(loaded: LoadedSettings) -> list[SettingLine]:
     return lines
 
 
+def describe_routes(loaded: LoadedSettings) -> list[SettingLine]:
+    """Return how each server is reached: directly, or through which proxy, and what decides it."""
+    settings = loaded.settings
+    urls = [settings.base_url, settings.authority, settings.storage_endpoint, _ANY_OTHER]
+    lines = {}
+    for url in filter(None, urls):
+        name = "any other host" if url == _ANY_OTHER else urlsplit(url).netloc
+        lines[name] = _describe_route(name, url, loaded)
+    return list(lines.values())
+
+
+def _describe_route(name: str, url: str, loaded: LoadedSettings) -> SettingLine:
+    try:
+        route = route_to(url, loaded.settings.proxy)
+    except SettingsError as error:
+        return SettingLine(name, "cannot be asked", str(error))
+    return SettingLine(name, str(route), route.why.replace(THE_SETTING, loaded.sources["proxy"]))
+
+
+def warn_of_exceptions() -> list[str]:
+    """Return a warning for each variable of exceptions whose entries can never match."""
+    odd = {
+        name: odd_entries(cleaned(os.environ.get(name, ""))) for name in ("no_proxy", "NO_PROXY")
+    }
+    return [
+        f"environment variable {name}: no host matches {' or '.join(entries)}; write a name "
+        "without port or *, an address, or a block such as 10.0.0.0/8"
+        for name, entries in odd.items()
+        if entries
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class _Given:
     """A value as it was given, the words for its source, and the folder that a relative path in it
@@ -171,11 +213,13 @@ def _find_given(
 ) -> dict[str, _Given]:
     """Return the settings that are given, each by the source that wins."""
     found = {}
+    may_be_empty = {each.name for each in fields(Settings) if kind_of(each).takes_empty}
     for name in setting_names():
         variable = variable_of(name)
+        is_set = bool(variables.get(variable)) or (variable in variables and name in may_be_empty)
         if flags.get(name) is not None:
             found[name] = _Given(flags[name], flag_of(name), cwd)
-        elif variables.get(variable):
+        elif is_set:
             found[name] = _Given(variables[variable], f"environment variable {variable}", cwd)
         elif file is not None and name in file.values:
             found[name] = _Given(file.values[name], f"{file.shown}, key {name}", file.folder)
@@ -299,18 +343,23 @@ def _parse_file(cwd: Path, shown: str, *, asked_by: str) -> _File:
             raise SettingsError(
                 f"{shown}, key {key!r}: no such setting; {_suggest(key, setting_names())}"
             )
-    return _File(shown, (cwd / shown).parent, values, _warn_of_readers(shown, list(values), mode))
+    return _File(shown, (cwd / shown).parent, values, _warn_of_readers(shown, values, mode))
 
 
-def _warn_of_readers(shown: str, names: Sequence[str], mode: int) -> tuple[str, ...]:
+def _warn_of_readers(shown: str, values: Mapping[str, object], mode: int) -> tuple[str, ...]:
     """Return a warning if the file holds secrets and others may read it."""
     secrets = [
         setting.name
         for setting in fields(Settings)
-        if setting.name in names and kind_of(setting).is_secret
+        if setting.name in values and _holds_secret(setting, values[setting.name])
     ]
     if not secrets or not mode & 0o077 or os.name == "nt":  # Windows has no such permission bits
         return ()
     return (
         f"{shown} holds {' and '.join(secrets)}, and other users may read it: chmod 600 {shown}",
     )
+
+
+def _holds_secret(setting: Field[Any], value: object) -> bool:
+    kind = kind_of(setting)
+    return kind.is_secret or (kind is PROXY and holds_credentials(value))

@@ -83,6 +83,8 @@ class ValueKind:
     """Files that hold such a value should be readable by their owner alone."""
     is_path: bool = False
     """A relative path starts from the folder of the file that gives it."""
+    takes_empty: bool = False
+    """An empty environment variable is a value, and not the same as none."""
     shapes_files: bool = False
     """The value shapes the files of an archive, so that all runs into it need the same one."""
 

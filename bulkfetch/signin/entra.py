@@ -6,6 +6,7 @@ Importing this module takes 300 ms, for msal and requests.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,24 @@ import requests
 from msal.exceptions import MsalError
 from requests.adapters import HTTPAdapter
 
-from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
+from bulkfetch.errors import (
+    ConnectionFailedError,
+    HttpStatusError,
+    ProxyError,
+    SettingsError,
+    SignInError,
+)
 from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import CLOUDS, SignInSettings, Way
+from bulkfetch.settings.proxies import (
+    ProxyChoice,
+    Route,
+    for_requests,
+    headers_for_requests,
+    route_to,
+    secrets_of_proxies,
+)
+from bulkfetch.settings.proxyfaults import fault_of_connection, fault_of_status
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secrets
@@ -34,6 +50,7 @@ _SKEW_TO_MENTION_S = 120.0
 accepts five minutes."""
 _MSAL_BUGS = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 """What msal raises for an answer of an unexpected form, which it does not check."""
+_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: ([1-5][0-9]{2})")
 _SIGN_IN_AGAIN = "sign in again with `bulkfetch login`, or give a new refresh token"
 _ADVICE = {
     "700016": "check client_id and tenant_id: that tenant has no such app",
@@ -200,6 +217,7 @@ def entra_client(
     where = where or settings.authority
     ours = (settings.client_secret, settings.refresh_token)
     guard_logs(*(each.reveal() for each in ours if each is not None))
+    guard_logs(*secrets_of_proxies(settings.proxy))
     try:
         with HttpClient(settings, where, allow_http=allow_http) as http:
             yield http
@@ -229,14 +247,17 @@ class HttpClient(requests.Session):
         super().__init__()
         self.trust_env = False
         self.adapters.clear()  # requests has one for http too, where a secret could be read
-        self.mount("https://", _Adapter(self, settings, where))
+        self.mount("https://", _Adapter(self, settings, where, is_local=allow_http))
         if allow_http:
-            self.mount("http://", _Adapter(self, settings, where))
+            self.mount("http://", _Adapter(self, settings, where, is_local=True))
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, client: HttpClient, settings: SignInSettings, where: str) -> None:
+    def __init__(
+        self, client: HttpClient, settings: SignInSettings, where: str, *, is_local: bool
+    ) -> None:
         self._client = client
+        self._is_local = is_local
         self._settings = settings
         self._where = where
         super().__init__()
@@ -244,8 +265,17 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, ssl_context=ssl_context(self._settings))
 
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        return headers_for_requests(proxy)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        context = ssl_context(self._settings)
+        return super().proxy_manager_for(
+            proxy, **kwargs, ssl_context=context, proxy_ssl_context=context
+        )
+
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        response = super().send(*args, **{**kwargs, "timeout": _HTTP_TIMEOUT_S})
+        response = self._send_by_route(*args, **kwargs)
         self._client.skew_s = _skew_s(response.headers.get("Date", ""))
         if response.is_redirect:
             response.close()
@@ -259,6 +289,44 @@ class _Adapter(HTTPAdapter):
                 retry_after_s=retry_after_s(headers),
             )
         return response
+
+    def _send_by_route(
+        self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
+    ) -> requests.Response:
+        # no proxy can reach the endpoint of a managed identity
+        choice = ProxyChoice(Secret("")) if self._is_local else self._settings.proxy
+        route = route_to(str(request.url), choice)
+        kwargs |= {"timeout": _HTTP_TIMEOUT_S, "proxies": for_requests(route)}
+        try:
+            return super().send(request, *args, **kwargs)
+        except requests.ConnectionError as error:
+            if (failure := _blame_proxy(error, route)) is None:
+                raise
+        # raised out here, so that no address with credentials is in its context
+        raise failure
+
+
+def _blame_proxy(error: requests.ConnectionError, route: Route) -> ProxyError | None:
+    """Return our error if it is the proxy that failed, and not the server behind it."""
+    if route.proxy is None:
+        return None
+    answered = _TUNNEL_REFUSED.search(str(error))
+    if answered is not None:
+        status = int(answered[1])
+        fault = fault_of_status(route, route.proxy, status)
+        return ProxyError(fault.text, advice=fault.advice, status=status)
+    if isinstance(error, requests.exceptions.ProxyError):
+        words = "cannot be reached, or is not an HTTP proxy"
+    elif isinstance(error, requests.ConnectTimeout):
+        words = f"does not answer within {_HTTP_TIMEOUT_S} s"
+    elif "BadStatusLine" in str(error):
+        words = "does not answer in HTTP"
+    elif "RemoteDisconnected" in str(error):
+        words = f"closed the connection instead of connecting to {route.host}"
+    else:
+        return None
+    fault = fault_of_connection(route.proxy, words)
+    return ProxyError(fault.text, advice=fault.advice)
 
 
 def _skew_s(date: str) -> float:

@@ -9,7 +9,7 @@ from random import Random
 
 import anyio.to_thread
 
-from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SignInError
+from bulkfetch.errors import ConnectionFailedError, HttpStatusError, ProxyError, SignInError
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import SignInSettings, Way
 from bulkfetch.settings.values import Secret
@@ -25,6 +25,7 @@ from bulkfetch.wire.retry import (
     may_retry,
 )
 from bulkfetch.wire.session import TokenSource
+from bulkfetch.words import counted
 
 _MARGIN_S, _MARGIN_SHARE = 60.0, 0.1
 """A token is renewed a minute before its end, or a tenth of its lifetime if that is shorter."""
@@ -124,7 +125,7 @@ class SignIn:
             except (ConnectionFailedError, HttpStatusError) as error:
                 wait_s = _wait_s(error, attempts, self._draw(), self._policy)
                 if wait_s is None:
-                    raise SignInError(f"{error} ({attempts} attempts)") from error
+                    raise SignInError(_refused_words(error, attempts)) from error
                 self._log.note(
                     "sign_in_retry", error=error.message, attempt=attempts, wait_s=round(wait_s, 3)
                 )
@@ -146,6 +147,11 @@ def _wait_s(
     if not may_try or is_too_long(asked_s, policy):
         return None
     return max(asked_s or 0.0, backoff_s(attempts, draw, policy))
+
+
+def _refused_words(error: ConnectionFailedError | HttpStatusError, attempts: int) -> str:
+    words = f"{error} ({counted(attempts, 'attempt')})"
+    return f"{words}; {error.advice}" if isinstance(error, ProxyError) else words
 
 
 def acquire(settings: SignInSettings, keep: Callable[[Secret], None] | None = None) -> Issued:

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import azure.identity
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import ContainerClient
 from obstore.store import AzureStore
 
@@ -23,9 +24,11 @@ from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
     Container,
     client_options,
+    find_route,
     open_with_probe,
     trusted_certificates,
 )
+from bulkfetch.storage.proxied import open_sign_in_requests, open_store_requests
 from bulkfetch.words import printable
 
 if TYPE_CHECKING:
@@ -46,15 +49,16 @@ def open_azure(address: Address, settings: StorageSettings) -> Container:
     account = _account_of(address, settings, connection)
     endpoint = settings.storage_endpoint or address.endpoint or connection.get("BlobEndpoint")
     endpoint = (endpoint or f"https://{account}.blob.core.windows.net").rstrip("/")
+    route = find_route(settings, endpoint)
     key = _find_key(settings, connection)
-    identity = _sign_in(endpoint) if key is None else None
+    identity = _sign_in(endpoint, settings) if key is None else None
     store = partial(
         AzureStore,
         address.container,
         prefix=address.prefix or None,
         config={"account_name": account, "endpoint": endpoint, **(key or {})},
         credential_provider=None if identity is None else partial(_provide, identity),
-        client_options=client_options(settings, endpoint),
+        client_options=client_options(settings, endpoint, route),
     )
     credential: Any = identity
     if key is not None:
@@ -115,13 +119,15 @@ def _sas_options(sas: str) -> AzureConfig:
     return {"sas_key": sas.lstrip("?"), "credential_type": "sas_token"}
 
 
-def _sign_in(endpoint: str) -> TokenCredential:
+def _sign_in(endpoint: str, settings: StorageSettings) -> TokenCredential:
     """Return the credential of this machine: a service principal, managed identity or person."""
     # its log repeats, for each way that did not work, what its exception says
     logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     host = urlsplit(endpoint).hostname or ""
     authority = next((name for suffix, name in _AUTHORITIES.items() if host.endswith(suffix)), None)
-    options = {"authority": authority} if authority else {}
+    options: dict[str, Any] = {"authority": authority} if authority else {}
+    session = open_sign_in_requests(settings)
+    options["transport"] = RequestsTransport(session=session, session_owner=False)
     credential = azure.identity.DefaultAzureCredential(**options)
     try:
         _provide(credential)
@@ -156,13 +162,15 @@ def _deleter(container: str, credential: Any, settings: StorageSettings) -> Call
     (https://github.com/apache/arrow-rs-object-store/issues/701), as accounts with a hierarchical
     namespace did for a long time.
     """
-    client = ContainerClient.from_container_url(
-        container,
-        credential=credential,
-        retry_total=0,
+    transport = RequestsTransport(
+        session=open_store_requests(settings),
+        session_owner=False,
         connection_timeout=CONNECT_TIMEOUT_S,
         read_timeout=settings.storage_timeout_s,
         connection_verify=trusted_certificates(settings),
+    )
+    client = ContainerClient.from_container_url(
+        container, credential=credential, retry_total=0, transport=transport
     )
 
     def delete(key: str) -> None:

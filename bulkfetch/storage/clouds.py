@@ -6,14 +6,27 @@ cloud's own tools look. All calls block.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from http.client import HTTPConnection, HTTPException
 from typing import Any
+from urllib.parse import urlsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from bulkfetch.errors import OutputError
+from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
+from bulkfetch.settings.proxies import (
+    Proxy,
+    Route,
+    for_obstore,
+    route_to,
+    secrets_of_proxies,
+)
+from bulkfetch.settings.proxyfaults import fault_of_status
 
 CloudStore = S3Store | AzureStore | GCSStore
 
@@ -45,7 +58,7 @@ def open_with_probe(
     return patient, probe
 
 
-def client_options(settings: StorageSettings, endpoint: str | None) -> Any:
+def client_options(settings: StorageSettings, endpoint: str | None, route: Route) -> Any:
     """Return the options of an obstore client."""
     options: dict[str, Any] = {
         # settings accept http for loopback addresses only
@@ -56,7 +69,46 @@ def client_options(settings: StorageSettings, endpoint: str | None) -> Any:
     }
     if settings.ca_file:
         options["root_certificate"] = settings.ca_file.read_bytes()
-    return options
+    if settings.ca_file and route.proxy is not None:
+        options["proxy_ca_certificate"] = settings.ca_file.read_text()
+    return options | for_obstore(route)
+
+
+def find_route(settings: StorageSettings, url: str) -> Route:
+    """Return how the store at `url` is reached. Raises SettingsError.
+
+    Raises OutputError at once if its proxy refuses to connect: obstore would try again for minutes.
+    What may pass is left to obstore.
+    """
+    guard_logs(*secrets_of_proxies(settings.proxy))
+    route = route_to(url, settings.proxy)
+    if route.proxy is not None and url.startswith("https:"):
+        status = _ask_for_tunnel(route.proxy, url)
+        if status is not None and 400 <= status < 500 and status not in (408, 429):
+            fault = fault_of_status(route, route.proxy, status)
+            raise OutputError(f"{fault.text}; {fault.advice}")
+    return route
+
+
+def _ask_for_tunnel(proxy: Proxy, url: str) -> int | None:
+    """Return the status by which a proxy refuses to connect, or None if it does not refuse."""
+    if proxy.scheme == "https":  # a tunnel in TLS is more than http.client can do
+        return None
+    target, credentials = urlsplit(url), proxy.authorization()
+    connection = HTTPConnection(proxy.host, proxy.port, timeout=CONNECT_TIMEOUT_S)
+    connection.set_tunnel(
+        target.hostname or "",
+        target.port or 443,
+        {"Proxy-Authorization": credentials} if credentials else {},
+    )
+    try:
+        connection.connect()
+    except (OSError, HTTPException) as error:
+        refused = re.search(r"Tunnel connection failed: ([1-5][0-9]{2})", str(error))
+        return int(refused[1]) if refused else None
+    finally:
+        connection.close()
+    return None
 
 
 def trusted_certificates(settings: StorageSettings) -> str | bool:

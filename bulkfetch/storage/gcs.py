@@ -26,9 +26,11 @@ from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
     Container,
     client_options,
+    find_route,
     open_with_probe,
     trusted_certificates,
 )
+from bulkfetch.storage.proxied import open_sign_in_requests, open_store_requests
 from bulkfetch.words import printable
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -42,6 +44,7 @@ def open_gcs(address: Address, settings: StorageSettings) -> Container:
     """Open a bucket of Google Cloud Storage. Raises SettingsError without credentials."""
     emulator = first_variable("STORAGE_EMULATOR_HOST")
     endpoint = settings.storage_endpoint or emulator
+    route = find_route(settings, endpoint or _ENDPOINT)
     provide = _provide_nothing if emulator else _sign_in(settings)
     store = partial(
         GCSStore,
@@ -49,7 +52,7 @@ def open_gcs(address: Address, settings: StorageSettings) -> Container:
         prefix=address.prefix or None,
         config={"base_url": endpoint} if endpoint else {},
         credential_provider=provide,
-        client_options=client_options(settings, endpoint),
+        client_options=client_options(settings, endpoint, route),
     )
     abort_uploads = _aborter_of_uploads(address, endpoint or _ENDPOINT, provide, settings)
     patient, probe = open_with_probe(store, settings)
@@ -65,8 +68,9 @@ def _sign_in(settings: StorageSettings) -> Provider:
     """Find credentials and get a first token."""
     # its log repeats what its exception says
     logging.getLogger("google.auth").setLevel(logging.CRITICAL)
+    request = Request(open_sign_in_requests(settings))
     try:
-        provide = partial(_provide, _find_credentials(settings), Request())
+        provide = partial(_provide, _find_credentials(settings), request)
         provide()
     except (GoogleAuthError, ValueError) as error:
         raise SettingsError(
@@ -103,10 +107,11 @@ def _aborter_of_uploads(
     bucket = f"{endpoint.rstrip('/')}/{address.container}"
     timeouts = (CONNECT_TIMEOUT_S, settings.storage_timeout_s)
     verify = trusted_certificates(settings)
+    session = open_store_requests(settings)
 
     def send(method: str, url: str, **query: str) -> requests.Response:
         headers = {"Authorization": f"Bearer {provide()['token']}"}
-        answer = requests.request(
+        answer = session.request(
             method, url, params=query, headers=headers, timeout=timeouts, verify=verify
         )
         answer.raise_for_status()

@@ -22,7 +22,12 @@ _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,400})")
 _PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+: )?(.*)")
 _HOST = re.compile(r"https?://([^/\s?#]+)")
+_SEE_PROXY = "`bulkfetch config` shows which proxy it is"
 _CAUSES = {
+    "ProxyAuthRequired": f"its proxy refuses the credentials, or wants some (407); {_SEE_PROXY}",
+    "TunnelUnsuccessful": f"its proxy does not connect to it; {_SEE_PROXY}",
+    "TunnelUnexpectedEof": f"its proxy closes the connection; {_SEE_PROXY}",
+    "ConnectFailed(": f"its proxy cannot be reached; {_SEE_PROXY}",
     "dns error": "no host has that name",
     "ConnectionRefused": "the connection is refused",
     "UnknownIssuer": "its certificate is not trusted",
@@ -66,6 +71,7 @@ _ADVICE = {
     ),
 }
 _ADVICE_BY_STATUS = {
+    407: f"a proxy wants other credentials; {_SEE_PROXY}",
     301: _OTHER_REGION,
     501: _NO_CONDITIONS,
 }

@@ -16,17 +16,21 @@ from obstore.store import S3Store
 from bulkfetch.errors import OutputError, SettingsError, StorageError
 from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import StorageSettings
+from bulkfetch.settings.proxies import Route, for_requests, route_to
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import (
     CONNECT_TIMEOUT_S,
     Container,
     client_options,
+    find_route,
     open_with_probe,
     trusted_certificates,
 )
 from bulkfetch.words import printable
 
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
+_AWS, _SIGN_IN = "https://s3.amazonaws.com", "https://sts.amazonaws.com"
+"""What NO_PROXY is compared with, where no address is known yet."""
 _CREDENTIALS_LAST = timedelta(minutes=10)
 """How long obstore uses credentials before it asks botocore again, which renews them when due."""
 
@@ -41,6 +45,7 @@ def open_s3(address: Address, settings: StorageSettings) -> Container:
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3: {printable(str(error))}") from error
     endpoint = str(client.meta.endpoint_url)
+    route = find_route(settings, endpoint)
     is_aws = (urlsplit(endpoint).hostname or "").endswith(_AWS_HOSTS)
     if region is None and is_aws:
         region = _region_of(client, address)
@@ -54,7 +59,7 @@ def open_s3(address: Address, settings: StorageSettings) -> Container:
             "disable_bulk_delete": True,
             **({} if is_aws else {"endpoint": endpoint}),
         },
-        client_options=client_options(settings, endpoint),
+        client_options=client_options(settings, endpoint, route),
         credential_provider=partial(_provide, credentials),
     )
     patient, probe = open_with_probe(store, settings)
@@ -65,9 +70,22 @@ def _open_session(settings: StorageSettings) -> Session:
     if (settings.storage_key_id is None) != (settings.storage_key is None):
         raise SettingsError("S3: storage_key_id and storage_key go together; give both, or neither")
     session = Session(profile=settings.storage_profile)
+    if settings.proxy is not None:  # by itself it goes by the environment
+        route = route_to(_SIGN_IN, settings.proxy)
+        session.set_default_client_config(Config(proxies=_for_botocore(route)))
     if settings.storage_key_id and settings.storage_key:
         session.set_credentials(settings.storage_key_id, settings.storage_key.reveal())
     return session
+
+
+def _for_botocore(route: Route) -> dict[str, str]:
+    """Return a route for botocore, which can send no other credentials than those in ASCII."""
+    pair = (route.proxy.credentials if route.proxy is not None else None) or ()
+    if not all(each.reveal().isascii() for each in pair):
+        raise SettingsError(
+            f"S3: the user and the password of the proxy in {route.why} must be ASCII"
+        )
+    return for_requests(route)
 
 
 def _find_credentials(session: Session) -> Any:
@@ -83,6 +101,7 @@ def _find_credentials(session: Session) -> Any:
 
 
 def _create_client(session: Session, region: str | None, settings: StorageSettings) -> Any:
+    route = route_to(settings.storage_endpoint or _AWS, settings.proxy)
     return session.create_client(
         "s3",
         region_name=region or "us-east-1",
@@ -90,6 +109,7 @@ def _create_client(session: Session, region: str | None, settings: StorageSettin
         verify=trusted_certificates(settings),
         config=Config(
             connect_timeout=CONNECT_TIMEOUT_S,
+            proxies=_for_botocore(route),
             read_timeout=settings.storage_timeout_s,
             retries={"mode": "standard", "total_max_attempts": 8},
             s3={"addressing_style": "path"} if settings.storage_endpoint else {},

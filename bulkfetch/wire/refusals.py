@@ -11,7 +11,13 @@ from typing import Any
 import orjson
 
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.errors import BulkfetchError, ForeignLinkError, HttpStatusError, RequestError
+from bulkfetch.errors import (
+    BulkfetchError,
+    ForeignLinkError,
+    HttpStatusError,
+    ProxyError,
+    RequestError,
+)
 from bulkfetch.wire.retry import retry_after_s
 from bulkfetch.wire.transport import Answer
 from bulkfetch.words import printable
@@ -37,6 +43,7 @@ _SUPPORT = "if it happens again, give Microsoft's support the two ids"
 _AGAIN = "run the same command again"
 _ADVICE = {
     "connection": f"check the network and the base URL, then {_AGAIN}",
+    "proxy": "check the proxy: `bulkfetch config` shows which one applies",
     "connection_lost": f"{_AGAIN}; if a proxy cuts long answers, a smaller --page-size helps",
     "untrusted": "if you use a proxy, give its certificate with --ca-file",
     "too_many_files": "raise the limit on open files (ulimit -n) or lower --max-in-flight",
@@ -200,6 +207,8 @@ def advice(reason: str, status: int | None = None) -> str:
 def advice_on(error: BulkfetchError) -> str:
     """Return the advice on an error, or on the request behind it."""
     cause = error if isinstance(error, RequestError) else error.__cause__
+    if isinstance(cause, ProxyError):
+        return cause.advice
     if isinstance(cause, HttpStatusError) and lacks_user(cause):
         return _NEEDS_USER
     if isinstance(cause, HttpStatusError):

@@ -15,6 +15,7 @@ from bulkfetch.errors import (
     HttpStatusError,
     MalformedBodyError,
     NoProgressError,
+    ProxyError,
     TooManyFilesError,
 )
 
@@ -70,6 +71,8 @@ def is_failing(error: BulkfetchError) -> bool:
     """Return whether `error` may mean that the server is down, not only that it refuses this."""
     if isinstance(error, HttpStatusError):
         return error.status in _TRANSIENT_STATUSES
+    if isinstance(error, ProxyError) and error.status is not None:
+        return error.status in _TRANSIENT_STATUSES or error.status == THROTTLED
     return isinstance(error, ConnectionFailedError | ConnectionLostError | NoProgressError)
 
 

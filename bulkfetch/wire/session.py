@@ -20,6 +20,7 @@ from bulkfetch.errors import (
     MalformedBodyError,
     MisdirectedError,
     NoProgressError,
+    ProxyError,
     RequestError,
     RequestFacts,
     ServerUnavailableError,
@@ -265,7 +266,8 @@ class Session:
         Raises `error` if the request ends, and ServerUnavailableError if the run ends.
         """
         silence_s = self._silence_s(tries)
-        gone = isinstance(error, ConnectionFailedError) and self._budget.has_succeeded
+        may_pass = isinstance(error, ConnectionFailedError) and is_failing(error)
+        gone = may_pass and self._budget.has_succeeded
         if not gone and not (self._outage.is_down and is_failing(error)):
             tries.failed += 1
             tries.malformed += isinstance(error, MalformedBodyError)
@@ -437,8 +439,9 @@ class Session:
 
 def _unavailable_message(error: RequestError, silence_s: float) -> str:
     words = "throttled every request" if is_throttled(error) else "answered nothing useful"
+    who = "the proxy" if isinstance(error, ProxyError) else "the server"
     return (
-        f"the server has {words} for {silence_s:.0f} s, so the run ends; "
+        f"{who} has {words} for {silence_s:.0f} s, so the run ends; "
         f"run the same command again later; its last failure: {error}"
     )
 

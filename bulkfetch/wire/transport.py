@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -26,12 +27,16 @@ from bulkfetch.errors import (
     MalformedBodyError,
     MisdirectedError,
     NoProgressError,
+    ProxyError,
     RequestError,
     SettingsError,
     TooManyFilesError,
     UntrustedServerError,
 )
+from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import ServiceSettings
+from bulkfetch.settings.proxies import Proxy, route_to, secrets_of_proxies
+from bulkfetch.settings.proxyfaults import ProxyFault, fault_of_connection, fault_of_status
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Room
 from bulkfetch.wire.echoes import REQUEST_ID, Echoes
@@ -139,6 +144,8 @@ class _Exchange:
 
     reused: bool = False
     """Whether its connection has served an earlier request."""
+    connected: bool = False
+    """Whether it has a connection: through a proxy, one to the server behind it."""
     answered: bool = False
     """Whether the head of an answer has come."""
 
@@ -176,6 +183,8 @@ class AiohttpTransport:
         self._echoes = echoes
         self._settings = settings
         self._stats = stats
+        self._route = route_to(settings.base_url, settings.proxy)
+        guard_logs(*secrets_of_proxies(settings.proxy))
 
     async def send(self, request: Request, headers: Mapping[str, str]) -> Answer | None:
         """Send once and read the whole answer, as Transport says."""
@@ -186,7 +195,9 @@ class AiohttpTransport:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             if exchange.reused and not exchange.answered and _is_disconnect(error):
                 return None
-            failure = _translate(error, self._settings, answered=exchange.answered)
+            failure = self._blame_proxy(error, exchange) or _translate(
+                error, self._settings, answered=exchange.answered
+            )
         # raised out here, so that aiohttp's error, which holds our headers, is not its context
         raise failure
 
@@ -199,12 +210,14 @@ class AiohttpTransport:
             asyncio.timeout(self._settings.first_byte_timeout_s) as patience,
             self._session.get(
                 url,
-                headers={**headers, **request.headers},
+                headers={**headers, **request.headers, **self._plain_proxy_headers},
                 allow_redirects=False,
                 trace_request_ctx=exchange,
+                **self._through_proxy,
             ) as response,
         ):
             exchange.answered = True
+            self._check_proxy(response)
             self._check_echo(headers, response)
             is_streamed = response.status == 200 and "Content-Encoding" not in response.headers
             receiver = request.receiver if is_streamed else None
@@ -213,6 +226,67 @@ class AiohttpTransport:
             names = response.headers
             found = {name.lower(): ", ".join(names.getall(name)) for name in names}
             return Answer(response.status, found, body, self._settings.max_page_bytes)
+
+    @property
+    def _is_tunnelled(self) -> bool:
+        """Whether a proxy sees the names of servers only, and no request."""
+        return self._settings.base_url.startswith("https:")
+
+    @cached_property
+    def _proxy_headers(self) -> dict[str, str]:
+        proxy = self._route.proxy
+        credentials = proxy.authorization() if proxy is not None else None
+        return {"Proxy-Authorization": credentials} if credentials else {}
+
+    @property
+    def _plain_proxy_headers(self) -> dict[str, str]:
+        """What a request tells a proxy that reads it."""
+        return {} if self._is_tunnelled else self._proxy_headers
+
+    @property
+    def _through_proxy(self) -> dict[str, Any]:
+        """What aiohttp is told of the proxy; it reads no environment."""
+        proxy = self._route.proxy
+        if proxy is None:
+            return {}
+        headers = self._proxy_headers if self._is_tunnelled else {}
+        # a copy: aiohttp adds the header Host to it
+        return {"proxy": URL(proxy.address), "proxy_headers": dict(headers)}
+
+    def _check_proxy(self, response: aiohttp.ClientResponse) -> None:
+        """Raise ProxyError if the answer is that of a proxy that wants other credentials."""
+        proxy = self._route.proxy
+        if proxy is not None and response.status == 407:
+            asks = response.headers.get("Proxy-Authenticate", "")
+            raise _proxy_error(fault_of_status(self._route, proxy, 407, asks), 407)
+
+    def _blame_proxy(self, error: Exception, exchange: _Exchange) -> ProxyError | None:
+        """Return our error if it is the proxy that failed, and not the server behind it."""
+        proxy, settings = self._route.proxy, self._settings
+        if proxy is None or exchange.connected:
+            return None
+        match error:
+            case aiohttp.ClientHttpProxyError():
+                asks = error.headers.get("Proxy-Authenticate", "") if error.headers else ""
+                fault = fault_of_status(self._route, proxy, error.status, asks)
+                return _proxy_error(fault, error.status)
+            case aiohttp.ClientConnectorError() if not _is_of(error, proxy):
+                return None  # the tunnel stands: what failed is TLS with the server
+            case OSError() if error.errno in (errno.EMFILE, errno.ENFILE):
+                return None
+            case TimeoutError():
+                words = (
+                    f"did not connect to {self._route.host} within {settings.connect_timeout_s:g} s"
+                )
+            case aiohttp.ClientConnectorCertificateError():
+                words = f"has a certificate that is not trusted ({_words(error.certificate_error)})"
+            case aiohttp.ClientConnectorError():
+                words = f"cannot be reached ({_words(error.os_error)})"
+            case aiohttp.ClientResponseError():
+                words = f"does not answer in HTTP ({_words(error)})"
+            case _:
+                words = f"closed the connection instead of connecting to {self._route.host}"
+        return _proxy_error(fault_of_connection(proxy, words))
 
     def _check_echo(self, headers: Mapping[str, str], response: aiohttp.ClientResponse) -> None:
         """Raise MisdirectedError if the answer has the id of another request.
@@ -283,6 +357,17 @@ class AiohttpTransport:
         return content.getvalue()
 
 
+def _proxy_error(fault: ProxyFault, status: int | None = None) -> ProxyError:
+    return ProxyError(fault.text, advice=fault.advice, status=status)
+
+
+def _is_of(error: aiohttp.ClientConnectorError, proxy: Proxy) -> bool:
+    """Return whether the connection that failed is the one to the proxy itself."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return True
+    return (error.host, error.port) == (proxy.host, proxy.port)
+
+
 async def _take_room(room: Room | None, size_bytes: int, patience: asyncio.Timeout) -> None:
     """Wait for memory. That is nobody's fault, and not counted against the server."""
     if room is not None:
@@ -306,7 +391,13 @@ def is_too_slow(received: int, elapsed_s: float, *, patience_s: float) -> bool:
 async def _note_reuse(
     _session: aiohttp.ClientSession, trace: SimpleNamespace, _params: object
 ) -> None:
-    trace.trace_request_ctx.reused = True
+    trace.trace_request_ctx.reused = trace.trace_request_ctx.connected = True
+
+
+async def _note_connection(
+    _session: aiohttp.ClientSession, trace: SimpleNamespace, _params: object
+) -> None:
+    trace.trace_request_ctx.connected = True
 
 
 def _is_disconnect(error: Exception) -> bool:
@@ -355,8 +446,9 @@ async def open_transport(
     settings: ServiceSettings, stats: RunStats, echoes: Echoes | None = None
 ) -> AsyncIterator[AiohttpTransport]:
     """Open the connections of one run, and close them at its end."""
-    reuse = aiohttp.TraceConfig()
-    reuse.on_connection_reuseconn.append(_note_reuse)
+    connections = aiohttp.TraceConfig()
+    connections.on_connection_reuseconn.append(_note_reuse)
+    connections.on_connection_create_end.append(_note_connection)
     async with aiohttp.ClientSession(
         connector=_Connector(
             limit=0, ssl=True if settings.ca_file is None else ssl_context(settings)
@@ -367,7 +459,7 @@ async def open_transport(
         read_bufsize=_READ_BUFFER_BYTES,
         max_line_size=_MAX_HEADER_BYTES,
         max_field_size=_MAX_HEADER_BYTES,
-        trace_configs=[reuse],
+        trace_configs=[connections],
         trust_env=False,
         raise_for_status=False,
     ) as session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,11 +57,14 @@ class Entra:
 
 
 @asynccontextmanager
-async def entra(folder: Path, options: SandboxOptions | None = None) -> AsyncIterator[Entra]:
+async def entra(
+    folder: Path, options: SandboxOptions | None = None, *, names: Sequence[str] = ()
+) -> AsyncIterator[Entra]:
+    """Run one; its certificate is for localhost, and for `names`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
+    authority.issue_cert("localhost", *names).configure_cert(context)
     found = Entra("", folder / "ca.pem")
 
     @web.middleware

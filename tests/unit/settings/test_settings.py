@@ -29,6 +29,7 @@ from bulkfetch.settings.declared import (
 )
 from bulkfetch.settings.environment import user_folder
 from bulkfetch.settings.keywords import SettingsKeywords
+from bulkfetch.settings.proxies import ProxyChoice
 from bulkfetch.settings.sources import LoadedSettings, describe, load_settings, read_settings
 from bulkfetch.settings.values import ALL, NUMBER_OR_ALL, SIZE, Secret
 from bulkfetch.signin.ways import check_credentials
@@ -157,6 +158,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "client_secret": "s~",
         "authority": "https://login",
         "ca_file": str(ca_file),
+        "proxy": "http://user:word@proxy:3128",
         "page_size": "1",
         "invoice_page_size": "2",
         "max_in_flight": "256",
@@ -201,6 +203,7 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         client_secret=Secret("s~"),
         authority="https://login",
         ca_file=ca_file,
+        proxy=ProxyChoice(Secret("http://user:word@proxy:3128")),
         page_size=1,
         invoice_page_size=2,
         max_in_flight=256,
@@ -727,7 +730,9 @@ def test_keyword_arguments_have_the_names_and_types_of_the_settings() -> None:
     assert set(keywords) == set(setting_names())
     for setting in dataclasses.fields(Settings):
         is_text = kind_of(setting) in (SIZE, NUMBER_OR_ALL)
-        as_text = {Secret, Path, Decimal} & set(get_args(types[setting.name])) or is_text
+        as_text = {Secret, Path, Decimal, ProxyChoice} & set(
+            get_args(types[setting.name])
+        ) or is_text
         expected = types[setting.name] | None
         assert keywords[setting.name] == (expected | str if as_text else expected), setting.name
 
