@@ -62,6 +62,17 @@ class Commit:
         return self.parts
 
     @property
+    def has_no_gap(self) -> bool:
+        """Whether the parts are numbered from 0 on, and their rows too."""
+        line = 0
+        for number, part in enumerate(self.parts):
+            published = published_as(PurePosixPath(part.name))
+            if published is None or (published.number, part.first_line) != (number, line):
+                return False
+            line += part.rows
+        return line == self.rows
+
+    @property
     def is_view(self) -> bool:
         """Whether these are unbilled line items, which change from day to day."""
         return bool(self.transfer.unbilled)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePosixPath
@@ -65,10 +65,13 @@ class Rebuilt:
     unproved: tuple[PurePosixPath, ...]
 
 
-def rebuild_records(publishing: Publishing) -> Rebuilt:
+def rebuild_records(
+    publishing: Publishing, confirm: Callable[[Sequence[Record]], Sequence[Record]] = list
+) -> Rebuilt:
     """Make records again from the files that they named, where those prove what they are.
 
-    A record that can be read is left alone. Raises StorageError.
+    `confirm` may know of some that they are whole, where their files do not tell it. A record that
+    can be read is left alone. Raises StorageError.
     """
     store = publishing.store
     records: list[Record] = []
@@ -80,8 +83,10 @@ def rebuild_records(publishing: Publishing) -> Rebuilt:
         record, left = _record_from(store, name, files)
         unproved += left
         if record is not None:
-            publishing.rebuild(record)
             records.append(record)
+    records = list(confirm(records))
+    for record in records:
+        publishing.rebuild(record)
     publishing.sync_records()
     return Rebuilt(tuple(records), tuple(unproved))
 

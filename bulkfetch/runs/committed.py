@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit, read_commit
+from bulkfetch.archive.records import Record
 from bulkfetch.billing.transfers import Transfer, transfer_named
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.plan import Plan
-from bulkfetch.runs.reconcile import archived_headers, kinds_that_agree
+from bulkfetch.runs.reconcile import (
+    Header,
+    Verdict,
+    archived_headers,
+    kinds_that_agree,
+    reconcile,
+)
 from bulkfetch.storage.store import Store, side_by_side
 
 
@@ -76,6 +84,30 @@ def find_kinds_that_agree(store: Store) -> frozenset[str]:
     charging = [each for header in headers for each in header.charging]
     commits = {each: commit for each, commit in _read_sound_commits(store, charging) if commit}
     return kinds_that_agree(headers, commits)
+
+
+def confirm_rebuilt(
+    store: Store, headers: Sequence[Header], records: Sequence[Record]
+) -> list[Record]:
+    """Return rebuilt records, those as whole with which an invoice adds up to its header. Blocks.
+
+    The last part of a transfer is marked; without it, only the header can tell that no part is
+    gone.
+    """
+    rebuilt = {each.transfer: each for each in records if isinstance(each, Commit)}
+    unsure = {each for each, commit in rebuilt.items() if not commit.is_whole}
+    confirmed: dict[Transfer, Commit] = {}
+    for header in headers:
+        asked = [each for each in header.charging if each in unsure]
+        if not asked or not all(rebuilt[each].has_no_gap for each in asked):
+            continue
+        commits = find_committed(store, header.charging) | rebuilt
+        (found,) = reconcile([header], commits)
+        if found.verdict is Verdict.AGREES:
+            confirmed |= {each: replace(rebuilt[each], is_whole=True) for each in asked}
+    return [
+        confirmed.get(each.transfer, each) if isinstance(each, Commit) else each for each in records
+    ]
 
 
 def has_changed(now: Transfer, then: Transfer) -> bool:

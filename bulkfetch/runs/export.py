@@ -50,12 +50,12 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.runs.committed import find_committed
+from bulkfetch.runs.committed import confirm_rebuilt, find_committed
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
 from bulkfetch.runs.plan import Plan, plan_export
-from bulkfetch.runs.reconcile import Header, sole_transfers
+from bulkfetch.runs.reconcile import Header, header_of, sole_transfers
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.samples import open_run_log
@@ -364,7 +364,8 @@ def _begin(run: Run, plan: Plan) -> None:
         claim_archive(store, facts, _narrowing(run.options))
     else:
         claim_archive(store, facts, *recorded_selections(store), anew=True)
-        rebuild_records(run.publishing)
+        listed = list(map(header_of, plan.invoices))
+        rebuild_records(run.publishing, partial(confirm_rebuilt, store, listed))
     headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
     staged = {STAGED_HEADERS: headers.sha256}
     run.publishing.publish(headers, staged, by_content=repair is not None)

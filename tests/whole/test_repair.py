@@ -520,3 +520,24 @@ async def test_an_archive_of_format_1_is_refused_in_one_line_and_stays(
 
     assert "\n" not in str(caught.value)
     assert data(archive) == before
+
+
+@pytest.mark.parametrize("is_free", [True, False], ids=["adds up", "does not add up"])
+async def test_a_rebuilt_commit_without_the_last_part_is_whole_if_its_invoice_adds_up(
+    tmp_path: Path, is_free: bool
+) -> None:
+    amounts = [1] * 10 + [0 if is_free else 1] * 5
+    rows = [f'{{"customerName":"c{n}","totalForCustomer":{a}}}' for n, a in enumerate(amounts)]
+    made_up = MadeUp([invoice("A", OFFICE, totalCharges=sum(amounts))], {("A", *OFFICE): rows})
+    async with serving(made_up) as server:
+        await export_async(tmp_path, server.settings(**CUT))
+    (tmp_path / "_bulkfetch/commits/A+office+billing_line_items.json").unlink()
+    first, last = sorted(parts(tmp_path))
+    (tmp_path / last).unlink()
+
+    report, asked = await repaired(tmp_path, made_up)
+
+    assert report.exit_code == 0
+    assert report.after is not None
+    assert (report.after.rows, bool(asked)) == ((10, False) if is_free else (15, True))
+    assert sorted(parts(tmp_path)) == ([first] if is_free else [first, last])
