@@ -86,9 +86,11 @@ async def open_run_log(
                 raised = error
             tasks.cancel_scope.cancel()
     finally:
-        _sample(log, stats, clock)
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(kept.close)
+        try:
+            _sample(log, stats, clock)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(kept.close)
         if raised is not None:
             raise raised
 

@@ -30,7 +30,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli import main
 from bulkfetch.cli.commands.show import lines_of
 from bulkfetch.errors import OutputError
-from bulkfetch.runs.export import export_async, writing_to
+from bulkfetch.runs.export import export_async
 from bulkfetch.runs.show import Month, ShowReport, show, show_store
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, serve
@@ -360,7 +360,7 @@ async def test_it_works_at_every_step_of_a_run_and_finds_no_damage(tmp_path: Pat
             seen.append(show_store(LocalStore(root), "lake"))
         return size
 
-    async with serving(made_up) as server, writing_to(LocalStore(root)):
+    async with serving(made_up) as server:
         await run_into(root, server)
         made_up.invoices[0]["totalCharges"] = 4.5
         made_up.rows["D2", *OFFICE] = rows("2.5")

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import wrap
-from typing import Any
+from typing import Any, TypeAlias
 
 from bulkfetch.cli.progress import format_bytes, format_duration
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import print_result
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
-from bulkfetch.runs.show import LastRun, Month, ShowReport, Snapshot
+from bulkfetch.runs.show import DocumentMonth, LastRun, Month, ShowReport, Snapshot
 from bulkfetch.runs.show import show as show_archive
 from bulkfetch.words import counted, printable, width_of
 
@@ -47,27 +47,34 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def lines_of(report: ShowReport, width: int) -> list[str]:
-    """Return a report as lines; only a word that is longer is wider than `width` columns."""
+    """Return a report as lines; only a word that is longer is wider than `width` columns.
+
+    Where one of the tables is too wide, each row of all is a sentence.
+    """
     lines = _fit(_opening(report), width)
-    for name, months in groupby(report.months, lambda each: (each.provider, each.line_item_type)):
-        lines += ["", printable("/".join(name)), *_table(_month_rows(list(months)), width)]
-    if report.snapshots:
-        lines += ["", "unbilled snapshots", *_table(_snapshot_rows(report.snapshots), width)]
-    if report.documents:
-        rows = [
-            ["month", "statements", "receipts", "size"],
-            *(
-                [
-                    each.month or _NO_DATE,
-                    f"{each.statements:,}",
-                    f"{each.receipts:,}",
-                    format_bytes(each.size_bytes),
-                ]
-                for each in report.documents
-            ),
-        ]
-        lines += ["", "documents", *_table(rows, width)]
+    tables = {name: _aligned(rows) for name, rows in _tables(report).items()}
+    is_wide = all(width_of(line) <= width for table in tables.values() for line in table)
+    for name, rows in _tables(report).items():
+        lines += ["", printable(name), *(tables[name] if is_wide else _sentences(rows, width))]
     return [*lines, "", *_fit(_closing(report), width)]
+
+
+_Rows: TypeAlias = Sequence[Sequence[str]]
+"""The cells of a table; the first row has the names of the columns."""
+
+
+def _tables(report: ShowReport) -> dict[str, _Rows]:
+    """Return the tables of a report by their titles."""
+    tables: dict[str, _Rows] = {}
+    for name, months in groupby(
+        report.months, lambda each: f"{each.provider}/{each.line_item_type}"
+    ):
+        tables[name] = _month_rows(list(months))
+    if report.snapshots:
+        tables["unbilled snapshots"] = _snapshot_rows(report.snapshots)
+    if report.documents:
+        tables["documents"] = _document_rows(report.documents)
+    return {name: _without_empty_columns(rows) for name, rows in tables.items()}
 
 
 _NO_DATE = "no date"
@@ -88,8 +95,9 @@ def _opening(report: ShowReport) -> Iterator[str]:
     else:
         yield f"{_run_words(report.last_run)} ({counted(report.runs, 'run')} in all)"
     if report.broken_off and not report.being_written:
+        later = "a later run" if report.last_run else "a run"
         yield (
-            f"a later run began on {report.broken_off:%Y-%m-%d %H:%M} UTC and left no report: it "
+            f"{later} began on {report.broken_off:%Y-%m-%d %H:%M} UTC and left no report: it "
             "was killed; run the same command again to continue"
         )
     if report.being_written:
@@ -179,45 +187,57 @@ def _snapshot_rows(snapshots: Sequence[Snapshot]) -> list[list[str]]:
     ]
 
 
+def _document_rows(documents: Sequence[DocumentMonth]) -> list[list[str]]:
+    return [
+        ["month", "statements", "receipts", "size"],
+        *(
+            [
+                each.month or _NO_DATE,
+                f"{each.statements:,}",
+                f"{each.receipts:,}",
+                format_bytes(each.size_bytes),
+            ]
+            for each in documents
+        ),
+    ]
+
+
+def _without_empty_columns(rows: _Rows) -> _Rows:
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    return list(zip(*columns, strict=True))
+
+
 _AT_RIGHT = ("invoices", "line items", "sum", "size", "statements", "receipts")
 
 
-def _table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Lay rows out in columns below their names, or, where that is too wide, a row in a
-    sentence."""
-    rows = _without_empty_columns(rows)
-    columns = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
-    lines = [_INDENT + _aligned(row, rows[0], columns) for row in rows]
-    if max(map(width_of, lines)) <= width:
-        return lines
-    return [line for row in rows[1:] for line in _sentence(row, rows[0], width)]
-
-
-def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _aligned(row: Sequence[str], names: Sequence[str], columns: Sequence[int]) -> str:
-    cells = []
-    for cell, name, column in zip(row, names, columns, strict=True):
-        space = " " * (column - width_of(cell))
-        cells.append(space + cell if name in _AT_RIGHT else cell + space)
-    return "  ".join(cells).rstrip()
+def _aligned(rows: _Rows) -> list[str]:
+    """Lay rows out in columns below their names."""
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for cell, name, width in zip(row, rows[0], widths, strict=True):
+            space = " " * (width - width_of(cell))
+            cells.append(space + cell if name in _AT_RIGHT else cell + space)
+        lines.append(_INDENT + "  ".join(cells).rstrip())
+    return lines
 
 
 _COUNTED = ("invoices", "line items", "statements", "receipts")
 
 
-def _sentence(row: Sequence[str], names: Sequence[str], width: int) -> list[str]:
-    first, *rest = row
-    facts = [
-        counted(int(cell.replace(",", "")), name[:-1]) if name in _COUNTED else cell
-        for cell, name in zip(rest, names[1:], strict=True)
-        if cell
-    ]
-    text = f"{first}: {', '.join(facts)}" if first else f"and {', '.join(facts)}"
-    return _wrap(text, width, _INDENT)
+def _sentences(rows: _Rows, width: int) -> list[str]:
+    """Write each row as a sentence, for a terminal that is too narrow for columns."""
+    names, *others = rows
+    lines = []
+    for first, *rest in others:
+        facts = [
+            counted(int(cell.replace(",", "")), name[:-1]) if name in _COUNTED else cell
+            for cell, name in zip(rest, names[1:], strict=True)
+            if cell
+        ]
+        lines += _wrap(f"{first or 'and'}: {', '.join(facts)}", width, _INDENT)
+    return lines
 
 
 def _closing(report: ShowReport) -> Iterator[str]:
