@@ -22,6 +22,7 @@ from support.priced import OFFICE, ONE_TIME, USAGE, WHOLE, WITH_DECIMALS, archiv
 PAGE = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
 RECIPE = re.findall(r"<!-- recipe: price-spark -->\n```python\n(.*?)^```$", PAGE, re.M | re.S)[0]
 CAST = re.findall(r"^\| Spark \| `(.+)` \|$", PAGE, re.M)[0]
+UNSET_AS_NULL = re.findall(r"`(nullif\([^`]+\))`", PAGE)[0]
 FINER_PRICE = ("1", "100.5")
 """A price of more digits before the point than the cast of usage keeps."""
 
@@ -42,13 +43,14 @@ spark = (
 )
 spark.sparkContext.setLogLevel("OFF")
 found = {}
-for name in sys.argv[2:]:
+for name in sys.argv[3:]:
     folder = f"lake/line_items/provider={name.split('/')[0]}/line_item_type={name.split('/')[1]}"
     frame = spark.read.parquet(folder)
     rows = frame.selectExpr(
         "cast(unitPrice as string) as price",
         "cast(pcToBCExchangeRateDate as string) as day" if "one_time" in name else "null as day",
         f"cast({sys.argv[1]} as string) as product",
+        f"{sys.argv[2]} as collected" if "one_time" in name else "null as collected",
     ).collect()
     found[name] = [row.asDict() for row in rows]
 print(json.dumps(found))
@@ -108,7 +110,7 @@ def test_spark_reads_every_row_without_options_and_multiplies_exactly(
     anyio.run(archive_prices, tmp_path / "lake", [*WITH_DECIMALS, FINER_PRICE])
 
     ended = subprocess.run(
-        [spark_python, "-c", PROGRAM + RECIPE, CAST, *details],
+        [spark_python, "-c", PROGRAM + RECIPE, CAST, UNSET_AS_NULL, *details],
         cwd=tmp_path,
         env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "TZ": "UTC", "PYTHONPATH": ""},
         capture_output=True,
@@ -123,7 +125,8 @@ def test_spark_reads_every_row_without_options_and_multiplies_exactly(
     for name, pairs in zip(details, (WHOLE, WHOLE, [*WITH_DECIMALS, FINER_PRICE]), strict=True):
         prices = [Decimal(row["price"]) for row in found[name]]
         assert prices == [Decimal(price.strip('"')) for _, price in pairs]
-    assert {row["day"] for row in found[details[1]]} == {"0001-01-01 00:00:00"}
+    dates = {(row["day"], row["collected"]) for row in found[details[1]]}
+    assert dates == {("0001-01-01 00:00:00", None)}
     for name in details[:2]:
         assert sum(Decimal(row["product"]) for row in found[name]) == total_of(WHOLE)
     total, inexact = re.findall(r"[-\d.]+", shown[3])
