@@ -25,7 +25,7 @@ FLAGS = ["-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-s"]
 PROBE = """
 #include <stdlib.h>
 __extension__ typedef unsigned __int128 wide;
-void *probe(wide size) { return malloc((size_t)size); }
+__attribute__((visibility("default"))) void *probe(size_t size) { return malloc((wide)size); }
 """
 """What the kernel needs of a compiler: the headers of libc, and integers of 128 bits."""
 
