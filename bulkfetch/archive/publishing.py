@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
-from bulkfetch.archive.inventory import list_records
+from bulkfetch.archive.inventory import list_published, list_records
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     DATA,
+    DIGITS,
     RECORDS,
+    REFUSED,
     STAGING,
     STATE,
     SUPERSEDED,
@@ -39,6 +41,10 @@ from bulkfetch.errors import DamagedError, NameTakenError
 from bulkfetch.storage.store import Store
 
 _READ_BYTES = 1 << 20
+_STUCK = (
+    "what a run began here cannot be finished; `bulkfetch repair` fetches it again, and keeps what "
+    "there is in _bulkfetch/superseded"
+)
 
 
 def hash_of(store: Store, name: PurePosixPath) -> str:
@@ -95,6 +101,7 @@ class Publishing:
     def __init__(self, store: Store, moments: Moments | None = None) -> None:
         self.store = store
         self._moments = moments or Moments()
+        self._stuck: set[PurePosixPath] = set()
 
     def publish(
         self, record: Record, staged: Mapping[PurePosixPath, str], *, by_content: bool = False
@@ -102,15 +109,24 @@ class Publishing:
         """Publish a record whose files are staged, in place of the one before.
 
         `staged` has the sha256 of each sealed file under its staged name. Nothing changes if the
-        same record is there with its files, told by their sizes, or with `by_content` by their
-        hashes. Raises NameTakenError if a file of others has the name of a new one.
+        same record is there with its files, told by their sizes. Raises NameTakenError if a file
+        of others has the name of a new one.
+
+        A repair publishes `by_content`: the files are told by their hashes, what cannot be finished
+        counts as replaced, and where its record was damaged, a file that is in the way is moved to
+        `refused/`.
         """
         store, name = self.store, record.record_name
         steps = _Steps(store, name, self._moments, Contents(store, dict(staged)))
         steps.current = store.read(name)
         content = record.to_json()
         if steps.current != content or not steps.are_there(record.files, by_content=by_content):
-            steps.refuse_taken_names(record.files)
+            if by_content:
+                self._give_up_stuck(steps)
+            if by_content and steps.is_damaged():
+                steps.set_aside(record.files)
+            else:
+                steps.refuse_taken_names(record.files)
             if steps.current is not None:
                 for each in staged:
                     store.settle(each)
@@ -121,6 +137,25 @@ class Publishing:
             steps.write_next(content)
             steps.run()
         steps.tidy(record.files)
+
+    def _give_up_stuck(self, steps: _Steps) -> None:
+        """Let what an earlier run began and nobody can finish count as replaced, where something
+        else is about to take its place."""
+        for name in sorted(self._stuck):
+            withdrawal = parse_withdrawal(self.store.read(next_name(name)), name)
+            if withdrawal is not None and steps.name in withdrawal.coming:
+                leaving = self._loaded(name)
+                leaving.run()
+                self._stuck.discard(name)
+        if steps.name in self._stuck:
+            steps.load(open_records(self.store).get(steps.name, []))
+            steps.give_up_next()
+            self._stuck.discard(steps.name)
+
+    def _loaded(self, name: PurePosixPath) -> _Steps:
+        steps = self._opened(name, {})
+        steps.load(open_records(self.store).get(name, []))
+        return steps
 
     def rebuild(self, record: Record) -> None:
         """Write a record whose files are in place already, where it is lost or damaged."""
@@ -201,6 +236,7 @@ class Publishing:
             steps.load(moments)
             opened[name] = steps
         settled = _Settling(self.store, opened).settle()
+        self._stuck = set(settled.stuck)
         self.sync_records()
         return settled
 
@@ -435,6 +471,59 @@ class _Steps:
                     "repair`, or move it elsewhere"
                 )
 
+    def set_aside(self, files: Iterable[FileFacts]) -> None:
+        """Move files to `refused/` that have names of this record although no record names them,
+        unless they are what is to come."""
+        olds = [*self.olds.values(), self.current]
+        named = {file.name for content in olds for file in self._files_of(content)}
+        new = {file.name: file for file in files}
+        for name in list_published(self.store).get(self.name, []):
+            coming = new.get(str(name))
+            if str(name) in named or (coming and self.contents.is_whole(name, coming)):
+                continue
+            self._set_file_aside(name, hash_of(self.store, name))
+
+    def is_damaged(self) -> bool:
+        """Return whether the record that is there is damaged, lacks files, or cannot be
+        finished."""
+        if self.olds or self.current is None:
+            return bool(self.olds)
+        try:
+            return not getattr(parse_record(self.current, self.name), "is_whole", True)
+        except DamagedError:
+            return True
+
+    def _set_proved_aside(self, known: Collection[str]) -> None:
+        """Where a record that is being replaced is damaged, move the files aside that it named, as
+        their names and contents prove: readers would see them beside the new ones."""
+        if all(map(is_sealed, self.olds.values())):
+            return
+        for name in list_published(self.store).get(self.name, []):
+            published = published_as(name)
+            sha256 = "" if str(name) in known else hash_of(self.store, name)
+            if published is not None and sha256.startswith(published.digits):
+                self._set_file_aside(name, sha256)
+
+    def _set_file_aside(self, name: PurePosixPath, sha256: str) -> None:
+        kept = REFUSED / self.name.stem / f"{sha256[:DIGITS]}-{name.name}.old"
+        self.store.make_directory(kept.parent)
+        if self.store.size(kept) is None:
+            self.store.link(name, kept)
+        self.store.sync_directory(kept.parent)
+        self.store.unlink(name)
+        self.contents.forget(name)
+        self._sync([name])
+
+    def give_up_next(self) -> None:
+        """Let the record to come count as one that is being replaced."""
+        if self.next is None:
+            return
+        moment = self.moments.next(self._is_free)
+        self.store.rename(next_name(self.name), old_name(self.name, moment))
+        self.store.sync_directory(self.name.parent)
+        self.olds[moment] = self.next
+        self.next = None
+
     # What a killed run left.
 
     def _check(self) -> bool:
@@ -443,7 +532,7 @@ class _Steps:
             return bool(self.olds)
         if not is_sealed(self.next):
             if self.olds:
-                raise DamagedError(f"{next_name(self.name)} is damaged: its replacement is stuck")
+                raise DamagedError(f"{next_name(self.name)} is damaged: {_STUCK}")
             self.store.unlink(next_name(self.name))
             return False
         new = self._new_files()
@@ -455,7 +544,8 @@ class _Steps:
     def _drop(self, new: Iterable[FileFacts]) -> None:
         """Remove a record whose files were never all durable, and what it alone published."""
         kept = {file.name for file in self._files_of(self.current)}
-        if not _is_rebuilt(self.next, self.name):
+        is_current_damaged = self.current is not None and not is_sealed(self.current)
+        if not is_current_damaged and not _is_rebuilt(self.next, self.name):
             ours_alone = [file for file in new if file.name not in kept]
             for file in ours_alone:
                 name = PurePosixPath(file.name)
@@ -514,6 +604,7 @@ class _Steps:
             return
         new = {file.name: file for file in self._wanted_files()}
         old = {file.name for content in self.olds.values() for file in self._files_of(content)}
+        self._set_proved_aside(old | new.keys())
         for name in sorted(map(PurePosixPath, old)):
             stays = new.get(str(name))
             if stays is not None and self.contents.is_whole(name, stays):
@@ -530,8 +621,7 @@ class _Steps:
                 continue
             if not self.contents.is_whole(_staged(file), file):
                 raise DamagedError(
-                    f"{name} is neither staged nor in place, or was altered: "
-                    f"what {next_name(self.name)} began cannot be finished"
+                    f"{name} is neither staged nor in place, or was altered: {_STUCK}"
                 )
             self.store.link(_staged(file), name)
             self.contents.learn(name, file.sha256)

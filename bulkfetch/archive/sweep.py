@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from bulkfetch.archive.layout import (
     ARCHIVE,
     FAILURES,
+    HEADERS_COMMIT,
     RUNS,
     STAGED_HEADERS,
     STAGING,
@@ -18,6 +19,7 @@ from bulkfetch.archive.layout import (
     staged_name,
     transfer_name,
 )
+from bulkfetch.archive.publishing import open_records
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
@@ -28,16 +30,28 @@ _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part"
 def sweep(store: Store) -> None:
     """Remove what a killed run left half-written, but not whole parts that a later run can adopt.
 
-    Open records have been settled before. Files that are not named by bulkfetch stay.
+    Open records have been settled before; what those need that could not be settled stays. So do
+    files that are not named by bulkfetch.
     """
     staged = store.list(STAGING)
-    adoptable = _adoptable(staged)
+    needed = _adoptable(staged)
+    open_ones = {record.stem for record in open_records(store)}
+    needed |= {name for name in staged if _record_stem(name) in open_ones}
     for name in staged:
-        if name not in adoptable and _is_ours(name):
+        if name not in needed and _is_ours(name):
             store.unlink(name)
     for name in (ARCHIVE, FAILURES, *store.list(RUNS)):
         temporary = name if name.suffix == ".tmp" else name.with_name(f"{name.name}.tmp")
         store.unlink(temporary)
+
+
+def _record_stem(staged: PurePosixPath) -> str:
+    """Return the name, without its ending, of the record for which a file is staged."""
+    if staged == STAGED_HEADERS:
+        return HEADERS_COMMIT.stem
+    if _STAGED_DOCUMENT.fullmatch(staged.name):
+        return staged.stem.removeprefix("document+")
+    return _transfer_name(staged)
 
 
 def _is_ours(name: PurePosixPath) -> bool:
@@ -47,6 +61,11 @@ def _is_ours(name: PurePosixPath) -> bool:
     if _STAGED.fullmatch(name.name) or _STAGED_DOCUMENT.fullmatch(name.name):
         return True
     return name == STAGED_HEADERS
+
+
+def staged_transfers(store: Store) -> list[str]:
+    """Return the names of the transfers of which a later run can adopt whole parts, sorted."""
+    return sorted({_transfer_name(name) for name in _adoptable(store.list(STAGING))})
 
 
 def sweep_transfers(store: Store, done: Iterable[Transfer]) -> set[str]:

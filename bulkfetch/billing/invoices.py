@@ -211,7 +211,7 @@ def invoice_of(
         currency_symbol=text_of(value.get("currencySymbol")),
         pdf_download_link=_link_without_token(value.get("pdfDownloadLink")),
         state=text_of(value.get("state")),
-        tax_receipts=_tax_receipts_of(value.get("taxReceipts")),
+        tax_receipts=tax_receipts_of(value.get("taxReceipts")),
         details=details,
         amendments=amendments,
         source=Pairs(_record_of(key, inner) for key, inner in value if not _is_nested(key, inner)),
@@ -226,7 +226,7 @@ def _is_nested(key: str, value: Json) -> bool:
     return key == "amendments" and isinstance(value, list)
 
 
-def _tax_receipts_of(value: Json) -> tuple[TaxReceipt, ...]:
+def tax_receipts_of(value: Json) -> tuple[TaxReceipt, ...]:
     """Read the tax receipts that have an id to ask for; the header keeps the others as well."""
     entries = [each for each in value if isinstance(each, Pairs)] if isinstance(value, list) else []
     named = [(_name(each.get("id")), each.get("taxReceiptPdfDownloadLink")) for each in entries]

@@ -7,8 +7,15 @@ from typing import Any
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.inventory import find_gone
-from bulkfetch.archive.layout import STATE, next_name
+from bulkfetch.archive.layout import (
+    COMMITS,
+    STATE,
+    next_name,
+    transfer_name,
+    unbilled_of_commit,
+)
 from bulkfetch.archive.publishing import open_records
+from bulkfetch.archive.sweep import staged_transfers
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.transfers import Transfer
@@ -25,7 +32,8 @@ def find_open(store: Store) -> Iterator[Finding]:
     for record in sorted(open_records(store)):
         yield Finding(
             str(next_name(record)),
-            "what a run began here is not finished; the next export or repair finishes it",
+            "what a run began here is not finished; the next export or repair finishes it, or says "
+            "why it cannot",
         )
 
 
@@ -42,9 +50,15 @@ def find_lacking(
         findings.append(Finding(str(STATE), f"{gone} are gone since the last run"))
     failed = open_failures(store)
     findings += [_finding_of(each, f"a run failed at it: {failed[each]}") for each in failed]
-    selected = dict.fromkeys(_selected(archive or {}, headers))
+    selected = dict.fromkeys(find_selected((archive or {}).get("selections", []), headers))
     missing = [each for each in selected if each not in committed and each not in failed]
     findings += [_finding_of(each, "was selected, and is not in the archive") for each in missing]
+    unfinished = _find_unfinished(store, headers)
+    findings += [
+        each
+        for each in unfinished
+        if not (each.transfer in failed or each.transfer in selected or each.transfer in committed)
+    ]
     return findings
 
 
@@ -71,26 +85,35 @@ def split_former(
     return found, tuple(each for each in former if each.invoice_id not in whole)
 
 
+def _find_unfinished(store: Store, headers: Iterable[Header]) -> Iterator[Finding]:
+    """Find transfers of which whole parts are staged that no run has published."""
+    by_name = {transfer_name(each): each for header in headers for each in header.transfers}
+    for name in staged_transfers(store):
+        transfer = by_name.get(name) or unbilled_of_commit(COMMITS / f"{name}.json")
+        what = "a run had fetched a part of it when it ended; the next one continues there"
+        if transfer is not None:
+            yield _finding_of(transfer, what)
+
+
 def _finding_of(each: Transfer | Document, what: str) -> Finding:
     if isinstance(each, Document):
         return Finding(f"document {each}", what, document=each, is_lacking=True)
     return Finding(str(each), what, transfer=each, is_lacking=True)
 
 
-def _selected(
-    archive: Mapping[str, Any], headers: Iterable[Header]
+def find_selected(
+    narrowings: Iterable[Mapping[str, Any]], headers: Iterable[Header]
 ) -> Iterator[Transfer | Document]:
     """Return what the selections of all runs together include of some invoices."""
-    selections = [selection_from(each) for each in archive.get("selections", [])]
+    selections = [selection_from(each) for each in narrowings]
     for header in headers:
         invoice = Invoice(header.invoice_id, invoice_date=header.invoice_date)
         wanting = [(each, docs) for each, docs in selections if each.wants(invoice)]
         for transfer in header.transfers:
             if any(_wants(each, transfer) for each, _ in wanting):
                 yield transfer
-        has_statement = header.amendment_of is None  # an amendment may have none
-        if has_statement and any(docs for _, docs in wanting):
-            yield Document(header.invoice_id)
+        if any(docs for _, docs in wanting):
+            yield from header.documents
 
 
 def _wants(selection: Selection, transfer: Transfer) -> bool:

@@ -27,7 +27,7 @@ from bulkfetch.archive.inventory import (
     refuse_if_gone,
     write_run_report,
 )
-from bulkfetch.archive.layout import ARCHIVE, LOCK, STAGED_HEADERS
+from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS
 from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
@@ -248,6 +248,8 @@ def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings)
         if options.repair is None:
             raise
     settled = publishing.settle()
+    if options.repair is None and HEADERS_COMMIT in settled.stuck:
+        raise DamagedError(settled.stuck[HEADERS_COMMIT])
     with suppress(DamagedArchiveError):  # a repair writes it again
         check_archive(store, _identify(settings, options.source))
     if options.repair is None:

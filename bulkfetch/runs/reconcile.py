@@ -29,7 +29,8 @@ from bulkfetch.archive.witness import (
     read_acceptances,
     read_evidence,
 )
-from bulkfetch.billing.invoices import Invoice, details_of
+from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.invoices import Invoice, details_of, tax_receipts_of
 from bulkfetch.billing.money import Agreement, quantities_agree
 from bulkfetch.billing.schemas import AMENDMENT_OF
 from bulkfetch.billing.transfers import Transfer, explanation, needs_graph, transfer_of
@@ -67,7 +68,7 @@ class Header:
     currency: str | None
     transfers: tuple[Transfer, ...]
     invoice_date: datetime | None = None
-    amendment_of: str | None = None
+    documents: tuple[Document, ...] = ()
 
     @property
     def charging(self) -> list[Transfer]:
@@ -91,7 +92,7 @@ def header_of(invoice: Invoice) -> Header:
         invoice.currency_code,
         transfers,
         invoice_date=invoice.invoice_date,
-        amendment_of=invoice.amendment_of,
+        documents=documents_of([invoice]),
     )
 
 
@@ -110,6 +111,8 @@ def headers_in(table: pa.Table) -> list[Header]:
         "currencyCode",
         "billingPeriodStartDate",
         "invoiceDetails",
+        "taxReceipts",
+        "pdfDownloadLink",
         AMENDMENT_OF,
     )
     columns = [table.column(name).to_pylist() for name in names]
@@ -123,6 +126,8 @@ def _header_of_row(
     currency: str | None,
     billing_period_start: datetime | None,
     details: str | None,
+    receipts: str | None,
+    statement: str | None,
     amendment_of: str | None,
 ) -> Header:
     invoice = Invoice(
@@ -132,6 +137,8 @@ def _header_of_row(
         currency_code=currency,
         billing_period_start=billing_period_start,
         amendment_of=amendment_of,
+        pdf_download_link=statement,
+        tax_receipts=() if receipts is None else tax_receipts_of(loads(receipts.encode())),
         details=() if details is None else details_of(loads(details.encode()), invoice_id),
     )
     return header_of(invoice)

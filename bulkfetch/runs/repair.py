@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,6 +14,7 @@ import anyio.to_thread
 from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.documents import document_commits
 from bulkfetch.archive.headers import read_headers
+from bulkfetch.archive.inventory import recorded_selections
 from bulkfetch.archive.layout import (
     COMMITS,
     DOCUMENT_COMMITS,
@@ -23,17 +25,20 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.orphans import find_orphans
-from bulkfetch.archive.publishing import Publishing, Settled
+from bulkfetch.archive.publishing import Publishing, Settled, open_records
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.documents import Document
+from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.schemas import INVOICE_ARROW
-from bulkfetch.billing.transfers import Transfer
+from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError
+from bulkfetch.runs.completeness import find_selected
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
-from bulkfetch.runs.reconcile import WHOLE
+from bulkfetch.runs.reconcile import WHOLE, archived_headers, header_of
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Repair
+from bulkfetch.runs.selection import selection_from
 from bulkfetch.runs.verify import VerifyReport, verify_store
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
@@ -191,6 +196,7 @@ def _clear_staging(store: Store, report: VerifyReport) -> None:
 
 def _plan_repair(store: Store, report: VerifyReport) -> Repair:
     held = {*commit_names(store), *document_commits(store), *find_orphans(store)}
+    held |= open_records(store).keys()
     faulty: set[Transfer | Document] = set()
     lacking: set[Transfer | Document] = set()
     for finding in report.findings:
@@ -202,16 +208,47 @@ def _plan_repair(store: Store, report: VerifyReport) -> Repair:
     unreadable = {name for name in held if name.parent == DOCUMENT_COMMITS} - readable
     unbilled = {unbilled_of_commit(name) for name in held if name.parent == COMMITS}
     unbilled |= {each for each in wanted if isinstance(each, Transfer) and each.unbilled}
+    has_documents = any(selection_from(each)[1] for each in _selections(store))
+    unread = {each.invoice_id for each in wanted if is_whole_invoice(each)}
     return Repair(
         faulty=faulty,
         headers=_are_headers_lost(store),
         holds=lambda transfer: commit_name(transfer) in held or transfer in wanted,
         documents=lambda document: (
-            document in wanted or document_commit_name(document) in unreadable
+            document in wanted
+            or document_commit_name(document) in unreadable
+            or (document.invoice_id in unread and has_documents)
         ),
         invoices={each.transfer.invoice_id for each in report.findings if each.transfer},
         unbilled=tuple(sorted(transfer for transfer in unbilled if transfer is not None)),
+        newly_readable=partial(_newly_readable, store, unread),
     )
+
+
+def _newly_readable(
+    store: Store, unread: Collection[str], invoices: Sequence[Invoice]
+) -> set[Transfer | Document]:
+    """Return what the runs so far selected of invoices that they could not read.
+
+    What could not be read may have another name now, or had none: so an invoice counts that the
+    archive has no header of.
+    """
+    if not unread:
+        return set()
+    known: set[str] = set()
+    with suppress(DamagedError):
+        known = {header.invoice_id for header in archived_headers(store)}
+    new = [each for each in invoices if each.id in unread or each.id not in known]
+    return set(find_selected(_selections(store), map(header_of, new)))
+
+
+def _selections(store: Store) -> list[dict[str, Any]]:
+    """Return what all runs together selected, from their reports if the archive file is lost."""
+    with suppress(DamagedArchiveError):
+        archive = read_archive(store)
+        if archive is not None:
+            return list(archive.get("selections", []))
+    return recorded_selections(store)
 
 
 def _are_headers_lost(store: Store) -> bool:

@@ -160,14 +160,15 @@ def _find_blocked(
     lacking: Container[PurePosixPath],
 ) -> dict[Transfer | Document, Failure]:
     """Return what must not be fetched, because files of it are in place that no record names."""
+    if run.options.repair is not None:  # it moves aside what is in the way
+        return {}
     blocked: dict[Transfer | Document, Failure] = {}
     for each in left:
         name = commit_name(each) if isinstance(each, Transfer) else document_commit_name(each)
-        why = settled.stuck.get(name, "")
         if name in lacking:
             why = f"{name} is gone, but files that it named are there: run `bulkfetch repair`"
-        elif not why and run.options.repair is None:
-            why = _damage_of(run.store, name)
+        else:
+            why = settled.stuck.get(name, "") or _damage_of(run.store, name)
         if why:
             blocked[each] = failure_of(each, DamagedError(f"{each}: {why}"))
     return blocked

@@ -575,3 +575,21 @@ async def test_a_document_is_not_what_a_failing_server_is_probed_with(tmp_path: 
             Document("D1").path
         ]
     assert names_below(tmp_path) == before
+
+
+async def test_a_tax_receipt_that_is_gone_is_missed_and_fetched_by_a_repair(tmp_path: Path) -> None:
+    async with serve(SMALL) as sandbox:
+        await export_async(tmp_path, settings_for(sandbox), documents=True)
+        assert verify(tmp_path).exit_code == 0
+        record = next(tmp_path.joinpath(DOCUMENT_COMMITS).glob("*-receipt-*.json"))
+        pdf_file = next(tmp_path.joinpath(DOCUMENTS).glob(f"{record.stem}-*.pdf"))
+        before = files(tmp_path)
+        record.unlink()
+        pdf_file.unlink()
+        found = [str(each) for each in verify(tmp_path).findings]
+        report = await repair_async(tmp_path, settings_for(sandbox))
+
+    receipt = record.stem.replace("-receipt-", " receipt ")
+    assert f"document {receipt}: was selected, and is not in the archive" in found
+    assert report.sound
+    assert files(tmp_path) == before

@@ -10,7 +10,7 @@ import pytest
 from pyarrow.dataset import dataset
 from support.replay import MadeUp, invoice, serving
 
-from bulkfetch import Selection, export_async, verify
+from bulkfetch import Selection, export_async, repair_async, verify
 
 OFFICE = ("office", "billing_line_items")
 ROW = '{"customerName":"x","totalForCustomer":1}'
@@ -104,3 +104,38 @@ async def test_an_odd_invoice_that_was_not_asked_for_is_no_failure_of_the_run(
         only_b = Selection(invoices=("B",))
         report = await export_async(tmp_path, server.settings(), selection=only_b)
     assert [each.transfer.invoice_id for each in report.failures] == ["B"]
+
+
+async def test_a_repair_fetches_an_invoice_that_has_become_readable(tmp_path: Path) -> None:
+    async with serving(made_up(without_provider(), None)) as server:
+        await export_async(tmp_path, server.settings())
+        unread = await repair_async(tmp_path, server.settings())
+    assert (unread.sound, unread.exit_code) == (False, 1)
+    assert len(failures_of(tmp_path)) == 2
+    assert "nothing is faulty" not in str(unread.lines())
+    now = made_up(invoice("B", OFFICE, totalCharges=1), invoice("C", OFFICE, totalCharges=1))
+    now.rows["C", *OFFICE] = [ROW]
+    async with serving(now) as server:
+        report = await repair_async(tmp_path, server.settings(), source="a server on this machine")
+        again = await repair_async(tmp_path, server.settings(), source="a server on this machine")
+
+    assert (report.sound, report.exit_code) == (True, 0)
+    assert archived(tmp_path) == ["A", "B", "C", "Z"]
+    assert failures_of(tmp_path) == []
+    assert again.export is None
+    assert "nothing is faulty and nothing is missing" in again.lines()[-1]
+
+
+async def test_a_repair_of_what_became_readable_keeps_to_what_was_selected(tmp_path: Path) -> None:
+    selection = Selection(providers=("office",))
+    odd = without_provider()
+    async with serving(made_up(odd)) as server:
+        await export_async(tmp_path, server.settings(), selection=selection)
+    azure = ("azure", "billing_line_items")
+    now = made_up(invoice("B", OFFICE, azure, totalCharges=1))
+    now.rows["B", *azure] = [ROW]
+    async with serving(now) as server:
+        report = await repair_async(tmp_path, server.settings())
+
+    assert report.sound
+    assert archived(tmp_path) == ["A", "B", "Z"]

@@ -444,3 +444,24 @@ def test_a_commit_is_named_for_its_snapshot(period: str, kind: str, tmp_path: Pa
     assert unbilled_of_commit(commit_name(Transfer("unbilled", "one_time", kind))) is None
     assert str(transfer) == f"unbilled one_time/{kind} {period} EUR"
     assert not commit_names(LocalStore(tmp_path))
+
+
+async def test_nothing_is_called_sound_while_a_snapshot_is_half_fetched(tmp_path: Path) -> None:
+    await exported(tmp_path, selection=Selection())
+    assert verify(tmp_path, deep=True).sound
+    for ending in ("part", "json"):
+        name = f"~unbilled-current-USD+one_time+usage_line_items+00000.{ending}"
+        tmp_path.joinpath("_bulkfetch/staging", name).write_bytes(b"{}")
+
+    waiting = [str(each) for each in verify(tmp_path).findings]
+    async with serve(SMALL) as sandbox:
+        report = await repair_async(tmp_path, settings_for(sandbox))
+
+    (found,) = waiting
+    assert found.endswith(
+        "a run had fetched a part of it when it ended; the next one continues there"
+    )
+    assert report.export is not None
+    assert report.sound
+    assert verify(tmp_path, deep=True).sound
+    assert unbilled_files(tmp_path)
