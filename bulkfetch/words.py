@@ -131,6 +131,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def format_bytes(count: int) -> str:
+    """Write a number of bytes as 512 B, 1.5 KiB, 812.0 MiB and so on."""
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    if unit == "B":
+        return f"{count} B"
+    return f"{size:,.1f} {unit}"
+
+
 def encodable(text: str) -> str:
     """Return `text` with `?` for bytes of a file name that are not text."""
     return text.encode(errors="replace").decode()

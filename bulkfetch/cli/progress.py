@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 import anyio
 
 from bulkfetch.stats import RunStats
-from bulkfetch.words import printable
+from bulkfetch.words import format_bytes, printable
 
 _REDRAW_S = 0.25
 _LINE_S = 10.0
@@ -145,18 +145,6 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours}:{minute:02}:{second:02}"
     return f"{minute}:{second:02}"
-
-
-def format_bytes(count: int) -> str:
-    """Write a number of bytes as 512 B, 1.5 KiB, 812.0 MiB and so on."""
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    if unit == "B":
-        return f"{count} B"
-    return f"{size:,.1f} {unit}"
 
 
 def _has_transfers(stats: RunStats) -> bool:

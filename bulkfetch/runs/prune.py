@@ -16,7 +16,7 @@ from bulkfetch.archive.superseded import prune as prune_generations
 from bulkfetch.errors import OutputError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.opening import open_archive
-from bulkfetch.words import counted
+from bulkfetch.words import counted, format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class PruneReport:
                 "then prune again"
             )
         lines.append(
-            f"{self.output}: {self._deleted()}; {self.superseded_bytes / 1e6:,.1f} MB of replaced "
+            f"{self.output}: {self._deleted()}; {format_bytes(self.superseded_bytes)} of replaced "
             "files are kept"
         )
         return lines
@@ -73,7 +73,7 @@ class PruneReport:
         if not pruned.removed and not pruned.kept:
             return "nothing was replaced that long ago"
         generations = counted(len(pruned.removed), "generation")
-        return f"{generations} deleted, {pruned.size_bytes / 1e6:,.1f} MB"
+        return f"{generations} deleted, {format_bytes(pruned.size_bytes)}"
 
 
 def _facts_of(generation: Generation) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bulkfetch.runs.reconcile import (
     reconciliation_dict,
     reconciliation_lines,
 )
-from bulkfetch.words import counted, encodable, printable
+from bulkfetch.words import counted, encodable, format_bytes, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class ExportReport:
             )
         if self.superseded_bytes:
             lines.append(
-                f"{self.superseded_bytes / 1e6:,.1f} MB of replaced files are kept in "
+                f"{format_bytes(self.superseded_bytes)} of replaced files are kept in "
                 "_bulkfetch/superseded (`bulkfetch prune` deletes old ones)"
             )
         if self.rescues:

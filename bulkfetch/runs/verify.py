@@ -60,7 +60,7 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
-from bulkfetch.words import TextTable, counted, printable
+from bulkfetch.words import TextTable, counted, format_bytes, printable
 
 _READ_BYTES = 1 << 20
 
@@ -179,7 +179,7 @@ class VerifyReport:
         )
         if self.superseded_bytes:
             lines.append(
-                f"{self.superseded_bytes / 1e6:,.1f} MB of replaced files are kept in "
+                f"{format_bytes(self.superseded_bytes)} of replaced files are kept in "
                 "_bulkfetch/superseded (`bulkfetch prune` deletes old ones)"
             )
         if self.being_written:

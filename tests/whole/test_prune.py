@@ -45,6 +45,7 @@ from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import ALL, Secret
 from bulkfetch.storage.disk import LocalStore
+from bulkfetch.words import format_bytes
 
 OFFICE, MODERN = ("office", "billing_line_items"), ("one_time", "billing_line_items")
 A, B = Transfer("A", *OFFICE), Transfer("B", *MODERN)
@@ -120,7 +121,7 @@ async def test_old_generations_are_deleted_and_named_and_what_readers_see_stays(
         *["DELETED the table of invoice headers, replaced 2020-01-01 00:00 UTC"] * 2,
     ]
     assert summary == (
-        f"{lake}: 4 generations deleted, {size / 1e6:,.1f} MB; 0.0 MB of replaced files are kept"
+        f"{lake}: 4 generations deleted, {format_bytes(size)}; 0 B of replaced files are kept"
     )
 
 
@@ -154,7 +155,7 @@ async def test_a_prune_with_nothing_to_delete_and_a_second_one_say_so(lake: Path
     second = prune(lake, older_than=MONTH)
 
     assert len(young.lines()) == len(second.lines()) == 1
-    assert "nothing was replaced that long ago; 0.0 MB of replaced files are kept" in str(
+    assert "nothing was replaced that long ago; 0 B of replaced files are kept" in str(
         second.lines()
     )
     assert (young.complete, second.complete) == (True, True)

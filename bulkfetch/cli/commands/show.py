@@ -10,13 +10,13 @@ from itertools import groupby
 from textwrap import wrap
 from typing import Any, TypeAlias
 
-from bulkfetch.cli.progress import format_bytes, format_duration
+from bulkfetch.cli.progress import format_duration
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import print_result
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
 from bulkfetch.runs.show import DocumentMonth, LastRun, Month, ShowReport, Snapshot
 from bulkfetch.runs.show import show as show_archive
-from bulkfetch.words import counted, printable, width_of
+from bulkfetch.words import counted, format_bytes, printable, width_of
 
 _MOST = 20
 """How many lines of one kind people are shown; `--json` has all."""

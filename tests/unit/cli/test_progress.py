@@ -14,7 +14,6 @@ import pytest
 from bulkfetch.cli.progress import (
     bar,
     final_line,
-    format_bytes,
     format_duration,
     live_block,
     pack,
@@ -22,6 +21,7 @@ from bulkfetch.cli.progress import (
     show_progress,
 )
 from bulkfetch.stats import RunStats
+from bulkfetch.words import format_bytes
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
