@@ -192,39 +192,54 @@ def _next_to_ask(header: Header, vote: Vote, run: Run, share: Share) -> Transfer
 async def settle(header: Header, vote: Vote, job: Job) -> None:
     """Publish the rows of an invoice that win, and keep those that are refused."""
     run = job.run
-    charge = _charge(header, vote, run)
     asked = await in_thread(job, partial(find_asked, header, vote, run.store))
-    choice = choose(charge, asked, counts=_counts(header, vote))
+    choice = choose(_charge(header, vote, run), asked, counts=_counts(header, vote))
     former = vote.former.of(header.invoice_id)
     why_not = ""
     if former:
         why_not = await in_thread(job, partial(_why_former_stay, header, asked, choice, vote, run))
-    come: list[Fetched] = []
-    for each in asked:
-        transfer = each.transfer
-        if transfer not in vote.first:
-            continue
-        pick = choice.picks[transfer]
-        if why_not and each.archived is None:
-            failure = _failure_beside(each, former)
-            await in_thread(job, partial(_refuse, transfer, failure, vote, run))
-        elif pick is Source.SECOND:
-            come.append(await in_thread(job, partial(stage_second, run, vote.second[transfer])))
-        elif pick is Source.FIRST and transfer not in vote.committed:
-            come.append(vote.first[transfer])
-        elif pick is Source.ARCHIVED:
-            await in_thread(job, partial(_refuse, transfer, _failure(each, charge), vote, run))
+    beside = former if why_not else {}
+    come = await in_thread(job, partial(_sort_out, header, asked, choice, beside, vote, run))
     if former and not why_not:
         await in_thread(job, partial(_exchange, former, come, vote, run))
-    for fetched in [] if former and not why_not else come:
-        await _publish(fetched, vote, job)
-    for transfer in former if why_not else ():
+    else:
+        for fetched in come:
+            await _publish(fetched, vote, job)
+    for transfer in beside:
         vote.refused[transfer] = _failure_to_leave(transfer, why_not)
     for each in asked:
         if each.transfer in vote.first:
             await in_thread(job, partial(remove_staged_again, run.store, each.transfer))
     if choice.mark is not None and not choice.refused:
         vote.marks[header.invoice_id] = choice.mark
+
+
+def _sort_out(
+    header: Header,
+    asked: Sequence[Asked],
+    choice: Choice,
+    beside: Mapping[Transfer, Commit],
+    vote: Vote,
+    run: Run,
+) -> list[Fetched]:
+    """Refuse the rows that were not chosen, and return those to publish. Blocks.
+
+    What is new is refused too while former details stay, for it would be seen `beside` them.
+    """
+    come: list[Fetched] = []
+    for each in asked:
+        transfer, pick = each.transfer, choice.picks[each.transfer]
+        if transfer not in vote.first:
+            continue
+        if beside and each.archived is None:
+            _refuse(transfer, _failure_beside(each, beside), vote, run)
+        elif pick is Source.ARCHIVED:
+            _refuse(transfer, _failure(each, _charge(header, vote, run)), vote, run)
+        elif pick is Source.SECOND:
+            come.append(stage_second(run, vote.second[transfer]))
+        elif transfer not in vote.committed:
+            come.append(vote.first[transfer])
+    return come
 
 
 def _exchange(
