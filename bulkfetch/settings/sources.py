@@ -44,6 +44,8 @@ from bulkfetch.settings.values import COMMAND, ValueKind
 
 _LOGGER = logging.getLogger("bulkfetch")
 _DEFAULT = "default"
+_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""What names the certificates of this machine for OpenSSL, requests and curl; the first counts."""
 _CONFIG = f"{PREFIX}CONFIG"
 _LYING_FILE = "bulkfetch.toml"
 """A file of settings that is not read unless it is named: somebody else may have put it there."""
@@ -86,6 +88,9 @@ def load_settings(
     named = _named_file(flags, variables)
     file = _read_file(named, environ, cwd)
     given = _find_given(flags, variables, file, cwd)
+    bundle, warnings = _find_bundle(environ, cwd)
+    if bundle is not None:
+        given.setdefault("ca_file", bundle)
     values: dict[str, Any] = {
         name: _read_given(name, each, environ) for name, each in given.items()
     }
@@ -98,7 +103,8 @@ def load_settings(
         where = (sources["row_group_rows"], sources["part_rows"])
         check_row_group_rows(values["row_group_rows"], part_rows, sources=where)
     values.setdefault("login_file", _login_file(environ))
-    warnings = file.warnings if file is not None else ()
+    if file is not None:
+        warnings += file.warnings
     notes = _note_lying_file(cwd) if named is None else ()
     return LoadedSettings(Settings(**values), sources, warnings, notes)
 
@@ -224,6 +230,22 @@ def _find_given(
         elif file is not None and name in file.values:
             found[name] = _Given(file.values[name], f"{file.shown}, key {name}", file.folder)
     return found
+
+
+def _find_bundle(environ: Mapping[str, str], cwd: Path) -> tuple[_Given | None, tuple[str, ...]]:
+    """Return the certificates that other tools trust as well, and warnings of what is missing."""
+    warnings: list[str] = []
+    for variable in _BUNDLES:
+        source = f"environment variable {variable}"
+        named = cleaned(environ.get(variable, ""))
+        path = cwd / named
+        if named and path.is_file():
+            return _Given(path, source, cwd), tuple(warnings)
+        if named and path.is_dir():
+            warnings.append(f"{source}: {named} is a folder, and not used: SSL_CERT_DIR takes one")
+        elif named:
+            warnings.append(f"{source}: there is no file {named}, so it is not used")
+    return None, tuple(warnings)
 
 
 def _read_given(name: str, given: _Given, environ: Mapping[str, str]) -> Any:

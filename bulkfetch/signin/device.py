@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -19,7 +20,7 @@ from bulkfetch.signin.entra import (
     resource_of,
     token_of_answer,
 )
-from bulkfetch.signin.logins import Login, write_login
+from bulkfetch.signin.logins import Login, prepare_login_file, write_login
 from bulkfetch.signin.tokens import Issued, claims_of
 from bulkfetch.words import printable
 
@@ -93,6 +94,7 @@ def begin_device_sign_in(settings: SignInSettings) -> DeviceSignIn:
         raise SettingsError(
             f"signing in needs the tenant and the app: give {' and '.join(missing)}"
         )
+    prepare_login_file(_login_file(settings))
     with entra_client(settings) as http:
         application = _open_application(settings, http)
         flow = application.initiate_device_flow(
@@ -129,8 +131,6 @@ def keep_login(settings: SignInSettings, issued: Issued) -> Login:
         raise SignInError(
             "Entra gave no refresh token: the app lacks the permission offline_access"
         )
-    if settings.login_file is None:
-        raise SettingsError("there is no file to keep the login in: give --login-file")
     username = str(claims_of(issued.token).get("upn") or "")
     login = Login(
         str(settings.tenant_id),
@@ -139,5 +139,11 @@ def keep_login(settings: SignInSettings, issued: Issued) -> Login:
         issued.refresh_token,
         username,
     )
-    write_login(settings.login_file, login)
+    write_login(_login_file(settings), login)
     return login
+
+
+def _login_file(settings: SignInSettings) -> Path:
+    if settings.login_file is None:
+        raise SettingsError("there is no file to keep the login in: give --login-file")
+    return settings.login_file

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import msal
@@ -24,8 +25,10 @@ from bulkfetch.errors import (
     ProxyError,
     SettingsError,
     SignInError,
+    StorageError,
 )
 from bulkfetch.logguard import guard_logs
+from bulkfetch.runlog import LOGGER
 from bulkfetch.settings.declared import CLOUDS, SignInSettings, Way
 from bulkfetch.settings.proxies import (
     ProxyChoice,
@@ -92,9 +95,9 @@ def sign_in(settings: SignInSettings, keep: Callable[[Secret], None] | None = No
     """Get a token from Entra in the way that the settings choose; it blocks.
 
     Every call begins without msal's caches: they hold the refused token, and failures of the last
-    seconds. A new refresh token is stored in `login_file`, and given to `keep`. Raises SignInError
-    if refused, SettingsError, StorageError if a login cannot be kept. Raises ConnectionFailedError
-    or HttpStatusError for failures that may pass.
+    seconds. A new refresh token is stored in `login_file`, and given to `keep`; if it cannot be
+    stored, the log says so. Raises SignInError if refused, and SettingsError. Raises
+    ConnectionFailedError or HttpStatusError for failures that may pass.
     """
     way = way_of(settings)
     if way is Way.MANAGED_IDENTITY:
@@ -140,7 +143,7 @@ def _sign_in_with_refresh_token(
             continue
         if issued.refresh_token is not None:
             if settings.login_file is not None:
-                write_login(settings.login_file, _update(login, issued))
+                _keep_login(settings.login_file, _update(login, issued))
             if keep is not None:
                 keep(issued.refresh_token)
         return issued
@@ -149,8 +152,28 @@ def _sign_in_with_refresh_token(
     )
 
 
+def _keep_login(file: Path, login: Login) -> None:
+    """Keep a login for the next run. This one goes on if it cannot be kept: it has its token."""
+    try:
+        write_login(file, login)
+    except StorageError as error:
+        LOGGER.warning("warning: %s. This run continues without", error)
+
+
+def _kept_login(settings: SignInSettings) -> Login | None:
+    """Return the login that is kept. One that cannot be read does not matter if the settings have a
+    refresh token."""
+    try:
+        return read_login(settings.login_file) if settings.login_file else None
+    except SettingsError as error:
+        if settings.refresh_token is None:
+            raise
+        LOGGER.warning("warning: %s. The refresh token of the settings is used", error)
+        return None
+
+
 def _logins(settings: SignInSettings) -> Iterator[Login]:
-    kept = read_login(settings.login_file) if settings.login_file else None
+    kept = _kept_login(settings)
     is_usable = kept is not None and kept.is_of(settings.tenant_id, settings.client_id)
     # a file may say who signs in, but not where secrets are sent to
     is_known = kept is not None and (

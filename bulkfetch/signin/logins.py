@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -40,7 +41,7 @@ def read_login(file: Path) -> Login | None:
         with file.open("rb") as stream:
             mode = os.fstat(stream.fileno()).st_mode
             content = stream.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise SettingsError(f"the login in {file} cannot be read: {error.strerror}") from error
@@ -61,6 +62,26 @@ def read_login(file: Path) -> Login | None:
         raise SettingsError(
             f"{file} is not a login of bulkfetch; remove it and run `bulkfetch login` again"
         ) from None
+
+
+def prepare_login_file(file: Path) -> None:
+    """Make sure that a login can be kept in `file`, before a person signs in. Raises StorageError.
+
+    A home may be read-only, or that of another user.
+    """
+    try:
+        folder = file.resolve().parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _not_kept(error, file) from error
+
+
+def _not_kept(error: OSError, file: Path) -> StorageError:
+    return StorageError(
+        f"the login cannot be kept: {explain(error, file)}; --login-file names another file"
+    )
 
 
 def write_login(file: Path, login: Login) -> None:
@@ -99,7 +120,7 @@ def write_login(file: Path, login: Login) -> None:
                 temporary.unlink()
             raise
     except OSError as error:
-        raise StorageError(f"the login cannot be kept: {explain(error, file)}") from error
+        raise _not_kept(error, file) from error
 
 
 def remove_login(file: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.declared import SignInSettings, Way, flag_of, variable_of
 from bulkfetch.signin.tokens import claims_of
@@ -85,7 +87,8 @@ def _missing(names: list[str], settings: SignInSettings) -> list[str]:
 
 
 def _has_login(settings: SignInSettings) -> bool:
-    return settings.login_file is not None and settings.login_file.is_file()
+    # of a home that may not be looked into, is_file raises
+    return settings.login_file is not None and os.path.isfile(settings.login_file)
 
 
 def _how_to_give(name: str) -> str:

@@ -16,6 +16,7 @@ from bulkfetch.errors import (
     OutputLockedError,
     StorageError,
 )
+from bulkfetch.storage.systemfiles import is_system_file
 
 try:
     import fcntl
@@ -452,7 +453,8 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
         raise OutputError(f"{root} is a file; the output must be a directory") from None
     except OSError as error:
         raise OutputError(f"the output directory cannot be used: {explain(error, root)}") from error
-    if names and not is_archive and set(names) != {marker.parts[0]}:
+    others = [name for name in names if name != marker.parts[0] and not is_system_file(name)]
+    if others and not is_archive:
         raise OutputError(
             f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty "
             "or new directory"

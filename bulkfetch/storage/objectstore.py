@@ -19,6 +19,7 @@ from bulkfetch.errors import NameTakenError, StorageError, UploadLostError
 from bulkfetch.runlog import LOGGER
 from bulkfetch.storage.leases import Lease, LeasePolicy, is_held
 from bulkfetch.storage.objects import Entry, Objects, Upload
+from bulkfetch.storage.systemfiles import is_system_file
 
 _UPLOADS = PurePosixPath("_bulkfetch/uploads")
 """Holds one marker for each upload in progress: the next run ends the uploads of a killed run."""
@@ -203,7 +204,9 @@ class ObjectStore:
     def lacks(self, marker: PurePosixPath) -> bool:
         """Return whether the prefix has objects, but not the `marker` that every archive has."""
         return marker not in self._index and any(
-            name.parts[0] != marker.parts[0] for name in self._index
+            name.parts[0] != marker.parts[0] and not is_system_file(name.parts[0])
+            for name in self._index
+            if name.parts
         )
 
     @contextmanager

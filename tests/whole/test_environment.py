@@ -6,13 +6,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 
 from bulkfetch.settings.environment import user_folder
 
@@ -210,6 +215,99 @@ def try_a_program_in_the_working_directory(place: Place) -> None:
         assert not (place.folder / "ran").exists()
 
 
+@contextmanager
+def serving_tls(folder: Path) -> Iterator[str]:
+    """Serve an empty list of invoices with a certificate that only `folder`/ca.pem vouches for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            uri = self.path.removeprefix("/v1")
+            page = {"totalCount": 0, "items": [], "links": {"self": {"uri": uri}}}
+            body = json.dumps(page).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"https://localhost:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def try_certificates(place: Place) -> None:
+    with serving_tls(place.folder) as url:
+        words = ["invoices", "list", "--base-url", url, "--token", "t", "--max-attempts", "1"]
+        ours, none = str(place.folder / "ca.pem"), str(place.folder / "none.pem")
+        assert place.run(*words).returncode == 1
+        assert place.run(*words, "--ca-file", ours).returncode == 0
+        for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            for value in (ours, f'"{ours}"'):
+                done = place.run(*words, **{variable: value})
+                assert (done.returncode, done.stderr) == (0, ""), done.stderr
+            done = place.run(*words, **{variable: none})
+            assert done.returncode == 1
+            assert f"environment variable {variable}: there is no file {none}" in done.stderr
+        done = place.run(*words, REQUESTS_CA_BUNDLE=none, CURL_CA_BUNDLE=ours)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("REQUESTS_CA_BUNDLE") == 1
+        others = {"SSL_CERT_FILE": ours, "REQUESTS_CA_BUNDLE": none, "CURL_CA_BUNDLE": none}
+        assert place.setting("ca_file", **others) == (ours, "environment variable SSL_CERT_FILE")
+        others["BULKFETCH_CA_FILE"] = ours
+        source = "environment variable BULKFETCH_CA_FILE"
+        assert place.setting("ca_file", **others) == (ours, source)
+
+
+def try_a_home_that_takes_no_file(place: Place) -> None:
+    for variables in (
+        {"HOME": "/dev/null"},
+        {"HOME": "/proc/none"},
+        {"HOME": ""},
+        {"HOME": "."},
+        {"HOME": str(place.home), "XDG_CONFIG_HOME": "/dev/null"},
+    ):
+        done = place.run("export", "--sandbox", "--quiet", str(place.folder / "lake"), **variables)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert "no credentials" in place.refusal("invoices", "list", **variables)
+        words = (
+            "login",
+            "--tenant-id",
+            "t",
+            "--client-id",
+            "c",
+            "--authority",
+            "https://127.0.0.1:9",
+        )
+        done = place.run(*words, **variables)
+        assert done.returncode in (1, 2)
+        assert "--login-file" in done.stderr
+    assert list(place.cwd.iterdir()) == []
+
+
+def try_a_volume(place: Place) -> None:
+    for name in ("lost+found", ".snapshot", "System Volume Information"):
+        (place.folder / "lake" / name).mkdir(parents=True)
+    for name in (".DS_Store", ".gitkeep", "Thumbs.db", "desktop.ini"):
+        (place.folder / "lake" / name).touch()
+    lake = str(place.folder / "lake")
+    assert place.run("export", "--sandbox", "--quiet", lake).returncode == 0
+    assert place.run("verify", lake).returncode == 0
+
+
 def try_an_address_of_one_slash(place: Place) -> None:
     for command in (("export",), ("verify",), ("repair",), ("accept", "X")):
         words = place.refusal(
@@ -236,6 +334,9 @@ TRIALS: dict[str, Callable[[Place], None]] = {
     "`~`, `~user`, `$NAME`, `${NAME}`, `%NAME%` in a path": try_paths,
     "a relative path in a TOML file": try_relative_paths_in_a_file,
     "a program of `token_command` without a folder": try_a_program_in_the_working_directory,
+    "SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE": try_certificates,
+    "a home that is missing, read-only or not ours": try_a_home_that_takes_no_file,
+    "`lost+found`, `.DS_Store`, `.gitkeep` and their like in the output directory": try_a_volume,
     "an address of one slash, such as `s3:/bucket`": try_an_address_of_one_slash,
 }
 

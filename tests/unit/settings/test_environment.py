@@ -170,6 +170,10 @@ def test_the_folder_of_the_user_is_where_the_system_keeps_such_folders(
     assert user_folder(environ, platform) == folder
 
 
+def test_the_switch_of_the_compiled_decoder_is_no_setting(tmp_path: Path) -> None:
+    load_settings({}, {"BULKFETCH_KERNEL": "off"}, cwd=tmp_path)
+
+
 def test_a_relative_home_is_none_as_it_would_be_the_working_directory() -> None:
     assert home_of({"HOME": "."}) == ""
     assert home_of({"HOME": "", "USERPROFILE": "/u"}) == "/u"
@@ -181,10 +185,11 @@ _READS_ENVIRONMENT = re.compile(
 
 
 def test_only_the_settings_read_the_environment() -> None:
+    """And the compiled decoder, which is switched off where there are no settings at all."""
     package = Path(bulkfetch.__file__).parent
     reading = {
         path.relative_to(package).parts[0]
         for path in package.rglob("*.py")
         if _READS_ENVIRONMENT.search(path.read_text(encoding="utf-8"))
     }
-    assert reading == {"settings"}
+    assert reading == {"settings", "decoding"}

@@ -20,7 +20,7 @@ from aiohttp import web
 from support.entra import CANARY, REFRESH, TENANT, Entra, credentials, entra, json_answer, of_user
 
 from bulkfetch.client import Client
-from bulkfetch.errors import SettingsError, SignInError
+from bulkfetch.errors import SettingsError, SignInError, StorageError
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions
@@ -188,6 +188,48 @@ async def test_a_kept_refresh_token_that_is_refused_gives_way_to_the_one_that_is
     assert claims_of(token)["upn"] == USER
     assert login is not None
     assert login.refresh_token.reveal() != CANARY
+
+
+@pytest.mark.parametrize("place", ["file", "proc"])
+async def test_a_run_whose_login_cannot_be_kept_goes_on_with_a_warning(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a home is a file, or a file system that takes none."""
+    (tmp_path / "home").touch()
+    file = Path("/proc" if place == "proc" else tmp_path / "home", "bulkfetch", "login.json")
+    async with entra(tmp_path) as there:
+        token = await credentials(of_user(there, login_file=file)).token()
+    assert claims_of(token)["upn"] == USER
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] != []
+    assert "the login cannot be kept" in caplog.text
+    assert "--login-file" in caplog.text
+
+
+async def test_a_login_that_cannot_be_read_gives_way_to_the_refresh_token_that_is_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "login.json"
+    file.write_text("{}")
+    file.chmod(0o644)
+    async with entra(tmp_path) as there:
+        token = await credentials(of_user(there, login_file=file)).token()
+    assert claims_of(token)["upn"] == USER
+    assert "other users may read it" in caplog.text
+
+
+async def test_nobody_is_asked_to_sign_in_where_the_login_cannot_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    said: list[str] = []
+    async with entra(tmp_path) as there:
+        with pytest.raises(StorageError, match=r"cannot be kept: .*; --login-file names another"):
+            await log_in(
+                there.settings(login_file=tmp_path / "home" / "login.json"),
+                said.append,
+                sleep=no_sleep,
+            )
+        with pytest.raises(SettingsError, match="no file to keep the login in"):
+            await log_in(there.settings(login_file=None), said.append, sleep=no_sleep)
+    assert said == []
 
 
 async def test_a_login_does_not_say_where_secrets_are_sent_to(tmp_path: Path) -> None:

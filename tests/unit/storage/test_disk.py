@@ -247,6 +247,38 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
         prepare_directory(tmp_path, ARCHIVE)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lost+found/", ".snapshot/", ".zfs/", "aquota.user"),
+        *(".DS_Store", ".Trashes/", ".Spotlight-V100/", ".fseventsd/", "._lake"),
+        *("Thumbs.db", "desktop.ini", "Desktop.ini", "System Volume Information/", "$RECYCLE.BIN/"),
+        *("@eaDir/", ".Trash-1000/", ".nfs000000000012ab34", ".gitkeep", ".keep"),
+    ],
+)
+def test_what_a_system_leaves_in_an_empty_directory_does_not_fill_it(
+    tmp_path: Path, name: str
+) -> None:
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).touch()
+
+    assert prepare_directory(tmp_path, ARCHIVE).root == tmp_path
+
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(OutputError, match="is not empty and not an archive"):
+        prepare_directory(tmp_path, ARCHIVE)
+
+
+@pytest.mark.parametrize("name", [".ssh", ".git", ".bashrc", "lost", "keep", "_x", ".DS_Store2"])
+def test_other_hidden_files_are_somebodys_data(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+
+    with pytest.raises(OutputError, match="is not empty and not an archive"):
+        prepare_directory(tmp_path, ARCHIVE)
+
+
 def test_a_directory_that_was_begun_by_a_killed_run_is_ours(tmp_path: Path) -> None:
     tmp_path.joinpath("_bulkfetch").mkdir()
 

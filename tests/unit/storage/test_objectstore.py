@@ -267,3 +267,12 @@ def test_an_archive_is_told_from_other_things_below_a_prefix() -> None:
     assert memory.open().lacks(ARCHIVE)
     obstore.put(memory.store, str(ARCHIVE), b"")
     assert not memory.open().lacks(ARCHIVE)
+
+
+@pytest.mark.parametrize("name", [".keep", "lost+found/x", "_$folder$", ".DS_Store", "a_$folder$"])
+def test_what_a_tool_leaves_in_an_empty_prefix_does_not_fill_it(name: str) -> None:
+    memory = Memory()
+    obstore.put(memory.store, name, b"")
+    assert not memory.open().lacks(ARCHIVE)
+    obstore.put(memory.store, "photo.jpg", b"")
+    assert memory.open().lacks(ARCHIVE)
