@@ -81,13 +81,38 @@ class Ended:
 
 
 class Interceptor:
-    """Counts the changes below a folder, and lets one of them go wrong."""
+    """Counts changes, and lets one of them go wrong."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.changes: list[Change] = []
+        self._lock = threading.Lock()
+
+    def install(self) -> None:
+        """Watch this process from here on; there is no way back."""
+        raise NotImplementedError
+
+    def pass_by(self, change: Change, half: Callable[[], object] | None = None) -> None:
+        """Tell of a change that is about to happen; `half` does half of it, where that can be."""
+        with self._lock:
+            number = len(self.changes)
+            self.changes.append(change)
+            at = self.fault.at
+            if at is None or number < at or (number > at and not self.fault.stays):
+                return
+            if half is not None:
+                half()
+            if self.fault.code is None:
+                os._exit(KILLED)
+        _fail(self.fault.code, change.path)
+
+
+class DiskInterceptor(Interceptor):
+    """Counts the changes of the file system below a folder, and lets one of them go wrong."""
 
     def __init__(self, root: Path, fault: Fault) -> None:
+        super().__init__(fault)
         self._root = f"{os.path.realpath(root)}/"
-        self._fault = fault
-        self._lock = threading.Lock()
-        self.changes: list[Change] = []
 
     def install(self) -> None:
         """Watch this process from here on; there is no way back."""
@@ -101,7 +126,7 @@ class Interceptor:
 
         def fsync_watched(handle: Any) -> None:
             if self._is_below(handle):
-                self.pass_by("sync", handle)
+                self.pass_path("sync", handle)
             real_fsync(handle)
 
         io.open = open_watched
@@ -114,8 +139,8 @@ class Interceptor:
             if flags & (os.O_CREAT | os.O_TRUNC) and not _exists(path):
                 self._pass_by_below("create", path)
         elif event == "os.link":
-            if self._fault.without_links and self._is_below(words[1]):
-                _fail(self._fault.without_links, words[1])
+            if self.fault.without_links and self._is_below(words[1]):
+                _fail(self.fault.without_links, words[1])
             if not _exists(words[1]):
                 self._pass_by_below("link", words[1])
         elif event == "os.rename":
@@ -128,21 +153,11 @@ class Interceptor:
 
     def _pass_by_below(self, what: str, path: Any) -> None:
         if self._is_below(path):
-            self.pass_by(what, path)
+            self.pass_path(what, path)
 
-    def pass_by(self, what: str, path: Any, half: Callable[[], object] | None = None) -> None:
-        """Tell of a change that is about to happen; `half` does half of it, where that can be."""
-        with self._lock:
-            number = len(self.changes)
-            self.changes.append(Change(what, self._full_path(path).removeprefix(self._root)))
-            at = self._fault.at
-            if at is None or number < at or (number > at and not self._fault.stays):
-                return
-            if half is not None:
-                half()
-            if self._fault.code is None:
-                os._exit(KILLED)
-        _fail(self._fault.code, path)
+    def pass_path(self, what: str, path: Any, half: Callable[[], object] | None = None) -> None:
+        """Tell of a change of a file."""
+        self.pass_by(Change(what, self._full_path(path).removeprefix(self._root)), half)
 
     def _is_below(self, path: Any) -> bool:
         return f"{self._full_path(path)}/".startswith(self._root)
@@ -157,7 +172,7 @@ class Interceptor:
 class _WatchedWriter(io.BufferedWriter):
     """A file whose first write is a change; where that goes wrong, half of it comes through."""
 
-    def __init__(self, raw: Any, interceptor: Interceptor) -> None:
+    def __init__(self, raw: Any, interceptor: DiskInterceptor) -> None:
         super().__init__(raw)
         self._interceptor = interceptor
         self._is_new = True
@@ -169,7 +184,7 @@ class _WatchedWriter(io.BufferedWriter):
 
         if self._is_new:
             self._is_new = False
-            self._interceptor.pass_by("write", self.fileno(), half=write_half)
+            self._interceptor.pass_path("write", self.fileno(), half=write_half)
         return super().write(data)
 
 
@@ -182,9 +197,9 @@ def _fail(code: int, path: Any) -> None:
 
 
 def run_forked(
-    work: Callable[[], int], root: Path, fault: Fault, *, environment: Mapping[str, str]
+    work: Callable[[], int], interceptor: Interceptor, *, environment: Mapping[str, str]
 ) -> Ended:
-    """Do `work` in a fork of this process, a change below `root` going wrong.
+    """Do `work` in a fork of this process, a change that is intercepted going wrong.
 
     Returns how it ended. `work` returns an exit code, as commands do.
     """
@@ -198,7 +213,6 @@ def run_forked(
             os.dup2(said, 1)
             os.dup2(said, 2)
             os.environ.update(environment)
-            interceptor = Interceptor(root, fault)
             interceptor.install()
             code = work()
             with os.fdopen(write_end, "wb") as pipe:

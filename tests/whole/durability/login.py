@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from whole.durability.faults import KILLED, WORDS, Ended, Fault, run_forked
+from whole.durability.faults import KILLED, WORDS, DiskInterceptor, Ended, Fault, run_forked
 
 from bulkfetch.errors import StorageError
 from bulkfetch.settings.values import Secret
@@ -31,7 +31,7 @@ def keep(file: Path, fault: Fault = Fault()) -> Ended:  # noqa: B008  a value
             return 1
         return 0
 
-    return run_forked(work, file.parent, fault, environment={})
+    return run_forked(work, DiskInterceptor(file.parent, fault), environment={})
 
 
 def try_login(

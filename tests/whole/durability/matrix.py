@@ -31,7 +31,7 @@ from datetime import date
 from itertools import count, product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -42,8 +42,10 @@ from whole.durability.faults import (
     KILLED,
     WITHOUT_LINKS,
     WORDS,
+    DiskInterceptor,
     Ended,
     Fault,
+    Interceptor,
     run_forked,
 )
 from whole.durability.login import try_login
@@ -130,12 +132,36 @@ class Place:
     def lake(self) -> Path:
         return self.folder / "lake"
 
+    @property
+    def address(self) -> str:
+        """What the command line calls the archive."""
+        return str(self.lake)
+
+    @classmethod
+    def start(cls, folder: Path) -> Self:
+        """Make a place in a new folder."""
+        folder.mkdir(parents=True)
+        return cls(folder)
+
+    def copy_to(self, folder: Path) -> Self:
+        """Copy it to a new folder, with its archive."""
+        shutil.copytree(self.folder, folder)
+        return type(self)(folder)
+
+    def intercept(self, fault: Fault) -> Interceptor:
+        """Return what lets a change of the archive go wrong."""
+        return DiskInterceptor(self.folder, fault)
+
+    def environment(self) -> dict[str, str]:
+        """What the settings come from."""
+        return {"BULKFETCH_TOKEN": TOKEN, "HOME": str(self.folder)}
+
     def run(self, step: Step, fault: Fault = Fault(), away: str = "") -> Ended:  # noqa: B008  a value
         """Do a step in a fork of this process."""
         if step.alter is not None:
             step.alter(self.lake)
             return Ended(0, "", ())
-        words = [word.format(lake=self.lake) if word == LAKE else word for word in step.words]
+        words = [self.address if word == LAKE else word for word in step.words]
 
         def work() -> int:
             os.chdir("/")
@@ -144,8 +170,7 @@ class Place:
                 flags = [*_FLAGS, "--base-url", base_url] if asks else []
                 return cli.main([*words, *flags])
 
-        environment = {"BULKFETCH_TOKEN": TOKEN, "HOME": str(self.folder)}
-        return run_forked(work, self.folder, fault, environment=environment)
+        return run_forked(work, self.intercept(fault), environment=self.environment())
 
     def files(self) -> dict[str, bytes]:
         """All files of the archive but the logs, reports and lock of its runs."""
@@ -209,6 +234,10 @@ def _counted(reports: Sequence[Path]) -> Any:
     return None
 
 
+Start = Callable[[Path], Place]
+"""Makes a place in a new folder."""
+
+
 # One scenario.
 
 
@@ -247,14 +276,14 @@ class Trial:
     """What became of the states seen so far."""
 
     @classmethod
-    def prepare(cls, scenario: Scenario, work: Path, without_links: int | None) -> Trial:
-        before = Place(work / "before")
-        before.folder.mkdir(parents=True)
+    def prepare(
+        cls, scenario: Scenario, work: Path, without_links: int | None, start: Start
+    ) -> Trial:
+        before = start(work / "before")
         for step in scenario.before:
             ended = before.run(step, Fault(without_links=without_links))
             assert "Traceback" not in ended.said, ended.said
-        clean = Place(work / "clean")
-        shutil.copytree(before.folder, clean.folder)
+        clean = before.copy_to(work / "clean")
         first = clean.run(scenario.command, Fault(without_links=without_links))
         files = clean.comparable()
         again = clean.run(scenario.command.again(), Fault(without_links=without_links))
@@ -268,8 +297,7 @@ class Trial:
         """Let one change go wrong; return what is not as it must be, None if it did not come to
         it."""
         fault = Fault(at, code, stays=stays, without_links=self.without_links)
-        place = Place(self.work / "point")
-        shutil.copytree(self.before.folder, place.folder)
+        place = self.before.copy_to(self.work / "point")
         try:
             law = self._law()
             law.judge(place.lake, settled=False)  # learns what was ever committed
@@ -293,6 +321,7 @@ class Trial:
             set(found.committed) - set(self.scenario.damaged),
             damaged=self.scenario.damaged,
             may_go=self.scenario.may_go,
+            gives_way=self.scenario.gives_way,
         )
 
     def _judge_end(self, ended: Ended, fault: Fault, place: Place) -> list[str]:
@@ -388,13 +417,13 @@ class Amount:
         return [*((code, False) for code in self.codes), *((code, True) for code in self.stays)]
 
 
-def try_scenario(number: int, amount: Amount, work: str) -> Tally:
+def try_scenario(number: int, amount: Amount, work: str, start: Start = Place.start) -> Tally:
     """Try all points of one scenario."""
     scenario, started = SCENARIOS[number], time.monotonic()
     tally = Tally(scenario.name)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         try:
-            trial = Trial.prepare(scenario, Path(folder), amount.without_links)
+            trial = Trial.prepare(scenario, Path(folder), amount.without_links, start)
         except AssertionError as error:
             tally.faults.append(f"undisturbed: {error}")
             return tally
@@ -455,7 +484,7 @@ def _memory_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _show(tally: Tally) -> None:
+def show(tally: Tally) -> None:
     points, failed = sum(tally.points.values()), sum(tally.failed.values())
     print(
         f"{tally.scenario:<42} {tally.changes:>5} {points:>6} {tally.states:>6} {failed:>6}"
@@ -491,7 +520,7 @@ def try_matrix(
     is_bad = False
     for name, amount in _amounts(every, kills_only=kills_only, links_only=links_only).items():
         print(f"{name}: changes of the undisturbed run, points, states gone on from, failed")
-        tallies = try_all(scenarios, amount, with_login=with_login, workers=workers, tell=_show)
+        tallies = try_all(scenarios, amount, with_login=with_login, workers=workers, tell=show)
         points, failed = Counter[str](), Counter[str]()
         for tally in tallies:
             points += tally.points

@@ -203,6 +203,7 @@ class Law:
 
     `possible` are the generations that each record may have, `damaged` the records that somebody
     else has altered, and `may_go` the beginnings of the names of those that may be deleted.
+    `gives_way` are a record that goes and the one that takes its place.
     """
 
     possible: Mapping[str, set[Value]]
@@ -210,6 +211,7 @@ class Law:
     """The records that were committed before the first fault."""
     damaged: tuple[str, ...] = ()
     may_go: tuple[str, ...] = ()
+    gives_way: tuple[str, str] | None = None
     ever: dict[str, str] = field(default_factory=dict)
 
     def judge(self, root: Path, *, settled: bool) -> list[str]:
@@ -225,6 +227,17 @@ class Law:
         for record in sorted({*found.seen, *found.committed, *found.is_open, *self.had}):
             if record not in self.damaged:
                 faults += [f"{record}: {each}" for each in self._old_or_new(record, found, settled)]
+        if self.gives_way:
+            faults += self._one_of_two(*self.gives_way, found, settled)
+        return faults
+
+    @staticmethod
+    def _one_of_two(old: str, new: str, found: Archive, settled: bool) -> list[str]:
+        faults = []
+        if found.seen.get(old) and found.seen.get(new):
+            faults.append(f"readers see both {old} and {new}")
+        if settled and (old in found.committed) == (new in found.committed):
+            faults.append(f"one of {old} and {new} must be committed, and no more")
         return faults
 
     def _never_forgets(self, found: Archive) -> list[str]:
@@ -243,16 +256,17 @@ class Law:
         for what, values in stages.items():
             if record in values and values[record] not in possible:
                 faults.append(f"what is {what} is no generation: {values[record]}")
+        is_bound = record in self.had and record not in (self.gives_way or ())
         seen = found.seen.get(record, ())
         if not any(not Counter(seen) - Counter(each) for each in possible):
             faults.append(f"readers see what is of no one generation: {seen}")
         is_there = record in found.committed
-        if record in self.had and not any(record in values for values in stages.values()):
+        if is_bound and not any(record in values for values in stages.values()):
             faults.append("neither old nor new is there")
         if settled:
             if record in found.is_open:
                 faults.append("it is open still")
-            if record in self.had and not is_there:
+            if is_bound and not is_there:
                 faults.append("neither old nor new is committed")
             whole = found.committed.get(record, ())
             if Counter(seen) != Counter(whole):

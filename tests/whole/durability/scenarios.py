@@ -96,7 +96,8 @@ class Scenario:
     Of `damaged` records, files or records are damaged or lost before it. What `may_go` can be
     deleted: generations of records, by the beginning of their names. What is kept of the replaced
     is compared with that of an undisturbed run unless `keeps_more`: a run that goes on may meet
-    another answer first, or may find a lost file that is there again.
+    another answer first, or may find a lost file that is there again. `gives_way` are a record that
+    goes and the one that takes its place: they are never seen together.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Scenario:
     damaged: tuple[str, ...] = ()
     may_go: tuple[str, ...] = ()
     keeps_more: bool = False
+    gives_way: tuple[str, str] | None = None
 
     @property
     def services(self) -> list[Service]:
@@ -194,6 +196,12 @@ SCENARIOS = (
         "documents replaced",
         (Step(WITH_DOCUMENTS, _with_statement("1", 2, "a")),),
         Step(WITH_DOCUMENTS, _with_statement("2", 3, "n")),
+    ),
+    Scenario(
+        "another detail takes its place",
+        (_SMALL_EXPORT,),
+        Step(EXPORT, Service({"A": 4}, {detail("A", MODERN): (names(4, "m"),)})),
+        gives_way=(A_COMMIT, "A+one_time+billing_line_items"),
     ),
     Scenario("headers replaced", (_SMALL_EXPORT,), Step(EXPORT, WITH_ONE_MORE)),
     Scenario(
