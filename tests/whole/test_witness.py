@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from aiohttp import web
 from support.objectservers import ObjectServer
 from support.replay import CONTINUATION, Asked, MadeUp, folded, invoice, page, serving
+from whole.durability.disks import WatchedDisk, counting, dying
 from whole.durability.lakes import Lake
+from whole.durability.trial import run_into
 
 from bulkfetch.archive.records import sealed
 from bulkfetch.archive.witness import Mark
@@ -476,3 +479,47 @@ async def test_an_object_store_keeps_the_rules_as_a_disk_does(object_server: Obj
     taken = await run(take_new=["D1"])
     assert (taken.exit_code, mark_of(taken), taken.rows) == (4, Mark.CONFIRMED, 29)
     assert not [name for name in lake.names() if "/staging/" in name]
+
+
+@pytest.mark.slow
+async def test_a_run_that_is_killed_anywhere_while_it_asks_again_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    before = rows(30)
+
+    async def begun(root: Path) -> Tenant:
+        made_up = tenant(30, {OFFICE: [before]})
+        make(root)
+        async with serving(made_up) as server:
+            assert (await run_into(root, server, page_size=10)).exit_code == 0
+        charge_now(made_up, 40, rows(20, name="x"), rows(40, name="x"))
+        return made_up
+
+    steps: list[str] = []
+    made_up = await begun(tmp_path / "counted")
+    async with serving(made_up) as server:
+        await run_into(tmp_path / "counted", server, WatchedDisk(counting(steps)), page_size=10)
+    assert len(names(tmp_path / "counted")) == 40
+    for at in range(0, len(steps), 4):
+        root = tmp_path / str(at)
+        made_up = await begun(root)
+        async with serving(made_up) as server:
+            with suppress(BaseException):
+                await run_into(root, server, WatchedDisk(dying(at)), page_size=10)
+        made_up.answers["D1", *OFFICE] = [rows(40, name="x")]
+        assert count_rows(root) >= 30
+        async with serving(made_up) as server:
+            report = await run_into(root, server, page_size=10)
+        assert report.exit_code == 0
+        assert names(root) == [f"x{n}" for n in range(40)]
+        assert verify(root, deep=True).sound
+
+
+def make(root: Path) -> None:
+    root.mkdir()
+
+
+def count_rows(root: Path) -> int:
+    """How many line items there are of an invoice, in place and replaced, each file once."""
+    files = {path.stat().st_ino: path for path in root.rglob("D1-0*") if path.is_file()}
+    return sum(pq.read_metadata(path).num_rows for path in files.values())
