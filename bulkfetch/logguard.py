@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+from bulkfetch.spellings import Spellings, hide_all
 from bulkfetch.words import printable
 
 _SHORTEST = 8
@@ -18,7 +19,7 @@ _TALKATIVE = ("botocore", "google", "msal", "azure.identity")
 """At DEBUG these log whole requests and answers, in which credentials come that nobody knew of."""
 _NOT_SHOWN = "(not shown: at this level it may hold credentials)"
 
-_known: dict[str, None] = {}
+_known: dict[str, Spellings] = {}
 
 
 def guard_logs(*secrets: str | None) -> None:
@@ -28,8 +29,8 @@ def guard_logs(*secrets: str | None) -> None:
     """
     for secret in secrets:
         if secret is not None and len(secret) >= _SHORTEST and secret not in _known:
-            for spelling in (secret, quote(secret, safe=""), quote(secret), unquote(secret)):
-                _known[spelling] = None
+            for spelling in (secret, unquote(secret)):
+                _known[spelling] = Spellings(spelling)
     while len(_known) > _MOST_KNOWN:  # tokens of weeks ago
         del _known[next(iter(_known))]
     factory = logging.getLogRecordFactory()
@@ -68,7 +69,4 @@ def _clean(record: logging.LogRecord) -> None:
 
 
 def _hide(text: str) -> str:
-    for secret in list(_known):
-        if secret in text:
-            text = text.replace(secret, "***")
-    return text
+    return hide_all(text, list(_known.values()))

@@ -121,6 +121,7 @@ def _fault_of(answer: Answer, hide: Callable[[str], str]) -> _Fault:
         return _Fault()
     try:
         text = utf8_of(replace(answer, max_bytes=_MAX_FAULT_BYTES).body()).decode(errors="replace")
+        text = text.replace("\0", "")  # UTF-16 without a mark, whose words nothing would recognise
     except BulkfetchError:
         return _Fault()
     try:

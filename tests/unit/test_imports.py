@@ -15,14 +15,15 @@ import bulkfetch
 
 PACKAGE = Path(bulkfetch.__file__).parent
 
-SMALL = ("errors", "words", "stats", "runlog", "logguard")
+SMALL = ("errors", "words", "spellings", "stats", "runlog", "logguard")
 """Modules at the top that every folder may import."""
 IMPORTS = {
     "errors": "",
     "words": "errors",
     "stats": "",
     "runlog": "errors words",
-    "logguard": "words",
+    "spellings": "",
+    "logguard": "words spellings",
     "settings": "",
     "decoding": "",
     "billing": "decoding",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -43,6 +44,69 @@ def test_json_that_has_any_secret_stays_json_without_it(secret: str, ascii_only:
         return
     clean = mask.hide_in_body(body)
     assert json.loads(clean) == {"a": ["***", "x***"]}
+
+
+def spelt_as(character: str, how: str) -> str:
+    """Escape one character, if `how` has to do with it; each way written by hand."""
+    code = ord(character)
+    return {
+        "plain": character,
+        "json": f"\\u{code:04x}",
+        "json, upper case": f"\\u{code:04X}",
+        "json in json": f"\\\\u{code:04x}",
+        "url": f"%{code:02x}",
+        "url, upper case": f"%{code:02X}",
+        "url in url": f"%25{code:02X}",
+        "xml": f"&#{code};",
+        "xml, hexadecimal": f"&#x{code:X};",
+        "xml in xml": f"&amp;#{code};",
+    }[how]
+
+
+IN_JSON = ["plain", "json", "json, upper case"]
+IN_ANY = [*IN_JSON, "json in json", "url", "url, upper case", "url in url"]
+IN_TEXT = [*IN_ANY, "xml", "xml, hexadecimal", "xml in xml"]
+SAFE = st.characters(codec="ascii", categories=("L", "N"), include_characters="-._~+/=")
+
+
+@given(st.text(SAFE, min_size=12, max_size=40), st.data())
+def test_a_secret_is_hidden_whichever_of_its_characters_are_escaped(
+    secret: str, data: st.DataObject
+) -> None:
+    if secret.isdigit():
+        return
+    hows = data.draw(st.sampled_from([IN_JSON, IN_ANY, IN_TEXT]))
+    spelt = "".join(spelt_as(each, data.draw(st.sampled_from(hows))) for each in secret)
+    mask = Mask(["another-secret", secret])
+    assert mask.hide(f"it says {spelt} and more") == "it says *** and more"
+    if hows is not IN_TEXT:
+        assert mask.hide_in_body(f'["{spelt}", 1]'.encode()) == b'["***", 1]'
+
+
+@pytest.mark.parametrize("how", IN_TEXT)
+def test_a_secret_is_hidden_if_all_of_its_characters_are_escaped(how: str) -> None:
+    mask = Mask([SECRET])
+    spelt = "".join(spelt_as(each, how) for each in SECRET)
+    assert mask.hide(f"it says {spelt} and more") == "it says *** and more"
+
+
+def test_characters_beyond_ascii_are_hidden_in_each_spelling() -> None:
+    secret = "pässwörd-\U0001f511-of-nobody"
+    mask = Mask([secret])
+    spellings = [json.dumps(secret)[1:-1], quote(secret), secret]
+    for spelling in spellings:
+        assert mask.hide(f"{spelling}!") == "***!"
+        assert mask.hide_in_body(f'"{spelling}"'.encode()) == b'"***"'
+
+
+HONEST = (
+    b'{"name":"O\\u0027Neil \\u00e9 \\u0041 & Co","path":"\\/a",'
+    b'"next":"x%3Dy%41","half":"opaque\\u002f"}'
+)
+
+
+def test_a_page_with_escapes_of_its_own_stays_the_same_object() -> None:
+    assert Mask([SECRET]).hide_in_body(HONEST) is HONEST
 
 
 @given(st.binary(max_size=200))

@@ -156,6 +156,16 @@ def test_the_token_that_was_sent_does_not_show_however_it_is_written() -> None:
     )
 
 
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "frame", ["no token is like {}", '{{"description": "no token is like {}"}}']
+)
+def test_the_token_that_was_sent_is_not_shown_in_utf_16(frame: str, charset: str) -> None:
+    answer = Answer(400, {}, frame.format("opaque/Canary+7f3k").encode(charset))
+    error = refusal(answer, hide=Mask(["opaque/Canary+7f3k"]).hide)
+    assert "no token is like ***" in str(error)
+
+
 @pytest.mark.parametrize("frame", ["{}", "<html><title>{}</title>"])
 def test_no_part_of_a_credential_is_left_by_a_cut(frame: str) -> None:
     head, payload = "eyJ0eXAiOiJKV1Qi" * 4, "eyJhdWQiOiJodHRwczov" * 60
