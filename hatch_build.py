@@ -38,6 +38,8 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # generic in it
         wanted = os.environ.get("BULKFETCH_KERNEL", "")
         if self.target_name != "wheel":
             return
+        if wanted not in ("", "require", "off"):
+            raise RuntimeError(f"BULKFETCH_KERNEL is {wanted!r}: say `require`, `off`, or nothing")
         if version == "editable":  # or an old one would stay where none is built
             for old in (Path(self.root) / PACKAGE_FOLDER).glob("_kernel.*"):
                 old.unlink()

@@ -105,10 +105,19 @@ static inline uint64_t eight_bytes(const uint8_t *from) {
     return bytes;
 }
 
-/* Compare short texts without a call: two loads that overlap cover up to 16 bytes, four 32. */
+static inline uint32_t four_bytes(const uint8_t *from) {
+    uint32_t bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return bytes;
+}
+
+/* Compare short texts without a call: two loads that overlap cover 4 to 16 bytes, four 32. */
 static inline bool is_same(const uint8_t *one, const uint8_t *other, size_t length) {
-    if (length < 8 || length > 32)
+    if (length < 4 || length > 32)
         return memcmp(one, other, length) == 0;
+    if (length < 8)
+        return four_bytes(one) == four_bytes(other) &&
+               four_bytes(one + length - 4) == four_bytes(other + length - 4);
     uint64_t differ = eight_bytes(one) ^ eight_bytes(other);
     differ |= eight_bytes(one + length - 8) ^ eight_bytes(other + length - 8);
     if (length > 16) {

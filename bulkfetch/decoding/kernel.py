@@ -8,7 +8,6 @@ interface.
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from bulkfetch.decoding.columns import Columns
 from bulkfetch.decoding.fields import ITEM, RESCUED, UNDECLARED, Field, Kind, LineItemSchema
+from bulkfetch.settings.environment import first_variable
 
 ABI: Final = 1
 """The version of the library's functions that this module calls: `KERNEL_ABI` of `kernel.h`."""
@@ -273,7 +273,7 @@ _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 @cache
 def load() -> _Library | Refusal:
     """Load the library of this installation."""
-    if os.environ.get("BULKFETCH_KERNEL") == "off":
+    if first_variable("BULKFETCH_KERNEL") == "off":
         return Refusal(SWITCHED_OFF)
     for name in _NAMES:
         if (path := _FOLDER / name).exists():

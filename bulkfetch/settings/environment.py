@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PREFIX = "BULKFETCH_"
-_OTHERS = ("BULKFETCH_TEST_", "BULKFETCH_BENCH_", "BULKFETCH_KERNEL")
-"""Variables of the tests, of the benchmarks, and of the compiled decoder."""
+_OTHERS = ("BULKFETCH_TEST_", "BULKFETCH_BENCH_", "BULKFETCH_KERNEL", "BULKFETCH_WHEEL_")
+"""Variables of the tests, of the benchmarks, and of the compiled decoder and its wheels."""
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'", re.DOTALL)
 _AROUND = " \t\r\n\v\f\ufeff"
 """What a file with lines of Windows, or another program, leaves around a value."""

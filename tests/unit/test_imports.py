@@ -25,7 +25,7 @@ IMPORTS = {
     "spellings": "",
     "logguard": "words spellings",
     "settings": "",
-    "decoding": "",
+    "decoding": "settings.environment",
     "billing": "decoding",
     "storage": "settings",
     "wire": "settings decoding.jsontext",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -105,11 +107,41 @@ def test_a_wheel_without_the_kernel_can_be_asked_for(source: Path) -> None:
     assert not names_in(wheel)
 
 
+def test_another_value_is_refused(source: Path) -> None:
+    ended, wheels = build(source, BULKFETCH_KERNEL="no")
+    assert ended.returncode != 0
+    assert "BULKFETCH_KERNEL is 'no': say `require`, `off`, or nothing" in ended.stderr
+    assert not wheels
+
+
 @needs_compiler
 @pytest.mark.parametrize("name", BUILDS)
 def test_the_kernel_passes_its_tests_in_c(tmp_path: Path, name: str) -> None:
     program = compile_program("test_kernel", name, tmp_path)
     subprocess.run([str(program)], check=True, timeout=120)
+
+
+def test_an_export_takes_the_exact_way_where_it_is_asked_for_and_writes_the_same(
+    tmp_path: Path,
+) -> None:
+    """Through the command: the variable is no setting, and no misspelt one either."""
+    hashes = {}
+    for value in ("off", "require"):
+        command = [sys.executable, "-m", "bulkfetch", "export", "--sandbox", str(tmp_path / value)]
+        ended = subprocess.run(
+            [*command, "--sandbox-details", "every", "--json", "--quiet"],
+            env=os.environ | {"BULKFETCH_KERNEL": value},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        exact = json.loads(ended.stdout)["pages_exact"]
+        assert ("BULKFETCH_KERNEL is off" in exact) == (value == "off")
+        files = sorted((tmp_path / value / "line_items").rglob("*.parquet"))
+        hashes[value] = [(each.name, hashlib.sha256(each.read_bytes()).digest()) for each in files]
+    assert hashes["off"] == hashes["require"]
+    assert len(hashes["off"]) > 10
 
 
 @needs_compiler

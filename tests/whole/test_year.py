@@ -15,9 +15,9 @@ from bulkfetch.archive.layout import SUPERSEDED
 from bulkfetch.errors import SignInError
 from bulkfetch.runs.accept import accept
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.prune import prune
 from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.verify import verify
 
 OFFICE = ("office", "billing_line_items")
