@@ -185,11 +185,10 @@ _READS_ENVIRONMENT = re.compile(
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    """And the compiled decoder, which is switched off where there are no settings at all."""
     package = Path(bulkfetch.__file__).parent
     reading = {
         path.relative_to(package).parts[0]
         for path in package.rglob("*.py")
         if _READS_ENVIRONMENT.search(path.read_text(encoding="utf-8"))
     }
-    assert reading == {"settings", "decoding"}
+    assert reading == {"settings"}
