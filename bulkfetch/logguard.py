@@ -1,4 +1,4 @@
-"""Keeps secrets out of the records that libraries log, whatever level somebody has set."""
+"""Keeps secrets out of what libraries and servers say, in log records of any level above all."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def guard_logs(*secrets: str | None) -> None:
         logging.setLogRecordFactory(_Guard(factory))
 
 
+def hide_known(text: str) -> str:
+    """Return a text of a library or a server without the secrets that the logs are guarded from."""
+    return hide_all(text, list(_known.values()))
+
+
 class _Guard:
     """A factory of log records that cleans each record of the factory before it."""
 
@@ -59,14 +64,10 @@ def _clean(record: logging.LogRecord) -> None:
         text = record.getMessage()
     except Exception:  # whatever is wrong with it, logging itself says so
         return
-    clean = _hide(printable(text) if is_library else text)
+    clean = hide_known(printable(text) if is_library else text)
     if is_library or clean != text:  # arguments may show more than the message does
         record.msg, record.args = clean, ()
     if record.exc_info and record.exc_info[0] is not None:
         trace = logging.Formatter().formatException(record.exc_info)
-        if (hidden := _hide(trace)) != trace:
+        if (hidden := hide_known(trace)) != trace:
             record.exc_info, record.exc_text = None, hidden
-
-
-def _hide(text: str) -> str:
-    return hide_all(text, list(_known.values()))

@@ -11,8 +11,10 @@ from unicodedata import combining, east_asian_width
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{4,}\.[\w-]+\.[\w-]*"  # a JSON web token
     r"|(?i:bearer\s+)(?P<bearer>[\w.~+/-]{8,}=*)"
-    r"|(?i:\b(?:access_token|refresh_token|id_token|client_secret|client_assertion|token|sig)"
-    r"(?:=|\"\s*:\s*\"))(?P<named>[^\s\"&']+)"
+    r"|(?i:\b(?:access_token|refresh_token|id_token|client_secret|client_assertion|token|sig"
+    r"|signature|accountkey|sharedaccesssignature)"
+    r"(?:=|%3d|\"\s*:\s*\"|'\s*:\s*'))(?P<named>[^\s\"&',;]+)"
+    r"|(?i:sharedkey(?:lite)?\s+\w+:)(?P<signed>[\w+/=%]+)"
 )
 
 
@@ -26,7 +28,7 @@ def printable(text: str) -> str:
 
 
 def _hide(found: re.Match[str]) -> str:
-    secret = found["bearer"] or found["named"] or found[0]
+    secret = found["bearer"] or found["named"] or found["signed"] or found[0]
     return found[0].removesuffix(secret) + "***"
 
 

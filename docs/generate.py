@@ -41,6 +41,7 @@ FOLDERS = (
     "settings",
     "runlog",
     "logguard",
+    "spellings",
     "words",
     "stats",
     "errors",

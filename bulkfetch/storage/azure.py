@@ -16,7 +16,7 @@ from azure.storage.blob import ContainerClient
 from obstore.store import AzureStore
 
 from bulkfetch.errors import SettingsError
-from bulkfetch.logguard import guard_logs
+from bulkfetch.logguard import guard_logs, hide_known
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.environment import first_variable
 from bulkfetch.storage.addresses import Address
@@ -128,18 +128,21 @@ def _sign_in(endpoint: str, settings: StorageSettings) -> TokenCredential:
     options: dict[str, Any] = {"authority": authority} if authority else {}
     session = open_sign_in_requests(settings)
     options["transport"] = RequestsTransport(session=session, session_owner=False)
+    guard_logs(first_variable("AZURE_CLIENT_SECRET"), first_variable("AZURE_PASSWORD"))
     credential = azure.identity.DefaultAzureCredential(**options)
     try:
         _provide(credential)
+        return credential
     except AzureError as error:
-        lines = [line for line in str(error).splitlines() if line.startswith("\t")]
-        tried = "; ".join(map(_first_sentence, lines))
-        raise SettingsError(
-            "Azure Storage: no credentials: sign in with `az login`, give the machine a managed "
-            "identity, set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give "
-            f"storage_key or storage_sas (tried: {printable(tried or str(error))})"
-        ) from error
-    return credential
+        said = hide_known(str(error))
+    lines = [line for line in said.splitlines() if line.startswith("\t")]
+    tried = "; ".join(map(_first_sentence, lines))
+    # raised out here, so that what Azure's library says of its requests is not behind it
+    raise SettingsError(
+        "Azure Storage: no credentials: sign in with `az login`, give the machine a managed "
+        "identity, set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or give "
+        f"storage_key or storage_sas (tried: {printable(tried or said)})"
+    )
 
 
 def _provide(credential: TokenCredential) -> Any:
@@ -176,13 +179,15 @@ def _deleter(container: str, credential: Any, settings: StorageSettings) -> Call
     def delete(key: str) -> None:
         try:
             client.delete_blob(key)
+            return
         except ResourceNotFoundError as error:
-            raise FileNotFoundError(_describe(error)) from None
+            failure: OSError = FileNotFoundError(_describe(error))
         except HttpResponseError as error:
-            raise OSError(_describe(error)) from None
+            failure = OSError(_describe(error))
         except AzureError as error:
-            # its text may contain a whole address, with the SAS
-            raise OSError(f"{type(error).__name__}: {urlsplit(container).hostname}") from None
+            failure = OSError(f"{type(error).__name__}: {urlsplit(container).hostname}")
+        # raised out here: the text of Azure's error may contain a whole address, with the SAS
+        raise failure
 
     return delete
 
@@ -190,4 +195,5 @@ def _deleter(container: str, credential: Any, settings: StorageSettings) -> Call
 def _describe(error: HttpResponseError) -> str:
     """Describe an answer of Azure as obstore does, so that `problem_of` can read it."""
     code = getattr(error, "error_code", "")
-    return f"status code: {error.status_code} <Code>{code}</Code><Message>{error.reason}"
+    words = f"status code: {error.status_code} <Code>{code}</Code><Message>{error.reason}"
+    return hide_known(words)

@@ -18,7 +18,7 @@ from google.oauth2.service_account import Credentials
 from obstore.store import GCSStore
 
 from bulkfetch.errors import SettingsError, StorageError
-from bulkfetch.logguard import guard_logs
+from bulkfetch.logguard import guard_logs, hide_known
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.environment import first_variable
 from bulkfetch.storage.addresses import Address
@@ -72,13 +72,15 @@ def _sign_in(settings: StorageSettings) -> Provider:
     try:
         provide = partial(_provide, _find_credentials(settings), request)
         provide()
+        return provide
     except (GoogleAuthError, ValueError) as error:
-        raise SettingsError(
-            "Google Cloud Storage: no credentials: sign in with `gcloud auth application-default "
-            "login`, set GOOGLE_APPLICATION_CREDENTIALS, give the machine a service account, or "
-            f"give storage_credentials ({printable(str(error))})"
-        ) from error
-    return provide
+        words = printable(hide_known(str(error)))
+    # raised out here, so that what Google's library says of its requests is not behind it
+    raise SettingsError(
+        "Google Cloud Storage: no credentials: sign in with `gcloud auth application-default "
+        "login`, set GOOGLE_APPLICATION_CREDENTIALS, give the machine a service account, or "
+        f"give storage_credentials ({words})"
+    )
 
 
 def _find_credentials(settings: StorageSettings) -> Any:
@@ -126,9 +128,10 @@ def _aborter_of_uploads(
                 if upload.findtext("{*}Key") == key:
                     upload_id = upload.findtext("{*}UploadId") or ""
                     send("DELETE", f"{bucket}/{quote(key)}", uploadId=upload_id)
-        except (requests.RequestException, ElementTree.ParseError) as error:
-            raise StorageError(
-                f"{address}: unfinished uploads cannot be ended: {printable(str(error))}"
-            ) from error
+            return
+        except (requests.RequestException, ElementTree.ParseError, GoogleAuthError) as error:
+            words = printable(hide_known(str(error)))
+        # raised out here: the request behind it has the token
+        raise StorageError(f"{address}: unfinished uploads cannot be ended: {words}")
 
     return abort_uploads

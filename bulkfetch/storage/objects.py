@@ -9,10 +9,11 @@ raise StorageError.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import PurePosixPath
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,11 +111,14 @@ class Objects:
         try:
             obstore.head(self._container.probe, "_bulkfetch/lock")
         except FileNotFoundError:
-            pass  # the store answers; it has no archive yet
+            return  # the store answers; it has no archive yet
         except (BaseError, OSError) as error:
             problem = problem_of(error)
-            if problem.status is None:  # a refusal is left to the request that needs an answer
-                raise OutputError(f"{self.address}: {problem}") from error
+        else:
+            return
+        # raised out here, so that what obstore says of the request is not behind it
+        if problem.status is None:  # a refusal is left to the request that needs an answer
+            raise OutputError(f"{self.address}: {problem}")
 
     def get(self, name: PurePosixPath) -> Stored | None:
         """Return an object, or None if it does not exist."""
@@ -270,14 +274,16 @@ class Objects:
         while True:
             try:
                 return call()
-            except (AlreadyExistsError, PreconditionError) as error:
-                raise ConditionError(f"{self.where(name)}: {problem_of(error)}") from error
             except (BaseError, OSError) as error:
                 problem = problem_of(error)
-                if isinstance(error, FileNotFoundError) and problem.code not in NO_CONTAINER:
-                    raise
-                if problem.is_final or self.clock.now() + wait_s > until:
-                    raise self._refusal(name, verb, problem) from error
+                kind = type(error)
+            # raised out here, so that what obstore says of the request is not behind it
+            if issubclass(kind, AlreadyExistsError | PreconditionError):
+                raise ConditionError(f"{self.where(name)}: {problem}")
+            if issubclass(kind, FileNotFoundError) and problem.code not in NO_CONTAINER:
+                raise FileNotFoundError(str(problem))
+            if problem.is_final or self.clock.now() + wait_s > until:
+                raise self._refusal(name, verb, problem)
             self.clock.sleep(self.clock.draw() * wait_s)
             wait_s = min(3 * wait_s, _MAX_WAIT_S)
 
@@ -332,16 +338,14 @@ class Upload:
             self.begin()
             self._since = self._objects.clock.now()
             self._writer = self._open_writer()
-        with self._sending():
-            self._writer.write(data)
+        self._send(partial(self._writer.write, data))
         return len(data)
 
     def finish(self) -> None:
         """Complete an upload that was sent. Raises UploadLostError."""
         self.closed = True
         if self._writer is not None:
-            with self._sending():
-                self._writer.close()
+            self._send(self._writer.close)
 
     def flush(self) -> None:
         """Do nothing: an object is not visible before it is whole."""
@@ -364,20 +368,21 @@ class Upload:
             max_concurrency=_CONCURRENT_PIECES,
         )
 
-    @contextmanager
-    def _sending(self) -> Iterator[None]:
+    def _send(self, call: Callable[[], object]) -> None:
         """Raise UploadLostError if obstore fails: what was sent is not in memory any more."""
         try:
-            yield
+            call()
+            return
         except (BaseError, OSError) as error:
             problem = problem_of(error)
-            raise UploadLostError(
-                f"{self._objects.where(self._path)}: the upload broke off: {problem}"
-                f"{_advice(problem, 'write')}",
-                final=problem.status in REFUSED
-                or problem.code in NO_CONTAINER
-                or self._objects.is_out_of_patience(self._since),
-            ) from error
+        # raised out here, so that what obstore says of the request is not behind it
+        raise UploadLostError(
+            f"{self._objects.where(self._path)}: the upload broke off: {problem}"
+            f"{_advice(problem, 'write')}",
+            final=problem.status in REFUSED
+            or problem.code in NO_CONTAINER
+            or self._objects.is_out_of_patience(self._since),
+        )
 
 
 def _entry(meta: Any) -> Entry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from bulkfetch.logguard import hide_known
 from bulkfetch.words import printable
 
 REFUSED = (401, 403, 501)
@@ -107,8 +108,11 @@ class Problem:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """Describe an error of obstore, whose own text holds whole addresses and answers."""
-    text = str(error)
+    """Describe an error of obstore, whose own text holds whole addresses and answers.
+
+    What a store repeats of credentials is hidden.
+    """
+    text = hide_known(str(error))
     status, code, message = _STATUS.search(text), _CODE.search(text), _MESSAGE.search(text)
     if (refusal := _PROVIDER.search(text)) is not None:
         # raised by a credential provider of ours, which asks the cloud's own library

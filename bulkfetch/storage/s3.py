@@ -14,7 +14,7 @@ from botocore.session import Session
 from obstore.store import S3Store
 
 from bulkfetch.errors import OutputError, SettingsError, StorageError
-from bulkfetch.logguard import guard_logs
+from bulkfetch.logguard import guard_logs, hide_known
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.proxies import Route, for_requests, route_to
 from bulkfetch.storage.addresses import Address
@@ -42,8 +42,17 @@ def open_s3(address: Address, settings: StorageSettings) -> Container:
         credentials = _find_credentials(session)
         region = settings.storage_region or session.get_config_variable("region")
         client = _create_client(session, region, settings)
-    except (BotoCoreError, ValueError) as error:
-        raise SettingsError(f"S3: {printable(str(error))}") from error
+    except (BotoCoreError, ClientError, ValueError) as error:
+        failure = SettingsError(f"S3: {_words(error)}")
+    else:
+        return _open_bucket(address, settings, client, credentials, region)
+    # raised out here, so that what botocore says of its requests is not behind it
+    raise failure
+
+
+def _open_bucket(
+    address: Address, settings: StorageSettings, client: Any, credentials: Any, region: str | None
+) -> Container:
     endpoint = str(client.meta.endpoint_url)
     route = find_route(settings, endpoint)
     is_aws = (urlsplit(endpoint).hostname or "").endswith(_AWS_HOSTS)
@@ -119,17 +128,20 @@ def _create_client(session: Session, region: str | None, settings: StorageSettin
 
 def _region_of(client: Any, address: Address) -> str:
     """Ask AWS for the region of a bucket, which it names even where it refuses the request."""
+    words = ""
     try:
         answer = client.head_bucket(Bucket=address.container)
     except ClientError as error:
         answer = error.response
-        if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
-            raise OutputError(
-                f"{address}: there is no bucket {address.container!r}; create it first"
-            ) from error
     except BotoCoreError as error:
-        raise OutputError(f"{address}: {printable(str(error))}") from error
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        answer, words = {}, _words(error)
+    # raised out here, so that what botocore says of its requests is not behind it
+    if words:
+        raise OutputError(f"{address}: {words}")
+    facts = answer.get("ResponseMetadata", {})
+    if facts.get("HTTPStatusCode") == 404:
+        raise OutputError(f"{address}: there is no bucket {address.container!r}; create it first")
+    headers = facts.get("HTTPHeaders", {})
     return str(headers.get("x-amz-bucket-region", "us-east-1"))
 
 
@@ -158,9 +170,14 @@ def _aborter_of_uploads(client: Any, address: Address) -> Callable[[str], None]:
                         client.abort_multipart_upload(
                             Bucket=bucket, Key=key, UploadId=upload["UploadId"]
                         )
+            return
         except (BotoCoreError, ClientError) as error:
-            raise StorageError(
-                f"{address}: unfinished uploads cannot be ended: {printable(str(error))}"
-            ) from error
+            words = _words(error)
+        # raised out here, so that what botocore says of its requests is not behind it
+        raise StorageError(f"{address}: unfinished uploads cannot be ended: {words}")
 
     return abort_uploads
+
+
+def _words(error: Exception) -> str:
+    return printable(hide_known(str(error)))
