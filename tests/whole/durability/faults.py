@@ -39,13 +39,15 @@ WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 class Fault:
     """What goes wrong: change number `at` ends the process, or fails with an error number.
 
-    With `stays`, so do all that follow. On a disk without hard links, every link fails with
+    With `stays`, so do all that follow. `before` is the beginning of a change as it is written, for
+    one whose number is not known. On a disk without hard links, every link fails with
     `without_links`.
     """
 
     at: int | None = None
     code: int | None = None
     stays: bool = False
+    before: str = ""
     without_links: int | None = None
 
     @property
@@ -56,8 +58,13 @@ class Fault:
         name = "kill" if self.code is None else errno.errorcode[self.code]
         return f"{name} from there on" if self.stays else name
 
-    def __str__(self) -> str:
-        return f"{self.kind} at {self.at}"
+    def strikes(self, number: int, change: Change) -> bool:
+        """Return whether a change goes wrong."""
+        if self.before:
+            return str(change).startswith(self.before)
+        if self.at is None or number < self.at:
+            return False
+        return number == self.at or self.stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +104,7 @@ class Interceptor:
         with self._lock:
             number = len(self.changes)
             self.changes.append(change)
-            at = self.fault.at
-            if at is None or number < at or (number > at and not self.fault.stays):
+            if not self.fault.strikes(number, change):
                 return
             if half is not None:
                 half()

@@ -281,7 +281,9 @@ class Trial:
     ) -> Trial:
         before = start(work / "before")
         for step in scenario.before:
-            ended = before.run(step, Fault(without_links=without_links))
+            fault = Fault(before=step.killed_before, without_links=without_links)
+            ended = before.run(step, fault)
+            assert (ended.code == KILLED) == bool(step.killed_before), ended.said
             assert "Traceback" not in ended.said, ended.said
         clean = before.copy_to(work / "clean")
         first = clean.run(scenario.command, Fault(without_links=without_links))
@@ -318,7 +320,7 @@ class Trial:
         found = read_archive(self.before.lake)
         return Law(
             _generations(self.scenario.services),
-            set(found.committed) - set(self.scenario.damaged),
+            {*found.committed, *found.begun, *found.coming} - set(self.scenario.damaged),
             damaged=self.scenario.damaged,
             may_go=self.scenario.may_go,
             gives_way=self.scenario.gives_way,

@@ -78,11 +78,15 @@ def detail(name: str, kind: tuple[str, str]) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command, and what the service says meanwhile; or a change by somebody else."""
+    """A command, and what the service says meanwhile; or a change by somebody else.
+
+    The command may be killed before a change, given by its beginning.
+    """
 
     words: tuple[str, ...] = ()
     service: Service | None = None
     alter: Callable[[Path], object] | None = None
+    killed_before: str = ""
 
     def again(self) -> Step:
         """Return the same command, once the service has given its last answers."""
@@ -181,6 +185,11 @@ _FIRST_EXPORT = Step(EXPORT, FIRST)
 _SMALL_EXPORT = Step(EXPORT, SMALL)
 _TWO_GENERATIONS = (_SMALL_EXPORT, Step(EXPORT, CHANGED_SMALL))
 
+
+def _replacement_killed(before: str) -> tuple[Step, Step]:
+    return (_SMALL_EXPORT, Step(EXPORT, CHANGED_SMALL, killed_before=before))
+
+
 SCENARIOS = (
     Scenario("claim of a new archive", (), Step(EXPORT, Service({}, {}))),
     Scenario("first export", (), _FIRST_EXPORT),
@@ -192,6 +201,22 @@ SCENARIOS = (
         "replacement, there and back", _TWO_GENERATIONS, Step(EXPORT, SMALL), may_go=(HEADERS,)
     ),
     Scenario("replacement by nothing", (_SMALL_EXPORT,), Step(EXPORT, _says(0, ()))),
+    Scenario(
+        "killed replacement, finished by an export",
+        _replacement_killed("remove lake/line_items/"),
+        Step(EXPORT, CHANGED_SMALL),
+    ),
+    Scenario(
+        "killed replacement, finished by a repair",
+        _replacement_killed("remove lake/_bulkfetch/commits/"),
+        Step(("repair", LAKE), CHANGED_SMALL),
+    ),
+    Scenario(
+        "killed replacement, finished by a prune",
+        _replacement_killed(f"rename lake/{_A_COMMIT_FILE}"),
+        Step(("prune", LAKE, "--older-than", "0d")),
+        may_go=(A_COMMIT, HEADERS),
+    ),
     Scenario(
         "documents replaced",
         (Step(WITH_DOCUMENTS, _with_statement("1", 2, "a")),),
