@@ -25,6 +25,8 @@ from bulkfetch.storage.store import Store
 
 _STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|again|json|json\.tmp)")
 _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
+_COPY = re.compile(r"^\.(.+)\.copy$")
+"""A file that is being copied, where there are no hard links."""
 
 
 def sweep(store: Store) -> None:
@@ -58,9 +60,10 @@ def _is_ours(name: PurePosixPath) -> bool:
     """Return whether bulkfetch gives such a name in staging."""
     if name.parent != STAGING:
         return False
-    if _STAGED.fullmatch(name.name) or _STAGED_DOCUMENT.fullmatch(name.name):
+    own = _COPY.sub(r"\1", name.name)
+    if _STAGED.fullmatch(own) or _STAGED_DOCUMENT.fullmatch(own):
         return True
-    return name == STAGED_HEADERS
+    return own == STAGED_HEADERS.name
 
 
 def staged_transfers(store: Store) -> list[str]:
