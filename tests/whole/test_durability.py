@@ -71,7 +71,7 @@ async def test_runs_that_are_killed_at_random_instants_end_in_the_archive_of_an_
 @pytest.mark.slow
 def test_commands_that_are_interrupted_leave_old_or_new_and_end_as_undisturbed() -> None:
     """A little of what `matrix.py` does at length."""
-    words = [sys.executable, matrix.__file__, "--every", "45", "--links-only"]
+    words = [sys.executable, matrix.__file__, "--every", "60"]
 
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
 
