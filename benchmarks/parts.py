@@ -32,6 +32,9 @@ PATHS = {
     "one_time/billing_line_items": (
         "lineitems?provider=onetime&invoicelineitemtype=billinglineitems&size={size}"
     ),
+    "one_time/usage_line_items": (
+        "lineitems?provider=onetime&invoicelineitemtype=usagelineitems&size={size}"
+    ),
 }
 STARTS = {
     "python -c pass": ["-c", "pass"],
@@ -52,7 +55,7 @@ ODD_VALUES = {
 def with_odd_value(body: bytes, pair: str) -> bytes:
     """Give the middle row of a page one more pair, in place of its own of that key."""
     at = body.index(b"},{", len(body) // 2) + 3
-    end = body.index(b"}", at)
+    end = body.index(b"},{", at)
     key = pair[: pair.index(":")].encode()
     row = re.sub(re.escape(key) + rb":(?:\"[^\"]*\"|[^,}]*),?", b"", body[at:end])
     return body[:at] + pair.encode() + row.rstrip(b",") + body[end:]
