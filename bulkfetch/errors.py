@@ -19,6 +19,7 @@
     │   ├── NoProgressError         connected, but no bytes came for too long
     │   ├── HttpStatusError         the answer's status is not a success
     │   ├── MalformedBodyError      a success, but the body is not what the API sends
+    │   │   ├── ForeignPageError    a web page or text of a proxy or portal, not of the API
     │   │   └── MisdirectedError    the answer belongs to another request
     │   └── ForeignLinkError        a link or redirect leads away from the configured origin
     ├── SignInError                 no token could be had, or the server refuses it
@@ -183,7 +184,8 @@ class HttpStatusError(RequestError):
     """An answer whose status is not a success.
 
     `status` is the HTTP status; `code`, `description`, `data` and `source` are the API's own words
-    where it gave any; `retry_after_s` is the wait the server asked for, in seconds.
+    where it gave any; `retry_after_s` is the wait the server asked for, in seconds. `is_page` says
+    that the answer is a web page, so that a proxy or portal gave it.
     """
 
     reason = "http_status"
@@ -198,6 +200,7 @@ class HttpStatusError(RequestError):
         data: tuple[str, ...] = (),
         source: str | None = None,
         retry_after_s: float | None = None,
+        is_page: bool = False,
         facts: RequestFacts | None = None,
     ) -> None:
         super().__init__(message, facts=facts)
@@ -207,12 +210,19 @@ class HttpStatusError(RequestError):
         self.data = data
         self.source = source
         self.retry_after_s = retry_after_s
+        self.is_page = is_page
 
 
 class MalformedBodyError(RequestError):
     """A success whose body is cut short, not JSON, too large, or not of the API's shape."""
 
     reason = "malformed_body"
+
+
+class ForeignPageError(MalformedBodyError):
+    """A success whose body the service did not send: a web page of a proxy or portal, or text."""
+
+    reason = "foreign_page"
 
 
 class MisdirectedError(MalformedBodyError):

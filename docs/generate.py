@@ -42,6 +42,7 @@ FOLDERS = (
     "runlog",
     "logguard",
     "spellings",
+    "strangers",
     "words",
     "stats",
     "errors",

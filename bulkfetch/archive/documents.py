@@ -19,9 +19,10 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.records import StoredFile, check_file, money, parse, read, sealed
 from bulkfetch.billing.documents import Document
-from bulkfetch.errors import DamagedError, MalformedBodyError, StorageError
+from bulkfetch.errors import DamagedError, ForeignPageError, MalformedBodyError, StorageError
 from bulkfetch.storage.disk import explain
 from bulkfetch.storage.store import Store, side_by_side
+from bulkfetch.strangers import recognize
 
 _OWN_HASH = "document_sha256"
 _MARGIN = 1024
@@ -110,12 +111,15 @@ class Saving:
     def finished(self, rest: bytes) -> Saving:
         """Make the file durable; `rest` is the body where it was not written as it came.
 
-        Raises MalformedBodyError if it is no PDF, or not a whole one.
+        Raises MalformedBodyError if it is not a PDF, or not a whole one.
         """
         if rest:
             self.begin()
             self.write(rest)
         if b"%PDF-" not in self._head:
+            stranger = recognize(self._head)
+            if stranger is not None and stranger.is_page:
+                raise ForeignPageError(f"the answer is {stranger.kind}, and not a PDF")
             raise MalformedBodyError(
                 f"the body is not a PDF: {self.size} bytes, without %PDF- near the start"
             )

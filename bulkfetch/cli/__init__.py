@@ -29,7 +29,7 @@ from bulkfetch.cli.terminal import (
 from bulkfetch.errors import (
     BulkfetchError,
     ConnectionFailedError,
-    ForeignLinkError,
+    ForeignPageError,
     HttpStatusError,
     MalformedBodyError,
     OutputError,
@@ -91,7 +91,8 @@ def _advise(error: BulkfetchError) -> str:
         return "is the base URL that of Partner Center? `bulkfetch config` shows it"
     if isinstance(error.__cause__, ProxyError):
         return error.__cause__.advice
-    if not isinstance(error, RequestError | TransferError):
+    is_page = isinstance(error.__cause__, HttpStatusError) and error.__cause__.is_page
+    if not is_page and not isinstance(error, RequestError | TransferError):
         return ""
     # The import is slow, except here: what raised the error has loaded it.
     from bulkfetch.wire.refusals import advice_on
@@ -106,8 +107,10 @@ def _is_elsewhere(error: BulkfetchError) -> bool:
     if error.facts.path != "/invoices" or isinstance(error, ProxyError):
         return False
     if isinstance(error, HttpStatusError):
-        return error.status == 404
-    return isinstance(error, MalformedBodyError | ForeignLinkError | ConnectionFailedError)
+        return error.status == 404 and not error.is_page
+    if isinstance(error, ForeignPageError):
+        return False
+    return isinstance(error, MalformedBodyError | ConnectionFailedError)
 
 
 def _say_bug(error: BaseException) -> int:

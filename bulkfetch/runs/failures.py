@@ -72,11 +72,9 @@ def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure
     if not isinstance(cause, RequestError):
         return Failure(transfer, error.reason, str(error), advice_on(error))
     facts, answer = cause.facts, cause if isinstance(cause, HttpStatusError) else None
-    because = (
-        ""
-        if isinstance(transfer, Document) or not answer
-        else period_advice(transfer, answer.status)
-    )
+    because = ""
+    if isinstance(transfer, Transfer) and answer and not answer.is_page:
+        because = period_advice(transfer, answer.status)
     return Failure(
         transfer,
         cause.reason,

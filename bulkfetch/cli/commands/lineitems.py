@@ -30,10 +30,15 @@ def print_line_items(arguments: argparse.Namespace) -> int:
             run(arguments, lambda: _print_pages(arguments, settings))
         except TransferError as error:
             refusal = error.__cause__
-            if isinstance(refusal, HttpStatusError) and refusal.status in (400, 404):
+            if isinstance(refusal, HttpStatusError) and _is_of_names(refusal):
                 raise TransferError(f"{error}. {_explain_refusal(arguments)}") from refusal
             raise
     return COMPLETE
+
+
+def _is_of_names(refusal: HttpStatusError) -> bool:
+    """Return whether the service refuses the names of a detail."""
+    return refusal.status in (400, 404) and not refusal.is_page
 
 
 def _explain_refusal(arguments: argparse.Namespace) -> str:

@@ -173,6 +173,17 @@ async def test_an_answer_that_is_no_token_is_an_error(tmp_path: Path, body: byte
             await credentials(there.settings()).token()
 
 
+@pytest.mark.parametrize("status", [200, 403])
+async def test_a_page_of_a_portal_instead_of_a_token_is_named(tmp_path: Path, status: int) -> None:
+    async with entra(tmp_path) as there:
+        there.meddle = lambda _: web.Response(
+            status=status, text="<html><title>Hotel</title>", content_type="text/html"
+        )
+        named = 'an HTML page of a proxy or portal titled "Hotel", and not JSON; .* in a browser'
+        with pytest.raises(SignInError, match=named):
+            await credentials(there.settings()).token()
+
+
 async def test_a_token_is_asked_for_once_however_many_wait(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
         source = credentials(there.settings())

@@ -78,12 +78,20 @@ def test_a_fault_of_the_service_is_told_in_its_words() -> None:
         (b"", ""),
         (b"[]", ""),
         (b"null", ""),
-        (b"<html><head><title>Sign in\r\n</title>", ': an HTML page titled "Sign in"'),
-        (b"  <!DOCTYPE html>" + b"x" * 9000, ": an HTML page"),
+        (
+            b"<html><head><title>Sign in\r\n</title>",
+            ': an HTML page of a proxy or portal titled "Sign in"',
+        ),
+        (b"  <!DOCTYPE html>" + b"x" * 9000, ": an HTML page of a proxy or portal"),
         (
             b'<?xml version="1.0"?>\n<!DOCTYPE html><title>502 &ndash; Bad</title>',
-            ': an HTML page titled "502 – Bad"',
+            ': an HTML page of a proxy or portal titled "502 – Bad"',
         ),
+        (
+            b"<!DOCTYPE html><title>Blocked</title>" + b"x" * 1_000_000,
+            ': an HTML page of a proxy or portal titled "Blocked"',
+        ),
+        (b"<Error><Code>AuthorizationFailure</Code></Error>", ': XML: "AuthorizationFailure"'),
         (b"upstream connect error", ': "upstream connect error"'),
         (b"\xff\xfe", ""),
     ],

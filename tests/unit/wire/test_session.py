@@ -565,7 +565,7 @@ async def test_a_storm_does_not_end_while_others_succeed() -> None:
         ),
         (403, {"error": {"code": "Forbidden", "message": "No right."}}, "Forbidden", "No right."),
         (500, b"", None, None),
-        (500, b"<html>Bad gateway</html>", None, "an HTML page"),
+        (500, b"<html>Bad gateway</html>", None, "an HTML page of a proxy or portal"),
         (500, b"[]", None, None),
         (500, b'"\xff"', None, '"\ufffd"'),
         (
