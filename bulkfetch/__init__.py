@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bulkfetch.billing.invoices import Invoice as Invoice
     from bulkfetch.billing.invoices import InvoiceDetail as InvoiceDetail
     from bulkfetch.billing.invoices import TaxReceipt as TaxReceipt
+    from bulkfetch.billing.parts import Part as Part
     from bulkfetch.client import Client as Client
     from bulkfetch.client import LineItemPage as LineItemPage
     from bulkfetch.decoding.fields import LineItemSchema as LineItemSchema
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from bulkfetch.partnercenter.summaries import SummaryDetail as SummaryDetail
     from bulkfetch.partnercenter.whoami import LoginReport as LoginReport
     from bulkfetch.partnercenter.whoami import check_login as check_login
+    from bulkfetch.parts import plan as plan
+    from bulkfetch.parts import plan_async as plan_async
+    from bulkfetch.parts import read_part as read_part
+    from bulkfetch.parts import read_part_async as read_part_async
     from bulkfetch.runs.accept import AcceptReport as AcceptReport
     from bulkfetch.runs.accept import accept as accept
     from bulkfetch.runs.export import export as export
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from bulkfetch.settings.declared import Settings as Settings
     from bulkfetch.settings.sources import read_settings as read_settings
     from bulkfetch.settings.values import Secret as Secret
+    from bulkfetch.wire.limits import Limit as Limit
 
 __version__ = "0.1.0"
 
@@ -56,9 +62,11 @@ _HOMES = {
     "InvoiceDetail": "billing.invoices",
     "InvoicePage": "partnercenter.invoices",
     "InvoiceSummary": "partnercenter.summaries",
+    "Limit": "wire.limits",
     "LineItemPage": "client",
     "LineItemSchema": "decoding.fields",
     "LoginReport": "partnercenter.whoami",
+    "Part": "billing.parts",
     "RepairReport": "runs.repair",
     "Secret": "settings.values",
     "Selection": "runs.selection",
@@ -71,6 +79,10 @@ _HOMES = {
     "check_login": "partnercenter.whoami",
     "export": "runs.export",
     "export_async": "runs.export",
+    "plan": "parts",
+    "plan_async": "parts",
+    "read_part": "parts",
+    "read_part_async": "parts",
     "read_settings": "settings.sources",
     "repair": "runs.repair",
     "repair_async": "runs.repair",

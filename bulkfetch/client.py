@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -19,13 +20,13 @@ import pyarrow as pa
 from bulkfetch.billing.details import UNBILLED_PROVIDER, api_spelling
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
-from bulkfetch.billing.sources import PlacedPage, Walk
+from bulkfetch.billing.parts import Part
+from bulkfetch.billing.sources import Walk
 from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
-from bulkfetch.decoding.fields import UNDECLARED
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
-from bulkfetch.decoding.pages import Decoder, JsonDecoder, P, PageDecoder
-from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError
+from bulkfetch.decoding.pages import JsonDecoder
+from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError, TransferError
 from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import (
@@ -34,6 +35,7 @@ from bulkfetch.partnercenter.invoices import (
     get_invoice_page,
     walk_invoices,
 )
+from bulkfetch.partnercenter.parts import find_parts, read_batches, side_by_side
 from bulkfetch.partnercenter.summaries import (
     Estimate,
     InvoiceSummary,
@@ -42,6 +44,8 @@ from bulkfetch.partnercenter.summaries import (
     get_summary,
 )
 from bulkfetch.runs.documents import save_document
+from bulkfetch.runs.export import walk_and_plan
+from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import source_of
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
@@ -50,7 +54,9 @@ from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.limits import Limit
 from bulkfetch.wire.session import Session
+from bulkfetch.words import printable
 
 _MAX_INT_DIGITS = 4000
 
@@ -61,7 +67,9 @@ class Client:
     Settings come from `settings`, or else from the environment and the TOML file as for the command
     line; keyword arguments named like settings (`token=…`, `base_url=…`) win over both, others
     raise SettingsError. Entering it raises SettingsError without credentials. `on_refresh_token` is
-    called in a thread with each new refresh token, if it signs in with a refresh token.
+    called in a thread with each new refresh token, if it signs in with a refresh token. `limit`
+    decides instead of a limit of its own when a request may be sent, as where several processes
+    share one.
 
         async with bulkfetch.Client(token="…") as client:
             invoice = await client.invoices.by_id("D070002EGD").get()
@@ -75,9 +83,11 @@ class Client:
         settings: Settings | None = None,
         *,
         on_refresh_token: Callable[[Secret], None] | None = None,
+        limit: Limit | None = None,
         **keywords: Unpack[SettingsKeywords],
     ) -> None:
         self._on_refresh_token = on_refresh_token
+        self._limit = limit
         self.settings = read_settings(settings, **keywords)
         self.stats = RunStats()
         self._stack = AsyncExitStack()
@@ -88,7 +98,7 @@ class Client:
         if self._open is not None:
             raise BulkfetchError("this Client is already open: make another, or share it")
         session = await self._stack.enter_async_context(
-            open_session(self.settings, self.stats, keep=self._on_refresh_token)
+            open_session(self.settings, self.stats, keep=self._on_refresh_token, limit=self._limit)
         )
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
         lookahead = lookahead_for(self.settings)
@@ -116,6 +126,53 @@ class Client:
     def invoices(self) -> Invoices:
         """The invoices of the tenant."""
         return Invoices(self)
+
+    async def plan(
+        self,
+        selection: Selection | None = None,
+        *,
+        allow_empty: bool = False,
+        split: bool = True,
+    ) -> list[Part]:
+        """Return the parts that `bulkfetch.plan` describes."""
+        opened = self.opened()
+        plan = await walk_and_plan(
+            opened.session,
+            self.settings,
+            selection or Selection(),
+            self.stats,
+            allow_empty=allow_empty,
+        )
+        if plan.odd:
+            names = ", ".join(f"{each.name} ({each.problem})" for each in plan.odd)
+            raise TransferError(
+                f"some invoices of the list cannot be read, so their parts are unknown: "
+                f"{printable(names)}; select the invoices that can, as with invoices=[...]"
+            )
+        found: dict[Transfer, list[Part]] = {each: [Part(each)] for each in plan.transfers}
+
+        async def find(transfer: Transfer) -> None:
+            source = source_of(transfer, opened.fetcher)
+            found[transfer] = await find_parts(transfer, source, self.settings.part_rows)
+
+        if split:
+            await side_by_side([partial(find, transfer) for transfer in plan.transfers])
+        return [part for transfer in plan.transfers for part in found[transfer]]
+
+    async def read_batches(self, part: Part) -> AsyncGenerator[pa.RecordBatch, None]:
+        """Yield the rows of a part as Arrow record batches, as `bulkfetch.read_part` describes it.
+
+        They count once the generator has ended without an error.
+        """
+        source = source_of(part.transfer, self.opened().fetcher)
+        async with aclosing(read_batches(part, source)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def read_part(self, part: Part) -> pa.Table:
+        """Return the rows of a part as one Arrow table, as `bulkfetch.read_part` does."""
+        batches = [batch async for batch in self.read_batches(part)]
+        return pa.Table.from_batches(batches, schema=part.transfer.detail.columns.arrow)
 
     def opened(self) -> _Open:
         """Return what is open. Raises BulkfetchError outside of `async with`."""
@@ -312,7 +369,8 @@ class LineItems:
     async def sources(self) -> AsyncGenerator[list[Json], None]:
         """Yield the line items of each page as `jsontext` values, which keep the source's text of
         numbers."""
-        async with aclosing(self._walk(JsonDecoder())) as pages:
+        source = source_of(self.transfer, self.client.opened().fetcher)
+        async with aclosing(source.pages(Walk(self.transfer, JsonDecoder()))) as pages:
             async for placed in pages:
                 yield placed.page.items
 
@@ -321,23 +379,13 @@ class LineItems:
 
         Of a type without a declared schema, each line item is JSON text.
         """
-        declared = self.transfer.detail.schema
-        decoder = PageDecoder(self.transfer.invoice_id, declared)
-        async with aclosing(self._walk(decoder)) as pages:
-            async for placed in pages:
-                yield decoder.batch(placed.page, placed.start.line)
+        async with aclosing(self.client.read_batches(Part(self.transfer))) as batches:
+            async for batch in batches:
+                yield batch
 
     async def table(self) -> pa.Table:
         """Get all line items as one Arrow table of the type's schema."""
-        declared = self.transfer.detail.schema
-        batches = [batch async for batch in self.batches()]
-        if batches:
-            return pa.Table.from_batches(batches)
-        return (declared or UNDECLARED).arrow.empty_table()
-
-    def _walk(self, decoder: Decoder[P]) -> AsyncGenerator[PlacedPage[P], None]:
-        source = source_of(self.transfer, self.client.opened().fetcher)
-        return source.pages(Walk(self.transfer, decoder))
+        return await self.client.read_part(Part(self.transfer))
 
 
 def python_value(value: Json) -> Any:

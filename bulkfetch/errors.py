@@ -28,6 +28,7 @@
     ├── ReaderGoneError             the program that read the printed results has ended
     ├── TransferError               a transfer cannot be completed
     │   ├── ContradictionError      its pages contradict each other
+    │   │   └── StalePartError      it is not what it was when its parts were planned
     │   └── ExpiredBookmarkError    the server no longer knows where to continue
     └── NotFoundError               this tenant does not have what was asked for
 
@@ -265,6 +266,12 @@ class ContradictionError(TransferError):
     """The pages of a transfer contradict each other, so they do not make a complete table."""
 
     reason = "contradiction"
+
+
+class StalePartError(ContradictionError):
+    """A transfer is not what it was when its parts were planned: plan it again."""
+
+    reason = "stale_part"
 
 
 class ExpiredBookmarkError(TransferError):

@@ -29,6 +29,7 @@ from bulkfetch.settings.declared import (  # noqa: E402
 
 FOLDERS = (
     "cli",
+    "parts",
     "client",
     "runs",
     "archive",

@@ -55,6 +55,9 @@ class Walk(Generic[P]):
     """Where to start; the same source gave it, maybe in an earlier run."""
     is_complete: Callable[[], bool] = lambda: False
     """Returns True once the invoice's total confirms that all rows are here; False says nothing."""
+    until: int | None = None
+    """The number of the first row that is not wanted; None means to the end. A source need not ask
+    beyond it, nor check how the rows end, but the last page may have more rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class PlacedPage(Generic[P]):
 
     page: P
     start: Bookmark
+    is_last: bool = False
+    """Whether the server said that no page follows."""
 
 
 class PageSource(Protocol):

@@ -69,7 +69,7 @@ class ChainSource:
                 start = chain.bookmark
                 chain.check(response, is_last=token is None)
                 if response.page.rows:
-                    yield PlacedPage(response.page, start)
+                    yield PlacedPage(response.page, start, is_last=token is None)
                 if token is None:
                     if is_empty_end:
                         fetcher.on_empty_end(transfer)

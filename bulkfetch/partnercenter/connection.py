@@ -14,7 +14,7 @@ from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Bodies
 from bulkfetch.wire.echoes import Echoes
-from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.limits import AdaptiveLimit, Limit, LimitPolicy
 from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.pace import PacePolicy
 from bulkfetch.wire.retry import RetryPolicy
@@ -30,29 +30,17 @@ async def open_session(
     *,
     tokens: TokenSource | None = None,
     keep: Callable[[Secret], None] | None = None,
+    limit: Limit | None = None,
 ) -> AsyncIterator[Session]:
     """Open a session with `tokens` or the settings' credentials, and close its connections at the
     end.
 
-    `keep` is given each new refresh token, in a thread.
+    `keep` is given each new refresh token, in a thread. `limit` takes the place of the session's
+    own, and of the settings for it.
     """
     clock, log = Clock(), log or RunLog()
-
-    def note_limit(why: str, limit: int, pace: float | None) -> None:
-        log.note(
-            "limit",
-            change=why,
-            limit=limit,
-            requests_per_second=None if pace is None else round(pace, 2),
-        )
-
-    limit = AdaptiveLimit(
-        LimitPolicy(ceiling=settings.max_in_flight),
-        clock=clock.now,
-        sleep=clock.sleep,
-        pace=PacePolicy(ceiling=settings.max_requests_per_second),
-        on_change=note_limit,
-    )
+    if limit is None:
+        limit = _own_limit(settings, clock, log)
     stats.limit = limit.limit
     echoes = Echoes(lambda: log.note("request_ids_differ"))
     async with open_transport(settings, stats, echoes) as transport:
@@ -67,6 +55,24 @@ async def open_session(
             bodies=Bodies(settings.max_bodies_bytes),
             mask=Mask(_secrets_of(settings)),
         )
+
+
+def _own_limit(settings: Settings, clock: Clock, log: RunLog) -> Limit:
+    def note_limit(why: str, limit: int, pace: float | None) -> None:
+        log.note(
+            "limit",
+            change=why,
+            limit=limit,
+            requests_per_second=None if pace is None else round(pace, 2),
+        )
+
+    return AdaptiveLimit(
+        LimitPolicy(ceiling=settings.max_in_flight),
+        clock=clock.now,
+        sleep=clock.sleep,
+        pace=PacePolicy(ceiling=settings.max_requests_per_second),
+        on_change=note_limit,
+    )
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:

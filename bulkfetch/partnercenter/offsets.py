@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
 from typing import Generic
 
@@ -50,8 +51,9 @@ class _OffsetWalk(Generic[P]):
         self._transfer = walk.transfer
         self._fetcher = fetcher
         self._walk = walk
-        self._size = fetcher.settings.page_size
+        self._until = math.inf if walk.until is None else walk.until
         self._position = walk.start.line
+        self._size = even_size(self._until - self._position, most=fetcher.settings.page_size)
         self._confirmed = 0
         self._has_page = self._is_over = False
         self._last: PageTask[Response[P]] | None = None
@@ -69,10 +71,12 @@ class _OffsetWalk(Generic[P]):
                 self._is_over = is_last
                 self._check(response)
                 if page.rows:
-                    yield PlacedPage(page, Bookmark(self._position))
+                    yield PlacedPage(page, Bookmark(self._position), is_last)
                 self._position += page.rows
                 self._has_page = False
                 self._last_is_full = page.rows == self._size
+                if self._position >= self._until or (is_last and self._until < math.inf):
+                    return
                 if is_last:
                     await self._check_end()
                     if self._position and not page.rows:
@@ -154,7 +158,9 @@ class _OffsetWalk(Generic[P]):
         return ahead >= 0 and ahead % self._size == 0 and self._tasks[offset].size == self._size
 
     def _is_beyond(self, offset: int) -> bool:
-        return self._seen.total is not None and offset >= self._seen.total
+        return offset >= self._until or (
+            self._seen.total is not None and offset >= self._seen.total
+        )
 
     def _ask(self, offset: int, *, held: bool = False) -> None:
         query = (("size", str(self._size)), ("offset", str(offset)))
@@ -276,6 +282,15 @@ class _OffsetWalk(Generic[P]):
         return ContradictionError(
             f"transfer {self._transfer}: the {_page_at(self._position)} {what}"
         )
+
+
+def even_size(rows: float, *, most: int) -> int:
+    """Return the page size, `most` at most, with which pages of one size hold `rows` rows and
+    hardly more."""
+    if rows == math.inf:
+        return most
+    pages = math.ceil(rows / most)
+    return max(1, math.ceil(rows / max(1, pages)))
 
 
 def _size_in_links(envelope: Envelope) -> int | None:

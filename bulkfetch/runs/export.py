@@ -208,7 +208,7 @@ async def plan_only(settings: Settings, selection: Selection, *, allow_empty: bo
     check_credentials(settings)
     stats = RunStats()
     async with open_session(settings, stats) as session:
-        return await _walk_and_plan(session, settings, selection, stats, allow_empty=allow_empty)
+        return await walk_and_plan(session, settings, selection, stats, allow_empty=allow_empty)
 
 
 async def archive(
@@ -388,7 +388,7 @@ async def _plan_in_time(run: Run) -> Plan:
     """Return the plan of a run. Raises DeadlineError if the deadline passes before it is made."""
     plan: Plan | None = None
     with anyio.CancelScope(deadline=run.ends_at):
-        plan = await _walk_and_plan(
+        plan = await walk_and_plan(
             run.session,
             run.settings,
             run.options.selection,
@@ -407,7 +407,7 @@ async def _plan_in_time(run: Run) -> Plan:
     return run.options.repair.narrow(plan) if run.options.repair else plan
 
 
-async def _walk_and_plan(
+async def walk_and_plan(
     session: Session,
     settings: Settings,
     selection: Selection,
@@ -415,6 +415,8 @@ async def _walk_and_plan(
     *,
     allow_empty: bool,
 ) -> Plan:
+    """Walk the invoices, and plan which transfers there are. Raises NotFoundError for a selection
+    that the tenant does not have, and RequestError if the invoices cannot be listed."""
     walked: list[Invoice] = []
     odd: dict[str, OddInvoice] = {}
     async for invoice in walk_invoices(session, size=settings.invoice_page_size, odd=odd):

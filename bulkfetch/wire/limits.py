@@ -6,12 +6,68 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import anyio
 
 from bulkfetch.wire.pace import Pace, PacePolicy
+
+
+class Limit(Protocol):
+    """What a session asks before it sends a request, and tells about the answer.
+
+    `AdaptiveLimit` is one in this process. Where several processes ask the same tenant, one of them
+    can hold the limit of all, and the others have an object that asks that one: only `slot` waits,
+    the other methods return at once.
+    """
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be in flight now, those of all processes together."""
+        ...
+
+    @property
+    def idle(self) -> int:
+        """How many more requests may be in flight now; none while some wait. Requests that may be
+        in vain are sent only as far as this goes, so 0 is always safe."""
+        ...
+
+    @property
+    def closed_s(self) -> float:
+        """For how many seconds no request may be sent; 0 if there is no such wait."""
+        ...
+
+    @property
+    def holds_in_vain(self) -> int:
+        """How often all requests were held since the last healthy answer. The wait after a refusal
+        grows with it."""
+        ...
+
+    def slot(self) -> AbstractAsyncContextManager[Any]:
+        """Wait until one more request may be sent, and count it as in flight for the block.
+
+        What the block is given is the slot; it goes to `note_answer` or `note_throttled` as it is.
+        """
+        ...
+
+    def note_answer(self, slot: Any) -> None:
+        """Note that the request of `slot` had an answer, and was not throttled."""
+        ...
+
+    def note_throttled(self, slot: Any, *, wait_s: float) -> None:
+        """Note that the request of `slot` was throttled: no request is sent for `wait_s`
+        seconds."""
+        ...
+
+    def hold(self, wait_s: float, *, one_first: bool = False) -> None:
+        """Hold all requests back for `wait_s` seconds; with `one_first`, send one alone then."""
+        ...
+
+    def release(self) -> None:
+        """End the holds: their reason is gone."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

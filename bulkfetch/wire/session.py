@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import anyio.abc
@@ -33,7 +33,7 @@ from bulkfetch.settings.declared import default_of
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Bodies, Room
 from bulkfetch.wire.echoes import REQUEST_ID
-from bulkfetch.wire.limits import AdaptiveLimit, Slot
+from bulkfetch.wire.limits import Limit
 from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.refusals import lacks_user, read_or_blame, refusal
 from bulkfetch.wire.retry import (
@@ -141,7 +141,7 @@ class Session:
         tokens: TokenSource,
         *,
         stats: RunStats,
-        limit: AdaptiveLimit,
+        limit: Limit,
         policy: RetryPolicy,
         clock: Clock,
         log: RunLog | None = None,
@@ -398,7 +398,7 @@ class Session:
             )
             return answer
 
-    def _note_crowded(self, error: RequestError, tries: _Tries, slot: Slot) -> None:
+    def _note_crowded(self, error: RequestError, tries: _Tries, slot: Any) -> None:
         """Hold all requests if the server, or this machine, refuses this one as too much."""
         if isinstance(error, TooManyFilesError):
             self._limit.note_throttled(slot, wait_s=_CROWDED_HOLD_S)

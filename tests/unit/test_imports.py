@@ -35,6 +35,7 @@ IMPORTS = {
     "archive": "settings decoding billing storage",
     "runs": "settings decoding billing storage wire signin partnercenter archive",
     "client": "settings decoding billing wire signin partnercenter archive runs",
+    "parts": "settings billing wire runs client",
     "cli": "settings decoding billing storage wire signin partnercenter archive runs client "
     "sandbox",
     "sandbox": "",

@@ -23,6 +23,7 @@ RUN = (
     "docs/failures.md",
     "docs/guarantees.md",
     "docs/object-stores.md",
+    "docs/parts.md",
     "docs/python.md",
     "docs/signing-in.md",
 )
@@ -85,7 +86,7 @@ def _run(program: list[str], environment: dict[str, str], folder: Path) -> str:
 def test_there_are_commands_and_snippets_to_run() -> None:
     assert len(ON_DISK) >= 5
     assert len(COMMANDS) >= 20
-    assert len(WITH_PYTHON) == 3
+    assert len(WITH_PYTHON) == 4
 
 
 @pytest.mark.parametrize("page", ON_DISK)

@@ -1,0 +1,136 @@
+"""Parts, planned here, pickled, and read in other processes, are the tables of an export."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import bulkfetch
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.sandbox import SandboxOptions, serve
+from bulkfetch.sandbox.process import SpawnedSandbox, spawn
+
+DETAILS = "office/billing_line_items,azure/usage_line_items,one_time/billing_line_items"
+GONE = Transfer("D0", "office", "billing_line_items")
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Executor]:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def at(sandbox: SpawnedSandbox, **settings: Any) -> dict[str, Any]:
+    return {"base_url": sandbox.base_url, "token": sandbox.token, **settings}
+
+
+def exported(output: Path, report: bulkfetch.ExportReport) -> dict[tuple[str, str, str], pa.Table]:
+    """The table of each transfer, from its files."""
+    tables = {}
+    for commit in report.committed:
+        each = commit.transfer
+        files = [pq.ParquetFile(output / part.name).read() for part in commit.parts]
+        empty = each.detail.columns.arrow.empty_table()
+        tables[each.invoice_id, each.provider, each.line_item_type] = pa.concat_tables(
+            [empty, *files]
+        )
+    return tables
+
+
+def put_together(
+    parts: list[bulkfetch.Part], read: list[pa.Table]
+) -> dict[tuple[str, str, str], pa.Table]:
+    tables: dict[tuple[str, str, str], list[pa.Table]] = {}
+    for part, table in zip(parts, read, strict=True):
+        each = part.transfer
+        key = each.invoice_id, each.provider, each.line_item_type
+        tables.setdefault(key, []).append(table)
+    return {key: pa.concat_tables(found) for key, found in tables.items()}
+
+
+@pytest.mark.parametrize("past_end", ["empty", "400", "404", "repeat", "stall"])
+def test_parts_read_in_other_processes_are_the_tables_of_an_export(
+    past_end: str, processes: Executor, tmp_path: Path
+) -> None:
+    arguments = ["--invoices", "2", "--line-items", "2600", "--details", DETAILS]
+    with spawn([*arguments, "--past-end", past_end]) as sandbox:
+        given = at(sandbox, part_rows=700, page_size=300)
+        parts = bulkfetch.plan(**given)
+        pickled = [pickle.dumps(part) for part in parts]
+        read = partial(bulkfetch.read_part, **at(sandbox, page_size=250))
+        tables = [*processes.map(read, map(pickle.loads, pickled))]
+        report = bulkfetch.export(tmp_path, **given)
+
+    expected, found = exported(tmp_path, report), put_together(parts, tables)
+    assert expected.keys() == found.keys()
+    assert all(found[key].schema.equals(table.schema) for key, table in expected.items())
+    assert all(found[key].equals(table) for key, table in expected.items())
+    of_offsets = [part for part in parts if part.transfer.provider != "one_time"]
+    assert {part.rows for part in of_offsets} >= {700, None}
+    assert all(part.rows is None for part in parts if part not in of_offsets)
+    assert all(sandbox.token.encode() not in each for each in pickled)
+
+
+async def test_25_000_rows_of_two_details_are_planned_in_ten_requests() -> None:
+    details = tuple(DETAILS.split(",")[:2])
+    options = SandboxOptions(invoices=1, line_items=12_500, details=details, amendments=0)
+    async with serve(options) as sandbox:
+        given: dict[str, Any] = {
+            "base_url": sandbox.base_url,
+            "token": sandbox.token,
+            "part_rows": 3500,
+        }
+        async with bulkfetch.Client(**given) as client:
+            parts = await client.plan()
+            assert client.stats.requests <= 10
+        assert len(parts) == 8
+        async with bulkfetch.Client(**given) as client:
+            assert len(await client.plan(split=False)) == 2
+            assert client.stats.requests == 1
+
+
+async def test_no_secret_is_in_a_part() -> None:
+    async with serve(SandboxOptions(invoices=1, line_items=30)) as sandbox:
+        parts = await bulkfetch.plan_async(
+            base_url=sandbox.base_url, token=sandbox.token, part_rows=10
+        )
+    said = pickle.dumps(parts) + repr(parts).encode() + str(parts[0]).encode()
+    assert sandbox.token.encode() not in said
+
+
+async def test_a_selection_narrows_the_parts_and_must_exist() -> None:
+    async with serve(SandboxOptions(invoices=2, line_items=30)) as sandbox:
+        given: dict[str, Any] = {"base_url": sandbox.base_url, "token": sandbox.token}
+        invoice = sandbox.tenant.invoices[0].id
+        parts = await bulkfetch.plan_async(invoices=invoice, providers="Office", **given)
+        assert {part.transfer.invoice_id for part in parts} == {invoice}
+        with pytest.raises(bulkfetch.errors.NotFoundError, match="no invoice 'D0'"):
+            await bulkfetch.plan_async(invoices="D0", **given)
+        with pytest.raises(bulkfetch.errors.NotFoundError, match="provider 'offic'"):
+            await bulkfetch.plan_async(providers="offic", **given)
+        assert await bulkfetch.plan_async(providers="offic", allow_empty=True, **given) == []
+
+
+async def test_where_an_event_loop_runs_the_functions_name_their_async_forms() -> None:
+    part = bulkfetch.Part(GONE)
+    with pytest.raises(bulkfetch.BulkfetchError, match=r"await bulkfetch\.plan_async"):
+        bulkfetch.plan(token="t")
+    with pytest.raises(bulkfetch.BulkfetchError, match=r"await bulkfetch\.read_part_async"):
+        bulkfetch.read_part(part, token="t")
+
+
+async def test_an_invoice_that_is_gone_is_told_when_its_part_is_read() -> None:
+    async with serve(SandboxOptions(invoices=1, line_items=30)) as sandbox:
+        given: dict[str, Any] = {"base_url": sandbox.base_url, "token": sandbox.token}
+        part = bulkfetch.Part(GONE)
+        with pytest.raises(bulkfetch.errors.TransferError, match="transfer D0 office"):
+            await bulkfetch.read_part_async(part, **given)
