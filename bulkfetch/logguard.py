@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import unquote
 
+from bulkfetch.errors import BulkfetchError
 from bulkfetch.spellings import Spellings, hide_all
 from bulkfetch.words import printable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+E = TypeVar("E", bound=BulkfetchError)
 
 _SHORTEST = 8
 _MOST_KNOWN = 1000
@@ -41,6 +47,29 @@ def guard_logs(*secrets: str | None) -> None:
 def hide_known(text: str) -> str:
     """Return a text of a library or a server without the secrets that the logs are guarded from."""
     return hide_all(text, list(_known.values()))
+
+
+def forget_frames(error: E) -> E:
+    """Return an error without the frames it came through, and without what is behind it.
+
+    Tools that show the variables of frames would show secrets.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def forgets_frames(call: Callable[P, T]) -> Callable[P, T]:
+    """Return a function whose errors of ours do not show its frames, as they hold secrets."""
+
+    @wraps(call)
+    def call_and_forget(*given: P.args, **named: P.kwargs) -> T:
+        try:
+            return call(*given, **named)
+        except BulkfetchError as error:
+            failure = forget_frames(error)
+        raise failure
+
+    return call_and_forget
 
 
 class _Guard:

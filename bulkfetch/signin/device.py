@@ -11,6 +11,7 @@ from typing import Any
 import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
+from bulkfetch.logguard import forgets_frames
 from bulkfetch.settings.declared import SignInSettings, flag_of
 from bulkfetch.signin.entra import (
     HttpClient,
@@ -65,6 +66,7 @@ class DeviceSignIn:
     _settings: SignInSettings = field(repr=False)
     _flow: dict[str, Any] = field(repr=False)
 
+    @forgets_frames
     def poll(self) -> Issued | None:
         """Return the token if the person has signed in, None if not yet; it blocks.
 
@@ -86,6 +88,7 @@ class DeviceSignIn:
             return token_of_answer(answer, settings, http)
 
 
+@forgets_frames
 def begin_device_sign_in(settings: SignInSettings) -> DeviceSignIn:
     """Ask Entra for a code for a person to enter; it blocks. Raises what `sign_in` raises."""
     needed = ("tenant_id", "client_id")

@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 
 from bulkfetch.errors import SettingsError, StorageError
+from bulkfetch.logguard import forgets_frames
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.disk import Disk, explain
 
@@ -84,6 +85,7 @@ def _not_kept(error: OSError, file: Path) -> StorageError:
     )
 
 
+@forgets_frames
 def write_login(file: Path, login: Login) -> None:
     """Write a login to `file`, atomically and durably, readable by its owner only.
 

@@ -10,6 +10,7 @@ from random import Random
 import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, ProxyError, SignInError
+from bulkfetch.logguard import forgets_frames
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import SignInSettings, Way
 from bulkfetch.settings.values import Secret
@@ -154,6 +155,7 @@ def _refused_words(error: ConnectionFailedError | HttpStatusError, attempts: int
     return f"{words}; {error.advice}" if isinstance(error, ProxyError) else words
 
 
+@forgets_frames
 def acquire(settings: SignInSettings, keep: Callable[[Secret], None] | None = None) -> Issued:
     """Get a new token in the way that the settings choose; it blocks. Raises what `sign_in` does.
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from bulkfetch.logguard import hide_known
 from bulkfetch.settings.declared import SignInSettings
 from bulkfetch.settings.values import Secret
 from bulkfetch.wire.masking import Mask
@@ -56,6 +57,6 @@ def without_secrets(value: object, settings: SignInSettings, *others: str) -> st
     command = settings.token_command.reveal() if settings.token_command else ""
     words = [word for word in re.split(r"[\s'\"=;,]+", command) if len(word) >= _LONG_WORD]
     secrets = (each.reveal() for each in ours if each is not None)
-    text = Mask((*secrets, *words, *others)).hide(text)
+    text = hide_known(Mask((*secrets, *words, *others)).hide(text))
     lines = text.strip().splitlines()
     return printable(lines[0])[:300] if lines else "no reason given"

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from bulkfetch.errors import OutputError
-from bulkfetch.logguard import guard_logs
+from bulkfetch.logguard import forgets_frames, guard_logs
 from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.paths import expand_address, expand_path
 from bulkfetch.settings.sources import read_settings
@@ -103,6 +103,7 @@ def open_objects(address: Address, settings: StorageSettings) -> Objects:
     return objects
 
 
+@forgets_frames
 def open_container(address: Address, settings: StorageSettings) -> Container:
     """Find credentials for an address and open its container.
 

@@ -197,6 +197,7 @@ class Session:
                 tries.misdirected |= isinstance(error, MisdirectedError)
                 error.message = self._mask.hide(error.message)
                 error.args = (error.message,)
+                error.__traceback__ = None  # frames below have the token, and what repeats it
                 error.facts = RequestFacts(
                     "GET", request.path, tries.request_id, self.correlation_id, tries.sent
                 )
@@ -310,10 +311,12 @@ class Session:
         try:
             with self._stats.at_sign_in():
                 await self._tokens.renew(tries.token)
-        except SignInError:
-            if for_users:
-                raise error from None
-            raise
+            return
+        except SignInError as failure:
+            failure.__traceback__ = None  # frames below have the token
+            if not for_users:
+                raise
+        raise error from None
 
     def _check_patience(self, error: RequestError, tries: _Tries) -> None:
         silence_s = self._silence_s(tries)
@@ -382,6 +385,7 @@ class Session:
             try:
                 answer = await self._send_once(request, tries)
             except RequestError as error:
+                error.__traceback__ = None  # frames below have the token
                 self._note_crowded(error, tries, slot)
                 raise
             finally:

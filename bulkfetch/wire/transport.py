@@ -96,8 +96,9 @@ class Answer:
     """A whole answer: status, headers by lower-case name, and the body as received."""
 
     status: int
-    headers: Mapping[str, str]
-    wire_body: bytes
+    # what a server repeats of a request is not shown
+    headers: Mapping[str, str] = field(repr=False)
+    wire_body: bytes = field(repr=False)
     max_bytes: int = 256 << 20
 
     @property

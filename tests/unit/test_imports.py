@@ -23,7 +23,7 @@ IMPORTS = {
     "stats": "",
     "runlog": "errors words",
     "spellings": "",
-    "logguard": "words spellings",
+    "logguard": "errors words spellings",
     "strangers": "words",
     "settings": "",
     "decoding": "settings.environment",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,8 +11,11 @@ from urllib.parse import parse_qs, quote
 
 import anyio.to_thread
 import pytest
+from aiohttp import web
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 from support.canaries import found_of, spellings_of
+from support.entra import TENANT, Meddle, entra
+from support.httpproxy import http_proxy
 from support.objectservers import AzureServer, S3Server
 from support.storeproxy import FaultyProxy, Seen, Status
 from support.watched import CONTROL, Watched, watch
@@ -197,3 +201,131 @@ async def test_azure_that_repeats_secrets_in_its_errors_shows_none(
 ) -> None:
     name = f"echo-{call}-{way.__name__.replace('_', '-')}"
     await try_echoes(azure_server, way, "az", name, tmp_path, call)
+
+
+# --- Signing in, through a proxy that wants credentials.
+
+CLIENT_SECRET, REFRESH_TOKEN = (
+    "canary~client-secret/0123456789+x",
+    "canary.refresh-token_0123456789",
+)
+PROXY_PASSWORD = "canary:proxy/pass@word-0123456789"
+WAYS = {
+    "secret": {"BULKFETCH_CLIENT_SECRET": CLIENT_SECRET},
+    "refresh token": {
+        "BULKFETCH_CLIENT_SECRET": CLIENT_SECRET,
+        "BULKFETCH_REFRESH_TOKEN": REFRESH_TOKEN,
+    },
+    "token": {"BULKFETCH_TOKEN": TOKEN},
+    "command": {"BULKFETCH_TOKEN_COMMAND": f"printf %s {TOKEN}"},
+}
+PAIR = base64.b64encode(f"user:{PROXY_PASSWORD}".encode()).decode()
+
+
+def secrets_of(way: str) -> list[str]:
+    """Return the secrets that a process knows; of a command, the token that it prints."""
+    given = [TOKEN] if way == "command" else list(WAYS[way].values())
+    return [*given, PROXY_PASSWORD]
+
+
+def repeat(way: str, status: int, where: str) -> Meddle:
+    """Return what answers with all secrets in an error, to requests whose path has `where`."""
+    secrets = secrets_of(way)
+
+    def answer(request: web.Request) -> web.Response | None:
+        if where not in request.path:
+            return None
+        said = " ".join([*secrets, *map(quote, secrets), str(dict(request.headers))])
+        body: dict[str, object] = {
+            "error": "invalid_client",
+            "error_description": said,
+            "code": said,
+        }
+        body |= {"correlation_id": said, "error_codes": [said], "access_token_of": said}
+        return web.json_response(body, status=status)
+
+    return answer
+
+
+async def watch_sign_in(
+    folder: Path, way: str, call: str, given: dict[str, Any], meddle: Meddle = lambda request: None
+) -> tuple[Watched, set[str]]:
+    """Run a call behind the proxy; return what was seen, and each token that came with it."""
+    api, login = "api.example", "login.example"
+    options = SandboxOptions(
+        invoices=2,
+        line_items=20,
+        token=TOKEN,
+        client_secret=CLIENT_SECRET,
+        refresh_token=REFRESH_TOKEN,
+    )
+    issued: set[str] = set()
+
+    def look(request: web.Request) -> web.StreamResponse | None:
+        issued.add(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        return meddle(request)
+
+    async with entra(folder, options, names=[api, login]) as there:
+        there.meddle = look
+        port = int(there.origin.rpartition(":")[2])
+        hosts = {f"{api}:443": port, f"{login}:443": port}
+        with http_proxy(folder, hosts, credentials=f"user:{PROXY_PASSWORD}") as proxy:
+            environ = {
+                "BULKFETCH_BASE_URL": f"https://{api}/v1",
+                "BULKFETCH_AUTHORITY": f"https://{login}",
+                "BULKFETCH_CA_FILE": str(there.ca_file),
+                "BULKFETCH_TENANT_ID": TENANT,
+                "BULKFETCH_CLIENT_ID": "sandbox-client",
+                "HTTPS_PROXY": proxy.with_credentials(f"user:{quote(PROXY_PASSWORD, safe='')}"),
+                **QUICK,
+                **WAYS[way],
+            }
+            done = await anyio.to_thread.run_sync(lambda: watch(folder, call, environ, **given))
+            assert proxy.passed()
+    return done, issued - {""}
+
+
+def left_behind(folder: Path) -> str:
+    """Return all that is in the archive, and in the home without the login, which has a token."""
+    files = [path for path in (folder / "work").rglob("*") if path.is_file()]
+    return "\n".join(
+        path.read_bytes().decode("latin-1") for path in files if path.name != "login.json"
+    )
+
+
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "export": ("export", {"output": "lake"}),
+    "main": ("main", {"words": ["export", "lake", "--json", "--verbose", "--verbose"]}),
+    "check": ("check_login", {}),
+}
+
+
+@pytest.mark.parametrize("call", ["export", "main"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_no_way_to_sign_in_shows_a_secret(way: str, call: str, tmp_path: Path) -> None:
+    name, given = CALLS[call]
+    done, issued = await watch_sign_in(tmp_path, way, name, given)
+    assert done.code == 0, done.streams
+    assert issued
+    assert_nothing_shows(done, [*secrets_of(way), PAIR, *issued], left_behind(tmp_path))
+
+
+ECHOES = [
+    *(("export", "secret", status, "/token") for status in (200, 400, 401, 500)),
+    *(("export", "refresh token", status, "/token") for status in (200, 400, 401, 500)),
+    *(("export", "token", status, "/invoices") for status in (200, 401, 403, 500)),
+    *(("main", "token", status, "/lineitems/") for status in (200, 404)),
+    ("check", "refresh token", 400, "/token"),
+    ("check", "token", 401, "/invoices"),
+    ("check", "command", 403, "/invoices"),
+]
+
+
+@pytest.mark.parametrize(("call", "way", "status", "where"), ECHOES)
+async def test_a_server_that_repeats_secrets_shows_none(
+    call: str, way: str, status: int, where: str, tmp_path: Path
+) -> None:
+    name, given = CALLS[call]
+    done, issued = await watch_sign_in(tmp_path, way, name, given, repeat(way, status, where))
+    assert done.code == (0 if call == "check" and where != "/token" else 1), done.streams
+    assert_nothing_shows(done, [*secrets_of(way), PAIR, *issued], left_behind(tmp_path))
