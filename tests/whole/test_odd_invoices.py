@@ -10,7 +10,8 @@ import pytest
 from pyarrow.dataset import dataset
 from support.replay import MadeUp, invoice, serving
 
-from bulkfetch import Selection, export_async, repair_async, verify
+from bulkfetch import Selection, export_async, plan_async, repair_async, verify
+from bulkfetch.errors import TransferError
 
 OFFICE = ("office", "billing_line_items")
 ROW = '{"customerName":"x","totalForCustomer":1}'
@@ -139,3 +140,11 @@ async def test_a_repair_of_what_became_readable_keeps_to_what_was_selected(tmp_p
 
     assert report.sound
     assert archived(tmp_path) == ["A", "B", "Z"]
+
+
+async def test_parts_are_not_planned_around_an_invoice_that_cannot_be_read() -> None:
+    async with serving(made_up(without_provider())) as server:
+        with pytest.raises(TransferError, match=r"B \(.*billingProvider.*select the invoices"):
+            await plan_async(server.settings())
+        parts = await plan_async(server.settings(), invoices=["A", "Z"])
+    assert [part.transfer.invoice_id for part in parts] == ["A", "Z"]
