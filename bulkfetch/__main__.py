@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -40,7 +41,9 @@ def _run_command() -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BaseException as error:
-        _say(f"error: bulkfetch cannot start: {type(error).__name__}: {error}; install it again")
+        problem = f"bulkfetch cannot start: {type(error).__name__}: {error}"
+        _say(f"error: {problem}; install it again")
+        _print_failure(problem, "install it again")
         return _BUG
     return code
 
@@ -54,7 +57,9 @@ def _keep_exit_codes() -> Callable[[int], NoReturn]:
 
     def end_process_of_library(status: int) -> NoReturn:
         if os.getpid() == ours and status % 256 <= _LAST_OF_OURS:
-            _say(f"a library has ended the process with exit code {status}: this is a bug")
+            problem = f"a library has ended the process with exit code {status}"
+            _say(f"{problem}: this is a bug")
+            _print_failure(problem, "this is a bug in bulkfetch; please report it")
             end_process(_BUG)
         end_process(status)
 
@@ -76,6 +81,17 @@ def _leave_working_directory() -> None:
 def _say(message: str) -> None:
     with suppress(OSError, ValueError, AttributeError):
         print(f"bulkfetch: {message}", file=sys.stderr, flush=True)
+
+
+def _print_failure(problem: str, advice: str) -> None:
+    """Write a failure as `cli` does, which may not be there to do it."""
+    if "--json" not in sys.argv:
+        return
+    ids = {"request_id": None, "correlation_id": None}
+    error = {"reason": "bug", "message": problem}
+    with suppress(OSError, ValueError, AttributeError):
+        failure = {"error": error, "advice": advice, **ids, "exit_code": _BUG}
+        print(json.dumps(failure), flush=True)
 
 
 if __name__ == "__main__":

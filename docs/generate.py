@@ -58,7 +58,8 @@ COMMANDS_HEAD = """\
 This page is made from the command line itself, by `python docs/generate.py`.
 `bulkfetch COMMAND --help` says the same.
 
-Results go to stdout (`--json` for machines), progress and messages to stderr.
+Results go to stdout (`--json` for machines, [failures](failures.md#failures-as-json) included),
+progress and messages to stderr.
 [Exit codes](failures.md#exit-codes) have a page of their own. `DIR` and `OUT` are a directory, or
 an address in an [object store](object-stores.md).
 """

@@ -3,8 +3,9 @@
 0 everything committed and verified, 1 something was not, 2 usage or settings, 3 a bug of ours, 4
 everything committed but the numbers disagree. No other program or library gives one of these. A run
 that a signal ended has 128 plus its number, as in shells: 130 after Ctrl-C, 143 after SIGTERM,
-129 after SIGHUP. Results go to stdout, progress and messages to stderr. `main` imports only the
-command that runs, so that `--help` is fast.
+129 after SIGHUP. Results go to stdout, progress and messages to stderr; where stdout is JSON, a
+command that fails ends it with a line that says so. `main` imports only the command that runs, so
+that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from bulkfetch.cli.parser import ParserExit, parse
+from bulkfetch.cli.parser import ParserExit, parse, prints_json
 from bulkfetch.cli.terminal import (
     BUG,
     COMPLETE,
     INCOMPLETE,
     USAGE,
     prepare_streams,
+    print_failure,
     say,
     say_farewell,
 )
@@ -48,27 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     Nothing is raised: this is the last of the places where errors are caught.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    as_json = prints_json(words)
     arguments = argparse.Namespace(command=None)
     try:
         prepare_streams()
         arguments = parse(words)
         return _import_command(arguments)(arguments)
     except ParserExit as stop:  # 0 after --help, 2 after a usage error
+        if as_json and stop.problem:
+            print_failure("usage", stop.problem, USAGE, advice=stop.advice)
         return stop.code if isinstance(stop.code, int) else USAGE
     except ReaderGoneError:
         return COMPLETE
     except (SettingsError, OutputError) as error:
-        return _say_error(error, USAGE)
+        return _say_error(error, USAGE, as_json=as_json)
     except BulkfetchError as error:
-        return _say_error(error, INCOMPLETE)
+        return _say_error(error, INCOMPLETE, as_json=as_json)
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
-        return say_farewell(arguments, number)
+        return say_farewell(arguments, number, as_json=as_json)
     except MemoryError:
-        say("error: there is not enough memory; lower --max-in-flight or --max-bodies-bytes")
-        return INCOMPLETE
+        return _say_no_memory(as_json=as_json)
     except BaseException as error:  # also when a library exits, or a library of Rust panics
-        return _say_bug(error)
+        return _say_bug(error, as_json=as_json)
 
 
 def _import_command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
@@ -79,9 +83,13 @@ def _import_command(arguments: argparse.Namespace) -> Callable[[argparse.Namespa
     return command
 
 
-def _say_error(error: BulkfetchError, code: int) -> int:
+def _say_error(error: BulkfetchError, code: int, *, as_json: bool) -> int:
     advice = _advise(error)
     say(f"error: {error}; {advice}" if advice else f"error: {error}")
+    if as_json:
+        cause = error if isinstance(error, RequestError) else error.__cause__
+        facts = cause.facts if isinstance(cause, RequestError) else None
+        print_failure(error.reason, str(error), code, advice=advice, facts=facts)
     return code
 
 
@@ -113,11 +121,22 @@ def _is_elsewhere(error: BulkfetchError) -> bool:
     return isinstance(error, MalformedBodyError | ConnectionFailedError)
 
 
-def _say_bug(error: BaseException) -> int:
+def _say_no_memory(*, as_json: bool) -> int:
+    problem, advice = "there is not enough memory", "lower --max-in-flight or --max-bodies-bytes"
+    say(f"error: {problem}; {advice}")
+    if as_json:
+        print_failure("memory", problem, INCOMPLETE, advice=advice)
+    return INCOMPLETE
+
+
+def _say_bug(error: BaseException, *, as_json: bool) -> int:
     for line in "".join(traceback.format_exception(error)).splitlines():
         print(printable(line), file=sys.stderr)
     say(
         "this is a bug in bulkfetch; please report it with the lines above. "
         "What is committed is kept"
     )
+    if as_json:
+        advice = "this is a bug in bulkfetch; please report it with the lines on stderr"
+        print_failure("bug", f"{type(error).__name__}: {error}", BUG, advice=advice)
     return BUG

@@ -47,6 +47,8 @@ _GROUP_TITLES = {
     "storage": "settings of the object store",
     "reconciliation": "settings of the comparison with the invoices",
 }
+_LINE_ITEMS = "line-items"
+"""The command that prints JSON lines unless a table is asked for."""
 _OTHER_WAYS = (
     "Each can also be an environment variable (BULKFETCH_TOKEN for --token) or a key "
     "of the TOML file (token)."
@@ -84,11 +86,29 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(arguments.parser, unknown)
+    arguments.prints_json = prints_json(words)
     return arguments
+
+
+def prints_json(words: Sequence[str]) -> bool:
+    """Return whether a command line, right or wrong, asks for JSON on stdout."""
+    flags = {word.partition("=")[0] for word in _before_dashes(words)}
+    is_lines = words[:1] == [_LINE_ITEMS] and not flags & {"--table", "--columns"}
+    return "--json" in flags or is_lines
+
+
+def _before_dashes(words: Sequence[str]) -> Sequence[str]:
+    """Return the words before `--`, after which none is a flag."""
+    return words[: words.index("--")] if "--" in words else words
 
 
 class ParserExit(SystemExit):
     """The parser has printed help or a usage error; a SystemExit of others is none of ours."""
+
+    def __init__(self, code: int, problem: str = "", advice: str = "") -> None:
+        super().__init__(code)
+        self.problem = problem
+        self.advice = advice
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -111,8 +131,9 @@ class _Parser(argparse.ArgumentParser):
         message = re.sub(
             r"ignored explicit argument .*", "takes no value", message, flags=re.DOTALL
         )
-        line = printable(f"{self.prog}: error: {message}; see `{self.prog} --help`")
-        self.exit(USAGE, f"{line}\n")
+        advice = f"see `{self.prog} --help`"
+        sys.stderr.write(printable(f"{self.prog}: error: {message}; {advice}") + "\n")
+        raise ParserExit(USAGE, message, advice)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End the command, after a message to stderr if there is one."""
@@ -445,6 +466,7 @@ def _add_line_items(parser: argparse.ArgumentParser) -> None:
         help="the period of modern usage (default: usage_period), or of unbilled line items "
         "(default: current)",
     )
+    _add_json(parser, "print JSON lines, as without --table and --columns")
     parser.add_argument(
         "--table", action="store_true", help="print a table for people instead of JSON lines"
     )
@@ -565,7 +587,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "export": ("archive invoices and their line items as Parquet", _add_export),
     "invoices": ("list the invoices, or show one", _add_invoices),
     "login": ("sign in, or show who is signed in", _add_login),
-    "line-items": ("print the line items of one detail", _add_line_items),
+    _LINE_ITEMS: ("print the line items of one detail", _add_line_items),
     "show": ("show what an archive has, what it lacks, and how its last run ended", _add_show),
     "verify": ("check an archive against its commits and its invoices", _add_verify),
     "repair": ("re-fetch what `verify` found damaged", _add_repair),

@@ -40,12 +40,14 @@ def run(
         progress = None
     is_live = sys.stderr.isatty() and not arguments.verbose
 
+    farewell = partial(say_farewell, arguments, as_json=arguments.prints_json)
+
     async def work_with_progress() -> T:
         async with _open_progress(progress, is_live):
             return await work()
 
     async def work_until_signal() -> T | Signalled:
-        return await run_until_signal(work_with_progress, farewell=partial(say_farewell, arguments))
+        return await run_until_signal(work_with_progress, farewell=farewell)
 
     _save_memory()
     # Modules live as long as the run: scanning them again and again took a tenth of its CPU.

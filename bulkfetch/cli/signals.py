@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 1.5
 """How long the clean-up may take: a run should end within 2 s of its Ctrl-C."""
+_FAREWELL_S = 0.3
 _ENDING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -78,5 +79,8 @@ def _start_watchdog(patience_s: float, number: int, farewell: Callable[[int], ob
 
 
 def _end_now(number: int, farewell: Callable[[int], object]) -> None:
-    farewell(number)
+    """End the process, also where nobody reads what the farewell writes."""
+    words = threading.Thread(target=farewell, args=(number,), daemon=True)
+    words.start()
+    words.join(_FAREWELL_S)
     os._exit(128 + number)

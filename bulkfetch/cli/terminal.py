@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TextIO, cast
 
-from bulkfetch.errors import ReaderGoneError, StorageError
-from bulkfetch.words import printable
+from bulkfetch.errors import ReaderGoneError, RequestFacts, StorageError
+from bulkfetch.words import encodable, printable
 
 COMPLETE, INCOMPLETE, USAGE, BUG = 0, 1, 2, 3
 _STDERR = 2
@@ -76,14 +76,17 @@ def drop_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say_farewell(arguments: argparse.Namespace, number: int) -> int:
+def say_farewell(arguments: argparse.Namespace, number: int, *, as_json: bool) -> int:
     """Say which signal has ended the command, and return the exit code for it."""
     cause = "interrupted"
     if number != signal.SIGINT:
         cause = f"ended by {signal.Signals(number).name}"
+    advice = ""
     if getattr(arguments, "writes", False) and not getattr(arguments, "plan", False):
-        cause += "; what is committed or whole is kept: run the same command again to continue"
-    say(cause)
+        advice = "what is committed or whole is kept: run the same command again to continue"
+    say(f"{cause}; {advice}" if advice else cause)
+    if as_json:
+        print_failure("interrupted", cause, 128 + number, advice=advice)
     return 128 + number
 
 
@@ -107,6 +110,29 @@ def print_result(result: dict[str, Any] | list[str]) -> None:
 def print_rows(lines: Sequence[str]) -> None:
     """Write lines for people to stdout; they cannot act on the terminal. Raises ReaderGoneError."""
     _write([printable(line) for line in lines])
+
+
+def print_failure(
+    reason: str,
+    message: str,
+    exit_code: int,
+    *,
+    advice: str = "",
+    facts: RequestFacts | None = None,
+) -> None:
+    """Write why a command failed to stdout, as one line of JSON; what is not known is null.
+
+    A stdout that cannot be written does not change how the command ends.
+    """
+    failure = {
+        "error": {"reason": reason, "message": encodable(printable(message))},
+        "advice": printable(advice) or None,
+        "request_id": facts.request_id if facts else None,
+        "correlation_id": facts.correlation_id if facts else None,
+        "exit_code": exit_code,
+    }
+    with suppress(ReaderGoneError, StorageError):
+        print_json_lines([json.dumps(failure)])
 
 
 class _Report(Protocol):

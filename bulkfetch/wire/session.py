@@ -201,7 +201,8 @@ class Session:
                 error.facts = RequestFacts(
                     "GET", request.path, tries.request_id, self.correlation_id, tries.sent
                 )
-                await self._wait_or_give_up(error, tries)
+                # its message says what the frames below would
+                await self._wait_or_give_up(error.with_traceback(None), tries)
             self._stats.retries += 1
 
     async def _attempt(self, request: Request, tries: _Tries, read: Callable[[bytes], T]) -> T:

@@ -68,8 +68,8 @@ class Ran:
 
     @property
     def error(self) -> str:
-        """The one line that says what is wrong."""
-        assert self.out == ""
+        """The one line that says what is wrong; it may be on stdout as JSON too."""
+        assert self.out == "" or json.loads(self.out)["exit_code"] == self.code
         (line,) = self.err.splitlines()
         assert ": error: " in line
         return line.partition(": error: ")[2]

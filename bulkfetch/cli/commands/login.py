@@ -21,7 +21,7 @@ def login(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return _check_login(arguments, settings)
     if arguments.forget:
-        return _forget_login(settings)
+        return _forget_login(arguments, settings)
     kept = run(arguments, lambda: log_in(settings, say))
     if arguments.json:
         facts = {
@@ -43,10 +43,11 @@ def _check_login(arguments: argparse.Namespace, settings: Settings) -> int:
     return INCOMPLETE if report.invoices else COMPLETE
 
 
-def _forget_login(settings: Settings) -> int:
+def _forget_login(arguments: argparse.Namespace, settings: Settings) -> int:
     file = settings.login_file
-    if file is not None and remove_login(file):
-        print_result([f"{file}: removed"])
+    is_removed = file is not None and remove_login(file)
+    if arguments.json:
+        print_result({"login_file": None if file is None else str(file), "removed": is_removed})
     else:
-        print_result([f"{file}: there was no login"])
+        print_result([f"{file}: removed" if is_removed else f"{file}: there was no login"])
     return COMPLETE
