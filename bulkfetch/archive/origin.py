@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,11 @@ from bulkfetch.archive.layout import ARCHIVE, FORMAT_VERSION
 from bulkfetch.archive.records import refuse_other_format, sealed, unsealed
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.errors import DamagedArchiveError, OutputError
+from bulkfetch.settings.declared import ROW_GROUP_ROWS
 from bulkfetch.storage.store import Store
 
 _ARCHIVE_HASH = "archive_sha256"
+_SANDBOX = re.compile(r"sandbox, seed (\d+), (\d+) line items(?:, details (.+))?")
 UNKNOWN_TENANT = "unknown"
 """What stands for the tenant of a run whose settings and token do not name it."""
 
@@ -27,6 +30,8 @@ def check_archive(store: Store, facts: Mapping[str, Any]) -> None:
     found = read_archive(store) or {}
     wanted = _wanted(facts)
     differing = [name for name in wanted if _differs(found.get(name), wanted[name])]
+    if "part_rows" in differing and _follow(found) and _follow(wanted):
+        differing = [name for name in differing if name != "row_group_rows"]
     if differing:
         words = "; ".join(_difference(name, found[name], wanted[name]) for name in differing)
         raise OutputError(
@@ -92,6 +97,12 @@ def _differs(then: object, now: object) -> bool:
     return then != now and not {None, UNKNOWN_TENANT} & {then, now}
 
 
+def _follow(facts: Mapping[str, Any]) -> bool:
+    """Return whether the row groups follow from the parts, as where nobody has chosen them."""
+    of_parts: int = min(ROW_GROUP_ROWS, facts["part_rows"])
+    return bool(facts.get("row_group_rows", of_parts) == of_parts)
+
+
 def _difference(name: str, then: object, now: object) -> str:
     """Say in what an archive differs from a run, and what to do to continue with it."""
     if name in ("format_version", "schema_version"):
@@ -104,9 +115,30 @@ def _difference(name: str, then: object, now: object) -> str:
             f"it has the invoices of tenant {then}, and these credentials are of tenant {now}: "
             "continue with that one"
         )
-    if name in ("source", "tenant_id"):
-        return f"its {name} is {then}, now {now}: use the first again"
+    if name == "source":
+        return f"its source is {then}, now {now}: {_return_to(str(then), str(now))}"
     return f"{name} is {then}, now {now}: give --{name.replace('_', '-')} {then}"
+
+
+def _return_to(then: str, now: str) -> str:
+    """Say how to name the first of two sources of invoices."""
+    sandbox = _SANDBOX.fullmatch(then)
+    if sandbox is not None:
+        seed, line_items, details = sandbox.groups()
+        words = f"give --sandbox --sandbox-seed {seed} --sandbox-line-items {line_items}"
+        if details:
+            return f"{words} --sandbox-details {details}"
+        return f"{words}, without --sandbox-details" if ", details " in now else words
+    words = f"give --base-url {then}" if "://" in then else "use the first again"
+    return f"leave out --sandbox, and {words}" if _SANDBOX.fullmatch(now) else words
+
+
+def refuse_no_archive(output: object) -> OutputError:
+    """Return the error for an output that no export has made an archive."""
+    return OutputError(
+        f"{output} is not an archive of bulkfetch: it has no {ARCHIVE}; if its first export failed "
+        "or was interrupted, run that again"
+    )
 
 
 def read_archive(store: Store) -> dict[str, Any] | None:

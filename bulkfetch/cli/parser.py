@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NoReturn, TypeAlias
 
 from bulkfetch import __version__
@@ -49,6 +50,32 @@ _GROUP_TITLES = {
 }
 _LINE_ITEMS = "line-items"
 """The command that prints JSON lines unless a table is asked for."""
+_RARE = frozenset(
+    {
+        "invoice_page_size",
+        "usage_period",
+        "max_attempts",
+        "connect_timeout_s",
+        "first_byte_timeout_s",
+        "read_timeout_s",
+        "patience_s",
+        "max_page_bytes",
+        "max_bodies_bytes",
+        "login_file",
+        "sign_in",
+        "authority",
+        "row_group_rows",
+        "keep_snapshots",
+        "storage_key_id",
+        "storage_sas",
+        "storage_region",
+        "storage_endpoint",
+        "storage_timeout_s",
+        "storage_patience_s",
+        "money_tolerance",
+    }
+)
+"""Settings that few people need: the help names them, and does not explain them."""
 _OTHER_WAYS = (
     "Each can also be an environment variable (BULKFETCH_TOKEN for --token) or a key "
     "of the TOML file (token)."
@@ -112,10 +139,21 @@ class ParserExit(SystemExit):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Leaves room for long flags, so that most explanations start beside theirs."""
+    """Leaves room for long flags, so that most explanations start beside theirs; does not explain
+    rare settings, and breaks no flag in two."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if action.dest not in _RARE:
+            super().add_argument(action)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in self._split_lines(text, width))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -171,7 +209,8 @@ def add_settings(
 ) -> None:
     """Add `--config` and a flag for each setting of these groups, except those in `without`.
 
-    The groups in `hidden` are accepted, but not shown by `--help`. A flag that is not given is not
+    The groups in `hidden` are accepted, but not shown by `--help`, which only names settings that
+    few people need. A flag that is not given is not
     in the namespace either.
     """
     general = parser.add_argument_group("settings", _OTHER_WAYS)
@@ -183,11 +222,20 @@ def add_settings(
     )
     added: set[str] = set(without)
     for name in (*groups, *hidden):
-        group = parser.add_argument_group(_GROUP_TITLES[name])
-        for setting in settings_of(name):
-            if setting.name not in added:
-                _add_setting(group, setting, is_hidden=name in hidden)
-                added.add(setting.name)
+        settings = [each for each in settings_of(name) if each.name not in added]
+        rare = [] if name in hidden else [each for each in settings if each.name in _RARE]
+        group = parser.add_argument_group(_GROUP_TITLES[name], _point_to(rare))
+        for setting in settings:
+            _add_setting(group, setting, is_hidden=name in hidden)
+            added.add(setting.name)
+
+
+def _point_to(rare: Sequence[Field[Any]]) -> str | None:
+    """Name the settings that the help does not explain, and say where they are explained."""
+    if not rare:
+        return None
+    flags = ", ".join(flag_of(setting.name) for setting in rare)
+    return f"Rarely needed, and explained in docs/settings.md: {flags}."
 
 
 def _add_setting(group: argparse._ArgumentGroup, setting: Field[Any], *, is_hidden: bool) -> None:

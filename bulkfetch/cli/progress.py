@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 import anyio
 
 from bulkfetch.stats import RunStats
-from bulkfetch.words import format_bytes, printable
+from bulkfetch.words import counted, format_bytes, printable
 
 _REDRAW_S = 0.25
 _LINE_S = 10.0
@@ -69,7 +69,7 @@ def progress_line(stats: RunStats, now: float) -> str:
             f"invoices {_of(stats.invoices_done, stats.invoices)}",
             f"transfers {_transfers(stats)}",
             *_documents(stats),
-            f"{stats.rows:,} rows at {stats.rows_per_s(now):,.0f}/s",
+            f"{counted(stats.rows, 'line item')} at {stats.rows_per_s(now):,.0f}/s",
             format_bytes(stats.bytes_received),
             f"{_of(stats.in_flight, stats.limit)} requests in flight",
             *_waiting(stats, now),
@@ -83,13 +83,13 @@ def progress_line(stats: RunStats, now: float) -> str:
 def final_line(stats: RunStats, now: float) -> str:
     """Return one line about a run that has ended."""
     elapsed_s = stats.elapsed_s(now)
-    rate = f" ({stats.rows / elapsed_s:,.0f} rows/s)" if elapsed_s > 0 else ""
+    rate = f" ({stats.rows / elapsed_s:,.0f}/s)" if elapsed_s > 0 else ""
     return ", ".join(
         [
             f"invoices {_of(stats.invoices_done, stats.invoices)}",
             f"transfers {_transfers(stats)}",
             *_documents(stats),
-            f"{stats.rows:,} rows in {format_duration(elapsed_s)}{rate}",
+            f"{counted(stats.rows, 'line item')} in {format_duration(elapsed_s)}{rate}",
             format_bytes(stats.bytes_received),
             *_troubles(stats),
         ]
@@ -100,24 +100,24 @@ def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = Fa
     """Return the lines of the live block, none wider than `width` columns from 60 on."""
     if not _has_transfers(stats):
         return pack(progress_line(stats, now).split(", "), width)
-    counted = _GAP.join([_of(stats.transfers_ended, stats.transfers), *_time_left(stats, now)])
+    transfers = _GAP.join([_of(stats.transfers_ended, stats.transfers), *_time_left(stats, now)])
     narrowest, widest = _BAR_WIDTHS
-    room = max(narrowest, min(widest, width - len(f"transfers  {counted}")))
+    room = max(narrowest, min(widest, width - len(f"transfers  {transfers}")))
     done = stats.transfers_ended / stats.transfers if stats.transfers else 0.0
     facts = [
         *_waiting(stats, now),
         *_unusual(stats),
         f"invoices {_of(stats.invoices_done, stats.invoices)}",
         *_documents(stats),
-        f"rows {stats.rows:,}",
-        f"{stats.rows_per_s(now):,.0f} rows/s",
+        f"line items {stats.rows:,}",
+        f"{stats.rows_per_s(now):,.0f}/s",
         format_bytes(stats.bytes_received),
         f"in flight {_of(stats.in_flight, stats.limit)}",
         f"retries {stats.retries:,}",
         f"throttled {stats.throttled:,}",
         f"elapsed {format_duration(stats.elapsed_s(now))}",
     ]
-    return [f"transfers {bar(done, room, ascii_only=ascii_only)} {counted}", *pack(facts, width)]
+    return [f"transfers {bar(done, room, ascii_only=ascii_only)} {transfers}", *pack(facts, width)]
 
 
 def pack(facts: list[str], width: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -108,10 +108,12 @@ def not_tried(transfer: Transfer | Document) -> Failure:
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
-    """Return a line for each failure, and one for all transfers and documents that were not tried
-    together."""
+    """Return a line for each failure, and one for all transfers and documents that were not tried.
+
+    Failures of the same kind stand together, and what to do about them is said once.
+    """
     tried = [failure for failure in failures if failure.reason != NOT_TRIED]
-    lines = [failure.line() for failure in tried]
+    lines = [line for group in _group(tried) for line in _lines_of(group)]
     missing = [failure for failure in failures if failure.reason == NOT_TRIED]
     documents = sum(isinstance(failure.transfer, Document) for failure in missing)
     if transfers := len(missing) - documents:
@@ -119,3 +121,20 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
     if documents:
         lines.append(f"NOT TRIED: {counted(documents, 'document')}")
     return lines
+
+
+def _group(failures: Sequence[Failure]) -> Iterable[list[Failure]]:
+    """Put failures with the same reason and advice together, in the order of their first."""
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault((failure.reason, failure.advice), []).append(failure)
+    return groups.values()
+
+
+def _lines_of(group: Sequence[Failure]) -> list[str]:
+    """Return the lines of failures that have one reason and advice."""
+    advice = group[0].advice
+    if len(group) == 1 or not advice:
+        return [failure.line() for failure in group]
+    named = [f"FAILED {failure.message}" for failure in group]
+    return [*named, f"For these {len(group):,}: {advice}"]

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bulkfetch.archive.inventory import count_records, refuse_if_gone, write_run_report
-from bulkfetch.archive.layout import ARCHIVE, LOCK
-from bulkfetch.archive.origin import read_archive
+from bulkfetch.archive.layout import LOCK
+from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.superseded import Generation, Pruned, superseded_bytes
 from bulkfetch.archive.superseded import prune as prune_generations
-from bulkfetch.errors import OutputError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.words import counted, format_bytes
@@ -95,7 +94,7 @@ def prune(
     store = open_archive(output, settings)
     now = datetime.now(UTC)
     if read_archive(store) is None:
-        raise OutputError(f"{output} is not an archive of bulkfetch: it has no {ARCHIVE}")
+        raise refuse_no_archive(output)
     with store.locked(LOCK):
         settled = Publishing(store).settle()
         refuse_if_gone(store)

@@ -211,7 +211,11 @@ class ExportReport:
             )
         if self.rescues:
             named = [f"{printable(name)} {count:,}" for name, count in self.rescues.most_common(8)]
-            lines.append(f"kept as exact JSON in _rescued: {', '.join(named)}")
+            are = "is" if self.rescues.total() == 1 else "are"
+            lines.append(
+                f"{counted(self.rescues.total(), 'value')} that no column holds exactly {are} kept "
+                f"as JSON in the column _rescued: {', '.join(named)}"
+            )
         lines += [
             f"WARNING this version does not know the line-item type {printable(name)}: "
             "its line items are kept as JSON text, in the column `item`"

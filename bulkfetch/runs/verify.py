@@ -26,7 +26,7 @@ from bulkfetch.archive.layout import (
     LOCK,
     published_as,
 )
-from bulkfetch.archive.origin import read_archive
+from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import money, read
 from bulkfetch.archive.superseded import generations, superseded_bytes
@@ -37,7 +37,7 @@ from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
-from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError, StorageError
+from bulkfetch.errors import DamagedArchiveError, DamagedError, StorageError
 from bulkfetch.runs.completeness import find_lacking, find_open, split_former
 from bulkfetch.runs.findings import Finding
 from bulkfetch.runs.former import former_line
@@ -342,7 +342,7 @@ def read_archive_file(store: Store) -> tuple[dict[str, Any] | None, list[Finding
     except DamagedArchiveError as error:
         return None, [Finding(str(ARCHIVE), str(error))]
     if archive is None and not commit_names(store) and store.size(HEADERS_COMMIT) is None:
-        raise OutputError(f"{store.where} is not an archive of bulkfetch: it has no {ARCHIVE}")
+        raise refuse_no_archive(store.where)
     if archive is None:
         return None, [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]
     return archive, []

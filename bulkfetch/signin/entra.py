@@ -46,7 +46,7 @@ from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secre
 from bulkfetch.signin.ways import way_of
 from bulkfetch.strangers import Stranger, recognize
 from bulkfetch.wire.retry import THROTTLED, retry_after_s
-from bulkfetch.wire.transport import ssl_context
+from bulkfetch.wire.transport import ssl_context, words_of
 from bulkfetch.words import printable
 
 _HTTP_TIMEOUT_S = 30
@@ -251,6 +251,8 @@ def entra_client(
         # requests raises the same type for a connection that breaks during the TLS handshake
         if "certificate" in str(error).casefold():
             raise SignInError(f"{where} cannot be trusted with the secret: {words}") from None
+        reason = _refusal_of_connection(error)
+        words = words_of(reason) if reason is not None else words
         raise ConnectionFailedError(f"signing in at {where} failed: {words}") from None
     except MsalError as error:
         words = without_secrets(error, settings)
@@ -258,6 +260,15 @@ def entra_client(
     except _MSAL_BUGS as error:
         words = without_secrets(error, settings)
         raise SignInError(f"signing in at {where} failed: {words}") from None
+
+
+def _refusal_of_connection(error: BaseException | None) -> OSError | None:
+    """Return what the system said of a connection that could not be made, or None."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+            return error if error.errno else None
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class HttpClient(requests.Session):

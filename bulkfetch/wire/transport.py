@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -282,7 +283,7 @@ class AiohttpTransport:
             case aiohttp.ClientConnectorCertificateError():
                 words = f"has a certificate that is not trusted ({_words(error.certificate_error)})"
             case aiohttp.ClientConnectorError():
-                words = f"cannot be reached ({_words(error.os_error)})"
+                words = f"cannot be reached: {words_of(error.os_error)}"
             case aiohttp.ClientResponseError():
                 words = f"does not answer in HTTP ({_words(error)})"
             case _:
@@ -409,7 +410,7 @@ def _is_disconnect(error: Exception) -> bool:
 
 def _translate(error: Exception, settings: ServiceSettings, *, answered: bool) -> RequestError:
     """Return our error for an exception of aiohttp or the operating system."""
-    host = urlsplit(settings.base_url).netloc
+    host = _host_and_port(settings.base_url)
     match error:
         case aiohttp.ConnectionTimeoutError():
             return ConnectionFailedError(
@@ -436,10 +437,33 @@ def _translate(error: Exception, settings: ServiceSettings, *, answered: bool) -
                 "this machine allows no more open files, and so no more connections"
             )
         case aiohttp.ClientConnectorError():
-            return ConnectionFailedError(f"no connection to {host} ({_words(error)})")
+            return ConnectionFailedError(f"no connection to {host}: {words_of(error.os_error)}")
     return ConnectionLostError(
         f"the connection to {host} broke before an answer came ({_words(error)})"
     )
+
+
+def _host_and_port(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+_NO_SUCH_HOST = "there is no host of that name: check its spelling, and the name server"
+_CONNECTION_WORDS = {
+    errno.ECONNREFUSED: "it refuses connections: does a server listen there, and let you through?",
+    errno.ENETUNREACH: "there is no route to it: is this machine online?",
+    errno.EHOSTUNREACH: "there is no route to it: is this machine online?",
+    errno.ETIMEDOUT: "it does not answer: a firewall may be in between",
+    errno.ECONNRESET: "it closes the connection at once",
+}
+
+
+def words_of(error: OSError) -> str:
+    """Say why no connection could be made, and what to check."""
+    if isinstance(error, socket.gaierror) or "DNS" in type(error).__name__:
+        return _NO_SUCH_HOST
+    return _CONNECTION_WORDS.get(error.errno or 0) or f"it cannot be reached ({_words(error)})"
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal
@@ -20,6 +21,7 @@ from bulkfetch.client import Client, python_value
 from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import (
     BulkfetchError,
+    ConnectionFailedError,
     HttpStatusError,
     NotFoundError,
     SettingsError,
@@ -497,3 +499,17 @@ async def test_an_error_of_an_export_comes_unwrapped(tmp_path: Path) -> None:
             await bulkfetch.export_async(
                 tmp_path / "lake", base_url=sandbox.base_url, token="wrong"
             )
+
+
+async def test_the_traceback_of_a_failed_connection_is_short_and_has_no_library_in_it() -> None:
+    canary, nowhere = "s3cr3t-t0ken", "http://127.0.0.1:9/v1"
+    with pytest.raises(ConnectionFailedError) as caught:
+        async with Client(token=canary, base_url=nowhere, max_attempts=1) as client:
+            await client.invoices.all()
+    text = "".join(traceback.format_exception(caught.value))
+    assert "aiohttp" not in text
+    assert "transport.py" not in text
+    assert "direct cause" not in text
+    assert "During handling" not in text
+    assert canary not in text
+    assert len(text.splitlines()) <= 35

@@ -233,7 +233,9 @@ async def test_an_undeclared_type_is_archived_and_rescues_are_counted(tmp_path: 
     assert report.complete
     assert report.rescues == {"colour": 3}
     assert report.to_dict()["rescues"] == {"colour": 3}
-    assert "kept as exact JSON in _rescued: colour 3" in report.lines()
+    assert any(
+        line.endswith("kept as JSON in the column _rescued: colour 3") for line in report.lines()
+    )
     assert sorted(map(plain, data(tmp_path)))[1:] == [
         "line_items/provider=azure/line_item_type=billing_line_items/A-00000.parquet",
         "line_items/provider=office/line_item_type=billing_line_items/A-00000.parquet",

@@ -178,12 +178,37 @@ def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -
         (
             {"source": "https://one"},
             {"source": "https://two"},
-            "its source is https://one, now https://two: use the first",
+            "its source is https://one, now https://two: give --base-url https://one",
         ),
         (
             {"tenant_id": "one"},
             {"tenant_id": "two"},
-            "its tenant_id is one, now two: use the first again",
+            "tenant_id is one, now two: give --tenant-id one",
+        ),
+        (
+            {"source": "sandbox, seed 1, 50 line items"},
+            {"source": "sandbox, seed 2, 60 line items"},
+            "give --sandbox --sandbox-seed 1 --sandbox-line-items 50; or export",
+        ),
+        (
+            {"source": "sandbox, seed 1, 5 line items, details every"},
+            {"source": "https://two"},
+            "give --sandbox --sandbox-seed 1 --sandbox-line-items 5 --sandbox-details every; or",
+        ),
+        (
+            {"source": "sandbox, seed 1, 5 line items"},
+            {"source": "sandbox, seed 1, 5 line items, details every"},
+            "--sandbox-line-items 5, without --sandbox-details; or",
+        ),
+        (
+            {"source": "https://one"},
+            {"source": "sandbox, seed 1, 5 line items"},
+            "leave out --sandbox, and give --base-url https://one; or",
+        ),
+        (
+            {"part_rows": 100_000, "row_group_rows": 50_000},
+            {"part_rows": 10, "row_group_rows": 10},
+            "other settings: part_rows is 100000, now 10: give --part-rows 100000; or export",
         ),
         (
             {"schema_version": 7},
@@ -210,11 +235,11 @@ def test_an_archive_made_with_other_settings_says_what_to_do(
 
 def test_everything_that_differs_is_told_at_once(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    claim_archive(store, {"part_rows": 5, "row_group_rows": 5})
+    claim_archive(store, {"part_rows": 5, "row_group_rows": 4})
 
     with pytest.raises(
         OutputError,
-        match=r"give --part-rows 5; row_group_rows is 5, now 6: give --row-group-rows 5",
+        match=r"give --part-rows 5; row_group_rows is 4, now 6: give --row-group-rows 4",
     ):
         claim_archive(store, {"part_rows": 6, "row_group_rows": 6})
 

@@ -117,14 +117,14 @@ def test_facts_fill_a_line_before_the_next_begins() -> None:
 def test_a_progress_line_tells_the_run_in_plain_words() -> None:
     assert progress_line(half_done(), 10.0) == (
         "invoices 12/40, transfers 60/120 (8 skipped, 2 failed), "
-        "1,200,000 rows at 120,000/s, 5.0 GiB, "
+        "1,200,000 line items at 120,000/s, 5.0 GiB, "
         "12/16 requests in flight, 1 retry, 3 throttled, 0:10 elapsed, about 0:12 left"
     )
 
 
 def test_a_progress_line_leaves_out_a_time_left_that_nobody_knows() -> None:
     assert progress_line(RunStats(invoices=1, transfers=2, limit=4), 0.0) == (
-        "invoices 0/1, transfers 0/2, 0 rows at 0/s, 0 B, 0/4 requests in flight, "
+        "invoices 0/1, transfers 0/2, 0 line items at 0/s, 0 B, 0/4 requests in flight, "
         "0 retries, 0 throttled, 0:00 elapsed"
     )
 
@@ -154,7 +154,7 @@ async def test_a_run_that_never_came_to_transfers_ends_without_a_line_of_zeros(
 def test_a_final_line_tells_the_rate_of_the_whole_run() -> None:
     assert final_line(half_done(), 100.0) == (
         "invoices 12/40, transfers 60/120 (8 skipped, 2 failed), "
-        "1,200,000 rows in 1:40 (12,000 rows/s), "
+        "1,200,000 line items in 1:40 (12,000/s), "
         "5.0 GiB, 1 retry, 3 throttled"
     )
 
@@ -162,7 +162,7 @@ def test_a_final_line_tells_the_rate_of_the_whole_run() -> None:
 def test_a_live_block_reads_well_in_80_columns() -> None:
     assert live_block(half_done(), 10.0, width=80) == [
         "transfers ━━━━━━━━━━━━━━━━━━━━──────────────────── 60/120   about 0:12 left",
-        "8 skipped   2 failed   invoices 12/40   rows 1,200,000   120,000 rows/s",
+        "8 skipped   2 failed   invoices 12/40   line items 1,200,000   120,000/s",
         "5.0 GiB   in flight 12/16   retries 1   throttled 3   elapsed 0:10",
     ]
 
@@ -193,7 +193,7 @@ def test_a_live_block_is_never_wider_than_the_terminal(width: int) -> None:
 
 
 async def test_in_a_pipe_a_line_comes_at_the_start_now_and_then_and_at_the_end() -> None:
-    stats, stream = RunStats(transfers=1), Watched("5 rows at")
+    stats, stream = RunStats(transfers=1), Watched("5 line items at")
     async with show_progress(
         stats, stream=stream, terminal=False, clock=seconds(), interval_s=0.01
     ):
@@ -202,14 +202,14 @@ async def test_in_a_pipe_a_line_comes_at_the_start_now_and_then_and_at_the_end()
         with anyio.fail_after(5):
             await stream.seen.wait()
     lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("invoices 0/0, transfers 0/1, 0 rows at 0/s")
-    assert "5 rows at " in lines[1]
-    assert "5 rows in " in lines[-1]
+    assert lines[0].startswith("invoices 0/0, transfers 0/1, 0 line items at 0/s")
+    assert "5 line items at " in lines[1]
+    assert "5 line items in " in lines[-1]
     assert "\x1b" not in stream.getvalue()
 
 
 async def test_the_rate_shown_is_that_of_the_last_seconds() -> None:
-    stats, stream = RunStats(), Watched("1,000,000 rows at 0/s")
+    stats, stream = RunStats(), Watched("1,000,000 line items at 0/s")
     async with show_progress(
         stats, stream=stream, terminal=False, clock=seconds(), interval_s=0.001
     ):
@@ -241,7 +241,7 @@ async def test_on_a_terminal_the_block_is_redrawn_and_gives_way_to_the_final_lin
     assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
     final = shown.splitlines()[-1]
     assert re.sub(r"\x1b\[[0-9?]*[A-Za-z]|\r", "", final).startswith(
-        "invoices 0/0, transfers 2/4, 0 rows in 0:"
+        "invoices 0/0, transfers 2/4, 0 line items in 0:"
     )
 
 
@@ -267,7 +267,7 @@ async def test_an_error_of_the_body_leaves_as_it_is_and_the_final_line_comes_fir
         ):
             raise error
     assert raised.value is error
-    assert " 0 rows in 0:" in stream.getvalue().splitlines()[-1]
+    assert " 0 line items in 0:" in stream.getvalue().splitlines()[-1]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -285,7 +285,7 @@ async def test_a_cancelled_run_still_shows_its_final_line_and_stays_cancelled(
         ):
             await anyio.sleep(60)
     assert scope.cancelled_caught
-    assert " 0 rows in 0:" in stream.getvalue().splitlines()[-1]
+    assert " 0 line items in 0:" in stream.getvalue().splitlines()[-1]
 
 
 async def test_a_task_cancelled_by_asyncio_ends_as_cancelled() -> None:

@@ -93,7 +93,10 @@ def test_a_run_that_had_nothing_to_do_says_so() -> None:
 def test_rescues_are_counted_by_field_the_most_frequent_first() -> None:
     rescued = report(committed=(commit(a=1, b=2), commit(USAGE, b=3, c=4)))
     assert rescued.rescues == {"b": 5, "c": 4, "a": 1}
-    assert rescued.lines()[-1] == "kept as exact JSON in _rescued: b 5, c 4, a 1"
+    assert rescued.lines()[-1] == (
+        "10 values that no column holds exactly are kept as JSON in the column _rescued: "
+        "b 5, c 4, a 1"
+    )
     assert list(rescued.to_dict()["rescues"]) == ["b", "c", "a"]
 
 
@@ -204,6 +207,18 @@ def test_a_failure_without_a_request_has_the_reason_of_its_error() -> None:
     failure = failure_of(USAGE, ContradictionError("pages differ"))
     assert (failure.reason, failure.status) == ("contradiction", None)
     assert "may have changed while it was read" in failure.line()
+
+
+def test_what_to_do_about_failures_of_one_kind_is_said_once() -> None:
+    advised = replace(FAILURE, advice="look it up")
+    other = replace(FAILURE, advice="wait")
+    lines = failure_lines([advised, other, replace(advised, message="another")])
+    assert lines == [
+        f"FAILED {FAILURE.message}",
+        "FAILED another",
+        "For these 2: look it up",
+        f"FAILED {FAILURE.message}; wait",
+    ]
 
 
 def test_transfers_that_were_not_tried_are_one_line_together() -> None:

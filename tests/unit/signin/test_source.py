@@ -219,8 +219,10 @@ async def test_signing_in_can_be_left(tmp_path: Path) -> None:
 async def test_an_authority_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
         gone = there.settings()
-    with pytest.raises(SignInError, match=f"signing in at {gone.authority} failed"):
+    with pytest.raises(SignInError, match=f"signing in at {gone.authority} failed") as caught:
         await credentials(gone).token()
+    assert "it refuses connections" in str(caught.value)
+    assert "HTTPSConnectionPool" not in str(caught.value)
 
 
 # --- A given token.
