@@ -312,8 +312,24 @@ def _show_number(number: float) -> str:
     return f"{number:.10g}"
 
 
-def _show_program(command: Secret) -> str:
-    return f"{command.reveal().split()[0]} …"
+_PROGRAM = re.compile(r"(?:~(?=[/\\0-9])|[\w .():${}%/\\-])+")
+_LONGEST_NAME = 32
+"""A program in PATH has a shorter name; a secret that was given in its place is longer."""
+
+
+def show_program(command: Secret) -> str:
+    """Return the program of a command line, or `…` if it may be a secret.
+
+    Some write a password before the program, as shells take it, or a token in place of it.
+    """
+    try:
+        program = shlex.split(command.reveal())[0]
+    except (ValueError, IndexError):
+        return "…"
+    is_path = "/" in program or "\\" in program
+    if not _PROGRAM.fullmatch(program) or (len(program) > _LONGEST_NAME and not is_path):
+        return "…"
+    return f"{program} …"
 
 
 BASE_URL = ValueKind("URL", _read_base_url)
@@ -321,7 +337,7 @@ URL = ValueKind("URL", _read_url)
 ID = ValueKind("ID", _read_id)
 NAME = ValueKind("NAME", _read_name)
 SECRET = ValueKind("SECRET", _read_secret, is_secret=True)
-COMMAND = ValueKind("COMMAND", _read_command, _show_program, is_secret=True)
+COMMAND = ValueKind("COMMAND", _read_command, show_program, is_secret=True)
 PATH = ValueKind("FILE", _read_path, is_path=True)
 FILE = ValueKind("FILE", _existing_file("PEM"), is_path=True)
 JSON_FILE = ValueKind("FILE", _existing_file("JSON"), is_path=True)

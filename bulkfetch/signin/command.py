@@ -9,6 +9,7 @@ import subprocess
 from bulkfetch.errors import SignInError
 from bulkfetch.settings.declared import SignInSettings
 from bulkfetch.settings.paths import find_program
+from bulkfetch.settings.values import Secret, show_program
 from bulkfetch.signin.printed import decode_output, read_printed
 from bulkfetch.signin.tokens import Issued, without_secrets
 from bulkfetch.words import printable
@@ -24,9 +25,9 @@ def token_of_command(settings: SignInSettings) -> Issued:
 
     Raises SignInError, whose message shows the program but not its arguments.
     """
-    command = settings.token_command.reveal() if settings.token_command else ""
-    words = shlex.split(command)
-    name = f"the token command ({printable(words[0])} …)"
+    command = settings.token_command or Secret("")
+    words = shlex.split(command.reveal())
+    name = f"the token command ({printable(show_program(command))})"
     done = _run(words, name)
     output = decode_output(done.stdout)
     if done.returncode:
