@@ -209,7 +209,7 @@ CASES = [
     status(31, 404, "http_status"),
     status(31, 410, "http_status", body="gateway"),
     status(31, 400, "http_status", body="web_api"),
-    always(32, "html", "malformed_body", "200 with a sign-in page"),
+    always(32, "html", "foreign_page", "200 with a sign-in page"),
     once(32, "html", "200 with a sign-in page, once"),
     always(32, "empty_body", "malformed_body"),
     always(32, "null", "malformed_body"),

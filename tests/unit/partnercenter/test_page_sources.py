@@ -662,7 +662,10 @@ async def test_a_chain_of_empty_pages_ends() -> None:
             [chain_page(range(10), "a\r\nX-Injected: 1")],
             "page 0 gives a continuation token that cannot be sent",
         ),
-        ([chain_page(range(10), "a"), answered(200, b"<html>")], ", page 1: the body is not JSON"),
+        (
+            [chain_page(range(10), "a"), answered(200, b"<html>")],
+            ", page 1: the answer is an HTML page",
+        ),
         (
             [chain_page(range(10), "a"), answered(400, {"code": 3000})],
             ", page 1: the server answered 400",
