@@ -41,6 +41,7 @@ from bulkfetch.errors import (
     SettingsError,
     TransferError,
 )
+from bulkfetch.logguard import hide_known
 from bulkfetch.words import printable
 
 
@@ -130,7 +131,7 @@ def _say_no_memory(*, as_json: bool) -> int:
 
 
 def _say_bug(error: BaseException, *, as_json: bool) -> int:
-    for line in "".join(traceback.format_exception(error)).splitlines():
+    for line in hide_known("".join(traceback.format_exception(error))).splitlines():
         print(printable(line), file=sys.stderr)
     say(
         "this is a bug in bulkfetch; please report it with the lines above. "
@@ -138,5 +139,5 @@ def _say_bug(error: BaseException, *, as_json: bool) -> int:
     )
     if as_json:
         advice = "this is a bug in bulkfetch; please report it with the lines on stderr"
-        print_failure("bug", f"{type(error).__name__}: {error}", BUG, advice=advice)
+        print_failure("bug", hide_known(f"{type(error).__name__}: {error}"), BUG, advice=advice)
     return BUG

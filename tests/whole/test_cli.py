@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ import trustme
 
 from bulkfetch.archive.layout import ARCHIVE
 from bulkfetch.cli import main
+from bulkfetch.logguard import guard_logs
 from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
 from bulkfetch.sandbox.process import SpawnedSandbox, spawn
@@ -1486,6 +1488,24 @@ def test_a_bug_of_ours_is_exit_code_3_and_shows_where(
     assert ended.code == 3
     assert "Traceback" in ended.err
     assert "this is a bug in bulkfetch; please report it" in ended.err.splitlines()[-1]
+
+
+class Buggy(ModuleType):
+    """A module of a command whose function fails with a secret in its words."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ValueError("control: refused canary%2F0123456789 in locals")
+
+
+def test_a_bug_shows_no_secret(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard_logs("canary/0123456789")
+    name = "bulkfetch.cli.commands.schema"
+    monkeypatch.setitem(sys.modules, name, Buggy(name))
+    ended = run("schema", "--json")
+    assert ended.code == 3
+    for shown in (ended.out, ended.err):
+        assert "control: refused *** in locals" in shown
+        assert "0123456789" not in shown
 
 
 # Processes
