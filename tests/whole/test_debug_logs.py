@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -218,6 +219,7 @@ WAYS = {
     },
     "token": {"BULKFETCH_TOKEN": TOKEN},
     "command": {"BULKFETCH_TOKEN_COMMAND": f"printf %s {TOKEN}"},
+    "device code": {},
 }
 PAIR = base64.b64encode(f"user:{PROXY_PASSWORD}".encode()).decode()
 
@@ -301,7 +303,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("call", ["export", "main"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if WAYS[way]])
 async def test_no_way_to_sign_in_shows_a_secret(way: str, call: str, tmp_path: Path) -> None:
     name, given = CALLS[call]
     done, issued = await watch_sign_in(tmp_path, way, name, given)
@@ -329,3 +331,12 @@ async def test_a_server_that_repeats_secrets_shows_none(
     done, issued = await watch_sign_in(tmp_path, way, name, given, repeat(way, status, where))
     assert done.code == (0 if call == "check" and where != "/token" else 1), done.streams
     assert_nothing_shows(done, [*secrets_of(way), PAIR, *issued], left_behind(tmp_path))
+
+
+async def test_a_person_who_signs_in_with_a_code_leaves_the_login_alone(tmp_path: Path) -> None:
+    login = tmp_path / "work" / "login.json"
+    given = {"words": ["login", "--login-file", str(login)]}
+    done, _ = await watch_sign_in(tmp_path, "device code", "main", given)
+    assert done.code == 0, done.streams
+    kept = json.loads(login.read_bytes())["refresh_token"]
+    assert_nothing_shows(done, [kept, PROXY_PASSWORD, PAIR], left_behind(tmp_path))
