@@ -9,7 +9,7 @@ from random import Random
 
 import anyio.to_thread
 
-from bulkfetch.errors import ConnectionFailedError, HttpStatusError, ProxyError, SignInError
+from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SignInError
 from bulkfetch.logguard import forgets_frames
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import SignInSettings, Way
@@ -151,8 +151,7 @@ def _wait_s(
 
 
 def _refused_words(error: ConnectionFailedError | HttpStatusError, attempts: int) -> str:
-    words = f"{error} ({counted(attempts, 'attempt')})"
-    return f"{words}; {error.advice}" if isinstance(error, ProxyError) else words
+    return f"{error} ({counted(attempts, 'attempt')})"
 
 
 @forgets_frames
