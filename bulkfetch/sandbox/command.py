@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -190,7 +191,8 @@ class _ListFaults(argparse.Action):
         width = max(map(len, KINDS))
         lines = [f"{kind:<{width}}  {words}" for kind, words in KINDS.items()]
         keys = ", ".join(each.name for each in fields(Fault))
-        print("\n".join([*lines, "", f"Keys of a rule: {keys}"]))
+        with suppress(OSError):  # nobody reads it: no failure, as with --help
+            print("\n".join([*lines, "", f"Keys of a rule: {keys}"]), flush=True)
         parser.exit()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -198,6 +199,18 @@ def test_the_command_lists_every_kind_and_every_key() -> None:
     shown = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     for name in (*KINDS, *(each.name for each in fields(Fault))):
         assert name in shown
+
+
+@pytest.mark.parametrize("flag", ["--list-faults", "--help"])
+def test_a_list_that_nobody_reads_is_no_bug(flag: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as after `| head`
+    command = [sys.executable, "-m", "bulkfetch", "sandbox", flag]
+    ended = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 # --- What they do.
