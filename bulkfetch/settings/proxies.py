@@ -124,7 +124,7 @@ def choose_route(url: str, choice: ProxyChoice | None, environ: Mapping[str, str
         return Route(host, None, "bulkfetch itself serves it")
     given = _given_proxy(parts.scheme, choice, environ)
     if given is None:
-        return Route(host, None, "no proxy is set")
+        return Route(host, None, _why_none(parts.scheme, environ))
     address, source = given
     if not address:
         return Route(host, None, f"{source} is {NONE}")
@@ -148,6 +148,14 @@ def _given_proxy(
         names.remove("HTTP_PROXY")
     variable = _first_of(environ, *names)
     return (cleaned(environ[variable]), f"environment variable {variable}") if variable else None
+
+
+def _why_none(scheme: str, environ: Mapping[str, str]) -> str:
+    """Say that no proxy is set, and name a variable that is, but not for this scheme."""
+    variable = _first_of(environ, "http_proxy", "HTTP_PROXY") if scheme == "https" else None
+    if variable is None:
+        return "no proxy is set"
+    return f"HTTPS_PROXY is not set; {variable} is not for https"
 
 
 def _first_of(environ: Mapping[str, str], *names: str) -> str | None:

@@ -313,6 +313,14 @@ def test_libraries_are_given_the_same_route() -> None:
     assert for_obstore(direct)["proxy_excludes"].startswith("*,")
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+def test_a_proxy_for_http_alone_is_said_not_to_lead_to_https(name: str) -> None:
+    why = choose_route(API, None, {name: A}).why
+    assert why == f"HTTPS_PROXY is not set; {name} is not for https"
+    assert choose_route(API, None, {name: " "}).why == "no proxy is set"
+    assert choose_route("http://localhost:1", None, {"HTTPS_PROXY": A}).why == "no proxy is set"
+
+
 def test_a_server_of_this_process_is_asked_directly() -> None:
     choice = except_for(None, "http://127.0.0.1:5/v1")
     assert str(choose_route("http://127.0.0.1:5/v1", choice, {"HTTP_PROXY": A})) == "direct"
