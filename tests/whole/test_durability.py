@@ -182,7 +182,7 @@ async def clean(server: Served, tmp_path: Path) -> Path:
             errno.EROFS,
             "the file system is read-only: make it writable and run the same command again",
         ),
-        (errno.EACCES, "permission denied: check the owner and mode of the output directory"),
+        (errno.EACCES, "permission denied: check its owner and mode, and those of its folder"),
         (errno.EIO, "the disk reports an error: check it, then run the same command again"),
     ],
 )

@@ -541,7 +541,7 @@ def test_an_archive_that_may_not_be_written_to_is_left_with_what_to_do(
         check=False,
     )
 
-    assert "permission denied: check the owner and mode of the output directory" in ended.stderr
+    assert "permission denied: check its owner and mode, and those of its folder" in ended.stderr
     assert "StorageError" in ended.stderr
     assert kept(there) == kept(lake)
 

@@ -10,7 +10,13 @@ import pytest
 
 from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.settings.values import Secret
-from bulkfetch.signin.logins import Login, read_login, remove_login, write_login
+from bulkfetch.signin.logins import (
+    Login,
+    prepare_login_file,
+    read_login,
+    remove_login,
+    write_login,
+)
 
 LOGIN = Login("t", "c", "https://login.example", Secret("r3fresh"), "anna@example.com")
 
@@ -84,6 +90,15 @@ def test_a_directory_in_its_place_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="the login cannot be removed"):
         remove_login(tmp_path)
     assert os.listdir(tmp_path.parent).count(f".{tmp_path.name}") == 0
+
+
+def test_a_login_that_cannot_be_kept_has_nothing_to_do_with_an_output_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_asked: False)  # root may write everywhere
+    with pytest.raises(StorageError, match="those of its folder; --login-file names") as caught:
+        prepare_login_file(tmp_path / "login.json")
+    assert "output" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
