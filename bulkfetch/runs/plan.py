@@ -130,15 +130,22 @@ def _find_absent_days(selection: Selection, everything: Iterable[Invoice]) -> It
     """Say that no invoice has a date within the selected days: a year may be misspelt."""
     if selection.since is None and selection.until is None:
         return
-    since = f" since {selection.since}" if selection.since else ""
-    until = f" until {selection.until}" if selection.until else ""
     dates = [each.invoice_date for each in everything if each.invoice_date]
     there_are = (
         f"they are dated {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}"
         if dates
         else ("no invoice has a date")
     )
-    yield f"this tenant has no such invoice dated{since}{until}; {there_are}"
+    what = "no invoice that was named is" if selection.invoices else "this tenant has no invoice"
+    yield f"{what} dated {_days_of(selection)}; {there_are}"
+
+
+def _days_of(selection: Selection) -> str:
+    if selection.since is None:
+        return f"{selection.until} or earlier"
+    if selection.until is None:
+        return f"{selection.since} or later"
+    return f"{selection.since} to {selection.until}"
 
 
 def _transfers_of(invoices: Iterable[Invoice], selection: Selection) -> Iterable[Transfer]:

@@ -389,19 +389,19 @@ def test_a_provider_or_type_that_the_tenant_has_nowhere_is_refused_with_those_it
         (
             TENANT,
             {"since": date(2022, 1, 1)},
-            ["dated since 2022-01-01; they are dated 2021-04-06 to 2021-06-06"],
+            ["dated 2022-01-01 or later; they are dated 2021-04-06 to 2021-06-06"],
         ),
         (
             TENANT,
             {"since": date(2021, 4, 7), "until": date(2021, 4, 30)},
-            ["dated since 2021-04-07 until 2021-04-30; they"],
+            ["dated 2021-04-07 to 2021-04-30; they"],
         ),
         (
             TENANT,
             {"invoices": "D1", "since": "2021-06-06"},
-            ["since 2021-06-06; they are dated 2021-04-06 to 2021-04-06"],
+            ["named is dated 2021-06-06 or later; they are dated 2021-04-06 to 2021-04-06"],
         ),
-        ([], {"until": date(2022, 1, 1)}, ["dated until 2022-01-01; no invoice has a date"]),
+        ([], {"until": date(2022, 1, 1)}, ["dated 2022-01-01 or earlier; no invoice has a date"]),
         ([], {"providers": "azure"}, ["there are none at all"]),
         ([], {"unbilled": True}, ["no invoice has a currency"]),
     ],
