@@ -23,6 +23,7 @@ from bulkfetch.settings.environment import user_folder
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "environment.md"
+PUBLIC_API = "api.partnercenter.microsoft.com"
 
 
 @dataclass(slots=True)
@@ -71,6 +72,13 @@ class Place:
         assert done.returncode == 0, done.stderr
         shown = json.loads(done.stdout)[name]
         return shown["value"], shown["source"]
+
+    def routes(self, **variables: str) -> dict[str, dict[str, str]]:
+        """How each host is reached, as `bulkfetch config` shows it."""
+        done = self.run("config", "--json", **variables)
+        assert done.returncode == 0, done.stderr
+        shown: dict[str, dict[str, str]] = json.loads(done.stdout)["proxies"]
+        return shown
 
     def refusal(self, *words: str, **variables: str) -> str:
         """The one line with which a command is refused."""
@@ -272,6 +280,23 @@ def try_certificates(place: Place) -> None:
         assert place.setting("ca_file", **others) == (ours, source)
 
 
+def try_proxies(place: Place) -> None:
+    api, login, a, b = PUBLIC_API, "login.microsoftonline.com", "http://a:1", "http://b:2"
+    for given, shown in (
+        ({"HTTPS_PROXY": a}, a),
+        ({"HTTPS_PROXY": a, "https_proxy": b}, b),
+        ({"ALL_PROXY": a}, a),
+        ({"HTTPS_PROXY": f'"{a}"'}, a),
+        ({"HTTPS_PROXY": a, "BULKFETCH_PROXY": b}, b),
+        ({"HTTPS_PROXY": a, "BULKFETCH_PROXY": "none"}, "direct"),
+        ({"HTTPS_PROXY": a, "NO_PROXY": api}, "direct"),
+        ({"HTTP_PROXY": a}, "direct"),
+    ):
+        assert place.routes(**given)[api]["value"] == shown, given
+    assert place.routes(HTTPS_PROXY=a, NO_PROXY=api)[login]["value"] == a
+    assert "HTTP_PROXY is not for https" in place.routes(HTTP_PROXY=a)[api]["source"]
+
+
 def try_a_home_that_takes_no_file(place: Place) -> None:
     for variables in (
         {"HOME": "/dev/null"},
@@ -335,6 +360,7 @@ TRIALS: dict[str, Callable[[Place], None]] = {
     "a relative path in a TOML file": try_relative_paths_in_a_file,
     "a program of `token_command` without a folder": try_a_program_in_the_working_directory,
     "SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE": try_certificates,
+    "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY": try_proxies,
     "a home that is missing, read-only or not ours": try_a_home_that_takes_no_file,
     "`lost+found`, `.DS_Store`, `.gitkeep` and their like in the output directory": try_a_volume,
     "an address of one slash, such as `s3:/bucket`": try_an_address_of_one_slash,
