@@ -57,7 +57,7 @@ def plan_export(
     if selection.unbilled and not currencies:
         absent.append("no invoice has a currency, so that of unbilled line items is unknown")
     if absent and not allow_empty:
-        advice = "give --allow-empty if the tenant may not have it yet"
+        advice = "give --allow-empty (in Python allow_empty=True) if the tenant may not have it yet"
         if selection.unbilled and not currencies:
             advice = f"give --currency, as in EUR, or {advice.removeprefix('give ')}"
         raise NotFoundError(f"{absent[0]}; {advice}")
