@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,13 +25,68 @@ from bulkfetch.storage.store import Store
 _COUNTED = {"transfers": COMMITS, "documents": DOCUMENT_COMMITS}
 
 
+@dataclass(frozen=True, slots=True)
+class RecordFile:
+    """A file of a record: `what` is "json" for the record itself, "next" for the one to come, and
+    else the moment of an old one."""
+
+    name: PurePosixPath
+    record: PurePosixPath
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The names in an archive, listed once: of its records, and of the files that they name.
+
+    `published` are the files that have names of published ones, by the record that should name
+    them.
+    """
+
+    records: tuple[RecordFile, ...]
+    published: Mapping[PurePosixPath, Sequence[PurePosixPath]]
+
+    @property
+    def commits(self) -> list[PurePosixPath]:
+        """The names of all commits, those that are just being replaced aside."""
+        return [
+            each.name
+            for each in self.records
+            if each.what == "json" and each.name.parent == COMMITS
+        ]
+
+    @property
+    def open(self) -> set[PurePosixPath]:
+        """The records that are being replaced or published."""
+        return {each.record for each in self.records if each.what != "json"}
+
+    @property
+    def lacking(self) -> set[PurePosixPath]:
+        """The records that are lacking, by the names of the published files they should name."""
+        there = {each.record for each in self.records}
+        return {record for record in self.published if record not in there}
+
+
+def take_inventory(store: Store) -> Inventory:
+    """List the records of an archive and the files that they name. Blocks.
+
+    It stays true as long as the lock is held and nothing is published.
+    """
+    return Inventory(tuple(list_records(store)), list_published(store))
+
+
 def count_records(store: Store) -> dict[str, int]:
     """Return how many transfers and documents are committed."""
-    return {what: len(_records_in(store, directory)) for what, directory in _COUNTED.items()}
+    return {
+        what: len(_records_in(list_records(store, [directory]), directory))
+        for what, directory in _COUNTED.items()
+    }
 
 
-def find_gone(store: Store) -> str:
+def find_gone(store: Store, records: Sequence[RecordFile]) -> str:
     """Return which records are gone that the last run counted, "" if none is.
+
+    `records` are the files of all records.
 
     Records that were withdrawn since then count as there, and so do those whose replacement is not
     finished.
@@ -39,7 +94,7 @@ def find_gone(store: Store) -> str:
     counted, moment = _last_count(store)
     gone = []
     for what, directory in _COUNTED.items():
-        now = {each.record for each in list_records(store, [directory]) if each.what != "next"}
+        now = _records_in(records, directory)
         now |= {directory / name for name in _withdrawn_since(store, moment)} - now
         lacking = counted.get(what, 0) - len(now)
         if lacking > 0:
@@ -47,19 +102,16 @@ def find_gone(store: Store) -> str:
     return " and ".join(gone)
 
 
-def refuse_if_gone(store: Store) -> None:
-    """Raise OutputError if records are gone that the last run counted."""
-    if gone := find_gone(store):
+def refuse_if_gone(store: Store, records: Sequence[RecordFile]) -> None:
+    """Raise OutputError if records are gone that the last run counted.
+
+    `records` are the files of all records that are there.
+    """
+    if gone := find_gone(store, records):
         raise OutputError(
             f"{store.where}: {gone} are gone since the last run. Put them back from a copy, or run "
             "`bulkfetch repair`, which makes them again from the files; nothing was changed"
         )
-
-
-def files_without_record(store: Store) -> set[PurePosixPath]:
-    """Return the records that are lacking, by the names of the published files they should name."""
-    there = {each.record for each in list_records(store)}
-    return {record for record in list_published(store) if record not in there}
 
 
 def list_published(store: Store) -> dict[PurePosixPath, list[PurePosixPath]]:
@@ -71,16 +123,6 @@ def list_published(store: Store) -> dict[PurePosixPath, list[PurePosixPath]]:
             if published is not None:
                 files.setdefault(published.record, []).append(name)
     return files
-
-
-@dataclass(frozen=True, slots=True)
-class RecordFile:
-    """A file of a record: `what` is "json" for the record itself, "next" for the one to come, and
-    else the moment of an old one."""
-
-    name: PurePosixPath
-    record: PurePosixPath
-    what: str
 
 
 def list_records(store: Store, directories: Sequence[PurePosixPath] = RECORDS) -> list[RecordFile]:
@@ -111,9 +153,11 @@ def recorded_selections(store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def _records_in(store: Store, directory: PurePosixPath) -> set[PurePosixPath]:
+def _records_in(records: Iterable[RecordFile], directory: PurePosixPath) -> set[PurePosixPath]:
     """Return the records of a directory, those that are being replaced too."""
-    return {each.record for each in list_records(store, [directory]) if each.what != "next"}
+    return {
+        each.record for each in records if each.what != "next" and each.name.parent == directory
+    }
 
 
 def _withdrawn_since(store: Store, moment: str) -> set[str]:

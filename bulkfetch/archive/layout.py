@@ -87,6 +87,7 @@ def word_name(word: str) -> str:
     return _escaped(word, _WORD_SAFE)
 
 
+@lru_cache(maxsize=1 << 8)
 def partition(provider: str, line_item_type: str) -> PurePosixPath:
     """Return the Hive partition of what was asked for; its keys are no columns of the files."""
     return (
@@ -274,6 +275,8 @@ def _unbilled_name(period: str, currency: str) -> str:
 
 @lru_cache(maxsize=1 << 10)
 def _escaped(name: str, safe: frozenset[int]) -> str:
+    if name.isascii() and safe.issuperset(name.encode()) and 0 < len(name) <= _MAX_NAME:
+        return name
     raw, text = name.encode("utf-8", "surrogatepass"), name.encode("utf-8", "replace")
     escaped = [_escaped_character(character, safe) for character in text.decode()]
     if raw == text and sum(map(len, escaped)) <= _MAX_NAME:

@@ -88,11 +88,25 @@ def unsealed(content: bytes, key: str) -> dict[str, Any]:
     """Read what `sealed` wrote, without the hash. Raises ValueError, KeyError or TypeError for
     anything else."""
     facts = orjson.loads(content)
-    if content != _dumps(facts):
+    if not isinstance(facts, dict):
+        raise ValueError("it is not a JSON object")
+    names = list(facts)
+    stated = facts.pop(key)
+    line = f'\n  "{key}": "{stated}"'.encode()
+    if content.count(line) != 1 or names != sorted(names):
         raise ValueError("it is not written as bulkfetch writes it")
-    if facts.pop(key) != _hash(facts):
+    if hashlib.sha256(_without(line, content)).hexdigest() != stated:
         raise ValueError("its hash does not match its content")
-    return dict(facts)
+    return facts
+
+
+def _without(line: bytes, content: bytes) -> bytes:
+    """Return the bytes of a record as they were hashed: without the line of the hash, and without
+    the comma that parts it from the next one, or from the one before if it is the last."""
+    before, _, behind = content.partition(line)
+    if behind.startswith(b","):
+        return before + behind[1:]
+    return before.removesuffix(b",") + behind
 
 
 def parse(content: bytes, name: PurePosixPath, key: str, build: Callable[[dict[str, Any]], R]) -> R:
@@ -189,7 +203,7 @@ def is_sealed(content: bytes) -> bool:
         facts = orjson.loads(content)
         keys = [key for key in facts if key.endswith("_sha256")]
         return len(keys) == 1 and bool(unsealed(content, keys[0]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

@@ -13,10 +13,10 @@ from pathlib import PurePosixPath
 from bulkfetch.archive.commits import Commit, commit_names, parse_commit
 from bulkfetch.archive.documents import CommittedDocument
 from bulkfetch.archive.headers import read_headers
-from bulkfetch.archive.inventory import files_without_record
+from bulkfetch.archive.inventory import take_inventory
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import RECORDS, SUPERSEDED, commit_name, superseded_name
-from bulkfetch.archive.publishing import hash_of, name_moment, open_records
+from bulkfetch.archive.publishing import hash_of, name_moment
 from bulkfetch.archive.records import Record
 from bulkfetch.billing.invoices import details_of
 from bulkfetch.billing.transfers import transfer_named
@@ -221,7 +221,8 @@ class _Newer:
         self._store = store
         self._faults: dict[PurePosixPath, str] = {}
         self._of_invoice: dict[str, list[PurePosixPath]] | None = None
-        self._unfinished = {*open_records(store), *files_without_record(store)}
+        inventory = take_inventory(store)
+        self._unfinished = inventory.open | inventory.lacking
 
     def fault(self, record: Record) -> str:
         """Return why the generation has to stay, or "" if it may go."""

@@ -19,7 +19,6 @@ from bulkfetch.archive.layout import (
     staged_name,
     transfer_name,
 )
-from bulkfetch.archive.publishing import open_records
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
@@ -29,15 +28,15 @@ _COPY = re.compile(r"^\.(.+)\.copy$")
 """A file that is being copied, where there are no hard links."""
 
 
-def sweep(store: Store) -> None:
+def sweep(store: Store, unfinished: Iterable[PurePosixPath]) -> None:
     """Remove what a killed run left half-written, but not whole parts that a later run can adopt.
 
-    Open records have been settled before; what those need that could not be settled stays. So do
-    files that are not named by bulkfetch.
+    Open records have been settled before; what the `unfinished` ones need, which could not be
+    settled, stays. So do files that are not named by bulkfetch.
     """
     staged = store.list(STAGING)
     needed = _adoptable(staged)
-    open_ones = {record.stem for record in open_records(store)}
+    open_ones = {record.stem for record in unfinished}
     needed |= {name for name in staged if _record_stem(name) in open_ones}
     for name in staged:
         if name not in needed and _is_ours(name):
@@ -75,7 +74,7 @@ def sweep_transfers(store: Store, done: Iterable[Transfer]) -> set[str]:
     """Remove what is staged of transfers that are done; return the names of those that have more
     there."""
     staged = {_transfer_name(name) for name in store.list(STAGING)}
-    for transfer in done:
+    for transfer in done if staged else ():
         name = transfer_name(transfer)
         if name in staged:
             remove_staged(store, transfer)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import Enum, auto
+from functools import lru_cache
 
 from bulkfetch.billing.schemas import (
     DAILY_RATED_USAGE,
@@ -184,6 +185,7 @@ def schema_of(provider: str, line_item_type: str) -> LineItemSchema | None:
     return detail_of(provider, line_item_type).schema
 
 
+@lru_cache(maxsize=1 << 10)
 def api_spelling(name: str) -> str:
     """Return the API's JSON spelling of a provider or type: `OneTime`, `onetime` and `one_time` are
     one.

@@ -189,17 +189,26 @@ def own_path(link: str, transfer: Transfer) -> str | None:
     only; with a query or odd characters; or of another invoice, provider or type, whose rows would
     be taken for this transfer's.
     """
+    path = link if _PATH.fullmatch(link) else _path_alone(link)
+    if path is None:
+        return None
+    path = _VERSION.sub("", path)
+    if not _PATH.fullmatch(path):
+        return None
+    return path if _leads_to(path.split("/")[1:], transfer) else None
+
+
+_PATH = re.compile(r"(/[\w-][\w.~-]*)+", re.ASCII)
+_VERSION = re.compile(r"^/v[0-9.]+(?=/)")
+
+
+def _path_alone(link: str) -> str | None:
+    """Return the path of a link, or None if it has a host or a query."""
     try:
         parts = urlsplit(link)
     except ValueError:  # brackets that are not an IPv6 address
         return None
-    if parts.scheme or parts.netloc or parts.query:
-        return None
-    path = re.sub(r"^/v[0-9.]+(?=/)", "", parts.path)
-    root, *segments = path.split("/")
-    if root or not all(re.fullmatch(r"[\w-][\w.~-]*", segment, re.ASCII) for segment in segments):
-        return None
-    return path if _leads_to(segments, transfer) else None
+    return None if parts.scheme or parts.netloc or parts.query else parts.path
 
 
 def _leads_to(segments: Sequence[str], transfer: Transfer) -> bool:

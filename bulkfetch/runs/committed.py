@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit, read_commit
 from bulkfetch.archive.records import Record
-from bulkfetch.billing.transfers import Transfer, transfer_named
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
-from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.reconcile import (
     Header,
     Verdict,
@@ -22,68 +21,91 @@ from bulkfetch.runs.reconcile import (
 from bulkfetch.storage.store import Store, side_by_side
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an archive keeps of some transfers: the commits that can be read, each read once.
+
+    `sound` are those whose parts are all there in their sizes. `damaged` says what is wrong with
+    the records that cannot be read.
+    """
+
+    commits: Mapping[Transfer, Commit]
+    sound: Set[Transfer]
+    damaged: Mapping[Transfer, str]
+
+    def committed(self, transfers: Iterable[Transfer]) -> dict[Transfer, Commit]:
+        """Return the commits of those `transfers` that are done: whose commit is sound, and whose
+        invoice charges what it did."""
+        return {
+            each: self.commits[each]
+            for each in transfers
+            if each in self.sound and not has_changed(each, self.commits[each].transfer)
+        }
+
+    def whole(self, transfers: Iterable[Transfer]) -> dict[Transfer, Commit]:
+        """Return the sound commits of `transfers`, whatever their invoices charge now."""
+        return {each: self.commits[each] for each in transfers if each in self.sound}
+
+    def archived(self, transfers: Iterable[Transfer]) -> dict[Transfer, Commit]:
+        """Return the commits of `transfers`, sound or not."""
+        return {each: self.commits[each] for each in transfers if each in self.commits}
+
+    def changed(self, transfers: Iterable[Transfer]) -> tuple[Transfer, ...]:
+        """Return those `transfers` that are committed, but of an invoice that has changed since."""
+        return tuple(
+            each
+            for each in transfers
+            if each in self.sound and has_changed(each, self.commits[each].transfer)
+        )
+
+
+def read_kept(store: Store, transfers: Iterable[Transfer]) -> Kept:
+    """Read what an archive keeps of `transfers`. Blocks."""
+    wanted = list(dict.fromkeys(transfers))
+    commits: dict[Transfer, Commit] = {}
+    damaged: dict[Transfer, str] = {}
+    sound: set[Transfer] = set()
+    read = side_by_side(store, partial(_read_one, store), wanted)
+    for transfer, (found, is_sound) in zip(wanted, read, strict=True):
+        if isinstance(found, Commit):
+            commits[transfer] = found
+        elif found:
+            damaged[transfer] = found
+        if is_sound:
+            sound.add(transfer)
+    return Kept(commits, sound, damaged)
+
+
 def find_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
-    """Return the commits of those `transfers` that are done. Blocks.
+    """Return the commits of those `transfers` that are done, as `Kept.committed` does. Blocks."""
+    return read_kept(store, transfers).committed(transfers)
 
-    A transfer is done if its commit can be read, its parts are all there in their sizes, and its
-    invoice charges what it did.
+
+class OtherInvoices:
+    """The invoices of an archive that a run has not planned, and does not change.
+
+    They can tell how invoices of their kind add up. They are read when something first depends on
+    it, and once.
     """
-    commits = _read_sound_commits(store, transfers)
-    return {
-        transfer: commit
-        for transfer, commit in commits
-        if commit and not has_changed(transfer, commit.transfer)
-    }
 
+    def __init__(self, store: Store, planned: Collection[str]) -> None:
+        self._store = store
+        self._planned = planned
+        self._kinds: frozenset[str] | None = None
 
-def find_archived(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
-    """Return the commits of `transfers` that can be read, sound or not. Blocks."""
-
-    def read(transfer: Transfer) -> Commit | None:
-        try:
-            return read_commit(store, transfer)
-        except DamagedError:
-            return None
-
-    commits = zip(transfers, side_by_side(store, read, transfers), strict=True)
-    return {transfer: commit for transfer, commit in commits if commit is not None}
-
-
-def find_changed(store: Store, transfers: Sequence[Transfer]) -> tuple[Transfer, ...]:
-    """Return those `transfers` that are committed, but of an invoice that has changed since.
-    Blocks."""
-    commits = _read_sound_commits(store, transfers)
-    return tuple(
-        transfer
-        for transfer, commit in commits
-        if commit and has_changed(transfer, commit.transfer)
-    )
-
-
-def find_committed_besides(store: Store, plan: Plan) -> dict[Transfer, Commit]:
-    """Return the commits of the planned invoices' other details, which earlier runs made. Blocks.
-
-    They count when an invoice is reconciled.
-    """
-    planned = set(plan.transfers)
-    details = (
-        transfer_named(invoice.id, detail)
-        for invoice in plan.invoices
-        for detail in invoice.details
-    )
-    return find_committed(store, [transfer for transfer in details if transfer not in planned])
-
-
-def find_kinds_that_agree(store: Store) -> frozenset[str]:
-    """Return the names of the details of which an invoice of the archive adds up to its header.
-    Blocks. Raises StorageError."""
-    headers = archived_headers(store)
-    unproven = [each for header in headers for each in header.unproven]
-    invoices = {each.invoice_id for each in unproven}
-    headers = [header for header in headers if header.invoice_id in invoices]
-    charging = [each for header in headers for each in header.charging]
-    commits = {each: commit for each, commit in _read_sound_commits(store, charging) if commit}
-    return kinds_that_agree(headers, commits)
+    def kinds(self) -> frozenset[str]:
+        """Return the names of the details of which one of them adds up to its header. Blocks.
+        Raises StorageError."""
+        if self._kinds is None:
+            headers = [
+                each
+                for each in archived_headers(self._store)
+                if each.invoice_id not in self._planned and each.unproven
+            ]
+            charging = [each for header in headers for each in header.charging]
+            commits = read_kept(self._store, charging).whole(charging)
+            self._kinds = kinds_that_agree(headers, commits)
+        return self._kinds
 
 
 def confirm_rebuilt(
@@ -119,22 +141,15 @@ def has_changed(now: Transfer, then: Transfer) -> bool:
     return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
-def _read_sound_commits(
-    store: Store, transfers: Sequence[Transfer]
-) -> Iterator[tuple[Transfer, Commit | None]]:
-    commits = side_by_side(store, partial(_read_sound_commit, store), transfers)
-    return zip(transfers, commits, strict=True)
-
-
-def _read_sound_commit(store: Store, transfer: Transfer) -> Commit | None:
-    """Return a commit that can be read and whose parts have the sizes it gives, or None."""
+def _read_one(store: Store, transfer: Transfer) -> tuple[Commit | str, bool]:
+    """Return a commit, or what is wrong with it, "" if there is none; and whether it is sound."""
     try:
         commit = read_commit(store, transfer)
-    except DamagedError:
-        return None
-    is_whole = (
-        commit is not None
-        and commit.is_whole
-        and all(store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts)
+    except DamagedError as error:
+        return str(error), False
+    if commit is None:
+        return "", False
+    has_its_parts = all(
+        store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts
     )
-    return commit if is_whole else None
+    return commit, commit.is_whole and has_its_parts

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bulkfetch.archive.commits import Commit
-from bulkfetch.archive.inventory import find_gone
+from bulkfetch.archive.inventory import find_gone, list_records
 from bulkfetch.archive.layout import (
     COMMITS,
     STATE,
@@ -46,7 +46,7 @@ def find_lacking(
     """Find what was selected and is not committed, what runs failed at, and which records are
     gone."""
     findings = []
-    if gone := find_gone(store):
+    if gone := find_gone(store, list_records(store)):
         findings.append(Finding(str(STATE), f"{gone} are gone since the last run"))
     failed = open_failures(store)
     findings += [_finding_of(each, f"a run failed at it: {failed[each]}") for each in failed]

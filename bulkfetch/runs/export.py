@@ -25,6 +25,7 @@ from bulkfetch.archive.inventory import (
     count_records,
     recorded_selections,
     refuse_if_gone,
+    take_inventory,
     write_run_report,
 )
 from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS
@@ -64,7 +65,7 @@ from bulkfetch.runs.sources import rank
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
-from bulkfetch.runs.work import Work, conclude, find_work, note_work
+from bulkfetch.runs.work import Found, Work, conclude, find_work, note_work
 from bulkfetch.settings.declared import Settings, names_that_shape_files
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret, is_loopback
@@ -217,7 +218,7 @@ async def archive(
     """Do what `export_async` or a repair does, in a store whose lock is held."""
     started, moment = anyio.current_time(), name_moment(datetime.now(UTC))
     publishing = Publishing(store)
-    settled = await anyio.to_thread.run_sync(_prepare, publishing, options, settings)
+    found = await anyio.to_thread.run_sync(_prepare, publishing, options, settings)
     async with (
         open_run_log(store, moment, stats) as log,
         open_session(settings, stats, log, keep=options.on_refresh_token) as session,
@@ -225,7 +226,7 @@ async def archive(
         run = Run(settings, options, store, session, stats, log, publishing)
         run = replace(run, is_user=has_user(settings), ends_at=_end_of_run(settings))
         run = replace(run, tenant=await _find_tenant(run))
-        outcome = await _plan_and_fetch(run, settled)
+        outcome = await _plan_and_fetch(run, found)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
     await anyio.to_thread.run_sync(_write_report, store, moment, report)
@@ -235,7 +236,7 @@ async def archive(
     return report
 
 
-def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings) -> Settled:
+def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings) -> Found:
     """Finish what a killed run left open, and check that this run may continue. Blocks.
 
     Nothing else of an archive changes before the run has signed in and has the list of invoices.
@@ -252,10 +253,11 @@ def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings)
         raise DamagedError(settled.stuck[HEADERS_COMMIT])
     with suppress(DamagedArchiveError):  # a repair writes it again
         check_archive(store, _identify(settings, options.source))
+    inventory = take_inventory(store)
     if options.repair is None:
-        refuse_if_gone(store)
-    sweep(store)
-    return settled
+        refuse_if_gone(store, inventory.records)
+    sweep(store, inventory.open)
+    return Found(settled, inventory)
 
 
 async def _find_tenant(run: Run) -> str:
@@ -329,15 +331,18 @@ class _Outcome:
     removed: list[Generation]
 
 
-async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
+async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
     plan = await _plan_in_time(run)
     await anyio.to_thread.run_sync(_begin, run, plan)
-    work = await anyio.to_thread.run_sync(find_work, run, plan, settled)
+    if run.options.repair is not None:  # records were made again
+        inventory = await anyio.to_thread.run_sync(take_inventory, run.store)
+        found = replace(found, inventory=inventory)
+    work = await anyio.to_thread.run_sync(find_work, run, plan, found)
     staged = await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
     note_work(run, work)
     headers = {header.invoice_id: header for header in work.headers}
-    vote = Vote(headers, work.archived, work.besides | work.skipped, work.former)
+    vote = Vote(headers, work.archived, work.besides | work.skipped, work.others, work.former)
     to_do = Counter(transfer.invoice_id for transfer in work.pending)
     progress = _Progress(vote, staged, to_do=to_do)
     progress.failures.extend(work.blocked)
@@ -355,7 +360,7 @@ async def _plan_and_fetch(run: Run, settled: Settled) -> _Outcome:
         )
     with run.stats.at_storage():
         removed = await anyio.to_thread.run_sync(_end, run)
-    return _Outcome(work, progress, settled, removed)
+    return _Outcome(work, progress, found.settled, removed)
 
 
 def _begin(run: Run, plan: Plan) -> None:
@@ -448,7 +453,7 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress) -> None:
 async def _ask_again(run: Run, work: Work, progress: _Progress) -> None:
     """Ask once more about invoices that differ, and publish what was held back until now."""
     vote, share = progress.vote, Share(run.stats.requests)
-    await anyio.to_thread.run_sync(find_kinds, vote, run)
+    await anyio.to_thread.run_sync(find_kinds, vote)
     headers = await anyio.to_thread.run_sync(differing, vote, run)
 
     async def ask(header: Header, job: Job) -> None:
@@ -485,7 +490,7 @@ async def _work_side_by_side(
             on_discard=count_discarded,
             on_empty_end=progress.ended_empty.add,
         )
-        job = Job(run, fetcher, sole_transfers(work.plan.invoices), progress.staged)
+        job = Job(run, fetcher, sole_transfers(work.headers), progress.staged)
 
         async def work_waiting() -> None:
             for item in waiting:
@@ -586,7 +591,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         documents=tuple(each for each in documents if each is not None),
         documents_skipped=tuple(work.documents_skipped.values()),
         failures=_list_failures(outcome),
-        reconciliations=conclude(run, work.headers, commits, progress.vote.marks),
+        reconciliations=conclude(run, work, commits, progress.vote.marks),
         asked_again=run.stats.asked_again,
         requests=stats.requests,
         retries=stats.retries,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from bulkfetch.archive.commits import Commit, commit_names, parse_commit
+from bulkfetch.archive.commits import Commit, parse_commit
+from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import COMMITS, commit_name, id_name
 from bulkfetch.archive.records import read
 from bulkfetch.billing.transfers import Transfer
@@ -45,19 +45,14 @@ class Former:
         return {each.invoice_id for each in (*self.commits, *self.unreadable)}
 
 
-def find_former(
-    store: Store, headers: Iterable[Header], lacking: Collection[PurePosixPath]
-) -> Former:
-    """Return what is archived of the former details of invoices. Blocks.
-
-    `lacking` are the records that are gone while files that they named are there.
-    """
+def find_former(store: Store, headers: Iterable[Header], inventory: Inventory) -> Former:
+    """Return what is archived of the former details of invoices. Blocks."""
     known = list(headers)
     invoices = {id_name(header.invoice_id): header.invoice_id for header in known}
     current = {commit_name(each) for header in known for each in header.transfers}
     commits: dict[Transfer, Commit] = {}
     unreadable: dict[Transfer, str] = {}
-    for name in sorted({*commit_names(store), *lacking} - current):
+    for name in sorted({*inventory.commits, *inventory.lacking} - current):
         invoice, *words = name.stem.split("+")
         if invoice not in invoices or name.parent != COMMITS or len(words) != 2:
             continue

@@ -7,7 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bulkfetch.archive.inventory import count_records, refuse_if_gone, write_run_report
+from bulkfetch.archive.inventory import (
+    count_records,
+    list_records,
+    refuse_if_gone,
+    write_run_report,
+)
 from bulkfetch.archive.layout import LOCK
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
@@ -97,7 +102,7 @@ def prune(
         raise refuse_no_archive(output)
     with store.locked(LOCK):
         settled = Publishing(store).settle()
-        refuse_if_gone(store)
+        refuse_if_gone(store, list_records(store))
         pruned = prune_generations(store, now - older_than)
         report = PruneReport(str(output), pruned, settled, superseded_bytes(store))
         content = {"command": "prune", **report.to_dict(), "records": count_records(store)}

@@ -69,13 +69,14 @@ class Header:
     transfers: tuple[Transfer, ...]
     invoice_date: datetime | None = None
     documents: tuple[Document, ...] = ()
+    charging: tuple[Transfer, ...] = field(init=False, repr=False, compare=False)
+    """The transfers whose rows make up the invoice's charges, each row once."""
 
-    @property
-    def charging(self) -> list[Transfer]:
-        """The transfers whose rows make up the invoice's charges, each row once."""
+    def __post_init__(self) -> None:
         counting = [each for each in dict.fromkeys(self.transfers) if each.detail.is_charged]
         providers = {transfer.provider for transfer in counting}
-        return [each for each in counting if providers.isdisjoint(each.detail.repeats)]
+        charging = tuple(each for each in counting if providers.isdisjoint(each.detail.repeats))
+        object.__setattr__(self, "charging", charging)
 
     @property
     def unproven(self) -> list[Transfer]:
@@ -243,14 +244,14 @@ def answer_of(commit: Commit, digest: str = "") -> Answer:
     return Answer(commit.rows, commit.total, digest)
 
 
-def sole_transfers(invoices: Iterable[Invoice]) -> set[Transfer]:
+def sole_transfers(headers: Iterable[Header]) -> set[Transfer]:
     """Return the transfers that make up all charges of their invoice.
 
     The invoice's total confirms that all of their rows are here.
     """
-    found = set()
-    for invoice in invoices:
-        charging = header_of(invoice).charging
+    found: set[Transfer] = set()
+    for header in headers:
+        charging = header.charging
         if len(charging) == 1:
             found.update(charging)
     return found

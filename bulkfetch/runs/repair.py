@@ -189,7 +189,7 @@ def _clear_staging(store: Store, report: VerifyReport) -> None:
 
     Where an invoice differs, an export may be about to replace what is committed: that stays.
     """
-    sweep(store)
+    sweep(store, open_records(store))
     if report.exit_code == WHOLE:
         sweep_transfers(store, [commit.transfer for commit in report.commits])
 

@@ -15,7 +15,7 @@ from bulkfetch.archive.sweep import remove_staged, remove_staged_again
 from bulkfetch.archive.witness import Difference, Mark
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import TransferError
-from bulkfetch.runs.committed import find_kinds_that_agree, has_changed
+from bulkfetch.runs.committed import OtherInvoices, has_changed
 from bulkfetch.runs.failures import Failure
 from bulkfetch.runs.former import Former
 from bulkfetch.runs.reconcile import (
@@ -68,6 +68,7 @@ class Vote:
     headers: Mapping[str, Header]
     archived: Mapping[Transfer, Commit]
     before: Mapping[Transfer, Commit]
+    others: OtherInvoices
     former: Former = field(default_factory=Former)
     committed: dict[Transfer, Commit] = field(default_factory=dict)
     first: dict[Transfer, Fetched] = field(default_factory=dict)
@@ -134,13 +135,13 @@ def _adds_up(header: Header, vote: Vote, run: Run) -> bool:
     return not transfers_to_ask(_charge(header, vote, run), asked, counts=True)
 
 
-def find_kinds(vote: Vote, run: Run) -> None:
+def find_kinds(vote: Vote) -> None:
     """Learn which kinds of invoices are known to add up. Blocks."""
     headers = list(vote.headers.values())
     commits = {**vote.before, **vote.archived, **vote.committed}
     vote.kinds = kinds_that_agree(headers, commits)
     if any(not counts(header, vote.kinds) for header in vote.doubtful()):
-        vote.kinds |= find_kinds_that_agree(run.store)
+        vote.kinds |= vote.others.kinds()
 
 
 def differing(vote: Vote, run: Run) -> list[Header]:

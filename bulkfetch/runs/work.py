@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit
-from bulkfetch.archive.documents import CommittedDocument, committed_documents
-from bulkfetch.archive.inventory import files_without_record
-from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.documents import (
+    CommittedDocument,
+    committed_documents,
+    parse_document,
+)
+from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import commit_name, document_commit_name
 from bulkfetch.archive.publishing import Settled
+from bulkfetch.archive.records import read
 from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
-from bulkfetch.runs.committed import (
-    find_archived,
-    find_changed,
-    find_committed,
-    find_committed_besides,
-    find_kinds_that_agree,
-)
+from bulkfetch.runs.committed import Kept, OtherInvoices, read_kept
 from bulkfetch.runs.failures import Failure, failure_of
 from bulkfetch.runs.former import Former, find_former, whole_invoices
 from bulkfetch.runs.plan import Plan
@@ -40,12 +37,22 @@ from bulkfetch.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a run finds in the archive when it begins: what an earlier run left open, and the names
+    of all records and files."""
+
+    settled: Settled
+    inventory: Inventory
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What a run has to do, and what of its plan earlier runs did."""
 
     plan: Plan
     headers: tuple[Header, ...]
     """What the planned invoices say of themselves."""
+    others: OtherInvoices
     pending: tuple[Transfer, ...]
     skipped: dict[Transfer, Commit]
     """Transfers that were committed before."""
@@ -68,25 +75,29 @@ class Work:
     """The invoices that were selected by their ids; none means all."""
 
 
-def find_work(run: Run, plan: Plan, settled: Settled) -> Work:
+def find_work(run: Run, plan: Plan, found: Found) -> Work:
     """Compare a plan with what the archive has. Blocks."""
+    headers = tuple(map(header_of, plan.invoices))
+    planned = set(plan.transfers)
+    details = dict.fromkeys(each for header in headers for each in header.transfers)
+    in_archive = read_kept(run.store, (*plan.transfers, *details))
+    others = OtherInvoices(run.store, {each.invoice_id for each in headers})
     repair = run.options.repair
     if repair:
         kept = [each for each in plan.transfers if each not in repair.faulty]
     else:  # what is not billed yet changes from day to day
         kept = [each for each in plan.transfers if not each.unbilled]
     kept = [each for each in kept if each.invoice_id not in run.options.take_new]
-    skipped = find_committed(run.store, kept)
+    skipped = in_archive.committed(kept)
     pending = [transfer for transfer in plan.transfers if transfer not in skipped]
-    archived = find_archived(run.store, [each for each in pending if not each.unbilled])
-    besides = find_committed_besides(run.store, plan)
-    headers = tuple(map(header_of, plan.invoices))
-    changed = find_changed(run.store, list(archived))
+    archived = in_archive.archived(each for each in pending if not each.unbilled)
+    besides = in_archive.whole(each for each in details if each not in planned)
+    changed = in_archive.changed(archived)
     if repair is None:
-        found = _reconcile(run, headers, besides | archived | skipped)
-        accepted = _invoices(found, Verdict.ACCEPTED)
+        compared = _reconcile(run, headers, besides | archived | skipped, others)
+        accepted = _invoices(compared, Verdict.ACCEPTED)
         skipped |= {each: archived[each] for each in changed if each.invoice_id in accepted}
-        doubtful = _invoices(found, Verdict.DIFFERS, but=Mark.CONFIRMED)
+        doubtful = _invoices(compared, Verdict.DIFFERS, but=Mark.CONFIRMED)
         again = {each for each in skipped if each.invoice_id in doubtful}
         archived |= {each: skipped.pop(each) for each in again if each.detail.is_charged}
         pending = [transfer for transfer in plan.transfers if transfer not in skipped]
@@ -103,18 +114,18 @@ def find_work(run: Run, plan: Plan, settled: Settled) -> Work:
     documents_skipped = committed_documents(run.store, sound)
     left: list[Transfer | Document] = [*pending]
     left += [each for each in documents if each not in documents_skipped]
-    lacking = files_without_record(run.store)
-    all_former = find_former(run.store, headers, lacking)
-    former = all_former.only(whole_invoices(headers, {*plan.transfers, *besides}))
+    all_former = find_former(run.store, headers, found.inventory)
+    former = all_former.only(whole_invoices(headers, {*planned, *besides}))
     set_apart = tuple(sorted({*all_former.commits} - {*former.commits}))
-    blocked = _find_blocked(run, left, settled, lacking)
-    blocked_former = _block_former(former, pending, settled, but={*archived, *blocked})
+    blocked = _find_blocked(run, left, found, in_archive)
+    blocked_former = _block_former(former, pending, found.settled, but={*archived, *blocked})
     blocked |= blocked_former
     return Work(
         plan=plan,
         pending=tuple(each for each in pending if each not in blocked),
         skipped=skipped,
         headers=headers,
+        others=others,
         besides=besides,
         archived=archived,
         changed=tuple(each for each in changed if each not in skipped),
@@ -154,32 +165,30 @@ def _block_former(
 
 
 def _find_blocked(
-    run: Run,
-    left: Sequence[Transfer | Document],
-    settled: Settled,
-    lacking: Container[PurePosixPath],
+    run: Run, left: Sequence[Transfer | Document], found: Found, kept: Kept
 ) -> dict[Transfer | Document, Failure]:
     """Return what must not be fetched, because files of it are in place that no record names."""
     if run.options.repair is not None:  # it moves aside what is in the way
         return {}
     blocked: dict[Transfer | Document, Failure] = {}
+    lacking = found.inventory.lacking if left else set()
     for each in left:
         name = commit_name(each) if isinstance(each, Transfer) else document_commit_name(each)
         if name in lacking:
             why = f"{name} is gone, but files that it named are there: run `bulkfetch repair`"
         else:
-            why = settled.stuck.get(name, "") or _damage_of(run.store, name)
+            why = found.settled.stuck.get(name, "") or _damage_of(each, run.store, kept)
         if why:
             blocked[each] = failure_of(each, DamagedError(f"{each}: {why}"))
     return blocked
 
 
-def _damage_of(store: Store, name: PurePosixPath) -> str:
+def _damage_of(each: Transfer | Document, store: Store, kept: Kept) -> str:
     """Return what is wrong with a record that is there, "" if nothing is."""
-    content = store.read(name)
+    if isinstance(each, Transfer):
+        return kept.damaged.get(each, "")
     try:
-        if content is not None:
-            parse_record(content, name)
+        read(store, document_commit_name(each), parse_document)
     except DamagedError as error:
         return str(error)
     return ""
@@ -204,35 +213,37 @@ def note_work(run: Run, work: Work) -> None:
 
 
 def _reconcile(
-    run: Run, headers: Sequence[Header], commits: Mapping[Transfer, Commit]
+    run: Run,
+    headers: Sequence[Header],
+    commits: Mapping[Transfer, Commit],
+    others: OtherInvoices,
 ) -> tuple[Reconciliation, ...]:
     """Compare the planned invoices with what is committed. Blocks.
 
-    Where it is not sure how an invoice adds up, the other invoices of the archive can tell.
+    Where it is not sure how an invoice adds up, the `others` of the archive can tell.
     """
     known = read_circumstances(run.store, run.settings.money_tolerance)
     found = reconcile(headers, commits, known)
     if all(each.verdict is not Verdict.RULE_NOT_CONFIRMED for each in found):
         return found
-    kinds = find_kinds_that_agree(run.store)
-    return reconcile(headers, commits, replace(known, kinds=kinds))
+    return reconcile(headers, commits, replace(known, kinds=others.kinds()))
 
 
 def conclude(
     run: Run,
-    headers: Sequence[Header],
+    work: Work,
     commits: Mapping[Transfer, Commit],
     marks: Mapping[str, Mark],
 ) -> tuple[Reconciliation, ...]:
     """Compare the planned invoices with what is committed now, and keep how sure it is that some
     differ. Blocks."""
-    found = _reconcile(run, headers, commits)
+    found = _reconcile(run, work.headers, commits, work.others)
     before = read_evidence(run.store)
     after = add_marks(before, found, marks)
     if after == before:
         return found
     write_evidence(run.store, after)
-    return _reconcile(run, headers, commits)
+    return _reconcile(run, work.headers, commits, work.others)
 
 
 def _invoices(

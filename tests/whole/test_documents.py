@@ -30,7 +30,7 @@ from bulkfetch.archive.layout import (
     document_commit_name,
     document_name,
 )
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing import Publishing, open_records
 from bulkfetch.archive.sweep import sweep
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.invoices import Invoice, TaxReceipt
@@ -546,7 +546,7 @@ async def test_a_run_that_dies_at_any_change_of_the_disk_leaves_a_whole_document
             assert {path.read_bytes() for path in root.rglob("*.pdf")} <= {PDF}
             store = LocalStore(root)
             assert Publishing(store).settle().stuck == {}
-            sweep(store)
+            sweep(store, open_records(store))
             assert bool(names_below(root / "documents")) == bool(
                 names_below(root / "_bulkfetch" / "documents")
             )

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -939,3 +940,52 @@ async def test_a_run_that_ends_early_lists_the_transfers_it_never_came_to(tmp_pa
 
     assert finished.complete
     assert lacking(tmp_path) == []
+
+
+# What a run reads of an archive.
+
+
+class _Seen:
+    """What the interpreter opens and lists below a directory, by its audit events."""
+
+    def __init__(self, root: Path) -> None:
+        self.opened: Counter[str] = Counter()
+        self.listed: Counter[str] = Counter()
+        self._root = str(root)
+        self.is_on = False
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        counts = {"open": self.opened, "os.scandir": self.listed}.get(event)
+        if self.is_on and counts is not None and str(arguments[0]).startswith(self._root):
+            counts[str(arguments[0]).removeprefix(f"{self._root}/")] += 1
+
+    def __enter__(self) -> _Seen:
+        self.is_on = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_on = False
+
+
+@pytest.mark.parametrize("charges", [2, 3])
+@pytest.mark.parametrize("detail", [OFFICE, ("azure_data_market", "billing_line_items")])
+async def test_a_run_with_nothing_to_do_reads_each_commit_once(
+    tmp_path: Path, detail: tuple[str, str], charges: int
+) -> None:
+    names = [f"D{number}" for number in range(5)]
+    listed = [invoice(each, detail, totalCharges=charges) for each in names]
+    tenant = MadeUp(listed, {(each, *detail): rows("a", "b") for each in names})
+    async with serving(tenant) as served:
+        settings = served.settings()
+        await export_async(tmp_path, settings)
+        await export_async(tmp_path, settings)
+        with _Seen(tmp_path) as seen:
+            await export_async(tmp_path, settings, invoices=names[:2])
+
+    commits = {name: times for name, times in seen.opened.items() if "commits/" in name}
+    assert len(commits) >= 2
+    assert set(commits.values()) == {1}
+    # to settle what is open, to decide, and to count for the next run
+    assert seen.listed["_bulkfetch/commits"] <= 3
+    assert seen.listed["line_items"] <= 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from bulkfetch.archive.commits import (
 )
 from bulkfetch.archive.layout import ARCHIVE, COMMITS, commit_name, part_name
 from bulkfetch.archive.origin import claim_archive, read_archive
-from bulkfetch.archive.records import money
+from bulkfetch.archive.records import Withdrawal, is_sealed, money, sealed, unsealed
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError, OutputError, StorageError
 from bulkfetch.storage.disk import LocalStore
@@ -301,3 +302,60 @@ def test_an_amount_has_no_tail_of_zeros_and_at_least_two_decimals(amount: str, t
 def test_a_name_is_a_path_below_the_commits() -> None:
     assert NAME.parent == COMMITS
     assert isinstance(NAME, PurePosixPath)
+
+
+RECORDS = (
+    COMMIT.to_json(),
+    replace(COMMIT, rescues={}, total=None, rebuilt=True).to_json(),
+    Withdrawal((NAME,), {NAME.with_name("D080002CPL+azure+x.json"): "ab" * 32}).to_json(),
+)
+
+
+@given(st.sampled_from(RECORDS), st.data())
+def test_a_record_with_any_byte_altered_is_refused(content: bytes, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, min(len(content), start + 3)))
+    altered = content[:start] + data.draw(st.binary(max_size=3)) + content[end:]
+
+    assert is_sealed(content)
+    assert is_sealed(altered) == (altered == content)
+
+
+@given(st.sampled_from(RECORDS), st.data())
+def test_a_record_with_its_lines_moved_copied_or_left_out_is_refused(
+    content: bytes, data: st.DataObject
+) -> None:
+    lines = content.splitlines(keepends=True)
+    places = st.lists(st.integers(0, len(lines) - 1), max_size=len(lines) + 2)
+    swapped = list(range(len(lines)))
+    one, two = data.draw(st.integers(0, len(lines) - 1)), data.draw(st.integers(0, len(lines) - 1))
+    swapped.insert(two, swapped.pop(one))
+    altered = b"".join(lines[place] for place in data.draw(places | st.just(swapped)))
+
+    assert is_sealed(altered) == (altered == content)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "commit_sha256x", "rows", "zz", "x\n"]),
+        st.none() | st.booleans() | st.integers(0, 9) | st.text() | st.just({"k_sha256": "x"}),
+        min_size=1,
+    ),
+    st.sampled_from(["commit_sha256", "a_sha256", "zzz_sha256"]),
+)
+def test_what_is_sealed_reads_back_wherever_its_hash_stands(
+    facts: dict[str, Any], key: str
+) -> None:
+    content = sealed(facts, key)
+
+    assert unsealed(content, key) == facts
+    for other in (json.dumps(json.loads(content)), json.dumps(json.loads(content), indent=2)):
+        with pytest.raises(ValueError, match=r"written as bulkfetch|hash does not match"):
+            unsealed(other.encode(), key)
+
+
+@pytest.mark.parametrize("content", [b"[]", b'"x"', b"1", b"null", b"[1]\n", b"", b"{}", b"{}\n"])
+def test_json_that_is_no_record_is_refused(content: bytes) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        unsealed(content, "commit_sha256")
+    assert not is_sealed(content)

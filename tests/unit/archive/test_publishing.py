@@ -34,7 +34,7 @@ from support.modelstore import (
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import LINE_ITEMS, published_as
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing import Publishing, open_records
 from bulkfetch.archive.records import Withdrawal, parse_withdrawal
 from bulkfetch.archive.superseded import prune
 from bulkfetch.archive.sweep import sweep
@@ -54,7 +54,7 @@ def run_command(store: ModelStore, moments: tuple[str, ...], command: tuple[str,
     publishing = Publishing(cast("Store", store), FewMoments(moments))
     settled = publishing.settle()
     if verb != "prune":
-        sweep(cast("Store", store))
+        sweep(cast("Store", store), open_records(cast("Store", store)))
     if verb == "prune":  # the first moment alone: no moment comes twice
         prune(cast("Store", store), datetime(2026, 1, 1, microsecond=2, tzinfo=UTC))
     elif answer != "refused" and not settled.stuck:
@@ -116,7 +116,7 @@ def run_export_of_changed(store: ModelStore, change: Any, answer: str) -> None:
     publishing = Publishing(cast("Store", store), FewMoments(moments))
     settled = publishing.settle()
     assert not settled.stuck
-    sweep(cast("Store", store))
+    sweep(cast("Store", store), open_records(cast("Store", store)))
     if answer != "refused":
         want = {name: commit_of(parts) for name, parts in getattr(change, answer).items()}
         gone = [

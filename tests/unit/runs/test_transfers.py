@@ -20,7 +20,7 @@ from whole.durability.disks import Died, WatchedDisk, dying
 
 from bulkfetch.archive.commits import Commit, read_commit
 from bulkfetch.archive.layout import STAGING, checkpoint_name, staged_name
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing import Publishing, open_records
 from bulkfetch.archive.superseded import superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.transfers import Transfer
@@ -262,7 +262,7 @@ def settle(store: LocalStore) -> None:
     """Do what the next run does first."""
     publishing = Publishing(store)
     assert publishing.settle().stuck == {}
-    sweep(store)
+    sweep(store, open_records(store))
 
 
 @pytest.mark.slow
@@ -526,7 +526,7 @@ async def test_a_staged_part_that_is_not_the_one_checked_in_is_fetched_again(
         store.remove(name)
     else:
         store.write(name, change(store.read(name) or b""))
-    sweep(store)
+    sweep(store, open_records(store))
 
     await exported(store, numbered(27), stats=stats)
 
