@@ -3,6 +3,8 @@ others alter."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -29,7 +31,15 @@ from whole.durability.trial import (
     run_into,
 )
 
-from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
+from bulkfetch.archive.layout import (
+    ARCHIVE,
+    COMMITS,
+    LINE_ITEMS,
+    LOCK,
+    REFUSED,
+    STATE,
+    SUPERSEDED,
+)
 from bulkfetch.errors import DamagedError, OutputError, OutputLockedError, StorageError
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.repair import repair_async
@@ -47,6 +57,8 @@ class Histories(RuleBasedStateMachine):
         self.root.mkdir()
         self.tenant = MadeUp([], {})
         self.is_altered = False
+        self.committed: set[str] = set()
+        self.contents: dict[str, str] = {}
         self.add_invoice(23)
 
     def teardown(self) -> None:
@@ -122,7 +134,8 @@ class Histories(RuleBasedStateMachine):
         self.is_altered = False
         clean = Path(tempfile.mkdtemp(dir=self.work))
         self._with_server(lambda server: run_into(clean, server))
-        assert differences(self.root, proved(clean)) == []
+        found = differences(self.root, proved(clean))
+        assert [name for name in found if not name.startswith(f"{REFUSED}/")] == []
         assert verify(self.root, deep=True).findings == ()
 
     # What others do.
@@ -144,11 +157,47 @@ class Histories(RuleBasedStateMachine):
                 + (bytes([content[place] ^ 1]) + content[place + 1 :]) * (change == "byte")
             )
         self.is_altered = True
+        self.committed &= _hashes_below(self.root).keys()
+        self.contents.clear()
+
+    @invariant()
+    def forgets_nothing(self) -> None:
+        """Rows that were ever committed are in place or kept, and no name changes its content."""
+        if not hasattr(self, "work"):
+            return
+        hashes = _hashes_below(self.root)
+        self.committed |= _committed_hashes(self.root) & hashes.keys()
+        assert self.committed <= hashes.keys()
+        if self.is_altered:
+            self.contents.clear()
+            return
+        for sha256, names in hashes.items():
+            for name in names:
+                assert self.contents.setdefault(name, sha256) == sha256
 
     @invariant()
     def is_honest(self) -> None:
         if hasattr(self, "work") and not self.is_altered:
             assert dishonest(self.root) == []
+
+
+def _hashes_below(root: Path) -> dict[str, list[str]]:
+    """Return the names of all parts that readers see or that are kept, by their sha256."""
+    kept = [root / SUPERSEDED, root / REFUSED, root / LINE_ITEMS]
+    found: dict[str, list[str]] = {}
+    for path in (path for folder in kept for path in folder.rglob("*.parquet*")):
+        name = path.relative_to(root).as_posix()
+        found.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), []).append(name)
+    return found
+
+
+def _committed_hashes(root: Path) -> set[str]:
+    """Return the sha256 of all parts that a commit names, read without the code that wrote it."""
+    found: set[str] = set()
+    for path in root.joinpath(COMMITS).glob("*.json"):
+        with suppress(ValueError, KeyError, TypeError):
+            found |= {part["sha256"] for part in json.loads(path.read_bytes())["parts"]}
+    return found
 
 
 @contextmanager
