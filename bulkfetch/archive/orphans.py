@@ -70,8 +70,8 @@ def rebuild_records(
 ) -> Rebuilt:
     """Make records again from the files that they named, where those prove what they are.
 
-    `confirm` may know of some that they are whole, where their files do not tell it. A record that
-    can be read is left alone. Raises StorageError.
+    `confirm` may add what the files do not tell: that some are whole, and what their invoices
+    charged. A record that can be read is left alone. Raises StorageError.
     """
     store = publishing.store
     records: list[Record] = []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from pathlib import PurePosixPath
+from typing import TypeAlias
 
 from bulkfetch.archive.commits import Commit, read_commit
+from bulkfetch.archive.documents import CommittedDocument
 from bulkfetch.archive.records import Record
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
@@ -132,13 +136,65 @@ def confirm_rebuilt(
     ]
 
 
+def add_charges(store: Store, headers: Sequence[Header], records: Iterable[Record]) -> list[Record]:
+    """Return rebuilt records with what their invoices charged when they were fetched. Blocks.
+
+    The files do not say it. Where the table of headers in the archive or another commit of the
+    invoice says something else than the header of now, the invoice has changed since: that is put
+    in, so that the change is noticed. Else it is what the header says now.
+    """
+    archived: dict[str, Header] = {}
+    with suppress(DamagedError):
+        archived = {each.invoice_id: each for each in archived_headers(store)}
+    listed = {each.invoice_id: each for each in headers}
+
+    def charged_then(header: Header) -> Header:
+        commits = read_kept(store, header.transfers).commits.values()
+        known = [(each.transfer.charged, each.transfer.currency) for each in commits]
+        if header.invoice_id in archived:
+            before = archived[header.invoice_id]
+            known.append((before.charged, before.currency))
+        now = header.charged, header.currency
+        charged, currency = next((then for then in known if _differs(now, then)), now)
+        return replace(header, charged=charged, currency=currency)
+
+    def add_to(record: Record) -> Record:
+        invoice_id = _invoice_of(record)
+        if invoice_id not in listed:
+            return record
+        then = charged_then(listed[invoice_id])
+        if isinstance(record, Commit):
+            facts = replace(record.transfer, charged=then.charged, currency=then.currency)
+            return replace(record, transfer=facts)
+        if isinstance(record, CommittedDocument):
+            return replace(record, document=replace(record.document, charged=then.charged))
+        return record
+
+    return list(map(add_to, records))
+
+
+def _invoice_of(record: Record) -> str:
+    """Return the invoice that a record is of; "" for unbilled line items and the table of
+    headers."""
+    if isinstance(record, Commit):
+        return record.transfer.invoice_id
+    return record.document.invoice_id if isinstance(record, CommittedDocument) else ""
+
+
 def has_changed(now: Transfer, then: Transfer) -> bool:
     """Return whether the invoice of a transfer charges something else now.
 
     What either of the two does not say has not changed.
     """
-    pairs = ((now.charged, then.charged), (now.currency, then.currency))
-    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    return _differs((now.charged, now.currency), (then.charged, then.currency))
+
+
+_Charge: TypeAlias = tuple[Decimal | None, str | None]
+"""What an invoice charges, and its currency."""
+
+
+def _differs(now: _Charge, then: _Charge) -> bool:
+    return any(None not in pair and pair[0] != pair[1] for pair in zip(now, then, strict=True))
 
 
 def _read_one(store: Store, transfer: Transfer) -> tuple[Commit | str, bool]:

@@ -32,6 +32,7 @@ from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADE
 from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
+from bulkfetch.archive.records import Record
 from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.documents import Document
@@ -51,7 +52,7 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.runs.committed import confirm_rebuilt, find_committed
+from bulkfetch.runs.committed import add_charges, confirm_rebuilt, find_committed
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
@@ -372,10 +373,15 @@ def _begin(run: Run, plan: Plan) -> None:
     else:
         claim_archive(store, facts, *recorded_selections(store), anew=True)
         listed = list(map(header_of, plan.invoices))
-        rebuild_records(run.publishing, partial(confirm_rebuilt, store, listed))
+        rebuild_records(run.publishing, partial(_prove, store, listed))
     headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
     staged = {STAGED_HEADERS: headers.sha256}
     run.publishing.publish(headers, staged, by_content=repair is not None)
+
+
+def _prove(store: Store, listed: Sequence[Header], rebuilt: Sequence[Record]) -> list[Record]:
+    """Add to rebuilt records what only the headers of now tell."""
+    return add_charges(store, listed, confirm_rebuilt(store, listed, rebuilt))
 
 
 def _narrowing(options: ExportOptions) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def asked_of(target: str, token: str | None = None) -> Asked:
     query = {key.casefold(): value for key, value in parse_qsl(parts.query)}
     words = [unquote(word) for word in parts.path.split("/")]
     below = words[[word.startswith("invoic") for word in words].index(True) + 1 :]
-    named = below[2:] if len(below) > 2 else []
+    named = below[2:] if len(below) > 3 else []
     provider = named[0] if named else query.get("provider")
     # The samples lose a letter of the parameter's name.
     kind = named[1] if named else query.get("invoicelineitemtype", query.get("nvoicelineitemtype"))

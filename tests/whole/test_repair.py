@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ async def test_records_that_were_changed_are_made_again(
     assert asked == []
     after = data(archive)
     if what == "commit":
-        assert orjson.loads(after[str(name)])["rebuilt"] is True
-        del before[str(name)], after[str(name)]  # what the invoice charged is not in the parts
+        rebuilt, was = orjson.loads(after.pop(str(name))), orjson.loads(before.pop(str(name)))
+        assert (rebuilt.pop("rebuilt"), rebuilt.pop("is_whole")) == (True, True)
+        assert {**rebuilt, "commit_sha256": ""} == {**was, "commit_sha256": ""}
     assert after == before
     assert (await repaired(archive))[0].export is None
 
@@ -544,3 +546,71 @@ async def test_a_rebuilt_commit_without_the_last_part_is_whole_if_its_invoice_ad
     assert report.after is not None
     assert (report.after.rows, bool(asked)) == ((10, False) if is_free else (15, True))
     assert sorted(parts(tmp_path)) == ([first] if is_free else [first, last])
+
+
+USAGE = ("azure", "usage_line_items")
+"""Its rows make up no charge, so that only what its commit says can tell that it has changed."""
+
+
+def with_usage(count: int, charged: float) -> MadeUp:
+    """An invoice with usage, of which only the charge tells that its rows are others now."""
+    usage = [f'{{"customerName":"c{n}","consumedQuantity":1}}' for n in range(count)]
+    return MadeUp(
+        [invoice("A", OFFICE, USAGE, totalCharges=charged)],
+        {("A", *OFFICE): rows(1, str(charged)), ("A", *USAGE): usage},
+    )
+
+
+@pytest.mark.parametrize("is_changed_before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("lost", ["usage", "usage, headers", "all, headers stay"])
+async def test_a_changed_invoice_is_noticed_after_its_commits_were_made_again(
+    tmp_path: Path, lost: str, is_changed_before: bool
+) -> None:
+    old, new = with_usage(3, 10), with_usage(5, 12)
+    async with serving(old) as server:
+        await export_async(tmp_path, server.settings(**CUT))
+    gone = [Transfer("A", *USAGE), *([Transfer("A", *OFFICE)] if "all" in lost else [])]
+    for each in gone:
+        (tmp_path / commit_name(each)).unlink()
+    if lost == "usage, headers":
+        (tmp_path / find_headers(tmp_path)).unlink()
+
+    await repaired(tmp_path, new if is_changed_before else old)
+    async with serving(new) as server:
+        assert (await export_async(tmp_path, server.settings(**CUT))).complete
+
+    (commit,) = (
+        each
+        for each in verify(tmp_path, deep=True).commits
+        if each.transfer.detail_name == "/".join(USAGE)
+    )
+    assert (commit.rows, commit.transfer.charged) == (5, Decimal(12))
+
+
+async def test_a_changed_invoice_is_noticed_after_the_record_of_its_document_was_made_again(
+    tmp_path: Path,
+) -> None:
+    def answers(charged: float, text: bytes) -> MadeUp:
+        made_up = with_usage(3, charged)
+        pdf = b"%PDF-1.4\n" + text + b"\n%%EOF\n"
+
+        def answer(asked: Asked) -> web.Response | None:
+            is_pdf = asked.invoice_id == "A" and asked.provider is None
+            return web.Response(body=pdf, content_type="application/pdf") if is_pdf else None
+
+        made_up.interrupt = answer
+        return made_up
+
+    async with serving(answers(10, b"old")) as server:
+        await export_async(tmp_path, server.settings(**CUT), documents=True)
+    (record,) = (tmp_path / "_bulkfetch/documents").glob("*.json")
+    before = record.read_bytes()
+    record.unlink()
+
+    await repaired(tmp_path, answers(10, b"old"))
+
+    assert record.read_bytes() == before
+    async with serving(answers(12, b"new")) as server:
+        assert (await export_async(tmp_path, server.settings(**CUT), documents=True)).complete
+    (committed,) = verify(tmp_path).documents
+    assert b"new" in (tmp_path / committed.name).read_bytes()
