@@ -494,7 +494,8 @@ def test_an_export_reports_on_stdout_and_shows_its_progress_on_stderr(
     )
     assert "  one_time/usage_line_items: 60 line items" in ended.out
     assert "reconciliation of 7 invoices with the header: 7 agree" in ended.out
-    assert ended.err.splitlines()[-1].startswith("invoices 7/7, transfers 14/14, 262 rows in 0:")
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("invoices 7/7, transfers 14/14, 262 line items in 0:")
     assert made == {
         "invoices": 1,
         "line_items": 14,

@@ -186,6 +186,7 @@ async def test_an_export_to_azure_shows_no_secret(
     await try_store(azure_server, way, "az", f"logs-{way.__name__.replace('_', '-')}", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["main", "export"])
 @pytest.mark.parametrize("way", S3_WAYS)
 async def test_s3_that_repeats_secrets_in_its_errors_shows_none(
@@ -195,6 +196,7 @@ async def test_s3_that_repeats_secrets_in_its_errors_shows_none(
     await try_echoes(s3_server, way, "s3", name, tmp_path, call)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["main", "export"])
 @pytest.mark.parametrize("way", AZURE_WAYS)
 async def test_azure_that_repeats_secrets_in_its_errors_shows_none(
@@ -323,6 +325,7 @@ ECHOES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "way", "status", "where"), ECHOES)
 async def test_a_server_that_repeats_secrets_shows_none(
     call: str, way: str, status: int, where: str, tmp_path: Path

@@ -143,7 +143,7 @@ async def test_runs_that_are_killed_end_in_the_archive_of_an_undisturbed_one(
     object_server: ObjectServer, clean: dict[str, bytes]
 ) -> None:
     async with serving(tenant()) as prompt:
-        tally = await Trials(object_server, prompt, clean, Random(1)).kills_at_steps(every=100)
+        tally = await Trials(object_server, prompt, clean, Random(1)).kills_at_steps(every=40)
 
     assert tally.faults == []
     assert tally.kills > 1

@@ -57,7 +57,9 @@ def put_together(
     return {key: pa.concat_tables(found) for key, found in tables.items()}
 
 
-@pytest.mark.parametrize("past_end", ["empty", "400", "404", "repeat", "stall"])
+@pytest.mark.parametrize(
+    "past_end", ["empty", "400", "404", "repeat", pytest.param("stall", marks=pytest.mark.slow)]
+)
 def test_parts_read_in_other_processes_are_the_tables_of_an_export(
     past_end: str, processes: Executor, tmp_path: Path
 ) -> None:

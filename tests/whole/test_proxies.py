@@ -127,17 +127,19 @@ async def test_an_export_and_its_sign_in_go_through_the_proxy(how: str, tmp_path
 
 
 @pytest.mark.slow  # a resolver may take a quarter of a minute to say that a name is unknown
-async def test_without_the_proxy_nothing_is_reached(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "variables"), [([], {"NO_PROXY": ".test"}), (["--proxy", "none"], {})]
+)
+async def test_without_the_proxy_nothing_is_reached(
+    words: list[str], variables: dict[str, str], tmp_path: Path
+) -> None:
     async with hidden_tenant(tmp_path) as tenant:
         with http_proxy(tmp_path, tenant.hosts) as proxy:
-            export = ["export", "lake", "--max-attempts", "1"]
-            done = await tenant.run(*export, HTTPS_PROXY=proxy.address, NO_PROXY=".test")
+            export = ["export", "lake", "--max-attempts", "1", *words]
+            done = await tenant.run(*export, HTTPS_PROXY=proxy.address, **variables)
             assert done.code == 1
             assert proxy.lines() == []
-            done = await tenant.run(*export, "--proxy", "none", HTTPS_PROXY=proxy.address)
-            assert done.code == 1
-            assert proxy.lines() == []
-            assert "proxy" not in done.err
+            assert variables or "proxy" not in done.err
     assert not tenant.there.asked
 
 
