@@ -117,8 +117,7 @@ class Publishing:
         `refused/`.
         """
         store, name = self.store, record.record_name
-        steps = _Steps(store, name, self._moments, Contents(store, dict(staged)))
-        steps.current = store.read(name)
+        steps = self._opened(name, dict(staged))
         content = record.to_json()
         if steps.current != content or not steps.are_there(record.files, by_content=by_content):
             if by_content:
@@ -159,8 +158,7 @@ class Publishing:
 
     def rebuild(self, record: Record) -> None:
         """Write a record whose files are in place already, where it is lost or damaged."""
-        steps = _Steps(self.store, record.record_name, self._moments, Contents(self.store, {}))
-        steps.current = self.store.read(record.record_name)
+        steps = self._opened(record.record_name, {})
         steps.write_next(record.to_json())
         steps.run()
 
@@ -199,10 +197,6 @@ class Publishing:
             steps.run()
         for record, staged in come:
             self._opened(record.record_name, dict(staged)).tidy(record.files)
-
-    def withdraw(self, name: PurePosixPath) -> None:
-        """Move a record and its files to what is superseded, with nothing in their place."""
-        self.exchange([name], [])
 
     def _opened(self, name: PurePosixPath, known: dict[PurePosixPath, str]) -> _Steps:
         steps = _Steps(self.store, name, self._moments, Contents(self.store, known))

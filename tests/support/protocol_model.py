@@ -760,13 +760,18 @@ def explore(protocol, scenario, limit=None, laws=tuple(INVARIANTS)):
                 f"the next step cannot be done: {error!r}",
                 trace(came, state),
             )
-        for successor, line in following:
-            if successor not in came:
-                came[successor] = (state, line)
-                queue.append(successor)
+        reach(following, state, came, queue)
         if limit and len(came) > limit:
             break
     return len(came), None
+
+
+def reach(following, state, came, queue):
+    """Note how the states that follow are reached, and queue those that are new."""
+    for successor, line in following:
+        if successor not in came:
+            came[successor] = (state, line)
+            queue.append(successor)
 
 
 def idle(op, disk, table, now_table):
@@ -1165,10 +1170,7 @@ def explore_change(store, scenario, limit=None, broken=""):
         except (AssertionError, KeyError, AttributeError, TypeError) as error:
             told = f"the next step cannot be done: {error!r}"
             return len(came), ("law 4", told, trace(came, state))
-        for successor, line in following:
-            if successor not in came:
-                came[successor] = (state, line)
-                queue.append(successor)
+        reach(following, state, came, queue)
         if limit and len(came) > limit:
             break
     return len(came), None

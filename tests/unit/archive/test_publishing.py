@@ -80,7 +80,7 @@ def _fetch(store: ModelStore, publishing: Publishing, verb: str, answer: Any) ->
     if answer == "gone":
         return
     if answer == model.WITHDRAWN:
-        publishing.withdraw(RECORD)
+        publishing.exchange([RECORD], [])
         return
     current = store.read(RECORD)
     orphans = [name for name in store.list(LINE_ITEMS) if published_as(name) is not None]

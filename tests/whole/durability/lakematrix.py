@@ -8,8 +8,6 @@ the libraries that make them; the oracle reads a copy of the store on the disk.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
 import sys
 from collections import Counter
@@ -17,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import date
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import obstore
 from azure.storage.blob import ContainerClient
 from support.objectservers import ObjectServer, azurite, moto
+from whole.durability.commands import add_sample_flags, print_conditions
 from whole.durability.faults import Change, Ended, Fault, Interceptor
 from whole.durability.lakes import Lake
 from whole.durability.matrix import Amount, Place, Tally, show, try_scenario
@@ -144,19 +142,9 @@ def try_server(name: str, every: int, only: Sequence[str]) -> list[Tally]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--every", type=int, default=1, help="every N-th change only")
-    parser.add_argument(
-        "--only",
-        metavar="TEXT",
-        nargs="+",
-        default=[""],
-        help="scenarios whose name has such a text",
-    )
+    add_sample_flags(parser)
     arguments = parser.parse_args()
-    print(
-        f"{platform.platform()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {date.today()}"
-    )
+    print_conditions()
     is_bad = False
     with ProcessPoolExecutor(len(SERVERS), mp_context=get_context("fork")) as pool:
         work = partial(try_server, every=arguments.every, only=arguments.only)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
@@ -37,6 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from support.objectservers import ObjectServer, S3Server, azurite, moto
 from support.replay import TOKEN, Served, serving
+from whole.durability.commands import print_conditions
 from whole.durability.trial import CUT, proved, run_into, tenant
 
 from bulkfetch.errors import OutputError
@@ -414,10 +413,7 @@ async def trials_with(
 async def put_on_trial(arguments: argparse.Namespace, servers: list[ObjectServer]) -> int:
     """Run the trials that were asked for and print a line for each kind."""
     failed = 0
-    print(
-        f"{platform.platform()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {date.today()}"
-    )
+    print_conditions()
     print(
         f"seed {arguments.seed}; kills, runs that resumed what was there, reads meanwhile, faults"
     )

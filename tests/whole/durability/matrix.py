@@ -15,7 +15,6 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import sys
@@ -27,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from itertools import count, product
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import anyio
 from aiohttp import web
 from support.replay import CONTINUATION, TOKEN, asked_of
+from whole.durability.commands import add_sample_flags, print_conditions
 from whole.durability.faults import (
     KILLED,
     WITHOUT_LINKS,
@@ -509,10 +508,7 @@ def try_matrix(
 
     `only` are texts in the names of scenarios. Returns the exit code.
     """
-    print(
-        f"{platform.platform()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {date.today()}"
-    )
+    print_conditions()
     scenarios = [
         number
         for number, scenario in enumerate(SCENARIOS)
@@ -549,14 +545,7 @@ def _amounts(every: int, *, kills_only: bool, links_only: bool) -> dict[str, Amo
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--every", type=int, default=1, help="every N-th change only")
-    parser.add_argument(
-        "--only",
-        metavar="TEXT",
-        nargs="+",
-        default=[""],
-        help="scenarios whose name has such a text",
-    )
+    add_sample_flags(parser)
     parser.add_argument("--kills-only", action="store_true", help="no errors of the disk")
     parser.add_argument("--links-only", action="store_true", help="no disks without hard links")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

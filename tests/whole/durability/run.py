@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -21,7 +20,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from random import Random
 
@@ -29,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import anyio
 from support.replay import TOKEN, Served, serving
+from whole.durability.commands import print_conditions
 from whole.durability.disks import RecordingDisk, WatchedDisk, counting, filling, refusing
 from whole.durability.matrix import try_matrix
 from whole.durability.trial import CUT, Reader, differences, dishonest, proved, run_into, tenant
@@ -247,10 +246,7 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
     """Run the trials that were asked for and print a line for each kind."""
     random = Random(arguments.seed)
     failed = 0
-    print(
-        f"{platform.platform()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {date.today()}"
-    )
+    print_conditions()
     print(f"seed {arguments.seed}; trials, runs disturbed, reads meanwhile, faults")
     with tempfile.TemporaryDirectory() as work:
         async with serving(tenant()) as prompt, serving(tenant(_LATENCY_S)) as slow:
