@@ -139,19 +139,18 @@ class _OffsetWalk(Generic[P]):
     def _window(self) -> int:
         """Return how many pages to ask for.
 
-        While pages come back full, each round trip asks for four times as many as the one before,
-        as far as the limit has room: then requests in vain keep no other transfer waiting. While
-        others wait, it asks ahead for a quarter of the pages that came.
+        Where the end is not known, pages are asked for ahead only in places that are idle: requests
+        in vain keep no other transfer waiting. While pages come back full, each round trip asks for
+        four times as many as the one before.
         """
         session = self._fetcher.session
         here = self._has_page + sum(task.arrived is not None for task in self._tasks.values())
         spare = max(_SPARE_PAGES, min(_SPARE_ROWS // self._size, session.limit))
         most = here + session.limit + spare
-        if self._seen.total is not None and self._confirmed:
+        if self._confirmed and (self._seen.total is not None or self._until < math.inf):
             return most
         fourfold = 1 << ((3 * self._confirmed + 1).bit_length() - 1) // 2 * 2
-        affordable = min(fourfold, len(self._tasks) + session.idle)
-        return min(max(1 + self._confirmed // 4, affordable), most)
+        return min(fourfold, max(1, len(self._tasks) + session.idle), most)
 
     def _is_aligned(self, offset: int) -> bool:
         ahead = offset - self._position
