@@ -52,6 +52,8 @@ _LINE_ITEMS = "line-items"
 """The command that prints JSON lines unless a table is asked for."""
 _RARE = frozenset(
     {
+        "graph_url",
+        "operation_deadline_s",
         "invoice_page_size",
         "usage_period",
         "max_attempts",

@@ -11,10 +11,16 @@ from bulkfetch.errors import BulkfetchError, RequestError
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import get_invoice_page
 from bulkfetch.partnercenter.summaries import get_summaries
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
-from bulkfetch.signin.source import SignIn, token_source
+from bulkfetch.signin.audiences import rights_of
+from bulkfetch.signin.source import (
+    SignIn,
+    check_graph_token,
+    graph_token_source,
+    token_source,
+)
 from bulkfetch.signin.tokens import claims_of
 from bulkfetch.signin.ways import way_of
 from bulkfetch.stats import RunStats
@@ -31,7 +37,8 @@ class LoginReport:
     `way` is the way to the token. `user` and `app` are whose it is, `rights` what it says it
     allows, `expires_at` when it ends, `multi_factor` whether its user passed a second factor.
     `invoices` says why the list of invoices cannot be read, `users_only` why what the service gives
-    to users only cannot; both are "" if it can.
+    to users only cannot; both are "" if it can. `graph` is whether the billing export of Microsoft
+    Graph may be asked for, as the claims of its own token say, and `why_not_graph` why not.
     """
 
     way: str
@@ -45,6 +52,8 @@ class LoginReport:
     expires_at: datetime | None = None
     invoices: str = ""
     users_only: str = ""
+    graph: bool | None = None
+    why_not_graph: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -60,10 +69,17 @@ class LoginReport:
             "expires_at": self.expires_at.isoformat() if self.expires_at else None,
             "invoices": not self.invoices,
             "users_only": not self.users_only,
+            "graph": self.graph,
+            "why_not_graph": self.why_not_graph or None,
         }
 
     def lines(self, now: datetime) -> list[str]:
         """Return the report as lines of text."""
+        exports = {
+            True: "can be asked for",
+            False: f"cannot be asked for: {self.why_not_graph}",
+            None: "not known: the token for Microsoft Graph does not say what it allows",
+        }
         factors = {True: "yes", False: "no; from April 2026 on the service wants it of users"}
         facts = [
             ("signed in by", self.way),
@@ -90,6 +106,7 @@ class LoginReport:
                 "for users only",
                 f"cannot be read: {self.users_only}" if self.users_only else "can be read",
             ),
+            ("Graph's exports", exports[self.graph]),
         ]
         return [f"{name:<15} {printable(value)}" for name, value in facts if value is not None]
 
@@ -97,7 +114,8 @@ class LoginReport:
 async def check_login(
     settings: Settings | None = None, **keywords: Unpack[SettingsKeywords]
 ) -> LoginReport:
-    """Sign in by the settings, read the token, and try what it opens, with two small requests.
+    """Sign in by the settings, read the token, and try what it opens, with two small requests; sign
+    in to Microsoft Graph too, and read that token.
 
     Settings come from `settings`, or else from the environment and the TOML file; keyword arguments
     named like settings win over both. Raises SettingsError without credentials, SignInError if they
@@ -111,7 +129,7 @@ async def check_login(
         users_only = await _refusal_of(get_summaries(session))
     claims = claims_of(token)
     factors = claims.get("amr")
-    rights = str(claims.get("scp") or "").split() or _texts(claims.get("roles"))
+    graph, why_not_graph = await _may_ask_graph(settings)
     return LoginReport(
         way=way.value,
         user=_text(
@@ -121,12 +139,27 @@ async def check_login(
         tenant=_text(claims.get("tid")),
         audience=_text(claims.get("aud")),
         kind=_text(claims.get("idtyp")) or ("user" if claims.get("scp") else None),
-        rights=tuple(rights),
+        rights=rights_of(claims),
         multi_factor="mfa" in factors if isinstance(factors, list) else None,
         expires_at=_end_of(claims, tokens),
         invoices=invoices,
         users_only=users_only,
+        graph=graph,
+        why_not_graph=why_not_graph,
     )
+
+
+async def _may_ask_graph(settings: Settings) -> tuple[bool | None, str]:
+    """Return whether the billing export may be asked for, None where the token does not say; and
+    why not."""
+    if settings.graph_url is None:
+        return False, why_no_graph(settings.cloud)
+    try:
+        token = await graph_token_source(settings).token()
+        check_graph_token(settings, token)
+    except BulkfetchError as error:
+        return False, str(error)
+    return (True if claims_of(token) else None), ""
 
 
 async def _list_one(session: Session) -> object:
@@ -161,7 +194,3 @@ def _until(moment: datetime, now: datetime) -> str:
 
 def _text(value: object) -> str | None:
     return str(value) if isinstance(value, str) and value else None
-
-
-def _texts(value: object) -> list[str]:
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []

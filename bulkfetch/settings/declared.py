@@ -44,18 +44,25 @@ ROW_GROUP_ROWS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """The addresses of a national cloud, and the resource that its tokens are for."""
+    """The addresses of a national cloud, and the resource that its tokens are for.
+
+    `graph` is where its Microsoft Graph is, None where that has no billing export.
+    """
 
     base_url: str
     authority: str
     resource: str
+    graph: str | None = None
 
 
+GRAPH = "https://graph.microsoft.com"
+"""Microsoft Graph of the global cloud, which alone has the billing export; also what its tokens are
+for."""
 _GLOBAL_RESOURCE = "https://api.partnercenter.microsoft.com"
 _CHINA_RESOURCE = "https://partner.partnercenterapi.microsoftonline.cn"
 CLOUDS = {
     "public": Cloud(
-        f"{_GLOBAL_RESOURCE}/v1", "https://login.microsoftonline.com", _GLOBAL_RESOURCE
+        f"{_GLOBAL_RESOURCE}/v1", "https://login.microsoftonline.com", _GLOBAL_RESOURCE, GRAPH
     ),
     "china": Cloud(f"{_CHINA_RESOURCE}/v1", "https://login.chinacloudapi.cn", _CHINA_RESOURCE),
     "usgov": Cloud(f"{_GLOBAL_RESOURCE}/v1", "https://login.microsoftonline.us", _GLOBAL_RESOURCE),
@@ -116,6 +123,13 @@ class _Group:
             object.__setattr__(self, name, value)
 
 
+def why_no_graph(cloud: str) -> str:
+    """Say why there is no address of Microsoft Graph."""
+    if CLOUDS[cloud].graph is None:
+        return f"cloud {cloud} has no billing export of Microsoft Graph"
+    return "base_url leads to another service, and graph_url does not say where its Graph is"
+
+
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ServiceSettings(_Group):
     """Which Partner Center to ask, and how."""
@@ -128,6 +142,23 @@ class ServiceSettings(_Group):
         None,
         "The address of the Partner Center API with its version: it ends with /v1.",
         otherwise="that of the cloud",
+    )
+    graph_url: str | None = _setting(
+        URL,
+        None,
+        "The address of Microsoft Graph, without a version.",
+        otherwise="that of the cloud; none for another base_url",
+    )
+    new_commerce_api: Literal["auto", "v1", "graph"] = _setting(
+        choice("auto", "v1", "graph"),
+        "auto",
+        "Where new commerce comes from: v1, Microsoft Graph, or `auto`: the one that serves its "
+        "billing period.",
+    )
+    operation_deadline_s: float = _setting(
+        SECONDS,
+        7200.0,
+        "How long to wait until Microsoft Graph has made an export; a later run continues it.",
     )
     ca_file: Path | None = _ca_file()
     proxy: ProxyChoice | None = _proxy()
@@ -179,7 +210,15 @@ class ServiceSettings(_Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._derive("base_url", DerivedText(CLOUDS[self.cloud].base_url))
+        cloud = CLOUDS[self.cloud]
+        self._derive("base_url", DerivedText(cloud.base_url))
+        has_graph = cloud.graph is not None and self.base_url == cloud.base_url
+        self._derive("graph_url", DerivedText(cloud.graph) if has_graph else None)
+        if self.new_commerce_api == "graph" and self.graph_url is None:
+            raise SettingsError(
+                f"new_commerce_api: {why_no_graph(self.cloud)}; give v1, or auto, which is the same"
+                " here"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
@@ -192,10 +231,16 @@ class SignInSettings(ServiceSettings):
         "A bearer token for the API; used before all other credentials. "
         "Other users of this machine can see flags: the environment variable is safer.",
     )
+    graph_token: Secret | None = _setting(
+        SECRET,
+        None,
+        "A bearer token for Microsoft Graph, which `token` does not open.",
+    )
     token_command: Secret | None = _setting(
         COMMAND,
         None,
-        "A command that prints a bearer token, as text or JSON; run again when a new one is due.",
+        "A command that prints a bearer token, as text or JSON; run again when a new one is due. "
+        "$TOKEN_AUDIENCE in it, and in its environment, is the API that the token is for.",
     )
     managed_identity: str | None = _setting(
         ID,

@@ -69,6 +69,11 @@ def is_service_link(name: str, value: str) -> bool:
     return any(names.fullmatch(name) and values.fullmatch(value) for names, values in _LINK_VALUES)
 
 
+def environment_with(**variables: str) -> dict[str, str]:
+    """Return the environment for a program that is started, with these variables in it."""
+    return {**os.environ, **variables}
+
+
 def first_variable(*names: str, environ: Mapping[str, str] | None = None) -> str | None:
     """Return the value of the first environment variable that is set and not empty."""
     known = os.environ if environ is None else environ

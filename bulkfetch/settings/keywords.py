@@ -20,6 +20,9 @@ class SettingsKeywords(TypedDict, total=False):
 
     cloud: Literal["public", "china", "usgov"] | None
     base_url: str | None
+    graph_url: str | None
+    new_commerce_api: Literal["auto", "v1", "graph"] | None
+    operation_deadline_s: float | None
     ca_file: str | Path | None
     proxy: str | ProxyChoice | None
     page_size: int | None
@@ -36,6 +39,7 @@ class SettingsKeywords(TypedDict, total=False):
     max_bodies_bytes: int | str | None
 
     token: str | Secret | None
+    graph_token: str | Secret | None
     token_command: str | Secret | None
     managed_identity: str | None
     tenant_id: str | None

@@ -96,7 +96,8 @@ def load_settings(
     }
     sources = dict.fromkeys(setting_names(), _DEFAULT)
     if "cloud" in given:
-        sources["base_url"] = sources["authority"] = f"cloud {values['cloud']}"
+        for name in ("base_url", "graph_url", "authority"):
+            sources[name] = f"cloud {values['cloud']}"
     sources |= {name: each.source for name, each in given.items()}
     if "row_group_rows" in given:
         part_rows = values.get("part_rows", default_of("part_rows"))
@@ -165,7 +166,13 @@ def describe(loaded: LoadedSettings) -> list[SettingLine]:
 def describe_routes(loaded: LoadedSettings) -> list[SettingLine]:
     """Return how each server is reached: directly, or through which proxy, and what decides it."""
     settings = loaded.settings
-    urls = [settings.base_url, settings.authority, settings.storage_endpoint, _ANY_OTHER]
+    urls = [
+        settings.base_url,
+        settings.graph_url,
+        settings.authority,
+        settings.storage_endpoint,
+        _ANY_OTHER,
+    ]
     lines = {}
     for url in filter(None, urls):
         name = "any other host" if url == _ANY_OTHER else urlsplit(url).netloc

@@ -5,30 +5,36 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 
 from bulkfetch.errors import SignInError
 from bulkfetch.settings.declared import SignInSettings
+from bulkfetch.settings.environment import environment_with
 from bulkfetch.settings.paths import find_program
 from bulkfetch.settings.values import Secret, show_program
+from bulkfetch.signin.audiences import Audience
 from bulkfetch.signin.printed import decode_output, read_printed
 from bulkfetch.signin.tokens import Issued, without_secrets
 from bulkfetch.words import printable
 
 _TIMEOUT_S = 120
+_AUDIENCE = re.compile(r"\$(?:TOKEN_AUDIENCE\b|\{TOKEN_AUDIENCE\})")
 _LONG_WORD = 8
 """A printed word that is at least this long may be a token."""
 _EXPECTED = "expected is a token alone, or JSON with accessToken"
 
 
-def token_of_command(settings: SignInSettings) -> Issued:
-    """Run `token_command` and return the token that it prints; it blocks.
+def token_of_command(settings: SignInSettings, audience: Audience) -> Issued:
+    """Run `token_command` and return the token for `audience` that it prints; it blocks.
+
+    $TOKEN_AUDIENCE in its words, and in its environment, is the API that the token is for.
 
     Raises SignInError, whose message shows the program but not its arguments.
     """
     command = settings.token_command or Secret("")
-    words = shlex.split(command.reveal())
+    words = [_AUDIENCE.sub(audience.resource, word) for word in shlex.split(command.reveal())]
     name = f"the token command ({printable(show_program(command))})"
-    done = _run(words, name)
+    done = _run(words, name, environment_with(TOKEN_AUDIENCE=audience.resource))
     output = decode_output(done.stdout)
     if done.returncode:
         why = _reason(decode_output(done.stderr), output, settings)
@@ -39,7 +45,9 @@ def token_of_command(settings: SignInSettings) -> Issued:
         raise SignInError(f"{name} {problem}; {_EXPECTED}") from None
 
 
-def _run(words: list[str], name: str) -> subprocess.CompletedProcess[bytes]:
+def _run(
+    words: list[str], name: str, environ: Mapping[str, str]
+) -> subprocess.CompletedProcess[bytes]:
     """Run a command without a shell, and never a program of the working directory."""
     try:
         program = find_program(words[0])
@@ -53,6 +61,7 @@ def _run(words: list[str], name: str) -> subprocess.CompletedProcess[bytes]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_TIMEOUT_S,
+            env=environ,
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -13,12 +13,12 @@ import anyio.to_thread
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
 from bulkfetch.logguard import forgets_frames
 from bulkfetch.settings.declared import SignInSettings, flag_of
+from bulkfetch.signin.audiences import partner_center
 from bulkfetch.signin.entra import (
     HttpClient,
     entra_client,
     public_client,
     refusal_of,
-    resource_of,
     token_of_answer,
 )
 from bulkfetch.signin.logins import Login, prepare_login_file, write_login
@@ -100,9 +100,7 @@ def begin_device_sign_in(settings: SignInSettings) -> DeviceSignIn:
     prepare_login_file(_login_file(settings))
     with entra_client(settings) as http:
         application = _open_application(settings, http)
-        flow = application.initiate_device_flow(
-            scopes=[f"{resource_of(settings)}/user_impersonation"]
-        )
+        flow = application.initiate_device_flow(scopes=[partner_center(settings).user_scope])
         if "user_code" not in flow:
             raise SignInError(refusal_of(flow, settings, http))
         code = printable(str(flow["user_code"]))

@@ -41,6 +41,7 @@ from bulkfetch.settings.proxies import (
 )
 from bulkfetch.settings.proxyfaults import fault_of_connection, fault_of_status
 from bulkfetch.settings.values import Secret
+from bulkfetch.signin.audiences import Audience
 from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secrets
 from bulkfetch.signin.ways import way_of
@@ -93,8 +94,10 @@ _ADVICE_BY_ERROR = {
 }
 
 
-def sign_in(settings: SignInSettings, keep: Callable[[Secret], None] | None = None) -> Issued:
-    """Get a token from Entra in the way that the settings choose; it blocks.
+def sign_in(
+    settings: SignInSettings, audience: Audience, keep: Callable[[Secret], None] | None = None
+) -> Issued:
+    """Get a token for `audience` from Entra in the way that the settings choose; it blocks.
 
     Every call begins without msal's caches: they hold the refused token, and failures of the last
     seconds. A new refresh token is stored in `login_file`, and given to `keep`; if it cannot be
@@ -103,9 +106,9 @@ def sign_in(settings: SignInSettings, keep: Callable[[Secret], None] | None = No
     """
     way = way_of(settings)
     if way is Way.MANAGED_IDENTITY:
-        return _sign_in_with_managed_identity(settings)
+        return _sign_in_with_managed_identity(settings, audience)
     if way is Way.USER:
-        return _sign_in_with_refresh_token(settings, keep)
+        return _sign_in_with_refresh_token(settings, audience, keep)
     with entra_client(settings) as http:
         application = _confidential_client(
             settings,
@@ -114,11 +117,11 @@ def sign_in(settings: SignInSettings, keep: Callable[[Secret], None] | None = No
             tenant_id=settings.tenant_id,
             authority=settings.authority,
         )
-        answer = application.acquire_token_for_client(scopes=[f"{resource_of(settings)}/.default"])
+        answer = application.acquire_token_for_client(scopes=[audience.app_scope])
         return token_of_answer(answer, settings, http)
 
 
-def _sign_in_with_managed_identity(settings: SignInSettings) -> Issued:
+def _sign_in_with_managed_identity(settings: SignInSettings, audience: Audience) -> Issued:
     where = "the managed identity endpoint of this machine"
     with entra_client(settings, where, allow_http=True) as http:
         name = settings.managed_identity
@@ -128,18 +131,18 @@ def _sign_in_with_managed_identity(settings: SignInSettings) -> Issued:
             else msal.UserAssignedManagedIdentity(client_id=name)
         )
         client = msal.ManagedIdentityClient(identity, http_client=http)
-        answer = client.acquire_token_for_client(resource=resource_of(settings))
+        answer = client.acquire_token_for_client(resource=audience.resource)
         return token_of_answer(answer, settings, http)
 
 
 def _sign_in_with_refresh_token(
-    settings: SignInSettings, keep: Callable[[Secret], None] | None
+    settings: SignInSettings, audience: Audience, keep: Callable[[Secret], None] | None
 ) -> Issued:
     """Sign in with the kept refresh token, and if it is refused, with the one in the settings."""
     refusal: SignInError | None = None
     for login in _logins(settings):
         try:
-            issued = _refresh(login, settings)
+            issued = _refresh(login, settings, audience)
         except SignInError as error:
             refusal = refusal or error
             continue
@@ -201,7 +204,7 @@ def _logins(settings: SignInSettings) -> Iterator[Login]:
         )
 
 
-def _refresh(login: Login, settings: SignInSettings) -> Issued:
+def _refresh(login: Login, settings: SignInSettings, audience: Audience) -> Issued:
     with entra_client(settings, login.authority) as http:
         ids = {
             "client_id": login.client_id,
@@ -213,7 +216,7 @@ def _refresh(login: Login, settings: SignInSettings) -> Issued:
             _confidential_client(settings, http, **ids) if has_proof else public_client(http, **ids)
         )
         answer = application.acquire_token_by_refresh_token(
-            login.refresh_token.reveal(), scopes=[f"{resource_of(settings)}/user_impersonation"]
+            login.refresh_token.reveal(), scopes=[audience.user_scope]
         )
         return token_of_answer(answer, settings, http, login.refresh_token)
 
@@ -223,11 +226,6 @@ def _update(login: Login, issued: Issued) -> Login:
     username = str(claims_of(issued.token).get("upn") or login.username)
     token = issued.refresh_token or login.refresh_token
     return Login(login.tenant_id, login.client_id, login.authority, token, username)
-
-
-def resource_of(settings: SignInSettings) -> str:
-    """Return the API that the tokens of the cloud are for."""
-    return CLOUDS[settings.cloud].resource
 
 
 @contextmanager

@@ -14,8 +14,14 @@ from bulkfetch.logguard import forgets_frames
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import SignInSettings, Way
 from bulkfetch.settings.values import Secret
+from bulkfetch.signin.audiences import (
+    MICROSOFT_GRAPH,
+    Audience,
+    partner_center,
+    why_not_for_graph,
+)
 from bulkfetch.signin.command import token_of_command
-from bulkfetch.signin.tokens import Issued
+from bulkfetch.signin.tokens import Issued, claims_of
 from bulkfetch.signin.ways import way_of
 from bulkfetch.wire.retry import (
     Attempts,
@@ -48,11 +54,56 @@ def token_source(
     return SignIn(settings, RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS), log=log, keep=keep)
 
 
+def graph_token_source(
+    settings: SignInSettings,
+    log: RunLog | None = None,
+    keep: Callable[[Secret], None] | None = None,
+) -> TokenSource:
+    """Return the source of tokens for Microsoft Graph: `graph_token`, or else the way to sign in
+    that the settings choose.
+
+    Raises SettingsError, and SignInError where they have a token for Partner Center alone.
+    """
+    if settings.graph_token is not None:
+        return FixedToken(settings.graph_token.reveal(), MICROSOFT_GRAPH, "graph_token")
+    if way_of(settings) is Way.TOKEN:
+        raise SignInError(
+            "the settings have a token for Partner Center, and none for Microsoft Graph: give "
+            "graph_token too, or credentials with which bulkfetch signs in to both"
+        )
+    policy = RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS)
+    return SignIn(settings, policy, log=log, keep=keep, audience=MICROSOFT_GRAPH)
+
+
+def check_graph_token(settings: SignInSettings, token: str) -> None:
+    """Check by its claims that a token opens the billing export.
+
+    Raises SignInError, which says what to do.
+    """
+    why = why_not_for_graph(claims_of(token))
+    if not why:
+        return
+    if settings.graph_token is not None:
+        advice = "give another graph_token"
+    elif way_of(settings) is Way.COMMAND:
+        advice = "the token command must print one for the API that $TOKEN_AUDIENCE names"
+    else:
+        advice = (
+            "add it to the app's registration (as a delegated permission where it signs in with a "
+            "user), and let an administrator of the tenant consent"
+        )
+    raise SignInError(f"{why}: {advice}")
+
+
 class FixedToken:
     """A bearer token that the user gave. It cannot be renewed."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(
+        self, token: str, audience: Audience | None = None, setting: str = "token"
+    ) -> None:
         self._token = token
+        self._api = audience.name if audience else "this API"
+        self._setting = setting
 
     async def token(self) -> str:
         """Return the token."""
@@ -61,14 +112,16 @@ class FixedToken:
     async def renew(self, refused: str) -> str:
         """Raise SignInError: there is no way to another token."""
         raise SignInError(
-            "the server refuses the bearer token (401): it has expired or is not for this API. "
-            "Get a new one and run the same command again, or give tenant_id, client_id and "
-            "client_secret, with which bulkfetch renews tokens"
+            f"the server refuses the bearer token ({self._setting}, 401): it has expired or is not "
+            f"for {self._api}. Get a new one and run the same command again, or give tenant_id, "
+            "client_id and client_secret, with which bulkfetch renews tokens"
         )
 
 
 class SignIn:
     """Signs in in the way that the settings choose, in a thread, and again when that is due.
+
+    The tokens are for `audience`, or else for Partner Center.
 
     A token is renewed when it is refused, and shortly before it expires. Its lifetime is measured
     from its arrival with a monotonic clock, so wrong clocks do no harm. Network failures are
@@ -86,8 +139,10 @@ class SignIn:
         now: Callable[[], float] = anyio.current_time,
         log: RunLog | None = None,
         keep: Callable[[Secret], None] | None = None,
+        audience: Audience | None = None,
     ) -> None:
         self._keep = keep
+        self._audience = audience or partner_center(settings)
         self._settings = settings
         self._policy = policy
         self._sleep = sleep
@@ -121,7 +176,8 @@ class SignIn:
             attempts += 1
             try:
                 issued = await anyio.to_thread.run_sync(
-                    partial(acquire, self._settings, self._keep), abandon_on_cancel=True
+                    partial(acquire, self._settings, self._keep, self._audience),
+                    abandon_on_cancel=True,
                 )
             except (ConnectionFailedError, HttpStatusError) as error:
                 wait_s = _wait_s(error, attempts, self._draw(), self._policy)
@@ -132,7 +188,7 @@ class SignIn:
                 )
                 await self._sleep(wait_s)
             else:
-                self._log.note("signed_in", attempt=attempts)
+                self._log.note("signed_in", attempt=attempts, api=self._audience.name)
                 return issued
 
 
@@ -155,14 +211,20 @@ def _refused_words(error: ConnectionFailedError | HttpStatusError, attempts: int
 
 
 @forgets_frames
-def acquire(settings: SignInSettings, keep: Callable[[Secret], None] | None = None) -> Issued:
-    """Get a new token in the way that the settings choose; it blocks. Raises what `sign_in` does.
+def acquire(
+    settings: SignInSettings,
+    keep: Callable[[Secret], None] | None = None,
+    audience: Audience | None = None,
+) -> Issued:
+    """Get a new token for an API, or else for Partner Center, in the way that the settings choose;
+    it blocks. Raises what `sign_in` does.
 
     `keep` is given each new refresh token.
     """
+    audience = audience or partner_center(settings)
     if way_of(settings) is Way.COMMAND:
-        return token_of_command(settings)
+        return token_of_command(settings, audience)
     # not at the top: msal takes 300 ms to load, and a given token or a command does without
     from bulkfetch.signin.entra import sign_in
 
-    return sign_in(settings, keep)
+    return sign_in(settings, audience, keep)

@@ -358,7 +358,7 @@ def test_config_shows_the_proxies_and_hides_their_credentials(tmp_path: Path) ->
     assert "--proxy" in done.out
     assert_no_credentials(done.out)
     done = run(tmp_path, "config", BULKFETCH_PROXY="", **given)
-    assert done.out.count("environment variable BULKFETCH_PROXY is none") == 3
+    assert done.out.count("environment variable BULKFETCH_PROXY is none") == 4
     done = run(tmp_path, "config", HTTPS_PROXY=f"socks5://{USER_INFO}@proxy:1")
     assert done.code == 0
     assert "is a SOCKS proxy" in done.out

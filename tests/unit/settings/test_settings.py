@@ -146,7 +146,11 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
     texts = {
         "cloud": "china",
         "base_url": "https://host/v2",
+        "graph_url": "https://graph.example",
+        "new_commerce_api": "graph",
+        "operation_deadline_s": "600",
         "token": "t",
+        "graph_token": "g",
         "token_command": "az 'x y'",
         "managed_identity": "system",
         "client_certificate": str(ca_file),
@@ -191,7 +195,11 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
     expected = Settings(
         cloud="china",
         base_url="https://host/v2",
+        graph_url="https://graph.example",
+        new_commerce_api="graph",
+        operation_deadline_s=600.0,
         token=Secret("t"),
+        graph_token=Secret("g"),
         token_command=Secret("az 'x y'"),
         managed_identity="system",
         client_certificate=ca_file,
@@ -697,6 +705,39 @@ def test_the_address_of_another_cloud_stays_where_it_is_given(cloud: Any) -> Non
         given = Settings(cloud=cloud, authority=address)
         assert given.authority == address
         assert dataclasses.replace(given, cloud="china").authority == address
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({}, "https://graph.microsoft.com"),
+        ({"base_url": CLOUDS["public"].base_url}, "https://graph.microsoft.com"),
+        ({"base_url": "https://mirror.example/v1"}, None),
+        ({"cloud": "china"}, None),
+        ({"cloud": "usgov"}, None),
+        (
+            {"base_url": "http://127.0.0.1/v1", "graph_url": "http://127.0.0.1/graph"},
+            "http://127.0.0.1/graph",
+        ),
+    ],
+    ids=str,
+)
+def test_graph_is_asked_where_its_cloud_has_it_and_only_with_the_partner_center_of_that_cloud(
+    given: dict[str, Any], address: str | None
+) -> None:
+    settings = Settings(**given)
+    assert settings.graph_url == address
+    assert dataclasses.replace(settings, page_size=5).graph_url == address
+
+
+def test_a_cloud_without_graph_says_so_before_anything_is_asked(tmp_path: Path) -> None:
+    flags = {"cloud": "china", "new_commerce_api": "graph"}
+    assert refusal(tmp_path, flags=flags) == (
+        "new_commerce_api: cloud china has no billing export of Microsoft Graph; "
+        "give v1, or auto, which is the same here"
+    )
+    flags = {"base_url": "https://mirror.example/v1", "new_commerce_api": "graph"}
+    assert "graph_url does not say where its Graph is" in refusal(tmp_path, flags=flags)
 
 
 def test_row_groups_that_are_not_given_follow_the_parts() -> None:
