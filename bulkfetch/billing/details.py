@@ -18,8 +18,10 @@ from bulkfetch.billing.schemas import (
     DAILY_USAGE,
     DATA_MARKET_BILLING,
     DATA_MARKET_USAGE,
+    EXPORTED_USAGE,
     LICENSE_BASED,
     ONE_TIME,
+    RECONCILIATION,
     USAGE_BASED,
 )
 from bulkfetch.billing.spelling import pascal_case
@@ -36,6 +38,8 @@ class Paging(Enum):
     """By the number of its first row."""
     TOKEN = auto()
     """By the continuation token of the page before."""
+    EXPORT = auto()
+    """They are cut from the files of an export that Microsoft Graph makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Detail:
     is_new_commerce: bool = False
     """Whether it belongs to Microsoft's new commerce."""
     query_provider: str = ""
-    """How a query names the provider, where that differs from its JSON spelling."""
+    """How a query of the v1 API names the provider, where that differs from its JSON spelling."""
     takes_period: bool = False
     """Whether its query names a period, and the currency."""
     v1_ends: date | None = None
@@ -135,6 +139,10 @@ def _new_commerce(
 
 UNBILLED_PROVIDER = "one_time"
 """The provider that has all unbilled line items."""
+GRAPH = "graph"
+"""What stands for the provider of line items that Microsoft Graph exports: it has those of all."""
+GRAPH_BILLING, GRAPH_USAGE = "reconciliation", "usage"
+"""The two line-item types of Microsoft Graph's export: what is charged, and daily-rated usage."""
 
 _ROWS = (
     # Office has no usage: the service refuses to list it.
@@ -151,6 +159,15 @@ _ROWS = (
     *_new_commerce(UNBILLED_PROVIDER, query="onetime", unbilled=True),
     *_new_commerce("marketplace"),
     *_new_commerce("all", repeats=(UNBILLED_PROVIDER, "marketplace")),
+    Detail(GRAPH, GRAPH_BILLING, RECONCILIATION, Paging.EXPORT, is_new_commerce=True),
+    Detail(
+        GRAPH,
+        GRAPH_USAGE,
+        EXPORTED_USAGE,
+        Paging.EXPORT,
+        is_new_commerce=True,
+        description="daily-rated usage",
+    ),
 )
 
 DETAILS = {(row.provider, row.line_item_type): row for row in _ROWS}

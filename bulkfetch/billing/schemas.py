@@ -11,6 +11,9 @@ Amounts, prices and quantities are decimals. `quantity` of licences and of one-t
 whole number in the models and in all public rows, so it is an integer: a query can multiply it with
 a price, which no reader can do exactly with two columns of 24 decimals each. A quantity that is not
 whole is rescued like every value that its column cannot hold.
+
+The rows of Microsoft Graph's export are not public, only their names are. So names are matched
+without case, each amount and quantity is a decimal, and each id is text.
 """
 
 from __future__ import annotations
@@ -225,6 +228,60 @@ DATA_MARKET_USAGE = LineItemSchema(
         object_type="attributes",
     ),
 )
+
+RECONCILIATION = LineItemSchema(
+    resource="billedReconciliation",
+    total="Total",
+    any_case=True,
+    fields=_declare(
+        """
+        PartnerId CustomerId CustomerName CustomerDomainName CustomerCountry InvoiceNumber MpnId
+        Tier2MpnId OrderId OrderDate ProductId SkuId AvailabilityId SkuName ProductName ChargeType
+        UnitPrice Quantity Subtotal TaxTotal Total Currency PriceAdjustmentDescription PublisherName
+        PublisherId SubscriptionDescription SubscriptionId ChargeStartDate ChargeEndDate
+        TermAndBillingCycle EffectiveUnitPrice UnitType AlternateId BillableQuantity
+        BillingFrequency PricingCurrency PCToBCExchangeRate PCToBCExchangeRateDate MeterDescription
+        ReservationOrderId CreditReasonCode SubscriptionStartDate SubscriptionEndDate ReferenceId
+        ProductQualifiers PromotionId ProductCategory
+        """,
+        Source.MODELLED,
+        decimal="""
+            UnitPrice Quantity Subtotal TaxTotal Total EffectiveUnitPrice BillableQuantity
+            PCToBCExchangeRate
+        """,
+        date="""
+            OrderDate ChargeStartDate ChargeEndDate PCToBCExchangeRateDate SubscriptionStartDate
+            SubscriptionEndDate
+        """,
+    ),
+)
+"""Line items of Microsoft Graph's export, as the pages on its attributes name them."""
+
+EXPORTED_USAGE = LineItemSchema(
+    resource="billedUsage",
+    any_case=True,
+    fields=_declare(
+        """
+        PartnerId PartnerName CustomerId CustomerName CustomerDomainName CustomerCountry MpnId
+        Tier2MpnId InvoiceNumber ProductId SkuId AvailabilityId SkuName ProductName PublisherName
+        PublisherId SubscriptionDescription SubscriptionId ChargeStartDate ChargeEndDate UsageDate
+        MeterType MeterCategory MeterId MeterSubCategory MeterName MeterRegion Unit ResourceLocation
+        ConsumedService ResourceGroup ResourceURI ChargeType UnitPrice Quantity UnitType
+        BillingPreTaxTotal BillingCurrency PricingPreTaxTotal PricingCurrency ServiceInfo1
+        ServiceInfo2 Tags AdditionalInfo EffectiveUnitPrice PCToBCExchangeRate
+        PCToBCExchangeRateDate EntitlementId EntitlementDescription PartnerEarnedCreditPercentage
+        CreditPercentage CreditType BenefitOrderID BenefitID BenefitType
+        """,
+        Source.MODELLED,
+        read_by_others="PCToBCExchangeRateDate",
+        decimal="""
+            UnitPrice Quantity BillingPreTaxTotal PricingPreTaxTotal EffectiveUnitPrice
+            PCToBCExchangeRate PartnerEarnedCreditPercentage CreditPercentage
+        """,
+        date="ChargeStartDate ChargeEndDate UsageDate PCToBCExchangeRateDate",
+    ),
+)
+"""Daily-rated usage of Microsoft Graph's export; two of its names end in `ID` or in `Id`."""
 
 INVOICE = _declare(
     """

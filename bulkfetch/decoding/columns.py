@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from enum import Enum
@@ -21,6 +21,7 @@ from bulkfetch.decoding.dates import parse_date
 from bulkfetch.decoding.fields import Field, Kind
 from bulkfetch.decoding.jsontext import Json, Pairs, dumps, is_unicode, quote
 from bulkfetch.errors import MalformedBodyError
+from bulkfetch.words import printable
 
 
 class _Unfit(Enum):
@@ -50,9 +51,14 @@ class Columns:
     rescues: Rescues = field(default_factory=Counter)
 
 
-def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
-    """Turn JSON objects into one Arrow array a field. Raises MalformedBodyError if an item is
-    not an object."""
+def columns_of(
+    items: Sequence[Json], fields: Sequence[Field], *, any_case: bool = False
+) -> Columns:
+    """Turn JSON objects into one Arrow array a field.
+
+    With `any_case` a field is the same in each spelling. Raises MalformedBodyError if an item is
+    not an object, or if it has a field in two spellings although they are the same.
+    """
     names = {each.name: place for place, each in enumerate(fields)}
     folded = {each.name.casefold(): each.name for each in fields}
     converters = [_CONVERTERS[each.kind] for each in fields]
@@ -62,6 +68,8 @@ def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
     for row, item in enumerate(items):
         if not isinstance(item, Pairs):
             raise MalformedBodyError(f"item {row} of the page is not a JSON object")
+        if any_case:
+            _check_spellings(row, item, folded)
         left: list[tuple[int, str, Json]] = []
         for key, place, value in _place(item, names, folded):
             if place is None:
@@ -69,15 +77,17 @@ def columns_of(items: Sequence[Json], fields: Sequence[Field]) -> Columns:
                 continue
             held, exact = converters[place](value)
             values[place][row] = held
-            if not exact or key != fields[place].name:
-                left.append((place if key == fields[place].name else len(fields), key, value))
+            is_spelled = any_case or key == fields[place].name
+            if not exact or not is_spelled:
+                left.append((place if is_spelled else len(fields), key, value))
         if left:
             # A canonical order, because the kernel must write the same bytes.
             left.sort(key=lambda entry: entry[:2])
             rescued[row] = (
                 "{" + ",".join(f"{quote(key)}:{dumps(value)}" for _, key, value in left) + "}"
             )
-            rescues.update(key for _, key, _ in left)
+            for _, key, _ in left:
+                rescues[folded.get(key.casefold(), key) if any_case else key] += 1
     arrays = [
         pa.array(held, each.kind.arrow_type) for held, each in zip(values, fields, strict=True)
     ]
@@ -104,6 +114,19 @@ def _place(
         free = name is not None and times[key] == 1 and (key == name or claims[name] == 1)
         placed.append((key, names[name] if free and name is not None else None, value))
     return placed
+
+
+def _check_spellings(row: int, item: Pairs, folded: Mapping[str, str]) -> None:
+    """Raise MalformedBodyError if an item has a field in two spellings: nothing says which of the
+    values is meant."""
+    spelled: dict[str, str] = {}
+    for key, _ in item:
+        name = folded.get(key.casefold())
+        if name is not None and spelled.setdefault(name, key) != key:
+            raise MalformedBodyError(
+                f"item {row} of the page has one field in two spellings, "
+                f"{printable(spelled[name])!r} and {printable(key)!r}"
+            )
 
 
 def _text(value: Json) -> tuple[Value | None, bool]:

@@ -80,13 +80,15 @@ class LineItemSchema:
 
     `resource` is Microsoft's name of it, or "" for a type that is not declared. `total` names the
     column whose sum is the transfer's share of its invoice's `totalCharges`, or is None. `rescues`
-    says whether there is a column for what the others cannot hold.
+    says whether there is a column for what the others cannot hold. `any_case` says that names are
+    the same in any case, so that another spelling of one is no value to rescue.
     """
 
     resource: str
     fields: tuple[Field, ...]
     total: str | None = None
     rescues: bool = True
+    any_case: bool = False
 
     @cached_property
     def arrow(self) -> pa.Schema:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias, cast
@@ -120,6 +120,7 @@ class Decoded:
 
 
 _Decode: TypeAlias = "Callable[[int, int, int, object], int]"
+_DecodeWith: TypeAlias = "Callable[[Kernel], Decoded | Refusal]"
 
 
 class Kernel:
@@ -196,6 +197,8 @@ class Kernels:
         self.exact: Counter[str] = Counter() if exact is None else exact
         self._library = load()
         self._kernels: dict[LineItemSchema, Kernel] = {}
+        self._spelled: dict[LineItemSchema, LineItemSchema] = {}
+        """Schemas whose names are the same in any case, with the spelling that was seen last."""
         self._lock = threading.Lock()
 
     @property
@@ -205,21 +208,37 @@ class Kernels:
 
     def decode_page(self, schema: LineItemSchema, text: bytes, start: int = 0) -> Decoded | None:
         """Decode a page, or return None if it has to take the exact way."""
-        kernel = self._of(schema)
-        return self._note(
-            kernel if isinstance(kernel, Refusal) else kernel.decode_page(text, start)
-        )
+        return self._note(self._decode(schema, lambda kernel: kernel.decode_page(text, start)))
 
     def decode_lines(self, schema: LineItemSchema, text: bytes) -> Decoded | None:
         """Decode lines, or return None if they have to take the exact way."""
-        kernel = self._of(schema)
-        return self._note(kernel if isinstance(kernel, Refusal) else kernel.decode_lines(text))
+        return self._note(self._decode(schema, lambda kernel: kernel.decode_lines(text)))
 
-    def _of(self, schema: LineItemSchema) -> Kernel | Refusal:
+    def _decode(self, schema: LineItemSchema, decode: _DecodeWith) -> Decoded | Refusal:
+        """Decode a text. Where names are the same in any case, do so with the spelling that it has:
+        the kernel rescues any other."""
         if isinstance(self._library, Refusal):
             return self._library
+        spelled = self._spelled.get(schema, schema)
+        decoded = decode(self._of(self._library, spelled))
+        if not schema.any_case or isinstance(decoded, Refusal):
+            return decoded
+        if others := _find_other_spellings(spelled, decoded.columns.rescues):
+            spelled = _respell(spelled, others)
+            decoded = decode(self._of(self._library, spelled))
+            if isinstance(decoded, Refusal):
+                return decoded
+            if _find_other_spellings(spelled, decoded.columns.rescues):
+                return Refusal("a name has several spellings")
+            self._spelled[schema] = spelled
+        columns = replace(
+            decoded.columns, rescues=_rename(decoded.columns.rescues, spelled, schema)
+        )
+        return replace(decoded, columns=columns)
+
+    def _of(self, library: _Library, schema: LineItemSchema) -> Kernel:
         kernel = self._kernels.get(schema)
-        return kernel or self._kernels.setdefault(schema, Kernel(self._library, schema))
+        return kernel or self._kernels.setdefault(schema, Kernel(library, schema))
 
     def _note(self, decoded: Decoded | Refusal) -> Decoded | None:
         if isinstance(decoded, Decoded):
@@ -227,6 +246,27 @@ class Kernels:
         with self._lock:
             self.exact[decoded.reason] += 1
         return None
+
+
+def _find_other_spellings(schema: LineItemSchema, rescues: Counter[str]) -> dict[str, str]:
+    """Return those names of rescued values that differ from a field in their case only, by the
+    field's name."""
+    fields = {field.name.casefold(): field.name for field in schema.fields}
+    spelled = ((fields.get(name.casefold()), name) for name in rescues)
+    return {field: name for field, name in spelled if field is not None and field != name}
+
+
+def _respell(schema: LineItemSchema, spellings: Mapping[str, str]) -> LineItemSchema:
+    fields = (replace(field, name=spellings.get(field.name, field.name)) for field in schema.fields)
+    return replace(schema, fields=tuple(fields))
+
+
+def _rename(rescues: Counter[str], spelled: LineItemSchema, schema: LineItemSchema) -> Counter[str]:
+    """Count what was rescued by the declared names of the fields."""
+    declared = {
+        each.name: field.name for each, field in zip(spelled.fields, schema.fields, strict=True)
+    }
+    return Counter({declared.get(name, name): times for name, times in rescues.items()})
 
 
 def _columns(batch: pa.RecordBatch, rescues: Counter[str], *, whole: bool) -> Columns:

@@ -2,8 +2,8 @@
 type, by hand.
 
 Written down from the models of the .NET SDK of June 2023 (of the first Java SDK for the Azure data
-market), with the API's spelling on the wire. A word before a colon is the type that the model
-declares.
+market), with the API's spelling on the wire; those of Microsoft Graph from its pages on the
+attributes of the export. A word before a colon is the type that the model declares.
 """
 
 from __future__ import annotations
@@ -88,6 +88,29 @@ decimal: unitPrice quantity billingPreTaxTotal pricingPreTaxTotal effectiveUnitP
 date: chargeStartDate chargeEndDate usageDate pcToBCExchangeRateDate
 bool: hasPartnerEarnedCredit
 object: attributes
+""",
+    "billedReconciliation": """
+text: PartnerId CustomerId CustomerName CustomerDomainName CustomerCountry InvoiceNumber MpnId
+      Tier2MpnId OrderId ProductId SkuId AvailabilityId SkuName ProductName ChargeType Currency
+      PriceAdjustmentDescription PublisherName PublisherId SubscriptionDescription SubscriptionId
+      TermAndBillingCycle UnitType AlternateId BillingFrequency PricingCurrency MeterDescription
+      ReservationOrderId CreditReasonCode ReferenceId ProductQualifiers PromotionId ProductCategory
+decimal: UnitPrice Quantity Subtotal TaxTotal Total EffectiveUnitPrice BillableQuantity
+         PCToBCExchangeRate
+date: OrderDate ChargeStartDate ChargeEndDate PCToBCExchangeRateDate SubscriptionStartDate
+      SubscriptionEndDate
+""",
+    "billedUsage": """
+text: PartnerId PartnerName CustomerId CustomerName CustomerDomainName CustomerCountry MpnId
+      Tier2MpnId InvoiceNumber ProductId SkuId AvailabilityId SkuName ProductName PublisherName
+      PublisherId SubscriptionDescription SubscriptionId MeterType MeterCategory MeterId
+      MeterSubCategory MeterName MeterRegion Unit ResourceLocation ConsumedService ResourceGroup
+      ResourceURI ChargeType UnitType BillingCurrency PricingCurrency ServiceInfo1 ServiceInfo2
+      Tags AdditionalInfo EntitlementId EntitlementDescription CreditType BenefitOrderID BenefitID
+      BenefitType
+decimal: UnitPrice Quantity BillingPreTaxTotal PricingPreTaxTotal EffectiveUnitPrice
+         PCToBCExchangeRate PartnerEarnedCreditPercentage CreditPercentage
+date: ChargeStartDate ChargeEndDate UsageDate
 """,
 }
 

@@ -15,7 +15,7 @@ from bulkfetch.billing.details import DETAILS, Detail, Paging, api_spelling, det
 
 PACKAGE = Path(bulkfetch.__file__).parent
 SPELLINGS = {name for row in DETAILS.values() for name in (row.provider, row.in_query[0][1])}
-ONE_WORD = {"all", "azure", "office"}
+ONE_WORD = {"all", "azure", "graph", "office"}
 """Providers that are words of their own, so that they count only where they are a whole text."""
 CLOUD = {("storage/addresses.py", "azure"), ("logguard.py", "azure")}
 """Microsoft's cloud and its library, which are not the provider of that name."""
