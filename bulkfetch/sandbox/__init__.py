@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from bulkfetch.sandbox.command import run as run
     from bulkfetch.sandbox.faults import Fault as Fault
     from bulkfetch.sandbox.faults import Faults as Faults
+    from bulkfetch.sandbox.graph.options import GraphOptions as GraphOptions
     from bulkfetch.sandbox.options import SandboxOptions as SandboxOptions
+    from bulkfetch.sandbox.server import RunningGraph as RunningGraph
     from bulkfetch.sandbox.server import RunningSandbox as RunningSandbox
     from bulkfetch.sandbox.server import make_app as make_app
     from bulkfetch.sandbox.server import serve as serve
@@ -27,7 +29,9 @@ _HOMES = {
     "Detail": "tenant",
     "Fault": "faults",
     "Faults": "faults",
+    "GraphOptions": "graph.options",
     "Invoice": "tenant",
+    "RunningGraph": "server",
     "RunningSandbox": "server",
     "SandboxOptions": "options",
     "Tenant": "tenant",

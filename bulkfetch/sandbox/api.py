@@ -190,7 +190,9 @@ class InvoiceApi:
         stream = _stream(asked, invoice, detail, by_query=by_query)
         if provider in LEGACY_PROVIDERS:
             return self._offset_page(asked, stream)
-        if self._options.v1_until and invoice.billing_period >= self._options.v1_until:
+        usage = detail.line_item_type == "usage_line_items"
+        until = self._options.v1_usage_until if usage else self._options.v1_until
+        if until and invoice.billing_period >= until:
             return self._no_longer_served(stream)
         if not by_query and detail.kind == "one_time/usage_line_items":
             return collection(

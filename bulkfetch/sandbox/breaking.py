@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 import orjson
 
 from bulkfetch.sandbox.faults import Fault
-from bulkfetch.sandbox.replies import Reply, gateway_fault, invalid_request, service_fault
+from bulkfetch.sandbox.replies import (
+    Reply,
+    gateway_fault,
+    graph_fault,
+    invalid_request,
+    service_fault,
+    storage_fault,
+)
 
 FOREIGN_HOST = "https://user:secret@elsewhere.test"
 LONG_TOKEN_BYTES = 30_000
@@ -22,6 +29,20 @@ _HTML = (
 _ENTRA = {
     "error": "invalid_client",
     "error_description": "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 0",
+}
+_GRAPH_CODES = {
+    401: "InvalidAuthenticationToken",
+    403: "Authorization_RequestDenied",
+    404: "NotFound",
+    429: "TooManyRequests",
+    503: "ServiceUnavailable",
+    504: "GatewayTimeout",
+}
+_STORAGE_CODES = {
+    403: "AuthenticationFailed",
+    404: "BlobNotFound",
+    412: "ConditionNotMet",
+    503: "ServerBusy",
 }
 
 
@@ -96,6 +117,10 @@ def _with_status(fault: Fault) -> Reply:
             from_service=False,
         ),
         "empty": Reply(status, [b""], from_service=False),
+        "graph": graph_fault(status, _GRAPH_CODES.get(status, "UnknownError"), "Try again later."),
+        "storage": storage_fault(
+            status, _STORAGE_CODES.get(status, "InternalError"), "Try again later."
+        ),
     }
     return bodies[fault.body]
 
@@ -288,6 +313,13 @@ def _broken_off(how: str) -> Script:
     return script
 
 
+def _success_broken_off(fault: Fault, message: Message) -> list[Step]:
+    """Break off a success; an error arrives whole."""
+    if message.status < 300:
+        return _broken_off("reset")(fault, message)
+    return [Send(_whole(message)), End()]
+
+
 def _stalled_body(fault: Fault, message: Message) -> list[Step]:
     begun = head(message, Content_Length=str(len(message.body))) + cut(message.body, fault.share)
     return [Send(begun), Wait(fault.seconds), End()]
@@ -341,6 +373,8 @@ SCRIPTS: dict[str, Script] = {
         Wait(0.05),
         End(),
     ],
+    "sas_lapses": _success_broken_off,
+    "renewed_in_body": _success_broken_off,
     "stall": lambda fault, _message: [Wait(fault.seconds), End()],
     "stall_body": _stalled_body,
     "drip": _dripping,

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import orjson
 
 from bulkfetch.sandbox.faults import KINDS, NO_FAULTS, Fault, Faults, read_faults
+from bulkfetch.sandbox.graph.arguments import add_graph_arguments
+from bulkfetch.sandbox.graph.options import GraphOptions
 from bulkfetch.sandbox.options import (
     MARKS,
     PAST_END,
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _number(tenant, "unreconciled", "invoices whose total is not the sum of their line items")
     _add_access(parser.add_argument_group("who may ask"))
     _add_answers(parser.add_argument_group("how it answers"))
+    add_graph_arguments(parser.add_argument_group("Microsoft Graph and its blobs"))
     wrong = parser.add_argument_group("what it gets wrong")
     _add_faults(wrong)
     wrong.add_argument(
@@ -68,8 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_from_arguments(arguments: argparse.Namespace) -> SandboxOptions:
     """Return the options that were given. Raises ValueError if they contradict each other."""
+    own = [field.name for field in fields(SandboxOptions) if field.name != "graph"]
+    graph = {
+        field.name: getattr(arguments, f"graph_{field.name}") for field in fields(GraphOptions)
+    }
     return SandboxOptions(
-        **{field.name: getattr(arguments, field.name) for field in fields(SandboxOptions)}
+        **{name: getattr(arguments, name) for name in own}, graph=GraphOptions(**graph)
     )
 
 
@@ -97,6 +104,9 @@ def _announce(sandbox: RunningSandbox) -> None:
         "pid": os.getpid(),
         "authority": sandbox.authority,
         "tenant_id": sandbox.tenant_id,
+        "graph_url": sandbox.graph.base_url,
+        "graph_token": sandbox.graph.token,
+        "blob_url": sandbox.graph.blob_url,
     }
     print(orjson.dumps(facts).decode(), flush=True)
     print(
@@ -145,8 +155,10 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
     _text(group, "certificate", "a PEM file of a key and its certificate, to serve by TLS")
     _number(group, "max-size", "the most line items in a page")
     _number(group, "default-size", "the page size of a legacy request without a size")
-    _text(group, "v1-until", "the first billing period of new commerce that is refused, as 2024-02")
-    _number(group, "v1-refusal", "the status of that refusal; 200 answers with an empty list")
+    words = "the first billing period of new commerce whose {} the invoice API refuses"
+    _text(group, "v1-until", words.format("billing line items"))
+    _text(group, "v1-usage-until", words.format("usage line items"))
+    _number(group, "v1-refusal", "the status of these refusals; 200 answers with an empty list")
     _choice(group, "bom", MARKS, "the byte-order mark of each success")
     _switch(group, "gzip", "compress for clients that accept it")
     _number(group, "latency-ms", "how long every answer takes")

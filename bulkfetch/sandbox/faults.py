@@ -81,6 +81,41 @@ KINDS: dict[str, str] = {
     "rejected_token": "a 400 for every continuation token",
     "repeated_token": "the continuation token of the request again",
     "long_token": "continuation tokens of 30 kB, which are legal",
+    # Operations and manifests of Graph.
+    "operation_forgotten": "an operation that is not known any more: 404",
+    "operation_failed": "an operation that ends with `code` (5000) and `message`",
+    "operation_running": "an operation that is not ready",
+    "new_generation": "make the data anew before the answer, in the way that `change` says",
+    "foreign_addresses": "a Location, link or rootDirectory that leads to another host",
+    "blob_count": "a blobCount of one more than there are",
+    "lost_blob": "a manifest without its last blob, whose blobCount has it",
+    "doubled_blob": "a manifest with its last blob twice",
+    "blob_path": "a manifest whose blob has another directory in its name",
+    "other_tenant": "a manifest of another partner's tenant",
+    "other_format": "a manifest of a dataFormat that is not known",
+    "no_etag": "a manifest without an eTag",
+    "no_sas": "a manifest without a SAS",
+    # Blobs of Graph.
+    "sas_lapses": "break off after the `share` of the body, and refuse every SAS so far",
+    "renewed_in_body": "as new_generation, after the `share` of a blob's body, which breaks off",
+    "blob_gone": "404 BlobNotFound",
+    "blob_changed": "412 for a request with If-Match",
+    "no_ranges": "the whole blob, whatever Range says, as is legal",
+    "blob_cut": "a blob that is stored up to its `share`",
+    "blob_members": "a blob of several gzip members, as is legal",
+    "blob_trailing": "a blob with more bytes after its gzip",
+    "blob_checksum": "a blob with a wrong checksum",
+    "blob_encoded": "a blob that says `Content-Encoding: gzip`",
+    "blob_unzipped": "a blob that is not compressed",
+    "blob_empty": "a blob of no bytes",
+    "blob_without_rows": "a gzip of no rows",
+    "blob_lost_row": "a blob without its last row",
+    "blob_cut_line": "a blob that ends within its last row",
+    "blob_last_line": "a blob whose last row has no line end, as is legal",
+    "blob_crlf": "a blob with CRLF at its line ends, as is legal",
+    "blob_blank_lines": "a blob with blank lines, as is legal",
+    "blob_not_json": "a blob with a line that is not JSON",
+    "blob_two_rows": "a blob with two rows in one line",
     # Tokens.
     "forget_tokens": "forget every access token that was issued so far",
     "set_cookie": "answer with cookies",
@@ -96,8 +131,21 @@ ENDPOINTS = (
     "estimates",
     "document",
     "token",
+    "export",
+    "operation",
+    "manifest",
+    "blob",
 )
-BODIES = ("service", "gateway", "web_api", "entra", "html", "text", "empty")
+CHANGES: dict[str, str] = {
+    "rows": "other rows in new blobs; the old blobs are gone",
+    "split": "the same rows in another order and one blob more; the old blobs are gone",
+    "in_place": "other rows under the same names of blobs",
+    "beside": "other rows in new blobs; the old blobs stay",
+    "contradiction": "the same rows in one blob more, under the same eTag",
+}
+"""How data may be made anew."""
+HONEYPOT = "honeypot"
+BODIES = ("service", "gateway", "web_api", "entra", "html", "text", "empty", "graph", "storage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +155,11 @@ class Fault:
     kind: str
 
     endpoint: str = "any"
-    """`any` is all of the API without the sign-in."""
+    """`any` is all of the API, of Graph and of its blobs, without the sign-in."""
     path: str = "*"
-    """A pattern for the path below /v1, in any case: `*/lineitems/azure/*`."""
+    """A pattern for the path below /v1, in any case: `*/lineitems/azure/*`. Of Graph and its blobs,
+    it is for what is exported, and how it is asked: `/usage/billed/G000700111/operation`, or
+    `/usage/unbilled/current/EUR/blob/part-00005-….json.gz`."""
     min_size: int = 0
     """Only requests that ask for pages of at least this size."""
     nth: tuple[int, ...] = ()
@@ -129,14 +179,19 @@ class Fault:
 
     status: int = 503
     body: str = "service"
+    """`service` is the error of the API, of Graph or of Azure Storage, whichever is asked."""
     retry_after: str | None = None
     date_shift_s: float = 0.0
     headers: tuple[tuple[str, str], ...] = ()
     location: str = "http://127.0.0.1:9/v1/invoices"
+    """`honeypot` is an origin of the sandbox that counts who comes."""
     share: float = 0.5
     seconds: float = 600.0
     bytes_per_s: float = 4.0
     mib: int = 300
+    code: str = "5000"
+    message: str = ""
+    change: str = "rows"
 
     def __post_init__(self) -> None:
         """Raise ValueError for a rule that makes no sense."""
@@ -146,6 +201,8 @@ class Fault:
             raise ValueError(f"endpoint is one of {', '.join(ENDPOINTS)}, not {self.endpoint!r}")
         if self.body not in BODIES:
             raise ValueError(f"body is one of {', '.join(BODIES)}, not {self.body!r}")
+        if self.change not in CHANGES:
+            raise ValueError(f"change is one of {', '.join(CHANGES)}, not {self.change!r}")
         if not (0 <= self.probability <= 1 and 0 <= self.share <= 1):
             raise ValueError("probability and share are between 0 and 1")
         if not 100 <= self.status <= 999:

@@ -15,6 +15,8 @@ class Exchange(NamedTuple):
     path: str
     query: str
     status: int
+    authorized: bool = False
+    """Whether it had an Authorization header."""
 
 
 @dataclass(slots=True)
@@ -28,6 +30,8 @@ class Ledger:
     faults: Counter[str] = field(default_factory=Counter)
     bytes_sent: int = 0
     line_items_sent: int = 0
+    authorized: int = 0
+    """Requests with an Authorization header."""
     in_flight: int = 0
     max_in_flight: int = 0
 
@@ -54,6 +58,7 @@ class Ledger:
             self.faults[fault] += 1
         self.bytes_sent += body_bytes
         self.line_items_sent += line_items
+        self.authorized += exchange.authorized
         self.exchanges.append(exchange)
 
     @property
@@ -73,4 +78,5 @@ class Ledger:
             "max_in_flight": self.max_in_flight,
             "bytes": self.bytes_sent,
             "line_items": self.line_items_sent,
+            "authorized": self.authorized,
         }

@@ -162,7 +162,8 @@ def _partner(seed: int) -> str:
 
 
 @cache
-def _mpn_id(seed: int) -> str:
+def mpn_id(seed: int) -> str:
+    """The partner's own id in Microsoft's programme."""
     return Draws(seed, "mpn").digits(7)
 
 
@@ -195,7 +196,7 @@ def _office(seed: int, index: int, style: RowStyle) -> RowTemplate:
         "partnerId": text(_partner(seed)),
         "customerId": customer.number if style.early else customer.guid,
         "customerName": customer.name,
-        "mpnId": _mpn_id(seed),
+        "mpnId": mpn_id(seed),
         "tier2MpnId": "-1" if index % 9 else draws.digits(7),
         "orderId": '"567453564<row>"',
         "subscriptionId": text(
@@ -268,7 +269,7 @@ def _azure_base(seed: int, used: Consumption, style: RowStyle, *, plain: bool) -
         row |= {"customerId": used.customer.guid, "domainName": used.customer.domain}
     row |= {
         "customerCompanyName": used.customer.name,
-        "mpnId": _mpn_id(seed),
+        "mpnId": mpn_id(seed),
         "tier2MpnId": "-1",
         "invoiceNumber": '"<invoice>"',
         "subscriptionId": text(
@@ -347,7 +348,7 @@ def _data_market_base(seed: int, used: Consumption, *, plain: bool) -> dict[str,
         "partnerId": text(_partner(seed).upper()),
         "partnerName": '"SIERRA CLOUD SOLUTIONS"',
         "customerCompanyName": used.customer.name,
-        "partnerMpnId": _mpn_id(seed),
+        "partnerMpnId": mpn_id(seed),
         "invoiceNumber": '"<invoice>"',
         "chargeStartDate": _day("last", 5),
         "chargeEndDate": _day("this", 4),
@@ -439,10 +440,11 @@ def _one_time_shape(index: int) -> _OneTimeShape:
 
 
 def _one_time(seed: int, index: int, style: RowStyle) -> RowTemplate:
-    draws, shape = Draws(seed, "one_time", index), _one_time_shape(index)
-    cents, row = _one_time_charge(draws, index, shape, style)
+    draws, shape = one_time_draws(seed, index), _one_time_shape(index)
+    charge = one_time_charge(draws, index, style)
+    row = _charge_fields(draws, index, shape, charge)
     row = _one_time_head(seed, draws, index, shape) | row | _one_time_tail(draws, index, shape)
-    return RowTemplate(obj(row), cents)
+    return RowTemplate(obj(row), charge.total)
 
 
 def _one_time_head(seed: int, draws: Draws, index: int, shape: _OneTimeShape) -> dict[str, str]:
@@ -457,7 +459,7 @@ def _one_time_head(seed: int, draws: Draws, index: int, shape: _OneTimeShape) ->
         "customerDomainName": customer.domain,
         "customerCountry": customer.country,
         "invoiceNumber": '"<invoice>"',
-        "mpnId": text(_mpn_id(seed)),
+        "mpnId": text(mpn_id(seed)),
         "resellerMpnId": draws.pick(('"4649221"', '"0"')) if shape.as_text else "0",
         "orderId": f'"{draws.letters(4, "abcdef0123456789")}<row>"',
         "orderDate": f'"<last>-{draws.between(1, 28):02d}T18:30:06.{draws.digits(7)}Z"',
@@ -472,26 +474,61 @@ def _one_time_head(seed: int, draws: Draws, index: int, shape: _OneTimeShape) ->
     return row
 
 
-def _one_time_charge(
-    draws: Draws, index: int, shape: _OneTimeShape, style: RowStyle
-) -> tuple[int, dict[str, str]]:
-    plain, refund = index % 6 != 0, index % 11 == 5
-    unit_cents = PRODUCTS[index % len(PRODUCTS)][1]
-    quantity = draws.between(1, 50) * (-1 if refund else 1) * style.sign
-    effective = unit_cents - unit_cents // 10 if index % 3 == 0 else unit_cents
-    subtotal = effective * quantity
-    tax = subtotal * 1006 // 10_000
-    total = subtotal + tax
-    credit = refund or style.credit
-    return total, {
-        "chargeType": text("cancelImmediate" if credit else ("new" if shape.as_text else "New")),
-        "unitPrice": shape.spelled(money(unit_cents, plain=plain)),
-        "effectiveUnitPrice": shape.spelled(money(effective, plain=plain)),
+@dataclass(frozen=True, slots=True)
+class OneTimeCharge:
+    """What one row of new commerce charges, in cents; the same in both APIs."""
+
+    unit: int
+    effective: int
+    quantity: int
+    is_credit: bool
+
+    @property
+    def subtotal(self) -> int:
+        """The charge before tax."""
+        return self.effective * self.quantity
+
+    @property
+    def tax(self) -> int:
+        """The tax on it."""
+        return self.subtotal * 1006 // 10_000
+
+    @property
+    def total(self) -> int:
+        """What it adds to the invoice."""
+        return self.subtotal + self.tax
+
+
+def one_time_draws(seed: int, index: int) -> Draws:
+    """Return the draws of a row of new commerce; its charge is drawn first."""
+    return Draws(seed, "one_time", index)
+
+
+def one_time_charge(draws: Draws, index: int, style: RowStyle) -> OneTimeCharge:
+    """Return the charge of the row at `index` of the pool."""
+    refund, unit = index % 11 == 5, PRODUCTS[index % len(PRODUCTS)][1]
+    return OneTimeCharge(
+        unit=unit,
+        effective=unit - unit // 10 if index % 3 == 0 else unit,
+        quantity=draws.between(1, 50) * (-1 if refund else 1) * style.sign,
+        is_credit=refund or style.credit,
+    )
+
+
+def _charge_fields(
+    draws: Draws, index: int, shape: _OneTimeShape, charge: OneTimeCharge
+) -> dict[str, str]:
+    plain = index % 6 != 0
+    kind = "cancelImmediate" if charge.is_credit else ("new" if shape.as_text else "New")
+    return {
+        "chargeType": text(kind),
+        "unitPrice": shape.spelled(money(charge.unit, plain=plain)),
+        "effectiveUnitPrice": shape.spelled(money(charge.effective, plain=plain)),
         "unitType": text(draws.pick(("", "Licenses", "1 Hour"))),
-        "quantity": shape.spelled(str(quantity)),
-        "subtotal": shape.spelled(money(subtotal, plain=plain)),
-        "taxTotal": shape.spelled(money(tax, plain=plain)),
-        "totalForCustomer": shape.spelled(money(total, plain=plain)),
+        "quantity": shape.spelled(str(charge.quantity)),
+        "subtotal": shape.spelled(money(charge.subtotal, plain=plain)),
+        "taxTotal": shape.spelled(money(charge.tax, plain=plain)),
+        "totalForCustomer": shape.spelled(money(charge.total, plain=plain)),
         "currency": '"<currency>"',
     }
 
@@ -623,7 +660,7 @@ def _daily_rated_charge(seed: int, draws: Draws, index: int) -> dict[str, str]:
     customer = draws.pick(customers(seed))
     row = {
         "customerCountry": customer.country if index % 3 else '""',
-        "mpnId": text(_mpn_id(seed)),
+        "mpnId": text(mpn_id(seed)),
         "resellerMpnId": '"4649221"' if index % 10 == 0 else '""',
         "chargeType": '"new"',
         "unitPrice": number(draws.between(10**13, 10**15), 16, plain=True),

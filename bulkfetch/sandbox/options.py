@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bulkfetch.sandbox.faults import NO_FAULTS, Faults
+from bulkfetch.sandbox.graph.options import GraphOptions
 
 PROVIDERS_AND_TYPES = (
     "office/billing_line_items",
@@ -68,11 +69,13 @@ class SandboxOptions:
     """The value of the header that the managed identity endpoint requires."""
     token: str = "sandbox-token"  # noqa: S105  it opens nothing but this sandbox
     """A token that never expires."""
-    v1_until: str = ""
-    """The first billing period of new commerce whose line items are refused, as `2024-02`; empty
-    refuses none."""
+    v1_until: str = "2024-02"
+    """The first billing period of new commerce whose billing line items are refused, because only
+    Microsoft Graph has them; empty refuses none."""
+    v1_usage_until: str = "2022-09"
+    """The same for usage line items."""
     v1_refusal: int = 400
-    """The status of that refusal; 200 answers with an empty list."""
+    """The status of these refusals; 200 answers with an empty list."""
     app_only_status: int = 403
     """The status for a token without a user where one is needed; 200 answers apps as well."""
     token_lifetime_s: int = 3600
@@ -122,6 +125,9 @@ class SandboxOptions:
     faults: Faults = NO_FAULTS
     """What goes wrong on the wire, and when."""
 
+    graph: GraphOptions = field(default_factory=GraphOptions)
+    """Microsoft Graph beside it."""
+
     def __post_init__(self) -> None:
         """Raise ValueError for options that contradict themselves."""
         _check(self)
@@ -135,11 +141,12 @@ def _check(options: SandboxOptions) -> None:
         )
     if options.past_end not in PAST_END:
         raise ValueError(f"past_end is one of {', '.join(PAST_END)}, not {options.past_end!r}")
-    months = [month for month in (options.newest, options.v1_until) if month]
+    given = (options.newest, options.v1_until, options.v1_usage_until)
+    months = [month for month in given if month]
     if not options.newest or not all(
         re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", month) for month in months
     ):
-        raise ValueError("newest and v1_until are months such as 2024-02")
+        raise ValueError("newest, v1_until and v1_usage_until are months such as 2024-02")
     if options.user_state not in USER_STATES:
         raise ValueError(
             f"user_state is one of {', '.join(USER_STATES)}, not {options.user_state!r}"

@@ -15,18 +15,20 @@ same."""
 
 _LOW_DIGITS = 4
 _LOW_END = 10**_LOW_DIGITS
-# stands for the place of the row number; JSON text escapes a line end, so it is nowhere else
-_ROW = b"\n"
-_BETWEEN_ROWS = b"},{"
+# stands for the place of the row number; JSON text escapes it, so it is nowhere else
+_ROW = b"\0"
 
 
 class TemplatePool:
-    """The rows of one kind with their places still open, and what any run of them adds up to."""
+    """The rows of one kind with their places still open, and what any run of them adds up to.
 
-    def __init__(self, templates: Sequence[RowTemplate]) -> None:
-        circle = ",".join(template.text for template in templates)
+    `separator` stands between two rows: a comma in a JSON array, a line end in JSON lines.
+    """
+
+    def __init__(self, templates: Sequence[RowTemplate], separator: str = ",") -> None:
+        circle = separator.join(template.text for template in templates)
         head, circle = circle.split("<row>", 1)
-        circle = f"{circle},{head}".replace("<row>", _ROW.decode())
+        circle = f"{circle}{separator}{head}".replace("<row>", _ROW.decode())
         self._texts = [part.encode() for part in re.split(r"<\w+>", circle)]
         self._places = re.findall(r"<(\w+)>", circle)
         self._sums = tuple(accumulate((template.cents for template in templates), initial=0))
@@ -57,12 +59,14 @@ def template_pool(seed: int, kind: str, style: RowStyle) -> TemplatePool:
 class RowPool:
     """The rows of one invoice, open only where the number of the row goes."""
 
-    def __init__(self, joints: list[bytes], shift: int) -> None:
+    def __init__(self, joints: list[bytes], shift: int, separator: str = ",") -> None:
         self._joints = joints
         self._shift = shift
+        self._between = f"}}{separator}{{".encode()
 
     def pieces(self, start: int, count: int) -> list[bytes]:
-        """The text of `count` rows from `start` on, commas between them, in pieces to be joined."""
+        """The text of `count` rows from `start` on, separators between them, in pieces to be
+        joined."""
         if not count:
             return []
         size = len(self._joints)
@@ -71,15 +75,14 @@ class RowPool:
         pieces = [b""] * (3 * count)
         pieces[0::3], pieces[1::3] = row_numbers(start, count)
         pieces[2::3] = (self._joints * rounds)[first : first + count]
-        pieces[-1] = _cut(pieces[-1])[0]
-        pieces.insert(0, _cut(self._joints[first - 1])[1])
+        pieces[-1] = self._cut(pieces[-1])[0]
+        pieces.insert(0, self._cut(self._joints[first - 1])[1])
         return pieces
 
-
-def _cut(joint: bytes) -> tuple[bytes, bytes]:
-    """The end of one row, and the beginning of the next."""
-    end = joint.rindex(_BETWEEN_ROWS) + 1
-    return joint[:end], joint[end + 1 :]
+    def _cut(self, joint: bytes) -> tuple[bytes, bytes]:
+        """The end of one row, and the beginning of the next."""
+        end = joint.rindex(self._between) + 1
+        return joint[:end], joint[end + 1 :]
 
 
 def row_numbers(start: int, count: int) -> tuple[list[bytes], list[bytes]]:

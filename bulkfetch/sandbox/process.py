@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from bulkfetch.errors import SettingsError
@@ -23,11 +23,14 @@ _START = (
 
 @dataclass(frozen=True, slots=True)
 class SpawnedSandbox:
-    """Where a sandbox process can be reached, and with which token."""
+    """Where a sandbox process can be reached, and with which tokens."""
 
     base_url: str
     token: str
     pid: int
+    graph_url: str
+    graph_token: str
+    blob_url: str
 
 
 @contextmanager
@@ -64,4 +67,4 @@ def _read_announcement(process: subprocess.Popen[str]) -> SpawnedSandbox:
         lines = words.splitlines() or ["it gave no reason"]
         raise SettingsError(f"the sandbox did not start: {lines[-1]}")
     facts = json.loads(line)
-    return SpawnedSandbox(facts["base_url"], facts["token"], facts["pid"])
+    return SpawnedSandbox(**{field.name: facts[field.name] for field in fields(SpawnedSandbox)})

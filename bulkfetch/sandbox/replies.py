@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from xml.sax.saxutils import escape
 
 import orjson
 
@@ -100,4 +101,28 @@ def throttled(retry_after_s: int) -> Reply:
         429,
         f"Rate limit is exceeded. Try again in {retry_after_s} seconds.",
         headers={"Retry-After": str(retry_after_s)},
+    )
+
+
+def graph_fault(
+    status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None
+) -> Reply:
+    """A fault of Microsoft Graph; the ids are those of the headers of the same answer."""
+    body = {"error": {"code": code, "message": message, "innerError": {}}}
+    return Reply(status, [orjson.dumps(body)], headers=headers or {})
+
+
+def storage_fault(status: int, code: str, message: str, detail: str = "") -> Reply:
+    """A fault of Azure Storage: XML behind a byte-order mark."""
+    body = (
+        f'\ufeff<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code>'
+        f"<Message>{escape(message)}</Message>"
+    )
+    if detail:
+        body += f"<AuthenticationErrorDetail>{escape(detail)}</AuthenticationErrorDetail>"
+    return Reply(
+        status,
+        [f"{body}</Error>".encode()],
+        headers={"x-ms-error-code": code},
+        media_type="application/xml",
     )

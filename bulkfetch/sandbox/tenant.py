@@ -157,16 +157,18 @@ class Tenant:
 
     def _make_row_pool(self, invoice_id: str, kind: str) -> RowPool:
         invoice = self._by_id.get(invoice_id.lower()) or self._open[invoice_id.lower()]
-        places = {
+        pool = template_pool(self.options.seed, kind, invoice.style)
+        return RowPool(pool.filled(self.places(invoice)), invoice.shift)
+
+    def places(self, invoice: Invoice) -> dict[str, bytes]:
+        """What the rows of an invoice have in their open places."""
+        return {
             "invoice": b"" if invoice.is_open else invoice.id.encode(),
             "currency": invoice.currency.encode(),
             "last": month_text(*months_on(invoice.year, invoice.month, -1)).encode(),
             "this": month_text(invoice.year, invoice.month).encode(),
             "next": month_text(*months_on(invoice.year, invoice.month, 1)).encode(),
         }
-        return RowPool(
-            template_pool(self.options.seed, kind, invoice.style).filled(places), invoice.shift
-        )
 
 
 def month_text(year: int, month: int) -> str:

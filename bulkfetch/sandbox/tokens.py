@@ -16,6 +16,15 @@ from bulkfetch.sandbox.options import SandboxOptions
 
 TENANT_NAMES = ("sandbox.onmicrosoft.com",)
 GRANT_RESOURCE = "https://graph.windows.net"
+PARTNER_CENTER = (
+    GRANT_RESOURCE,
+    "https://api.partnercenter.microsoft.com",
+    "https://partner.partnercenterapi.microsoftonline.cn",
+)
+"""The audiences that the invoice API takes."""
+GRAPH = "https://graph.microsoft.com"
+"""The audience of Microsoft Graph."""
+EXPORT_PERMISSION = "PartnerBilling.Read.All"
 USER = "anna@sandbox.onmicrosoft.com"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -55,29 +64,51 @@ class TokenAnswer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What one token is good for."""
+
+    audience: str
+    end: float
+    is_user: bool
+
+
 class Tokens:
     """The tokens of one sandbox. `clock` tells seconds since 1970."""
 
     def __init__(self, options: SandboxOptions, clock: Callable[[], float]) -> None:
         self._options = options
         self._clock = clock
-        self._ends: dict[str, float] = {}
-        self._of_apps: set[str] = set()
+        self._known: dict[str, Issued] = {}
         self._issued = 0
         self._refresh_tokens = {options.refresh_token}
         self._polls: dict[str, int] = {}
 
-    def is_good(self, token: str) -> bool:
-        """Return whether a bearer token opens the API now."""
-        return token == self._options.token or self._ends.get(token, 0.0) > self._clock()
+    def audience(self, token: str) -> str | None:
+        """Return what a bearer token opens now; None if nothing."""
+        if token == self._options.token:
+            return PARTNER_CENTER[0]
+        if token == self._options.graph.token:
+            return GRAPH
+        issued = self._known.get(token)
+        return issued.audience if issued and issued.end > self._clock() else None
+
+    def opens_invoices(self, token: str) -> bool:
+        """Return whether a bearer token opens the invoice API now."""
+        return self.audience(token) in PARTNER_CENTER
+
+    def may_export(self, token: str) -> bool:
+        """Return whether a bearer token opens Graph's billing export now."""
+        return self.audience(token) == GRAPH and self._options.graph.permission == EXPORT_PERMISSION
 
     def is_of_user(self, token: str) -> bool:
         """Return whether a token is of an app with a user, and not of an app alone."""
-        return token not in self._of_apps
+        issued = self._known.get(token)
+        return issued is None or issued.is_user
 
     def forget(self) -> None:
         """Make every token that was issued so far invalid."""
-        self._ends.clear()
+        self._known.clear()
 
     def answer(
         self, *, tenant: str, version: int, form: Mapping[str, str], endpoint: str = ""
@@ -153,9 +184,11 @@ class Tokens:
     def _issue(self, form: Mapping[str, str], *, is_user: bool) -> str:
         """Return a JSON web token. Its signature is made up: this object knows its tokens."""
         now, self._issued = self._clock(), self._issued + 1
+        resource = form.get("resource", GRANT_RESOURCE)
         scopes = form.get("scope", "").split()
-        scope = next((each for each in scopes if "/" in each), f"{GRANT_RESOURCE}/.default")
+        scope = next((each for each in scopes if "/" in each), f"{resource}/.default")
         audience, _, right = scope.rpartition("/")
+        audience = audience.rstrip("/")
         claims: dict[str, object] = {
             "aud": audience,
             "tid": self._options.tenant_id,
@@ -171,19 +204,25 @@ class Tokens:
                 "idtyp": "user",
                 "upn": USER,
                 "name": "Anna Example",
-                "scp": right,
+                "scp": self._granted(audience, right),
                 "amr": ["pwd", "mfa"],
             }
         else:
             claims |= {"idtyp": "app"}
+            if audience == GRAPH and self._options.graph.permission:
+                claims["roles"] = [self._options.graph.permission]
         signature = hashlib.blake2b(f"{self._options.seed}/token/{self._issued}".encode()).digest()
         header = orjson.dumps({"alg": "RS256", "typ": "JWT"})
         token = ".".join(_base64(part) for part in (header, orjson.dumps(claims), signature))
-        self._ends = {old: end for old, end in self._ends.items() if end > now}
-        self._ends[token] = now + self._options.token_lifetime_s
-        if not is_user:
-            self._of_apps.add(token)
+        self._known = {old: issued for old, issued in self._known.items() if issued.end > now}
+        self._known[token] = Issued(audience, now + self._options.token_lifetime_s, is_user)
         return token
+
+    def _granted(self, audience: str, right: str) -> str:
+        """Return the scopes of a user's token: for Graph, what the user has consented to."""
+        if audience != GRAPH:
+            return right
+        return " ".join(filter(None, ("User.Read", self._options.graph.permission)))
 
     def _new_refresh_token(self) -> str:
         number = len(self._refresh_tokens)
@@ -226,7 +265,14 @@ class Tokens:
                 9002313,
                 "Invalid request. Request is malformed or invalid.",
             )
-        return _USER_REFUSALS.get(self._options.user_state)
+        return self._consent_refusal(form) or _USER_REFUSALS.get(self._options.user_state)
+
+    def _consent_refusal(self, form: Mapping[str, str]) -> Refusal | None:
+        """Refuse a permission of Graph that is asked for by name, and that nobody consented to."""
+        asked = f"{GRAPH}/{EXPORT_PERMISSION}" in form.get("scope", "").split()
+        if asked and self._options.graph.permission != EXPORT_PERMISSION:
+            return _USER_REFUSALS["no_consent"]
+        return None
 
     def _code_refusal(self, form: Mapping[str, str]) -> Refusal | None:
         code = form.get("device_code", "")

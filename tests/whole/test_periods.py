@@ -115,7 +115,7 @@ async def test_a_run_over_new_and_old_periods_archives_the_old_and_explains_the_
     status: int, tmp_path: Path
 ) -> None:
     options = SandboxOptions(
-        invoices=6, line_items=5, amendments=0, newest="2024-05", v1_until="2024-02"
+        invoices=6, line_items=5, amendments=0, newest="2024-05", v1_usage_until="2024-02"
     )
     report = await exported(
         tmp_path / "lake", SandboxOptions(**{**_fields(options), "v1_refusal": status})
@@ -145,7 +145,7 @@ async def test_an_empty_answer_for_a_newer_period_is_archived_with_a_warning(
     tmp_path: Path,
 ) -> None:
     options = SandboxOptions(
-        invoices=6, line_items=5, amendments=0, newest="2024-05", v1_until="2024-02", v1_refusal=200
+        invoices=6, line_items=5, amendments=0, newest="2024-05", v1_refusal=200
     )
     report = await exported(tmp_path / "lake", options)
 

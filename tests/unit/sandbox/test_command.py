@@ -86,7 +86,8 @@ def test_the_command_tells_where_it_is_and_serves_until_it_is_told_to_stop() -> 
         process.send_signal(signal.SIGTERM)
         rest, hint = process.communicate(timeout=5)
 
-    assert set(ready) == {"base_url", "token", "pid", "authority", "tenant_id"}
+    of_graph = {"graph_url", "graph_token", "blob_url"}
+    assert set(ready) == {"base_url", "token", "pid", "authority", "tenant_id"} | of_graph
     assert ready["pid"] == process.pid
     assert len(body["items"]) == 6
     assert (process.returncode, rest) == (0, "")

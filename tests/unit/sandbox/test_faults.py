@@ -22,6 +22,8 @@ from bulkfetch.sandbox.faults import (
     is_time,
     read_faults,
 )
+from bulkfetch.sandbox.graph.api import BROKEN_MANIFESTS
+from bulkfetch.sandbox.graph.blobforms import FORMS
 
 PAGE = Met(
     "line_items", "/invoices/D1/lineitems/Office/BillingLineItems", "size=50&offset=0", size=50
@@ -217,13 +219,15 @@ def test_a_list_that_nobody_reads_is_no_bug(flag: str) -> None:
 
 
 def test_every_kind_does_something() -> None:
-    by_server = {"delay", "forget_tokens"}
+    by_server = {"delay", "forget_tokens", *FORMS, *BROKEN_MANIFESTS}
+    by_graph = {"operation_forgotten", "operation_failed", "operation_running"}
+    by_graph |= {"new_generation", "foreign_addresses", "blob_gone", "blob_changed", "no_ranges"}
     done = {
         kind
         for kind in KINDS
         if kind in REWRITES or kind in SCRIPTS or instead(Fault(kind)) is not None
     }
-    assert done | by_server == set(KINDS)
+    assert done | by_server | by_graph == set(KINDS)
     assert not set(REWRITES) & set(SCRIPTS)
 
 
