@@ -9,7 +9,14 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from bulkfetch.archive.layout import COMMITS, FORMAT_VERSION, commit_name, part_name, published_as
+from bulkfetch.archive.layout import (
+    COMMITS,
+    FORMAT_VERSION,
+    commit_name,
+    part_name,
+    published_as,
+    record_named,
+)
 from bulkfetch.archive.records import check_file, money, parse, read, sealed
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
@@ -124,7 +131,7 @@ def read_commit(store: Store, transfer: Transfer) -> Commit | None:
 
 def commit_names(store: Store) -> list[PurePosixPath]:
     """Return the names of all commits of an archive, sorted."""
-    return [name for name in store.list(COMMITS) if name.suffix == ".json"]
+    return [name for name in store.list(COMMITS) if record_named(name) == (name, "json")]
 
 
 def parse_commit(content: bytes, name: PurePosixPath) -> Commit:

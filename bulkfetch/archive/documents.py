@@ -16,6 +16,7 @@ from bulkfetch.archive.layout import (
     FORMAT_VERSION,
     document_commit_name,
     document_name,
+    record_named,
 )
 from bulkfetch.archive.records import StoredFile, check_file, money, parse, read, sealed
 from bulkfetch.billing.documents import Document
@@ -176,7 +177,7 @@ def _has_changed(now: Document, committed: CommittedDocument) -> bool:
 
 def document_commits(store: Store) -> list[PurePosixPath]:
     """Return the names of all records of documents, sorted."""
-    return [name for name in store.list(DOCUMENT_COMMITS) if name.suffix == ".json"]
+    return [name for name in store.list(DOCUMENT_COMMITS) if record_named(name) == (name, "json")]
 
 
 def parse_document(content: bytes, name: PurePosixPath) -> CommittedDocument:

@@ -19,7 +19,7 @@ from bulkfetch.archive.layout import (
     published_as,
     record_named,
 )
-from bulkfetch.errors import OutputError
+from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.storage.store import Store
 
 _COUNTED = {"transfers": COMMITS, "documents": DOCUMENT_COMMITS}
@@ -146,7 +146,7 @@ def recorded_selections(store: Store) -> list[dict[str, Any]]:
     for name in store.list(RUNS):
         try:
             selection = orjson.loads(store.read(name) or b"")["selection"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, DamagedError):
             continue
         if isinstance(selection, dict):
             found.append(selection)
@@ -176,6 +176,6 @@ def _last_count(store: Store) -> tuple[dict[str, int], str]:
             facts = orjson.loads(store.read(name) or b"")
             counted, moment = facts["records"], str(facts["last_superseded"])
             return {what: int(counted[what]) for what in _COUNTED}, moment
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, DamagedError):
             continue
     return {}, ""

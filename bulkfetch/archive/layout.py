@@ -263,7 +263,7 @@ _DOCUMENT = re.compile(
     rf"documents/([^/]+-(?:statement|receipt-[^/]+))-([0-9a-f]{{{DIGITS}}})\.pdf"
 )
 _HEADERS = re.compile(rf"invoices/part-00000-([0-9a-f]{{{DIGITS}}})\.parquet")
-_RECORD = re.compile(r"([^.]+)\.(json|next|[0-9]{8}T[0-9]{6}\.[0-9]{6}Z\.old)")
+_RECORD = re.compile(r"([A-Za-z0-9%+~_-]+)\.(json|next|[0-9]{8}T[0-9]{6}\.[0-9]{6}Z\.old)")
 _UNBILLED_COMMIT = re.compile(
     rf"~unbilled-({'|'.join(PERIODS)})-([A-Z]{{3}})\+({'|'.join(NEW_COMMERCE)})\+([a-z_]+)\.json"
 )

@@ -71,38 +71,58 @@ def rebuild_records(
     """Make records again from the files that they named, where those prove what they are.
 
     `confirm` may add what the files do not tell: that some are whole, and what their invoices
-    charged. A record that can be read is left alone. Raises StorageError.
+    charged. A record that can be read is left alone if its files are there; files of ours that it
+    does not name, as from an older copy of the archive, are moved to `refused/`. If its files are
+    not all there, a whole generation that is takes its place. Raises StorageError.
     """
     store = publishing.store
     records: list[Record] = []
     unproved: list[PurePosixPath] = []
     for name, files in sorted(find_orphans(store).items()):
-        if _is_readable(store, name):
+        proved, left = _prove(store, files)
+        current = _read_record(store, name)
+        try:
+            has_its_files = current is not None and _has_its_files(store, current)
+        except DamagedError:  # something else than a file is in the place of one
             unproved += files
             continue
-        record, left = _record_from(store, name, files)
-        unproved += left
+        if has_its_files:
+            publishing.set_aside(name, [file for file, _ in proved])
+            unproved += left
+            continue
+        record, others = _record_from(store, name, proved)
+        if current is not None and not getattr(record, "is_whole", record is not None):
+            record, others = None, [file for file, _ in proved]
+        unproved += [*left, *others]
         if record is not None:
             records.append(record)
     records = list(confirm(records))
     for record in records:
         publishing.rebuild(record)
     publishing.sync_records()
+    publishing.with_unnamed = {each.record for each in map(published_as, unproved) if each}
     return Rebuilt(tuple(records), tuple(unproved))
 
 
-def _is_readable(store: Store, name: PurePosixPath) -> bool:
+def _read_record(store: Store, name: PurePosixPath) -> Record | None:
+    """Return a record, or None if it is gone or cannot be read."""
     content = store.read(name)
     try:
-        return content is not None and bool(parse_record(content, name))
+        return None if content is None else parse_record(content, name)
     except DamagedError:
-        return False
+        return None
 
 
-def _record_from(
-    store: Store, name: PurePosixPath, files: Sequence[PurePosixPath]
-) -> tuple[Record | None, list[PurePosixPath]]:
-    """Return the record that files prove, and those of them that prove nothing."""
+def _has_its_files(store: Store, record: Record) -> bool:
+    """Return whether all files of a record are there, told by their sizes."""
+    files = [(PurePosixPath(each.name), each.size_bytes) for each in record.files]
+    return all(store.size(name) == size_bytes for name, size_bytes in files)
+
+
+def _prove(
+    store: Store, files: Sequence[PurePosixPath]
+) -> tuple[list[tuple[PurePosixPath, str]], list[PurePosixPath]]:
+    """Return the files whose content is that of their names, with its sha256, and the others."""
     proved, unproved = [], []
     for file in files:
         published = published_as(file)
@@ -115,13 +135,17 @@ def _record_from(
             proved.append((file, digest))
         else:
             unproved.append(file)
+    return proved, unproved
+
+
+def _record_from(
+    store: Store, name: PurePosixPath, proved: Sequence[tuple[PurePosixPath, str]]
+) -> tuple[Record | None, list[PurePosixPath]]:
+    """Return the record that files prove, and those of them that prove nothing."""
     if name.parent == COMMITS:
-        commit, others = _commit_from(store, name, proved)
-        return commit, [*unproved, *others]
-    if len(proved) != 1:
-        return None, list(files)
-    record = _single_from(store, name, *proved[0])
-    return (record, unproved) if record is not None else (None, list(files))
+        return _commit_from(store, name, proved)
+    record = _single_from(store, name, *proved[0]) if len(proved) == 1 else None
+    return record, [] if record is not None else [file for file, _ in proved]
 
 
 def _single_from(

@@ -102,6 +102,8 @@ class Publishing:
         self.store = store
         self._moments = moments or Moments()
         self._stuck: set[PurePosixPath] = set()
+        self.with_unnamed: set[PurePosixPath] = set()
+        """Records with files in place that they do not name, as a repair has found."""
 
     def publish(
         self, record: Record, staged: Mapping[PurePosixPath, str], *, by_content: bool = False
@@ -110,11 +112,11 @@ class Publishing:
 
         `staged` has the sha256 of each sealed file under its staged name. Nothing changes if the
         same record is there with its files, told by their sizes. Raises NameTakenError if a file
-        of others has the name of a new one.
+        with other content has the name of a new one, and no record names it.
 
         A repair publishes `by_content`: the files are told by their hashes, what cannot be finished
-        counts as replaced, and where its record was damaged, a file that is in the way is moved to
-        `refused/`.
+        counts as replaced, and files that have names of this record, although none names them, are
+        moved to `refused/`.
         """
         store, name = self.store, record.record_name
         steps = self._opened(name, dict(staged))
@@ -122,11 +124,12 @@ class Publishing:
         if steps.current != content or not steps.are_there(record.files, by_content=by_content):
             if by_content:
                 self._give_up_stuck(steps)
-            if by_content and steps.is_damaged():
-                steps.set_aside(record.files)
+            if by_content and (name in self.with_unnamed or steps.is_damaged()):
+                steps.set_unnamed_aside(record.files)
             else:
                 steps.refuse_taken_names(record.files)
             if steps.current is not None:
+                steps.refuse_what_cannot_move()
                 for each in staged:
                     store.settle(each)
                 store.sync_directory(STAGING)
@@ -156,8 +159,15 @@ class Publishing:
         steps.load(open_records(self.store).get(name, []))
         return steps
 
+    def set_aside(self, name: PurePosixPath, files: Iterable[PurePosixPath]) -> None:
+        """Move files to `refused/` that have names of a record which does not name them."""
+        steps = self._opened(name, {})
+        for file in files:
+            steps.set_file_aside(file, hash_of(self.store, file))
+
     def rebuild(self, record: Record) -> None:
-        """Write a record whose files are in place already, where it is lost or damaged."""
+        """Write a record whose files are in place already, where it or its files are lost or
+        damaged."""
         steps = self._opened(record.record_name, {})
         steps.write_next(record.to_json())
         steps.run()
@@ -182,6 +192,8 @@ class Publishing:
             for record, staged in come:
                 self.publish(record, staged, by_content=by_content)
             return
+        for steps in leaving:
+            steps.refuse_what_cannot_move()
         arriving = [self._prepared(record, staged) for record, staged in coming]
         withdrawal = Withdrawal(
             tuple(steps.name for steps in leaving),
@@ -456,16 +468,26 @@ class _Steps:
         return all(self.store.size(PurePosixPath(each.name)) == each.size_bytes for each in files)
 
     def refuse_taken_names(self, files: Iterable[FileFacts]) -> None:
-        """Raise NameTakenError if a file that no record names is where a new one is to be."""
+        """Raise NameTakenError if another file, that no record names, is where a new one is to
+        be."""
         ours = {file.name for file in self._files_of(self.current)}
         for file in files:
-            if file.name not in ours and self.store.size(PurePosixPath(file.name)) is not None:
+            name = PurePosixPath(file.name)
+            if file.name in ours or self.store.size(name) is None:
+                continue
+            if not self.contents.is_whole(name, file):
                 raise NameTakenError(
                     f"{file.name} is there already, and no record names it: run `bulkfetch "
                     "repair`, or move it elsewhere"
                 )
 
-    def set_aside(self, files: Iterable[FileFacts]) -> None:
+    def refuse_what_cannot_move(self) -> None:
+        """Raise DamagedError if something else than a file is in the place of a file of the record
+        that is there, before anything of it moves."""
+        for file in self._files_of(self.current):
+            self.store.size(PurePosixPath(file.name))
+
+    def set_unnamed_aside(self, files: Iterable[FileFacts]) -> None:
         """Move files to `refused/` that have names of this record although no record names them,
         unless they are what is to come."""
         olds = [*self.olds.values(), self.current]
@@ -475,11 +497,10 @@ class _Steps:
             coming = new.get(str(name))
             if str(name) in named or (coming and self.contents.is_whole(name, coming)):
                 continue
-            self._set_file_aside(name, hash_of(self.store, name))
+            self.set_file_aside(name, hash_of(self.store, name))
 
     def is_damaged(self) -> bool:
-        """Return whether the record that is there is damaged, lacks files, or cannot be
-        finished."""
+        """Return whether the record that is there is damaged, not whole, or cannot be finished."""
         if self.olds or self.current is None:
             return bool(self.olds)
         try:
@@ -496,9 +517,10 @@ class _Steps:
             published = published_as(name)
             sha256 = "" if str(name) in known else hash_of(self.store, name)
             if published is not None and sha256.startswith(published.digits):
-                self._set_file_aside(name, sha256)
+                self.set_file_aside(name, sha256)
 
-    def _set_file_aside(self, name: PurePosixPath, sha256: str) -> None:
+    def set_file_aside(self, name: PurePosixPath, sha256: str) -> None:
+        """Move a file to `refused/`, under a name that no reader takes for data."""
         kept = REFUSED / self.name.stem / f"{sha256[:DIGITS]}-{name.name}.old"
         self.store.make_directory(kept.parent)
         if self.store.size(kept) is None:

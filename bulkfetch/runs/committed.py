@@ -201,11 +201,11 @@ def _read_one(store: Store, transfer: Transfer) -> tuple[Commit | str, bool]:
     """Return a commit, or what is wrong with it, "" if there is none; and whether it is sound."""
     try:
         commit = read_commit(store, transfer)
+        if commit is None:
+            return "", False
+        has_its_parts = all(
+            store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts
+        )
     except DamagedError as error:
         return str(error), False
-    if commit is None:
-        return "", False
-    has_its_parts = all(
-        store.size(PurePosixPath(part.name)) == part.size_bytes for part in commit.parts
-    )
     return commit, commit.is_whole and has_its_parts

@@ -9,6 +9,7 @@ from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.inventory import find_gone, list_records
 from bulkfetch.archive.layout import (
     COMMITS,
+    STAGING,
     STATE,
     next_name,
     transfer_name,
@@ -19,7 +20,7 @@ from bulkfetch.archive.sweep import staged_transfers
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.runs.findings import Finding
+from bulkfetch.runs.findings import Finding, look
 from bulkfetch.runs.former import former_among, whole_invoices
 from bulkfetch.runs.openfailures import open_failures
 from bulkfetch.runs.reconcile import Header
@@ -45,15 +46,16 @@ def find_lacking(
 ) -> list[Finding]:
     """Find what was selected and is not committed, what runs failed at, and which records are
     gone."""
-    findings = []
-    if gone := find_gone(store, list_records(store)):
+    findings: list[Finding] = []
+    if gone := look(findings, STATE, "", lambda: find_gone(store, list_records(store))):
         findings.append(Finding(str(STATE), f"{gone} are gone since the last run"))
     failed = open_failures(store)
     findings += [_finding_of(each, f"a run failed at it: {failed[each]}") for each in failed]
     selected = dict.fromkeys(find_selected((archive or {}).get("selections", []), headers))
     missing = [each for each in selected if each not in committed and each not in failed]
     findings += [_finding_of(each, "was selected, and is not in the archive") for each in missing]
-    unfinished = _find_unfinished(store, headers)
+    nothing: list[Finding] = []
+    unfinished = look(findings, STAGING, nothing, lambda: list(_find_unfinished(store, headers)))
     findings += [
         each
         for each in unfinished

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TypeVar
 
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import StorageError
+
+T = TypeVar("T")
 
 NOT_TRIED = "not_tried"
 """The reason of transfers that a run did not come to, or had to leave, before it ended."""
@@ -26,4 +32,16 @@ class Finding:
     """Whether it is about what is not there, and not about what is there and faulty."""
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.what}"
+        is_named = self.name in self.what.partition(": ")[0]
+        return self.what if is_named else f"{self.name}: {self.what}"
+
+
+def look(
+    findings: list[Finding], name: PurePosixPath, nothing: T, look_there: Callable[[], T]
+) -> T:
+    """Return what `look_there` finds, or `nothing` and a finding if the storage refuses."""
+    try:
+        return look_there()
+    except StorageError as error:
+        findings.append(Finding(str(name), str(error)))
+        return nothing

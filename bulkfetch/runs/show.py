@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -38,7 +38,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.errors import BulkfetchError, DamagedError, StorageError
 from bulkfetch.runs.completeness import find_lacking, find_open
-from bulkfetch.runs.findings import NOT_TRIED, Finding
+from bulkfetch.runs.findings import NOT_TRIED, Finding, look
 from bulkfetch.runs.reconcile import (
     Circumstances,
     Header,
@@ -291,26 +291,26 @@ def show(
 def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> ShowReport:
     """Return what `show` does of an archive in a store; `output` is what the report calls it."""
     findings: list[Finding] = []
-    look = partial(_look, findings)
+    look_at = partial(look, findings)
     nothing: tuple[dict[str, Any] | None, list[Finding]] = (None, [])
-    archive, found = look(ARCHIVE, nothing, lambda: read_archive_file(store))
+    archive, found = look_at(ARCHIVE, nothing, lambda: read_archive_file(store))
     findings += found
-    being_written = look(LOCK, False, lambda: store.is_locked(LOCK))
+    being_written = look_at(LOCK, False, lambda: store.is_locked(LOCK))
     commits = _read_records(store, COMMITS, Commit, findings)
     documents = _read_records(store, DOCUMENT_COMMITS, CommittedDocument, findings)
     headers = _read_headers(store, commits, findings)
     by_transfer = {commit.transfer: commit for commit in commits}
-    findings += look(ACCEPTED, [], lambda: check_accepted(store))
-    known = look(ACCEPTED, Circumstances(), lambda: read_circumstances(store, tolerance))
+    findings += look_at(ACCEPTED, [], lambda: check_accepted(store))
+    known = look_at(ACCEPTED, Circumstances(), lambda: read_circumstances(store, tolerance))
     reconciliations = reconcile(headers, by_transfer, known)
     committed: set[Transfer | Document] = {*by_transfer, *(each.document for each in documents)}
-    findings += look(COMMITS, [], lambda: list(find_open(store)))
-    findings += look(STATE, [], lambda: find_lacking(store, archive, headers, committed))
+    findings += look_at(COMMITS, [], lambda: list(find_open(store)))
+    findings += look_at(STATE, [], lambda: find_lacking(store, archive, headers, committed))
     no_runs: tuple[int, LastRun | None] = (0, None)
-    runs, last_run = look(RUNS, no_runs, lambda: _read_runs(store, findings))
-    broken_off = look(LOGS, None, lambda: _broken_off(store, last_run))
-    replaced = look(SUPERSEDED, 0, lambda: superseded_bytes(store))
-    refused = look(REFUSED, 0, lambda: _size_below(store, REFUSED))
+    runs, last_run = look_at(RUNS, no_runs, lambda: _read_runs(store, findings))
+    broken_off = look_at(LOGS, None, lambda: _broken_off(store, last_run))
+    replaced = look_at(SUPERSEDED, 0, lambda: superseded_bytes(store))
+    refused = look_at(REFUSED, 0, lambda: _size_below(store, REFUSED))
     facts = archive or {}
     return ShowReport(
         output=output,
@@ -332,15 +332,6 @@ def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> S
     )
 
 
-def _look(findings: list[Finding], name: PurePosixPath, nothing: T, look: Callable[[], T]) -> T:
-    """Return what `look` finds, or `nothing` and a finding if the storage refuses."""
-    try:
-        return look()
-    except StorageError as error:
-        findings.append(Finding(str(name), str(error)))
-        return nothing
-
-
 R = TypeVar("R", bound=Record)
 
 
@@ -359,7 +350,7 @@ def _read_records(
         return Finding(str(name), "is a record of another kind")
 
     nothing: list[RecordFile] = []
-    names = _look(findings, directory, nothing, lambda: list_records(store, [directory]))
+    names = look(findings, directory, nothing, lambda: list_records(store, [directory]))
     # One that is only to come is not committed yet: that it is open is a finding of its own.
     found = sorted({each.record for each in names if each.what != "next"})
     records = side_by_side(store, read, found)

@@ -21,10 +21,15 @@ from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     ACCEPTED,
     ARCHIVE,
+    COMMITS,
     DATA,
     HEADERS_COMMIT,
     LOCK,
+    RECORDS,
+    STATE,
+    SUPERSEDED,
     published_as,
+    record_named,
 )
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.reading import parquet_file
@@ -39,7 +44,7 @@ from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import DamagedArchiveError, DamagedError, StorageError
 from bulkfetch.runs.completeness import find_lacking, find_open, split_former
-from bulkfetch.runs.findings import Finding
+from bulkfetch.runs.findings import Finding, look
 from bulkfetch.runs.former import former_line
 from bulkfetch.runs.reconcile import (
     DISAGREEING,
@@ -60,6 +65,7 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
+from bulkfetch.storage.systemfiles import is_system_file
 from bulkfetch.words import TextTable, counted, format_bytes, printable
 
 _READ_BYTES = 1 << 20
@@ -270,12 +276,13 @@ def verify_store(
     findings += check_accepted(store)
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
-    findings += _strays(store)
+    findings += look(findings, STATE, [], lambda: list(_strays(store)))
+    findings += look(findings, SUPERSEDED, [], lambda: _strays_in_superseded(store))
     headers, header_findings = check_headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
     usage = [] if findings or not deep else list(_usage_differences(store, by_transfer))
     findings += header_findings
-    findings += find_open(store)
+    findings += look(findings, COMMITS, [], lambda: list(find_open(store)))
     if not files_only:
         committed: set[Transfer | Document] = set(by_transfer)
         committed |= {each.document for each in documents}
@@ -283,6 +290,7 @@ def verify_store(
     former, set_apart = split_former(commits, headers, findings)
     if not files_only:
         findings += former
+    replaced = look(findings, SUPERSEDED, 0, lambda: superseded_bytes(store))
     lacking = {finding.transfer for finding in findings}
     left_out = (
         each
@@ -300,7 +308,7 @@ def verify_store(
         not_exported=tuple(left_out),
         being_written=being_written,
         documents=tuple(documents),
-        superseded_bytes=superseded_bytes(store),
+        superseded_bytes=replaced,
         set_apart=set_apart,
     )
 
@@ -451,23 +459,33 @@ def _check_rows(
 
 
 def _strays(store: Store) -> Iterator[Finding]:
-    """Find files that readers would take for data and that no record names, and what lies in
-    `superseded/` without one."""
+    """Find files that readers would take for data and that no record names, and what only looks
+    like a record."""
     known, damaged = _named_by_records(store)
     for name in store.list(PurePosixPath()):
         published = published_as(name)
         if str(name) in known or (published is not None and published.record in damaged):
             continue
         is_data = PurePosixPath(name.parts[0]) in DATA and name.name[0] not in "._"
+        if is_system_file(name.name):
+            continue
         if is_data or name.suffix == ".parquet":
             what = "no record names this file, yet readers see it"
             if published is not None:
-                what += "; `bulkfetch repair` makes the record again if the file proves what it is"
+                what += (
+                    "; if the file proves what it is, `bulkfetch repair` makes its record again, "
+                    "or moves it away where its record names others"
+                )
             else:
                 what += "; if `bulkfetch repair` leaves it there, move it out of the archive"
             yield Finding(str(name), what)
-    for name in generations(store)[1]:
-        yield Finding(str(name), "no record of a replaced generation names this file")
+        elif name.parent in RECORDS and record_named(name) is None:
+            yield Finding(str(name), "is not a record of bulkfetch: move it out of the archive")
+
+
+def _strays_in_superseded(store: Store) -> list[Finding]:
+    what = "no record of a replaced generation names this file"
+    return [Finding(str(name), what) for name in generations(store)[1]]
 
 
 def _named_by_records(store: Store) -> tuple[set[str], set[PurePosixPath]]:

@@ -116,7 +116,7 @@ class LocalStore:
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file for a staged part, replacing one that an earlier run left."""
         with self._refusals(name):
-            path = self._path(name)
+            path = self._file(name)
             self._make_directory(name.parent)
             with suppress(FileNotFoundError):
                 self._disk.remove(path)
@@ -133,7 +133,7 @@ class LocalStore:
     def link(self, source: PurePosixPath, target: PurePosixPath) -> None:
         """Give a whole file a second name, which must be free; copy it where links do not exist."""
         with self._refusals(target):
-            here, there = self._path(source), self._path(target)
+            here, there = self._file(source), self._path(target)
             self._make_directory(target.parent)
             try:
                 self._disk.link(here, there)
@@ -161,7 +161,7 @@ class LocalStore:
         """Rename a small file within its directory. The caller syncs the directory."""
         with self._refusals(target):
             self._check_root()
-            self._disk.rename(self._path(source), self._path(target))
+            self._disk.rename(self._file(source), self._file(target))
 
     def put(self, name: PurePosixPath, content: bytes) -> None:
         """Write a small file under a free name; its content is durable, its entry is not yet.
@@ -184,7 +184,7 @@ class LocalStore:
         """Remove a file, if it exists; the caller syncs the directory."""
         with self._refusals(name):
             try:
-                self._disk.remove(self._path(name))
+                self._disk.remove(self._file(name))
             except FileNotFoundError:
                 return False
             return True
@@ -192,7 +192,7 @@ class LocalStore:
     def sync_file(self, name: PurePosixPath) -> None:
         """Make the content of a file durable that another process may have written."""
         with self._refusals(name):
-            self._disk.sync_path(self._path(name))
+            self._disk.sync_path(self._file(name))
 
     def sync_directory(self, name: PurePosixPath) -> None:
         """Make the entries of a directory durable, if it exists."""
@@ -246,16 +246,16 @@ class LocalStore:
         """Rename a whole file within its directory, durably, replacing what has the name."""
         with self._refusals(target):
             self._check_root()
-            path = self._path(target)
+            path = self._file(target)
             self._make_directory(target.parent)
-            self._disk.rename(self._path(source), path)
+            self._disk.rename(self._file(source), path)
             self._disk.sync_directory(path.parent)
 
     def read(self, name: PurePosixPath) -> bytes | None:
         """Return the content of a small file, or None if there is none."""
         with self._refusals(name):
             try:
-                with self._path(name).open("rb", buffering=0) as file:
+                with self._file(name).open("rb", buffering=0) as file:
                     return file.readall()
             except FileNotFoundError:
                 return None
@@ -277,7 +277,7 @@ class LocalStore:
     def remove(self, name: PurePosixPath) -> bool:
         """Remove a file durably, if it exists; return whether it existed."""
         with self._refusals(name):
-            path = self._path(name)
+            path = self._file(name)
             try:
                 self._disk.remove(path)
             except FileNotFoundError:
@@ -293,14 +293,13 @@ class LocalStore:
                 found = os.lstat(path)
             except FileNotFoundError:
                 return None
-            if stat.S_ISLNK(found.st_mode):
-                raise _link_error(path)
+            _refuse_other(path, found.st_mode)
             return found.st_size
 
     def open(self, name: PurePosixPath) -> BinaryIO:
         """Open a file for reading."""
         with self._refusals(name):
-            return self._path(name).open("rb")
+            return self._file(name).open("rb")
 
     @contextmanager
     def locked(self, name: PurePosixPath) -> Iterator[None]:
@@ -365,9 +364,19 @@ class LocalStore:
         )
 
     def _path(self, name: PurePosixPath) -> Path:
-        """Return where a file is, with no symbolic link on the way to it, nor in its place."""
+        """Return where something is, with no symbolic link on the way to it, nor in its place."""
         path = self._place(name)
         _refuse_link(path)
+        return Path(path)
+
+    def _file(self, name: PurePosixPath) -> Path:
+        """Return where a file is, or is to be, with nothing else in its place.
+
+        A pipe would keep its reader waiting for ever.
+        """
+        path = self._place(name)
+        with suppress(FileNotFoundError):
+            _refuse_other(path, os.lstat(path).st_mode)
         return Path(path)
 
     def _place(self, name: PurePosixPath) -> str:
@@ -416,19 +425,31 @@ class LocalStore:
         except OSError as error:
             if error.errno == errno.ENOENT:
                 self._check_root()
-            raise StorageError(explain(error, self.root / name)) from error
+            kind = DamagedError if error.errno in _OUT_OF_PLACE else StorageError
+            raise kind(explain(error, self.root / name)) from error
+
+
+_OUT_OF_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+"""What the system says of a directory in the place of a file, or a file in that of a directory."""
 
 
 def _refuse_link(path: str) -> None:
-    if os.path.islink(path):
-        raise _link_error(path)
+    with suppress(FileNotFoundError):
+        if stat.S_ISLNK(os.lstat(path).st_mode):
+            _refuse_other(path, stat.S_IFLNK)
 
 
-def _link_error(path: str) -> DamagedError:
-    return DamagedError(
-        f"{path} is a symbolic link; none is followed inside an archive: "
-        "put the directory or file itself in its place"
-    )
+def _refuse_other(path: str, mode: int) -> None:
+    """Raise DamagedError if something else than a file has the name of a file of the archive."""
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISLNK(mode):
+        raise DamagedError(
+            f"{path} is a symbolic link; none is followed inside an archive: "
+            "put the directory or file itself in its place"
+        )
+    what = "a directory is" if stat.S_ISDIR(mode) else "a pipe, a socket or a device is"
+    raise DamagedError(f"{path}: {what} in the place of a file: move it elsewhere and {_AGAIN}")
 
 
 def _identify(root: Path) -> tuple[int, int] | None:
@@ -458,8 +479,9 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
     """Return the store of an output directory, creating the directory if it does not exist.
 
     Raises OutputError if it is not a directory, is not writable, or has files but is not an
-    archive. `marker` is the file that every archive has.
+    archive, or if it is inside one. `marker` is the file that every archive has.
     """
+    _refuse_nested(root, marker)
     try:
         _make_durably(root)
         names = os.listdir(root)
@@ -479,6 +501,17 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
             raise OutputError(explain(OSError(errno.EROFS, os.strerror(errno.EROFS)), root))
         raise OutputError(f"the output directory {root} is not writable; check its owner and mode")
     return LocalStore(root.resolve())
+
+
+def _refuse_nested(root: Path, marker: PurePosixPath) -> None:
+    """Raise OutputError for a new archive inside another: who reads the outer one by a pattern
+    would count both."""
+    if os.path.lexists(root / marker):
+        return
+    parents = root.resolve().parents
+    outer = next((each for each in parents if os.path.exists(each / marker)), None)
+    if outer is not None:
+        raise OutputError(f"{root} is inside the archive {outer}; choose a directory elsewhere")
 
 
 def _is_read_only(path: Path) -> bool:
@@ -509,9 +542,9 @@ _ADVICE = {
     errno.EACCES: "permission denied: check its owner and mode, and those of its folder",
     errno.EPERM: "operation not permitted: check its owner and mode, and those of its folder",
     errno.ENOENT: f"the file is gone; if another program removed it, {_AGAIN}",
-    errno.EISDIR: f"a directory is in the place of a file: remove it and {_AGAIN}",
-    errno.ENOTDIR: f"a file is in the place of a directory: remove it and {_AGAIN}",
-    errno.EEXIST: f"a file is in the place of a directory: remove it and {_AGAIN}",
+    errno.EISDIR: f"a directory is in the place of a file: move it elsewhere and {_AGAIN}",
+    errno.ENOTDIR: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
+    errno.EEXIST: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
     errno.EIO: f"the disk reports an error: check it, then {_AGAIN}",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower --max-in-flight",
 }

@@ -5,7 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -331,15 +331,50 @@ def test_a_directory_in_place_of_a_file_and_a_file_in_place_of_a_directory_say_w
     tmp_path.joinpath(*PUBLISHED.parts).mkdir(parents=True)
     tmp_path.joinpath("_bulkfetch").write_bytes(b"")
 
-    with pytest.raises(StorageError, match="a directory is in the place of a file: remove it"):
+    with pytest.raises(
+        StorageError, match="a directory is in the place of a file: move it elsewhere"
+    ):
         store.read(PUBLISHED)
-    with pytest.raises(StorageError, match="a file is in the place of a directory: remove it"):
+    with pytest.raises(
+        StorageError, match="a file is in the place of a directory: move it elsewhere"
+    ):
         store.read(NAME)
     with (
-        pytest.raises(StorageError, match="a file is in the place of a directory: remove it"),
+        pytest.raises(
+            StorageError, match="a file is in the place of a directory: move it elsewhere"
+        ),
         store.locked(LOCK),
     ):
         pass
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["a pipe", "a directory"])
+def test_what_is_no_file_is_neither_opened_nor_moved_nor_removed(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path)
+    staged(store)
+    path = tmp_path.joinpath(*PUBLISHED.parts)
+    path.parent.mkdir()
+    make(path)
+
+    for use in (
+        lambda: store.read(PUBLISHED),
+        lambda: store.size(PUBLISHED),
+        lambda: store.open(PUBLISHED),
+        lambda: store.sync_file(PUBLISHED),
+        lambda: store.unlink(PUBLISHED),
+        lambda: store.remove(PUBLISHED),
+        lambda: store.create(PUBLISHED),
+        lambda: store.rename(PUBLISHED, PUBLISHED.with_name("other")),
+        lambda: store.rename(NAME, PUBLISHED),
+        lambda: store.write(PUBLISHED, b""),
+        lambda: store.link(PUBLISHED, NAME.with_name("other")),
+    ):
+        with pytest.raises(DamagedError, match="is in the place of a file: move it elsewhere"):
+            use()
+
+    assert path.is_fifo() or path.is_dir()
 
 
 @contextmanager
