@@ -104,7 +104,7 @@ def _announce(sandbox: RunningSandbox) -> None:
         "pid": os.getpid(),
         "authority": sandbox.authority,
         "tenant_id": sandbox.tenant_id,
-        "graph_url": sandbox.graph.base_url,
+        "graph_url": sandbox.graph.url,
         "graph_token": sandbox.graph.token,
         "blob_url": sandbox.graph.blob_url,
     }

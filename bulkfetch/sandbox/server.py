@@ -28,8 +28,8 @@ MAX_HEADER_BYTES = 64 << 10
 class RunningGraph:
     """The fake Microsoft Graph of a sandbox that is serving, each part on an origin of its own."""
 
-    base_url: str
-    """The counterpart of https://graph.microsoft.com/v1.0."""
+    url: str
+    """The counterpart of https://graph.microsoft.com, as the setting `graph_url` takes it."""
     blob_url: str
     """The origin of the blobs: the counterpart of https://ACCOUNT.blob.core.windows.net."""
     honeypot_url: str
@@ -87,7 +87,7 @@ async def serve(
         # 0.0.0.0 leads to this machine too, but is no address of loopback.
         exporting.honeypot_url = (await started(honeypot, 0)).replace("127.0.0.1", "0.0.0.0")  # noqa: S104
         world.places[HONEYPOT] = exporting.honeypot_url
-        exporting.graph_url = f"{await started(graph, options.graph.port)}/v1.0"
+        exporting.graph_url = await started(graph, options.graph.port)
         authority = await started(invoices, options.port)
         yield RunningSandbox(
             base_url=f"{authority}/v1",
@@ -97,7 +97,7 @@ async def serve(
             stats=invoices.ledger,
             tenant=world.tenant,
             graph=RunningGraph(
-                base_url=exporting.graph_url,
+                url=exporting.graph_url,
                 blob_url=exporting.blob_url,
                 honeypot_url=exporting.honeypot_url,
                 token=options.graph.token,

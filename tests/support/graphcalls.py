@@ -47,7 +47,7 @@ class GraphCalls:
 
     @property
     def billing(self) -> str:
-        return f"{self.graph.base_url}/reports/partners/billing"
+        return f"{self.graph.url}/v1.0/reports/partners/billing"
 
     async def send(self, method: str, url: str, **given: Any) -> Answer:
         """Send a request without a bearer token."""

@@ -3,7 +3,8 @@
 `serve` of `bulkfetch.sandbox` starts it with every sandbox, on origins of its own:
 
     async with serve(SandboxOptions(newest="2024-05")) as sandbox:
-        sandbox.graph.base_url  # http://127.0.0.1:PORT/v1.0, takes sandbox.graph.token alone
+        sandbox.graph.url  # http://127.0.0.1:PORT, the setting graph_url
+        sandbox.graph.token  # the setting graph_token; it opens nothing else
         sandbox.graph.blob_url  # where the blobs are; no request with a bearer token belongs there
         sandbox.graph.exporting.rows("reconciliation/billed/G000700111")  # what was drawn
 

@@ -183,9 +183,8 @@ class GraphApi:
 
     def _url(self, call: Call) -> str:
         exporting = self._exporting
-        if call.has("foreign_addresses"):
-            return f"{exporting.honeypot_url}/v1.0"
-        return exporting.graph_url
+        is_foreign = call.has("foreign_addresses")
+        return f"{exporting.honeypot_url if is_foreign else exporting.graph_url}/v1.0"
 
 
 def export_of(words: tuple[str, ...], body: bytes) -> Export | None:

@@ -7,11 +7,12 @@ both.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+
+from isal import isal_zlib
 
 from bulkfetch.sandbox.draws import Draws
 from bulkfetch.sandbox.graph.options import GraphOptions
@@ -257,7 +258,7 @@ def _turned(start: int, end: int, count: int, generation: Generation) -> list[tu
 
 def gzip_of(segments: Iterator[bytes]) -> bytes:
     """Return texts as one gzip member."""
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 31)  # five times as fast as zlib's
     return b"".join([*map(packer.compress, segments), packer.flush()])
 
 

@@ -214,7 +214,7 @@ async def test_a_bad_period_and_a_body_without_its_type_are_refused() -> None:
         period = await calls.submit("usage/unbilled/previous/EUR")
         url = f"{calls.billing}/usage/billed/export"
         untyped = await calls.ask("POST", url, data=json.dumps({"invoiceId": NEW}))
-        nowhere = await calls.ask("GET", f"{calls.graph.base_url}/users")
+        nowhere = await calls.ask("GET", f"{calls.graph.url}/v1.0/users")
 
     assert [period.status, untyped.status, nowhere.status] == [400, 400, 400]
 
