@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import anyio.abc
 import anyio.to_thread
 
-from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.commits import Commit, commit_names
 from bulkfetch.archive.documents import CommittedDocument, committed_documents
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
@@ -29,14 +29,21 @@ from bulkfetch.archive.inventory import (
     write_run_report,
 )
 from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS
-from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
+from bulkfetch.archive.origin import (
+    UNKNOWN_TENANT,
+    check_archive,
+    claim_archive,
+    read_archive,
+    wanted_api,
+)
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
+from bulkfetch.billing.apis import ALL_V1, Routes
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.invoices import Invoice, OddInvoice
+from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import (
     BulkfetchError,
@@ -52,7 +59,7 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.runs.committed import add_charges, confirm_rebuilt, find_committed
+from bulkfetch.runs.committed import Router, add_charges, confirm_rebuilt, find_committed
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
@@ -62,7 +69,7 @@ from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.samples import open_run_log
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
-from bulkfetch.runs.sources import rank
+from bulkfetch.runs.sources import api_wanted, rank
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
@@ -202,15 +209,36 @@ async def writing_to(store: Store) -> AsyncIterator[None]:
             await anyio.to_thread.run_sync(lock.close)
 
 
-async def plan_only(settings: Settings, selection: Selection, *, allow_empty: bool = False) -> Plan:
-    """Walk the invoices and plan an export, without fetching a line item or writing anything.
+async def plan_only(
+    settings: Settings,
+    selection: Selection,
+    *,
+    allow_empty: bool = False,
+    store: Store | None = None,
+) -> Plan:
+    """Walk the invoices and plan an export into `store`, without fetching a line item or writing
+    anything.
 
     Raises what `export_async` raises for a selection that the tenant does not have.
     """
     check_credentials(settings)
     stats = RunStats()
     async with open_session(settings, stats) as session:
-        return await walk_and_plan(session, settings, selection, stats, allow_empty=allow_empty)
+        return await walk_and_plan(
+            session,
+            settings,
+            selection,
+            stats,
+            allow_empty=allow_empty,
+            find_routes=partial(_find_routes, store, settings),
+        )
+
+
+def _find_routes(store: Store | None, settings: Settings, invoices: Sequence[Invoice]) -> Routes:
+    wanted = api_wanted(settings)
+    if store is None:
+        return Routes(wanted)
+    return Router(store, {*commit_names(store)}, wanted).routes(invoices)
 
 
 async def archive(
@@ -334,12 +362,13 @@ class _Outcome:
 
 async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
-    plan = await _plan_in_time(run)
+    router = await anyio.to_thread.run_sync(_open_router, run, found)
+    plan = await _plan_in_time(run, router)
     await anyio.to_thread.run_sync(_begin, run, plan)
     if run.options.repair is not None:  # records were made again
         inventory = await anyio.to_thread.run_sync(take_inventory, run.store)
         found = replace(found, inventory=inventory)
-    work = await anyio.to_thread.run_sync(find_work, run, plan, found)
+    work = await anyio.to_thread.run_sync(find_work, run, plan, found, router.kept)
     staged = await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
     note_work(run, work)
     headers = {header.invoice_id: header for header in work.headers}
@@ -364,15 +393,23 @@ async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
     return _Outcome(work, progress, found.settled, removed)
 
 
+def _open_router(run: Run, found: Found) -> Router:
+    """Return what chooses the API of each invoice. A repair leaves each where it is. Blocks."""
+    if run.options.repair is None:
+        return Router(run.store, {*found.inventory.commits}, api_wanted(run.settings))
+    names = {each.record for each in found.inventory.records} | found.inventory.published.keys()
+    return Router(run.store, names, wanted_api(run.store), stays=True)
+
+
 def _begin(run: Run, plan: Plan) -> None:
     """Say whose archive it is, and write the table of headers: the first changes of a run."""
     repair, store = run.options.repair, run.store
     facts = {**_identify(run.settings, run.options.source), "tenant": run.tenant}
     if repair is None:
-        claim_archive(store, facts, _narrowing(run.options))
+        claim_archive(store, facts, _narrowing(run.options), api=plan.routes.wanted)
     else:
-        claim_archive(store, facts, *recorded_selections(store), anew=True)
-        listed = list(map(header_of, plan.invoices))
+        claim_archive(store, facts, *recorded_selections(store), anew=True, api=plan.routes.wanted)
+        listed = [header_of(invoice, plan.routes) for invoice in plan.invoices]
         rebuild_records(run.publishing, partial(_prove, store, listed))
     headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
     staged = {STAGED_HEADERS: headers.sha256}
@@ -395,7 +432,7 @@ def _end(run: Run) -> list[Generation]:
     return remove_old_views(run.store, run.settings.keep_snapshots)
 
 
-async def _plan_in_time(run: Run) -> Plan:
+async def _plan_in_time(run: Run, router: Router) -> Plan:
     """Return the plan of a run. Raises DeadlineError if the deadline passes before it is made."""
     plan: Plan | None = None
     with anyio.CancelScope(deadline=run.ends_at):
@@ -405,6 +442,7 @@ async def _plan_in_time(run: Run) -> Plan:
             run.options.selection,
             run.stats,
             allow_empty=run.options.allow_empty,
+            find_routes=router.routes,
         )
     if plan is None:
         raise DeadlineError(
@@ -425,15 +463,19 @@ async def walk_and_plan(
     stats: RunStats,
     *,
     allow_empty: bool,
+    find_routes: Callable[[Sequence[Invoice]], Routes] = lambda invoices: ALL_V1,
 ) -> Plan:
-    """Walk the invoices, and plan which transfers there are. Raises NotFoundError for a selection
+    """Walk the invoices, and plan which transfers there are, each from the API that `find_routes`
+    gives; it is called in a thread. Raises NotFoundError for a selection
     that the tenant does not have, and RequestError if the invoices cannot be listed."""
     walked: list[Invoice] = []
     odd: dict[str, OddInvoice] = {}
     async for invoice in walk_invoices(session, size=settings.invoice_page_size, odd=odd):
         walked.append(invoice)
         stats.invoices += 1
-    return plan_export(walked, selection, odd.values(), allow_empty=allow_empty)
+    everything = list(flatten_once(walked))
+    routes = await anyio.to_thread.run_sync(find_routes, everything)
+    return plan_export(walked, selection, odd.values(), allow_empty=allow_empty, routes=routes)
 
 
 async def _fetch_transfers(run: Run, work: Work, progress: _Progress) -> None:
