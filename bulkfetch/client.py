@@ -27,7 +27,7 @@ from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
 from bulkfetch.decoding.pages import JsonDecoder
 from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError, TransferError
-from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import (
     InvoicePage,
@@ -100,9 +100,8 @@ class Client:
         session = await self._stack.enter_async_context(
             open_session(self.settings, self.stats, keep=self._on_refresh_token, limit=self._limit)
         )
-        tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        lookahead = lookahead_for(self.settings)
-        self._open = _Open(session, Fetcher(session, tasks, self.settings, lookahead))
+        fetcher = await self._stack.enter_async_context(open_fetcher(session, self.settings))
+        self._open = _Open(session, fetcher)
         return self
 
     async def __aexit__(
@@ -111,16 +110,8 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        if self._open is not None:
-            self._open.fetcher.tasks.cancel_scope.cancel()
         self._open = None
-        try:
-            return await self._stack.__aexit__(kind, error, trace)
-        except BaseExceptionGroup as group:
-            if error is not None and group.exceptions == (error,):
-                # the body's own error, not wrapped by our task group
-                raise error from error.__cause__
-            raise
+        return await self._stack.__aexit__(kind, error, trace)
 
     @property
     def invoices(self) -> Invoices:
@@ -137,8 +128,7 @@ class Client:
         """Return the parts that `bulkfetch.plan` describes."""
         opened = self.opened()
         plan = await walk_and_plan(
-            opened.session,
-            self.settings,
+            opened.fetcher,
             selection or Selection(),
             self.stats,
             allow_empty=allow_empty,
@@ -197,9 +187,8 @@ class Invoices:
     client: Client
 
     def __aiter__(self) -> AsyncIterator[Invoice]:
-        return walk_invoices(
-            self.client.opened().session, size=self.client.settings.invoice_page_size
-        )
+        fetcher = self.client.opened().fetcher
+        return walk_invoices(fetcher, size=self.client.settings.invoice_page_size)
 
     async def all(self) -> list[Invoice]:
         """Get all invoices, each once, amendments within theirs."""

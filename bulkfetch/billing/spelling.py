@@ -18,9 +18,7 @@ def path_segment(name: str) -> str:
 
 
 PERIODS = ("current", "previous")
-"""The periods whose line items may be unbilled, as v1 calls them."""
-EXPORTED_PERIODS = ("current", "last")
-"""The same periods as Microsoft Graph calls them."""
+"""The periods whose line items may be unbilled."""
 
 
 def currency_code(text: str) -> str:

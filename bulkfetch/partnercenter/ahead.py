@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -78,6 +79,57 @@ class Fetcher:
     """The details whose self links have a shape that is not known."""
     beyond_end_s: float = 2.0
     """How long to wait for pages beyond the end, which only matter if they have rows."""
+    places: Callable[[], int] | None = None
+    """Returns how many idle places pages ahead of their turn may take; without it, all."""
+
+    @property
+    def idle(self) -> int:
+        """How many more pages may be asked for ahead of their turn now."""
+        return self.session.idle if self.places is None else self.places()
+
+
+@asynccontextmanager
+async def open_fetcher(
+    session: Session,
+    settings: Settings,
+    *,
+    on_discard: Callable[[], None] = lambda: None,
+    on_empty_end: Callable[[Transfer], None] = lambda transfer: None,
+    places: Callable[[], int] | None = None,
+) -> AsyncIterator[Fetcher]:
+    """Open what page sources send their requests with; at the end, those in flight are given up.
+
+    An error of the block leaves it as it is, not in the group of the tasks.
+    """
+    raised: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield Fetcher(
+                session,
+                tasks,
+                settings,
+                lookahead_for(settings),
+                on_discard=on_discard,
+                on_empty_end=on_empty_end,
+                places=places,
+            )
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # raised below: the task group would wrap it
+            raised = error
+        tasks.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
+
+
+def pages_to_ask(confirmed: int, most: int) -> int:
+    """Return how many pages to ask for where the end is not known, and `most` are affordable.
+
+    While pages come that name another, each round trip asks for four times as many as the one
+    before.
+    """
+    fourfold = 1 << ((3 * confirmed + 1).bit_length() - 1) // 2 * 2
+    return min(fourfold, max(1, most))
 
 
 class PageTask(Generic[T]):
@@ -129,15 +181,20 @@ class PageTask(Generic[T]):
     async def answer(self, transfer: Transfer, page: str) -> T:
         """Wait for the answer. Raises a TransferError that names the page, or the error that ends
         the run."""
+        try:
+            return await self.result()
+        except MisdirectedError as error:
+            raise ContradictionError(f"transfer {transfer}, {page}: {error}") from error
+        except RequestError as error:
+            raise page_error(transfer, page, error) from error
+
+    async def result(self) -> T:
+        """Wait for the answer. Raises the error of its request as it is."""
         await self._done.wait()
-        if isinstance(self._error, MisdirectedError):
-            raise ContradictionError(f"transfer {transfer}, {page}: {self._error}") from self._error
-        if isinstance(self._error, RequestError):
-            raise page_error(transfer, page, self._error) from self._error
         if self._error is not None:
             raise self._error
         if self.arrived is None:
-            raise TransferError(f"transfer {transfer}, {page}: it was given up before it came")
+            raise TransferError("a page was given up before it came")
         return self.arrived
 
 

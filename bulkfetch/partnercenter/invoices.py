@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from bulkfetch.billing.invoices import Invoice, OddInvoice, invoice_of, read_invoices
@@ -19,6 +20,7 @@ from bulkfetch.errors import (
     MisdirectedError,
     NotFoundError,
 )
+from bulkfetch.partnercenter.ahead import Fetcher, PageTask, pages_to_ask
 from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
 
@@ -66,12 +68,25 @@ async def get_invoice_page(session: Session, *, size: int, offset: int) -> Invoi
 
     Raises MalformedBodyError if one of them cannot be read.
     """
-    return _without_odd(await _get_page(session, size=size, offset=offset))
+    place = _Place(size, offset)
+    return _without_odd(await session.get(place.request, place.read))
 
 
-async def _get_page(session: Session, *, size: int, offset: int) -> InvoicePage:
-    def read(body: bytes) -> InvoicePage:
-        page = _page_with_odd(body, offset)
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a page of the invoice list starts, and how large it may be."""
+
+    size: int
+    offset: int
+
+    @property
+    def request(self) -> Request:
+        """The request of the page."""
+        return Request("/invoices", (("size", str(self.size)), ("offset", str(self.offset))))
+
+    def read(self, body: bytes) -> InvoicePage:
+        """Read the page. Raises MisdirectedError if it is one of line items."""
+        page = _page_with_odd(body, self.offset)
         link = page.envelope.self_link
         if link is not None and (target := target_of(link.uri)):
             raise MisdirectedError(
@@ -80,15 +95,111 @@ async def _get_page(session: Session, *, size: int, offset: int) -> InvoicePage:
             )
         return page
 
-    query = (("size", str(size)), ("offset", str(offset)))
-    return await session.get(Request("/invoices", query), read)
+    def after(self, page: InvoicePage) -> _Place | None:
+        """Return the place that the page here names as the next one, None if it is the last."""
+        following = page.envelope.next_link
+        if following is None:
+            return None
+        said, read = following.offset, len(page.items) + len(page.odd)
+        offset = self.offset + read if said is None else said
+        return _Place(following.size or self.size, offset)
+
+
+class _PagesAhead:
+    """The pages of the invoice list, asked for ahead of their turn.
+
+    While pages lead to where the next one was expected, more are asked for, as of a transfer. The
+    list goes before line items, which cannot be committed without it: up to half of all places are
+    its own even where no place is idle.
+    """
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._tasks: dict[_Place, PageTask[InvoicePage]] = {}
+        self._next = _Place(0, 0)
+        self._step = 0
+        """How far the next page is from this one."""
+        self._confirmed = self._total = 0
+        self._is_over = False
+
+    async def page(self, place: _Place) -> InvoicePage:
+        """Return the page at `place`."""
+        self.ask(place)
+        page = await self._tasks[place].result()
+        del self._tasks[place]
+        self._confirmed += 1
+        self._total = max(self._total, _collection_total(page))
+        return page
+
+    def ask(self, place: _Place) -> None:
+        """Ask for the page at `place`, which is the next, and for pages behind it."""
+        if place != self._next:
+            ahead = place.offset - self._next.offset
+            self._next, self._step = place, ahead if ahead > 0 else place.size
+        if self._tasks and place not in self._tasks:  # the next page was expected elsewhere
+            self._discard()
+            self._confirmed = 0
+        self._ask_ahead()
+
+    def end(self) -> None:
+        """Ask for no more."""
+        self._is_over = True
+
+    def beyond(self) -> list[InvoicePage]:
+        """Return those pages from beyond the end that have come."""
+        return [task.arrived for task in self._tasks.values() if task.arrived is not None]
+
+    def close(self) -> None:
+        """Give up what was asked for."""
+        self.end()
+        self._discard()
+
+    def _ask_ahead(self) -> None:
+        session = self._fetcher.session
+        affordable = max(session.limit // 2, len(self._tasks) + session.idle)
+        for number in range(pages_to_ask(self._confirmed, min(affordable, session.limit))):
+            place = replace(self._next, offset=self._next.offset + number * self._step)
+            if place in self._tasks or (number and 0 < self._total <= place.offset):
+                continue
+            self._tasks[place] = PageTask(
+                self._fetcher, place.request, place.read, on_end=self._on_arrival
+            )
+
+    def _on_arrival(self) -> None:
+        arrived = [task.arrived for task in self._tasks.values() if task.arrived is not None]
+        if not self._is_over and all(page.has_more for page in arrived):
+            self._ask_ahead()
+
+    def _discard(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+            self._fetcher.on_discard()
+        self._tasks.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class ListedInvoices:
+    """The invoices of one page of the list that no page before had; `is_last` if none follows."""
+
+    invoices: tuple[Invoice, ...]
+    is_last: bool
 
 
 async def walk_invoices(
-    session: Session, *, size: int, odd: dict[str, OddInvoice] | None = None
+    fetcher: Fetcher, *, size: int, odd: dict[str, OddInvoice] | None = None
 ) -> AsyncIterator[Invoice]:
-    """Yield every invoice of the tenant once, in the server's order, following the pages' `next`
-    links.
+    """Yield every invoice of the tenant once, in the server's order, as `walk_list` does."""
+    async with aclosing(walk_list(fetcher, size=size, odd=odd)) as pages:
+        async for page in pages:
+            for invoice in page.invoices:
+                yield invoice
+
+
+async def walk_list(
+    fetcher: Fetcher, *, size: int, odd: dict[str, OddInvoice] | None = None
+) -> AsyncGenerator[ListedInvoices, None]:
+    """Yield every invoice of the tenant once, page by page in the server's order, following the
+    pages' `next` links.
 
     Modern invoices ignore size and offset and may come on every page, so each id is yielded once.
     Invoices that cannot be read are added to `odd`, by their names. Raises MalformedBodyError if
@@ -96,51 +207,96 @@ async def walk_invoices(
     ContradictionError if the pages lead in circles, end before they have given as many invoices as
     they report, or give one invoice twice and differently.
     """
-    seen: dict[str, _Facts] = {}
-    asked: set[tuple[int, int]] = set()
-    offset = idle = total = 0
-    unread: dict[str, OddInvoice] = {} if odd is None else odd
-    while len(asked) < _MAX_LIST_PAGES:
-        asked.add((size, offset))
-        page = await _get_page(session, size=size, offset=offset)
-        idle += 1
-        if any(each.name not in unread for each in page.odd):
-            idle = 0
-        unread.update((each.name, each) for each in page.odd)
+    listed = _Listed({} if odd is None else odd)
+    asked: set[_Place] = set()
+    place: _Place | None = _Place(size, 0)
+    ahead = _PagesAhead(fetcher)
+    try:
+        while place is not None:
+            asked.add(place)
+            page = await ahead.page(place)
+            place = place.after(page)
+            if place is None or place in asked:
+                ahead.end()
+            else:
+                ahead.ask(place)
+            yield ListedInvoices(tuple(listed.add(page)), place is None)
+            if place is None:
+                listed.check_end(page.envelope, ahead.beyond())
+            elif place in asked:
+                raise ContradictionError(
+                    "the invoice list leads in circles: its next page is offset "
+                    f"{place.offset} again"
+                )
+            elif listed.idle >= _MAX_PAGES_WITHOUT_NEWS:
+                raise ContradictionError(
+                    f"the invoice list makes no progress: the last {listed.idle} pages "
+                    f"(up to offset {place.offset}) had no new invoice"
+                )
+            elif len(asked) >= _MAX_LIST_PAGES:
+                raise ContradictionError(
+                    f"the invoice list does not end after {_MAX_LIST_PAGES} pages"
+                )
+    finally:
+        ahead.close()
+    if listed.unread and (odd is None or not listed.facts):
+        raise MalformedBodyError(next(iter(listed.unread.values())).problem)
+
+
+class _Listed:
+    """What the pages of the list so far have: the facts of each invoice, and those that cannot be
+    read."""
+
+    def __init__(self, unread: dict[str, OddInvoice]) -> None:
+        self.unread = unread
+        self.facts: dict[str, _Facts] = {}
+        self.idle = 0
+        """How many pages in a row had nothing new."""
+        self._total = 0
+
+    def add(self, page: InvoicePage) -> Iterator[Invoice]:
+        """Yield the invoices of a page that no page before had. Raises ContradictionError if one
+        is not what it was."""
+        self.idle += 1
+        if any(each.name not in self.unread for each in page.odd):
+            self.idle = 0
+        self.unread.update((each.name, each) for each in page.odd)
+        self._total = max(self._total, _collection_total(page))
         for invoice in page.items:
             facts = _facts_of(invoice)
-            if invoice.id not in seen:
-                seen[invoice.id] = facts
-                idle = 0
+            if invoice.id not in self.facts:
+                self.facts[invoice.id] = facts
+                self.idle = 0
                 yield invoice
-            elif facts != seen[invoice.id]:
+            elif facts != self.facts[invoice.id]:
                 raise ContradictionError(
                     f"the invoice list has invoice {invoice.id!r} twice, with different details or "
                     "totalCharges; it may have been changed just now: run the same command again"
                 )
-        total = max(total, _collection_total(page))
-        following = page.envelope.next_link
-        if following is None:
-            _check_end(page.envelope, seen=len(seen) + len(unread), total=total)
-            if unread and (odd is None or not seen):
-                raise MalformedBodyError(next(iter(unread.values())).problem)
-            return
-        size = following.size or size
-        offset = (
-            following.offset
-            if following.offset is not None
-            else offset + len(page.items) + len(page.odd)
-        )
-        if (size, offset) in asked:
+
+    def check_end(self, envelope: Envelope, beyond: Iterable[InvoicePage]) -> None:
+        """Raise ContradictionError if something contradicts that this is the end: the last page,
+        the total, or a page from `beyond` the end.
+
+        The total may count repeated invoices or not.
+        """
+        if envelope.continuation_token is not None:
             raise ContradictionError(
-                f"the invoice list leads in circles: its next page is offset {offset} again"
+                "the last page of the invoice list has a continuationToken, but no next link"
             )
-        if idle >= _MAX_PAGES_WITHOUT_NEWS:
+        seen = len(self.facts) + len(self.unread)
+        if seen < self._total:
             raise ContradictionError(
-                f"the invoice list makes no progress: "
-                f"the last {idle} pages (up to offset {offset}) had no new invoice"
+                f"the invoice list ends after {seen} invoices, but says there are {self._total}"
             )
-    raise ContradictionError(f"the invoice list does not end after {_MAX_LIST_PAGES} pages")
+        for page in beyond:
+            names = [*(each.id for each in page.items), *(each.name for each in page.odd)]
+            if new := [each for each in names if each not in {*self.facts, *self.unread}]:
+                raise ContradictionError(
+                    f"the invoice list ends after {seen} invoices, but a page behind its end has "
+                    f"invoice {new[0]!r}; it may have been changed just now: run the same command "
+                    "again"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +325,6 @@ def _collection_total(page: InvoicePage) -> int:
     """
     total = page.envelope.total_count or 0
     return total if total > len(page.items) else 0
-
-
-def _check_end(envelope: Envelope, *, seen: int, total: int) -> None:
-    """Raise ContradictionError if the last page or the total contradicts that this is the end.
-
-    The total may count repeated invoices or not.
-    """
-    if envelope.continuation_token is not None:
-        raise ContradictionError(
-            "the last page of the invoice list has a continuationToken, but no next link"
-        )
-    if seen < total:
-        raise ContradictionError(
-            f"the invoice list ends after {seen} invoices, but says there are {total}"
-        )
 
 
 def _page_from(body: bytes) -> InvoicePage:

@@ -12,7 +12,13 @@ from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
 from bulkfetch.decoding.envelope import Envelope
 from bulkfetch.decoding.pages import P, Response
 from bulkfetch.errors import ContradictionError, TransferError
-from bulkfetch.partnercenter.ahead import Fetcher, PageTask, may_shrink, shrink
+from bulkfetch.partnercenter.ahead import (
+    Fetcher,
+    PageTask,
+    may_shrink,
+    pages_to_ask,
+    shrink,
+)
 from bulkfetch.partnercenter.belonging import check_self_link
 from bulkfetch.partnercenter.seen import SeenPages
 from bulkfetch.wire.transport import Request
@@ -140,8 +146,7 @@ class _OffsetWalk(Generic[P]):
         """Return how many pages to ask for.
 
         Where the end is not known, pages are asked for ahead only in places that are idle: requests
-        in vain keep no other transfer waiting. While pages come back full, each round trip asks for
-        four times as many as the one before.
+        in vain keep no other transfer waiting.
         """
         session = self._fetcher.session
         here = self._has_page + sum(task.arrived is not None for task in self._tasks.values())
@@ -149,8 +154,8 @@ class _OffsetWalk(Generic[P]):
         most = here + session.limit + spare
         if self._confirmed and (self._seen.total is not None or self._until < math.inf):
             return most
-        fourfold = 1 << ((3 * self._confirmed + 1).bit_length() - 1) // 2 * 2
-        return min(fourfold, max(1, len(self._tasks) + session.idle), most)
+        affordable = min(len(self._tasks) + self._fetcher.idle, most)
+        return pages_to_ask(self._confirmed, affordable)
 
     def _is_aligned(self, offset: int) -> bool:
         ahead = offset - self._position

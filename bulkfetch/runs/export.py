@@ -6,8 +6,8 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import anyio.abc
 import anyio.to_thread
 
-from bulkfetch.archive.commits import Commit, commit_names
+from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import CommittedDocument, committed_documents
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
@@ -29,21 +29,14 @@ from bulkfetch.archive.inventory import (
     write_run_report,
 )
 from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS
-from bulkfetch.archive.origin import (
-    UNKNOWN_TENANT,
-    check_archive,
-    claim_archive,
-    read_archive,
-    wanted_api,
-)
+from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
-from bulkfetch.archive.sweep import sweep, sweep_transfers
-from bulkfetch.billing.apis import ALL_V1, Routes
+from bulkfetch.archive.sweep import remove_staged, sweep, sweep_transfers
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
+from bulkfetch.billing.invoices import Invoice, OddInvoice
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import (
     BulkfetchError,
@@ -56,11 +49,12 @@ from bulkfetch.errors import (
     SignInError,
     StorageError,
 )
-from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
-from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.runs.committed import Router, add_charges, confirm_rebuilt, find_committed
+from bulkfetch.partnercenter.invoices import ListedInvoices, walk_list
+from bulkfetch.runs.committed import add_charges, confirm_rebuilt, find_committed
 from bulkfetch.runs.documents import export_document
+from bulkfetch.runs.early import EarlyTransfers, find_early, may_begin_early, names_in_use
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
 from bulkfetch.runs.plan import Plan, plan_export
@@ -69,7 +63,7 @@ from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.samples import open_run_log
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
-from bulkfetch.runs.sources import api_wanted, rank
+from bulkfetch.runs.sources import rank
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
@@ -83,7 +77,7 @@ from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import prepare_output
 from bulkfetch.storage.store import Store
 from bulkfetch.wire.refusals import lacks_user
-from bulkfetch.wire.session import Session
+from bulkfetch.wire.workers import Workers
 from bulkfetch.words import printable
 
 T = TypeVar("T")
@@ -209,36 +203,18 @@ async def writing_to(store: Store) -> AsyncIterator[None]:
             await anyio.to_thread.run_sync(lock.close)
 
 
-async def plan_only(
-    settings: Settings,
-    selection: Selection,
-    *,
-    allow_empty: bool = False,
-    store: Store | None = None,
-) -> Plan:
-    """Walk the invoices and plan an export into `store`, without fetching a line item or writing
-    anything.
+async def plan_only(settings: Settings, selection: Selection, *, allow_empty: bool = False) -> Plan:
+    """Walk the invoices and plan an export, without fetching a line item or writing anything.
 
     Raises what `export_async` raises for a selection that the tenant does not have.
     """
     check_credentials(settings)
     stats = RunStats()
-    async with open_session(settings, stats) as session:
-        return await walk_and_plan(
-            session,
-            settings,
-            selection,
-            stats,
-            allow_empty=allow_empty,
-            find_routes=partial(_find_routes, store, settings),
-        )
-
-
-def _find_routes(store: Store | None, settings: Settings, invoices: Sequence[Invoice]) -> Routes:
-    wanted = api_wanted(settings)
-    if store is None:
-        return Routes(wanted)
-    return Router(store, {*commit_names(store)}, wanted).routes(invoices)
+    async with (
+        open_session(settings, stats) as session,
+        open_fetcher(session, settings) as fetcher,
+    ):
+        return await walk_and_plan(fetcher, selection, stats, allow_empty=allow_empty)
 
 
 async def archive(
@@ -272,8 +248,9 @@ def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings)
     Raises OutputError.
     """
     store = publishing.store
+    archive_file: Mapping[str, Any] | None = {}
     try:
-        read_archive(store)
+        archive_file = read_archive(store)
     except DamagedArchiveError:
         if options.repair is None:
             raise
@@ -286,7 +263,7 @@ def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings)
     if options.repair is None:
         refuse_if_gone(store, inventory.records)
     sweep(store, inventory.open)
-    return Found(settled, inventory)
+    return Found(settled, inventory, has_archive_file=archive_file is not None)
 
 
 async def _find_tenant(run: Run) -> str:
@@ -334,13 +311,24 @@ def _end_of_run(settings: Settings) -> float:
     return anyio.current_time() + settings.deadline_s
 
 
+@dataclass(frozen=True, slots=True)
+class _Fetching:
+    """What a run fetches with, from the first page of the list of invoices to its end."""
+
+    job: Job
+    workers: Workers
+    early: EarlyTransfers
+    sole: set[Transfer] = field(default_factory=set)
+    """Transfers that make up all charges of their invoice, of the invoices that are known."""
+    ended_empty: set[Transfer] = field(default_factory=set)
+    """Transfers whose last page is empty, although the page before named it."""
+
+
 @dataclass(slots=True)
 class _Progress:
     """What the workers of a run have done so far."""
 
     vote: Vote
-    staged: set[str]
-    """Names of the transfers that may have whole parts in staging."""
     documents: dict[Document, CommittedDocument] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     fatal: BulkfetchError | None = None
@@ -362,26 +350,16 @@ class _Outcome:
 
 async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
-    router = await anyio.to_thread.run_sync(_open_router, run, found)
-    plan = await _plan_in_time(run, router)
-    await anyio.to_thread.run_sync(_begin, run, plan)
-    if run.options.repair is not None:  # records were made again
-        inventory = await anyio.to_thread.run_sync(take_inventory, run.store)
-        found = replace(found, inventory=inventory)
-    work = await anyio.to_thread.run_sync(find_work, run, plan, found, router.kept)
-    staged = await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
-    note_work(run, work)
-    headers = {header.invoice_id: header for header in work.headers}
-    vote = Vote(headers, work.archived, work.besides | work.skipped, work.others, work.former)
-    to_do = Counter(transfer.invoice_id for transfer in work.pending)
-    progress = _Progress(vote, staged, to_do=to_do)
-    progress.failures.extend(work.blocked)
-    with anyio.CancelScope(deadline=run.ends_at) as scope:
-        await _fetch_transfers(run, work, progress)
-        if progress.fatal is None:
-            await _ask_again(run, work, progress)
-        if progress.fatal is None:
-            await _save_documents(run, work, progress)
+    async with _open_fetching(run) as fetching:
+        plan = await _plan_in_time(run, found, fetching)
+        work = await _compare(run, plan, found)
+        progress = await _prepare_to_fetch(run, work, fetching)
+        with anyio.CancelScope(deadline=run.ends_at) as scope:
+            await _fetch_transfers(run, work, progress, fetching)
+            if progress.fatal is None:
+                await _ask_again(run, progress, fetching)
+            if progress.fatal is None:
+                await _save_documents(run, work, progress)
     if scope.cancelled_caught:
         progress.fatal = DeadlineError(
             f"the deadline of {run.settings.deadline_s:g} s has passed with "
@@ -393,27 +371,75 @@ async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
     return _Outcome(work, progress, found.settled, removed)
 
 
-def _open_router(run: Run, found: Found) -> Router:
-    """Return what chooses the API of each invoice. A repair leaves each where it is. Blocks."""
-    if run.options.repair is None:
-        return Router(run.store, {*found.inventory.commits}, api_wanted(run.settings))
-    names = {each.record for each in found.inventory.records} | found.inventory.published.keys()
-    return Router(run.store, names, wanted_api(run.store), stays=True)
+@asynccontextmanager
+async def _open_fetching(run: Run) -> AsyncIterator[_Fetching]:
+    """Open what a run fetches with; what is still in flight at the end is given up."""
+    workers = Workers(run.session, run.settings.max_in_flight)
+    sole: set[Transfer] = set()
+    ended_empty: set[Transfer] = set()
+
+    def count_discarded() -> None:
+        run.stats.pages_discarded += 1
+
+    async with open_fetcher(
+        run.session,
+        run.settings,
+        on_discard=count_discarded,
+        on_empty_end=ended_empty.add,
+        places=workers.places,
+    ) as fetcher:
+        job = Job(run, fetcher, sole)
+        early = EarlyTransfers(job, workers.at_once)
+        yield _Fetching(job, workers, early, sole, ended_empty)
+
+
+async def _compare(run: Run, plan: Plan, found: Found) -> Work:
+    """Make the first changes of a run, and compare its plan with what the archive has."""
+    await anyio.to_thread.run_sync(_begin, run, plan)
+    if run.options.repair is not None:  # records were made again
+        inventory = await anyio.to_thread.run_sync(take_inventory, run.store)
+        found = replace(found, inventory=inventory)
+    work = await anyio.to_thread.run_sync(find_work, run, plan, found)
+    note_work(run, work)
+    return work
+
+
+async def _prepare_to_fetch(run: Run, work: Work, fetching: _Fetching) -> _Progress:
+    """Clear away what is staged in vain, and return that nothing is done yet."""
+    staged = await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
+    fetching.job.staged.update(staged)
+    fetching.sole.update(sole_transfers(work.headers))
+    for each in await fetching.early.give_up(but=set(work.pending)):
+        await anyio.to_thread.run_sync(remove_staged, run.store, each)
+    headers = {header.invoice_id: header for header in work.headers}
+    vote = Vote(headers, work.archived, work.besides | work.skipped, work.others, work.former)
+    to_do = Counter(transfer.invoice_id for transfer in work.pending)
+    progress = _Progress(vote, to_do=to_do, ended_empty=fetching.ended_empty)
+    progress.failures.extend(work.blocked)
+    return progress
 
 
 def _begin(run: Run, plan: Plan) -> None:
     """Say whose archive it is, and write the table of headers: the first changes of a run."""
     repair, store = run.options.repair, run.store
-    facts = {**_identify(run.settings, run.options.source), "tenant": run.tenant}
     if repair is None:
-        claim_archive(store, facts, _narrowing(run.options), api=plan.routes.wanted)
+        _claim(run)
     else:
-        claim_archive(store, facts, *recorded_selections(store), anew=True, api=plan.routes.wanted)
-        listed = [header_of(invoice, plan.routes) for invoice in plan.invoices]
+        claim_archive(store, _facts_of(run), *recorded_selections(store), anew=True)
+        listed = list(map(header_of, plan.invoices))
         rebuild_records(run.publishing, partial(_prove, store, listed))
     headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
     staged = {STAGED_HEADERS: headers.sha256}
     run.publishing.publish(headers, staged, by_content=repair is not None)
+
+
+def _claim(run: Run) -> None:
+    """Say whose archive it is, and what was selected. Blocks."""
+    claim_archive(run.store, _facts_of(run), _narrowing(run.options))
+
+
+def _facts_of(run: Run) -> dict[str, object]:
+    return {**_identify(run.settings, run.options.source), "tenant": run.tenant}
 
 
 def _prove(store: Store, listed: Sequence[Header], rebuilt: Sequence[Record]) -> list[Record]:
@@ -432,18 +458,20 @@ def _end(run: Run) -> list[Generation]:
     return remove_old_views(run.store, run.settings.keep_snapshots)
 
 
-async def _plan_in_time(run: Run, router: Router) -> Plan:
+async def _plan_in_time(run: Run, found: Found, fetching: _Fetching) -> Plan:
     """Return the plan of a run. Raises DeadlineError if the deadline passes before it is made."""
     plan: Plan | None = None
+    fetcher, options = fetching.job.fetcher, run.options
+    begin = partial(_begin_early, run, found, fetching) if may_begin_early(options) else None
     with anyio.CancelScope(deadline=run.ends_at):
         plan = await walk_and_plan(
-            run.session,
-            run.settings,
-            run.options.selection,
+            fetcher,
+            options.selection,
             run.stats,
-            allow_empty=run.options.allow_empty,
-            find_routes=router.routes,
+            allow_empty=options.allow_empty,
+            on_page=begin,
         )
+    fetching.early.close()
     if plan is None:
         raise DeadlineError(
             f"the deadline of {run.settings.deadline_s:g} s has passed "
@@ -457,97 +485,87 @@ async def _plan_in_time(run: Run, router: Router) -> Plan:
 
 
 async def walk_and_plan(
-    session: Session,
-    settings: Settings,
+    fetcher: Fetcher,
     selection: Selection,
     stats: RunStats,
     *,
     allow_empty: bool,
-    find_routes: Callable[[Sequence[Invoice]], Routes] = lambda invoices: ALL_V1,
+    on_page: Callable[[ListedInvoices], Awaitable[None]] | None = None,
 ) -> Plan:
-    """Walk the invoices, and plan which transfers there are, each from the API that `find_routes`
-    gives; it is called in a thread. Raises NotFoundError for a selection
-    that the tenant does not have, and RequestError if the invoices cannot be listed."""
+    """Walk the invoices, and plan which transfers there are. Raises NotFoundError for a selection
+    that the tenant does not have, and RequestError if the invoices cannot be listed.
+
+    `on_page` is called with each page of the list but the last.
+    """
     walked: list[Invoice] = []
     odd: dict[str, OddInvoice] = {}
-    async for invoice in walk_invoices(session, size=settings.invoice_page_size, odd=odd):
-        walked.append(invoice)
-        stats.invoices += 1
-    everything = list(flatten_once(walked))
-    routes = await anyio.to_thread.run_sync(find_routes, everything)
-    return plan_export(walked, selection, odd.values(), allow_empty=allow_empty, routes=routes)
+    size = fetcher.settings.invoice_page_size
+    async with aclosing(walk_list(fetcher, size=size, odd=odd)) as pages:
+        async for page in pages:
+            walked += page.invoices
+            stats.invoices += len(page.invoices)
+            if on_page is not None and not page.is_last:
+                await on_page(page)
+    return plan_export(walked, selection, odd.values(), allow_empty=allow_empty)
 
 
-async def _fetch_transfers(run: Run, work: Work, progress: _Progress) -> None:
-    """Fetch the pending transfers side by side; their requests share one limit.
+async def _begin_early(run: Run, found: Found, fetching: _Fetching, page: ListedInvoices) -> None:
+    """Begin to fetch the transfers of invoices on a page, of which the archive has nothing."""
+    if not fetching.early.is_open:
+        staged = await anyio.to_thread.run_sync(_open_staging, run, found)
+        fetching.job.staged.update(staged)
+        fetching.early.open(names_in_use(found.inventory))
+    wanted = [each for each in page.invoices if run.options.selection.wants(each)]
+    fetching.sole.update(sole_transfers(map(header_of, wanted)))
+    fetching.early.add(find_early(wanted, run.options.selection))
 
-    A transfer that is decoded, written and committed asks for nothing meanwhile. So a few more
-    transfers run at a time than requests may be in flight.
+
+def _open_staging(run: Run, found: Found) -> set[str]:
+    """Return the names of the transfers that an earlier run left staged. Blocks.
+
+    A new archive is claimed before anything is staged, so that no run of another tenant adopts it.
     """
+    if found.is_new:
+        _claim(run)
+    return sweep_transfers(run.store, ())
 
-    async def fetch(transfer: Transfer, job: Job) -> None:
+
+async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: _Fetching) -> None:
+    """Fetch the pending transfers side by side, and publish them; their requests share one limit.
+
+    Those that were begun early come first, the others by how long they may take.
+    """
+    job, early = fetching.job, fetching.early
+
+    async def fetch(transfer: Transfer) -> None:
         async def commit() -> None:
-            await commit_first(await fetch_transfer(transfer, job), progress.vote, job)
+            begun = transfer in early
+            fetched = await (early.take(transfer) if begun else fetch_transfer(transfer, job))
+            await commit_first(fetched, progress.vote, job)
 
         await _carry([transfer], commit, run, progress)
         progress.to_do[transfer.invoice_id] -= 1
         if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
             run.stats.invoices_done += 1
 
-    pending = sorted(work.pending, key=rank)
-    await _work_side_by_side(run, work, progress, pending, fetch)
+    pending = sorted(work.pending, key=lambda each: (each not in early, rank(each)))
+    await fetching.workers.work(pending, fetch, lambda: progress.fatal is not None)
 
 
-async def _ask_again(run: Run, work: Work, progress: _Progress) -> None:
+async def _ask_again(run: Run, progress: _Progress, fetching: _Fetching) -> None:
     """Ask once more about invoices that differ, and publish what was held back until now."""
     vote, share = progress.vote, Share(run.stats.requests)
     await anyio.to_thread.run_sync(find_kinds, vote)
     headers = await anyio.to_thread.run_sync(differing, vote, run)
 
-    async def ask(header: Header, job: Job) -> None:
+    async def ask(header: Header) -> None:
         concerned = [each for each in header.transfers if each in vote.first]
         concerned += vote.former.of(header.invoice_id)
-        settle = partial(ask_and_settle, header, vote, job, share)
+        settle = partial(ask_and_settle, header, vote, fetching.job, share)
         await _carry(concerned, settle, run, progress)
 
-    await _work_side_by_side(run, work, progress, headers, ask)
+    await fetching.workers.work(headers, ask, lambda: progress.fatal is not None)
     progress.failures.extend(vote.refused.values())
-
-
-async def _work_side_by_side(
-    run: Run,
-    work: Work,
-    progress: _Progress,
-    items: Sequence[T],
-    do: Callable[[T, Job], Awaitable[None]],
-) -> None:
-    """Do something with each of `items`, several at a time, until an error ends the run."""
-    waiting = iter(items)
-    at_once = run.settings.max_in_flight + run.settings.max_in_flight // 4
-
-    def count_discarded() -> None:
-        run.stats.pages_discarded += 1
-
-    async with anyio.create_task_group() as tasks:
-        lookahead = lookahead_for(run.settings)
-        fetcher = Fetcher(
-            run.session,
-            tasks,
-            run.settings,
-            lookahead,
-            on_discard=count_discarded,
-            on_empty_end=progress.ended_empty.add,
-        )
-        job = Job(run, fetcher, sole_transfers(work.headers), progress.staged)
-
-        async def work_waiting() -> None:
-            for item in waiting:
-                await do(item, job)
-                if progress.fatal is not None:
-                    tasks.cancel_scope.cancel()
-
-        for _ in range(min(at_once, len(items))):
-            tasks.start_soon(work_waiting)
 
 
 async def _carry(

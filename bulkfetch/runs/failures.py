@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from bulkfetch.archive.findings import NOT_TRIED
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import OddInvoice
 from bulkfetch.billing.transfers import Transfer, period_advice, whole_invoice
 from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError
-from bulkfetch.runs.findings import NOT_TRIED
 from bulkfetch.wire.refusals import advice, advice_on
 from bulkfetch.words import counted, encodable
 

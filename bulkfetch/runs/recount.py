@@ -12,17 +12,16 @@ from typing import Unpack
 import anyio
 
 from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.records import money
-from bulkfetch.billing.apis import exported
 from bulkfetch.billing.invoices import Invoice, flatten
 from bulkfetch.billing.sources import BEGINNING, Bookmark, PageSource, Walk
 from bulkfetch.billing.transfers import Transfer, transfer_of
 from bulkfetch.decoding.pages import JsonDecoder
 from bulkfetch.errors import TransferError
-from bulkfetch.partnercenter.ahead import Fetcher, lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
-from bulkfetch.runs.findings import Finding
 from bulkfetch.runs.sources import source_of
 from bulkfetch.runs.verify import VerifyReport
 from bulkfetch.settings.declared import Settings
@@ -31,7 +30,6 @@ from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.session import Session
 from bulkfetch.words import printable
 
 
@@ -53,12 +51,15 @@ async def verify_against_server(
     """
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
-    async with open_session(settings, stats or RunStats(), keep=on_refresh_token) as session:
-        invoices = [each async for each in walk_invoices(session, size=settings.invoice_page_size)]
+    async with (
+        open_session(settings, stats or RunStats(), keep=on_refresh_token) as session,
+        open_fetcher(session, settings) as fetcher,
+    ):
+        invoices = [each async for each in walk_invoices(fetcher, size=settings.invoice_page_size)]
         listed = {invoice.id: invoice for invoice in flatten(invoices)}
         findings = [
             *_compare_invoices(report, listed),
-            *await _compare_counts(report.commits, listed, session, settings),
+            *await _compare_counts(report.commits, listed, fetcher),
         ]
     return replace(report, findings=(*report.findings, *findings))
 
@@ -84,8 +85,7 @@ def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> It
         if then != (None if now is None else money(now)):
             what = f"it charges {_amount(now)} now, {_amount(then)} then: export fetches it again"
             yield Finding(_name(identifier), what)
-        of_now = {*_transfers(listed[identifier])}
-        of_now |= {whole for each in of_now if (whole := exported(each)) is not None}
+        of_now = {transfer_of(listed[identifier], detail) for detail in listed[identifier].details}
         for gone in sorted({*transfers.get(identifier, ())} - of_now):
             if gone not in known:
                 what = "its invoice no longer has this detail: export fetches what it has now"
@@ -93,7 +93,7 @@ def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> It
 
 
 async def _compare_counts(
-    commits: Sequence[Commit], listed: Mapping[str, Invoice], session: Session, settings: Settings
+    commits: Sequence[Commit], listed: Mapping[str, Invoice], fetcher: Fetcher
 ) -> list[Finding]:
     """Count the rows of all transfers that the server still has, as many at a time as requests may
     be in flight."""
@@ -103,22 +103,18 @@ async def _compare_counts(
         [(asked[commit.transfer], commit.rows) for commit in commits if commit.transfer in asked]
     )
 
+    async def count_waiting() -> None:
+        for transfer, then in waiting:
+            try:
+                now = await _count_rows(transfer, then, fetcher)
+            except TransferError as error:
+                counts[transfer] = f"its line items cannot be counted: {error}"
+            else:
+                if now != then:
+                    counts[transfer] = f"the server has {now} line items now, it had {then} then"
+
     async with anyio.create_task_group() as tasks:
-        fetcher = Fetcher(session, tasks, settings, lookahead_for(settings))
-
-        async def count_waiting() -> None:
-            for transfer, then in waiting:
-                try:
-                    now = await _count_rows(transfer, then, fetcher)
-                except TransferError as error:
-                    counts[transfer] = f"its line items cannot be counted: {error}"
-                else:
-                    if now != then:
-                        counts[transfer] = (
-                            f"the server has {now} line items now, it had {then} then"
-                        )
-
-        for _ in range(settings.max_in_flight):
+        for _ in range(fetcher.settings.max_in_flight):
             tasks.start_soon(count_waiting)
     return [Finding(str(transfer), counts[transfer], transfer) for transfer in sorted(counts)]
 

@@ -16,6 +16,7 @@ import orjson
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.archive.findings import NOT_TRIED, Finding, look
 from bulkfetch.archive.inventory import RecordFile, list_records
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
@@ -38,7 +39,6 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.errors import BulkfetchError, DamagedError, StorageError
 from bulkfetch.runs.completeness import find_lacking, find_open
-from bulkfetch.runs.findings import NOT_TRIED, Finding, look
 from bulkfetch.runs.reconcile import (
     Circumstances,
     Header,

@@ -193,10 +193,16 @@ class MadeUp:
     interrupt: Callable[[Asked], web.Response | Awaitable[web.Response] | None] = lambda asked: None
 
     def __call__(self, asked: Asked) -> web.Response | Awaitable[web.Response]:
-        return self.interrupt(asked) or (self._list() if asked.is_list else self._page(asked))
+        return self.interrupt(asked) or (self._list(asked) if asked.is_list else self._page(asked))
 
-    def _list(self) -> web.Response:
-        return page(json.dumps({"totalCount": len(self.invoices), "items": self.invoices}).encode())
+    def _list(self, asked: Asked) -> web.Response:
+        start, size = asked.offset or 0, asked.size or 200
+        shown = self.invoices[start : start + size]
+        body: dict[str, Any] = {"totalCount": len(shown), "items": shown}
+        if start + size < len(self.invoices):
+            following = f"/invoices?size={size}&offset={start + size}"
+            body["links"] = {"next": {"uri": following, "method": "GET"}}
+        return page(json.dumps(body).encode())
 
     def _page(self, asked: Asked) -> web.Response:
         mine = {

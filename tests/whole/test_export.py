@@ -674,15 +674,16 @@ async def test_a_token_that_expires_in_the_middle_ends_the_run_and_the_next_one_
     async with serving(tenant) as server:
         with pytest.raises(SignInError):
             await export_async(tmp_path, server.settings(max_in_flight=1))
-        assert {Path(name).name for name in commits(tmp_path)} == {
-            f"{number}+office+billing_line_items.json" for number in range(5)
-        }
+        # the fifth may be on its way into the archive when the sixth is refused
+        names = [f"{number}+office+billing_line_items.json" for number in range(5)]
+        done = sorted(Path(name).name for name in commits(tmp_path))
+        assert done in (names, names[:4])
         assert len(run_reports(tmp_path)) == 1
         tenant.interrupt = lambda asked: None
 
         report = await export_async(tmp_path, server.settings())
 
-    assert (len(report.committed), len(report.skipped)) == (3, 5)
+    assert (len(report.committed), len(report.skipped)) == (8 - len(done), len(done))
 
 
 @pytest.mark.parametrize(

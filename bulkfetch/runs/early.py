@@ -1,0 +1,134 @@
+"""Transfers that are fetched into staging while the list of invoices still comes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import PurePosixPath
+from typing import Any
+
+import anyio
+
+from bulkfetch.archive.inventory import Inventory
+from bulkfetch.archive.layout import commit_name
+from bulkfetch.billing.invoices import Invoice
+from bulkfetch.billing.transfers import Transfer, transfer_of
+from bulkfetch.errors import BulkfetchError, TransferError
+from bulkfetch.runs.run import ExportOptions
+from bulkfetch.runs.selection import Selection
+from bulkfetch.runs.sources import rank
+from bulkfetch.runs.transfers import Fetched, Job, fetch_transfer
+
+
+def may_begin_early(options: ExportOptions) -> bool:
+    """Return whether line items may be fetched before the list of invoices is whole.
+
+    They are not where only the whole list shows whether a name in the selection is misspelt, nor
+    where it decides what to fetch again.
+    """
+    selection = options.selection
+    names = (selection.invoices, selection.providers, selection.line_item_types, options.take_new)
+    return options.repair is None and not any(names)
+
+
+def names_in_use(inventory: Inventory) -> set[PurePosixPath]:
+    """Return the names of all records of which an archive has anything: what becomes of them is
+    decided when the list is whole."""
+    return {each.record for each in inventory.records} | inventory.lacking
+
+
+def find_early(invoices: Iterable[Invoice], selection: Selection) -> list[Transfer]:
+    """Return the transfers of `invoices` that are selected.
+
+    Those of amendments wait: an amendment may be listed as well, with other details.
+    """
+    return [
+        transfer_of(invoice, detail)
+        for invoice in invoices
+        for detail in invoice.details
+        if selection.wants_detail(detail)
+    ]
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A transfer that was begun early, and how it ended."""
+
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    fetched: Fetched | None = None
+    error: BulkfetchError | None = None
+
+
+class EarlyTransfers:
+    """Fetches transfers into staging, several at a time, those that take longest of the known ones
+    first. Nothing is published."""
+
+    def __init__(self, job: Job, at_once: int) -> None:
+        self._job = job
+        self._at_once = at_once
+        self._in_use: Container[PurePosixPath] = ()
+        self._waiting: list[tuple[Any, int, Transfer]] = []
+        self._numbers = count()
+        self._begun: dict[Transfer, _Begun] = {}
+        self._at_work = 0
+        self.is_open = self._is_closed = False
+
+    def open(self, in_use: Container[PurePosixPath]) -> None:
+        """Let transfers be fetched whose records are not among those `in_use`."""
+        self._in_use, self.is_open = in_use, True
+
+    def add(self, transfers: Iterable[Transfer]) -> None:
+        """Let `transfers` be fetched as soon as there is room."""
+        for each in dict.fromkeys(transfers):
+            if commit_name(each) not in self._in_use:
+                heapq.heappush(self._waiting, (rank(each), next(self._numbers), each))
+                self._job.run.stats.transfers += 1
+        self._begin()
+
+    def close(self) -> None:
+        """Begin no more; what was begun continues."""
+        self._is_closed = True
+
+    def __contains__(self, transfer: Transfer) -> bool:
+        return transfer in self._begun
+
+    async def take(self, transfer: Transfer) -> Fetched:
+        """Return a transfer that was begun, once it is here. Raises what its fetching raised."""
+        begun = self._begun[transfer]
+        await begun.ended.wait()
+        if begun.error is not None:
+            raise begun.error
+        if begun.fetched is None:
+            raise BulkfetchError(f"transfer {transfer} was given up")
+        return begun.fetched
+
+    async def give_up(self, but: Container[Transfer]) -> list[Transfer]:
+        """Give up what was begun and is not among `but`; return which transfers these are."""
+        given_up = [each for each in self._begun if each not in but]
+        for each in given_up:
+            self._begun[each].scope.cancel()
+            await self._begun[each].ended.wait()
+        return given_up
+
+    def _begin(self) -> None:
+        while self._waiting and self._at_work < self._at_once and not self._is_closed:
+            _, _, transfer = heapq.heappop(self._waiting)
+            begun = self._begun[transfer] = _Begun()
+            self._at_work += 1
+            self._job.fetcher.tasks.start_soon(self._run, transfer, begun)
+
+    async def _run(self, transfer: Transfer, begun: _Begun) -> None:
+        try:
+            with begun.scope:
+                begun.fetched = await fetch_transfer(transfer, self._job)
+        except BulkfetchError as error:
+            begun.error = error
+            if not isinstance(error, TransferError):
+                self.close()  # the next transfer would meet it as well
+        finally:
+            self._at_work -= 1
+            begun.ended.set()
+        self._begin()
