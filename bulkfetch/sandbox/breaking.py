@@ -99,7 +99,8 @@ def instead(fault: Fault) -> Reply | None:
             status, [b""], from_service=False, headers={"Location": fault.location, **headers}
         )
     if fault.kind == "status":
-        return replace(_with_status(fault), headers=headers)
+        reply = _with_status(fault)
+        return replace(reply, headers={**reply.headers, **headers})
     return None
 
 

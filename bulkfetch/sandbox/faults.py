@@ -155,7 +155,7 @@ class Fault:
     kind: str
 
     endpoint: str = "any"
-    """`any` is all of the API, of Graph and of its blobs, without the sign-in."""
+    """`any` is all but the sign-in."""
     path: str = "*"
     """A pattern for the path below /v1, in any case: `*/lineitems/azure/*`. Of Graph and its blobs,
     it is for what is exported, and how it is asked: `/usage/billed/G000700111/operation`, or

@@ -81,7 +81,7 @@ class SandboxOptions:
     token_lifetime_s: int = 3600
     """How long a token of the token endpoint is valid."""
 
-    # How it answers.
+    # How it answers. Graph and the blobs have the limits and the latency too, each its own.
     port: int = 0
     """The port to listen on; 0 takes a free one."""
     certificate: str = ""

@@ -75,8 +75,9 @@ async def serve(
     world = make_world(options, clock)
     exporting = Exporting(world)
     invoices = _invoice_origin(world)
-    blobs = Origin(BlobSite(exporting), world, Ledger())
-    graph = Origin(GraphSite(exporting), world, Ledger())
+    graph_ledger, blob_ledger = Ledger(), Ledger()
+    graph = Origin(GraphSite(exporting, graph_ledger), world, graph_ledger)
+    blobs = Origin(BlobSite(exporting, blob_ledger), world, blob_ledger)
     honeypot = Origin(Honeypot(), world, Ledger())
     async with AsyncExitStack() as stack:
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from bulkfetch.sandbox.admission import Gate
 from bulkfetch.sandbox.api import words_of
 from bulkfetch.sandbox.faults import Fault, Met
 from bulkfetch.sandbox.graph.api import BILLING, VERSIONS, Call, GraphApi, export_of
@@ -15,8 +16,9 @@ from bulkfetch.sandbox.graph.exporting import Exporting
 from bulkfetch.sandbox.graph.exports import Export
 from bulkfetch.sandbox.graph.sas import instant
 from bulkfetch.sandbox.graph.storage import BlobStorage, Fetch
+from bulkfetch.sandbox.ledger import Ledger
 from bulkfetch.sandbox.origin import Coded, gzipped
-from bulkfetch.sandbox.replies import Reply, graph_fault
+from bulkfetch.sandbox.replies import Reply, graph_fault, storage_fault
 
 _KINDS = {"export": "export", "operations": "operation", "manifests": "manifest"}
 
@@ -26,9 +28,11 @@ class GraphSite:
 
     service = "graph"
 
-    def __init__(self, exporting: Exporting) -> None:
+    def __init__(self, exporting: Exporting, ledger: Ledger) -> None:
         self._exporting = exporting
         self._api = GraphApi(exporting)
+        self._gate = Gate(exporting.world.options, exporting.world.clock)
+        self._ledger = ledger
 
     async def met(self, request: web.Request) -> Met:
         """Return what faults are told of a request: what it exports, and how it asks."""
@@ -50,6 +54,11 @@ class GraphSite:
 
     async def reply(self, request: web.Request, fault: Fault | None) -> Reply:
         """Return the answer to a request."""
+        admission = self._gate.admit(self._ledger.in_flight)
+        if admission.refused:
+            headers = {"Retry-After": str(admission.retry_after_s)}
+            return graph_fault(429, "TooManyRequests", "Too many requests.", headers=headers)
+        await asyncio.sleep(admission.delay_s)
         words = words_of(request.path)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         call = Call(
@@ -86,9 +95,11 @@ class BlobSite:
 
     service = "storage"
 
-    def __init__(self, exporting: Exporting) -> None:
+    def __init__(self, exporting: Exporting, ledger: Ledger) -> None:
         self._exporting = exporting
         self._storage = BlobStorage(exporting)
+        self._gate = Gate(exporting.world.options, exporting.world.clock)
+        self._ledger = ledger
 
     async def met(self, request: web.Request) -> Met:
         """Return what faults are told of a request: what it is a blob of, and its name."""
@@ -98,6 +109,10 @@ class BlobSite:
 
     async def reply(self, request: web.Request, fault: Fault | None) -> Reply:
         """Return the answer to a request."""
+        admission = self._gate.admit(self._ledger.in_flight)
+        if admission.refused:
+            return storage_fault(503, "ServerBusy", "The server is busy.")
+        await asyncio.sleep(admission.delay_s)
         fetch = Fetch(
             method=request.method,
             path=request.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import zlib
 from decimal import Decimal
@@ -156,8 +157,6 @@ PERSON = {"grant_type": "refresh_token", "refresh_token": "sandbox-refresh-token
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    import base64
-
     return dict(json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "===")))
 
 
