@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from bulkfetch import sandbox
 from bulkfetch.cli.parser import SANDBOX_OPTIONS
 from bulkfetch.cli.terminal import say
-from bulkfetch.sandbox.options import SandboxOptions
 from bulkfetch.sandbox.process import spawn
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.proxies import except_for, route_to
@@ -34,14 +34,14 @@ def open_settings(arguments: argparse.Namespace) -> Iterator[Settings]:
     given = _sandbox_options(arguments)
     if getattr(arguments, "sandbox", False):
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
-        with spawn(words) as sandbox:
-            token = Secret(sandbox.token)
+        with spawn(words) as running:
+            token = Secret(running.token)
             yield replace(
                 settings,
-                base_url=sandbox.base_url,
+                base_url=running.base_url,
                 token=token,
                 sign_in="auto",
-                proxy=except_for(settings.proxy, sandbox.base_url),
+                proxy=except_for(settings.proxy, running.base_url),
             )
         return
     for name in given:
@@ -65,7 +65,7 @@ def name_sandbox(arguments: argparse.Namespace) -> str | None:
     """Name the tenant of a sandbox, so that no archive mixes two; None for any other server."""
     if not arguments.sandbox:
         return None
-    given, default = _sandbox_options(arguments), SandboxOptions()
+    given, default = _sandbox_options(arguments), sandbox.SandboxOptions()
     seed = int(given.get("seed", default.seed))
     line_items = int(given.get("line-items", default.line_items))
     name = f"sandbox, seed {seed}, {line_items} line items"

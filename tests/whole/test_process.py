@@ -257,6 +257,27 @@ def test_nothing_is_imported_from_the_working_directory(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_command_imports_neither_pandas_nor_numpy_where_they_are_installed(
+    tmp_path: Path,
+) -> None:
+    stub = dict.fromkeys(("pandas", "numpy"), "open('ran', 'w')")
+    done = end_of(tmp_path, ["export", "--sandbox", "lake"], stub=stub)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
+    assert verify(tmp_path / "lake", deep=True).sound
+
+
+def test_garbage_is_collected_after_the_start(tmp_path: Path) -> None:
+    program = (
+        "import gc; from bulkfetch.cli import main; main(['verify', 'nothing'])\n"
+        "print(gc.isenabled())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout == "True\n"
+
+
 # Messages that cannot be written
 
 
