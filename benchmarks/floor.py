@@ -69,7 +69,8 @@ def decode_and_write(directory: str, pages: int, detail: str) -> dict[str, float
 
     from bulkfetch.billing.details import schema_of
     from bulkfetch.decoding.jsontext import text_in
-    from bulkfetch.decoding.kernel import Kernel, Refusal, load
+    from bulkfetch.decoding.kernel import Kernel
+    from bulkfetch.decoding.library import Refusal, load
     from bulkfetch.decoding.pages import PageDecoder
 
     provider, kind = detail.split("/")

@@ -98,7 +98,8 @@ def page_figures(detail: str, rounds: int, size: int) -> dict[str, float]:
     from bulkfetch.billing.details import schema_of
     from bulkfetch.decoding.columns import columns_of
     from bulkfetch.decoding.jsontext import utf8_of
-    from bulkfetch.decoding.kernel import Kernel, Refusal, load
+    from bulkfetch.decoding.kernel import Kernel
+    from bulkfetch.decoding.library import Refusal, load
     from bulkfetch.decoding.pages import PageDecoder, page_of
 
     body, schema = first_page(detail, size), schema_of(*detail.split("/"))

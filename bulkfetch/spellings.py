@@ -15,11 +15,6 @@ _ESCAPE = re.compile(
     rf"|&(?:amp;)*#0*({_DECIMAL});"
 )
 """An escape of a character that needs none."""
-_HEX_BYTES = frozenset(
-    spelling(f"{ord(each):02x}").encode()
-    for each in _SELDOM_ESCAPED + "%"
-    for spelling in (str.lower, str.upper)
-)
 _NAMED = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 """Characters that XML and HTML have names for."""
 
@@ -56,35 +51,15 @@ class Spellings:
 
 def hide_all(text: str, secrets: Iterable[Spellings]) -> str:
     """Return a text without any of the secrets."""
-    plain = _without_escapes(text)
+    plain = without_escapes(text)
     for each in secrets:
         if each.core in text or each.core in plain:
             text = each.hide(text)
     return text
 
 
-def hide_all_in_bytes(text: bytes, secrets: Iterable[Spellings]) -> bytes:
-    """Return a text of UTF-8 without any of the secrets: the same object if it has none."""
-    plain = text
-    if _has_escapes(text):
-        plain = _without_escapes(text.decode("latin-1")).encode("latin-1")
-    for each in secrets:
-        if each.core_bytes in text or (plain is not text and each.core_bytes in plain):
-            text = each.hide_in_bytes(text)
-    return text
-
-
-def _has_escapes(text: bytes) -> bool:
-    """Return whether a character is escaped that needs not be. It is asked of every page."""
-    for mark in (b"\\u00", b"%"):
-        if mark[:1] in text and not _HEX_BYTES.isdisjoint(
-            [piece[:2] for piece in text.split(mark)[1:]]
-        ):
-            return True
-    return False
-
-
-def _without_escapes(text: str) -> str:
+def without_escapes(text: str) -> str:
+    """Return a text with its escapes of ASCII letters, digits, `-` and `_` undone, once."""
     if "\\" not in text and "%" not in text and "&" not in text:
         return text
     return _ESCAPE.sub(_unescape, text)

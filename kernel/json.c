@@ -109,14 +109,6 @@ static unsigned write_json(uint8_t *to, uint32_t character) {
 
 static bool is_surrogate(uint32_t unit) { return unit >= 0xD800 && unit <= 0xDFFF; }
 
-static int hex_digit(uint8_t byte) {
-    if (is_digit(byte))
-        return byte - '0';
-    if (byte >= 'a' && byte <= 'f')
-        return byte - 'a' + 10;
-    return byte >= 'A' && byte <= 'F' ? byte - 'A' + 10 : -1;
-}
-
 /* Read the four digits behind `\u`. */
 static bool read_unit(struct cursor *in, uint32_t *unit) {
     if (in->end - in->at < 4)

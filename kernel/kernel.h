@@ -132,6 +132,14 @@ KERNEL_API int32_t kernel_decode_lines(const struct kernel_schema *schema, const
 KERNEL_API int32_t kernel_find_items(const uint8_t *text, uint64_t length,
                                      struct kernel_page *page);
 
+/* Return 1 if a text has another one in it, else 0. */
+KERNEL_API int32_t kernel_has(const uint8_t *text, uint64_t length, const uint8_t *sought,
+                              uint64_t sought_length);
+
+/* Return 1 if a text has an escape, of JSON or URLs, of an ASCII letter or digit, of `-`, `_` or
+ * `%`, which need none; else 0. */
+KERNEL_API int32_t kernel_has_escape(const uint8_t *text, uint64_t length);
+
 /* Release an array that nobody took; does nothing to one that is released. */
 KERNEL_API void kernel_release(struct ArrowArray *array);
 

@@ -45,6 +45,15 @@ static inline void skip_space(struct cursor *in) {
 
 static inline bool is_digit(uint8_t byte) { return (uint8_t)(byte - '0') < 10; }
 
+/* Return what a hexadecimal digit is worth, or -1. */
+static inline int hex_digit(uint8_t byte) {
+    if (is_digit(byte))
+        return byte - '0';
+    if (byte >= 'a' && byte <= 'f')
+        return byte - 'a' + 10;
+    return byte >= 'A' && byte <= 'F' ? byte - 'A' + 10 : -1;
+}
+
 /* Whether a byte may stand in a JSON string and mean itself. */
 static inline bool is_plain(uint8_t byte) {
     return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
@@ -79,6 +88,36 @@ static inline unsigned copy_block(uint8_t *to, const uint8_t *from) {
     while (plain < BLOCK && is_plain(from[plain]))
         plain++;
     return plain;
+#endif
+}
+
+/* How many bits of a mask stand for each byte of a block. */
+#if !defined(__SSE2__) && defined(__aarch64__) && defined(__ARM_NEON)
+#define MASK_BITS 4
+#else
+#define MASK_BITS 1
+#endif
+
+/* Return a mask with one bit for each place where `one` has the first byte and `other` the last. */
+static inline uint64_t equal_in_blocks(const uint8_t *one, uint8_t first, const uint8_t *other,
+                                       uint8_t last) {
+#if defined(__SSE2__)
+    __m128i firsts = _mm_loadu_si128((const __m128i *)one);
+    __m128i lasts = _mm_loadu_si128((const __m128i *)other);
+    firsts = _mm_cmpeq_epi8(firsts, _mm_set1_epi8((char)first));
+    lasts = _mm_cmpeq_epi8(lasts, _mm_set1_epi8((char)last));
+    return (uint64_t)(unsigned)_mm_movemask_epi8(_mm_and_si128(firsts, lasts));
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+    uint8x16_t firsts = vceqq_u8(vld1q_u8(one), vdupq_n_u8(first));
+    uint8x16_t both = vandq_u8(firsts, vceqq_u8(vld1q_u8(other), vdupq_n_u8(last)));
+    uint64_t mask =
+        vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(both), 4)), 0);
+    return mask & 0x1111111111111111u;
+#else
+    uint64_t mask = 0;
+    for (unsigned place = 0; place < BLOCK; place++)
+        mask |= (uint64_t)(one[place] == first && other[place] == last) << place;
+    return mask;
 #endif
 }
 

@@ -12,23 +12,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Final, Protocol, TypeAlias, cast
+from typing import TypeAlias
 
 import pyarrow as pa
 
 from bulkfetch.decoding.columns import Columns
 from bulkfetch.decoding.fields import ITEM, RESCUED, UNDECLARED, Field, Kind, LineItemSchema
-from bulkfetch.settings.environment import first_variable
+from bulkfetch.decoding.library import ArrowArray, Library, LibraryPage, Refusal, Stranger, load
 
-ABI: Final = 1
-"""The version of the library's functions that this module calls: `KERNEL_ABI` of `kernel.h`."""
-NOT_HERE = "this installation has no kernel"
-SWITCHED_OFF = "BULKFETCH_KERNEL is off"
-
-_FOLDER = Path(__file__).parent
-_NAMES = ("_kernel.so", "_kernel.dylib", "_kernel.dll")
 MAX_STRANGERS = 250
 """`KERNEL_MAX_STRANGERS` of `kernel.h`."""
 _CAPSULE = b"arrow_array"
@@ -51,64 +42,6 @@ KINDS = {
 """The numbers of `kernel_kind` in `kernel.h`."""
 
 
-class _ArrowArray(ctypes.Structure):
-    _fields_ = (
-        ("length", ctypes.c_int64),
-        ("null_count", ctypes.c_int64),
-        ("offset", ctypes.c_int64),
-        ("n_buffers", ctypes.c_int64),
-        ("n_children", ctypes.c_int64),
-        ("buffers", ctypes.c_void_p),
-        ("children", ctypes.c_void_p),
-        ("dictionary", ctypes.c_void_p),
-        ("release", ctypes.c_void_p),
-        ("private_data", ctypes.c_void_p),
-    )
-
-
-class _Stranger(ctypes.Structure):
-    _fields_ = (
-        ("start", ctypes.c_uint64),
-        ("length", ctypes.c_uint64),
-        ("times", ctypes.c_uint64),
-    )
-
-
-class _Page(ctypes.Structure):
-    _fields_ = (
-        ("array", _ArrowArray),
-        ("rescues", ctypes.c_void_p),
-        ("strangers", ctypes.c_void_p),
-        ("stranger_count", ctypes.c_uint64),
-        ("rows", ctypes.c_uint64),
-        ("items_start", ctypes.c_uint64),
-        ("items_end", ctypes.c_uint64),
-        ("stopped_at", ctypes.c_uint64),
-    )
-
-
-class _Library(Protocol):
-    """The functions of `kernel.h`."""
-
-    kernel_abi: Callable[[], int]
-    kernel_reason: Callable[[int], bytes | None]
-    kernel_format: Callable[[int], bytes | None]
-    kernel_compile: Callable[[bytes, object, int], int | None]
-    kernel_free: Callable[[int], None]
-    kernel_decode_page: Callable[[int, int, int, object], int]
-    kernel_decode_lines: Callable[[int, int, int, object], int]
-    kernel_find_items: Callable[[int, int, object], int]
-    kernel_release: Callable[[object], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why the kernel did not take a text, and at which byte."""
-
-    reason: str
-    at: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """The rows of a text as columns; the value of `items` is `text[items_start:items_end]`."""
@@ -126,7 +59,7 @@ _DecodeWith: TypeAlias = "Callable[[Kernel], Decoded | Refusal]"
 class Kernel:
     """The kernel with the schema of one line-item type. Safe to share between threads."""
 
-    def __init__(self, library: _Library, schema: LineItemSchema) -> None:
+    def __init__(self, library: Library, schema: LineItemSchema) -> None:
         fields = () if schema is UNDECLARED else schema.fields
         self._library = library
         self._names = tuple(field.name for field in fields)
@@ -149,8 +82,8 @@ class Kernel:
         if self._handle is None:
             return Refusal("the kernel cannot have this schema")
         buffer = pa.py_buffer(text)
-        page, counts = _Page(), (ctypes.c_uint64 * (len(self._names) + 1))()
-        strangers = (_Stranger * MAX_STRANGERS)()
+        page, counts = LibraryPage(), (ctypes.c_uint64 * (len(self._names) + 1))()
+        strangers = (Stranger * MAX_STRANGERS)()
         page.rescues = ctypes.addressof(counts)
         page.strangers = ctypes.addressof(strangers)
         status = decode(
@@ -166,7 +99,7 @@ class Kernel:
         columns = _columns(self._take(page.array), rescues, whole=not self._names)
         return Decoded(page.rows, columns, start + page.items_start, start + page.items_end)
 
-    def _take(self, array: _ArrowArray) -> pa.RecordBatch:
+    def _take(self, array: ArrowArray) -> pa.RecordBatch:
         try:
             return pa.record_batch(_Handed(self._arrow, array))
         finally:  # does nothing once pyarrow has taken it
@@ -178,8 +111,8 @@ def find_items(text: bytes, start: int = 0) -> tuple[int, int] | Refusal:
     library = load()
     if isinstance(library, Refusal):
         return library
-    buffer, page = pa.py_buffer(text), _Page()
-    strangers = (_Stranger * 1)()
+    buffer, page = pa.py_buffer(text), LibraryPage()
+    strangers = (Stranger * 1)()
     page.strangers = ctypes.addressof(strangers)
     address, size = buffer.address + start, buffer.size - start
     if status := library.kernel_find_items(address, size, ctypes.byref(page)):
@@ -236,7 +169,7 @@ class Kernels:
         )
         return replace(decoded, columns=columns)
 
-    def _of(self, library: _Library, schema: LineItemSchema) -> Kernel:
+    def _of(self, library: Library, schema: LineItemSchema) -> Kernel:
         kernel = self._kernels.get(schema)
         return kernel or self._kernels.setdefault(schema, Kernel(library, schema))
 
@@ -276,7 +209,7 @@ def _columns(batch: pa.RecordBatch, rescues: Counter[str], *, whole: bool) -> Co
     return Columns(arrays[:-1], arrays[-1], rescues)
 
 
-def _compile(library: _Library, fields: Sequence[Field]) -> int | None:
+def _compile(library: Library, fields: Sequence[Field]) -> int | None:
     names = b"".join(field.name.encode() + b"\0" for field in fields)
     kinds = (ctypes.c_int32 * (len(fields) + 1))(*(KINDS[field.kind] for field in fields))
     return library.kernel_compile(names, kinds, len(fields))
@@ -290,14 +223,14 @@ def _arrow_schema(fields: Sequence[Field]) -> pa.Schema:
     return pa.schema([*columns, (RESCUED, pa.string())])
 
 
-def _refusal(library: _Library, status: int, at: int) -> Refusal:
+def _refusal(library: Library, status: int, at: int) -> Refusal:
     return Refusal((library.kernel_reason(status) or b"").decode(), at)
 
 
 class _Handed:
     """An array of the kernel, in the form in which pyarrow takes it over."""
 
-    def __init__(self, schema: pa.Schema, array: _ArrowArray) -> None:
+    def __init__(self, schema: pa.Schema, array: ArrowArray) -> None:
         self._schema, self._array = schema, array
 
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
@@ -308,45 +241,3 @@ class _Handed:
 _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-
-
-@cache
-def load() -> _Library | Refusal:
-    """Load the library of this installation."""
-    if first_variable("BULKFETCH_KERNEL") == "off":
-        return Refusal(SWITCHED_OFF)
-    for name in _NAMES:
-        if (path := _FOLDER / name).exists():
-            return load_from(path)
-    return Refusal(NOT_HERE)
-
-
-def load_from(path: Path) -> _Library | Refusal:
-    """Load a library, and say what its functions take and return."""
-    try:
-        library = ctypes.CDLL(str(path))
-        version = library.kernel_abi()
-        _declare(library)
-    except (OSError, AttributeError) as error:  # of another machine, or a function is missing
-        return Refusal(f"the kernel cannot be loaded: {error}")
-    if version != ABI:
-        return Refusal(f"the kernel has version {version}, and {ABI} is needed: install again")
-    return cast("_Library", library)
-
-
-def _declare(library: ctypes.CDLL) -> None:
-    address, length = ctypes.c_void_p, ctypes.c_uint64
-    page, int32, text = ctypes.POINTER(_Page), ctypes.c_int32, ctypes.c_char_p
-    kinds = ctypes.POINTER(ctypes.c_int32)
-    for name, result, arguments in (
-        ("kernel_reason", text, (int32,)),
-        ("kernel_format", text, (int32,)),
-        ("kernel_compile", address, (text, kinds, int32)),
-        ("kernel_free", None, (address,)),
-        ("kernel_decode_page", int32, (address, address, length, page)),
-        ("kernel_decode_lines", int32, (address, address, length, page)),
-        ("kernel_find_items", int32, (address, length, page)),
-        ("kernel_release", None, (ctypes.POINTER(_ArrowArray),)),
-    ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments

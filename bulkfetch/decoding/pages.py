@@ -17,7 +17,8 @@ from bulkfetch.decoding.columns import Columns, columns_of
 from bulkfetch.decoding.envelope import ENVELOPE_KEYS, Envelope, envelope_of
 from bulkfetch.decoding.fields import UNDECLARED, LineItemSchema
 from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps, loads, text_in, utf8_of
-from bulkfetch.decoding.kernel import Kernels, Refusal, find_items
+from bulkfetch.decoding.kernel import Kernels, find_items
+from bulkfetch.decoding.library import Refusal
 from bulkfetch.errors import MalformedBodyError
 from bulkfetch.words import printable
 

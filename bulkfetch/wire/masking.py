@@ -6,7 +6,8 @@ import codecs
 from collections.abc import Iterable
 
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.spellings import Spellings, hide_all, hide_all_in_bytes
+from bulkfetch.decoding.searching import has, has_escape
+from bulkfetch.spellings import Spellings, hide_all, without_escapes
 
 _SHORTEST_IN_TEXT = 4
 """Shorter ones would blank out words of messages; no secret that protects anything is so short."""
@@ -44,5 +45,10 @@ class Mask:
         cannot be read.
         """
         text = utf8_of(body) if body.startswith(_UTF16) else body
-        clean = hide_all_in_bytes(text, list(self._in_data.values()))
+        clean, plain = text, None
+        if has_escape(text):
+            plain = without_escapes(text.decode("latin-1")).encode("latin-1")
+        for each in list(self._in_data.values()):
+            if has(clean, each.core_bytes) or (plain is not None and has(plain, each.core_bytes)):
+                clean = each.hide_in_bytes(clean)
         return body if clean is text else clean

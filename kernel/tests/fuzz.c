@@ -44,6 +44,27 @@ static int32_t try_call(call decode, const struct kernel_schema *with, const uin
     return status;
 }
 
+static bool has_by_bytes(const uint8_t *text, size_t length, const uint8_t *sought, size_t size) {
+    for (size_t at = 0; at + size <= length; at++)
+        if (memcmp(text + at, sought, size) == 0)
+            return true;
+    return false;
+}
+
+/* Look for a run of the text, and for the same with another byte. */
+static void try_finding(const uint8_t *text, size_t length) {
+    uint8_t sought[40];
+    size_t from = length / 3, size = length - from;
+    if (size > sizeof sought)
+        size = sizeof sought;
+    memcpy(sought, text + from, size);
+    CHECK(kernel_has(text, length, sought, size));
+    if (size)
+        sought[size / 2] ^= 1;
+    CHECK(kernel_has(text, length, sought, size) == has_by_bytes(text, length, sought, size));
+    kernel_has_escape(text, length);
+}
+
 static void try_text(const uint8_t *text, size_t length) {
     long before = heap_live;
     uint8_t *copy = malloc(length ? length : 1); /* ends exactly at the last byte */
@@ -64,6 +85,7 @@ static void try_text(const uint8_t *text, size_t length) {
     if (has_items == KERNEL_OK) /* the items as a line each, where they stand so */
         try_call(kernel_decode_lines, schema, copy + found.items_start + 1,
                  (size_t)(found.items_end - found.items_start - 2), &page);
+    try_finding(copy, length);
     free(copy);
     CHECK(heap_live == before);
 }

@@ -443,6 +443,60 @@ static void test_one_schema_serves_many_threads(void) {
     kernel_free(schema);
 }
 
+/* ---- finding ---- */
+
+static bool has(const char *text, const char *sought) {
+    size_t length = strlen(text), sought_length = strlen(sought);
+    uint8_t *copy = exact_copy(text, length), *other = exact_copy(sought, sought_length);
+    int32_t found = kernel_has(copy, length, other, sought_length);
+    free(copy);
+    free(other);
+    return found;
+}
+
+static bool has_escape(const char *text) {
+    uint8_t *copy = exact_copy(text, strlen(text));
+    int32_t found = kernel_has_escape(copy, strlen(text));
+    free(copy);
+    return found;
+}
+
+static void test_a_text_is_found_at_every_place(void) {
+    char text[80], sought[40];
+    for (size_t length = 1; length < sizeof text; length++)
+        for (size_t size = 1; size <= length && size < sizeof sought; size++)
+            for (size_t place = 0; place + size <= length; place += 1 + place / 20) {
+                memset(text, 'a', length);
+                text[length] = 0;
+                memset(sought, 'a', size);
+                sought[size] = 0;
+                CHECK(has(text, sought));
+                sought[size / 2] = 'b';
+                CHECK(!has(text, sought));
+                text[place + size / 2] = 'b';
+                CHECK(has(text, sought));
+            }
+    CHECK(has("", "") && has("a", "") && !has("", "a") && !has("ab", "abc"));
+}
+
+static void test_escapes_that_need_not_be_are_found(void) {
+    char escape[16];
+    for (unsigned byte = 0; byte < 256; byte++) {
+        bool plain = byte < 128 && byte && strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                                  "abcdefghijklmnopqrstuvwxyz0123456789-_%",
+                                                  (int)byte);
+        const char *const FORMS[] = {"%%%02x", "%%%02X", "\\u00%02x", "x\\u00%02Xy",
+                                     "\\\\u00%02x"};
+        for (size_t form = 0; form < sizeof FORMS / sizeof *FORMS; form++) {
+            snprintf(escape, sizeof escape, FORMS[form], byte);
+            CHECK(has_escape(escape) == plain);
+        }
+    }
+    CHECK(!has_escape("") && !has_escape("%") && !has_escape("%4") && !has_escape("\\u004"));
+    CHECK(!has_escape("\\u0141") && !has_escape("% 41") && !has_escape("\\U0041"));
+    CHECK(has_escape("% 41 \\ %%41"));
+}
+
 int main(void) {
     test_decimals_have_24_places();
     test_integers_have_64_bits();
@@ -454,6 +508,8 @@ int main(void) {
     test_every_place_of_a_quote_in_a_block_is_found();
     test_schemas();
     test_each_status_and_kind_has_its_words();
+    test_a_text_is_found_at_every_place();
+    test_escapes_that_need_not_be_are_found();
     test_a_page();
     test_refusals();
     test_lines();

@@ -10,7 +10,8 @@ from bulkfetch.decoding.columns import columns_of
 from bulkfetch.decoding.envelope import envelope_of
 from bulkfetch.decoding.fields import UNDECLARED, LineItemSchema
 from bulkfetch.decoding.jsontext import Json
-from bulkfetch.decoding.kernel import Decoded, Kernel, Refusal, load
+from bulkfetch.decoding.kernel import Decoded, Kernel
+from bulkfetch.decoding.library import Refusal, load
 from bulkfetch.decoding.pages import PageDecoder, items_of_lines, page_of
 
 

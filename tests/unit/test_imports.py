@@ -29,7 +29,7 @@ IMPORTS = {
     "decoding": "settings.environment",
     "billing": "decoding",
     "storage": "settings",
-    "wire": "settings decoding.jsontext",
+    "wire": "settings decoding.jsontext decoding.searching",
     "signin": "settings storage wire",
     "partnercenter": "settings decoding billing wire signin",
     "archive": "settings decoding billing storage",

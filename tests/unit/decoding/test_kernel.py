@@ -24,17 +24,8 @@ from bulkfetch.billing.details import DETAILS, schema_of
 from bulkfetch.billing.schemas import INVOICE, LICENSE_BASED, ONE_TIME
 from bulkfetch.decoding.fields import UNDECLARED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.jsontext import utf8_of
-from bulkfetch.decoding.kernel import (
-    ABI,
-    KINDS,
-    MAX_STRANGERS,
-    Decoded,
-    Kernels,
-    Refusal,
-    find_items,
-    load,
-    load_from,
-)
+from bulkfetch.decoding.kernel import KINDS, MAX_STRANGERS, Decoded, Kernels, find_items
+from bulkfetch.decoding.library import ABI, Refusal, load, load_from
 from bulkfetch.decoding.pages import PageDecoder, items_of_lines
 from bulkfetch.errors import MalformedBodyError
 
