@@ -30,8 +30,7 @@ from urllib.parse import unquote
 
 from bulkfetch.billing.details import NEW_COMMERCE
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.spelling import PERIODS
-from bulkfetch.billing.transfers import Transfer, unbilled_transfer
+from bulkfetch.billing.transfers import Transfer, periods_of, unbilled_transfer
 
 FORMAT_VERSION = 2
 """Raised whenever what is on disk changes in a way that older versions cannot read."""
@@ -246,9 +245,9 @@ def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:
     """Return the transfer of unbilled line items that a commit is named for, or None for any other
     name."""
     match = _UNBILLED_COMMIT.fullmatch(name.name)
-    return (
-        unbilled_transfer(match[3], match[4], period=match[1], currency=match[2]) if match else None
-    )
+    if match is None or match[1] not in periods_of(match[3]):
+        return None
+    return unbilled_transfer(match[3], match[4], period=match[1], currency=match[2])
 
 
 DIGITS = 12
@@ -265,7 +264,7 @@ _DOCUMENT = re.compile(
 _HEADERS = re.compile(rf"invoices/part-00000-([0-9a-f]{{{DIGITS}}})\.parquet")
 _RECORD = re.compile(r"([A-Za-z0-9%+~_-]+)\.(json|next|[0-9]{8}T[0-9]{6}\.[0-9]{6}Z\.old)")
 _UNBILLED_COMMIT = re.compile(
-    rf"~unbilled-({'|'.join(PERIODS)})-([A-Z]{{3}})\+({'|'.join(NEW_COMMERCE)})\+([a-z_]+)\.json"
+    rf"~unbilled-([a-z]+)-([A-Z]{{3}})\+({'|'.join(NEW_COMMERCE)})\+([a-z_]+)\.json"
 )
 
 

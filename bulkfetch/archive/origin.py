@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
 from bulkfetch.archive.layout import ARCHIVE, FORMAT_VERSION
 from bulkfetch.archive.records import refuse_other_format, sealed, unsealed
+from bulkfetch.billing.apis import Wanted
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.errors import DamagedArchiveError, OutputError
 from bulkfetch.settings.declared import ROW_GROUP_ROWS
 from bulkfetch.storage.store import Store
 
 _ARCHIVE_HASH = "archive_sha256"
+_API = "new_commerce_api"
+_WANTED: Mapping[object, Wanted] = {"v1": "v1", "graph": "graph"}
 _SANDBOX = re.compile(r"sandbox, seed (\d+), (\d+) line items(?:, details (.+))?")
 UNKNOWN_TENANT = "unknown"
 """What stands for the tenant of a run whose settings and token do not name it."""
@@ -44,11 +48,13 @@ def claim_archive(
     facts: Mapping[str, Any],
     *selected: Mapping[str, Any],
     anew: bool = False,
+    api: Wanted = "auto",
 ) -> None:
     """Mark an output directory as ours, and add what was `selected` to the selections before.
 
-    With `anew`, an archive file that is damaged is written again. Raises OutputError as
-    `check_archive` does.
+    It also keeps the `api` that is wanted for new commerce, which may change from run to run. With
+    `anew`, an archive file that is damaged is written again. Raises OutputError as `check_archive`
+    does.
     """
     try:
         check_archive(store, facts)
@@ -60,12 +66,20 @@ def claim_archive(
     selections = found.get("selections", [])
     for selection in selected:
         selections = join_selections(selections, selection)
-    wanted = _wanted(facts)
-    if wanted.get("tenant") == UNKNOWN_TENANT:
-        wanted["tenant"] = found.get("tenant", UNKNOWN_TENANT)
-    content = sealed({**found, **wanted, "selections": selections}, _ARCHIVE_HASH)
+    facts_of_run = _wanted(facts)
+    if facts_of_run.get("tenant") == UNKNOWN_TENANT:
+        facts_of_run["tenant"] = found.get("tenant", UNKNOWN_TENANT)
+    content = sealed({**found, **facts_of_run, _API: api, "selections": selections}, _ARCHIVE_HASH)
     if store.read(ARCHIVE) != content:
         store.write(ARCHIVE, content)
+
+
+def wanted_api(store: Store) -> Wanted:
+    """Return which API the last run wanted for new commerce. A damaged archive file counts as one
+    that does not say."""
+    with suppress(DamagedArchiveError):
+        return _WANTED.get((read_archive(store) or {}).get(_API), "auto")
+    return "auto"
 
 
 def join_selections(

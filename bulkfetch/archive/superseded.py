@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import RECORDS, SUPERSEDED, commit_name, superseded_name
 from bulkfetch.archive.publishing import hash_of, name_moment
 from bulkfetch.archive.records import Record
+from bulkfetch.billing.apis import exported
 from bulkfetch.billing.invoices import details_of
 from bulkfetch.billing.transfers import transfer_named
 from bulkfetch.decoding.jsontext import loads
@@ -208,10 +209,16 @@ def prune(store: Store, before: datetime) -> Pruned:
 _HEADER_COLUMNS = ("id", "totalCharges", "invoiceDetails")
 
 
-def _records_of(invoice_id: str, details: str | None) -> Iterator[PurePosixPath]:
-    """Return the names of the records of an invoice's details, from its row in the table."""
+def _records_of(
+    invoice_id: str, details: str | None, there: Container[PurePosixPath]
+) -> Iterator[PurePosixPath]:
+    """Return the names of the records of an invoice's details, from its row in the table: that of
+    Microsoft Graph where it is there."""
     for detail in () if details is None else details_of(loads(details.encode()), invoice_id):
-        yield commit_name(transfer_named(invoice_id, detail))
+        transfer = transfer_named(invoice_id, detail)
+        whole = exported(transfer)
+        is_exported = whole is not None and commit_name(whole) in there
+        yield commit_name(whole if whole is not None and is_exported else transfer)
 
 
 class _Newer:
@@ -263,8 +270,9 @@ class _Newer:
             columns = [table.column(name).to_pylist() for name in _HEADER_COLUMNS]
         except (DamagedError, KeyError):
             return {}
+        there = set(commit_names(self._store))
         return {
-            invoice_id: (charged, set(_records_of(invoice_id, details)))
+            invoice_id: (charged, set(_records_of(invoice_id, details, there)))
             for invoice_id, charged, details in zip(*columns, strict=True)
         }
 

@@ -18,7 +18,9 @@ def path_segment(name: str) -> str:
 
 
 PERIODS = ("current", "previous")
-"""The periods whose line items may be unbilled."""
+"""The periods whose line items may be unbilled, as v1 calls them."""
+EXPORTED_PERIODS = ("current", "last")
+"""The same periods as Microsoft Graph calls them."""
 
 
 def currency_code(text: str) -> str:

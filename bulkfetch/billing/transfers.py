@@ -10,9 +10,16 @@ from decimal import Decimal
 from typing import TypeGuard
 from urllib.parse import urlsplit
 
-from bulkfetch.billing.details import NEW_COMMERCE, Detail, Paging, api_spelling, detail_of
+from bulkfetch.billing.details import (
+    GRAPH,
+    NEW_COMMERCE,
+    Detail,
+    Paging,
+    api_spelling,
+    detail_of,
+)
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
-from bulkfetch.billing.spelling import PERIODS, currency_code, path_segment
+from bulkfetch.billing.spelling import EXPORTED_PERIODS, PERIODS, currency_code, path_segment
 from bulkfetch.errors import SettingsError
 from bulkfetch.words import printable
 
@@ -43,6 +50,15 @@ class Transfer:
     """The invoice's `totalCharges`; another value means that the invoice has changed."""
     billed_from: date | None = field(default=None, compare=False)
     """The first day of the month that the invoice bills."""
+    invoiced_on: date | None = field(default=None, compare=False)
+    """The day of the invoice."""
+    stands_for: tuple[Transfer, ...] = field(default=(), compare=False)
+    """The transfers of v1 whose line items this one of Microsoft Graph has, as the invoice lists
+    them."""
+    or_v1: bool = field(default=False, compare=False)
+    """Whether v1 is asked where Microsoft Graph has none."""
+    why: str = field(default="", compare=False)
+    """Why this API is asked, and not the other one."""
 
     @property
     def detail(self) -> Detail:
@@ -93,15 +109,20 @@ def unbilled_transfer(
         raise SettingsError(
             f"only {', '.join(NEW_COMMERCE)} have unbilled line items, not {printable(provider)!r}"
         )
-    if period not in PERIODS:
+    if period not in (periods := periods_of(provider)):
         raise SettingsError(
-            f"the period of unbilled line items is {' or '.join(PERIODS)}, "
+            f"the period of unbilled line items is {' or '.join(periods)}, "
             f"not {printable(period)!r}"
         )
     currency = currency_code(currency)
     return Transfer(
         UNBILLED, provider, api_spelling(line_item_type), (period, currency), None, currency, period
     )
+
+
+def periods_of(provider: str) -> tuple[str, ...]:
+    """Return the periods whose line items may be unbilled, in the words of the provider's API."""
+    return EXPORTED_PERIODS if provider == GRAPH else PERIODS
 
 
 def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
@@ -115,6 +136,7 @@ def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
         currency=invoice.currency_code,
         charged=invoice.total_charges,
         billed_from=billing_period_of(invoice),
+        invoiced_on=invoice.invoice_date.date() if invoice.invoice_date else None,
     )
 
 
@@ -177,7 +199,7 @@ def explanation(transfer: Transfer) -> str:
     return (
         f"since 21 April 2025 the v1 API serves new-commerce {detail.description} of billing "
         f"periods before {detail.v1_ends:%B %Y} only, and {of_this}: Microsoft Graph's billing "
-        "export has them, which bulkfetch does not fetch yet (docs/billing-periods.md)"
+        "export has them; docs/billing-periods.md says how to fetch them from there"
     )
 
 

@@ -12,7 +12,11 @@ from typing import TypeAlias
 
 from bulkfetch.archive.commits import Commit, read_commit
 from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.archive.layout import commit_name
 from bulkfetch.archive.records import Record
+from bulkfetch.billing.apis import Routes, Wanted, counterparts, routes_of
+from bulkfetch.billing.details import GRAPH
+from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.reconcile import (
@@ -36,6 +40,10 @@ class Kept:
     commits: Mapping[Transfer, Commit]
     sound: Set[Transfer]
     damaged: Mapping[Transfer, str]
+
+    def has_read(self, transfer: Transfer) -> bool:
+        """Return whether the record of a transfer was read, and is there."""
+        return transfer in self.commits or transfer in self.damaged
 
     def committed(self, transfers: Iterable[Transfer]) -> dict[Transfer, Commit]:
         """Return the commits of those `transfers` that are done: whose commit is sound, and whose
@@ -63,12 +71,13 @@ class Kept:
         )
 
 
-def read_kept(store: Store, transfers: Iterable[Transfer]) -> Kept:
-    """Read what an archive keeps of `transfers`. Blocks."""
-    wanted = list(dict.fromkeys(transfers))
-    commits: dict[Transfer, Commit] = {}
-    damaged: dict[Transfer, str] = {}
-    sound: set[Transfer] = set()
+NOTHING_READ = Kept({}, frozenset(), {})
+
+
+def read_kept(store: Store, transfers: Iterable[Transfer], before: Kept = NOTHING_READ) -> Kept:
+    """Read what an archive keeps of `transfers`, and add it to what was read before. Blocks."""
+    wanted = [each for each in dict.fromkeys(transfers) if not before.has_read(each)]
+    commits, damaged, sound = dict(before.commits), dict(before.damaged), set(before.sound)
     read = side_by_side(store, partial(_read_one, store), wanted)
     for transfer, (found, is_sound) in zip(wanted, read, strict=True):
         if isinstance(found, Commit):
@@ -83,6 +92,51 @@ def read_kept(store: Store, transfers: Iterable[Transfer]) -> Kept:
 def find_committed(store: Store, transfers: Sequence[Transfer]) -> dict[Transfer, Commit]:
     """Return the commits of those `transfers` that are done, as `Kept.committed` does. Blocks."""
     return read_kept(store, transfers).committed(transfers)
+
+
+class Router:
+    """Chooses the API of each invoice by what an archive has; `kept` is what it read for that.
+
+    What is archived stays with its API, unless the invoice has changed since, or v1 had no rows of
+    an invoice that charges something. If `stays`, nothing changes its API at all.
+    """
+
+    def __init__(
+        self, store: Store, names: Collection[PurePosixPath], wanted: Wanted, *, stays: bool = False
+    ) -> None:
+        self._store = store
+        self._names = names
+        self._wanted = wanted
+        self._stays = stays
+        self.kept = NOTHING_READ
+
+    def routes(self, invoices: Sequence[Invoice]) -> Routes:
+        """Return the routes of these invoices. Blocks."""
+        if self._stays:
+            routes = routes_of(invoices, self._wanted, self._has_name)
+            return replace(routes, stays=True)
+        named = [
+            each
+            for invoice in invoices
+            for whole, parts in counterparts(invoice).values()
+            for each in (whole, *parts)
+            if self._has_name(each)
+        ]
+        self.kept = read_kept(self._store, named)
+        staying = {each for each in named if self._keeps(each)}
+        return routes_of(invoices, self._wanted, staying.__contains__)
+
+    def _has_name(self, transfer: Transfer) -> bool:
+        return commit_name(transfer) in self._names
+
+    def _keeps(self, transfer: Transfer) -> bool:
+        commit = self.kept.commits.get(transfer)
+        if commit is None:
+            return True  # its record is damaged: a repair fetches it again from where it was
+        is_exported = transfer.provider == GRAPH
+        lacks_all = transfer.detail.is_charged and bool(transfer.charged) and not commit.rows
+        has_changed_since = has_changed(transfer, commit.transfer)
+        return not has_changed_since and (is_exported or not lacks_all)
 
 
 class OtherInvoices:

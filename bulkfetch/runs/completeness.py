@@ -18,13 +18,16 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.publishing import open_records
 from bulkfetch.archive.sweep import staged_transfers
+from bulkfetch.billing.apis import exported
+from bulkfetch.billing.details import GRAPH
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.invoices import Invoice, InvoiceDetail
+from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.former import former_among, whole_invoices
 from bulkfetch.runs.openfailures import open_failures
+from bulkfetch.runs.plan import wants_transfer
 from bulkfetch.runs.reconcile import Header
-from bulkfetch.runs.selection import Selection, selection_from
+from bulkfetch.runs.selection import selection_from
 from bulkfetch.storage.store import Store
 
 
@@ -62,6 +65,19 @@ def find_lacking(
         if not (each.transfer in failed or each.transfer in selected or each.transfer in committed)
     ]
     return findings
+
+
+def find_doubled(commits: Sequence[Commit]) -> Iterator[Finding]:
+    """Find line items of an invoice that are archived from both APIs: readers see them twice."""
+    exports = {each.transfer for each in commits if each.transfer.provider == GRAPH}
+    for commit in commits:
+        whole = None if commit.transfer.unbilled else exported(commit.transfer)
+        if whole in exports:
+            what = (
+                f"the same line items are archived from Microsoft Graph as well ({whole}), and "
+                "readers see both; a repair moves these to _bulkfetch/superseded if those add up"
+            )
+            yield Finding(str(commit.transfer), what, transfer=commit.transfer)
 
 
 def split_former(
@@ -112,11 +128,7 @@ def find_selected(
         invoice = Invoice(header.invoice_id, invoice_date=header.invoice_date)
         wanting = [(each, docs) for each, docs in selections if each.wants(invoice)]
         for transfer in header.transfers:
-            if any(_wants(each, transfer) for each, _ in wanting):
+            if any(wants_transfer(each, transfer) for each, _ in wanting):
                 yield transfer
         if any(docs for _, docs in wanting):
             yield from header.documents
-
-
-def _wants(selection: Selection, transfer: Transfer) -> bool:
-    return selection.wants_detail(InvoiceDetail(transfer.provider, transfer.line_item_type))

@@ -13,9 +13,11 @@ import anyio
 
 from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import commit_name
+from bulkfetch.billing.apis import Api, Routes, api_of, exported
 from bulkfetch.billing.invoices import Invoice
-from bulkfetch.billing.transfers import Transfer, transfer_of
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import BulkfetchError, TransferError
+from bulkfetch.runs.plan import wants_transfer
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import rank
@@ -39,16 +41,17 @@ def names_in_use(inventory: Inventory) -> set[PurePosixPath]:
     return {each.record for each in inventory.records} | inventory.lacking
 
 
-def find_early(invoices: Iterable[Invoice], selection: Selection) -> list[Transfer]:
-    """Return the transfers of `invoices` that are selected.
+def find_early(invoices: Iterable[Invoice], selection: Selection, routes: Routes) -> list[Transfer]:
+    """Return the transfers of `invoices` that are selected, those of v1.
 
-    Those of amendments wait: an amendment may be listed as well, with other details.
+    Those of amendments wait: an amendment may be listed as well, with other details. So do exports:
+    only the whole list shows what an invoice has of them.
     """
     return [
-        transfer_of(invoice, detail)
+        transfer
         for invoice in invoices
-        for detail in invoice.details
-        if selection.wants_detail(detail)
+        for transfer in routes.transfers_of(invoice)
+        if api_of(transfer) is Api.V1 and wants_transfer(selection, transfer)
     ]
 
 
@@ -83,7 +86,9 @@ class EarlyTransfers:
     def add(self, transfers: Iterable[Transfer]) -> None:
         """Let `transfers` be fetched as soon as there is room."""
         for each in dict.fromkeys(transfers):
-            if commit_name(each) not in self._in_use:
+            whole = exported(each)
+            names = [commit_name(one) for one in (each, whole) if one is not None]
+            if not any(name in self._in_use for name in names):
                 heapq.heappush(self._waiting, (rank(each), next(self._numbers), each))
                 self._job.run.stats.transfers += 1
         self._begin()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import anyio.abc
 import anyio.to_thread
 
-from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.commits import Commit, commit_names
 from bulkfetch.archive.documents import CommittedDocument, committed_documents
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
@@ -29,14 +29,21 @@ from bulkfetch.archive.inventory import (
     write_run_report,
 )
 from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS
-from bulkfetch.archive.origin import UNKNOWN_TENANT, check_archive, claim_archive, read_archive
+from bulkfetch.archive.origin import (
+    UNKNOWN_TENANT,
+    check_archive,
+    claim_archive,
+    read_archive,
+    wanted_api,
+)
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, name_moment
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
 from bulkfetch.archive.sweep import remove_staged, sweep, sweep_transfers
+from bulkfetch.billing.apis import ALL_V1, Routes, Wanted
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.invoices import Invoice, OddInvoice
+from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import (
     BulkfetchError,
@@ -52,7 +59,13 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import ListedInvoices, walk_list
-from bulkfetch.runs.committed import add_charges, confirm_rebuilt, find_committed
+from bulkfetch.runs.committed import (
+    Kept,
+    Router,
+    add_charges,
+    confirm_rebuilt,
+    find_committed,
+)
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.early import EarlyTransfers, find_early, may_begin_early, names_in_use
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
@@ -63,7 +76,7 @@ from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.samples import open_run_log
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
-from bulkfetch.runs.sources import rank
+from bulkfetch.runs.sources import api_wanted, rank
 from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
@@ -203,8 +216,15 @@ async def writing_to(store: Store) -> AsyncIterator[None]:
             await anyio.to_thread.run_sync(lock.close)
 
 
-async def plan_only(settings: Settings, selection: Selection, *, allow_empty: bool = False) -> Plan:
-    """Walk the invoices and plan an export, without fetching a line item or writing anything.
+async def plan_only(
+    settings: Settings,
+    selection: Selection,
+    *,
+    allow_empty: bool = False,
+    store: Store | None = None,
+) -> Plan:
+    """Walk the invoices and plan an export into `store`, without fetching a line item or writing
+    anything.
 
     Raises what `export_async` raises for a selection that the tenant does not have.
     """
@@ -214,7 +234,20 @@ async def plan_only(settings: Settings, selection: Selection, *, allow_empty: bo
         open_session(settings, stats) as session,
         open_fetcher(session, settings) as fetcher,
     ):
-        return await walk_and_plan(fetcher, selection, stats, allow_empty=allow_empty)
+        return await walk_and_plan(
+            fetcher,
+            selection,
+            stats,
+            allow_empty=allow_empty,
+            find_routes=partial(_find_routes, store, settings),
+        )
+
+
+def _find_routes(store: Store | None, settings: Settings, invoices: Sequence[Invoice]) -> Routes:
+    wanted = api_wanted(settings)
+    if store is None:
+        return Routes(wanted)
+    return Router(store, {*commit_names(store)}, wanted).routes(invoices)
 
 
 async def archive(
@@ -351,8 +384,9 @@ class _Outcome:
 async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
     """Plan and fetch, within the deadline of the run."""
     async with _open_fetching(run) as fetching:
-        plan = await _plan_in_time(run, found, fetching)
-        work = await _compare(run, plan, found)
+        router = await anyio.to_thread.run_sync(_open_router, run, found)
+        plan = await _plan_in_time(run, found, fetching, router)
+        work = await _compare(run, plan, found, router.kept)
         progress = await _prepare_to_fetch(run, work, fetching)
         with anyio.CancelScope(deadline=run.ends_at) as scope:
             await _fetch_transfers(run, work, progress, fetching)
@@ -393,13 +427,14 @@ async def _open_fetching(run: Run) -> AsyncIterator[_Fetching]:
         yield _Fetching(job, workers, early, sole, ended_empty)
 
 
-async def _compare(run: Run, plan: Plan, found: Found) -> Work:
-    """Make the first changes of a run, and compare its plan with what the archive has."""
+async def _compare(run: Run, plan: Plan, found: Found, known: Kept) -> Work:
+    """Make the first changes of a run, and compare its plan with what the archive has, of which
+    some is `known`."""
     await anyio.to_thread.run_sync(_begin, run, plan)
     if run.options.repair is not None:  # records were made again
         inventory = await anyio.to_thread.run_sync(take_inventory, run.store)
         found = replace(found, inventory=inventory)
-    work = await anyio.to_thread.run_sync(find_work, run, plan, found)
+    work = await anyio.to_thread.run_sync(find_work, run, plan, found, known)
     note_work(run, work)
     return work
 
@@ -419,14 +454,30 @@ async def _prepare_to_fetch(run: Run, work: Work, fetching: _Fetching) -> _Progr
     return progress
 
 
+def _open_router(run: Run, found: Found) -> Router:
+    """Return what chooses the API of each invoice. A repair leaves each where it is. Blocks."""
+    if run.options.repair is None:
+        return Router(run.store, {*found.inventory.commits}, _api_of_run(run))
+    names = {each.record for each in found.inventory.records} | found.inventory.published.keys()
+    return Router(run.store, names, _api_of_run(run), stays=True)
+
+
+def _api_of_run(run: Run) -> Wanted:
+    """Return which API a run wants for new commerce; a repair wants what the archive does."""
+    if run.options.repair is None:
+        return api_wanted(run.settings)
+    return wanted_api(run.store)
+
+
 def _begin(run: Run, plan: Plan) -> None:
     """Say whose archive it is, and write the table of headers: the first changes of a run."""
     repair, store = run.options.repair, run.store
     if repair is None:
         _claim(run)
     else:
-        claim_archive(store, _facts_of(run), *recorded_selections(store), anew=True)
-        listed = list(map(header_of, plan.invoices))
+        selections = recorded_selections(store)
+        claim_archive(store, _facts_of(run), *selections, anew=True, api=plan.routes.wanted)
+        listed = [header_of(invoice, plan.routes) for invoice in plan.invoices]
         rebuild_records(run.publishing, partial(_prove, store, listed))
     headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
     staged = {STAGED_HEADERS: headers.sha256}
@@ -435,7 +486,7 @@ def _begin(run: Run, plan: Plan) -> None:
 
 def _claim(run: Run) -> None:
     """Say whose archive it is, and what was selected. Blocks."""
-    claim_archive(run.store, _facts_of(run), _narrowing(run.options))
+    claim_archive(run.store, _facts_of(run), _narrowing(run.options), api=api_wanted(run.settings))
 
 
 def _facts_of(run: Run) -> dict[str, object]:
@@ -458,7 +509,7 @@ def _end(run: Run) -> list[Generation]:
     return remove_old_views(run.store, run.settings.keep_snapshots)
 
 
-async def _plan_in_time(run: Run, found: Found, fetching: _Fetching) -> Plan:
+async def _plan_in_time(run: Run, found: Found, fetching: _Fetching, router: Router) -> Plan:
     """Return the plan of a run. Raises DeadlineError if the deadline passes before it is made."""
     plan: Plan | None = None
     fetcher, options = fetching.job.fetcher, run.options
@@ -470,6 +521,7 @@ async def _plan_in_time(run: Run, found: Found, fetching: _Fetching) -> Plan:
             run.stats,
             allow_empty=options.allow_empty,
             on_page=begin,
+            find_routes=router.routes,
         )
     fetching.early.close()
     if plan is None:
@@ -491,11 +543,13 @@ async def walk_and_plan(
     *,
     allow_empty: bool,
     on_page: Callable[[ListedInvoices], Awaitable[None]] | None = None,
+    find_routes: Callable[[Sequence[Invoice]], Routes] = lambda invoices: ALL_V1,
 ) -> Plan:
     """Walk the invoices, and plan which transfers there are. Raises NotFoundError for a selection
     that the tenant does not have, and RequestError if the invoices cannot be listed.
 
-    `on_page` is called with each page of the list but the last.
+    `on_page` is called with each page of the list but the last, and `find_routes`, in a thread, for
+    the APIs to ask.
     """
     walked: list[Invoice] = []
     odd: dict[str, OddInvoice] = {}
@@ -506,7 +560,8 @@ async def walk_and_plan(
             stats.invoices += len(page.invoices)
             if on_page is not None and not page.is_last:
                 await on_page(page)
-    return plan_export(walked, selection, odd.values(), allow_empty=allow_empty)
+    routes = await anyio.to_thread.run_sync(find_routes, list(flatten_once(walked)))
+    return plan_export(walked, selection, odd.values(), allow_empty=allow_empty, routes=routes)
 
 
 async def _begin_early(run: Run, found: Found, fetching: _Fetching, page: ListedInvoices) -> None:
@@ -516,8 +571,9 @@ async def _begin_early(run: Run, found: Found, fetching: _Fetching, page: Listed
         fetching.job.staged.update(staged)
         fetching.early.open(names_in_use(found.inventory))
     wanted = [each for each in page.invoices if run.options.selection.wants(each)]
-    fetching.sole.update(sole_transfers(map(header_of, wanted)))
-    fetching.early.add(find_early(wanted, run.options.selection))
+    routes = Routes(_api_of_run(run))
+    fetching.sole.update(sole_transfers(header_of(each, routes) for each in wanted))
+    fetching.early.add(find_early(wanted, run.options.selection, routes))
 
 
 def _open_staging(run: Run, found: Found) -> set[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import product
 
-from bulkfetch.billing.details import DETAILS, NEW_COMMERCE, api_spelling
+from bulkfetch.billing.apis import ALL_V1, Api, Routes, names_in_v1, unbilled_details
+from bulkfetch.billing.details import NEW_COMMERCE, api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice, flatten_once
-from bulkfetch.billing.spelling import PERIODS
-from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
+from bulkfetch.billing.transfers import Transfer, periods_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError
 from bulkfetch.runs.selection import Selection
 from bulkfetch.words import printable
@@ -21,13 +22,15 @@ class Plan:
     """The invoices of a run, amendments among them, and their transfers, in the server's order.
 
     Transfers of unbilled line items come last. `odd` are invoices that cannot be read. `absent`
-    says what was selected and the tenant does not have, where that is allowed.
+    says what was selected and the tenant does not have, where that is allowed. `routes` say which
+    API has the line items of each invoice.
     """
 
     invoices: tuple[Invoice, ...]
     transfers: tuple[Transfer, ...]
     odd: tuple[OddInvoice, ...] = ()
     absent: tuple[str, ...] = ()
+    routes: Routes = ALL_V1
 
 
 def plan_export(
@@ -36,8 +39,11 @@ def plan_export(
     odd: Iterable[OddInvoice] = (),
     *,
     allow_empty: bool = False,
+    routes: Routes = ALL_V1,
 ) -> Plan:
     """Plan an export of `walked` invoices, and of those that cannot be read.
+
+    `routes` say which API to ask for each.
 
     Raises NotFoundError for a selected invoice that is not there. A selected provider or line-item
     type that no invoice has, days without an invoice, and unbilled line items of an unknown
@@ -49,8 +55,8 @@ def plan_export(
     _check_invoices(selection, everything, {each.name for each in unread})
     invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
     wanted_odd = tuple(filter(selection.wants_odd, unread))
-    currencies = selection.currencies or _currencies(everything)
-    absent = [*_find_absent_details(selection, everything)]
+    currencies = selection.currencies or _currencies(everything, routes.unbilled)
+    absent = [*_find_absent_details(selection, everything, routes)]
     if not invoices and not wanted_odd and not selection.unbilled:
         wanted = [each for each in everything if each.id in selection.invoices]
         absent += _find_absent_days(selection, wanted or everything)
@@ -61,33 +67,50 @@ def plan_export(
         if selection.unbilled and not currencies:
             advice = f"give --currency, as in EUR, or {advice.removeprefix('give ')}"
         raise NotFoundError(f"{absent[0]}; {advice}")
-    transfers = [*_transfers_of(invoices, selection), *_unbilled_of(currencies, selection)]
-    return Plan(invoices, tuple(dict.fromkeys(transfers)), wanted_odd, tuple(absent))
+    transfers = [
+        *_transfers_of(invoices, selection, routes),
+        *_unbilled_of(currencies, selection, routes.unbilled),
+    ]
+    return Plan(invoices, tuple(dict.fromkeys(transfers)), wanted_odd, tuple(absent), routes)
 
 
-def _unbilled_of(currencies: Iterable[str], selection: Selection) -> Iterator[Transfer]:
+def _unbilled_of(currencies: Iterable[str], selection: Selection, api: Api) -> Iterator[Transfer]:
     """Return the transfers of unbilled line items, in all periods and these currencies."""
     if not selection.unbilled:
         return
-    wanted = [each for each in _UNBILLED_DETAILS if selection.wants_detail(each)]
-    for currency, detail, period in product(currencies, wanted, PERIODS):
-        yield unbilled_transfer(
-            detail.billing_provider, detail.invoice_line_item_type, period=period, currency=currency
-        )
+    for currency, detail in product(currencies, unbilled_details(api)):
+        provider, line_item_type = detail.billing_provider, detail.invoice_line_item_type
+        for period in periods_of(provider):
+            transfer = unbilled_transfer(provider, line_item_type, period=period, currency=currency)
+            if wants_transfer(selection, transfer):
+                yield transfer
 
 
-_UNBILLED_DETAILS = tuple(
-    InvoiceDetail(row.provider, row.line_item_type) for row in DETAILS.values() if row.unbilled
-)
+def wants_transfer(selection: Selection, transfer: Transfer) -> bool:
+    """Return whether a transfer of a selected invoice is selected: by its own names, or by those of
+    a detail that it has the line items of."""
+    own = InvoiceDetail(transfer.provider, transfer.line_item_type)
+    return any(map(selection.wants_detail, (own, *names_in_v1(transfer))))
 
 
-def _currencies(invoices: Sequence[Invoice]) -> tuple[str, ...]:
-    """Return the currencies of new-commerce invoices, or of all invoices if there are none."""
+_CURRENT_DAYS = timedelta(days=366)
+
+
+def _currencies(invoices: Sequence[Invoice], api: Api) -> tuple[str, ...]:
+    """Return the currencies of new-commerce invoices, or of all invoices if there are none.
+
+    Microsoft Graph is asked for those of the last twelve months, up to the newest invoice: it makes
+    an export for each.
+    """
     new = [
         each
         for each in invoices
         if any(api_spelling(detail.billing_provider) in NEW_COMMERCE for detail in each.details)
     ]
+    dates = [each.invoice_date for each in new if each.invoice_date is not None]
+    if api is Api.GRAPH and dates:
+        since = max(dates) - _CURRENT_DAYS
+        new = [each for each in new if each.invoice_date is None or each.invoice_date >= since]
     codes = dict.fromkeys(each.currency_code for each in new or invoices)
     return tuple(code for code in codes if code and re.fullmatch(r"[A-Za-z]{3}", code))
 
@@ -104,10 +127,15 @@ def _check_invoices(
         )
 
 
-def _find_absent_details(selection: Selection, everything: Sequence[Invoice]) -> Iterator[str]:
+def _find_absent_details(
+    selection: Selection, everything: Sequence[Invoice], routes: Routes
+) -> Iterator[str]:
     """Say which selected providers and types no detail of the tenant has: they may be misspelt."""
     details = [detail for invoice in everything for detail in invoice.details]
-    details += _UNBILLED_DETAILS if selection.unbilled else ()
+    transfers = [each for invoice in everything for each in routes.transfers_of(invoice)]
+    details += [InvoiceDetail(each.provider, each.line_item_type) for each in transfers]
+    if selection.unbilled:
+        details += [*unbilled_details(Api.V1), *unbilled_details(routes.unbilled)]
     for what, wanted, had in (
         ("provider", selection.providers, (detail.billing_provider for detail in details)),
         (
@@ -148,8 +176,10 @@ def _days_of(selection: Selection) -> str:
     return f"{selection.since} to {selection.until}"
 
 
-def _transfers_of(invoices: Iterable[Invoice], selection: Selection) -> Iterable[Transfer]:
+def _transfers_of(
+    invoices: Iterable[Invoice], selection: Selection, routes: Routes
+) -> Iterable[Transfer]:
     for invoice in invoices:
-        for detail in invoice.details:
-            if selection.wants_detail(detail):
-                yield transfer_of(invoice, detail)
+        for transfer in routes.transfers_of(invoice):
+            if wants_transfer(selection, transfer):
+                yield transfer

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -18,8 +18,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.commits import Commit, commit_names
 from bulkfetch.archive.headers import read_headers
+from bulkfetch.archive.layout import commit_name
+from bulkfetch.archive.origin import wanted_api
 from bulkfetch.archive.records import money
 from bulkfetch.archive.witness import (
     Acceptance,
@@ -29,11 +31,12 @@ from bulkfetch.archive.witness import (
     read_acceptances,
     read_evidence,
 )
+from bulkfetch.billing.apis import ALL_V1, Routes, routes_of
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.invoices import Invoice, details_of, tax_receipts_of
 from bulkfetch.billing.money import Agreement, quantities_agree
 from bulkfetch.billing.schemas import AMENDMENT_OF
-from bulkfetch.billing.transfers import Transfer, explanation, needs_graph, transfer_of
+from bulkfetch.billing.transfers import Transfer, explanation, needs_graph
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import DamagedError
@@ -84,9 +87,9 @@ class Header:
         return [each for each in self.charging if not each.detail.is_observed]
 
 
-def header_of(invoice: Invoice) -> Header:
-    """Return what an invoice says of itself."""
-    transfers = tuple(transfer_of(invoice, detail) for detail in invoice.details)
+def header_of(invoice: Invoice, routes: Routes = ALL_V1) -> Header:
+    """Return what an invoice says of itself, with transfers from the APIs that `routes` say."""
+    transfers = routes.transfers_of(invoice)
     return Header(
         invoice.id,
         invoice.total_charges,
@@ -100,11 +103,24 @@ def header_of(invoice: Invoice) -> Header:
 def archived_headers(store: Store) -> list[Header]:
     """Return the headers that an archive keeps; none where it has no table of them yet. Blocks."""
     table = read_headers(store)
-    return [] if table is None else headers_in(table)
+    return [] if table is None else headers_in(table, store)
 
 
-def headers_in(table: pa.Table) -> list[Header]:
-    """Return the headers of an archive's table of them."""
+def headers_in(table: pa.Table, store: Store) -> list[Header]:
+    """Return the headers of an archive's table of them.
+
+    Each has the transfers of the API that the archive has its line items from; where it has none
+    yet, of the one that the last run wanted. Blocks.
+    """
+    invoices = invoices_in(table)
+    there = set(commit_names(store))
+    routes = routes_of(invoices, wanted_api(store), lambda each: commit_name(each) in there)
+    routes = replace(routes, stays=True)
+    return [header_of(invoice, routes) for invoice in invoices]
+
+
+def invoices_in(table: pa.Table) -> list[Invoice]:
+    """Return the invoices of an archive's table of headers."""
     names = (
         "id",
         "invoiceDate",
@@ -117,10 +133,10 @@ def headers_in(table: pa.Table) -> list[Header]:
         AMENDMENT_OF,
     )
     columns = [table.column(name).to_pylist() for name in names]
-    return [_header_of_row(*row) for row in zip(*columns, strict=True)]
+    return [_invoice_of_row(*row) for row in zip(*columns, strict=True)]
 
 
-def _header_of_row(
+def _invoice_of_row(
     invoice_id: str,
     invoice_date: datetime | None,
     charged: Decimal | None,
@@ -130,8 +146,8 @@ def _header_of_row(
     receipts: str | None,
     statement: str | None,
     amendment_of: str | None,
-) -> Header:
-    invoice = Invoice(
+) -> Invoice:
+    return Invoice(
         invoice_id,
         invoice_date,
         charged,
@@ -142,7 +158,6 @@ def _header_of_row(
         tax_receipts=() if receipts is None else tax_receipts_of(loads(receipts.encode())),
         details=() if details is None else details_of(loads(details.encode()), invoice_id),
     )
-    return header_of(invoice)
 
 
 @dataclass(frozen=True, slots=True)

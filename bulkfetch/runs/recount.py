@@ -14,6 +14,7 @@ import anyio
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.records import money
+from bulkfetch.billing.apis import exported
 from bulkfetch.billing.invoices import Invoice, flatten
 from bulkfetch.billing.sources import BEGINNING, Bookmark, PageSource, Walk
 from bulkfetch.billing.transfers import Transfer, transfer_of
@@ -85,7 +86,8 @@ def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> It
         if then != (None if now is None else money(now)):
             what = f"it charges {_amount(now)} now, {_amount(then)} then: export fetches it again"
             yield Finding(_name(identifier), what)
-        of_now = {transfer_of(listed[identifier], detail) for detail in listed[identifier].details}
+        of_now = {*_transfers(listed[identifier])}
+        of_now |= {whole for each in of_now if (whole := exported(each)) is not None}
         for gone in sorted({*transfers.get(identifier, ())} - of_now):
             if gone not in known:
                 what = "its invoice no longer has this detail: export fetches what it has now"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,12 +28,12 @@ from bulkfetch.archive.orphans import find_orphans
 from bulkfetch.archive.publishing import Publishing, Settled, open_records
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError
 from bulkfetch.runs.completeness import find_selected
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
+from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.reconcile import WHOLE, archived_headers, header_of
 from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.report import ExportReport
@@ -225,9 +225,7 @@ def _plan_repair(store: Store, report: VerifyReport) -> Repair:
     )
 
 
-def _newly_readable(
-    store: Store, unread: Collection[str], invoices: Sequence[Invoice]
-) -> set[Transfer | Document]:
+def _newly_readable(store: Store, unread: Collection[str], plan: Plan) -> set[Transfer | Document]:
     """Return what the runs so far selected of invoices that they could not read.
 
     What could not be read may have another name now, or had none: so an invoice counts that the
@@ -238,8 +236,8 @@ def _newly_readable(
     known: set[str] = set()
     with suppress(DamagedError):
         known = {header.invoice_id for header in archived_headers(store)}
-    new = [each for each in invoices if each.id in unread or each.id not in known]
-    return set(find_selected(_selections(store), map(header_of, new)))
+    new = [each for each in plan.invoices if each.id in unread or each.id not in known]
+    return set(find_selected(_selections(store), [header_of(each, plan.routes) for each in new]))
 
 
 def _selections(store: Store) -> list[dict[str, Any]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, field
 
 from bulkfetch.archive.origin import UNKNOWN_TENANT
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.documents import Document, documents_of
-from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runlog import RunLog
 from bulkfetch.runs.plan import Plan
@@ -39,21 +38,19 @@ class Repair:
     """Invoices that have lost details which the archive has."""
     documents: Callable[[Document], bool] = lambda document: False
     """Returns whether to fetch a document again."""
-    newly_readable: Callable[[Sequence[Invoice]], Container[Transfer | Document]] = (
-        lambda invoices: ()
-    )
+    newly_readable: Callable[[Plan], Container[Transfer | Document]] = lambda plan: ()
     """Returns what was selected of invoices that could not be read until now."""
 
     def narrow(self, plan: Plan) -> Plan:
         """Return the plan without what the archive does not have."""
-        new = self.newly_readable(plan.invoices)
+        new = self.newly_readable(plan)
         transfers = tuple(each for each in plan.transfers if self.holds(each) or each in new)
         named = {transfer.invoice_id for transfer in transfers} | {*self.invoices}
         named |= {each.invoice_id for each in documents_of(plan.invoices) if self.documents(each)}
         invoices = tuple(
             invoice for invoice in plan.invoices if self.headers or invoice.id in named
         )
-        return Plan(invoices, (*transfers, *self.unbilled), plan.odd)
+        return Plan(invoices, (*transfers, *self.unbilled), plan.odd, routes=plan.routes)
 
 
 @dataclass(frozen=True, slots=True)

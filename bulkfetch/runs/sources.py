@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
+from bulkfetch.billing.apis import Wanted
 from bulkfetch.billing.details import Paging
 from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.partnercenter.chains import ChainSource
 from bulkfetch.partnercenter.offsets import OffsetSource
+from bulkfetch.settings.declared import ServiceSettings
+
+
+def api_wanted(settings: ServiceSettings) -> Wanted:
+    """Return which API a run wants for new commerce: v1 where there is no Microsoft Graph."""
+    return "v1" if settings.new_commerce_api != "graph" else "graph"
+
 
 _SOURCES: Mapping[Paging, Callable[[Fetcher], PageSource]] = {
     Paging.OFFSET: OffsetSource,

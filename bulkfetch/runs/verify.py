@@ -44,7 +44,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import DamagedArchiveError, DamagedError, StorageError
-from bulkfetch.runs.completeness import find_lacking, find_open, split_former
+from bulkfetch.runs.completeness import find_doubled, find_lacking, find_open, split_former
 from bulkfetch.runs.former import former_line
 from bulkfetch.runs.reconcile import (
     DISAGREEING,
@@ -283,6 +283,7 @@ def verify_store(
     usage = [] if findings or not deep else list(_usage_differences(store, by_transfer))
     findings += header_findings
     findings += look(findings, COMMITS, [], lambda: list(find_open(store)))
+    findings += find_doubled(commits)
     if not files_only:
         committed: set[Transfer | Document] = set(by_transfer)
         committed |= {each.document for each in documents}
@@ -518,7 +519,7 @@ def check_headers(store: Store, commits: Sequence[Commit]) -> tuple[list[Header]
         Finding(_headers_file(store), f"lacks invoice {each!r}, which has line items")
         for each in unnamed
     ]
-    return headers_in(table), findings
+    return headers_in(table, store), findings
 
 
 def _headers_file(store: Store) -> str:

@@ -19,7 +19,7 @@ from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
-from bulkfetch.runs.committed import Kept, OtherInvoices, read_kept
+from bulkfetch.runs.committed import NOTHING_READ, Kept, OtherInvoices, read_kept
 from bulkfetch.runs.failures import Failure, failure_of
 from bulkfetch.runs.former import Former, find_former, whole_invoices
 from bulkfetch.runs.plan import Plan
@@ -82,12 +82,12 @@ class Work:
     """The invoices that were selected by their ids; none means all."""
 
 
-def find_work(run: Run, plan: Plan, found: Found) -> Work:
-    """Compare a plan with what the archive has. Blocks."""
-    headers = tuple(map(header_of, plan.invoices))
+def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) -> Work:
+    """Compare a plan with what the archive has; `known` was read before. Blocks."""
+    headers = tuple(header_of(invoice, plan.routes) for invoice in plan.invoices)
     planned = set(plan.transfers)
     details = dict.fromkeys(each for header in headers for each in header.transfers)
-    in_archive = read_kept(run.store, (*plan.transfers, *details))
+    in_archive = read_kept(run.store, (*plan.transfers, *details), known)
     others = OtherInvoices(run.store, {each.invoice_id for each in headers})
     repair = run.options.repair
     if repair:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bulkfetch.archive.documents import committed_documents
 from bulkfetch.archive.layout import ARCHIVE
+from bulkfetch.billing.apis import Api, api_of
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli.running import run
@@ -83,7 +84,10 @@ def _show_plan(arguments: argparse.Namespace, settings: Settings, selection: Sel
     store = None
     if may_exist(arguments.output):
         store = prepare_output(arguments.output, settings, ARCHIVE)
-    plan = run(arguments, lambda: plan_only(settings, selection, allow_empty=arguments.allow_empty))
+    plan = run(
+        arguments,
+        lambda: plan_only(settings, selection, allow_empty=arguments.allow_empty, store=store),
+    )
     documents: tuple[Document, ...] = ()
     if arguments.documents:
         documents = documents_of(plan.invoices)
@@ -109,6 +113,8 @@ def _plan_dict(plan: Plan, documents: Collection[Document], done: _Done) -> dict
                 "provider": each.provider,
                 "line_item_type": each.line_item_type,
                 **dict(zip(("period", "currency"), each.unbilled, strict=False)),
+                "api": api_of(each).value,
+                "why": each.why or None,
                 "committed": each in done.transfers,
             }
             for each in plan.transfers
@@ -120,13 +126,29 @@ def _plan_dict(plan: Plan, documents: Collection[Document], done: _Done) -> dict
     }
 
 
+def _api_words(transfer: Transfer) -> str:
+    """Say which API a transfer of new commerce is for, and why; of others it is clear."""
+    if not transfer.detail.is_new_commerce:
+        return ""
+    others = f", which has {', '.join(_in_v1(transfer))}" if transfer.stands_for else ""
+    why = f": {transfer.why}" if transfer.why else ""
+    return f" from {_API_NAMES[api_of(transfer)]}{others}{why}"
+
+
+_API_NAMES = {Api.V1: "v1", Api.GRAPH: "Microsoft Graph"}
+
+
+def _in_v1(transfer: Transfer) -> list[str]:
+    return [f"{each.provider}/{each.line_item_type}" for each in transfer.stands_for]
+
+
 def _plan_lines(
     plan: Plan, documents: Collection[Document], done: _Done, page_size: int
 ) -> list[str]:
     lines = [f"NOTE {each}" for each in plan.absent]
     for transfer in plan.transfers:
         note = " (committed)" if transfer in done.transfers else ""
-        lines.append(f"{transfer}{note}")
+        lines.append(f"{transfer}{note}{_api_words(transfer)}")
     to_fetch = len(plan.transfers) - len(done.transfers)
     lines.append(
         f"{counted(len(plan.invoices), 'invoice')}, {counted(len(plan.transfers), 'transfer')}, "

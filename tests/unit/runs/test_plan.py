@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from bulkfetch.billing.apis import Routes
 from bulkfetch.billing.details import api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice
 from bulkfetch.billing.transfers import Transfer, own_path, transfer_of
@@ -22,6 +23,7 @@ OFFICE = InvoiceDetail(
     "office", "billing_line_items", "/invoices/D1/lineitems/Office/BillingLineItems"
 )
 USAGE = InvoiceDetail("azure", "usage_line_items", "/invoices/D1/lineitems/Azure/UsageLineItems")
+OFFICE_ROWS = "office/billing_line_items"
 ONE_TIME = InvoiceDetail("one_time", "billing_line_items")
 
 
@@ -444,3 +446,67 @@ def test_days_without_an_invoice_may_be_those_of_one_that_cannot_be_read() -> No
 
 def test_an_empty_tenant_is_an_empty_plan() -> None:
     assert plan_export([], Selection()) == Plan((), ())
+
+
+# Microsoft Graph
+
+
+def test_a_plan_asks_graph_for_newer_periods_once_for_each_kind_of_an_invoice() -> None:
+    new = [ONE_TIME, InvoiceDetail("all", "billing_line_items"), OFFICE]
+    walked = [invoice("G1", "2024-03-08", details=new), invoice("G0", "2024-02-08", details=new)]
+    plan = plan_export(walked, Selection(), routes=Routes())
+    assert list(map(str, plan.transfers)) == [
+        "G1 graph/reconciliation",
+        "G1 office/billing_line_items",
+        "G0 one_time/billing_line_items",
+        "G0 all/billing_line_items",
+        "G0 office/billing_line_items",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"providers": "all"}, ["G1 graph/reconciliation"]),
+        ({"providers": "Graph"}, ["G1 graph/reconciliation"]),
+        ({"line_item_types": "reconciliation"}, ["G1 graph/reconciliation"]),
+        (
+            {"line_item_types": "billing_line_items"},
+            ["G1 graph/reconciliation", f"G1 {OFFICE_ROWS}"],
+        ),
+        ({"providers": "office"}, [f"G1 {OFFICE_ROWS}"]),
+    ],
+    ids=str,
+)
+def test_a_transfer_of_graph_is_selected_by_its_names_or_those_of_v1(
+    given: dict[str, Any], found: list[str]
+) -> None:
+    details = [ONE_TIME, InvoiceDetail("all", "billing_line_items"), OFFICE]
+    walked = [invoice("G1", "2024-03-08", details=details)]
+    plan = plan_export(walked, Selection(**given), routes=Routes())
+    assert list(map(str, plan.transfers)) == found
+
+
+def test_unbilled_exports_are_of_the_currencies_of_the_last_twelve_months() -> None:
+    def of(name: str, day: str, currency: str) -> Invoice:
+        return replace(invoice(name, day, details=[ONE_TIME]), currency_code=currency)
+
+    walked = [
+        of("G3", "2026-10-08", "EUR"),
+        of("G2", "2025-10-20", "USD"),
+        of("G1", "2024-01-08", "JPY"),
+    ]
+    plan = plan_export(walked, Selection(unbilled=True, invoices=["G3"]), routes=Routes())
+    assert list(map(str, plan.transfers[1:])) == [
+        f"unbilled graph/{kind} {period} {currency}"
+        for currency in ("EUR", "USD")
+        for kind in ("reconciliation", "usage")
+        for period in ("current", "last")
+    ]
+    v1 = plan_export(walked, Selection(unbilled=True, invoices=["G3"]), routes=Routes("v1"))
+    assert {each.unbilled[1] for each in v1.transfers[1:]} == {"EUR", "USD", "JPY"}
+    one = Selection(unbilled=True, line_item_types="usage_line_items", currencies="CHF")
+    assert [str(each) for each in plan_export(walked, one, routes=Routes()).transfers] == [
+        "unbilled graph/usage current CHF",
+        "unbilled graph/usage last CHF",
+    ]

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,7 @@ from bulkfetch.runs.reconcile import (
     reconciliation_lines,
     sole_transfers,
 )
+from bulkfetch.storage.disk import LocalStore
 
 BILLING, USAGE = "billing_line_items", "usage_line_items"
 
@@ -331,13 +333,13 @@ def test_a_link_that_leads_elsewhere_is_no_matter_here() -> None:
     assert result.why == "not exported: I office/billing_line_items"
 
 
-def test_an_archived_header_says_what_the_invoice_did() -> None:
+def test_an_archived_header_says_what_the_invoice_did(tmp_path: Path) -> None:
     text = """{"id":"D1","totalCharges":5.5,"currencyCode":"EUR",
         "invoiceDate":"2025-04-05T00:00:00",
         "invoiceDetails":[{"billingProvider":"office","invoiceLineItemType":"billing_line_items"}]}"""
     invoice = invoice_of(loads(text.encode()))
 
-    (found,) = headers_in(header_table([invoice]))
+    (found,) = headers_in(header_table([invoice]), LocalStore(tmp_path))
 
     assert found == header_of(invoice)
     assert found.transfers[0].billed_from == date(2025, 3, 1)
