@@ -315,6 +315,10 @@ class FaultScript:
         self._started_at: float | None = None
         self.met: Counter[str] = Counter()
 
+    def stop(self) -> None:
+        """Let nothing go wrong from now on."""
+        self._rules = []
+
     def meet(self, request: Met, now: float) -> Fault | None:
         """Return the fault that `request` meets at `now`, in seconds of any clock."""
         if self._started_at is None:

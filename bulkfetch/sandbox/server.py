@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from bulkfetch.sandbox.faults import HONEYPOT
+from bulkfetch.sandbox.faults import HONEYPOT, FaultScript
 from bulkfetch.sandbox.graph.exporting import Exporting
 from bulkfetch.sandbox.graph.sites import BlobSite, GraphSite, Honeypot
 from bulkfetch.sandbox.ledger import Ledger
@@ -54,6 +54,8 @@ class RunningSandbox:
     stats: Ledger
     tenant: Tenant
     graph: RunningGraph
+    faults: FaultScript
+    """What goes wrong; `stop` ends it."""
 
 
 def make_app(options: SandboxOptions, *, clock: Clock = time.time) -> web.Application:
@@ -97,6 +99,7 @@ async def serve(
             tenant_id=options.tenant_id,
             stats=invoices.ledger,
             tenant=world.tenant,
+            faults=world.faults,
             graph=RunningGraph(
                 url=exporting.graph_url,
                 blob_url=exporting.blob_url,

@@ -130,12 +130,19 @@ class Exports:
 
         Raises LookupError if there is no such export.
         """
-        line_item_type, _, subject = name.partition("/")
-        export = Export(line_item_type, subject, attribute_set)
+        export = _export_named(name, attribute_set)
+        return self._rows(export, self.generation(export))
+
+    def history(self, name: str) -> list[list[bytes]]:
+        """Return the rows of each generation so far, the latest last."""
+        export = _export_named(name, "full")
+        return [self._rows(export, each) for each in self._generations[name]]
+
+    def _rows(self, export: Export, generation: Generation) -> list[bytes]:
         drawn = self.drawn(export)
         if drawn is None:
-            raise LookupError(name)
-        text = b"".join(self._text(export, self.generation(export), 0, drawn.count))
+            raise LookupError(export.name)
+        text = b"".join(self._text(export, generation, 0, drawn.count))
         return text.split(b"\n")[:-1]
 
     def generation(self, export: Export) -> Generation:
@@ -228,6 +235,11 @@ class Exports:
         starts = accumulate((count for _, count in drawn.runs), initial=0)
         for (shift, count), start in zip(drawn.runs, starts, strict=False):
             yield RowPool(joints, (shift - start) % POOL_ROWS, "\n"), start, start + count
+
+
+def _export_named(name: str, attribute_set: str) -> Export:
+    line_item_type, _, subject = name.partition("/")
+    return Export(line_item_type, subject, attribute_set)
 
 
 def _counts(invoice: Invoice, line_item_type: str) -> list[int]:

@@ -599,3 +599,23 @@ def test_options_that_make_no_sense_are_refused(given: dict[str, Any]) -> None:
 def test_a_fault_of_an_unknown_change_is_refused() -> None:
     with pytest.raises(ValueError, match="change is one of rows"):
         Fault("new_generation", change="nothing")
+
+
+async def test_faults_can_be_stopped() -> None:
+    async with graph_calls(fault("blob_gone")) as calls:
+        manifest = await calls.manifest(USAGE)
+        before = await calls.blob(manifest)
+        calls.sandbox.faults.stop()
+        after = await calls.blob(manifest)
+
+    assert (before.status, after.status) == (404, 200)
+    assert calls.sandbox.faults.met == {"blob_gone": 1}
+
+
+async def test_the_rows_of_every_generation_can_be_had() -> None:
+    async with graph_calls() as calls:
+        first = await calls.lines(await calls.manifest(USAGE))
+        calls.graph.exporting.renew(USAGE, "rows")
+        second = await calls.lines(await calls.manifest(USAGE))
+
+    assert calls.graph.exporting.exports.history(USAGE) == [first, second]
