@@ -38,6 +38,23 @@ class _Change:
         return 0.0 if self.since is None else self.seen_at - self.since
 
 
+@dataclass(frozen=True, slots=True)
+class PageCount:
+    """How many pages, rows, and values kept as JSON text."""
+
+    pages: int = 0
+    rows: int = 0
+    rescued: int = 0
+
+    def __add__(self, other: PageCount) -> PageCount:
+        return PageCount(
+            self.pages + other.pages, self.rows + other.rows, self.rescued + other.rescued
+        )
+
+    def __neg__(self) -> PageCount:
+        return PageCount(-self.pages, -self.rows, -self.rescued)
+
+
 @dataclass(slots=True)
 class RunStats:
     """Counters that the run raises while it works. A display calls `sample` from time to time.
@@ -64,9 +81,10 @@ class RunStats:
     documents_done: int = 0
     """Documents with nothing left to do, however they ended."""
     rows: int = 0
-    """Line items decoded by this run."""
+    """Line items that this run fetched, those of transfers that it gave up or began again left
+    out."""
     rows_resumed: int = 0
-    """Line items in whole parts of an earlier run, after which this one continues."""
+    """Line items that an earlier run had fetched, after which this one continues."""
     rows_committed: int = 0
     """Line items of the transfers committed by this run."""
     rescued: int = 0
@@ -112,6 +130,13 @@ class RunStats:
     def transfers_ended(self) -> int:
         """Transfers with nothing left to do, however they ended."""
         return self.transfers_done + self.transfers_skipped + self.transfers_failed
+
+    def count(self, pages: PageCount) -> PageCount:
+        """Count pages that became rows, and return them."""
+        self.pages += pages.pages
+        self.rows += pages.rows
+        self.rescued += pages.rescued
+        return pages
 
     def held(self, why: str, until: float) -> None:
         """Note that no request may be sent before `until`; the seconds left follow `why`."""

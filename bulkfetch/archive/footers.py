@@ -110,11 +110,11 @@ class PartCount:
         is_known = self.total_column is not None and not self.rescues[self.total_column]
         return self._total if is_known else None
 
-    def add(self, rows: pa.Table) -> None:
+    def add(self, rows: pa.RecordBatch) -> None:
         """Count rows."""
         if self.total_column is not None:
             self._total = exact_sum((self._total, sum_of(rows.column(self.total_column))))
-        if RESCUED not in rows.column_names:  # of a type that is not declared
+        if RESCUED not in rows.schema.names:  # of a type that is not declared
             return
         rescued = rows.column(RESCUED)
         if rescued.null_count < len(rescued):

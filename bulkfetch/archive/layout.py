@@ -221,10 +221,20 @@ def refused_name(transfer: Transfer, name: str) -> PurePosixPath:
     return REFUSED / transfer_name(transfer) / name
 
 
-def checkpoint_name(transfer: Transfer, number: int) -> PurePosixPath:
-    """Return where a staged part is written down once it is whole, so that a later run can adopt
-    it."""
-    return staged_name(transfer, number).with_suffix(".json")
+JOURNAL_SIDES = (0, 1)
+"""A new journal is written on one side while the old one is on the other."""
+
+
+def journal_name(transfer: Transfer, side: int) -> PurePosixPath:
+    """Return where the pages of a transfer are kept while it is fetched, so that a later run
+    continues behind them."""
+    return staged_name(transfer, side).with_suffix(".journal")
+
+
+def waiting_name(transfer: Transfer, side: int) -> PurePosixPath:
+    """Return where the pages of a transfer are kept while it is fetched, if no later run may
+    continue behind them."""
+    return staged_name(transfer, side).with_suffix(".rows")
 
 
 def commit_name(transfer: Transfer) -> PurePosixPath:

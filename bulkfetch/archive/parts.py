@@ -1,12 +1,19 @@
-"""From record batches to Parquet parts, whose bytes depend on the rows alone."""
+"""From record batches to Parquet parts, whose bytes depend on the rows alone.
+
+A row group is written at once, so its rows wait until all have come. As long as those of all
+transfers together take no more than `RowMemory` has room for, they wait in memory; else each
+transfer keeps one page there and reads the rest back from its journal. While a row group is encoded
+all its rows are in memory twice; `RowMemory.encoding` bounds how many are.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
@@ -44,15 +51,14 @@ class StagedPart:
     sha256: str
 
 
-class WaitingRoom:
-    """Bounds the memory of rows that wait for their row groups to fill, of all transfers of a run
+class RowMemory:
+    """Counts the bytes of rows that wait in memory for their row groups, of all transfers of a run
     together.
 
-    A row group is written at once, so every open transfer holds one. Where that comes to more than
-    `roomy_bytes`, rows wait compressed.
+    While it is crowded, rows that can be read back from a journal do not stay in memory.
     """
 
-    def __init__(self, roomy_bytes: int = 128 << 20, encoders: int = 2) -> None:
+    def __init__(self, roomy_bytes: int = 64 << 20, encoders: int = 2) -> None:
         self.encoding = threading.Semaphore(encoders)
         """Held while a row group is encoded: each takes all its rows, and more at once than cores
         gain nothing."""
@@ -60,54 +66,49 @@ class WaitingRoom:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def enter(self, rows: pa.Table) -> _Waiting:
-        """Let rows wait, compressed if it is crowded."""
-        size = rows.nbytes
+    @property
+    def bytes(self) -> int:
+        """How many bytes wait now."""
+        return self._bytes
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more bytes wait than should."""
+        return self._bytes > self._roomy_bytes
+
+    def add(self, size: int) -> None:
+        """Count bytes that wait, or, below zero, that no longer do."""
         with self._lock:
-            roomy = self._bytes + size <= self._roomy_bytes
-            if roomy:
-                self._bytes += size
-        return _Waiting(rows, None, size) if roomy else _Waiting(None, _packed(rows), 0)
-
-    def leave(self, waiting: _Waiting) -> pa.Table:
-        """Return the rows, and free their room."""
-        with self._lock:
-            self._bytes -= waiting.size
-        if waiting.packed is not None:
-            return pa.ipc.open_stream(waiting.packed).read_all()
-        return waiting.rows
+            self._bytes += size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
-    """Rows that wait, as they are or packed, and the bytes they take of the room."""
+    """Rows that wait for their row group: from line number `first` on, in memory or in a
+    journal."""
 
-    rows: pa.Table | None
-    packed: pa.Buffer | None
+    first: int
+    count: int
+    rows: pa.RecordBatch | None
     size: int
 
 
-def _packed(rows: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(
-        sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
-    ) as stream:
-        stream.write_table(rows)
-    return sink.getvalue()
+ReadBack = Callable[[int, int], Iterable[pa.RecordBatch]]
+"""Reads the rows from one line number up to before another from the journal of the transfer."""
 
 
 class PartWriter:
     """Writes the rows of one transfer, in order, into parts. All calls block: use threads.
 
     `name_of(number)` names the staged file of each part. Unless `finish` returns, `abort` must be
-    called. Up to `row_group_rows` rows wait in memory: pyarrow writes a row group at once. Of a
-    `transfer`, each part's footer says which one it is of, and adds up `total_column`.
+    called. Of a `transfer`, each part's footer says which one it is of, and adds up `total_column`.
+
+    The rows of a row group wait until it is full, and `memory` counts their bytes. After `release`
+    they need not be in memory: what is left to wait there is at most one page of each transfer,
+    once `memory` is crowded.
 
     A full part is sealed when a row comes behind it, or at the end: its footer says whether it is
-    the last.
-
-    `keep` is called with each part that is full as soon as it is sealed; what it was called with is
-    not removed by `abort`. `adopted` are such parts of an earlier run, to write on behind them.
+    the last. `adopted` are whole parts of an earlier run, to write on behind them.
     """
 
     def __init__(
@@ -117,8 +118,7 @@ class PartWriter:
         *,
         part_rows: int,
         row_group_rows: int,
-        waiting_room: WaitingRoom | None = None,
-        keep: Callable[[StagedPart], None] | None = None,
+        memory: RowMemory | None = None,
         adopted: Sequence[StagedPart] = (),
         transfer: Transfer | None = None,
         total_column: str | None = None,
@@ -127,113 +127,157 @@ class PartWriter:
         self._total_column = total_column
         self._store = store
         self._name_of = name_of
-        self._keep = keep
-        self._room = waiting_room or WaitingRoom()
+        self._memory = RowMemory() if memory is None else memory
         self._part_rows = part_rows
         self._row_group_rows = row_group_rows
-        self._waiting: list[pa.RecordBatch] = []
-        self._waiting_rows = 0
-        self._written_rows = sum(part.rows for part in adopted)
+        self._read_back: ReadBack | None = None
+        self._waiting: list[_Waiting] = []
         self._part: _Part | None = None
+        self._count = PartCount(total_column)
         self._parts = list(adopted)
-        self._kept = len(self._parts)
+        self._rows = sum(part.rows for part in adopted)
+
+    @property
+    def parts(self) -> Sequence[StagedPart]:
+        """The parts that are whole."""
+        return tuple(self._parts)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it was given, those of adopted parts included."""
+        return self._rows
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of rows wait in memory."""
+        return sum(each.size for each in self._waiting)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows. Raises StorageError if the disk refuses."""
-        if batch.num_rows:
-            self._seal_if_full()
-        self._waiting.append(batch)
-        self._waiting_rows += batch.num_rows
-        if self._waiting_rows >= self._chunk_rows:
-            self._write_chunks(rest=False)
+        start = 0
+        while start < batch.num_rows:
+            if self._in_part == self._part_rows:
+                self._seal(batch.schema, is_last=False)
+            rows = batch.slice(start, self._room_in_group)
+            self._wait(rows)
+            start += rows.num_rows
+            if self._in_part == self._part_rows or self._in_part % self._row_group_rows == 0:
+                self._write_group(batch.schema)
+
+    def release(self, read_back: ReadBack) -> None:
+        """Let the rows that wait be read back when their row group is full: they leave the memory
+        if it is crowded."""
+        self._read_back = read_back
+        if self._memory.is_crowded:
+            for each in self._waiting:
+                self._memory.add(-each.size)
+                each.rows, each.size = None, 0
 
     def finish(self, schema: pa.Schema) -> list[StagedPart]:
         """Write what waits, seal the last part and return all parts; without rows there is an empty
         one."""
-        self._write_chunks(rest=True)
-        if self._part is None and not self._parts:
-            self._part = self._open(schema, 0)
-        self._seal(is_last=True)
+        if self._in_part or not self._parts:
+            self._seal(schema, is_last=True)
         return self._parts
 
-    def abort(self) -> None:
-        """Close without a footer, so that half a part can never pass for a whole one; remove what
-        is not kept."""
+    def abort(self, kept: int = 0) -> None:
+        """Close without a footer, so that half a part can never pass for a whole one; remove all
+        parts but the first `kept`."""
+        self._forget_waiting()
         if self._part is not None:
             self._part.abandon()
-        for part in self._parts[self._kept :]:
+        for part in self._parts[kept:]:
             with suppress(StorageError):  # what cannot be removed is swept by the next run
                 self._store.unlink(part.name)
 
     @property
-    def _chunk_rows(self) -> int:
-        """How many rows the next piece has: a whole chunk, or what row group and part have room
-        for."""
-        in_part = self._written_rows % self._part_rows
-        in_group = in_part % self._row_group_rows
-        return min(CHUNK_ROWS, self._part_rows - in_part, self._row_group_rows - in_group)
+    def _in_part(self) -> int:
+        """How many rows the part has that is not sealed."""
+        return self._rows - len(self._parts) * self._part_rows
 
-    def _write_chunks(self, *, rest: bool) -> None:
+    @property
+    def _room_in_group(self) -> int:
+        in_group = self._in_part % self._row_group_rows
+        return min(self._part_rows - self._in_part, self._row_group_rows - in_group)
+
+    def _wait(self, rows: pa.RecordBatch) -> None:
+        size = rows.nbytes
+        self._waiting.append(_Waiting(self._rows, rows.num_rows, rows, size))
+        self._memory.add(size)
+        self._rows += rows.num_rows
+        if self._transfer is not None:
+            self._count.add(rows)
+
+    def _write_group(self, schema: pa.Schema) -> None:
+        """Write the rows that wait as one row group, into a new file if it is the first."""
         if not self._waiting:
             return
-        table = pa.Table.from_batches(self._waiting).combine_chunks()
-        start = 0
-        while (left := table.num_rows - start) >= self._chunk_rows or (rest and left):
-            rows = min(left, self._chunk_rows)
-            self._write_rows(table.slice(start, rows))
-            start += rows
-        self._waiting = table.slice(start).to_batches()
-        self._waiting_rows = table.num_rows - start
-        if self._waiting_rows:
-            self._seal_if_full()
+        with self._memory.encoding:
+            count = sum(each.count for each in self._waiting)
+            group = pa.concat_tables(_cut(self._collect(), CHUNK_ROWS))
+            self._forget_waiting()
+            self._part = self._part or self._open(schema, count)
+            self._part.write(group)
 
-    def _write_rows(self, rows: pa.Table) -> None:
-        self._seal_if_full()
-        part = self._part or self._open(rows.schema, rows.num_rows)
-        self._part = part
-        part.write(rows)
-        self._written_rows += rows.num_rows
+    def _collect(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows that wait, read back where they are not in memory."""
+        for is_away, run in groupby(self._waiting, lambda each: each.rows is None):
+            pieces = list(run)
+            if not is_away:
+                yield from (each.rows for each in pieces)
+            elif self._read_back is not None:
+                yield from self._read_back(pieces[0].first, pieces[-1].first + pieces[-1].count)
 
-    def _seal_if_full(self) -> None:
-        """Seal a full part that is known not to be the last."""
-        if self._part is None or self._part.rows < self._part_rows:
-            return
-        self._seal(is_last=False)
-        if self._keep is not None:
-            self._keep(self._parts[-1])
-            self._kept = len(self._parts)
+    def _forget_waiting(self) -> None:
+        self._memory.add(-self.held_bytes)
+        self._waiting = []
 
     def _open(self, schema: pa.Schema, rows: int) -> _Part:
-        """Open a part that begins with so many rows: with fewer than a chunk has, these are all."""
-        number = len(self._parts)
+        """Open a part whose first row group has so many rows."""
         return _Part(
             self._store,
-            self._name_of(number),
+            self._name_of(len(self._parts)),
             schema,
             encoding=_choose_encoding(rows),
-            first_line=number * self._part_rows,
             row_group_rows=self._row_group_rows,
-            waiting_room=self._room,
-            count=None if self._transfer is None else PartCount(self._total_column),
         )
 
-    def _seal(self, *, is_last: bool) -> None:
-        if self._part is None:
-            return
+    def _seal(self, schema: pa.Schema, *, is_last: bool) -> None:
+        self._write_group(schema)
+        self._part = self._part or self._open(schema, 0)
+        number, rows = len(self._parts), self._in_part
+        first_line = number * self._part_rows
         footer = None
-        if self._transfer is not None and self._part.count is not None:
+        if self._transfer is not None:
             footer = Footer(
                 self._transfer,
-                number=len(self._parts),
-                first_line=self._part.first_line,
-                rows=self._part.rows,
-                total_column=self._part.count.total_column,
-                total=self._part.count.total,
-                rescues=self._part.count.rescues,
+                number=number,
+                first_line=first_line,
+                rows=rows,
+                total_column=self._count.total_column,
+                total=self._count.total,
+                rescues=self._count.rescues,
                 is_last=is_last,
             )
-        self._parts.append(self._part.seal(footer))
-        self._part = None
+        self._parts.append(self._part.seal(footer, first_line, rows))
+        self._part, self._count = None, PartCount(self._total_column)
+
+
+def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Cut batches into tables of so many rows, each in one piece; the last may have fewer."""
+    pieces: list[pa.RecordBatch] = []
+    missing = rows
+    for batch in batches:
+        start = 0
+        while batch.num_rows - start >= missing:
+            pieces.append(batch.slice(start, missing))
+            yield pa.Table.from_batches(pieces).combine_chunks()
+            start, missing, pieces = start + missing, rows, []
+        if start < batch.num_rows:
+            pieces.append(batch.slice(start))
+            missing -= batch.num_rows - start
+    if pieces:
+        yield pa.Table.from_batches(pieces).combine_chunks()
 
 
 class _Part:
@@ -246,19 +290,10 @@ class _Part:
         schema: pa.Schema,
         *,
         encoding: Mapping[str, Any],
-        first_line: int,
         row_group_rows: int,
-        waiting_room: WaitingRoom,
-        count: PartCount | None,
     ) -> None:
         self.name = name
-        self.rows = 0
-        self.first_line = first_line
-        self.count = count
         self._row_group_rows = row_group_rows
-        self._room = waiting_room
-        self._group: list[_Waiting] = []
-        self._group_rows = 0
         self._store = store
         self._file = store.create(name)
         self._sink = _HashingFile(self._file)
@@ -284,20 +319,15 @@ class _Part:
                 raise self._refusal(error) from error
             raise
 
-    def write(self, rows: pa.Table) -> None:
-        """Append rows; they reach the file when their row group is full, and must not run over its
-        end."""
-        if self.count is not None:
-            self.count.add(rows)
-        self._group.append(self._room.enter(rows))
-        self._group_rows += rows.num_rows
-        self.rows += rows.num_rows
-        if self._group_rows == self._row_group_rows:
-            self._write_group()
+    def write(self, group: pa.Table) -> None:
+        """Append a row group."""
+        try:
+            self._open_writer.write_table(group, row_group_size=self._row_group_rows)
+        except OSError as error:  # pyarrow passes on what the file raised
+            raise self._refusal(error) from error
 
-    def seal(self, footer: Footer | None) -> StagedPart:
-        """Write the footer and make the file durable."""
-        self._write_group()
+    def seal(self, footer: Footer | None, first_line: int, rows: int) -> StagedPart:
+        """Write the footer and make the file durable; it has so many rows from this line on."""
         try:
             if footer is not None:
                 self._open_writer.add_key_value_metadata(footer.to_metadata())
@@ -307,15 +337,12 @@ class _Part:
             raise self._refusal(error) from error
         self._store.seal(self._file)
         return StagedPart(
-            self.name, self.first_line, self.rows, self._sink.size, self._sink.sha256.hexdigest()
+            self.name, first_line, rows, self._sink.size, self._sink.sha256.hexdigest()
         )
 
     def abandon(self) -> None:
         """Break the file under the writer, which would else write a valid footer under half the
         rows."""
-        for rows in self._group:
-            self._room.leave(rows)
-        self._group = []
         self._sink.broken = True
         with suppress(OSError):
             self._file.close()
@@ -327,19 +354,6 @@ class _Part:
             StorageError
         ):  # a staged file that cannot be removed is swept by the next run
             self._store.unlink(self.name)
-
-    def _write_group(self) -> None:
-        if not self._group:
-            return
-        with self._room.encoding:
-            group, self._group_rows = [self._room.leave(rows) for rows in self._group], 0
-            self._group = []
-            try:
-                self._open_writer.write_table(
-                    pa.concat_tables(group), row_group_size=self._row_group_rows
-                )
-            except OSError as error:  # pyarrow passes on what the file raised
-                raise self._refusal(error) from error
 
     def _refusal(self, error: OSError) -> StorageError:
         """Say where the file is: a file on a disk knows its whole path."""

@@ -455,11 +455,9 @@ class _Steps:
         self._commit()
 
     def tidy(self, files: Iterable[FileFacts]) -> None:
-        """Remove the staged names of published files, and their checkpoints."""
+        """Remove the staged names of published files."""
         for file in files:
-            staged = _staged(file)
-            self.store.unlink(staged.with_suffix(".json"))
-            self.store.unlink(staged)
+            self.store.unlink(_staged(file))
 
     def are_there(self, files: Iterable[FileFacts], *, by_content: bool) -> bool:
         """Return whether all files are in place, told by their sizes or by their contents."""

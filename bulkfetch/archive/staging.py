@@ -1,59 +1,119 @@
 """What a run leaves of a transfer that it cannot finish, and how a later one goes on from there.
 
-Each whole part of a transfer under way lies under its staged name, with a checkpoint beside it. The
-checkpoint is written after the part is durable, and has hashes of the part and of itself: whatever
-a loss of power leaves of the two, a part is adopted only if it is the one that was checked in. A
-part without a checkpoint is worth nothing and is swept.
+The pages of a transfer under way are kept in a journal, on a disk beside its parts. Once a part is
+whole, a new journal begins: its head has the hashes of all whole parts, its first page is the one
+that sealed the last of them. That much is made durable, then the journal before is removed. So a
+loss of power costs at most the pages since the last whole part. A part that no journal vouches for
+is worth nothing and is swept.
+
+A transfer of one page has no journal, and the last page is in none: it makes the transfer whole.
+Where the archive cannot show an open file, as in an object store, journals are elsewhere on this
+machine; only what begins them is kept in the archive too, for other machines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from decimal import Decimal
-from itertools import count
+from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 
-from bulkfetch.archive.layout import FORMAT_VERSION, checkpoint_name, staged_name
+from bulkfetch.archive.journal import (
+    Checksum,
+    JournalFile,
+    PackedRows,
+    TakenPage,
+    encode_record,
+    explaining,
+    read_records,
+)
+from bulkfetch.archive.layout import (
+    FORMAT_VERSION,
+    JOURNAL_SIDES,
+    STAGING,
+    journal_name,
+    staged_again_name,
+    staged_name,
+    waiting_name,
+)
 from bulkfetch.archive.parts import StagedPart
 from bulkfetch.archive.publishing import hash_of
-from bulkfetch.archive.reading import parquet_file
-from bulkfetch.archive.records import sealed, unsealed
-from bulkfetch.archive.sweep import remove_staged
+from bulkfetch.archive.sweep import remove_staged, remove_staged_again
 from bulkfetch.billing.schemas import SCHEMA_VERSION
-from bulkfetch.billing.sources import Bookmark
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import StorageError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.store import Store
 
-_OWN_HASH = "checkpoint_sha256"
+
+@dataclass(frozen=True, slots=True)
+class Journals:
+    """Where the journals of a run are, and what all of them are bound to."""
+
+    archive: Store
+    place: Store | None
+    """Where they are written; None if no place is writable: then rows wait in memory."""
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    """What else shapes the rows: a journal of anything else is not continued."""
+    on_refusal: Callable[[str, Exception], None] = lambda name, error: None
+    """Called with the name of a journal that could not be written, and why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A whole part, and how to go on behind it.
+class Adopted:
+    """What an earlier run left of a transfer: whole parts, and the pages from the last of them
+    on."""
 
-    `start` is where the page starts in which the part ends: that page is asked for again, so that
-    its rows can be compared with those in the part. `total` and `rescues` count the pages before
-    it, as a commit does.
-    """
+    parts: tuple[StagedPart, ...]
+    pages: tuple[TakenPage, ...]
+    side: int
+    name: PurePosixPath
+    store: Store
 
-    part: StagedPart
-    start: Bookmark
-    total: Decimal | None = None
-    rescues: Mapping[str, int] = field(default_factory=dict)
+    @property
+    def rows(self) -> int:
+        """How many rows of the transfer there are."""
+        return self.pages[-1].end
+
+    def read(self) -> Iterator[tuple[TakenPage, PackedRows]]:
+        """Read the pages. Raises StorageError."""
+        with explaining(self.name), self.store.open(self.name) as file:
+            records = read_records(file)
+            next(records)
+            for page, record in zip(self.pages, records, strict=False):
+                yield page, record.rows
 
 
 class Staging:
-    """The staged parts of one transfer. All calls block, and raise StorageError."""
+    """What is staged of one transfer. All calls block, and raise StorageError."""
 
-    def __init__(self, store: Store, transfer: Transfer, settings: Settings) -> None:
-        self._store = store
-        self._transfer = transfer
+    def __init__(
+        self,
+        journals: Journals,
+        transfer: Transfer,
+        settings: Settings,
+        schema: pa.Schema,
+        *,
+        is_again: bool = False,
+    ) -> None:
+        """With `is_again` all of it lies beside what is staged of the transfer already."""
+        self.transfer = transfer
+        self.schema = schema
+        self.archive = journals.archive
+        self.place = journals.place
+        self.is_kept = not is_again and not transfer.unbilled  # which change from run to run
+        """Whether a later run may continue the transfer."""
+        self._is_again = is_again
+        self.on_refusal = journals.on_refusal
         self._shape = {
+            **journals.shape,
             "format_version": FORMAT_VERSION,
             "schema_version": SCHEMA_VERSION,
+            "columns": hashlib.sha256(str(schema).encode()).hexdigest(),
             "pyarrow": pa.__version__,
             "part_rows": settings.part_rows,
             "row_group_rows": settings.row_group_rows,
@@ -64,67 +124,223 @@ class Staging:
             "currency": transfer.currency,
         }
 
-    def keep(self, checkpoint: Checkpoint) -> None:
-        """Make a sealed part durable, and write its checkpoint."""
-        facts = {
-            **self._shape,
-            "part": {**asdict(checkpoint.part), "name": str(checkpoint.part.name)},
-            "place": checkpoint.start.to_dict(),
-            "total": None if checkpoint.total is None else f"{checkpoint.total:f}",
-            "rescues": dict(checkpoint.rescues),
-        }
-        self._store.settle(checkpoint.part.name)  # before its checkpoint vouches for it
-        number = checkpoint.part.first_line // checkpoint.part.rows
-        self._store.write(checkpoint_name(self._transfer, number), sealed(facts, _OWN_HASH))
+    def name(self, side: int) -> PurePosixPath:
+        """Return where a journal is."""
+        return (journal_name if self.is_kept else waiting_name)(self.transfer, side)
 
-    def adopt(self) -> list[Checkpoint]:
-        """Return the checkpoints of the parts that are whole, from the first one on, and remove all
-        others.
+    def part_name(self, number: int) -> PurePosixPath:
+        """Return where a part is staged."""
+        return (staged_again_name if self._is_again else staged_name)(self.transfer, number)
 
-        A part is whole if its hash is the one checked in, by a run with the same settings, and of
-        an invoice that charges the same.
+    def head(self, parts: Sequence[StagedPart]) -> dict[str, Any]:
+        """Return what a journal says at its beginning: what it is of, and which parts are whole."""
+        described = [{**asdict(part), "name": str(part.name)} for part in parts]
+        return {"shape": self._shape, "parts": described}
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Where something of the transfer may be staged."""
+        if self.place is None or self.place is self.archive:
+            return (self.archive,)
+        return self.place, self.archive
+
+    def remove_journals(self) -> None:
+        """Remove the journals, whichever there are."""
+        for store in self.stores:
+            for side in JOURNAL_SIDES:
+                store.unlink(self.name(side))
+
+    def remove(self) -> None:
+        """Remove what is staged of the transfer."""
+        for store in self.stores:
+            (remove_staged_again if self._is_again else remove_staged)(store, self.transfer)
+
+    def adopt(self) -> Adopted | None:
+        """Return what leads furthest of all that an earlier run left, or None.
+
+        It is of a run with the same settings, and of an invoice that charges the same, and all
+        parts that its head names are whole.
         """
-        checkpoints: list[Checkpoint] = []
-        for number in count():
-            checkpoint = self._read(number)
-            if checkpoint is None:
-                break
-            checkpoints.append(checkpoint)
-        remove_staged(self._store, self._transfer, since=len(checkpoints))
-        return checkpoints
-
-    def _read(self, number: int) -> Checkpoint | None:
-        content = self._store.read(checkpoint_name(self._transfer, number))
-        if content is None:
+        if not self.is_kept:
             return None
+        found = [self._read(store, side) for store in self.stores for side in JOURNAL_SIDES]
+        whole = [each for each in found if each is not None]
+        return max(whole, key=lambda each: (each.rows, each.store is self.place), default=None)
+
+    def _read(self, store: Store, side: int) -> Adopted | None:
+        """Read a journal as far as it is whole; one that cannot be read is worth nothing."""
+        name = self.name(side)
+        if store.size(name) is None:
+            return None
+        with suppress(OSError), store.open(name) as file:
+            records = read_records(file)
+            head = next(records, None)
+            if head is None or head.facts.get("shape") != self._shape:
+                return None
+            parts = tuple(
+                StagedPart(**{**part, "name": staged_name(self.transfer, number)})
+                for number, part in enumerate(head.facts["parts"])
+            )
+            taken = (TakenPage.from_facts(record.facts) for record in records)
+            pages = _until_gap(taken, sum(part.rows for part in parts))
+            if pages and all(map(self._is_whole, parts)):
+                return Adopted(parts, pages, side, name, store)
+        return None
+
+    def _is_whole(self, part: StagedPart) -> bool:
+        if self.archive.size(part.name) != part.size_bytes:
+            return False
+        return hash_of(self.archive, part.name) == part.sha256
+
+
+def _until_gap(pages: Iterator[TakenPage], rows: int) -> tuple[TakenPage, ...]:
+    """Return the pages that follow `rows` rows, each beginning where rows are known, and adding
+    some."""
+    found = []
+    for page in pages:
+        if page.start.line > rows or page.end <= rows:
+            break
+        rows = page.end
+        found.append(page)
+    return tuple(found)
+
+
+class Journal:
+    """Keeps the pages of one transfer while they are taken, in one file after the other. All calls
+    block.
+
+    A journal that cannot be written is given up, and the transfer goes on without: its rows then
+    wait in memory, and what is in the journal so far is all that a later run has.
+    """
+
+    def __init__(self, staging: Staging, adopted: Adopted | None = None) -> None:
+        self._staging = staging
+        self._archive, self._place = staging.archive, staging.place
+        self._first: tuple[TakenPage, pa.RecordBatch] | None = None
+        self._file: JournalFile | None = None
+        self._side = 0
+        self._sealed = 0
+        self._has_files = adopted is not None
+        self._is_given_up = False
+        if adopted is not None:
+            self._sealed = len(adopted.parts)
+            self._side = 1 - adopted.side
+            self._try(lambda: self._begin(adopted.parts))
+
+    @property
+    def vouched(self) -> int:
+        """How many whole parts a later run can adopt."""
+        return self._sealed if self._staging.is_kept else 0
+
+    @property
+    def can_read_back(self) -> bool:
+        """Whether it has all rows taken so far that are in no whole part."""
+        return self._file is not None and not self._is_given_up
+
+    def take_back(self, page: TakenPage, rows: PackedRows) -> None:
+        """Append a page that an earlier run had taken."""
+        if self.can_read_back:
+            self._try(lambda: self._append(page, rows))
+
+    def settle(self) -> None:
+        """Remove the journal of the earlier run, once this one, which has all of it, is durable."""
+        if self.can_read_back:
+            self._try(self._replace)
+
+    def take(self, page: TakenPage, rows: pa.RecordBatch, parts: Sequence[StagedPart]) -> None:
+        """Append a page, whose rows are all in the writer, which has made `parts` whole."""
+        if not self._is_given_up:
+            self._try(lambda: self._take(page, rows, parts))
+
+    def read(self, first: int, end: int) -> Iterator[pa.RecordBatch]:
+        """Read back the rows from number `first` up to before number `end`. Raises StorageError."""
+        if self._file is None:
+            raise StorageError(f"transfer {self._staging.transfer} has no journal")
+        return self._file.read(first, end, self._staging.schema)
+
+    def close(self) -> None:
+        """Leave the journal to a later run, or remove it if none may have it."""
+        self._close()
+        if not self._staging.is_kept:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove the journal: the transfer is committed. What cannot be removed is swept by the
+        next run."""
+        self._close()
+        if self._has_files:
+            with suppress(StorageError):
+                self._staging.remove_journals()
+
+    def _take(self, page: TakenPage, rows: pa.RecordBatch, parts: Sequence[StagedPart]) -> None:
+        if len(parts) > self._sealed:
+            self._begin_behind(parts, page, PackedRows.of(rows))
+        elif self._place is None:
+            return
+        elif self._file is not None:
+            self._append(page, PackedRows.of(rows))
+        elif self._first is None:
+            self._first = page, rows
+        else:
+            self._begin(())
+            for each, batch in (self._first, (page, rows)):
+                self._append(each, PackedRows.of(batch))
+            self._first = None
+
+    def _begin_behind(self, parts: Sequence[StagedPart], page: TakenPage, rows: PackedRows) -> None:
+        """Begin a new journal behind whole parts, with the page that sealed the last of them."""
+        self._first = None
+        if self._has_files:
+            self._close()
+            self._side = 1 - self._side
+        if self._staging.is_kept:
+            for part in parts[self._sealed :]:
+                self._archive.settle(part.name)  # before its hash is vouched for
+            if self._archive is not self._place:
+                self._write_opening(parts, page, rows)
+        self._sealed = len(parts)
+        self._begin(parts)
+        self._append(page, rows)
+        if self._staging.is_kept and self._archive is self._place:
+            self._replace()
+        elif self._place is not None:
+            self._place.unlink(self._staging.name(1 - self._side))
+
+    def _begin(self, parts: Sequence[StagedPart]) -> None:
+        self._has_files = True
+        if self._place is not None:
+            name = self._staging.name(self._side)
+            self._file = JournalFile(self._place, name, self._staging.head(parts))
+
+    def _append(self, page: TakenPage, rows: PackedRows) -> None:
+        if self._file is not None:
+            self._file.append(page, rows)
+
+    def _write_opening(
+        self, parts: Sequence[StagedPart], page: TakenPage, rows: PackedRows
+    ) -> None:
+        """Write to the archive what another machine can continue behind."""
+        head, checksum = encode_record(self._staging.head(parts), None, Checksum())
+        start, _ = encode_record(page.to_facts(), rows, checksum)
+        content = b"".join((head, start, rows.content))
+        self._archive.write(self._staging.name(self._side), content)
+        self._archive.unlink(self._staging.name(1 - self._side))
+
+    def _replace(self) -> None:
+        """Make this journal durable, then remove the one that it replaces."""
+        if self._place is not None:
+            self._place.sync_file(self._staging.name(self._side))
+            self._place.sync_directory(STAGING)
+            self._place.unlink(self._staging.name(1 - self._side))
+
+    def _close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _try(self, step: Callable[[], None]) -> None:
         try:
-            facts = unsealed(content, _OWN_HASH)
-            part = StagedPart(**{**facts.pop("part"), "name": staged_name(self._transfer, number)})
-            start = Bookmark.from_dict(facts.pop("place"))
-            total, rescues = facts.pop("total"), facts.pop("rescues")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-        if facts != self._shape or self._store.size(part.name) != part.size_bytes:
-            return None
-        if hash_of(self._store, part.name) != part.sha256:
-            return None
-        return Checkpoint(part, start, None if total is None else Decimal(total), rescues)
-
-
-def rows_since(store: Store, parts: Iterable[StagedPart], line: int) -> pa.Table | None:
-    """Read the rows of `parts` from line number `line` on, or None if there are none. Raises
-    StorageError."""
-    pieces: list[pa.Table] = []
-    for part in parts:
-        end = part.first_line + part.rows
-        if end <= line:
-            continue
-        with store.open(part.name) as file:
-            parquet = parquet_file(file)
-            groups: list[pa.Table] = []
-            for group in reversed(range(parquet.num_row_groups)):
-                if end > line:
-                    groups.append(parquet.read_row_group(group, use_threads=False))
-                    end -= groups[-1].num_rows
-        pieces.append(pa.concat_tables(reversed(groups)).slice(max(0, line - end)))
-    return pa.concat_tables(pieces) if pieces else None
+            step()
+        except (OSError, StorageError) as error:
+            self._is_given_up = True
+            self._staging.on_refusal(str(self._staging.name(self._side)), error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from pathlib import PurePosixPath
 
@@ -11,25 +12,27 @@ from bulkfetch.archive.layout import (
     ARCHIVE,
     FAILURES,
     HEADERS_COMMIT,
+    JOURNAL_SIDES,
     RUNS,
     STAGED_HEADERS,
     STAGING,
-    checkpoint_name,
+    journal_name,
     staged_again_name,
     staged_name,
     transfer_name,
+    waiting_name,
 )
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
-_STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|again|json|json\.tmp)")
+_STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|again|journal|rows)")
 _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
 _COPY = re.compile(r"^\.(.+)\.copy$")
 """A file that is being copied, where there are no hard links."""
 
 
 def sweep(store: Store, unfinished: Iterable[PurePosixPath]) -> None:
-    """Remove what a killed run left half-written, but not whole parts that a later run can adopt.
+    """Remove what a killed run left half-written, but not what a later run can continue behind.
 
     Open records have been settled before; what the `unfinished` ones need, which could not be
     settled, stays. So do files that are not named by bulkfetch.
@@ -66,7 +69,7 @@ def _is_ours(name: PurePosixPath) -> bool:
 
 
 def staged_transfers(store: Store) -> list[str]:
-    """Return the names of the transfers of which a later run can adopt whole parts, sorted."""
+    """Return the names of the transfers that a later run can continue, sorted."""
     return sorted({_transfer_name(name) for name in _adoptable(store.list(STAGING))})
 
 
@@ -82,33 +85,38 @@ def sweep_transfers(store: Store, done: Iterable[Transfer]) -> set[str]:
     return staged
 
 
-def remove_staged(store: Store, transfer: Transfer, since: int = 0) -> None:
-    """Remove the staged parts of a transfer from number `since` on, with their checkpoints."""
-    for number in count(since):
-        had_checkpoint = store.unlink(checkpoint_name(transfer, number))
-        if not store.unlink(staged_name(transfer, number)) and not had_checkpoint:
-            return
+def remove_staged(store: Store, transfer: Transfer) -> None:
+    """Remove the staged parts of a transfer, and its journals."""
+    for side in JOURNAL_SIDES:
+        store.unlink(journal_name(transfer, side))
+        store.unlink(waiting_name(transfer, side))
+    _remove_numbered(store, partial(staged_name, transfer))
 
 
 def remove_staged_again(store: Store, transfer: Transfer) -> None:
-    """Remove the staged parts of a transfer that was asked for once more."""
+    """Remove what is staged of a transfer that was asked for once more."""
+    for side in JOURNAL_SIDES:
+        store.unlink(waiting_name(transfer, side))
+    _remove_numbered(store, partial(staged_again_name, transfer))
+
+
+def _remove_numbered(store: Store, name_of: Callable[[int], PurePosixPath]) -> None:
     for number in count():
-        if not store.unlink(staged_again_name(transfer, number)):
+        if not store.unlink(name_of(number)):
             return
 
 
 def _adoptable(staged: Iterable[PurePosixPath]) -> set[PurePosixPath]:
-    """Return the staged parts that have a checkpoint, and those checkpoints, of each transfer.
-
-    Only as far as their numbers have no gap: what comes behind one has to be fetched again anyway.
-    """
-    there, found = set(staged), set[PurePosixPath]()
-    for transfer in set(map(_transfer_name, there)):
+    """Return the journals of each transfer, and its staged parts as far as their numbers have no
+    gap: a journal vouches for the first parts or for none."""
+    there = set(staged)
+    found = {name for name in there if name.suffix == ".journal" and _is_ours(name)}
+    for transfer in set(map(_transfer_name, found)):
         for number in count():
-            pair = {STAGING / f"{transfer}+{number:05d}{suffix}" for suffix in (".part", ".json")}
-            if not pair <= there:
+            part = STAGING / f"{transfer}+{number:05d}.part"
+            if part not in there:
                 break
-            found |= pair
+            found.add(part)
     return found
 
 

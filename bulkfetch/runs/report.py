@@ -29,8 +29,8 @@ class ExportReport:
     before; so it is with `documents` and `documents_skipped`. `failures` are those of both.
 
     `changed` are transfers fetched again because their invoice charges something else now. `rows`
-    and `size_bytes` count this run's, of which `rows_resumed` were in whole parts of one that broke
-    off; `elapsed_s` is wall time in seconds; `requests` counts every attempt.
+    and `size_bytes` count this run's, of which `rows_resumed` were fetched by one that broke off;
+    `elapsed_s` is wall time in seconds; `requests` counts every attempt.
     """
 
     output: str
@@ -161,8 +161,7 @@ class ExportReport:
             )
         if self.rows_resumed:
             lines.append(
-                f"{counted(self.rows_resumed, 'line item')} of them an earlier run had "
-                "in whole parts"
+                f"{counted(self.rows_resumed, 'line item')} of them an earlier run had fetched"
             )
         lines += _by_partition(self.committed)
         if self.pages_exact:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -15,21 +15,21 @@ import anyio.to_thread
 import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit, CommittedPart
+from bulkfetch.archive.journal import TakenPage
 from bulkfetch.archive.layout import (
     commit_name,
     part_name,
-    staged_again_name,
     staged_name,
     transfer_name,
 )
-from bulkfetch.archive.parts import PartWriter, StagedPart, WaitingRoom
-from bulkfetch.archive.staging import Checkpoint, Staging, rows_since
+from bulkfetch.archive.parts import PartWriter, RowMemory, StagedPart
+from bulkfetch.archive.staging import Adopted, Journal, Journals, Staging
 from bulkfetch.archive.sweep import remove_staged
 from bulkfetch.billing.details import Paging
-from bulkfetch.billing.sources import BEGINNING, Bookmark, PlacedPage, Walk
+from bulkfetch.billing.sources import BEGINNING, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
-from bulkfetch.decoding.fields import LineItemSchema
+from bulkfetch.decoding.fields import UNDECLARED, LineItemSchema
 from bulkfetch.decoding.kernel import Kernels
 from bulkfetch.decoding.pages import Page, PageDecoder
 from bulkfetch.errors import (
@@ -41,6 +41,7 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.sources import source_of
+from bulkfetch.stats import PageCount
 from bulkfetch.storage.store import until_uploaded_async
 
 T = TypeVar("T")
@@ -55,15 +56,28 @@ class Job:
     sole: Collection[Transfer] = ()
     """Transfers that make up all charges of their invoice."""
     staged: set[str] = field(default_factory=set)
-    """Names of the transfers that may have whole parts in staging."""
-    waiting_room: WaitingRoom = field(default_factory=WaitingRoom)
+    """Names of the transfers of which something may be staged."""
+    memory: RowMemory = field(default_factory=RowMemory)
     kernels: Kernels = field(init=False)
     writing: anyio.CapacityLimiter = field(init=False)
     """How many transfers may write at once."""
+    journals: Journals = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernels", Kernels(self.run.stats.pages_exact))
         object.__setattr__(self, "writing", anyio.CapacityLimiter(self.run.store.writers))
+        object.__setattr__(self, "journals", _journals_of(self.run))
+
+
+def _journals_of(run: Run) -> Journals:
+    """Return where the journals of a run are: in the archive, if what is written there can be read
+    at once."""
+
+    def note(name: str, error: Exception) -> None:
+        run.log.note("journal_given_up", name=name, why=str(error))
+
+    place = run.store if run.store.shows_open_files else None
+    return Journals(run.store, place, {"tenant": run.tenant}, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +86,16 @@ class Fetched:
 
     commit: Commit
     staged: tuple[StagedPart, ...]
+    discard_journal: Callable[[], None] = lambda: None
+    """Called once the transfer is committed. Blocks."""
 
 
 async def fetch_transfer(transfer: Transfer, job: Job) -> Fetched:
     """Fetch, decode and stage one transfer.
 
-    It continues behind the whole parts that an earlier run left, and, where the upload of a part is
-    lost, behind the last part that was not. Raises a BulkfetchError; then it leaves nothing that
-    readers see, and keeps whole parts for a later run.
+    It continues behind the pages that an earlier run left, and, where the upload of a part is lost,
+    behind those of this run. Raises a BulkfetchError; then it leaves nothing that readers see, and
+    keeps for a later run what it has taken.
     """
     return await _until_uploaded(transfer, job, _resume_or_start)
 
@@ -99,54 +115,79 @@ async def _until_uploaded(
 
 
 async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
-    run = job.run
-    staging = Staging(run.store, transfer, run.settings)
-    is_staged = transfer_name(transfer) in job.staged
-    if is_staged and (adopted := await in_thread(job, staging.adopt)):
-        intake = await in_thread(job, partial(_Intake, transfer, job, staging, adopted))
-        run.log.note("resumed", transfer=str(transfer), line=intake.start.line, parts=len(adopted))
-        try:
-            fetched = await _fetch(transfer, job, intake)
-        except (ContradictionError, ExpiredBookmarkError) as error:
-            run.log.note("started_again", transfer=str(transfer), why=str(error))
-            await in_thread(job, partial(remove_staged, run.store, transfer))
-        else:
-            run.stats.rows_resumed += sum(checkpoint.part.rows for checkpoint in adopted)
-            return fetched
-    return await _fetch(transfer, job, _Intake(transfer, job, staging))
+    run, staging = job.run, _staging_of(transfer, job)
+    if transfer_name(transfer) in job.staged:
+        intake = await in_thread(job, partial(_resume, job, staging))
+        if intake is not None:
+            facts = {"line": intake.start.line, "rows": intake.rows_adopted}
+            run.log.note("resumed", transfer=str(transfer), **facts)
+            try:
+                fetched = await _fetch(job, intake)
+            except (ContradictionError, ExpiredBookmarkError) as error:
+                run.log.note("started_again", transfer=str(transfer), why=str(error))
+                await in_thread(job, staging.remove)
+            else:
+                run.stats.rows_resumed += intake.rows_adopted
+                return fetched
+    return await _fetch(job, _Intake(job, staging))
+
+
+def _resume(job: Job, staging: Staging) -> _Intake | None:
+    """Return an intake that has all that an earlier run left of a transfer, or None. Blocks."""
+    adopted = staging.adopt()
+    if adopted is None:
+        staging.remove()
+        return None
+    intake = _Intake(job, staging, adopted)
+    try:
+        intake.replay(adopted)
+    except BaseException:
+        intake.give_up()
+        raise
+    return intake
 
 
 async def _start_again(transfer: Transfer, job: Job) -> Fetched:
-    return await _fetch(transfer, job, _Intake(transfer, job, None))
+    return await _fetch(job, _Intake(job, _staging_of(transfer, job, is_again=True)))
 
 
-async def _fetch(transfer: Transfer, job: Job, intake: _Intake) -> Fetched:
-    """Fetch all pages. After an error, what is not kept is removed."""
-    stats = job.run.stats
+def _staging_of(transfer: Transfer, job: Job, *, is_again: bool = False) -> Staging:
+    schema = (transfer.detail.schema or UNDECLARED).arrow
+    return Staging(job.journals, transfer, job.run.settings, schema, is_again=is_again)
+
+
+async def _fetch(job: Job, intake: _Intake) -> Fetched:
+    """Fetch all pages. After an error, what is not kept is removed, and nothing is counted."""
+    stats, transfer = job.run.stats, intake.staging.transfer
     if transfer.detail.paging is Paging.TOKEN:
         stats.chains[str(transfer)] = 0
+    taken = PageCount()
     walk = Walk(transfer, intake.decoder, intake.start, intake.adds_up)
     try:
         async with aclosing(source_of(transfer, job.fetcher).pages(walk)) as pages:
             async for placed in pages:
                 await in_thread(job, partial(intake.take, placed))
-                stats.pages += 1
                 if str(transfer) in stats.chains:
                     stats.chains[str(transfer)] += 1
-                stats.rows += placed.page.rows
-                stats.rescued += placed.page.columns.rescues.total()
+                page = placed.page
+                taken += stats.count(PageCount(1, page.rows, page.columns.rescues.total()))
         return await in_thread(job, intake.finish)
-    except ContradictionError:
-        intake.writer.abort()
-        # Parts that cannot be removed are not adopted either: the pages will contradict them.
-        with suppress(StorageError):
-            intake.forget()
-        raise
-    except BaseException:
-        intake.writer.abort()
+    except BaseException as error:
+        stats.count(-taken)
+        with anyio.CancelScope(shield=True):
+            await in_thread(job, partial(_give_up, intake, error))
         raise
     finally:
         stats.chains.pop(str(transfer), None)
+
+
+def _give_up(intake: _Intake, error: BaseException) -> None:
+    """Remove what no later run may continue behind. Blocks."""
+    intake.give_up()
+    if isinstance(error, ContradictionError):
+        # What cannot be removed is not continued either: the pages will contradict it.
+        with suppress(StorageError):
+            intake.staging.remove()
 
 
 async def in_thread(job: Job, work: Callable[[], T]) -> T:
@@ -159,60 +200,85 @@ class _Intake:
     """Takes the pages of one transfer, in order, into staged parts, and counts them. All of it
     blocks.
 
-    With checkpoints of an earlier run it continues behind their parts: it takes the pages from the
-    last checkpoint's start on, and compares their rows with those that the parts have already.
-    Without `staging` the parts are staged beside those that are there, and no later run takes them.
+    With what an earlier run left it continues behind that: it takes the pages from the last one on
+    that the earlier run took, and compares their rows with those of that page.
     """
 
-    def __init__(
-        self,
-        transfer: Transfer,
-        job: Job,
-        staging: Staging | None,
-        adopted: Sequence[Checkpoint] = (),
-    ) -> None:
+    def __init__(self, job: Job, staging: Staging, adopted: Adopted | None = None) -> None:
+        transfer, settings = staging.transfer, job.run.settings
         declared = transfer.detail.schema
-        parts = [checkpoint.part for checkpoint in adopted]
-        self.start = adopted[-1].start if adopted else BEGINNING
+        self.staging = staging
         self.decoder = PageDecoder(transfer.invoice_id, declared, job.kernels)
-        self.tally = Tally()
-        if adopted:
-            self.tally = Tally(self.start.line, adopted[-1].total, adopted[-1].rescues)
+        self.start, self.tally = BEGINNING, Tally()
+        self.rows_adopted = 0
+        """How many rows an earlier run has left."""
+        if adopted is not None:
+            last = adopted.pages[-1]
+            self.rows_adopted = last.end
+            self.start, self.tally = last.start, Tally(last.start.line, last.total, last.rescues)
         self._transfer = transfer
-        self._page = self._page_before = self._look_back(self.start)
         self._is_sole = transfer in job.sole
-        self._staging = staging
         self._staged = job.staged
-        self._least_rows = sum(part.rows for part in parts) + 1 if parts else 0
-        self._store = job.run.store
-        self._overlap = rows_since(job.run.store, parts, self.start.line)
-        self.writer = PartWriter(
+        self._journal = Journal(staging, adopted)
+        self._last_adopted: pa.RecordBatch | None = None
+        self._writer = PartWriter(
             job.run.store,
-            partial(staged_again_name if staging is None else staged_name, transfer),
-            part_rows=job.run.settings.part_rows,
-            row_group_rows=job.run.settings.row_group_rows,
-            waiting_room=job.waiting_room,
-            # The next run does not know inferred columns, and unbilled line items change.
-            keep=self._keep if staging and declared and not transfer.unbilled else None,
-            adopted=parts,
+            staging.part_name,
+            part_rows=settings.part_rows,
+            row_group_rows=settings.row_group_rows,
+            memory=job.memory,
+            adopted=() if adopted is None else adopted.parts,
             transfer=transfer,
             total_column=None if declared is None else declared.total,
         )
 
+    def replay(self, adopted: Adopted) -> None:
+        """Take the pages that an earlier run took. Raises StorageError."""
+        for page, packed in adopted.read():
+            rows = packed.unpack(self.staging.schema)
+            self._journal.take_back(page, packed)
+            self._write(page.start.line, rows)
+            self._release()
+            self._last_adopted = rows
+        self._journal.settle()
+
     def take(self, placed: PlacedPage[Page]) -> None:
-        """Take the next page. Raises ContradictionError if its rows are not those of the parts, and
-        StorageError."""
-        page = placed.page
-        self._page_before, self._page = self._page, self._look_back(placed.start)
-        batch = self.decoder.batch(page, self.tally.rows)
-        known = min(self._overlap_left, page.rows)
-        if known and self._overlap is not None:
-            there = self._overlap.slice(self.tally.rows - self.start.line, known)
-            if not there.equals(pa.Table.from_batches([batch.slice(0, known)])):
-                raise self._changed(f"other rows from line {self.tally.rows} on")
-        if known < page.rows:
-            self.writer.write(batch.slice(known))
+        """Take the next page. Raises ContradictionError if its rows are not those that an earlier
+        run took, and StorageError."""
+        page, line = placed.page, self.tally.rows
+        batch = self.decoder.batch(page, line)
+        self._compare(line, batch)
+        is_known = line + page.rows <= self._writer.rows
+        taken = TakenPage(placed.start, page.rows, self._total, dict(self.tally.rescues))
+        self._write(line, batch)
         self.tally.add(page, self.decoder.schema)
+        if not is_known and not placed.is_last:
+            self._staged.add(transfer_name(self._transfer))
+            self._journal.take(taken, batch, self._writer.parts)
+            self._release()
+
+    def give_up(self) -> None:
+        """Close everything, and remove what no later run may continue behind."""
+        self._journal.close()
+        self._writer.abort(kept=self._journal.vouched)
+
+    def _write(self, line: int, batch: pa.RecordBatch) -> None:
+        """Write those rows of a batch, which starts at a line, that are not written yet."""
+        known = self._writer.rows - line
+        if known < batch.num_rows:
+            self._writer.write(batch.slice(known))
+
+    def _release(self) -> None:
+        if self._journal.can_read_back:
+            self._writer.release(self._journal.read)
+
+    def _compare(self, line: int, batch: pa.RecordBatch) -> None:
+        """Raise ContradictionError if rows that were taken by an earlier run are others now."""
+        if self._last_adopted is None or line >= self.rows_adopted:
+            return
+        there = self._last_adopted.slice(line - self.start.line, batch.num_rows)
+        if not there.equals(batch.slice(0, there.num_rows)):
+            raise self._changed(f"other rows from line {line} on")
 
     @property
     def schema(self) -> LineItemSchema | None:
@@ -222,12 +288,12 @@ class _Intake:
         return self._transfer.detail.schema
 
     def finish(self) -> Fetched:
-        """Seal all parts. Raises ContradictionError if no row comes behind the adopted parts: they
-        were sealed because one did."""
-        if self.tally.rows < self._least_rows:
+        """Seal all parts. Raises ContradictionError if there are fewer rows than an earlier run
+        took."""
+        if self.tally.rows < self._writer.rows:
             raise self._changed(f"only {self.tally.rows} rows now")
         schema, transfer = self.schema, self._transfer
-        staged = [] if schema is None else self.writer.finish(schema.arrow)
+        staged = [] if schema is None else self._writer.finish(schema.arrow)
         commit = Commit(
             transfer=transfer,
             rows=self.tally.rows,
@@ -236,12 +302,8 @@ class _Intake:
             total=self.tally.total(schema) if schema else None,
             rescues=dict(self.tally.rescues),
         )
-        return Fetched(commit, tuple(staged))
-
-    def forget(self) -> None:
-        """Remove what an earlier run left of the transfer, if this one continued behind it."""
-        if self._staging is not None:
-            remove_staged(self._store, self._transfer)
+        self._journal.close()
+        return Fetched(commit, tuple(staged), self._journal.discard)
 
     def adds_up(self) -> bool:
         """Return whether the rows taken so far make up, to the cent, what the invoice charges.
@@ -253,41 +315,13 @@ class _Intake:
         return self.tally.total(self.decoder.schema) == self._transfer.charged
 
     @property
-    def _overlap_left(self) -> int:
-        """How many rows of the adopted parts have not come again yet."""
-        rows = 0 if self._overlap is None else self._overlap.num_rows
-        return max(0, self.start.line + rows - self.tally.rows)
-
-    def _look_back(self, start: Bookmark) -> _LookBack:
-        """Return where the next page starts, and what was counted before it."""
-        total = None if self.schema is None else self.tally.total(self.schema)
-        return _LookBack(start, total, dict(self.tally.rescues))
-
-    def _keep(self, part: StagedPart) -> None:
-        """Write the checkpoint of a part: it starts where the page does in which the part ends.
-
-        That is the page before this one if the part has no row of this one.
-        """
-        if self._staging is None:
-            return
-        ends_before = part.first_line + part.rows <= self.tally.rows
-        page = self._page_before if ends_before else self._page
-        self._staged.add(transfer_name(self._transfer))
-        self._staging.keep(Checkpoint(part, page.start, page.total, page.rescues))
+    def _total(self) -> Decimal | None:
+        return None if self.schema is None else self.tally.total(self.schema)
 
     def _changed(self, what: str) -> ContradictionError:
         return ContradictionError(
             f"transfer {self._transfer}: it has {what} than when an earlier run fetched it"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _LookBack:
-    """Where a page starts, and what was counted of the pages before it."""
-
-    start: Bookmark
-    total: Decimal | None
-    rescues: Mapping[str, int]
 
 
 class Tally:
@@ -322,16 +356,20 @@ def publish(run: Run, fetched: Fetched) -> None:
     """
     hashes = {part.name: part.sha256 for part in fetched.staged}
     run.publishing.publish(fetched.commit, hashes, by_content=run.options.repair is not None)
+    fetched.discard_journal()
 
 
 def exchange(run: Run, gone: Iterable[Transfer], come: Iterable[Fetched]) -> None:
     """Move former details of an invoice to what is superseded, and publish what it has now, as one
     act. Blocks."""
+    coming = list(come)
     run.publishing.exchange(
         [commit_name(transfer) for transfer in gone],
-        [(each.commit, {part.name: part.sha256 for part in each.staged}) for each in come],
+        [(each.commit, {part.name: part.sha256 for part in each.staged}) for each in coming],
         by_content=run.options.repair is not None,
     )
+    for each in coming:
+        each.discard_journal()
 
 
 def stage_second(run: Run, fetched: Fetched) -> Fetched:

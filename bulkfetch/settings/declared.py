@@ -295,7 +295,7 @@ class ArchiveSettings(_Group):
     part_rows: int = _setting(
         shaping_files(whole_number(1)),
         100_000,
-        "Rows of one Parquet file; an interrupted transfer continues after its last whole file.",
+        "Rows of one Parquet file.",
     )
     row_group_rows: int = _setting(
         shaping_files(whole_number(1)),

@@ -450,7 +450,7 @@ def test_a_commit_is_named_for_its_snapshot(period: str, kind: str, tmp_path: Pa
 async def test_nothing_is_called_sound_while_a_snapshot_is_half_fetched(tmp_path: Path) -> None:
     await exported(tmp_path, selection=Selection())
     assert verify(tmp_path, deep=True).sound
-    for ending in ("part", "json"):
+    for ending in ("part", "journal"):
         name = f"~unbilled-current-USD+one_time+usage_line_items+00000.{ending}"
         tmp_path.joinpath("_bulkfetch/staging", name).write_bytes(b"{}")
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, WaitingRoom, stage_table
+from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, RowMemory, StagedPart, stage_table
 from bulkfetch.billing.details import DETAILS
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.errors import StorageError
@@ -314,26 +314,82 @@ def test_a_table_that_cannot_be_staged_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_wait_compressed_when_it_is_crowded_and_come_out_the_same() -> None:
-    waiting = rows(5_000)
-    room = WaitingRoom(roomy_bytes=waiting.nbytes + 1)
-    roomy, crowded = room.enter(waiting), room.enter(waiting)
-    assert (roomy.packed, crowded.rows) == (None, None)
-    assert crowded.packed is not None
-    assert crowded.packed.size < waiting.nbytes
-    assert room.leave(crowded).equals(waiting)
-    assert room.leave(roomy).equals(waiting)
-    assert room.enter(waiting).packed is None  # the room is free again
+class Journal:
+    """Keeps what a writer was given, and reads it back."""
+
+    def __init__(self) -> None:
+        self.batches: list[pa.RecordBatch] = []
+        self.reads = 0
+
+    def read(self, first: int, end: int) -> list[pa.RecordBatch]:
+        self.reads += 1
+        table = pa.Table.from_batches(self.batches)
+        batches: list[pa.RecordBatch] = table.slice(first, end - first).to_batches()
+        return batches
 
 
-def test_the_bytes_of_a_part_do_not_depend_on_how_crowded_it_was() -> None:
-    contents = []
-    for room in (WaitingRoom(), WaitingRoom(roomy_bytes=0)):
-        store = Memory()
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 700), min_size=1, max_size=8),
+    count=st.integers(0, 3000),
+    part_rows=st.integers(400, 4000),
+    row_group_rows=st.integers(50, 400),
+    roomy_bytes=st.sampled_from([0, 5_000, 20_000, 1 << 30]),
+    released=st.lists(st.booleans(), min_size=1, max_size=5),
+)
+def test_the_bytes_of_a_part_do_not_depend_on_where_its_rows_waited(
+    lengths: list[int],
+    count: int,
+    part_rows: int,
+    row_group_rows: int,
+    roomy_bytes: int,
+    released: list[bool],
+) -> None:
+    journal, memory, store = Journal(), RowMemory(roomy_bytes), Memory()
+    crowded = PartWriter(
+        cast(Any, store),
+        name_of,
+        part_rows=part_rows,
+        row_group_rows=row_group_rows,
+        memory=memory,
+    )
+
+    for number, batch in enumerate(cut(rows(count), lengths)):
+        crowded.write(batch)
+        journal.batches.append(batch)
+        assert memory.bytes == crowded.held_bytes
+        if released[number % len(released)]:
+            crowded.release(journal.read)
+            assert memory.bytes <= roomy_bytes
+    parts = crowded.finish(SCHEMA)
+
+    assert memory.bytes == 0
+    expected = written(rows(count), lengths, part_rows=part_rows, row_group_rows=row_group_rows)
+    assert [store.content(part) for part in parts] == expected[1]
+
+
+def test_rows_that_wait_are_read_back_only_where_memory_is_crowded() -> None:
+    for roomy_bytes, reads in ((0, 1), (1 << 30, 0)):
+        journal, memory = Journal(), RowMemory(roomy_bytes)
         crowded = PartWriter(
-            cast(Any, store), name_of, part_rows=100_000, row_group_rows=25_000, waiting_room=room
+            cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, memory=memory
         )
-        for batch in cut(rows(60_000), [7_000]):
+        for batch in cut(rows(300), [100]):
             crowded.write(batch)
-        contents.append([store.content(part) for part in crowded.finish(SCHEMA)])
-    assert contents[0] == contents[1]
+            journal.batches.append(batch)
+            crowded.release(journal.read)
+
+        assert journal.reads == reads
+
+
+def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
+    memory = RowMemory()
+    given_up = PartWriter(
+        cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, memory=memory
+    )
+    given_up.write(cut(rows(100), [100])[0])
+    assert memory.bytes > 0
+
+    given_up.abort()
+
+    assert memory.bytes == 0
