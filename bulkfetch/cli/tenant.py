@@ -10,7 +10,7 @@ from dataclasses import replace
 from bulkfetch import sandbox
 from bulkfetch.cli.parser import SANDBOX_OPTIONS
 from bulkfetch.cli.terminal import say
-from bulkfetch.sandbox.process import spawn
+from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.proxies import except_for, route_to
 from bulkfetch.settings.sources import LoadedSettings, load_settings_of_process
@@ -35,20 +35,29 @@ def open_settings(arguments: argparse.Namespace) -> Iterator[Settings]:
     if getattr(arguments, "sandbox", False):
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
         with spawn(words) as running:
-            token = Secret(running.token)
-            yield replace(
-                settings,
-                base_url=running.base_url,
-                token=token,
-                sign_in="auto",
-                proxy=except_for(settings.proxy, running.base_url),
-            )
+            yield _settings_of(running, settings)
         return
     for name in given:
         arguments.parser.error(f"--sandbox-{name} is for the sandbox: give --sandbox too")
     check_credentials(settings)
     route_to(settings.base_url, settings.proxy)  # refuses a proxy that cannot be used
     yield settings
+
+
+def _settings_of(running: SpawnedSandbox, settings: Settings) -> Settings:
+    """Return the settings for a sandbox: its addresses, which no proxy leads to, and its tokens."""
+    proxy = settings.proxy
+    for url in (running.base_url, running.graph_url, running.blob_url):
+        proxy = except_for(proxy, url)
+    return replace(
+        settings,
+        base_url=running.base_url,
+        graph_url=running.graph_url,
+        token=Secret(running.token),
+        graph_token=Secret(running.graph_token),
+        sign_in="auto",
+        proxy=proxy,
+    )
 
 
 def _sandbox_options(arguments: argparse.Namespace) -> dict[str, str]:

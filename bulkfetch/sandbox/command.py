@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tenant = parser.add_argument_group("the tenant")
     _number(tenant, "seed", "the number that every id, name and amount is drawn from")
     _number(tenant, "invoices", "invoices in the list")
-    _text(tenant, "newest", "the month of the newest invoice")
+    _text(tenant, "newest", "the month of the newest invoice, or the day of new commerce in it")
     _number(tenant, "line-items", "line items of each detail of each invoice")
     _number(tenant, "line-items-spread", "how far those counts vary, from 0 to 1")
     _number(
@@ -111,7 +111,8 @@ def _announce(sandbox: RunningSandbox) -> None:
     print(orjson.dumps(facts).decode(), flush=True)
     print(
         f"A Partner Center sandbox is at {sandbox.base_url}. Ctrl-C ends it. In another terminal:\n"
-        f"  bulkfetch export DIR --base-url {sandbox.base_url} --token {sandbox.token}",
+        f"  bulkfetch export DIR --base-url {sandbox.base_url} --token {sandbox.token} "
+        f"--graph-url {sandbox.graph.url} --graph-token {sandbox.graph.token}",
         file=sys.stderr,
         flush=True,
     )

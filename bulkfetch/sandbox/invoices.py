@@ -139,9 +139,8 @@ def estimate_links(currency: str) -> list[str]:
 def _invoice_date(seed: int, invoice: Invoice) -> str:
     month = month_text(invoice.year, invoice.month)
     if invoice.kind == LEGACY:
-        return f"{month}-06T00:00:00" + ("" if invoice.style.early else "Z")
-    day = 9 if invoice.amends else 8
-    return f"{month}-{day:02d}T{_time_of_day(seed, invoice)}"
+        return f"{month}-{invoice.day:02d}T00:00:00" + ("" if invoice.style.early else "Z")
+    return f"{month}-{invoice.day:02d}T{_time_of_day(seed, invoice)}"
 
 
 def _time_of_day(seed: int, invoice: Invoice) -> str:

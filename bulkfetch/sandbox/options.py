@@ -23,6 +23,7 @@ PROVIDERS_AND_TYPES = (
 )
 PAST_END = ("empty", "400", "404", "repeat", "stall")
 USER_STATES = ("good", "expired", "revoked", "no_consent", "mfa", "declined")
+_MONTH = r"[0-9]{4}-(0[1-9]|1[0-2])"
 MARKS = ("utf8", "none", "utf16")
 
 
@@ -42,7 +43,8 @@ class SandboxOptions:
     details: tuple[str, ...] = ()
     """The provider/type pairs that every invoice offers; empty for those of real tenants."""
     newest: str = "2021-06"
-    """The month of the newest invoice."""
+    """The month of the newest invoice, as `2024-05`; `2024-05-20` says also on which day, up to 28,
+    the invoices of new commerce come."""
     unbilled_line_items: int = 60
     """Line items of each type and currency that are on no invoice yet: so many in the current
     period, half as many in the previous one."""
@@ -141,12 +143,11 @@ def _check(options: SandboxOptions) -> None:
         )
     if options.past_end not in PAST_END:
         raise ValueError(f"past_end is one of {', '.join(PAST_END)}, not {options.past_end!r}")
-    given = (options.newest, options.v1_until, options.v1_usage_until)
-    months = [month for month in given if month]
-    if not options.newest or not all(
-        re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", month) for month in months
-    ):
-        raise ValueError("newest, v1_until and v1_usage_until are months such as 2024-02")
+    until = [month for month in (options.v1_until, options.v1_usage_until) if month]
+    if not all(re.fullmatch(_MONTH, month) for month in until):
+        raise ValueError("v1_until and v1_usage_until are months such as 2024-02")
+    if not re.fullmatch(f"{_MONTH}(-(0[1-9]|1[0-9]|2[0-8]))?", options.newest):
+        raise ValueError("newest is a month such as 2024-02, or a day up to 28 such as 2024-02-20")
     if options.user_state not in USER_STATES:
         raise ValueError(
             f"user_state is one of {', '.join(USER_STATES)}, not {options.user_state!r}"

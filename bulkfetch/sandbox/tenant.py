@@ -16,6 +16,7 @@ LEGACY, MODERN = "Recurring", "OneTime"
 LEGACY_PROVIDERS = ("office", "azure", "azure_data_market")
 OFFICE_ONLY = ("office/billing_line_items",)
 LEGACY_DETAILS = (*OFFICE_ONLY, "azure/billing_line_items", "azure/usage_line_items")
+LEGACY_DAY, MODERN_DAY = 6, 8
 MODERN_DETAILS = ("one_time/billing_line_items", "one_time/usage_line_items")
 CURRENCIES = (("USD", "$"), ("EUR", "€"), ("GBP", "£"))
 POOLS_KEPT = 24
@@ -52,6 +53,8 @@ class Invoice:
     """`early` invoices have the few header fields and the bare links of 2016."""
     shift: int
     """The row of the pool that its line items begin with."""
+    day: int
+    """The day of the month of its date."""
     total_cents: int = 0
     off_by_cents: int = 0
     amends: str = ""
@@ -216,13 +219,20 @@ def _open_invoices(options: SandboxOptions, currencies: tuple[str, ...]) -> Iter
                 ),
                 style=RowStyle(),
                 shift=Draws(options.seed, "shift", identity).below(POOL_ROWS),
+                day=_day(options),
                 is_open=True,
             )
 
 
 def _newest(options: SandboxOptions) -> tuple[int, int]:
-    year, month = options.newest.split("-")
+    year, month = options.newest.split("-")[:2]
     return int(year), int(month)
+
+
+def _day(options: SandboxOptions) -> int:
+    """Return the day of the invoices of new commerce in their months."""
+    _, _, day = f"{options.newest}-{MODERN_DAY}".split("-")[:3]
+    return int(day)
 
 
 def _kind_of(pair: str) -> str:
@@ -256,6 +266,7 @@ def _invoice(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> I
             credit=legacy and of_kind % 5 == 1,
         ),
         shift=Draws(options.seed, "shift", age).below(POOL_ROWS),
+        day=LEGACY_DAY if legacy else _day(options),
     )
     return replace(invoice, total_cents=_charges(options, invoice))
 
@@ -312,6 +323,7 @@ def _amendments(options: SandboxOptions, invoice: Invoice, of_kind: int) -> tupl
         details=tuple(detail for detail in smaller if detail.line_item_type == "billing_line_items")
         or smaller,
         style=RowStyle(credit=True),
+        day=min(invoice.day + 1, 28),
         amends=invoice.id,
     )
     return (replace(amendment, total_cents=_charges(options, amendment)),)

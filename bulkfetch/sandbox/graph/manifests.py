@@ -7,7 +7,7 @@ from typing import Any
 from bulkfetch.sandbox.draws import Draws
 from bulkfetch.sandbox.graph.exports import BlobName, Export, Exports, Generation
 from bulkfetch.sandbox.graph.options import GraphOptions
-from bulkfetch.sandbox.tenant import Tenant, month_text, months_on
+from bulkfetch.sandbox.tenant import Invoice, Tenant, month_text, months_on
 
 _CONTAINERS = {
     ("reconciliation", True): "billedreconfastpath",
@@ -49,7 +49,7 @@ class Manifests:
             raise LookupError(export.name)
         year, month = months_on(drawn.invoice.year, drawn.invoice.month, -1)
         billing_month = month_text(year, month).replace("-", "")
-        stamp = self._stamp(drawn.invoice.year, drawn.invoice.month, generation)
+        stamp = _stamp(drawn.invoice, generation)
         what = f"InvoiceId={drawn.invoice.id}/InvoiceVersion={stamp}"
         before = ""
         if not export.is_billed:
@@ -86,9 +86,10 @@ class Manifests:
         ]
         draws = self._draws("etag", export, generation.number)
         month = month_text(drawn.invoice.year, drawn.invoice.month)
+        made = f"{month}-{drawn.invoice.day:02d}T09:{generation.number % 60:02d}:19.895Z"
         return {
             "id": self.id_of(export),
-            "createdDateTime": f"{month}-08T09:{generation.number % 60:02d}:19.895Z",
+            "createdDateTime": made,
             "schemaVersion": "2",
             "dataFormat": "compressedJSON",
             "partitionType": "default",
@@ -111,7 +112,9 @@ class Manifests:
             return sorted(blobs, key=lambda _: draws.fraction())
         return blobs
 
-    def _stamp(self, year: int, month: int, generation: Generation) -> str:
-        """Return the minute at which the rows were made: `202409080713`."""
-        hour, minute = divmod(7 * 60 + 13 + generation.names, 60)
-        return f"{month_text(year, month).replace('-', '')}08{hour:02d}{minute:02d}"
+
+def _stamp(invoice: Invoice, generation: Generation) -> str:
+    """Return the minute at which the rows were made: `202409080713`."""
+    hour, minute = divmod(7 * 60 + 13 + generation.names, 60)
+    month = month_text(invoice.year, invoice.month).replace("-", "")
+    return f"{month}{invoice.day:02d}{hour:02d}{minute:02d}"

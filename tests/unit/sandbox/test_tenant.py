@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bulkfetch.sandbox import Invoice, SandboxOptions, Tenant
+from bulkfetch.sandbox.invoices import invoice_json
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
 from bulkfetch.sandbox.pool import POOL_ROWS
 from bulkfetch.sandbox.tenant import LEGACY, MODERN
@@ -332,3 +333,24 @@ def test_contradictory_options_are_refused() -> None:
         SandboxOptions(past_end="explode")
     with pytest.raises(ValueError, match="at least 1"):
         SandboxOptions(max_size=0)
+
+
+@pytest.mark.parametrize(
+    ("newest", "days"), [("2024-05", {8, 9}), ("2024-05-20", {20, 21}), ("2024-05-28", {28})]
+)
+def test_the_day_of_new_commerce_can_be_chosen(newest: str, days: set[int]) -> None:
+    tenant = Tenant(SandboxOptions(newest=newest))
+    dates = {
+        (invoice.kind, json.loads(invoice_json(tenant, invoice))["invoiceDate"][:10])
+        for invoice in tenant.all_invoices()
+    }
+
+    assert {int(date[8:]) for kind, date in dates if kind == MODERN} == days
+    assert {int(date[8:]) for kind, date in dates if kind == LEGACY} == {6}
+    assert max(dates)[1] <= "2024-05-28"
+
+
+@pytest.mark.parametrize("newest", ["", "2024", "2024-13", "2024-05-29", "2024-05-00", "2024-5"])
+def test_a_newest_month_that_is_none_is_refused(newest: str) -> None:
+    with pytest.raises(ValueError, match="newest is a month such as 2024-02"):
+        SandboxOptions(newest=newest)
