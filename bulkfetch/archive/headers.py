@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -100,6 +101,15 @@ def stage_headers(
     table = table.sort_by([("invoiceDate", "ascending"), ("id", "ascending")])
     part = until_uploaded(partial(stage_table, store, STAGED_HEADERS, table))
     return HeadersCommit(part.rows, part.size_bytes, part.sha256)
+
+
+def read_dates(store: Store) -> dict[str, datetime | None]:
+    """Return the dates of the invoices whose headers an archive has, by their ids."""
+    table = read_headers(store)
+    if table is None:
+        return {}
+    columns = (table.column(name).to_pylist() for name in ("id", "invoiceDate"))
+    return dict(zip(*columns, strict=True))
 
 
 def read_headers(store: Store) -> pa.Table | None:

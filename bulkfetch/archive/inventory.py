@@ -21,6 +21,7 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.storage.store import Store
+from bulkfetch.storage.systemfiles import is_system_file
 
 _COUNTED = {"transfers": COMMITS, "documents": DOCUMENT_COMMITS}
 
@@ -40,11 +41,12 @@ class Inventory:
     """The names in an archive, listed once: of its records, and of the files that they name.
 
     `published` are the files that have names of published ones, by the record that should name
-    them.
+    them. `foreign` are the others that readers see.
     """
 
     records: tuple[RecordFile, ...]
     published: Mapping[PurePosixPath, Sequence[PurePosixPath]]
+    foreign: tuple[PurePosixPath, ...] = ()
 
     @property
     def commits(self) -> list[PurePosixPath]:
@@ -72,7 +74,14 @@ def take_inventory(store: Store) -> Inventory:
 
     It stays true as long as the lock is held and nothing is published.
     """
-    return Inventory(tuple(list_records(store)), list_published(store))
+    names = [name for directory in DATA for name in store.list(directory)]
+    foreign = (name for name in names if is_seen(name) and published_as(name) is None)
+    return Inventory(tuple(list_records(store)), _by_record(names), tuple(foreign))
+
+
+def is_seen(name: PurePosixPath) -> bool:
+    """Return whether readers would see a file of that name, and no system has put it there."""
+    return name.name[0] not in "._" and not is_system_file(name.name)
 
 
 def count_records(store: Store) -> dict[str, int]:
@@ -116,12 +125,15 @@ def refuse_if_gone(store: Store, records: Sequence[RecordFile]) -> None:
 
 def list_published(store: Store) -> dict[PurePosixPath, list[PurePosixPath]]:
     """Return the files that have names of published ones, by the record that should name them."""
+    return _by_record(name for directory in DATA for name in store.list(directory))
+
+
+def _by_record(names: Iterable[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
     files: dict[PurePosixPath, list[PurePosixPath]] = {}
-    for directory in DATA:
-        for name in store.list(directory):
-            published = published_as(name)
-            if published is not None:
-                files.setdefault(published.record, []).append(name)
+    for name in names:
+        published = published_as(name)
+        if published is not None:
+            files.setdefault(published.record, []).append(name)
     return files
 
 
@@ -138,6 +150,20 @@ def write_run_report(store: Store, moment: str, facts: Mapping[str, Any]) -> Non
     facts = {**facts, "last_superseded": max(folders, default="")}
     content = orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     store.write(RUNS / f"{moment}.json", content)
+
+
+def read_unlisted(store: Store) -> tuple[str, ...]:
+    """Return the invoices that the service no longer listed at the last run that wanted all."""
+    for name in sorted(store.list(RUNS), reverse=True):
+        try:
+            facts = orjson.loads(store.read(name) or b"")
+            unlisted = facts["no_longer_listed"]
+            narrowed = (facts["selection"] or {}).keys() - {"documents"}
+        except (ValueError, TypeError, KeyError, AttributeError, DamagedError):
+            continue
+        if isinstance(unlisted, list) and not narrowed:
+            return tuple(map(str, unlisted))
+    return ()
 
 
 def recorded_selections(store: Store) -> list[dict[str, Any]]:

@@ -251,6 +251,15 @@ def transfer_name(transfer: Transfer) -> str:
     return "+".join((id_name(transfer.invoice_id), *words))
 
 
+def invoice_of_commit(name: PurePosixPath) -> str:
+    """Return the invoice that a commit is named for, "" for one of unbilled line items.
+
+    Of an overlong id it is the short form that names have.
+    """
+    invoice = name.name.partition("+")[0]
+    return "" if invoice.startswith("~unbilled-") else unquote(invoice)
+
+
 def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:
     """Return the transfer of unbilled line items that a commit is named for, or None for any other
     name."""

@@ -726,7 +726,17 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         removed_views=len(outcome.removed),
         pages_exact=dict(stats.pages_exact.most_common()),
         superseded_bytes=superseded_bytes(run.store),
+        new=_find_new(run, work, progress.vote),
+        no_longer_listed=work.unlisted,
+        unnamed_files=work.unnamed,
     )
+
+
+def _find_new(run: Run, work: Work, vote: Vote) -> tuple[str, ...]:
+    """Return the invoices of which nothing was archived before."""
+    now = {each.invoice_id for each in vote.committed if not each.unbilled}
+    before = {*work.skipped, *work.besides, *work.archived, *work.former.commits}
+    return tuple(sorted(now - {each.invoice_id for each in before} - {*run.options.take_new}))
 
 
 def _stayed(vote: Vote) -> dict[Transfer, Commit]:

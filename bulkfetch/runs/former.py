@@ -14,6 +14,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.reconcile import Header
 from bulkfetch.storage.store import Store
+from bulkfetch.words import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,22 @@ def whole_invoices(headers: Sequence[Header], here: Collection[Transfer | None])
     return {
         header.invoice_id for header in headers if all(each in here for each in header.charging)
     }
+
+
+def unlisted_lines(invoices: Sequence[str]) -> list[str]:
+    """Return a line about archived invoices that the service no longer lists, if there are any."""
+    if not invoices:
+        return []
+    first = ", ".join(map(printable, invoices[:_MOST_NAMED]))
+    more = f" and {len(invoices) - _MOST_NAMED:,} more" if len(invoices) > _MOST_NAMED else ""
+    what = "invoice" if len(invoices) == 1 else f"{len(invoices):,} invoices:"
+    return [
+        f"NOTE the service no longer lists {what} {first}{more}; what is archived of "
+        f"{'it' if len(invoices) == 1 else 'them'} stays"
+    ]
+
+
+_MOST_NAMED = 8
 
 
 def former_line(transfer: Transfer) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import product
 
 from bulkfetch.billing.apis import ALL_V1, Api, Routes, names_in_v1, unbilled_details
@@ -23,7 +23,8 @@ class Plan:
 
     Transfers of unbilled line items come last. `odd` are invoices that cannot be read. `absent`
     says what was selected and the tenant does not have, where that is allowed. `routes` say which
-    API has the line items of each invoice.
+    API has the line items of each invoice. `listed` are the ids of all invoices that the service
+    lists, selected or not, readable or not.
     """
 
     invoices: tuple[Invoice, ...]
@@ -31,6 +32,7 @@ class Plan:
     odd: tuple[OddInvoice, ...] = ()
     absent: tuple[str, ...] = ()
     routes: Routes = ALL_V1
+    listed: frozenset[str] = frozenset()
 
 
 def plan_export(
@@ -52,7 +54,8 @@ def plan_export(
     """
     everything = list(flatten_once(walked))
     unread = tuple(odd)
-    _check_invoices(selection, everything, {each.name for each in unread})
+    listed = frozenset({each.id for each in everything} | {each.name for each in unread})
+    _check_invoices(selection, listed)
     invoices = tuple(invoice for invoice in everything if selection.wants(invoice))
     wanted_odd = tuple(filter(selection.wants_odd, unread))
     currencies = selection.currencies or _currencies(everything, routes.unbilled)
@@ -71,7 +74,23 @@ def plan_export(
         *_transfers_of(invoices, selection, routes),
         *_unbilled_of(currencies, selection, routes.unbilled),
     ]
-    return Plan(invoices, tuple(dict.fromkeys(transfers)), wanted_odd, tuple(absent), routes)
+    return Plan(
+        invoices, tuple(dict.fromkeys(transfers)), wanted_odd, tuple(absent), routes, listed
+    )
+
+
+def find_unlisted(
+    archived: Mapping[str, datetime | None], plan: Plan, selection: Selection
+) -> tuple[str, ...]:
+    """Return the ids of archived invoices that were selected and that the service no longer lists.
+
+    `archived` are those of the archive with their dates; days that were selected leave out those
+    whose date is not known.
+    """
+    gone = sorted(archived.keys() - plan.listed)
+    return tuple(
+        each for each in gone if selection.wants(Invoice(each, invoice_date=archived[each]))
+    )
 
 
 def _unbilled_of(currencies: Iterable[str], selection: Selection, api: Api) -> Iterator[Transfer]:
@@ -115,12 +134,10 @@ def _currencies(invoices: Sequence[Invoice], api: Api) -> tuple[str, ...]:
     return tuple(code for code in codes if code and re.fullmatch(r"[A-Za-z]{3}", code))
 
 
-def _check_invoices(
-    selection: Selection, everything: Sequence[Invoice], unread: Collection[str]
-) -> None:
+def _check_invoices(selection: Selection, listed: Set[str]) -> None:
     """Raise NotFoundError for invoices that the tenant does not have: a misspelt id would select
     nothing, and look like a success."""
-    if missing := set(selection.invoices) - {invoice.id for invoice in everything} - {*unread}:
+    if missing := set(selection.invoices) - listed:
         named = ", ".join(sorted(map(repr, missing)))
         raise NotFoundError(
             f"this tenant has no invoice {named}; `bulkfetch invoices list` shows those it has"

@@ -175,6 +175,8 @@ class Reconciliation:
     listed: Decimal | None = None
     why: str = ""
     mark: Mark | None = None
+    lacks_charges: bool = False
+    """Whether it cannot be compared because not all its charges are in the archive."""
 
     @property
     def difference(self) -> Decimal | None:
@@ -334,7 +336,13 @@ def _reconcile_one(
     listed = None if answers is None else sum_of_answers(answers)
     if charge is None or charged is None or not answers or listed is None:
         why = _explain_no_comparison(header, commits)
-        return Reconciliation(header.invoice_id, Verdict.NOT_COMPARABLE, charged, why=why)
+        return Reconciliation(
+            header.invoice_id,
+            Verdict.NOT_COMPARABLE,
+            charged,
+            why=why,
+            lacks_charges=answers is None,
+        )
     difference = Difference(charged, money(listed))
     is_empty = not any(answer.rows for answer in answers)
     verdict, mark = _judge(
@@ -429,6 +437,50 @@ def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
         "difference": None if each.difference is None else f"{each.difference:f}",
         "why": each.why or None,
     }
+
+
+def reconciliation_facts(reconciliations: Sequence[Reconciliation]) -> dict[str, Any]:
+    """Return how many invoices compare how with their headers, and those of note, as plain values.
+
+    An invoice that agrees is only counted, and so is one that lacks charges: those that were asked
+    for are among the failures or the findings.
+    """
+    of_note = [
+        each
+        for each in reconciliations
+        if each.verdict is not Verdict.AGREES and not each.lacks_charges
+    ]
+    return {
+        "verdicts": count_verdicts(reconciliations),
+        "reconciliation": list(map(reconciliation_dict, of_note)),
+    }
+
+
+def count_verdicts(found: Iterable[Reconciliation]) -> dict[str, int]:
+    """Return how many invoices compare how with their headers."""
+    numbers = Counter(map(verdict_name, found))
+    return {name: numbers[name] for name in VERDICTS if numbers[name]}
+
+
+def verdict_name(each: Reconciliation) -> str:
+    """Return the name of a verdict for machines; a difference that is sure has its own."""
+    name = each.verdict.value.replace(" ", "_")
+    if each.verdict is Verdict.DIFFERS and each.mark is not None:
+        return f"{name}_{each.mark.value}"
+    return name
+
+
+VERDICTS = (
+    "agrees",
+    "agrees_within_rounding",
+    "accepted",
+    "rule_not_confirmed",
+    "differs_unconfirmed",
+    "differs_confirmed",
+    "differs_unstable",
+    "not_comparable",
+)
+"""All names of verdicts, in the order in which they are told."""
 
 
 _SHOWN = {

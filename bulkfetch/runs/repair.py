@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,6 +49,7 @@ from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore, prepare_directory
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
+from bulkfetch.words import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,19 @@ class RepairReport:
                 "nothing is faulty and nothing is missing: nothing was fetched",
             ]
         found = [f"FOUND {finding}" for finding in self.before.findings]
-        return [*finished, *found, *self.export.lines(), *self.after.lines()]
+        gone = [
+            f"NOTE what is faulty of invoice {printable(each)} cannot be fetched again: "
+            "put its files back from a copy"
+            for each in self._faulty_of(self.export.no_longer_listed)
+        ]
+        return [*finished, *found, *self.export.lines(), *self.after.lines(), *gone]
+
+    def _faulty_of(self, invoices: Sequence[str]) -> list[str]:
+        """Return those of some invoices of which something is still faulty."""
+        findings = self.after.findings if self.after else ()
+        faulty = [each.transfer or each.document for each in findings]
+        named = {each.invoice_id for each in faulty if each is not None}
+        return [each for each in invoices if each in named]
 
 
 async def repair_async(

@@ -13,11 +13,11 @@ from bulkfetch.billing.details import schema_of
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer, explanation, needs_graph
 from bulkfetch.runs.failures import Failure, failure_lines
-from bulkfetch.runs.former import former_line
+from bulkfetch.runs.former import former_line, unlisted_lines
 from bulkfetch.runs.reconcile import (
     Reconciliation,
     exit_code,
-    reconciliation_dict,
+    reconciliation_facts,
     reconciliation_lines,
 )
 from bulkfetch.words import counted, encodable, format_bytes, printable
@@ -72,6 +72,12 @@ class ExportReport:
     """How many pages the kernel did not decode, by reason."""
     superseded_bytes: int = 0
     """How large everything is that has been replaced and is kept."""
+    new: tuple[str, ...] = ()
+    """Invoices of which this run archived the first line items."""
+    no_longer_listed: tuple[str, ...] = ()
+    """Archived invoices that were selected and that the service no longer lists; they stay."""
+    unnamed_files: tuple[str, ...] = ()
+    """Files that readers see and that no record of the archive names; they stay."""
 
     @property
     def complete(self) -> bool:
@@ -121,11 +127,14 @@ class ExportReport:
             "documents_committed": len(self.documents),
             "documents_skipped": len(self.documents_skipped),
             "documents_failed": self._documents_failed,
+            "new": list(self.new),
             "changed": list(map(str, self.changed)),
             "superseded": list(map(str, self.superseded)),
             "set_apart": list(map(str, self.set_apart)),
             "selection": None if self.selection is None else dict(self.selection),
             "absent": list(self.absent),
+            "no_longer_listed": list(self.no_longer_listed),
+            "unnamed_files": list(self.unnamed_files),
             "records": dict(self.records),
             "asked_again": self.asked_again,
             "finished": list(self.finished),
@@ -138,7 +147,7 @@ class ExportReport:
             "rescues": dict(self.rescues.most_common()),
             "undeclared": self.undeclared,
             "failures": [failure.to_dict() for failure in self.failures],
-            "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
+            **reconciliation_facts(self.reconciliations),
             "pages_exact": dict(self.pages_exact),
             "requests": self.requests,
             "retries": self.retries,
@@ -186,6 +195,7 @@ class ExportReport:
             for each in self.superseded
         ]
         lines += [former_line(each) for each in self.set_apart]
+        lines += unlisted_lines(self.no_longer_listed)
         lines += [
             f"NOTE transfer {each} ends in an empty page that the page before named; "
             "the invoice confirms that end, or the page was empty twice"
@@ -220,6 +230,13 @@ class ExportReport:
             "its line items are kept as JSON text, in the column `item`"
             for name in self.undeclared
         ]
+        if self.unnamed_files:
+            number = len(self.unnamed_files)
+            more = "" if number == 1 else f" and {number - 1:,} more"
+            lines.append(
+                "WARNING readers see what no record names, so they may count line items twice: "
+                f"{printable(self.unnamed_files[0])}{more}; `bulkfetch verify` says what to do"
+            )
         lines += [
             f"WARNING transfer {each.transfer} is empty; {explanation(each.transfer)}"
             for each in self.committed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bulkfetch.archive.origin import UNKNOWN_TENANT
 from bulkfetch.archive.publishing import Publishing
@@ -50,7 +50,7 @@ class Repair:
         invoices = tuple(
             invoice for invoice in plan.invoices if self.headers or invoice.id in named
         )
-        return Plan(invoices, (*transfers, *self.unbilled), plan.odd, routes=plan.routes)
+        return replace(plan, invoices=invoices, transfers=(*transfers, *self.unbilled))
 
 
 @dataclass(frozen=True, slots=True)

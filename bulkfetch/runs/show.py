@@ -17,7 +17,7 @@ import orjson
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import CommittedDocument
 from bulkfetch.archive.findings import NOT_TRIED, Finding, look
-from bulkfetch.archive.inventory import RecordFile, list_records
+from bulkfetch.archive.inventory import RecordFile, list_records, read_unlisted
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     ACCEPTED,
@@ -43,11 +43,11 @@ from bulkfetch.runs.reconcile import (
     Circumstances,
     Header,
     Reconciliation,
-    Verdict,
+    count_verdicts,
     exit_code,
     read_circumstances,
     reconcile,
-    reconciliation_dict,
+    reconciliation_facts,
 )
 from bulkfetch.runs.verify import check_accepted, check_headers, read_archive_file
 from bulkfetch.settings.declared import Settings
@@ -205,6 +205,8 @@ class ShowReport:
     refused_bytes: int
     being_written: bool
     rescued: int
+    no_longer_listed: tuple[str, ...] = ()
+    """Invoices that the service no longer listed at the last run that wanted all; they stay."""
 
     @property
     def exit_code(self) -> int:
@@ -237,7 +239,7 @@ class ShowReport:
     @property
     def verdicts(self) -> dict[str, int]:
         """How many invoices compare how with their headers."""
-        return _count_verdicts(self.reconciliations)
+        return count_verdicts(self.reconciliations)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON. Amounts are text, so that they stay
@@ -258,7 +260,7 @@ class ShowReport:
             "broken_off": None
             if self.broken_off is None
             else self.broken_off.isoformat(timespec="seconds"),
-            "verdicts": self.verdicts,
+            "no_longer_listed": list(self.no_longer_listed),
             "months": [each.to_dict() for each in self.months],
             "snapshots": [each.to_dict() for each in self.snapshots],
             "documents": [each.to_dict() for each in self.documents],
@@ -266,7 +268,7 @@ class ShowReport:
                 {"name": each.name, "what": each.what, "missing": each.is_lacking}
                 for each in self.findings
             ],
-            "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
+            **reconciliation_facts(self.reconciliations),
         }
 
 
@@ -308,6 +310,8 @@ def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> S
     findings += look_at(STATE, [], lambda: find_lacking(store, archive, headers, committed))
     no_runs: tuple[int, LastRun | None] = (0, None)
     runs, last_run = look_at(RUNS, no_runs, lambda: _read_runs(store, findings))
+    nobody: tuple[str, ...] = ()
+    unlisted = look_at(RUNS, nobody, lambda: read_unlisted(store))
     broken_off = look_at(LOGS, None, lambda: _broken_off(store, last_run))
     replaced = look_at(SUPERSEDED, 0, lambda: superseded_bytes(store))
     refused = look_at(REFUSED, 0, lambda: _size_below(store, REFUSED))
@@ -329,6 +333,7 @@ def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> S
         refused_bytes=refused,
         being_written=being_written,
         rescued=sum(sum(commit.rescues.values()) for commit in commits),
+        no_longer_listed=unlisted,
     )
 
 
@@ -451,7 +456,7 @@ def _month(
         size_bytes=sum(commit.size_bytes for commit in commits),
         sums={name: money(exact_sum(each)) for name, each in sorted(amounts.items())},
         not_summed=sum(commit.total is None for commit in charging),
-        verdicts=_count_verdicts(compared[each] for each in sorted(invoices & compared.keys())),
+        verdicts=count_verdicts(compared[each] for each in sorted(invoices & compared.keys())),
         missing=missing,
         left_out=left_out,
     )
@@ -461,32 +466,6 @@ def _month_of(header: Header | None) -> str:
     if header is None or header.invoice_date is None:
         return ""
     return f"{header.invoice_date:%Y-%m}".rjust(7, "0")
-
-
-def verdict_name(each: Reconciliation) -> str:
-    """Return the name of a verdict for machines; a difference that is sure has its own."""
-    name = each.verdict.value.replace(" ", "_")
-    if each.verdict is Verdict.DIFFERS and each.mark is not None:
-        return f"{name}_{each.mark.value}"
-    return name
-
-
-VERDICTS = (
-    "agrees",
-    "agrees_within_rounding",
-    "accepted",
-    "rule_not_confirmed",
-    "differs_unconfirmed",
-    "differs_confirmed",
-    "differs_unstable",
-    "not_comparable",
-)
-"""All names of verdicts, in the order in which they are told."""
-
-
-def _count_verdicts(found: Iterable[Reconciliation]) -> dict[str, int]:
-    numbers = Counter(map(verdict_name, found))
-    return {name: numbers[name] for name in VERDICTS if numbers[name]}
 
 
 def _snapshots(commits: Iterable[Commit]) -> Iterable[Snapshot]:
@@ -546,7 +525,7 @@ def parse_run(content: bytes, name: PurePosixPath) -> LastRun:
         facts = orjson.loads(content)
         selection, elapsed_s = facts.get("selection"), facts.get("elapsed_s")
         reasons = [failure["reason"] for failure in facts.get("failures", [])]
-        verdicts = [each["verdict"] for each in facts.get("reconciliation", [])]
+        verdicts = dict(facts.get("verdicts", {}))
         complete = facts["complete"]
         if began_at is None or not isinstance(complete, bool):
             raise ValueError("it does not say how the run ended")
@@ -564,7 +543,7 @@ def parse_run(content: bytes, name: PurePosixPath) -> LastRun:
         complete=complete,
         failed=sum(reason != NOT_TRIED for reason in reasons),
         not_tried=reasons.count(NOT_TRIED),
-        differing=verdicts.count(Verdict.DIFFERS.value),
+        differing=sum(verdicts[name] for name in verdicts if name.startswith("differs")),
     )
 
 

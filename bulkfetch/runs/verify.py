@@ -17,7 +17,7 @@ from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse
 from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
 from bulkfetch.archive.findings import Finding, look
 from bulkfetch.archive.headers import parse_headers, read_headers
-from bulkfetch.archive.inventory import list_records
+from bulkfetch.archive.inventory import is_seen, list_records, read_unlisted
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     ACCEPTED,
@@ -27,6 +27,7 @@ from bulkfetch.archive.layout import (
     HEADERS_COMMIT,
     LOCK,
     RECORDS,
+    RUNS,
     STATE,
     SUPERSEDED,
     published_as,
@@ -45,7 +46,7 @@ from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import DamagedArchiveError, DamagedError, StorageError
 from bulkfetch.runs.completeness import find_doubled, find_lacking, find_open, split_former
-from bulkfetch.runs.former import former_line
+from bulkfetch.runs.former import former_line, unlisted_lines
 from bulkfetch.runs.reconcile import (
     DISAGREEING,
     WHOLE,
@@ -57,7 +58,7 @@ from bulkfetch.runs.reconcile import (
     headers_in,
     read_circumstances,
     reconcile,
-    reconciliation_dict,
+    reconciliation_facts,
     reconciliation_lines,
 )
 from bulkfetch.settings.declared import Settings
@@ -65,7 +66,6 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
-from bulkfetch.storage.systemfiles import is_system_file
 from bulkfetch.words import TextTable, counted, format_bytes, printable
 
 _READ_BYTES = 1 << 20
@@ -95,6 +95,8 @@ class VerifyReport:
     set_apart: tuple[Transfer, ...] = ()
     """Archived transfers that their invoices no longer have, of invoices that cannot be compared,
     since not all that they have now was selected."""
+    no_longer_listed: tuple[str, ...] = ()
+    """Invoices that the service no longer listed at the last run that wanted all; they stay."""
 
     @property
     def sound(self) -> bool:
@@ -151,10 +153,11 @@ class VerifyReport:
             "documents": len(self.documents),
             "superseded_bytes": self.superseded_bytes,
             "findings": [{"name": finding.name, "what": finding.what} for finding in self.findings],
-            "reconciliation": [reconciliation_dict(each) for each in self.reconciliations],
+            **reconciliation_facts(self.reconciliations),
             "usage": list(self.usage),
             "not_exported": list(map(str, self.not_exported)),
             "set_apart": list(map(str, self.set_apart)),
+            "no_longer_listed": list(self.no_longer_listed),
         }
 
     def lines(self) -> list[str]:
@@ -171,6 +174,7 @@ class VerifyReport:
                 f"{first}{more}"
             )
         lines += [former_line(each) for each in self.set_apart]
+        lines += unlisted_lines(self.no_longer_listed)
         documents = f", {counted(len(self.documents), 'document')}" if self.documents else ""
         checked = "every line item is" if self.deep else "every file is"
         verdict = (
@@ -291,6 +295,8 @@ def verify_store(
     former, set_apart = split_former(commits, headers, findings)
     if not files_only:
         findings += former
+    nobody: tuple[str, ...] = ()
+    unlisted = look(findings, RUNS, nobody, lambda: read_unlisted(store))
     replaced = look(findings, SUPERSEDED, 0, lambda: superseded_bytes(store))
     lacking = {finding.transfer for finding in findings}
     left_out = (
@@ -311,6 +317,7 @@ def verify_store(
         documents=tuple(documents),
         superseded_bytes=replaced,
         set_apart=set_apart,
+        no_longer_listed=unlisted,
     )
 
 
@@ -467,9 +474,7 @@ def _strays(store: Store) -> Iterator[Finding]:
         published = published_as(name)
         if str(name) in known or (published is not None and published.record in damaged):
             continue
-        is_data = PurePosixPath(name.parts[0]) in DATA and name.name[0] not in "._"
-        if is_system_file(name.name):
-            continue
+        is_data = PurePosixPath(name.parts[0]) in DATA and is_seen(name)
         if is_data or name.suffix == ".parquet":
             what = "no record names this file, yet readers see it"
             if published is not None:
@@ -480,7 +485,7 @@ def _strays(store: Store) -> Iterator[Finding]:
             else:
                 what += "; if `bulkfetch repair` leaves it there, move it out of the archive"
             yield Finding(str(name), what)
-        elif name.parent in RECORDS and record_named(name) is None:
+        elif name.parent in RECORDS and record_named(name) is None and is_seen(name):
             yield Finding(str(name), "is not a record of bulkfetch: move it out of the archive")
 
 

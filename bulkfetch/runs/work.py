@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from urllib.parse import unquote
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import (
@@ -11,10 +13,17 @@ from bulkfetch.archive.documents import (
     committed_documents,
     parse_document,
 )
+from bulkfetch.archive.headers import parse_headers, read_dates
 from bulkfetch.archive.inventory import Inventory
-from bulkfetch.archive.layout import commit_name, document_commit_name
+from bulkfetch.archive.layout import (
+    HEADERS_COMMIT,
+    commit_name,
+    document_commit_name,
+    id_name,
+    invoice_of_commit,
+)
 from bulkfetch.archive.publishing import Settled
-from bulkfetch.archive.records import read
+from bulkfetch.archive.records import Record, read
 from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.transfers import Transfer
@@ -22,7 +31,7 @@ from bulkfetch.errors import DamagedError
 from bulkfetch.runs.committed import NOTHING_READ, Kept, OtherInvoices, read_kept
 from bulkfetch.runs.failures import Failure, failure_of
 from bulkfetch.runs.former import Former, find_former, whole_invoices
-from bulkfetch.runs.plan import Plan
+from bulkfetch.runs.plan import Plan, find_unlisted
 from bulkfetch.runs.reconcile import (
     Header,
     Reconciliation,
@@ -80,6 +89,10 @@ class Work:
     """What cannot be fetched before a repair has made its record again."""
     named: tuple[str, ...] = ()
     """The invoices that were selected by their ids; none means all."""
+    unlisted: tuple[str, ...] = ()
+    """Archived invoices that were selected and that the service no longer lists."""
+    unnamed: tuple[str, ...] = ()
+    """Files that readers see and that no record names, as far as the run reads the records."""
 
 
 def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) -> Work:
@@ -88,6 +101,7 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
     planned = set(plan.transfers)
     details = dict.fromkeys(each for header in headers for each in header.transfers)
     in_archive = read_kept(run.store, (*plan.transfers, *details), known)
+    all_commits = in_archive.commits.values()
     others = OtherInvoices(run.store, {each.invoice_id for each in headers})
     repair = run.options.repair
     if repair:
@@ -142,7 +156,37 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
         set_apart=set_apart,
         blocked=tuple(blocked.values()),
         named=run.options.selection.invoices,
+        unlisted=_find_unlisted(run, plan, found.inventory),
+        unnamed=_find_unnamed(found.inventory, [*all_commits, *documents_skipped.values()]),
     )
+
+
+def _find_unlisted(run: Run, plan: Plan, inventory: Inventory) -> tuple[str, ...]:
+    """Return the archived invoices that were selected and that the service no longer lists.
+
+    The table of headers has them all, unless it was lost.
+    """
+    archived: dict[str, datetime | None] = {}
+    named = set(map(invoice_of_commit, inventory.commits)) - {""}
+    headers = read(run.store, HEADERS_COMMIT, parse_headers)
+    if headers is not None and (headers.rows > len(plan.invoices) or named - plan.listed):
+        archived = read_dates(run.store)
+    known = {unquote(id_name(each)) for each in {*archived, *plan.listed}}
+    archived |= dict.fromkeys(named - known)
+    return find_unlisted(archived, plan, run.options.selection)
+
+
+def _find_unnamed(inventory: Inventory, records: Iterable[Record]) -> tuple[str, ...]:
+    """Return the files that readers see and that no record names.
+
+    `records` are those that the run has read; of others it is not known what they name.
+    """
+    unnamed = list(map(str, inventory.foreign))
+    for record in records:
+        named = {file.name for file in record.files}
+        there = inventory.published.get(record.record_name, ())
+        unnamed += [str(name) for name in there if str(name) not in named]
+    return tuple(sorted(unnamed))
 
 
 def _block_former(

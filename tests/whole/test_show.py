@@ -422,7 +422,9 @@ def test_the_command_and_the_library_say_the_same_and_verify_agrees(
     shown = json.loads(capsys.readouterr().out)
 
     assert shown == bulkfetch.show(lake).to_dict()
-    assert shown["reconciliation"] == verify(lake).to_dict()["reconciliation"]
+    verified = verify(lake).to_dict()
+    assert shown["reconciliation"] == verified["reconciliation"]
+    assert shown["verdicts"] == verified["verdicts"]
     assert os.fspath(lake) == shown["output"]
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from bulkfetch.cli.progress import format_duration
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import print_result
+from bulkfetch.runs.former import unlisted_lines
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
 from bulkfetch.runs.show import DocumentMonth, LastRun, Month, ShowReport, Snapshot
 from bulkfetch.runs.show import show as show_archive
@@ -244,6 +245,7 @@ def _closing(report: ShowReport) -> Iterator[str]:
     verdicts = ", ".join(_verdict_words(report.verdicts))
     if verdicts:
         yield f"{counted(len(report.reconciliations), 'invoice')} and their headers: {verdicts}"
+    yield from unlisted_lines(report.no_longer_listed)
     yield from _first(map(str, report.findings_missing), "MISSING")
     yield from _first(map(str, report.findings_wrong), "FAULT")
     for verdict, word in ((Verdict.DIFFERS, "DIFFERS"), (Verdict.RULE_NOT_CONFIRMED, "NOT SURE")):

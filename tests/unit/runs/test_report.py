@@ -131,6 +131,34 @@ def test_a_machine_gets_every_fact_and_amounts_as_text() -> None:
     assert (facts["complete"], facts["size_bytes"]) == (False, 5_000_000)
 
 
+def test_a_report_names_the_invoices_of_note_and_counts_the_others() -> None:
+    agreeing = [Reconciliation(f"D{each}", Verdict.AGREES) for each in range(2_000)]
+    lacking = replace(agreeing[0], verdict=Verdict.NOT_COMPARABLE, lacks_charges=True)
+    odd = replace(lacking, invoice_id="D8", lacks_charges=False)
+    rounded = replace(odd, invoice_id="D9", verdict=Verdict.WITHIN_ROUNDING)
+
+    facts = report(reconciliations=(*agreeing, lacking, odd, rounded)).to_dict()
+
+    assert facts["verdicts"] == {
+        "agrees": 2_000,
+        "agrees_within_rounding": 1,
+        "not_comparable": 2,
+    }
+    assert [each["invoice_id"] for each in facts["reconciliation"]] == ["D8", "D9"]
+    assert len(json.dumps(facts)) < 2_500, "it was 175 bytes an invoice"
+
+
+def test_invoices_that_are_no_longer_listed_are_one_line_however_many() -> None:
+    (one,) = [line for line in report(no_longer_listed=("A",)).lines() if "NOTE" in line]
+    ids = tuple(f"D{each:03}" for each in range(500))
+    (many,) = [line for line in report(no_longer_listed=ids).lines() if "NOTE" in line]
+
+    assert one == "NOTE the service no longer lists invoice A; what is archived of it stays"
+    assert many.startswith("NOTE the service no longer lists 500 invoices: D000, D001, ")
+    assert many.endswith(" D007 and 492 more; what is archived of them stays")
+    assert report(no_longer_listed=ids).to_dict()["no_longer_listed"] == list(ids)
+
+
 def test_verdicts_are_counted_and_differences_are_named() -> None:
     agrees = Reconciliation("D1", Verdict.AGREES, Decimal(1), Decimal(1))
     differs = Reconciliation("D2", Verdict.DIFFERS, Decimal("30154.25"), Decimal("30154.24"))
