@@ -22,8 +22,12 @@ from support.objectservers import (
 for _name in [each for each in os.environ if each.lower().endswith("_proxy")]:
     del os.environ[_name]
 
-# The same examples every time, so that a landing does not hang on luck; "deep" draws new ones.
-settings.register_profile("ci", deadline=None, max_examples=100, print_blob=True, derandomize=True)
+# The same examples every time, so that a landing does not hang on luck: a few while somebody works
+# ("short"), more before a landing ("ci", in .ci/run); "deep" draws new ones.
+for _name, _examples in (("short", 25), ("ci", 100)):
+    settings.register_profile(
+        _name, deadline=None, max_examples=_examples, print_blob=True, derandomize=True
+    )
 settings.register_profile(
     "deep",
     deadline=None,
@@ -31,7 +35,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
-settings.load_profile(os.environ.get("BULKFETCH_TEST_PROFILE", "ci"))
+settings.load_profile(os.environ.get("BULKFETCH_TEST_PROFILE", "short"))
 
 _FAULT = "fault"
 _COLUMNS = ("no.", "fault", "times", "outcome", "rows lost", "rows doubled")

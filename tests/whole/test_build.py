@@ -15,6 +15,8 @@ import pytest
 from whole.fuzz.kernel import BUILDS, compile_program
 
 ROOT = Path(__file__).parents[2]
+PLAIN = "plain"
+SANITIZED = [pytest.param(each, marks=pytest.mark.slow) for each in BUILDS if each != PLAIN]
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
 
 
@@ -115,10 +117,15 @@ def test_another_value_is_refused(source: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("name", [PLAIN, *SANITIZED])
 def test_the_kernel_passes_its_tests_in_c(tmp_path: Path, name: str) -> None:
     program = compile_program("test_kernel", name, tmp_path)
     subprocess.run([str(program)], check=True, timeout=120)
+
+
+EVERY_DETAIL = (
+    *("--sandbox-details", "every", "--sandbox-invoices", "7", "--sandbox-line-items", "40"),
+)
 
 
 def test_an_export_takes_the_exact_way_where_it_is_asked_for_and_writes_the_same(
@@ -129,7 +136,7 @@ def test_an_export_takes_the_exact_way_where_it_is_asked_for_and_writes_the_same
     for value in ("off", "require"):
         command = [sys.executable, "-m", "bulkfetch", "export", "--sandbox", str(tmp_path / value)]
         ended = subprocess.run(
-            [*command, "--sandbox-details", "every", "--json", "--quiet"],
+            [*command, *EVERY_DETAIL, "--json", "--quiet"],
             env=os.environ | {"BULKFETCH_KERNEL": value},
             capture_output=True,
             text=True,

@@ -18,6 +18,7 @@ from support.canaries import found_of, spellings_of
 from support.entra import TENANT, Meddle, entra
 from support.httpproxy import http_proxy
 from support.objectservers import AzureServer, S3Server
+from support.samples import crossed
 from support.storeproxy import FaultyProxy, Seen, Status
 from support.watched import CONTROL, Watched, watch
 
@@ -304,8 +305,9 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("call", ["export", "main"])
-@pytest.mark.parametrize("way", [way for way in WAYS if WAYS[way]])
+@pytest.mark.parametrize(
+    ("way", "call"), crossed([way for way in WAYS if WAYS[way]], ["export", "main"])
+)
 async def test_no_way_to_sign_in_shows_a_secret(way: str, call: str, tmp_path: Path) -> None:
     name, given = CALLS[call]
     done, issued = await watch_sign_in(tmp_path, way, name, given)

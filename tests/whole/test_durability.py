@@ -19,6 +19,7 @@ from random import Random
 import anyio
 import pytest
 from support.replay import Served, serving
+from support.samples import crossed
 from whole.durability import matrix
 from whole.durability.disks import (
     Died,
@@ -71,7 +72,7 @@ async def test_runs_that_are_killed_at_random_instants_end_in_the_archive_of_an_
 @pytest.mark.slow
 def test_commands_that_are_interrupted_leave_old_or_new_and_end_as_undisturbed() -> None:
     """A little of what `matrix.py` does at length."""
-    words = [sys.executable, matrix.__file__, "--every", "60"]
+    words = [sys.executable, matrix.__file__, "--every", "250"]
 
     ended = subprocess.run(words, capture_output=True, text=True, check=False)
 
@@ -173,20 +174,16 @@ async def clean(server: Served, tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.ENOSPC, "the disk is full: free some space and run the same command again"),
-        (errno.EDQUOT, "the disk quota is used up: free some space and run the same command again"),
-        (
-            errno.EROFS,
-            "the file system is read-only: make it writable and run the same command again",
-        ),
-        (errno.EACCES, "permission denied: check its owner and mode, and those of its folder"),
-        (errno.EIO, "the disk reports an error: check it, then run the same command again"),
-    ],
-)
-@pytest.mark.parametrize("at", [0, 20, 60, 120])
+GIVES_UP = [
+    (errno.ENOSPC, "the disk is full: free some space and run the same command again"),
+    (errno.EDQUOT, "the disk quota is used up: free some space and run the same command again"),
+    (errno.EROFS, "the file system is read-only: make it writable and run the same command again"),
+    (errno.EACCES, "permission denied: check its owner and mode, and those of its folder"),
+    (errno.EIO, "the disk reports an error: check it, then run the same command again"),
+]
+
+
+@pytest.mark.parametrize(("code", "words", "at"), crossed(GIVES_UP, [0, 20, 60, 120]))
 async def test_a_disk_that_gives_up_says_what_to_do(
     code: int, words: str, at: int, server: Served, tmp_path: Path
 ) -> None:
@@ -238,12 +235,12 @@ def _replace_by_a_copy(root: Path) -> None:
     shutil.copytree(root.with_name("elsewhere"), root)
 
 
-@pytest.mark.parametrize("at", [5, 15, 30, 60, 90, 120])
-@pytest.mark.parametrize(
-    "replace", [_replace_by_nothing, _replace_by_an_empty_one, _replace_by_a_copy]
-)
+_REPLACED = [_replace_by_nothing, _replace_by_an_empty_one, _replace_by_a_copy]
+
+
+@pytest.mark.parametrize(("at", "replace"), crossed([5, 15, 30, 60, 90, 120], _REPLACED))
 async def test_an_output_that_is_moved_or_replaced_while_a_run_writes_ends_it(
-    replace: Callable[[Path], None], at: int, server: Served, tmp_path: Path
+    at: int, replace: Callable[[Path], None], server: Served, tmp_path: Path
 ) -> None:
     root, left = folder(tmp_path, "lake"), at
     elsewhere = root.with_name("elsewhere")

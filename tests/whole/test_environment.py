@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from support.forks import run_bulkfetch
 
 from bulkfetch.settings.environment import user_folder
 
@@ -55,16 +56,7 @@ class Place:
         return path
 
     def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "bulkfetch", *words],
-            cwd=self.cwd,
-            env={**self.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_bulkfetch(*words, cwd=self.cwd, environ={**self.environ, **variables})
 
     def setting(self, name: str, *words: str, **variables: str) -> tuple[str, str]:
         """The value and the source of a setting, as `bulkfetch config` shows them."""

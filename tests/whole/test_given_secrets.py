@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from support.canaries import found_of
+from support.forks import run_bulkfetch
 
 from bulkfetch.settings.declared import Settings, kind_of, variable_of
 from bulkfetch.settings.values import Secret, show_program
@@ -33,17 +32,10 @@ NOWHERE = {
 
 def run(folder: Path, *words: str, **environ: str) -> str:
     """Run a command in an empty home, and return all that it showed and left behind."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    own = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     work = folder / "work"
     work.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "bulkfetch", *words],
-        cwd=work,
-        env={**kept, "HOME": str(folder), **NOWHERE, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_bulkfetch(*words, cwd=work, environ={**own, **NOWHERE, **environ})
     assert "this is a bug" not in done.stderr, done.stderr
     files = [path.read_text("latin-1") for path in work.rglob("*") if path.is_file()]
     return "\n".join([done.stdout, done.stderr, *files])

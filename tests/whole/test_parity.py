@@ -7,8 +7,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import anyio.to_thread
 import pytest
+from support.forks import run_bulkfetch
 
 from bulkfetch.client import Client
 from bulkfetch.partnercenter.invoices import InvoicePage
@@ -124,13 +123,7 @@ def run(command: str, sandbox: RunningSandbox, folder: Path) -> str:
         name: value for name, value in os.environ.items() if not name.startswith("BULKFETCH_")
     }
     environment |= {"BULKFETCH_BASE_URL": sandbox.base_url, "BULKFETCH_TOKEN": sandbox.token}
-    done = subprocess.run(
-        [sys.executable, "-m", "bulkfetch", *words],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    done = run_bulkfetch(*words, cwd=folder, environ=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 
 import anyio
 import pytest
+from support.samples import crossed
 
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.runs.export import export_async
@@ -182,10 +183,9 @@ LIBRARY_ENDS = [
 ]
 
 
-@pytest.mark.parametrize("code", LIBRARY_ENDS)
-@pytest.mark.parametrize("module", ["difflib", "orjson"])
+@pytest.mark.parametrize(("code", "module"), crossed(LIBRARY_ENDS, ["difflib", "orjson"]))
 def test_a_library_that_ends_the_process_is_a_bug_whatever_its_exit_code(
-    tmp_path: Path, module: str, code: str
+    tmp_path: Path, code: str, module: str
 ) -> None:
     """difflib is imported at the start, orjson by the command."""
     done = end_of(tmp_path, ["verify", "lake"], stub={module: code})
@@ -198,19 +198,18 @@ def test_an_exit_code_above_ours_stays_what_it_is(tmp_path: Path) -> None:
     assert done.returncode == 77
 
 
+DEATHS = [
+    ("import os; os.abort()", -signal.SIGABRT),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    ("raise KeyboardInterrupt", 128 + signal.SIGINT),
+]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends processes in another way")
-@pytest.mark.parametrize(
-    ("code", "ended"),
-    [
-        ("import os; os.abort()", -signal.SIGABRT),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
-        ("raise KeyboardInterrupt", 128 + signal.SIGINT),
-    ],
-)
-@pytest.mark.parametrize("module", ["difflib", "orjson"])
+@pytest.mark.parametrize(("code", "ended", "module"), crossed(DEATHS, ["difflib", "orjson"]))
 def test_a_signal_or_a_crash_has_an_exit_code_of_its_own(
-    tmp_path: Path, module: str, code: str, ended: int
+    tmp_path: Path, code: str, ended: int, module: str
 ) -> None:
     done = end_of(tmp_path, ["verify", "lake"], stub={module: code})
     assert done.returncode == ended, done.stderr
@@ -274,33 +273,21 @@ def test_garbage_is_collected_after_the_start(tmp_path: Path) -> None:
 # Messages that cannot be written
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such shell")
-@pytest.mark.parametrize(
-    "redirection",
-    [
-        pytest.param(
-            "2>/dev/full",
-            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it"),
-        ),
-        "2>&-",
-        "<&- 2>&-",
-        "<&- >&- 2>&-",
-        "2> >(exec true)",
-    ],
-)
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        (["export", "--sandbox", "--verbose", "lake"], 0),
-        (["verify", "nothing"], 2),
-        (["nonsense"], 2),
-        (["invoices", "list", "--base-url", "http://127.0.0.1:9/v1", "--max-attempts", "1"], 1),
-    ],
-)
+REDIRECTIONS = ["2>/dev/full", "2>&-", "<&- 2>&-", "<&- >&- 2>&-", "2> >(exec true)"]
+COMMANDS = [
+    ("export --sandbox --verbose lake", 0),
+    ("verify nothing", 2),
+    ("nonsense", 2),
+    ("invoices list --base-url http://127.0.0.1:9/v1 --max-attempts 1", 1),
+]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+@pytest.mark.parametrize(("redirection", "words", "code"), crossed(REDIRECTIONS, COMMANDS))
 def test_messages_that_cannot_be_written_do_not_change_the_outcome(
-    tmp_path: Path, words: list[str], code: int, redirection: str
+    tmp_path: Path, redirection: str, words: str, code: int
 ) -> None:
-    line = f"sleep 0; {shlex.join([sys.executable, '-P', '-m', 'bulkfetch', *words])} {redirection}"
+    line = f"sleep 0; {shlex.quote(sys.executable)} -P -m bulkfetch {words} {redirection}"
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(
         ["bash", "-c", line],

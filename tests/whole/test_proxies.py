@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import anyio.to_thread
 import pytest
 import trustme
 from support.entra import REFRESH, SECRET, TENANT, Entra, entra
+from support.forks import run_bulkfetch
 from support.httpproxy import PASSWORD, USER, RunningProxy, http_proxy
 from support.objectservers import AzureServer, ObjectServer, S3Server
 from support.wire import unused_port
@@ -40,15 +39,8 @@ class Done:
 
 def run(folder: Path, *words: str, **environ: str) -> Done:
     """Run bulkfetch in an empty home, with these variables alone."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-    process = subprocess.run(
-        [sys.executable, "-m", "bulkfetch", *words],
-        cwd=folder,
-        env={**kept, "HOME": str(folder), **environ},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    own = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    process = run_bulkfetch(*words, cwd=folder, environ={**own, **environ})
     return Done(process.returncode, process.stdout, process.stderr)
 
 
@@ -126,7 +118,7 @@ async def test_an_export_and_its_sign_in_go_through_the_proxy(how: str, tmp_path
     assert_no_credentials(done.out, done.err, everything(tmp_path / "lake"))
 
 
-@pytest.mark.slow  # a resolver may take a quarter of a minute to say that a name is unknown
+@pytest.mark.slow  # signing in is tried again for half a minute
 @pytest.mark.parametrize(
     ("words", "variables"), [([], {"NO_PROXY": ".test"}), (["--proxy", "none"], {})]
 )

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 from typing import Any
 
+import anyio
 import pytest
 from support.archived import find_headers, find_part
 from support.replay import MadeUp, invoice, serving
@@ -70,13 +71,23 @@ async def export(root: Path, made_up: MadeUp, **settings: Any) -> Any:
         return await export_async(root, server.settings(**{**CUT, **settings}))
 
 
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("grown") / "lake"
+
+    async def grow() -> None:
+        for count in (27, 28, 29):
+            assert (await export(root, tenant(of_a=count))).exit_code == 0
+
+    anyio.run(grow)
+    age(root)
+    return root
+
+
 @pytest.fixture
-async def lake(tmp_path: Path) -> Path:
+def lake(grown: Path, tmp_path: Path) -> Path:
     """An archive whose invoice A changed twice, long ago."""
-    for count in (27, 28, 29):
-        assert (await export(tmp_path / "lake", tenant(of_a=count))).exit_code == 0
-    age(tmp_path / "lake")
-    return tmp_path / "lake"
+    return Path(shutil.copytree(grown, tmp_path / "lake"))
 
 
 def age(root: Path) -> None:

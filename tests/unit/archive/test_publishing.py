@@ -2,7 +2,7 @@
 
 Each scenario of the model is explored breadth first. A state is what a kill, a torn write or a loss
 of power left; from each the real code runs each command to its end, and every state on the way is
-checked and explored in its turn. The normal run stops at a number of states; the whole of it is
+checked and explored in its turn. The tests stop at a number of states; the whole of it is
 `python tests/unit/archive/test_publishing.py`.
 """
 
@@ -278,10 +278,15 @@ class Explorer(_Search):
                 self.fail(node, f"{command} ends", law, what)
 
 
+SOME, MORE = 30, 150
+"""How many states are explored, each time and with the slow tests."""
+
+
+@pytest.mark.parametrize("states", [SOME, pytest.param(MORE, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=[each.name for each in SCENARIOS])
-def test_the_laws_hold_wherever_a_run_is_killed(store: str, scenario: Any) -> None:
-    assert Explorer(STORES[store](), scenario).explore(100) > 10
+def test_the_laws_hold_wherever_a_run_is_killed(store: str, scenario: Any, states: int) -> None:
+    assert Explorer(STORES[store](), scenario).explore(states) > 10
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -292,12 +297,13 @@ def test_the_model_itself_holds(store: str, scenario: Any) -> None:
     assert fault is None
 
 
+@pytest.mark.parametrize("states", [SOME, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.name)
 def test_what_goes_and_what_takes_its_place_are_never_seen_together_nor_both_lost(
-    store: str, change: Any
+    store: str, change: Any, states: int | None
 ) -> None:
-    assert ChangeExplorer(STORES[store](), change).explore(None) >= 9
+    assert ChangeExplorer(STORES[store](), change).explore(states) >= 9
 
 
 def test_what_goes_and_what_comes_are_both_stuck_if_others_damage_what_comes() -> None:

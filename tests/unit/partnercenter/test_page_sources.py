@@ -32,6 +32,7 @@ from bulkfetch.wire.transport import Request
 LEGACY = Transfer("D1", "office", "billing_line_items")
 MODERN = Transfer("G1", "one_time", "billing_line_items", currency="USD")
 PAGES = (1, 2, 3, 7, 100, 2000)
+LONG = 100
 LIMITS = (1, 4, 32)
 SPARE = 4
 
@@ -136,8 +137,6 @@ class Kind:
     """What the error says, of a transfer of so many pages; nothing where the rows are exact."""
     wasted: Callable[[int, int], int] = lambda pages, limit: at_most(pages, limit)
     """The most requests beyond the needed ones, for so many pages at a limit."""
-    largest_at: tuple[int, ...] = LIMITS[-1:]
-    """The limits at which the largest transfer is walked, if it is: it takes half a second."""
 
 
 def at_most(pages: int, limit: int) -> int:
@@ -180,7 +179,6 @@ KINDS = [
             f"past end: {way}",
             optioned(SandboxOptions(past_end=way)),
             pages=PAGES,
-            largest_at=LIMITS,
         )
         for way in PAST_ENDS
     ],
@@ -277,10 +275,24 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 async def test_look_ahead_gets_exact_rows_or_says_what_is_wrong(kind: Kind) -> None:
+    """Long transfers are walked at the limit that hurts most, where many pages are in flight."""
+    await assert_walks(kind, lambda pages: LIMITS if pages < LONG else LIMITS[-1:], PAGES[:-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+async def test_look_ahead_does_so_in_transfers_of_any_length_at_any_limit(kind: Kind) -> None:
+    await assert_walks(kind, lambda pages: LIMITS, PAGES)
+
+
+async def assert_walks(
+    kind: Kind, limits: Callable[[int], tuple[int, ...]], lengths: tuple[int, ...]
+) -> None:
+    """Walk transfers of a kind that have so many pages, each at its limits."""
     print(f"\n{kind.name}")
     print(" pages  limit outcome   rows requests wasted in flight")
-    for pages in kind.pages:
-        for limit in kind.largest_at if pages == PAGES[-1] else LIMITS:
+    for pages in [each for each in kind.pages if each in lengths]:
+        for limit in limits(pages):
             server = kind.server(pages)
             patience_s = (
                 0.0 if "stall" in kind.name else 2.0

@@ -418,6 +418,15 @@ class Amount:
         return [*((code, False) for code in self.codes), *((code, True) for code in self.stays)]
 
 
+_GOLDEN = 0.6180339887498949
+_SPREAD = 7
+
+
+def _first(turn: int, every: int) -> int:
+    """Return the first change to try of a sample, so that all of them have their turns."""
+    return int(turn * _GOLDEN % 1 * every)
+
+
 def try_scenario(number: int, amount: Amount, work: str, start: Start = Place.start) -> Tally:
     """Try all points of one scenario."""
     scenario, started = SCENARIOS[number], time.monotonic()
@@ -429,9 +438,11 @@ def try_scenario(number: int, amount: Amount, work: str, start: Start = Place.st
             tally.faults.append(f"undisturbed: {error}")
             return tally
         tally.changes = trial.changes
-        for code, stays in amount.faults():
+        for turn, (code, stays) in enumerate(amount.faults()):
             kind = Fault(0, code, stays=stays).kind
-            for at in count(number % amount.every, amount.every):
+            first = _first(number + turn * _SPREAD, amount.every)
+            # a command that goes wrong makes fewer than twice as many changes
+            for at in range(first, 2 * trial.changes, amount.every):
                 faults = trial.try_point(at, code, stays=stays)
                 if faults is None:
                     break
