@@ -28,7 +28,11 @@
     ├── ReaderGoneError             the program that read the printed results has ended
     ├── TransferError               a transfer cannot be completed
     │   ├── ContradictionError      its pages contradict each other
-    │   │   └── StalePartError      it is not what it was when its parts were planned
+    │   │   ├── StalePartError      it is not what it was when its parts were planned
+    │   │   └── RenewedExportError  its export was made anew while it was read
+    │   ├── ExportError             Microsoft Graph could not make an export
+    │   │   ├── NothingExportedError  it says that there is nothing to export
+    │   │   └── PendingExportError  it has not finished the export in time
     │   └── ExpiredBookmarkError    the server no longer knows where to continue
     └── NotFoundError               this tenant does not have what was asked for
 
@@ -109,17 +113,24 @@ class LockLostError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """What Microsoft's support asks for about one request, and how often it was tried."""
+    """What Microsoft's support asks for about one request, and how often it was tried.
+
+    `answer_id` is the id that the server gave its answer. Only the Partner Center API knows a
+    `correlation_id`, which all requests of a run share.
+    """
 
     method: str = "GET"
     path: str = ""
     request_id: str = ""
     correlation_id: str = ""
     attempts: int = 1
+    answer_id: str = ""
 
     def __str__(self) -> str:
         tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
         ids = f"MS-RequestId {self.request_id}, MS-CorrelationId {self.correlation_id}"
+        if not self.correlation_id:
+            ids = f"client-request-id {self.request_id}, request-id {self.answer_id or 'none'}"
         return f"{self.method} {self.path} ({tries}; {ids})"
 
 
@@ -186,7 +197,8 @@ class HttpStatusError(RequestError):
 
     `status` is the HTTP status; `code`, `description`, `data` and `source` are the API's own words
     where it gave any; `retry_after_s` is the wait the server asked for, in seconds. `is_page` says
-    that the answer is a web page, so that a proxy or portal gave it.
+    that the answer is a web page, so that a proxy or portal gave it. `answer_id` is the id that the
+    server gave its answer.
     """
 
     reason = "http_status"
@@ -202,6 +214,7 @@ class HttpStatusError(RequestError):
         source: str | None = None,
         retry_after_s: float | None = None,
         is_page: bool = False,
+        answer_id: str = "",
         facts: RequestFacts | None = None,
     ) -> None:
         super().__init__(message, facts=facts)
@@ -212,6 +225,7 @@ class HttpStatusError(RequestError):
         self.source = source
         self.retry_after_s = retry_after_s
         self.is_page = is_page
+        self.answer_id = answer_id
 
 
 class MalformedBodyError(RequestError):
@@ -272,6 +286,40 @@ class StalePartError(ContradictionError):
     """A transfer is not what it was when its parts were planned: plan it again."""
 
     reason = "stale_part"
+
+
+class RenewedExportError(ContradictionError):
+    """The data of an export of Microsoft Graph was made anew while it was read: begin again."""
+
+    reason = "renewed_export"
+
+
+class ExportError(TransferError):
+    """Microsoft Graph could not make an export. `code` and `said` are its words."""
+
+    reason = "export"
+
+    def __init__(self, message: str, *, code: str = "", said: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.said = said
+
+
+class NothingExportedError(ExportError):
+    """Microsoft Graph says that there is nothing to export (code 5000).
+
+    That means one of three: there are no line items, they are not there yet, or the invoice is one
+    of legacy commerce, which Microsoft Graph does not know.
+    """
+
+    reason = "nothing_exported"
+
+
+class PendingExportError(ExportError):
+    """Microsoft Graph has not finished an export in time (`operation_deadline_s`); a later run asks
+    for it first."""
+
+    reason = "pending_export"
 
 
 class ExpiredBookmarkError(TransferError):

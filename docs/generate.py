@@ -34,6 +34,7 @@ FOLDERS = (
     "runs",
     "archive",
     "partnercenter",
+    "graph",
     "signin",
     "wire",
     "storage",

@@ -18,6 +18,7 @@ from bulkfetch.archive.layout import (
     record_named,
 )
 from bulkfetch.archive.records import check_file, money, parse, read, sealed
+from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
@@ -57,6 +58,8 @@ class Commit:
     """Whether it was made again from the footers of the parts."""
     is_whole: bool = True
     """Whether all parts are known to be there; only a rebuilt commit may not know."""
+    graph: ExportedData | None = None
+    """What identifies the data, where Microsoft Graph exported them."""
 
     @property
     def record_name(self) -> PurePosixPath:
@@ -120,6 +123,7 @@ class Commit:
                 }
                 for part in self.parts
             ],
+            **({} if self.graph is None else {"graph": self.graph.to_dict()}),
         }
         return sealed(facts, _OWN_HASH)
 
@@ -159,6 +163,7 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
         rescues=facts["rescues"],
         rebuilt=facts.get("rebuilt", False),
         is_whole=facts.get("is_whole", True),
+        graph=ExportedData.from_dict(facts["graph"]) if "graph" in facts else None,
     )
     _check_counts(commit)
     for number, part in enumerate(commit.parts):
@@ -176,6 +181,10 @@ def _check_counts(commit: Commit) -> None:
         each is None or each.is_finite() for each in (commit.total, commit.transfer.charged)
     ):
         raise ValueError("an amount is not a number")
+    if commit.graph is not None and commit.graph.lines != commit.rows:
+        raise ValueError(
+            f"its files have {commit.graph.lines} lines, and it has {commit.rows} rows"
+        )
 
 
 def _check_name(part: CommittedPart, transfer: Transfer, number: int | None) -> None:

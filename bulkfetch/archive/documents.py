@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -89,7 +89,11 @@ class Saving:
         """The sha256 of all bytes, in hexadecimal digits."""
         return self._sha256.hexdigest()
 
-    def begin(self) -> None:
+    def headers(self) -> dict[str, str]:
+        """Return nothing: each attempt asks for the whole document."""
+        return {}
+
+    def begin(self, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """Begin anew: what an attempt before has brought is thrown away."""
         self._close()
         self._file = self._store.create(self._staged)

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Protocol
 
+from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.pages import Decoder, P
 
@@ -58,6 +59,8 @@ class Walk(Generic[P]):
     until: int | None = None
     """The number of the first row that is not wanted; None means to the end. A source need not ask
     beyond it, nor check how the rows end, but the last page may have more rows."""
+    on_export: Callable[[ExportedData], None] = lambda data: None
+    """Called after the last page, where the rows come from an export: with what identifies it."""
 
 
 @dataclass(frozen=True, slots=True)

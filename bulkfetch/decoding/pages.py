@@ -82,6 +82,11 @@ class Decoder(Protocol[P]):
         """Decode a response of the v1 API. Raises MalformedBodyError for anything but a page."""
         ...
 
+    def decode_lines(self, text: bytes) -> P:
+        """Decode line items as UTF-8 JSON, one a line; blank lines are skipped. Raises
+        MalformedBodyError."""
+        ...
+
     def page(self, items: list[Json], digest: bytes = b"") -> P:
         """Make a page of items that a source has parsed with `jsontext.loads`."""
         ...
@@ -97,6 +102,10 @@ class JsonDecoder:
         text = utf8_of(body)
         top, items = page_of(text)
         return Response(self.page(items, digest_of(text, 1 + len(top))), envelope_of(top))
+
+    def decode_lines(self, text: bytes) -> JsonPage:
+        """Parse line items, one a line. Raises MalformedBodyError."""
+        return self.page(items_of_lines(text), _digest(text))
 
     def page(self, items: list[Json], digest: bytes = b"") -> JsonPage:
         """Make a page of parsed items."""

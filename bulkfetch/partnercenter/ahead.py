@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 import anyio.abc
 
+from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
     BulkfetchError,
@@ -62,6 +63,14 @@ def lookahead_for(settings: Settings) -> Lookahead:
     return Lookahead(max(1, min(pages, fitting)))
 
 
+class Exporter(Protocol):
+    """What gives the page source of line items that another service exports."""
+
+    def source(self, tasks: anyio.abc.TaskGroup) -> PageSource:
+        """Return the source, whose tasks run in a group."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Fetcher:
     """What the page sources of a run share to send their requests."""
@@ -81,6 +90,8 @@ class Fetcher:
     """How long to wait for pages beyond the end, which only matter if they have rows."""
     places: Callable[[], int] | None = None
     """Returns how many idle places pages ahead of their turn may take; without it, all."""
+    exports: Exporter | None = None
+    """Where line items come from that this service does not have."""
 
     @property
     def idle(self) -> int:
@@ -96,6 +107,7 @@ async def open_fetcher(
     on_discard: Callable[[], None] = lambda: None,
     on_empty_end: Callable[[Transfer], None] = lambda transfer: None,
     places: Callable[[], int] | None = None,
+    exports: Exporter | None = None,
 ) -> AsyncIterator[Fetcher]:
     """Open what page sources send their requests with; at the end, those in flight are given up.
 
@@ -112,6 +124,7 @@ async def open_fetcher(
                 on_discard=on_discard,
                 on_empty_end=on_empty_end,
                 places=places,
+                exports=exports,
             )
         except anyio.get_cancelled_exc_class():
             raise

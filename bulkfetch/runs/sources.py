@@ -9,10 +9,11 @@ from bulkfetch.billing.apis import Wanted
 from bulkfetch.billing.details import Paging
 from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import TransferError
 from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.partnercenter.chains import ChainSource
 from bulkfetch.partnercenter.offsets import OffsetSource
-from bulkfetch.settings.declared import ServiceSettings
+from bulkfetch.settings.declared import ServiceSettings, why_no_graph
 
 
 def api_wanted(settings: ServiceSettings) -> Wanted:
@@ -20,9 +21,18 @@ def api_wanted(settings: ServiceSettings) -> Wanted:
     return "v1" if settings.new_commerce_api != "graph" else "graph"
 
 
+def _source_of_exports(fetcher: Fetcher) -> PageSource:
+    if fetcher.exports is None:
+        raise TransferError(
+            f"line items of Microsoft Graph cannot be had: {why_no_graph(fetcher.settings.cloud)}"
+        )
+    return fetcher.exports.source(fetcher.tasks)
+
+
 _SOURCES: Mapping[Paging, Callable[[Fetcher], PageSource]] = {
     Paging.OFFSET: OffsetSource,
     Paging.TOKEN: ChainSource,
+    Paging.EXPORT: _source_of_exports,
 }
 
 

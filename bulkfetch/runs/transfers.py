@@ -26,6 +26,7 @@ from bulkfetch.archive.parts import PartWriter, RowMemory, StagedPart
 from bulkfetch.archive.staging import Adopted, Journal, Journals, Staging
 from bulkfetch.archive.sweep import remove_staged
 from bulkfetch.billing.details import Paging
+from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.sources import BEGINNING, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
@@ -35,6 +36,7 @@ from bulkfetch.decoding.pages import Page, PageDecoder
 from bulkfetch.errors import (
     ContradictionError,
     ExpiredBookmarkError,
+    RenewedExportError,
     StorageError,
     UploadLostError,
 )
@@ -45,6 +47,9 @@ from bulkfetch.stats import PageCount
 from bulkfetch.storage.store import until_uploaded_async
 
 T = TypeVar("T")
+
+_MOST_RENEWALS = 3
+"""So often a transfer begins again because its export was made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,19 @@ async def _until_uploaded(
     def note(error: UploadLostError) -> None:
         job.run.log.note("upload_lost", transfer=str(transfer), why=str(error))
 
-    return await until_uploaded_async(partial(fetch, transfer, job), note)
+    return await until_uploaded_async(partial(_until_settled, fetch, transfer, job), note)
+
+
+async def _until_settled(
+    fetch: Callable[[Transfer, Job], Awaitable[Fetched]], transfer: Transfer, job: Job
+) -> Fetched:
+    """Fetch a transfer again from the start where its export was made anew meanwhile."""
+    for _ in range(_MOST_RENEWALS):
+        try:
+            return await fetch(transfer, job)
+        except RenewedExportError as error:
+            job.run.log.note("started_again", transfer=str(transfer), why=str(error))
+    return await fetch(transfer, job)
 
 
 async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
@@ -162,7 +179,9 @@ async def _fetch(job: Job, intake: _Intake) -> Fetched:
     if transfer.detail.paging is Paging.TOKEN:
         stats.chains[str(transfer)] = 0
     taken = PageCount()
-    walk = Walk(transfer, intake.decoder, intake.start, intake.adds_up)
+    walk = Walk(
+        transfer, intake.decoder, intake.start, intake.adds_up, on_export=intake.note_export
+    )
     try:
         async with aclosing(source_of(transfer, job.fetcher).pages(walk)) as pages:
             async for placed in pages:
@@ -217,6 +236,7 @@ class _Intake:
             self.rows_adopted = last.end
             self.start, self.tally = last.start, Tally(last.start.line, last.total, last.rescues)
         self._transfer = transfer
+        self._exported: ExportedData | None = None
         self._is_sole = transfer in job.sole
         self._staged = job.staged
         self._journal = Journal(staging, adopted)
@@ -301,9 +321,14 @@ class _Intake:
             total_column=schema.total if schema else None,
             total=self.tally.total(schema) if schema else None,
             rescues=dict(self.tally.rescues),
+            graph=self._exported,
         )
         self._journal.close()
         return Fetched(commit, tuple(staged), self._journal.discard)
+
+    def note_export(self, data: ExportedData) -> None:
+        """Note what identifies the data, where they come from an export."""
+        self._exported = data
 
     def adds_up(self) -> bool:
         """Return whether the rows taken so far make up, to the cent, what the invoice charges.

@@ -131,6 +131,8 @@ def refusal(answer: Answer, *, hide: Callable[[str], str] = str) -> RequestError
             "which is never followed"
         )
     fault = _fault_of(answer, hide)
+    if fault.code is None:  # Azure Storage says it there, and to a HEAD there alone
+        fault = replace(fault, code=_show(answer.headers.get("x-ms-error-code"), _MAX_CODE, hide))
     if answer.status in _MEANINGS_OF_STATUS and not fault.description:
         fault = replace(fault, description=_MEANINGS_OF_STATUS[answer.status])
     return HttpStatusError(
@@ -142,7 +144,14 @@ def refusal(answer: Answer, *, hide: Callable[[str], str] = str) -> RequestError
         source=fault.source,
         retry_after_s=retry_after_s(answer.headers),
         is_page=fault.is_page,
+        answer_id=answer_id_of(answer.headers),
     )
+
+
+def answer_id_of(headers: Mapping[str, str]) -> str:
+    """Return the id that Microsoft Graph or Azure Storage gave its answer, "" without one."""
+    given = headers.get("request-id") or headers.get("x-ms-request-id") or ""
+    return printable(given)[:_MAX_CODE]
 
 
 def _target_of(answer: Answer) -> str:

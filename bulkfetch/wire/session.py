@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -30,12 +30,13 @@ from bulkfetch.errors import (
 from bulkfetch.logguard import guard_logs
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import default_of
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Bodies, Room
 from bulkfetch.wire.echoes import REQUEST_ID
 from bulkfetch.wire.limits import Limit
 from bulkfetch.wire.masking import Mask
-from bulkfetch.wire.refusals import lacks_user, read_or_blame, refusal
+from bulkfetch.wire.refusals import answer_id_of, lacks_user, read_or_blame, refusal
 from bulkfetch.wire.retry import (
     Attempts,
     RetryBudget,
@@ -54,12 +55,31 @@ from bulkfetch.wire.transport import Answer, Request, Transport
 
 T = TypeVar("T")
 
-_CONSTANT_HEADERS = {
-    "Accept": "application/json",
-    "Accept-Encoding": "gzip",
-    "MS-Contract-Version": "v1",
-    "MS-PartnerCenter-Application": "bulkfetch",
-}
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a server wants to be asked: the headers of all requests, and what their id is called.
+
+    Only some servers take an id that all requests of a run share. `ends` is what a failure of the
+    server ends.
+    """
+
+    headers: Mapping[str, str]
+    request_id: str
+    correlation_id: str | None = None
+    ends: str = "the run ends"
+
+
+PARTNER_CENTER = Manner(
+    {
+        "Accept": "application/json",
+        "Accept-Encoding": "gzip",
+        "MS-Contract-Version": "v1",
+        "MS-PartnerCenter-Application": "bulkfetch",
+    },
+    request_id=REQUEST_ID,
+    correlation_id="MS-CorrelationId",
+)
 _MAX_REFUSED = 4
 """How many tokens in a row may be refused for one request, if tokens have worked before."""
 _CROWDED_HOLD_S = 1.0
@@ -113,6 +133,19 @@ class _Tries:
     """Whether an answer belonged to another request."""
     refused: int = 0
     """How many tokens were refused in a row, with a 401."""
+    answer_id: str = ""
+    """The id that the server gave its last answer that was a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A small answer that is a success, and what identifies its request."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    """By lower-case name."""
+    body: bytes = field(repr=False)
+    facts: RequestFacts
 
 
 @dataclass(slots=True)
@@ -130,15 +163,16 @@ class _Outage:
 
 
 class Session:
-    """Sends the requests of one run: with its token, within its limit, with retries.
+    """Sends the requests of one run to one server: with its token, within its limit, with retries.
 
-    `decoding` limits how many answers are read at once: reading is CPU-bound and runs in threads.
+    Without `tokens` a request has no token. `decoding` limits how many answers are read at once:
+    reading is CPU-bound and runs in threads.
     """
 
     def __init__(
         self,
         transport: Transport,
-        tokens: TokenSource,
+        tokens: TokenSource | None,
         *,
         stats: RunStats,
         limit: Limit,
@@ -147,7 +181,9 @@ class Session:
         log: RunLog | None = None,
         mask: Mask | None = None,
         bodies: Bodies | None = None,
+        manner: Manner = PARTNER_CENTER,
     ) -> None:
+        self._manner = manner
         self._bodies = bodies or Bodies(default_of("max_bodies_bytes"))
         self._mask = mask or Mask()
         self._transport = transport
@@ -161,7 +197,7 @@ class Session:
         self._outage = _Outage()
         self._known_good: Request | None = None
         self._good_token = ""
-        self.correlation_id = str(uuid4())
+        self.correlation_id = str(uuid4()) if manner.correlation_id else ""
         self.decoding = anyio.CapacityLimiter(os.cpu_count() or 2)
 
     @property
@@ -180,6 +216,8 @@ class Session:
 
     async def token(self) -> str:
         """Return the token in force; sign in if there is none yet. Raises SignInError."""
+        if self._tokens is None:
+            return ""
         with self._stats.at_sign_in():
             return await self._tokens.token()
 
@@ -189,23 +227,64 @@ class Session:
         If `read` raises MalformedBodyError, the body is requested again. Raises a RequestError with
         the request's ids, SignInError, or ServerUnavailableError.
         """
+        return await self._until_answered(request, partial(self._get_once, read=read))
+
+    async def ask(self, request: Request, read: Callable[[Reply], T]) -> T:
+        """Send a request, and return the result of `read` for its small answer, headers and all.
+
+        If `read` raises MalformedBodyError, the request is sent again. Raises what `get` does.
+        """
+        return await self._until_answered(request, partial(self._ask_once, read=read))
+
+    def learn(self, secret: Secret) -> None:
+        """Hide a secret from now on, in what a server repeats and what libraries log."""
+        self._mask.learn(secret.reveal())
+        guard_logs(secret.reveal())
+
+    async def _until_answered(
+        self, request: Request, attempt: Callable[[Request, _Tries], Awaitable[T]]
+    ) -> T:
         tries = _Tries(str(uuid4()), self._clock.now())
         while True:
             try:
-                return await self._attempt(request, tries, read)
+                return await attempt(request, tries)
             except RequestError as error:
                 tries.misdirected |= isinstance(error, MisdirectedError)
                 error.message = self._mask.hide(error.message)
                 error.args = (error.message,)
                 error.__traceback__ = None  # frames below have the token, and what repeats it
-                error.facts = RequestFacts(
-                    "GET", request.path, tries.request_id, self.correlation_id, tries.sent
-                )
+                answer_id = error.answer_id if isinstance(error, HttpStatusError) else ""
+                error.facts = self._facts(request, tries, answer_id or tries.answer_id)
                 # its message says what the frames below would
                 await self._wait_or_give_up(error.with_traceback(None), tries)
             self._stats.retries += 1
 
-    async def _attempt(self, request: Request, tries: _Tries, read: Callable[[bytes], T]) -> T:
+    def _facts(self, request: Request, tries: _Tries, answer_id: str) -> RequestFacts:
+        return RequestFacts(
+            request.method,
+            request.path,
+            tries.request_id,
+            self.correlation_id,
+            tries.sent,
+            answer_id,
+        )
+
+    async def _ask_once(self, request: Request, tries: _Tries, read: Callable[[Reply], T]) -> T:
+        with self._bodies.room() as room:
+            answer = await self._send_within_limit(replace(request, room=room), tries)
+            tries.answer_id = answer_id_of(answer.headers)
+            facts = self._facts(request, tries, tries.answer_id)
+            read_body = partial(_read_reply, read, answer, facts)
+            if request.as_stored:  # the receiver has the body
+                result = read_body(b"")
+            else:
+                clean = partial(self._clean, request, tries, read_body)
+                content_type = answer.headers.get("content-type", "")
+                result = read_or_blame(clean, content_type, self._mask.hide, answer.body())
+        self._note_good(request)
+        return result
+
+    async def _get_once(self, request: Request, tries: _Tries, read: Callable[[bytes], T]) -> T:
         with self._bodies.room() as room:
             answer = await self._send_within_limit(replace(request, room=room), tries)
             read = partial(self._clean, request, tries, read)
@@ -213,10 +292,15 @@ class Session:
                 content_type = answer.headers.get("content-type", "")
                 read = partial(read_or_blame, read, content_type, self._mask.hide)
             result = await self._read_in_room(answer, room, read)
-        self._budget.note_success(self._clock.now())
-        if request.receiver is None:  # a repeated one with a receiver would write its file again
-            self._known_good = request
+        self._note_good(request)
         return result
+
+    def _note_good(self, request: Request) -> None:
+        """Note a success. One with a receiver would write its file again, and other methods than
+        GET may change something."""
+        self._budget.note_success(self._clock.now())
+        if request.receiver is None and request.method == "GET":
+            self._known_good = request
 
     async def _read_in_room(self, answer: Answer, room: Room, read: Callable[[bytes], T]) -> T:
         """Return what `read` makes of the body, unzipped in room for it."""
@@ -249,8 +333,8 @@ class Session:
 
     async def _wait_or_give_up(self, error: RequestError, tries: _Tries) -> None:
         """Return when the request may be tried again; raise `error`, or what ends the run."""
-        if isinstance(error, HttpStatusError) and error.status == 401:
-            await self._renew_token(error, tries)
+        if isinstance(error, HttpStatusError) and error.status == 401 and self._tokens is not None:
+            await self._renew_token(error, tries, self._tokens)
             return
         tries.refused = 0
         if is_throttled(error):  # all requests wait for the gate, and this one with them
@@ -285,12 +369,22 @@ class Session:
             self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded
         )
         if over or not self._budget.spend(self._clock.now()):
-            raise ServerUnavailableError(_unavailable_message(error, silence_s)) from error
+            raise ServerUnavailableError(self._unavailable_message(error, silence_s)) from error
+
+    def _unavailable_message(self, error: RequestError, silence_s: float) -> str:
+        words = "throttled every request" if is_throttled(error) else "answered nothing useful"
+        who = "the proxy" if isinstance(error, ProxyError) else "the server"
+        return (
+            f"{who} has {words} for {silence_s:.0f} s, so {self._manner.ends}; "
+            f"run the same command again later; its last failure: {error}"
+        )
 
     def _silence_s(self, tries: _Tries) -> float:
         return self._clock.now() - max(self._budget.last_success, tries.started_at)
 
-    async def _renew_token(self, error: HttpStatusError, tries: _Tries) -> None:
+    async def _renew_token(
+        self, error: HttpStatusError, tries: _Tries, tokens: TokenSource
+    ) -> None:
         """Renew the token at once, so that the next requests wait for it and are not refused too.
 
         If a new token is refused, the run ends. If tokens have worked before, this one may just
@@ -311,7 +405,7 @@ class Session:
         self._note("token_refused", error, tries, 0.0)
         try:
             with self._stats.at_sign_in():
-                await self._tokens.renew(tries.token)
+                await tokens.renew(tries.token)
             return
         except SignInError as failure:
             failure.__traceback__ = None  # frames below have the token
@@ -322,7 +416,7 @@ class Session:
     def _check_patience(self, error: RequestError, tries: _Tries) -> None:
         silence_s = self._silence_s(tries)
         if not may_wait(tries.throttled, silence_s, self._policy):
-            raise ServerUnavailableError(_unavailable_message(error, silence_s)) from error
+            raise ServerUnavailableError(self._unavailable_message(error, silence_s)) from error
 
     async def _note_outage(self, error: RequestError, tries: _Tries) -> None:
         """Hold all requests once so many failed in a row that the server may be down.
@@ -387,11 +481,12 @@ class Session:
                 answer = await self._send_once(request, tries)
             except RequestError as error:
                 error.__traceback__ = None  # frames below have the token
-                self._note_crowded(error, tries, slot)
+                self._note_crowded(request, error, tries, slot)
                 raise
             finally:
                 self._stats.in_flight -= 1
-                self._stats.limit = self._limit.limit
+                if self._manner is PARTNER_CENTER:
+                    self._stats.limit = self._limit.limit
             self._limit.note_answer(slot)
             self._good_token = tries.token
             self._outage = _Outage()
@@ -403,13 +498,16 @@ class Session:
             )
             return answer
 
-    def _note_crowded(self, error: RequestError, tries: _Tries, slot: Any) -> None:
+    def _note_crowded(
+        self, request: Request, error: RequestError, tries: _Tries, slot: Any
+    ) -> None:
         """Hold all requests if the server, or this machine, refuses this one as too much."""
         if isinstance(error, TooManyFilesError):
             self._limit.note_throttled(slot, wait_s=_CROWDED_HOLD_S)
         if isinstance(error, HttpStatusError) and is_throttled(error):
             tries.throttled += 1
             self._stats.throttled += 1
+            request.on_throttled()
             if is_too_long(error.retry_after_s, self._policy):
                 raise ServerUnavailableError(_too_long_message(error)) from error
             in_vain = max(tries.throttled, self._limit.holds_in_vain + 1)
@@ -428,32 +526,27 @@ class Session:
             raise ConnectionLostError(
                 "the server closes its connections as soon as they are used again"
             )
-        if answer.status == 200:
+        if answer.status in request.accepts:
             return answer
         raise refusal(answer, hide=self._mask.hide)
 
     async def _send(self, request: Request, tries: _Tries) -> Answer | None:
         tries.sent += 1
         self._stats.requests += 1
-        headers = {
-            **_CONSTANT_HEADERS,
-            "Authorization": f"Bearer {tries.token}",
-            REQUEST_ID: tries.request_id,
-            "MS-CorrelationId": self.correlation_id,
-        }
+        manner = self._manner
+        headers = {**manner.headers, manner.request_id: tries.request_id}
+        if tries.token:
+            headers["Authorization"] = f"Bearer {tries.token}"
+        if manner.correlation_id:
+            headers[manner.correlation_id] = self.correlation_id
         return await self._transport.send(replace(request, fresh=tries.misdirected), headers)
-
-
-def _unavailable_message(error: RequestError, silence_s: float) -> str:
-    words = "throttled every request" if is_throttled(error) else "answered nothing useful"
-    who = "the proxy" if isinstance(error, ProxyError) else "the server"
-    return (
-        f"{who} has {words} for {silence_s:.0f} s, so the run ends; "
-        f"run the same command again later; its last failure: {error}"
-    )
 
 
 def _too_long_message(error: HttpStatusError) -> str:
     wait_s = error.retry_after_s or 0.0
     words = f"{wait_s / 3600:,.1f} hours" if wait_s < 1e7 else "for months"
     return f"the server asks to wait {words}; run the same command again after that: {error}"
+
+
+def _read_reply(read: Callable[[Reply], T], answer: Answer, facts: RequestFacts, body: bytes) -> T:
+    return read(Reply(answer.status, answer.headers, body, facts))

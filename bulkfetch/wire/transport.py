@@ -7,7 +7,7 @@ import errno
 import io
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -38,6 +38,7 @@ from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import ServiceSettings
 from bulkfetch.settings.proxies import Proxy, route_to, secrets_of_proxies
 from bulkfetch.settings.proxyfaults import ProxyFault, fault_of_connection, fault_of_status
+from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Room
 from bulkfetch.wire.echoes import REQUEST_ID, Echoes
@@ -58,11 +59,17 @@ _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest w
 class Receiver(Protocol):
     """Takes the body of a success in pieces, so that it is never in memory as a whole.
 
-    Both calls block.
+    `begin` and `write` block.
     """
 
-    def begin(self) -> None:
-        """Begin again; called for each attempt that is answered."""
+    def headers(self) -> Mapping[str, str]:
+        """Return what the next attempt asks for besides, given what came before."""
+        ...
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Begin, or begin again; called for each attempt that is answered, with its status and its
+        headers by lower-case name. Raises StorageError, and RequestError for an answer that does
+        not continue what came before."""
         ...
 
     def write(self, data: bytes) -> None:
@@ -72,9 +79,10 @@ class Receiver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET below the base URL. `path` begins with a slash and is already percent-encoded.
+    """A request below the base URL. `path` begins with a slash and is already percent-encoded.
 
-    With a `receiver`, the answer of a success has no body, unless the body has a content coding.
+    With a `receiver`, the answer of a success has no body, unless the body has a content coding and
+    is not taken `as_stored`.
     """
 
     path: str
@@ -85,11 +93,29 @@ class Request:
     """Where the body takes its memory from, if that is bounded."""
     fresh: bool = field(default=False, compare=False)
     """Whether it goes over a new connection."""
+    method: str = "GET"
+    body: bytes | None = None
+    """JSON to send."""
+    accepts: tuple[int, ...] = (200,)
+    """The statuses that are a success."""
+    secret: Secret | None = field(default=None, compare=False, repr=False)
+    """The end of the query, already percent-encoded, which opens what the path names."""
+    as_stored: bool = False
+    """Whether the body may have any length, and is taken with its content coding."""
+    on_throttled: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
+    """Called for each attempt that is throttled."""
 
     @property
     def target(self) -> str:
-        """The path and the query, to append to the base URL."""
+        """The path and the query without its secret, to append to the base URL."""
         return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+
+    @property
+    def secret_target(self) -> str:
+        """The same with the secret: never shown."""
+        if self.secret is None:
+            return self.target
+        return f"{self.target}{'&' if self.query else '?'}{self.secret.reveal()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +206,14 @@ class AiohttpTransport:
         settings: ServiceSettings,
         stats: RunStats,
         echoes: Echoes,
+        base_url: str,
     ) -> None:
         self._session = session
         self._echoes = echoes
         self._settings = settings
         self._stats = stats
-        self._route = route_to(settings.base_url, settings.proxy)
+        self._base_url = base_url
+        self._route = route_to(base_url, settings.proxy)
         guard_logs(*secrets_of_proxies(settings.proxy))
 
     async def send(self, request: Request, headers: Mapping[str, str]) -> Answer | None:
@@ -198,7 +226,7 @@ class AiohttpTransport:
             if exchange.reused and not exchange.answered and _is_disconnect(error):
                 return None
             failure = self._blame_proxy(error, exchange) or _translate(
-                error, self._settings, answered=exchange.answered
+                error, self._settings, self._base_url, answered=exchange.answered
             )
         # raised out here, so that aiohttp's error, which holds our headers, is not its context
         raise failure
@@ -207,12 +235,17 @@ class AiohttpTransport:
         self, request: Request, headers: Mapping[str, str], exchange: _Exchange
     ) -> Answer:
         # encoded: yarl must not spell an escaped name in another way
-        url = URL(self._settings.base_url + request.target, encoded=True)
+        url = URL(self._base_url + request.secret_target, encoded=True)
+        more = {} if request.receiver is None else request.receiver.headers()
+        if request.body is not None:
+            more = {"Content-Type": "application/json", **more}
         async with (
             asyncio.timeout(self._settings.first_byte_timeout_s) as patience,
-            self._session.get(
+            self._session.request(
+                request.method,
                 url,
-                headers={**headers, **request.headers, **self._plain_proxy_headers},
+                data=request.body,
+                headers={**headers, **request.headers, **more, **self._plain_proxy_headers},
                 allow_redirects=False,
                 trace_request_ctx=exchange,
                 **self._through_proxy,
@@ -221,18 +254,15 @@ class AiohttpTransport:
             exchange.answered = True
             self._check_proxy(response)
             self._check_echo(headers, response)
-            is_streamed = response.status == 200 and "Content-Encoding" not in response.headers
-            receiver = request.receiver if is_streamed else None
-            room = request.room if receiver is None else None
-            body = await self._read_body(response, patience, receiver, room)
             names = response.headers
             found = {name.lower(): ", ".join(names.getall(name)) for name in names}
+            body = await self._read_body(response, found, patience, request)
             return Answer(response.status, found, body, self._settings.max_page_bytes)
 
     @property
     def _is_tunnelled(self) -> bool:
         """Whether a proxy sees the names of servers only, and no request."""
-        return self._settings.base_url.startswith("https:")
+        return self._base_url.startswith("https:")
 
     @cached_property
     def _proxy_headers(self) -> dict[str, str]:
@@ -309,11 +339,15 @@ class AiohttpTransport:
     async def _read_body(
         self,
         response: aiohttp.ClientResponse,
+        headers: Mapping[str, str],
         patience: asyncio.Timeout,
-        receiver: Receiver | None,
-        room: Room | None,
+        request: Request,
     ) -> bytes:
-        if response.status == 200 and not _is_framed(response):
+        is_success = response.status in request.accepts
+        is_streamed = is_success and (request.as_stored or "content-encoding" not in headers)
+        receiver = request.receiver if is_streamed else None
+        room = request.room if receiver is None else None
+        if is_success and not _is_framed(response):
             raise MalformedBodyError(
                 "the answer has neither a length nor chunks, so a cut could not be detected"
             )
@@ -326,7 +360,7 @@ class AiohttpTransport:
         content = io.BytesIO(bytes(length if receiver is None else 0))
         begun_at = now()
         if receiver is not None:
-            await anyio.to_thread.run_sync(receiver.begin)
+            await anyio.to_thread.run_sync(receiver.begin, response.status, headers)
         while not response.content.at_eof():
             patience.reschedule(now() + settings.read_timeout_s)
             chunk = await response.content.readany()
@@ -340,7 +374,8 @@ class AiohttpTransport:
                 await anyio.to_thread.run_sync(receiver.write, chunk)
             received += len(chunk)
             self._stats.bytes_received += len(chunk)
-            if received > settings.max_page_bytes:
+            is_bounded = receiver is None or not request.as_stored
+            if is_bounded and received > settings.max_page_bytes:
                 raise MalformedBodyError(
                     f"the body is larger than {settings.max_page_bytes} bytes (--max-page-bytes)"
                 )
@@ -349,7 +384,7 @@ class AiohttpTransport:
                 raise NoProgressError(
                     f"the body came too slowly: {received:,} bytes in {elapsed_s:.0f} s"
                 )
-            if elapsed_s > settings.patience_s:
+            if is_bounded and elapsed_s > settings.patience_s:
                 raise NoProgressError(
                     f"the body did not end within {settings.patience_s:g} s (--patience-s): "
                     f"{received:,} bytes so far"
@@ -408,9 +443,11 @@ def _is_disconnect(error: Exception) -> bool:
     return isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
 
 
-def _translate(error: Exception, settings: ServiceSettings, *, answered: bool) -> RequestError:
+def _translate(
+    error: Exception, settings: ServiceSettings, base_url: str, *, answered: bool
+) -> RequestError:
     """Return our error for an exception of aiohttp or the operating system."""
-    host = _host_and_port(settings.base_url)
+    host = _host_and_port(base_url)
     match error:
         case aiohttp.ConnectionTimeoutError():
             return ConnectionFailedError(
@@ -468,9 +505,13 @@ def words_of(error: OSError) -> str:
 
 @asynccontextmanager
 async def open_transport(
-    settings: ServiceSettings, stats: RunStats, echoes: Echoes | None = None
+    settings: ServiceSettings,
+    stats: RunStats,
+    echoes: Echoes | None = None,
+    *,
+    base_url: str | None = None,
 ) -> AsyncIterator[AiohttpTransport]:
-    """Open the connections of one run, and close them at its end."""
+    """Open the connections of one run to one server, and close them at its end."""
     connections = aiohttp.TraceConfig()
     connections.on_connection_reuseconn.append(_note_reuse)
     connections.on_connection_create_end.append(_note_connection)
@@ -490,7 +531,9 @@ async def open_transport(
     ) as session:
         # aiohttp would repeat a GET when a reused connection drops; `session` counts every try
         session._retry_connection = False
-        yield AiohttpTransport(session, settings, stats, echoes or Echoes())
+        yield AiohttpTransport(
+            session, settings, stats, echoes or Echoes(), base_url or settings.base_url
+        )
 
 
 def gunzip(body: bytes, *, max_bytes: int) -> bytes:

@@ -32,11 +32,12 @@ IMPORTS = {
     "wire": "settings decoding.jsontext decoding.searching",
     "signin": "settings storage wire",
     "partnercenter": "settings decoding billing wire signin",
+    "graph": "settings decoding billing wire signin",
     "archive": "settings decoding billing storage",
-    "runs": "settings decoding billing storage wire signin partnercenter archive",
-    "client": "settings decoding billing wire signin partnercenter archive runs",
+    "runs": "settings decoding billing storage wire signin partnercenter graph archive",
+    "client": "settings decoding billing wire signin partnercenter graph archive runs",
     "parts": "settings billing wire runs client",
-    "cli": "settings decoding billing storage wire signin partnercenter archive runs client "
+    "cli": "settings decoding billing storage wire signin partnercenter graph archive runs client "
     "sandbox",
     "sandbox": "",
 }

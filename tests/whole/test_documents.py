@@ -153,7 +153,10 @@ class Recording:
     begun: int = 0
     received: list[bytes] = field(default_factory=list)
 
-    def begin(self) -> None:
+    def headers(self) -> Mapping[str, str]:
+        return {}
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.begun += 1
         self.received.clear()
 

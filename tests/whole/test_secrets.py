@@ -270,7 +270,10 @@ async def test_a_token_that_the_server_repeats_is_nowhere(
 
 async def test_documents_stay_as_the_server_sent_them(tmp_path: Path) -> None:
     class Whole:
-        def begin(self) -> None:
+        def headers(self) -> Mapping[str, str]:
+            return {}
+
+        def begin(self, status: int, headers: Mapping[str, str]) -> None:
             self.content = b""
 
         def write(self, data: bytes) -> None:

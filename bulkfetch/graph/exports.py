@@ -1,0 +1,210 @@
+"""Microsoft Graph's billing export, opened by the settings: the one place of all its servers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio.abc
+
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import HttpStatusError, SettingsError, TransferError
+from bulkfetch.graph.manifests import Manifest
+from bulkfetch.graph.operations import KeptOperations, Operation, Operations
+from bulkfetch.graph.spool import Access
+from bulkfetch.graph.tasks import Task
+from bulkfetch.runlog import RunLog
+from bulkfetch.settings.declared import Settings, why_no_graph
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.source import graph_token_source
+from bulkfetch.stats import RunStats
+from bulkfetch.wire.opening import Opening
+from bulkfetch.wire.session import Clock, Manner, Session, TokenSource
+
+GRAPH_MANNER = Manner(
+    {"Accept": "application/json", "Accept-Encoding": "gzip"},
+    request_id="client-request-id",
+    ends="its exports are given up",
+)
+BLOB_MANNER = Manner(
+    {"Accept-Encoding": "identity"},
+    request_id="x-ms-client-request-id",
+    ends="its exports are given up",
+)
+_BODIES_BYTES = 16 << 20
+"""How much memory the answers of Microsoft Graph take; those of storage go to files."""
+
+
+class _TokensOnDemand:
+    """Opens the way to a token for Microsoft Graph when the first one is needed."""
+
+    def __init__(self, make: Callable[[], TokenSource]) -> None:
+        self._make = make
+        self._made: TokenSource | None = None
+
+    async def token(self) -> str:
+        """Return a token. Raises SignInError."""
+        return await self._tokens().token()
+
+    async def renew(self, refused: str) -> str:
+        """Return another token. Raises SignInError."""
+        return await self._tokens().renew(refused)
+
+    def _tokens(self) -> TokenSource:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+@dataclass(slots=True)
+class Accounts:
+    """The sessions with storage accounts, each with a limit of its own, opened when one is needed.
+
+    Their requests have no token.
+    """
+
+    opening: Opening
+    stack: AsyncExitStack
+    _sessions: dict[str, Session] = field(default_factory=dict)
+    _turn: anyio.Lock = field(default_factory=anyio.Lock)
+
+    async def session(self, server: str) -> Session:
+        """Return the session with a server."""
+        async with self._turn:
+            if server not in self._sessions:
+                opened = self.opening.session(server, None, manner=BLOB_MANNER)
+                self._sessions[server] = await self.stack.enter_async_context(opened)
+            return self._sessions[server]
+
+
+class Exports:
+    """The exports of a run: asked for, also ahead of their turn, and the ways to their files."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        accounts: Accounts,
+        *,
+        clock: Clock,
+        log: RunLog,
+        scratch: Path | None = None,
+    ) -> None:
+        self.operations = operations
+        self.accounts = accounts
+        self.scratch = scratch
+        """Where files are kept until their rows are written; None means where temporary files
+        are."""
+        self.log = log
+        self._clock = clock
+        self._ahead: dict[Transfer, Task[tuple[Operation, Manifest]]] = {}
+
+    def begin(self, transfers: Iterable[Transfer], tasks: anyio.abc.TaskGroup) -> None:
+        """Ask for the exports of these transfers ahead of their turn, as many at once as Microsoft
+        Graph takes."""
+        for transfer in transfers:
+            if transfer not in self._ahead:
+                work = Task(tasks, lambda each=transfer: self.operations.export(each))  # type: ignore[misc]  # mypy cannot type a lambda's default
+                self._ahead[transfer] = work
+
+    async def manifest(self, transfer: Transfer) -> Manifest:
+        """Return the manifest of an export of a transfer. Raises TransferError and StorageError."""
+        _, manifest = await self._export(transfer)
+        return manifest
+
+    async def access(self, transfer: Transfer) -> Access:
+        """Return the way to the files of an export. Raises what `manifest` raises."""
+        way = _Way(self.operations, transfer, *await self._export(transfer))
+        return Access(transfer, way.manifest, way.renew, self._clock.now)
+
+    async def _export(self, transfer: Transfer) -> tuple[Operation, Manifest]:
+        ahead = self._ahead.pop(transfer, None)
+        if ahead is not None:
+            return await ahead.result()
+        return await self.operations.export(transfer)
+
+
+@dataclass(slots=True)
+class _Way:
+    """How a fresh SAS is come by: from the operation, from the manifest, or from a new export."""
+
+    operations: Operations
+    transfer: Transfer
+    operation: Operation
+    manifest: Manifest
+
+    async def renew(self, before: Manifest) -> Manifest:
+        """Return a manifest with another SAS, or of other data. Raises TransferError."""
+        for find in (self._of_operation, self._by_id, self._anew):
+            manifest = await find(before)
+            if manifest is not None and (manifest.etag, manifest.sas) != (before.etag, before.sas):
+                self.manifest = manifest
+                return manifest
+        raise TransferError(
+            f"transfer {self.transfer}: Microsoft Graph gives no new access to its files, although "
+            f"the one it gave is refused: {self.operation.facts}"
+        )
+
+    async def _of_operation(self, _before: Manifest) -> Manifest | None:
+        state, self.operation = await self.operations.poll(self.transfer, self.operation)
+        if state is None or state.failure is not None or not state.is_ready:
+            return None
+        return await self.operations.manifest(self.transfer, state)
+
+    async def _by_id(self, before: Manifest) -> Manifest | None:
+        try:
+            return await self.operations.manifest_by_id(self.transfer, before.id)
+        except TransferError as error:
+            if isinstance(error.__cause__, HttpStatusError):
+                return None
+            raise
+
+    async def _anew(self, _before: Manifest) -> Manifest | None:
+        self.operation, manifest = await self.operations.export(self.transfer, anew=True)
+        return manifest
+
+
+@asynccontextmanager
+async def open_exports(
+    settings: Settings,
+    stats: RunStats,
+    log: RunLog | None = None,
+    *,
+    tokens: TokenSource | None = None,
+    keep: Callable[[Secret], None] | None = None,
+    kept: KeptOperations | None = None,
+    scratch: Path | None = None,
+    clock: Clock | None = None,
+    today: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> AsyncIterator[Exports]:
+    """Open the way to Microsoft Graph's exports, and close all connections at the end.
+
+    Nothing is sent, and nobody signs in, before the first export is asked for. `keep` is given each
+    new refresh token, in a thread; `kept` keeps operations for later runs, and `scratch` is where
+    files are kept until their rows are written. Raises SettingsError where there is no Microsoft
+    Graph.
+    """
+    if settings.graph_url is None:
+        raise SettingsError(why_no_graph(settings.cloud))
+    log, clock = log or RunLog(), clock or Clock()
+    opening = Opening(settings, stats, log, clock)
+    source = tokens or _TokensOnDemand(lambda: graph_token_source(settings, log, keep))
+    async with AsyncExitStack() as stack:
+        graph = await stack.enter_async_context(
+            opening.session(
+                settings.graph_url, source, manner=GRAPH_MANNER, bodies_bytes=_BODIES_BYTES
+            )
+        )
+        operations = Operations(
+            graph,
+            settings.graph_url,
+            deadline_s=settings.operation_deadline_s,
+            tenant=settings.tenant_id or "",
+            kept=kept,
+            clock=clock,
+            log=log,
+            today=today,
+        )
+        yield Exports(operations, Accounts(opening, stack), clock=clock, log=log, scratch=scratch)

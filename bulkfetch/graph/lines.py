@@ -1,0 +1,223 @@
+"""The lines of an export's files: unzipped piece by piece, counted, and cut into pages."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Generator, Iterable, Iterator
+
+from isal import isal_zlib
+
+from bulkfetch.errors import MalformedBodyError
+
+PAGE_BYTES = 4 << 20
+"""How much text a page has at least, if it is not the last one of its file."""
+_PIECE_BYTES = 1 << 20
+READ_BYTES = 256 << 10
+"""How much of a file is read at once."""
+_MAX_LINE_BYTES = 64 << 20
+_GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
+_MAGIC = b"\x1f\x8b"
+_BLANK = b" \t\r"
+_HASH_BYTES = 16
+_MODULUS = 1 << 8 * _HASH_BYTES
+
+
+class Unzipper:
+    """Undoes gzip in pieces, so that neither a file nor its text is in memory as a whole.
+
+    A file may have any number of gzip members, and zeros behind the last one. It may also be text
+    already, where some layer on the way has unzipped it.
+    """
+
+    def __init__(self) -> None:
+        self._inflater: isal_zlib.Decompress | None = None
+        """Undoes the member that has begun and not ended."""
+        self._members = 0
+        self._is_text = False
+        self._held = b""
+        """A byte between two members that does not tell yet what follows."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the text of the next bytes. Raises MalformedBodyError if they are damaged."""
+        data, self._held = self._held + data, b""
+        while data:
+            if self._inflater is None and not self._is_text and not self._begins(data):
+                return
+            if self._is_text:
+                yield data
+                return
+            yield from self._inflate(data)
+            data = self._take_rest()
+
+    def finish(self) -> bytes:
+        """Return the text that is left. Raises MalformedBodyError if the file is cut."""
+        if self._inflater is not None or self._held == _MAGIC[:1]:
+            raise MalformedBodyError("the gzip file is cut")
+        if self._members:
+            self._check_padding(self._held)
+            return b""
+        return self._held
+
+    def _begins(self, data: bytes) -> bool:
+        """Return whether a member, or the text, begins with `data`."""
+        if len(data) < len(_MAGIC):
+            self._held = data
+        elif data.startswith(_MAGIC):
+            self._inflater = isal_zlib.decompressobj(wbits=_GZIP)
+        elif self._members:
+            self._check_padding(data)
+        else:
+            self._is_text = True
+        return self._inflater is not None or self._is_text
+
+    def _check_padding(self, data: bytes) -> None:
+        if data.strip(b"\0"):
+            raise MalformedBodyError("the gzip file has other data behind its end")
+
+    def _inflate(self, data: bytes) -> Iterator[bytes]:
+        inflater = self._inflater
+        while inflater is not None and not inflater.eof:
+            try:
+                piece = inflater.decompress(data, _PIECE_BYTES)
+            # the stubs of isal declare its exception as an int
+            except isal_zlib.error as error:  # type: ignore[misc]
+                raise MalformedBodyError(f"the gzip file is damaged ({error})") from error
+            yield piece
+            data = inflater.unconsumed_tail
+            if not data and len(piece) < _PIECE_BYTES:
+                return
+
+    def _take_rest(self) -> bytes:
+        """Return what is behind the member, if it has ended."""
+        inflater = self._inflater
+        if inflater is None or not inflater.eof:
+            return b""
+        self._inflater = None
+        self._members += 1
+        return bytes(inflater.unused_data)
+
+
+class LineCutter:
+    """Cuts text that comes in pieces behind the last line end of each; only a line feed is one.
+
+    A byte-order mark at the start is left out.
+    """
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+        self._is_first = True
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return the whole lines that are there with the next piece, joined."""
+        end = piece.rfind(b"\n") + 1
+        if not end:
+            self._keep(piece)
+            return b""
+        lines = b"".join((*self._rest, piece[:end]))
+        self._rest, self._rest_bytes = [], 0
+        self._keep(piece[end:])
+        return self._without_mark(lines)
+
+    def finish(self) -> bytes:
+        """Return the last line, which may have no line end."""
+        return self._without_mark(b"".join(self._rest))
+
+    def _keep(self, piece: bytes) -> None:
+        if piece:
+            self._rest.append(piece)
+            self._rest_bytes += len(piece)
+        if self._rest_bytes > _MAX_LINE_BYTES:
+            raise MalformedBodyError(f"a line is longer than {_MAX_LINE_BYTES} bytes")
+
+    def _without_mark(self, lines: bytes) -> bytes:
+        if not self._is_first or not lines:
+            return lines
+        self._is_first = False
+        return lines.removeprefix(codecs.BOM_UTF8)
+
+
+class LineCount:
+    """Counts the lines of a file as it comes, blank ones aside, and adds up their hashes.
+
+    The sum, modulo 2 ** 128, does not depend on the order of the lines.
+    """
+
+    def __init__(self) -> None:
+        self.lines = self.digest = 0
+        self._unzipper = Unzipper()
+        self._cutter = LineCutter()
+
+    def feed(self, data: bytes) -> None:
+        """Count the lines of the next bytes. Raises MalformedBodyError if they are damaged."""
+        for piece in self._unzipper.feed(data):
+            self._count(self._cutter.feed(piece))
+
+    def finish(self) -> None:
+        """Count the last line. Raises MalformedBodyError if the file or that line is cut."""
+        self._count(self._cutter.feed(self._unzipper.finish()))
+        last = self._cutter.finish()
+        if last.strip(_BLANK) and not last.rstrip(_BLANK).endswith(b"}"):
+            raise MalformedBodyError("the last line is cut")
+        self._count(last)
+
+    def _count(self, text: bytes) -> None:
+        added = 0
+        for line in text.split(b"\n"):
+            if row := line.strip(_BLANK):
+                self.lines += 1
+                added += int.from_bytes(hashlib.sha256(row).digest()[:_HASH_BYTES])
+        self.digest = (self.digest + added) % _MODULUS
+
+
+def digest_text(digests: Iterable[int]) -> str:
+    """Return the digest of an export, from those of its files, as text."""
+    return f"{sum(digests) % _MODULUS:0{2 * _HASH_BYTES}x}"
+
+
+def read_pages(chunks: Iterable[bytes], *, skipped: int = 0) -> Generator[bytes, None, None]:
+    """Yield the text of a file as pages of whole lines, from the line behind `skipped` ones on.
+
+    A page that begins at the same line is the same. Blank lines do not count, and none begins a
+    page.
+    """
+    page: list[bytes] = []
+    size = 0
+    for lines in _whole_lines(chunks):
+        skipped, rest = _skip(lines, skipped)
+        while rest := rest if size else rest.lstrip(_BLANK + b"\n"):
+            end = rest.find(b"\n", max(0, PAGE_BYTES - size - 1)) + 1
+            taken = rest[:end] if end else rest
+            page.append(taken)
+            size += len(taken)
+            rest = rest[len(taken) :]
+            if end:
+                yield b"".join(page)
+                page, size = [], 0
+    if size:
+        yield b"".join(page)
+
+
+def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    unzipper, cutter = Unzipper(), LineCutter()
+    for chunk in chunks:
+        for piece in unzipper.feed(chunk):
+            if lines := cutter.feed(piece):
+                yield lines
+    if lines := cutter.feed(unzipper.finish()):
+        yield lines
+    if last := cutter.finish():
+        yield last
+
+
+def _skip(lines: bytes, count: int) -> tuple[int, bytes]:
+    """Return how many lines are still to be skipped, and the text behind those that were."""
+    if not count:
+        return 0, lines
+    start = 0
+    while count and start < len(lines):
+        end = lines.find(b"\n", start) + 1 or len(lines)
+        count -= bool(lines[start:end].strip(_BLANK + b"\n"))
+        start = end
+    return count, lines[start:]

@@ -1,0 +1,390 @@
+"""Exports that Microsoft Graph makes: asked for, waited for, asked for again where that helps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import orjson
+
+from bulkfetch.billing.spelling import path_segment
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import (
+    ExportError,
+    HttpStatusError,
+    MalformedBodyError,
+    NothingExportedError,
+    PendingExportError,
+    RequestError,
+    RequestFacts,
+    ServerUnavailableError,
+    SignInError,
+    TransferError,
+)
+from bulkfetch.graph.manifests import (
+    Failure,
+    Manifest,
+    OperationState,
+    path_on_graph,
+    read_manifest,
+    read_operation,
+)
+from bulkfetch.runlog import RunLog
+from bulkfetch.signin.tokens import claims_of
+from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.retry import retry_after_s
+from bulkfetch.wire.session import Clock, Reply, Session
+from bulkfetch.wire.transport import Request
+from bulkfetch.words import printable
+
+T = TypeVar("T")
+
+BILLING = "/v1.0/reports/partners/billing"
+ATTRIBUTE_SET = "full"
+"""An archive is for ever: the other set lacks quantities, tax dates and resellers."""
+NOTHING = "5000"
+"""The code of a failure that says that there is nothing to export."""
+LONGEST_LIFE = timedelta(hours=24)
+"""How old an operation of an earlier run may be that is asked for."""
+_FIRST_POLL_S, _SECOND_POLL_S, _GROWTH, _LONGEST_POLL_S = 1.0, 5.0, 1.5, 60.0
+_SUBMITTED_AGAIN = 2
+"""How often an export is asked for again that has failed."""
+_FORGOTTEN_AGAIN = 1
+"""How often one is asked for again that Graph no longer knows."""
+OPEN_OPERATIONS = LimitPolicy(ceiling=256, start=8)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An export that Microsoft Graph was asked to make."""
+
+    path: str
+    """Where to ask for its state, below the address of Microsoft Graph."""
+    asked: Mapping[str, str]
+    """What was asked for."""
+    asked_at: datetime
+    facts: RequestFacts = field(default_factory=RequestFacts, compare=False)
+    """What identifies the last request about it."""
+    wait_s: float | None = field(default=None, compare=False)
+    """How long Microsoft Graph asks to wait before the next request about it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the operation as values that JSON can hold. They open nothing."""
+        return {
+            "operation": self.path,
+            "asked": dict(self.asked),
+            "asked_at": self.asked_at.isoformat(),
+        }
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Operation:
+        """Read what `to_dict` returned. Raises ValueError, KeyError or TypeError for anything
+        else."""
+        path, asked = facts["operation"], facts["asked"]
+        asked_at = datetime.fromisoformat(facts["asked_at"])
+        if not isinstance(path, str) or not isinstance(asked, dict) or asked_at.tzinfo is None:
+            raise ValueError("it is not the record of an operation")
+        return cls(path, asked, asked_at)
+
+
+class KeptOperations(Protocol):
+    """Where the operation of each transfer is kept, for a later run. All calls block."""
+
+    def find(self, transfer: Transfer) -> Operation | None:
+        """Return the operation that an earlier run has begun, or None."""
+        ...
+
+    def keep(self, transfer: Transfer, operation: Operation) -> None:
+        """Keep an operation in place of the one before. Raises StorageError."""
+        ...
+
+    def drop(self, transfer: Transfer) -> None:
+        """Forget the operation of a transfer. Raises StorageError."""
+        ...
+
+
+class NotKept:
+    """Keeps no operation."""
+
+    def find(self, transfer: Transfer) -> None:
+        """Return None."""
+
+    def keep(self, transfer: Transfer, operation: Operation) -> None:
+        """Do nothing."""
+
+    def drop(self, transfer: Transfer) -> None:
+        """Do nothing."""
+
+
+def path_of(transfer: Transfer) -> str:
+    """Return where the export of a transfer is asked for."""
+    billed = "unbilled" if transfer.unbilled else "billed"
+    return f"{BILLING}/{path_segment(transfer.line_item_type)}/{billed}/export"
+
+
+def body_of(transfer: Transfer) -> dict[str, str]:
+    """Return what is asked for."""
+    if not transfer.unbilled:
+        return {"invoiceId": transfer.invoice_id, "attributeSet": ATTRIBUTE_SET}
+    period, currency = transfer.unbilled
+    return {"currencyCode": currency, "billingPeriod": period, "attributeSet": ATTRIBUTE_SET}
+
+
+def next_wait_s(polls: int, asked_s: float | None) -> float:
+    """Return how long to wait after so many requests about an operation: what Microsoft Graph asks
+    for, or else ever longer. Data that it has made before are there at once, so the first wait is
+    short."""
+    if asked_s is not None:
+        return asked_s
+    if not polls:
+        return _FIRST_POLL_S
+    return min(_LONGEST_POLL_S, _SECOND_POLL_S * _GROWTH ** min(polls - 1, 32))
+
+
+def is_worth_asking(operation: Operation, transfer: Transfer, now: datetime) -> bool:
+    """Return whether an operation of an earlier run may still lead to what a transfer needs."""
+    age = now - operation.asked_at
+    return operation.asked == body_of(transfer) and timedelta() <= age < LONGEST_LIFE
+
+
+@dataclass(slots=True)
+class _Tries:
+    """How often an export was asked for again, and why."""
+
+    failed: int = 0
+    forgotten: int = 0
+
+
+class Operations:
+    """Asks Microsoft Graph for exports, as many at once as it takes, and waits until they are made.
+
+    The number of open operations grows while it answers without refusing, and is halved when it
+    refuses one. Waiting takes no place of requests.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        graph_url: str,
+        *,
+        deadline_s: float,
+        tenant: str = "",
+        kept: KeptOperations | None = None,
+        clock: Clock | None = None,
+        log: RunLog | None = None,
+        today: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._session = session
+        self._graph_url = graph_url
+        self._deadline_s = deadline_s
+        self._tenant = tenant
+        self._kept = kept or NotKept()
+        self._clock = clock or Clock()
+        self._log = log or RunLog()
+        self._today = today
+        self._limit = AdaptiveLimit(
+            OPEN_OPERATIONS,
+            clock=self._clock.now,
+            sleep=self._clock.sleep,
+            on_change=lambda why, limit, _: self._log.note("operations", change=why, limit=limit),
+        )
+
+    async def export(self, transfer: Transfer, *, anew: bool = False) -> tuple[Operation, Manifest]:
+        """Return the manifest of an export that is made now, or, unless it has to be `anew`, that
+        an earlier run has begun.
+
+        Raises NothingExportedError, PendingExportError after the deadline, ExportError for another
+        failure, TransferError if Microsoft Graph does not answer or refuses, and StorageError.
+        """
+        async with self._limit.slot() as slot:
+            operation = None if anew else await self._outliving(transfer)
+            ends_at, tries = self._clock.now() + self._deadline_s, _Tries()
+            is_outliving = operation is not None
+            while True:
+                if operation is None:
+                    operation = await self.submit(transfer, slot)
+                    await self._keep(transfer, operation)
+                state, operation = await self._wait(transfer, operation, ends_at, slot)
+                if state is not None and state.failure is None:
+                    return operation, await self.manifest(transfer, state)
+                await anyio.to_thread.run_sync(self._kept.drop, transfer)
+                if not is_outliving:
+                    _check_again(transfer, operation, state, tries)
+                failure = state.failure if state else None
+                why = str(failure) if failure else "it is not known any more"
+                self._log.note("submitted_again", transfer=str(transfer), why=why)
+                operation, is_outliving = None, False
+
+    async def submit(self, transfer: Transfer, slot: Any = None) -> Operation:
+        """Ask for an export. Raises TransferError."""
+
+        def note_throttled() -> None:
+            if slot is not None:
+                self._limit.note_throttled(slot, wait_s=0.0)
+
+        asked = body_of(transfer)
+
+        def read(reply: Reply) -> Operation:
+            location = reply.headers.get("location", "")
+            if not location:
+                raise MalformedBodyError("the export was accepted without a Location")
+            path = path_on_graph(location, self._graph_url)
+            wait_s = retry_after_s(reply.headers)
+            return Operation(path, asked, self._today(), reply.facts, wait_s)
+
+        request = Request(
+            path_of(transfer),
+            method="POST",
+            body=orjson.dumps(asked),
+            accepts=(200, 202),
+            on_throttled=note_throttled,
+        )
+        return await self._ask(transfer, request, read)
+
+    async def poll(
+        self, transfer: Transfer, operation: Operation
+    ) -> tuple[OperationState | None, Operation]:
+        """Return the state of an operation, None if it is not known any more. Raises
+        TransferError."""
+
+        def read(reply: Reply) -> tuple[OperationState, Operation]:
+            state = read_operation(reply.body, self._graph_url)
+            return state, _answered(operation, reply.facts, retry_after_s(reply.headers))
+
+        try:
+            return await self._ask(transfer, Request(operation.path), read)
+        except TransferError as error:
+            cause = error.__cause__
+            if isinstance(cause, HttpStatusError) and cause.status in (404, 410):
+                return None, _answered(operation, cause.facts or operation.facts, None)
+            raise
+
+    async def manifest(self, transfer: Transfer, state: OperationState) -> Manifest:
+        """Return the manifest that an operation leads to. Raises TransferError."""
+        manifest = state.manifest
+        if manifest is None and state.link is not None:
+            manifest = await self.manifest_at(transfer, state.link)
+        if manifest is None:
+            raise TransferError(f"transfer {transfer}: its export has no manifest yet")
+        await self._check_tenant(transfer, manifest)
+        return manifest
+
+    async def manifest_by_id(self, transfer: Transfer, manifest_id: str) -> Manifest:
+        """Return the manifest of that id. Raises TransferError."""
+        return await self.manifest_at(transfer, f"{BILLING}/manifests/{path_segment(manifest_id)}")
+
+    async def manifest_at(self, transfer: Transfer, path: str) -> Manifest:
+        """Return the manifest at a path of Microsoft Graph. Raises TransferError."""
+
+        def read(reply: Reply) -> Manifest:
+            return read_manifest(reply.body, self._graph_url)
+
+        return await self._ask(transfer, Request(path), read)
+
+    async def drop(self, transfer: Transfer) -> None:
+        """Forget the operation of a transfer that needs it no more. Raises StorageError."""
+        await anyio.to_thread.run_sync(self._kept.drop, transfer)
+
+    async def _outliving(self, transfer: Transfer) -> Operation | None:
+        """Return the operation of an earlier run, if it may still be of use."""
+        operation = await anyio.to_thread.run_sync(self._kept.find, transfer)
+        if operation is None or not is_worth_asking(operation, transfer, self._today()):
+            return None
+        try:
+            path_on_graph(operation.path, self._graph_url)
+        except RequestError:
+            return None
+        self._log.note("operation_found", transfer=str(transfer))
+        return operation
+
+    async def _keep(self, transfer: Transfer, operation: Operation) -> None:
+        await anyio.to_thread.run_sync(self._kept.keep, transfer, operation)
+
+    async def _wait(
+        self, transfer: Transfer, operation: Operation, ends_at: float, slot: Any
+    ) -> tuple[OperationState | None, Operation]:
+        """Ask for an operation until it is ready, or not known any more.
+
+        An operation that is answered for was not refused, so one more may be open.
+        """
+        polls = 0
+        while True:
+            wait_s = next_wait_s(polls, operation.wait_s)
+            if self._clock.now() + wait_s > ends_at:
+                raise self._pending(transfer, operation)
+            await self._clock.sleep(wait_s)
+            state, operation = await self.poll(transfer, operation)
+            if not polls:
+                self._limit.note_answer(slot)
+            polls += 1
+            if state is None or state.is_ready:
+                return state, operation
+
+    def _pending(self, transfer: Transfer, operation: Operation) -> PendingExportError:
+        return PendingExportError(
+            f"transfer {transfer}: Microsoft Graph has not finished its export within "
+            f"{self._deadline_s:g} s (--operation-deadline-s): run the same command again later, "
+            f"it asks for the same export first: {operation.facts}"
+        )
+
+    async def _check_tenant(self, transfer: Transfer, manifest: Manifest) -> None:
+        """Raise TransferError for an export of another tenant than that of the token."""
+        said = claims_of(await self._session.token()).get("tid")
+        ours = said if isinstance(said, str) else self._tenant
+        if not manifest.tenant or not _GUID.fullmatch(ours.casefold()):
+            return
+        if manifest.tenant.casefold() != ours.casefold():
+            raise TransferError(
+                f"transfer {transfer}: its export belongs to tenant "
+                f"{printable(manifest.tenant)[:60]}, and not to {printable(ours)}, which asked for "
+                "it, so nothing of it is taken"
+            )
+
+    async def _ask(self, transfer: Transfer, request: Request, read: Callable[[Reply], T]) -> T:
+        """Send a request to Microsoft Graph. A failure ends this transfer, and no other."""
+        try:
+            return await self._session.ask(request, read)
+        except (RequestError, ServerUnavailableError, SignInError) as error:
+            raise TransferError(f"transfer {transfer}: Microsoft Graph: {error}") from error
+
+
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _answered(operation: Operation, facts: RequestFacts, wait_s: float | None) -> Operation:
+    return Operation(operation.path, operation.asked, operation.asked_at, facts, wait_s)
+
+
+def _check_again(
+    transfer: Transfer, operation: Operation, state: OperationState | None, tries: _Tries
+) -> None:
+    """Return if an export that has come to nothing may be asked for again; else raise an error with
+    what Microsoft Graph said."""
+    failure = state.failure if state else None
+    if failure is None:
+        tries.forgotten += 1
+        if tries.forgotten > _FORGOTTEN_AGAIN:
+            raise ExportError(
+                f"transfer {transfer}: Microsoft Graph accepts its export and does not know it "
+                f"afterwards: {operation.facts}"
+            )
+        return
+    if failure.code == NOTHING:
+        raise NothingExportedError(
+            _failed(transfer, failure, operation), code=failure.code, said=failure.message
+        )
+    tries.failed += 1
+    if tries.failed > _SUBMITTED_AGAIN:
+        raise ExportError(
+            _failed(transfer, failure, operation), code=failure.code, said=failure.message
+        )
+
+
+def _failed(transfer: Transfer, failure: Failure, operation: Operation) -> str:
+    return (
+        f"transfer {transfer}: Microsoft Graph could not export it ({failure}): {operation.facts}"
+    )

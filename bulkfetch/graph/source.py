@@ -1,0 +1,249 @@
+"""The page source of exports: files are fetched side by side, and their lines decoded in order."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Generic
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from bulkfetch.billing.exports import ExportedData
+from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
+from bulkfetch.decoding.pages import P
+from bulkfetch.errors import (
+    ContradictionError,
+    ExpiredBookmarkError,
+    MalformedBodyError,
+    StorageError,
+    TransferError,
+)
+from bulkfetch.graph.exports import Exports
+from bulkfetch.graph.lines import READ_BYTES, digest_text, read_pages
+from bulkfetch.graph.manifests import Blob, Manifest
+from bulkfetch.graph.spool import Access, Spooled, spool
+from bulkfetch.graph.tasks import Task
+
+_ETAG, _BLOB, _SKIPPED = "etag", "blob", "skipped"
+"""Names in a bookmark: the version of the data, the file, and its lines before the page."""
+
+
+class Room:
+    """How many pages all walks of a run may hold at once, and how many are decoded at once."""
+
+    def __init__(self) -> None:
+        cores = os.cpu_count() or 2
+        self.pages = anyio.Semaphore(cores + 2)
+        self.decoding = anyio.CapacityLimiter(cores)
+
+
+class ExportSources:
+    """Gives the source of the exports of a run, which share their room."""
+
+    def __init__(self, exports: Exports) -> None:
+        self.exports = exports
+        self._room = Room()
+
+    def source(self, tasks: anyio.abc.TaskGroup) -> ExportSource:
+        """Return the source, whose tasks run in a group."""
+        return ExportSource(self.exports, tasks, self._room)
+
+
+class ExportSource:
+    """Reads the files of a transfer's export, in the order of their partitions and names."""
+
+    def __init__(self, exports: Exports, tasks: anyio.abc.TaskGroup, room: Room) -> None:
+        self._exports = exports
+        self._tasks = tasks
+        self._room = room
+
+    def pages(self, walk: Walk[P]) -> AsyncGenerator[PlacedPage[P], None]:
+        """Yield the rows of an export in pages of about 4 MiB of text."""
+        return _ExportWalk(self._exports, self._tasks, self._room, walk).pages()
+
+    def bookmark_at(self, line: int) -> Bookmark | None:
+        """Return None: where a line is, only its file tells."""
+        return None
+
+
+class _ExportWalk(Generic[P]):
+    """One walk over the files of an export."""
+
+    def __init__(
+        self, exports: Exports, tasks: anyio.abc.TaskGroup, room: Room, walk: Walk[P]
+    ) -> None:
+        self._exports = exports
+        self._tasks = tasks
+        self._room = room
+        self._walk = walk
+        self._transfer = walk.transfer
+        self._line = walk.start.line
+
+    async def pages(self) -> AsyncGenerator[PlacedPage[P], None]:
+        access = await self._exports.access(self._transfer)
+        manifest = access.manifest
+        first = self._find_start(manifest)
+        folder = await anyio.to_thread.run_sync(self._make_folder)
+        files: list[Task[Spooled]] = []
+        try:
+            for number, blob in enumerate(manifest.blobs):
+                path = folder / f"blob-{number}"
+                files.append(Task(self._tasks, partial(self._spool, access, blob, path)))
+            for number, file in enumerate(files):
+                spooled = await file.result()
+                if number < first:
+                    continue
+                is_last_file = number == len(files) - 1
+                async with aclosing(self._pages_of(spooled, manifest, is_last_file)) as pages:
+                    async for placed in pages:
+                        yield placed
+                if self._walk.until is not None and self._line >= self._walk.until:
+                    return
+            self._walk.on_export(_describe(manifest, [await file.result() for file in files]))
+            await self._exports.operations.drop(self._transfer)
+        finally:
+            with anyio.CancelScope(shield=True):
+                for file in files:
+                    file.cancel()
+                for file in files:
+                    await file.ended()
+                await anyio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
+
+    async def _pages_of(
+        self, spooled: Spooled, manifest: Manifest, is_last_file: bool
+    ) -> AsyncGenerator[PlacedPage[P], None]:
+        """Yield the pages of one file, decoded ahead of their turn."""
+        blob, state = spooled.blob, self._walk.start.state
+        count = _skipped(state) if state.get(_BLOB) == blob.name else 0
+        async with aclosing(self._decoded(spooled, count)) as pages:
+            async for page in pages:
+                here: dict[str, int | str | None] = {
+                    _ETAG: manifest.etag,
+                    _BLOB: blob.name,
+                    _SKIPPED: count,
+                }
+                start = Bookmark(self._line, here)
+                count += page.rows
+                self._line += page.rows
+                if page.rows:
+                    yield PlacedPage(page, start, is_last_file and count == blob.lines)
+                if self._walk.until is not None and self._line >= self._walk.until:
+                    return
+        if count != blob.lines:
+            raise ContradictionError(
+                f"transfer {self._transfer}, file {blob.name}: it has {blob.lines} lines, and "
+                f"{count} rows were read of them"
+            )
+
+    async def _decoded(self, spooled: Spooled, skipped: int) -> AsyncGenerator[P, None]:
+        """Yield the pages of a file in order, while the next ones are decoded, as far as there is
+        room for them."""
+        texts = read_pages(_chunks_of(spooled.path), skipped=skipped)
+        ahead: deque[Task[P]] = deque()
+        is_over = False
+        try:
+            while True:
+                while not is_over and await self._take_room(wait=not ahead):
+                    text = await self._next_text(texts)
+                    is_over = not text
+                    if text:
+                        ahead.append(Task(self._tasks, partial(self._decode, text)))
+                if not ahead:
+                    return
+                page = await ahead[0].result()
+                yield page
+                ahead.popleft()
+                self._room.pages.release()
+        except MalformedBodyError as error:
+            raise TransferError(
+                f"transfer {self._transfer}, file {spooled.blob.name}, behind row {self._line}: "
+                f"{error}"
+            ) from error
+        except OSError as error:
+            raise StorageError(f"a file of an export cannot be read again: {error}") from error
+        finally:
+            texts.close()
+            for task in ahead:
+                task.cancel()
+                self._room.pages.release()
+
+    async def _take_room(self, *, wait: bool) -> bool:
+        """Take the room of a page; return False if there is none, and none is waited for."""
+        if wait:
+            await self._room.pages.acquire()
+            return True
+        try:
+            self._room.pages.acquire_nowait()
+        except anyio.WouldBlock:
+            return False
+        return True
+
+    async def _next_text(self, texts: Iterator[bytes]) -> bytes:
+        """Return the text of the next page, and give its room back if there is none."""
+        text = b""
+        try:
+            text = await anyio.to_thread.run_sync(next, texts, b"")
+        finally:
+            if not text:
+                self._room.pages.release()
+        return text
+
+    async def _decode(self, text: bytes) -> P:
+        return await anyio.to_thread.run_sync(
+            self._walk.decoder.decode_lines, text, limiter=self._room.decoding
+        )
+
+    async def _spool(self, access: Access, blob: Blob, path: Path) -> Spooled:
+        return await spool(blob, path, access, self._exports.accounts.session)
+
+    def _make_folder(self) -> Path:
+        try:
+            return Path(tempfile.mkdtemp(prefix="bulkfetch-export-", dir=self._exports.scratch))
+        except OSError as error:
+            raise StorageError(f"there is no place for the files of an export: {error}") from error
+
+    def _find_start(self, manifest: Manifest) -> int:
+        """Return the number of the file where the walk starts. Raises ExpiredBookmarkError if the
+        data are others now."""
+        state = self._walk.start.state
+        if not state:
+            return 0
+        name = state.get(_BLOB)
+        if state.get(_ETAG) != manifest.etag or name not in manifest.names:
+            raise ExpiredBookmarkError(
+                f"transfer {self._transfer}: Microsoft Graph has made its data anew since an "
+                "earlier run began to fetch them"
+            )
+        return manifest.names.index(str(name))
+
+
+def _skipped(state: object) -> int:
+    count = state.get(_SKIPPED) if isinstance(state, dict) else 0
+    return count if isinstance(count, int) else 0
+
+
+def _chunks_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(READ_BYTES):
+            yield chunk
+
+
+def _describe(manifest: Manifest, files: list[Spooled]) -> ExportedData:
+    return ExportedData(
+        etag=manifest.etag,
+        manifest_id=manifest.id,
+        schema_version=manifest.schema_version,
+        created=manifest.created,
+        invoice_version=manifest.invoice_version,
+        attribute_set=manifest.attribute_set,
+        blobs=tuple(file.blob for file in files),
+        digest=digest_text(file.digest for file in files),
+    )
