@@ -101,10 +101,13 @@ def find_gone(store: Store, records: Sequence[RecordFile]) -> str:
     finished.
     """
     counted, moment = _last_count(store)
+    here = {what: _records_in(records, directory) for what, directory in _COUNTED.items()}
+    if all(counted.get(what, 0) <= len(now) for what, now in here.items()):
+        return ""
+    withdrawn = _withdrawn_since(store, moment)
     gone = []
     for what, directory in _COUNTED.items():
-        now = _records_in(records, directory)
-        now |= {directory / name for name in _withdrawn_since(store, moment)} - now
+        now = here[what] | {directory / name for name in withdrawn}
         lacking = counted.get(what, 0) - len(now)
         if lacking > 0:
             gone.append(f"{lacking:,} of {counted[what]:,} records of {what} ({directory})")
@@ -144,9 +147,14 @@ def list_records(store: Store, directories: Sequence[PurePosixPath] = RECORDS) -
     return [RecordFile(name, *named) for name, named in found if named is not None]
 
 
-def write_run_report(store: Store, moment: str, facts: Mapping[str, Any]) -> None:
-    """Keep the report of a command that changed the archive; the next run counts from it."""
-    folders = {name.parent.name for name in store.list(SUPERSEDED)}
+def write_run_report(
+    store: Store, moment: str, facts: Mapping[str, Any], superseded: Iterable[PurePosixPath]
+) -> None:
+    """Keep the report of a command that changed the archive; the next run counts from it.
+
+    `superseded` are the names of all that has been replaced and is kept.
+    """
+    folders = {name.parent.name for name in superseded}
     facts = {**facts, "last_superseded": max(folders, default="")}
     content = orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     store.write(RUNS / f"{moment}.json", content)

@@ -31,7 +31,10 @@ def check_archive(store: Store, facts: Mapping[str, Any]) -> None:
     Raises OutputError if it is of another format, or if what it was made from, or what shapes its
     files, differs: one archive never mixes two.
     """
-    found = read_archive(store) or {}
+    _check_facts(read_archive(store) or {}, facts)
+
+
+def _check_facts(found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     wanted = _wanted(facts)
     differing = [name for name in wanted if _differs(found.get(name), wanted[name])]
     if "part_rows" in differing and _follow(found) and _follow(wanted):
@@ -56,13 +59,14 @@ def claim_archive(
     `anew`, an archive file that is damaged is written again. Raises OutputError as `check_archive`
     does.
     """
+    before = store.read(ARCHIVE)
+    found: Mapping[str, Any] = {}
     try:
-        check_archive(store, facts)
-        found = read_archive(store) or {}
+        found = {} if before is None else _parse_archive(before)
     except DamagedArchiveError:
         if not anew:
             raise
-        found = {}
+    _check_facts(found, facts)
     selections = found.get("selections", [])
     for selection in selected:
         selections = join_selections(selections, selection)
@@ -70,7 +74,7 @@ def claim_archive(
     if facts_of_run.get("tenant") == UNKNOWN_TENANT:
         facts_of_run["tenant"] = found.get("tenant", UNKNOWN_TENANT)
     content = sealed({**found, **facts_of_run, _API: api, "selections": selections}, _ARCHIVE_HASH)
-    if store.read(ARCHIVE) != content:
+    if before != content:
         store.write(ARCHIVE, content)
 
 
@@ -161,8 +165,10 @@ def read_archive(store: Store) -> dict[str, Any] | None:
     Raises OutputError if it is of another format, DamagedArchiveError if it cannot be read.
     """
     content = store.read(ARCHIVE)
-    if content is None:
-        return None
+    return None if content is None else _parse_archive(content)
+
+
+def _parse_archive(content: bytes) -> dict[str, Any]:
     try:
         version = orjson.loads(content)["format_version"]
     except (ValueError, TypeError, KeyError) as error:

@@ -21,6 +21,7 @@ from bulkfetch.archive.layout import (
     DIGITS,
     RECORDS,
     REFUSED,
+    RUNS,
     STAGING,
     STATE,
     SUPERSEDED,
@@ -57,25 +58,61 @@ def hash_of(store: Store, name: PurePosixPath) -> str:
 
 
 class Moments:
-    """Names for generations that are replaced: moments that no generation has yet."""
+    """Names for generations that are replaced: moments that are after those of all others.
 
-    def __init__(self) -> None:
+    So a clock that was set back neither makes a new generation look old, nor hides that it was
+    replaced after the last run.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._lock = threading.Lock()
-        self._last = datetime.min.replace(tzinfo=UTC)
+        self._last: datetime | None = None
 
     def next(self, is_free: Callable[[str], bool]) -> str:
-        """Return the moment of now, or the first one after it that is free."""
+        """Return the moment of now, or the first one that is free and after all others."""
         with self._lock:
-            moment = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
+            if self._last is None:
+                moment = next_moment(name.parent.name for name in self._store.list(SUPERSEDED))
+            else:
+                moment = max(datetime.now(UTC), self._last + _INSTANT)
             while not is_free(name_moment(moment)):
-                moment += timedelta(microseconds=1)
+                moment += _INSTANT
             self._last = moment
         return name_moment(moment)
 
 
+_MOMENT = "%Y%m%dT%H%M%S.%fZ"
+_INSTANT = timedelta(microseconds=1)
+_LAST_YEAR = 9999
+
+
 def name_moment(moment: datetime) -> str:
     """Return a moment as it is spelled in names."""
-    return moment.strftime("%Y%m%dT%H%M%S.%fZ")
+    return moment.strftime(_MOMENT)
+
+
+def read_moment(name: str) -> datetime | None:
+    """Return the moment that a name spells, or None."""
+    try:
+        moment = datetime.strptime(name, _MOMENT).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return moment if name_moment(moment) == name else None
+
+
+def next_moment(names: Iterable[str]) -> datetime:
+    """Return the moment of now, or the first one after all that `names` spell."""
+    found = (moment for name in names if (moment := read_moment(name)) is not None)
+    last = max((each for each in found if each.year < _LAST_YEAR), default=None)
+    now = datetime.now(UTC)
+    return now if last is None else max(now, last + _INSTANT)
+
+
+def begin_run(store: Store) -> str:
+    """Return the moment of a run that begins, as its report and its log are named: after those of
+    all runs before, whatever the clock says. Blocks."""
+    return name_moment(next_moment(name.stem for name in store.list(RUNS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +137,7 @@ class Publishing:
 
     def __init__(self, store: Store, moments: Moments | None = None) -> None:
         self.store = store
-        self._moments = moments or Moments()
+        self._moments = moments or Moments(store)
         self._stuck: set[PurePosixPath] = set()
         self.with_unnamed: set[PurePosixPath] = set()
         """Records with files in place that they do not name, as a repair has found."""

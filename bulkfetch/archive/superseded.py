@@ -15,8 +15,16 @@ from bulkfetch.archive.documents import CommittedDocument
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.inventory import take_inventory
 from bulkfetch.archive.items import parse_record
-from bulkfetch.archive.layout import RECORDS, SUPERSEDED, commit_name, superseded_name
-from bulkfetch.archive.publishing import hash_of, name_moment
+from bulkfetch.archive.layout import (
+    COMMITS,
+    HEADERS_COMMIT,
+    RECORDS,
+    SUPERSEDED,
+    commit_name,
+    superseded_name,
+    unbilled_of_commit,
+)
+from bulkfetch.archive.publishing import hash_of, read_moment
 from bulkfetch.archive.records import Record
 from bulkfetch.billing.apis import exported
 from bulkfetch.billing.invoices import details_of
@@ -25,7 +33,6 @@ from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store
 
-_MOMENT = "%Y%m%dT%H%M%S.%fZ"
 _RECORD = ".json.old"
 
 
@@ -48,7 +55,7 @@ class Generation:
     @property
     def replaced_at(self) -> datetime:
         """When it was replaced."""
-        return _read_moment(self.moment)
+        return read_moment(self.moment) or datetime.max.replace(tzinfo=UTC)
 
     def __str__(self) -> str:
         return f"{_name(self.record)}, replaced {self.replaced_at:%Y-%m-%d %H:%M} UTC"
@@ -65,7 +72,12 @@ def _name(record: Record) -> str:
 
 def superseded_bytes(store: Store) -> int:
     """Return how large everything is that has been replaced, in bytes."""
-    return sum(_sizes(store, store.list(SUPERSEDED)).values())
+    return size_of(store, store.list(SUPERSEDED))
+
+
+def size_of(store: Store, names: Iterable[PurePosixPath]) -> int:
+    """Return how large some files are, in bytes."""
+    return sum(_sizes(store, names).values())
 
 
 def _sizes(store: Store, names: Iterable[PurePosixPath]) -> dict[PurePosixPath, int]:
@@ -81,15 +93,9 @@ def _sizes(store: Store, names: Iterable[PurePosixPath]) -> dict[PurePosixPath, 
 
 def generations(store: Store) -> tuple[list[Generation], list[PurePosixPath]]:
     """Return the replaced generations, oldest first, and the files that belong to none."""
-    folders: dict[str, list[PurePosixPath]] = {}
-    unknown: list[PurePosixPath] = []
-    for name in store.list(SUPERSEDED):
-        if len(name.parts) == len(SUPERSEDED.parts) + 2 and _is_moment(name.parent.name):
-            folders.setdefault(name.parent.name, []).append(name)
-        else:
-            unknown.append(name)
+    folders, unknown = _folders(store.list(SUPERSEDED))
     found: list[Generation] = []
-    for moment, names in sorted(folders.items()):
+    for moment, names in folders.items():
         generation = _generation(store, moment, names)
         if generation is None:
             unknown += [] if _is_damaged_record(store, names) else names
@@ -99,15 +105,18 @@ def generations(store: Store) -> tuple[list[Generation], list[PurePosixPath]]:
     return found, unknown
 
 
-def _is_moment(name: str) -> bool:
-    try:
-        return name_moment(_read_moment(name)) == name
-    except ValueError:
-        return False
-
-
-def _read_moment(name: str) -> datetime:
-    return datetime.strptime(name, _MOMENT).replace(tzinfo=UTC)
+def _folders(
+    names: Iterable[PurePosixPath],
+) -> tuple[dict[str, list[PurePosixPath]], list[PurePosixPath]]:
+    """Return the files of each moment, the oldest first, and the others."""
+    folders: dict[str, list[PurePosixPath]] = {}
+    others: list[PurePosixPath] = []
+    for name in names:
+        if len(name.parts) == len(SUPERSEDED.parts) + 2 and read_moment(name.parent.name):
+            folders.setdefault(name.parent.name, []).append(name)
+        else:
+            others.append(name)
+    return dict(sorted(folders.items())), others
 
 
 def _is_damaged_record(store: Store, names: Sequence[PurePosixPath]) -> bool:
@@ -129,13 +138,11 @@ def _generation(store: Store, moment: str, names: list[PurePosixPath]) -> Genera
 def _records_in(store: Store, name: PurePosixPath) -> Iterator[Record]:
     if not name.name.endswith(_RECORD):
         return
-    for directory in RECORDS:
-        try:
-            content = store.read(name)
-            if content is not None:
+    with suppress(DamagedError):
+        content = store.read(name) or b""
+        for directory in RECORDS:
+            with suppress(DamagedError):
                 yield parse_record(content, directory / name.name.removesuffix(".old"))
-        except DamagedError:
-            continue
 
 
 def _names_of(moment: str, record: Record) -> Iterator[PurePosixPath]:
@@ -156,15 +163,18 @@ def remove_generation(store: Store, generation: Generation) -> None:
     store.remove_directory(folder)
 
 
-def remove_old_views(store: Store, keep: int) -> list[Generation]:
+def remove_old_views(store: Store, keep: int, names: Sequence[PurePosixPath]) -> list[Generation]:
     """Delete generations of unbilled snapshots and of the table of headers beyond the last `keep`.
 
-    The one that is in place counts as the last; where none is, all that are kept are older ones.
-    Returns what was deleted.
+    `names` are all names below `superseded/`. The generation that is in place counts as the last;
+    where none is, all that are kept are older ones. Returns what was deleted.
     """
     by_record: dict[PurePosixPath, list[Generation]] = {}
-    for generation in generations(store)[0]:
-        if generation.record.is_view:
+    for moment, files in _folders(names)[0].items():
+        if not any(map(_is_of_view, files)):
+            continue
+        generation = _generation(store, moment, files)
+        if generation is not None and generation.record.is_view:
             by_record.setdefault(generation.record.record_name, []).append(generation)
     removed = []
     for name, found in by_record.items():
@@ -173,6 +183,12 @@ def remove_old_views(store: Store, keep: int) -> list[Generation]:
             remove_generation(store, generation)
             removed.append(generation)
     return removed
+
+
+def _is_of_view(name: PurePosixPath) -> bool:
+    """Return whether a file below `superseded/` has the name of a view's record."""
+    record = COMMITS / name.name.removesuffix(".old")
+    return record.name == HEADERS_COMMIT.name or unbilled_of_commit(record) is not None
 
 
 @dataclass(frozen=True, slots=True)

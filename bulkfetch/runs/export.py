@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, Unpack
 from urllib.parse import urlsplit
 
@@ -28,7 +27,7 @@ from bulkfetch.archive.inventory import (
     take_inventory,
     write_run_report,
 )
-from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS
+from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS, SUPERSEDED
 from bulkfetch.archive.origin import (
     UNKNOWN_TENANT,
     check_archive,
@@ -37,9 +36,9 @@ from bulkfetch.archive.origin import (
     wanted_api,
 )
 from bulkfetch.archive.orphans import rebuild_records
-from bulkfetch.archive.publishing import Publishing, Settled, name_moment
+from bulkfetch.archive.publishing import Publishing, Settled, begin_run
 from bulkfetch.archive.records import Record
-from bulkfetch.archive.superseded import Generation, remove_old_views, superseded_bytes
+from bulkfetch.archive.superseded import remove_old_views, size_of
 from bulkfetch.archive.sweep import remove_staged, sweep, sweep_transfers
 from bulkfetch.billing.apis import ALL_V1, Routes, Wanted
 from bulkfetch.billing.documents import Document
@@ -254,8 +253,8 @@ async def archive(
     options: ExportOptions, settings: Settings, store: Store, stats: RunStats
 ) -> ExportReport:
     """Do what `export_async` or a repair does, in a store whose lock is held."""
-    started, moment = anyio.current_time(), name_moment(datetime.now(UTC))
-    publishing = Publishing(store)
+    started, publishing = anyio.current_time(), Publishing(store)
+    moment = await anyio.to_thread.run_sync(begin_run, store)
     found = await anyio.to_thread.run_sync(_prepare, publishing, options, settings)
     async with (
         open_run_log(store, moment, stats) as log,
@@ -267,7 +266,7 @@ async def archive(
         outcome = await _plan_and_fetch(run, found)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
-    await anyio.to_thread.run_sync(_write_report, store, moment, report)
+    await anyio.to_thread.run_sync(_write_report, store, moment, report, outcome)
     await anyio.to_thread.run_sync(_write_failures, store, moment, report, outcome)
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
@@ -372,13 +371,21 @@ class _Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class _Left:
+    """What a run leaves of all that was replaced: the names, and how many old views it removed."""
+
+    removed_views: int
+    superseded: tuple[PurePosixPath, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Outcome:
     """What a run had to do, and how far it came."""
 
     work: Work
     progress: _Progress
     settled: Settled
-    removed: list[Generation]
+    left: _Left
 
 
 async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
@@ -401,8 +408,8 @@ async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
             "run the same command again to continue"
         )
     with run.stats.at_storage():
-        removed = await anyio.to_thread.run_sync(_end, run)
-    return _Outcome(work, progress, found.settled, removed)
+        left = await anyio.to_thread.run_sync(_end, run)
+    return _Outcome(work, progress, found.settled, left)
 
 
 @asynccontextmanager
@@ -503,10 +510,13 @@ def _narrowing(options: ExportOptions) -> dict[str, Any]:
     return {**options.selection.narrowing(), **({} if options.documents else {"documents": False})}
 
 
-def _end(run: Run) -> list[Generation]:
+def _end(run: Run) -> _Left:
     """Make everything durable that was published, and remove old views of a moment."""
     run.publishing.sync_records()
-    return remove_old_views(run.store, run.settings.keep_snapshots)
+    names = run.store.list(SUPERSEDED)
+    removed = remove_old_views(run.store, run.settings.keep_snapshots, names)
+    gone = {name for generation in removed for name in generation.sizes}
+    return _Left(len(removed), tuple(name for name in names if name not in gone))
 
 
 async def _plan_in_time(run: Run, found: Found, fetching: _Fetching, router: Router) -> Plan:
@@ -723,9 +733,9 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         selection=None if run.options.repair else _narrowing(run.options),
         records=count_records(run.store),
         finished=tuple(name.stem for name in outcome.settled.finished),
-        removed_views=len(outcome.removed),
+        removed_views=outcome.left.removed_views,
         pages_exact=dict(stats.pages_exact.most_common()),
-        superseded_bytes=superseded_bytes(run.store),
+        superseded_bytes=size_of(run.store, outcome.left.superseded),
         new=_find_new(run, work, progress.vote),
         no_longer_listed=work.unlisted,
         unnamed_files=work.unnamed,
@@ -758,8 +768,8 @@ def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:
     return odd + tuple(failed.get(each) or not_tried(each) for each in planned if each not in done)
 
 
-def _write_report(store: Store, moment: str, report: ExportReport) -> None:
-    write_run_report(store, moment, report.to_dict())
+def _write_report(store: Store, moment: str, report: ExportReport, outcome: _Outcome) -> None:
+    write_run_report(store, moment, report.to_dict(), outcome.left.superseded)
 
 
 def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _Outcome) -> None:

@@ -13,10 +13,10 @@ from bulkfetch.archive.inventory import (
     refuse_if_gone,
     write_run_report,
 )
-from bulkfetch.archive.layout import LOCK
+from bulkfetch.archive.layout import LOCK, SUPERSEDED
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
-from bulkfetch.archive.publishing import Publishing, Settled, name_moment
-from bulkfetch.archive.superseded import Generation, Pruned, superseded_bytes
+from bulkfetch.archive.publishing import Publishing, Settled, begin_run
+from bulkfetch.archive.superseded import Generation, Pruned, size_of
 from bulkfetch.archive.superseded import prune as prune_generations
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.opening import open_archive
@@ -104,7 +104,8 @@ def prune(
         settled = Publishing(store).settle()
         refuse_if_gone(store, list_records(store))
         pruned = prune_generations(store, now - older_than)
-        report = PruneReport(str(output), pruned, settled, superseded_bytes(store))
+        left = store.list(SUPERSEDED)
+        report = PruneReport(str(output), pruned, settled, size_of(store, left))
         content = {"command": "prune", **report.to_dict(), "records": count_records(store)}
-        write_run_report(store, name_moment(now), content)
+        write_run_report(store, begin_run(store), content, left)
     return report

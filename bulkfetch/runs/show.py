@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,6 +32,7 @@ from bulkfetch.archive.layout import (
     STATE,
     SUPERSEDED,
 )
+from bulkfetch.archive.publishing import read_moment
 from bulkfetch.archive.records import Record, money
 from bulkfetch.archive.superseded import superseded_bytes
 from bulkfetch.billing.documents import Document
@@ -59,7 +60,6 @@ from bulkfetch.words import encodable
 
 T = TypeVar("T")
 
-_MOMENT = "%Y%m%dT%H%M%S.%fZ"
 _LOG = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)(\.[0-9]+)?\.jsonl")
 _LOOKS = 3
 """How often a record is looked for that a run moves meanwhile."""
@@ -506,7 +506,7 @@ def _document_months(
 def _read_runs(store: Store, findings: list[Finding]) -> tuple[int, LastRun | None]:
     """Return how many reports of exports and repairs there are, and what the newest says that can
     be read."""
-    names = [name for name in store.list(RUNS) if _moment(name.stem) is not None]
+    names = [name for name in store.list(RUNS) if read_moment(name.stem) is not None]
     for name in reversed(names):
         try:
             run = parse_run(store.read(name) or b"", name)
@@ -520,7 +520,7 @@ def _read_runs(store: Store, findings: list[Finding]) -> tuple[int, LastRun | No
 
 def parse_run(content: bytes, name: PurePosixPath) -> LastRun:
     """Read the report of a run. Raises DamagedError if it is none."""
-    began_at = _moment(name.stem)
+    began_at = read_moment(name.stem)
     try:
         facts = orjson.loads(content)
         selection, elapsed_s = facts.get("selection"), facts.get("elapsed_s")
@@ -552,19 +552,12 @@ def _broken_off(store: Store, last_run: LastRun | None) -> datetime | None:
     began = [
         moment
         for name in store.list(LOGS)
-        if (match := _LOG.fullmatch(name.name)) and (moment := _moment(match[1]))
+        if (match := _LOG.fullmatch(name.name)) and (moment := read_moment(match[1]))
     ]
     newest = max(began, default=None)
     if newest is None or (last_run is not None and newest <= last_run.began_at):
         return None
     return newest
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return datetime.strptime(text, _MOMENT).replace(tzinfo=UTC)
-    except ValueError:
-        return None
 
 
 def _size_below(store: Store, directory: PurePosixPath) -> int:

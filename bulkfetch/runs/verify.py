@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -35,7 +35,7 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.reading import parquet_file
-from bulkfetch.archive.records import money, read
+from bulkfetch.archive.records import Record, money, read
 from bulkfetch.archive.superseded import generations, superseded_bytes
 from bulkfetch.archive.witness import read_acceptances
 from bulkfetch.billing.details import Explained
@@ -280,7 +280,8 @@ def verify_store(
     findings += check_accepted(store)
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
-    findings += look(findings, STATE, [], lambda: list(_strays(store)))
+    read_already: list[Record] = [*commits, *documents]
+    findings += look(findings, STATE, [], lambda: list(_strays(store, read_already)))
     findings += look(findings, SUPERSEDED, [], lambda: _strays_in_superseded(store))
     headers, header_findings = check_headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
@@ -466,10 +467,10 @@ def _check_rows(
     return None
 
 
-def _strays(store: Store) -> Iterator[Finding]:
+def _strays(store: Store, records: Iterable[Record]) -> Iterator[Finding]:
     """Find files that readers would take for data and that no record names, and what only looks
-    like a record."""
-    known, damaged = _named_by_records(store)
+    like a record. `records` have been read already."""
+    known, damaged = _named_by_records(store, records)
     for name in store.list(PurePosixPath()):
         published = published_as(name)
         if str(name) in known or (published is not None and published.record in damaged):
@@ -494,11 +495,19 @@ def _strays_in_superseded(store: Store) -> list[Finding]:
     return [Finding(str(name), what) for name in generations(store)[1]]
 
 
-def _named_by_records(store: Store) -> tuple[set[str], set[PurePosixPath]]:
-    """Return the files that records name, open ones too, and the records that cannot be read."""
-    known: set[str] = set()
+def _named_by_records(
+    store: Store, records: Iterable[Record]
+) -> tuple[set[str], set[PurePosixPath]]:
+    """Return the files that records name, open ones too, and the records that cannot be read.
+
+    `records` have been read already.
+    """
+    read_already = {record.record_name: record for record in records}
+    known = {file.name for record in read_already.values() for file in record.files}
     damaged: set[PurePosixPath] = set()
     for each in list_records(store):
+        if each.name in read_already:
+            continue
         try:
             record = parse_record(store.read(each.name) or b"", each.record)
             known.update(file.name for file in record.files)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 from bulkfetch.errors import NameTakenError, StorageError, UploadLostError
 from bulkfetch.runlog import LOGGER
 from bulkfetch.storage.leases import Lease, LeasePolicy, is_held
-from bulkfetch.storage.objects import Entry, Objects, Upload
+from bulkfetch.storage.objects import ConditionError, Entry, Objects, Upload
 from bulkfetch.storage.systemfiles import is_system_file
 
 _UPLOADS = PurePosixPath("_bulkfetch/uploads")
@@ -47,6 +47,9 @@ class ObjectStore:
         self._changing = threading.Lock()
         self._known: dict[PurePosixPath, Entry] | None = None
         self._held: dict[PurePosixPath, bytes] = {}
+        """Small files that are not in the store yet."""
+        self._put: dict[PurePosixPath, bytes] = {}
+        """Small files that this run has put there, and that get another name soon."""
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file for a staged part, replacing one that an earlier run left."""
@@ -94,34 +97,44 @@ class ObjectStore:
             del self._held[staged]
 
     def link(self, source: PurePosixPath, target: PurePosixPath) -> None:
-        """Copy a whole file to a free name, where it appears whole. Raises NameTakenError."""
+        """Copy a whole file to a free name, where it appears whole. Raises NameTakenError.
+
+        A small one that is in memory is put there: the store refuses if there is another.
+        """
         self._check()
-        if target in self._index or self._objects.head(target) is not None:
-            raise NameTakenError(
-                f"{self._objects.where(target)}: an object that bulkfetch did not write has this "
-                "name; move it elsewhere"
-            )
         content = self._held.get(source)
+        if target in self._index or (content is None and self._objects.head(target) is not None):
+            raise self._taken(target)
         if content is not None:
-            self._learn(target, self._objects.put(target, content))
+            try:
+                self._learn(target, self._objects.put(target, content))
+            except ConditionError:
+                raise self._taken(target) from None
             return
         entry = self._index.get(source)
         if entry is None:
             raise self._objects.gone(source)
         self._learn(target, self._objects.copy(source, target, entry.size))
 
+    def _taken(self, name: PurePosixPath) -> NameTakenError:
+        return NameTakenError(
+            f"{self._objects.where(name)}: an object that bulkfetch did not write has this name; "
+            "move it elsewhere"
+        )
+
     def rename(self, source: PurePosixPath, target: PurePosixPath) -> None:
         """Copy a small file to another name of its directory, and remove the source."""
-        content = self.read(source)
+        content = self._put.get(source) or self.read(source)
         if content is None:
             raise self._objects.gone(source)
         self.write(target, content)
         self.remove(source)
 
     def put(self, name: PurePosixPath, content: bytes) -> None:
-        """Write a small file to a free name."""
+        """Write a small file to a free name; it is known what it says until it gets another."""
         self._check()
         self._learn(name, self._objects.put(name, content))
+        self._put[name] = content
 
     def unlink(self, name: PurePosixPath) -> bool:
         """Remove a file, if it exists; return whether it existed."""
@@ -175,6 +188,7 @@ class ObjectStore:
     def remove(self, name: PurePosixPath) -> bool:
         """Remove a file, if it exists; return whether it existed."""
         was_held = self._held.pop(name, None) is not None
+        self._put.pop(name, None)
         if _UPLOADS / name in self._index:  # an upload that was abandoned
             self._end_upload(name)
         if name not in self._index:
@@ -203,7 +217,9 @@ class ObjectStore:
 
     def lacks(self, marker: PurePosixPath) -> bool:
         """Return whether the prefix has objects, but not the `marker` that every archive has."""
-        return marker not in self._index and any(
+        if self._objects.head(marker) is not None:
+            return False
+        return any(
             name.parts[0] != marker.parts[0] and not is_system_file(name.parts[0])
             for name in self._index
             if name.parts
@@ -229,6 +245,7 @@ class ObjectStore:
         finally:
             self._lease = None
             self._held.clear()
+            self._put.clear()
             lease.release()
 
     def is_locked(self, name: PurePosixPath) -> bool:

@@ -79,8 +79,8 @@ def content_of(part: CommittedPart) -> bytes:
 class FewMoments(Moments):
     """The moments of the model, each used while it is free."""
 
-    def __init__(self, moments: tuple[str, ...]) -> None:
-        super().__init__()
+    def __init__(self, store: Any, moments: tuple[str, ...]) -> None:
+        super().__init__(store)
         self._names = [real_moment(each) for each in moments]
 
     def next(self, is_free: Callable[[str], bool]) -> str:

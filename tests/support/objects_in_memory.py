@@ -3,8 +3,10 @@ uploads, faults."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import obstore
@@ -12,7 +14,7 @@ from obstore.store import MemoryStore
 
 from bulkfetch.storage.addresses import Address, Service
 from bulkfetch.storage.clouds import Container
-from bulkfetch.storage.objects import BlockingClock, Objects
+from bulkfetch.storage.objects import BlockingClock, Entry, Objects, Stored
 from bulkfetch.storage.objectstore import ObjectStore
 
 ADDRESS = Address(Service.S3, "bucket", "", "mem://bucket")
@@ -37,6 +39,42 @@ class Time:
         return BlockingClock(lambda: self.now_s, self.sleep, lambda: 1.0)
 
 
+class Counted(Objects):
+    """Objects that count their requests. A listing is one; of a real store it is one in 1,000."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.requests: Counter[str] = Counter()
+
+    def get(self, name: PurePosixPath) -> Stored | None:
+        self.requests["get"] += 1
+        return super().get(name)
+
+    def get_range(self, name: PurePosixPath, start: int, end: int) -> bytes:
+        self.requests["get"] += 1
+        return super().get_range(name, start, end)
+
+    def head(self, name: PurePosixPath) -> Entry | None:
+        self.requests["head"] += 1
+        return super().head(name)
+
+    def list(self) -> dict[PurePosixPath, Entry]:
+        self.requests["list"] += 1
+        return super().list()
+
+    def put(self, name: PurePosixPath, content: bytes, *, replacing: Entry | None = None) -> Entry:
+        self.requests["put"] += 1
+        return super().put(name, content, replacing=replacing)
+
+    def copy(self, source: PurePosixPath, name: PurePosixPath, size: int) -> Entry:
+        self.requests["copy"] += 1
+        return super().copy(source, name, size)
+
+    def delete(self, name: PurePosixPath) -> None:
+        self.requests["delete"] += 1
+        super().delete(name)
+
+
 @dataclass(slots=True)
 class Memory:
     """What several stores of one test share, as several runs share a bucket."""
@@ -54,6 +92,12 @@ class Memory:
 
     def open(self, **options: Any) -> ObjectStore:
         return ObjectStore(self.objects(**options))
+
+    def counted(self) -> tuple[ObjectStore, Counter[str]]:
+        """A store, and how many requests it has sent, by their kinds."""
+        container = Container(self.store, abort_uploads=self.ended.append)
+        objects = Counted(ADDRESS, container, clock=self.time.clock, patience_s=30.0)
+        return ObjectStore(objects), objects.requests
 
     @property
     def there(self) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -655,7 +656,56 @@ async def test_where_no_view_is_in_place_the_last_one_that_was_replaced_stays(
         await export(tmp_path, tenant(of_a=10 + count))
     (tmp_path / HEADERS_COMMIT).unlink()
 
-    removed = remove_old_views(LocalStore(tmp_path), 1)
+    store = LocalStore(tmp_path)
+    removed = remove_old_views(store, 1, store.list(SUPERSEDED))
 
     assert len(removed) == 1
     assert tables(tmp_path) - 1 == 1
+
+
+def set_clock_back(root: Path) -> None:
+    """Let the names of what is there say a later moment than the clock does."""
+    for where in (RUNS, SUPERSEDED):
+        for path in sorted(root.joinpath(where).iterdir()):
+            path.rename(path.with_name(f"2098{path.name[4:]}"))
+    for path in sorted(root.joinpath(RUNS).iterdir()):
+        path.write_bytes(re.sub(rb'("last_superseded": ")2\d{3}', rb"\g<1>2098", path.read_bytes()))
+
+
+async def test_what_is_replaced_after_the_clock_was_set_back_is_named_after_all_others(
+    tmp_path: Path,
+) -> None:
+    for count in (10, 11):
+        await export(tmp_path, tenant(of_a=count))
+    set_clock_back(tmp_path)
+    before = sorted(path.name for path in tmp_path.joinpath(SUPERSEDED).iterdir())
+
+    await export(tmp_path, tenant(of_a=12))
+
+    names = sorted(path.name for path in tmp_path.joinpath(SUPERSEDED).iterdir())
+    assert names[: len(before)] == before
+    assert len(names) == 2 * len(before)
+    reports = sorted(tmp_path.joinpath(RUNS).iterdir())
+    assert json.loads(reports[-1].read_bytes())["last_superseded"] == names[-1]
+    assert prune(tmp_path, older_than=timedelta(days=1)).pruned.removed == ()
+
+
+async def test_a_detail_that_went_after_the_clock_was_set_back_counts_as_withdrawn(
+    tmp_path: Path,
+) -> None:
+    azure = ("azure", "billing_line_items")
+    row = '{"customerName":"c","totalForCustomer":1,"postTaxTotal":1}'
+    both = MadeUp(
+        [invoice("A", OFFICE, azure, totalCharges=2)], {("A", *OFFICE): [row], ("A", *azure): [row]}
+    )
+    one = MadeUp([invoice("A", OFFICE, totalCharges=3)], {("A", *OFFICE): [row] * 3})
+    changed = MadeUp([invoice("A", OFFICE, azure, totalCharges=4)], both.rows)
+    changed.rows["A", *azure] = [row] * 3
+    await export(tmp_path, both)
+    await export(tmp_path, changed)
+    set_clock_back(tmp_path)
+
+    assert (await export(tmp_path, one)).superseded == (Transfer("A", *azure),)
+
+    assert (await export(tmp_path, one)).exit_code == 0, "no record is gone"
+    assert verify(tmp_path).exit_code == 0

@@ -51,7 +51,7 @@ _PRUNE = ("prune", None)
 def run_command(store: ModelStore, moments: tuple[str, ...], command: tuple[str, Any]) -> None:
     """Do what a command does of one transfer: settle, decide, stage, publish."""
     verb, answer = command
-    publishing = Publishing(cast("Store", store), FewMoments(moments))
+    publishing = Publishing(cast("Store", store), FewMoments(store, moments))
     settled = publishing.settle()
     if verb != "prune":
         sweep(cast("Store", store), open_records(cast("Store", store)))
@@ -113,7 +113,7 @@ def _stage(store: ModelStore, record: Commit) -> dict[PurePosixPath, str]:
 def run_export_of_changed(store: ModelStore, change: Any, answer: str) -> None:
     """Do what an export does of an invoice that has other details: settle, stage, exchange."""
     moments = tuple(moment for each in change.moments.values() for moment in each)
-    publishing = Publishing(cast("Store", store), FewMoments(moments))
+    publishing = Publishing(cast("Store", store), FewMoments(store, moments))
     settled = publishing.settle()
     assert not settled.stuck
     sweep(cast("Store", store), open_records(cast("Store", store)))
