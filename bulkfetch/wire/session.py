@@ -275,7 +275,7 @@ class Session:
             tries.answer_id = answer_id_of(answer.headers)
             facts = self._facts(request, tries, tries.answer_id)
             read_body = partial(_read_reply, read, answer, facts)
-            if request.as_stored:  # the receiver has the body
+            if not answer.wire_body:  # there is none, or the receiver has it
                 result = read_body(b"")
             else:
                 clean = partial(self._clean, request, tries, read_body)
