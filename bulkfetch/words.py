@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 from unicodedata import combining, east_asian_width
 
+_FLAGS = [False]
+"""Whether a command line runs, as the only value."""
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{4,}\.[\w-]+\.[\w-]*"  # a JSON web token
     r"|(?i:bearer\s+)(?P<bearer>[\w.~+/-]{8,}=*)"
@@ -30,6 +33,42 @@ def printable(text: str) -> str:
 def _hide(found: re.Match[str]) -> str:
     secret = found["bearer"] or found["named"] or found["signed"] or found[0]
     return found[0].removesuffix(secret) + "***"
+
+
+@contextmanager
+def speaking_of_flags() -> Iterator[None]:
+    """Let messages call settings and arguments by their flags while a command runs."""
+    before, _FLAGS[0] = _FLAGS[0], True
+    try:
+        yield
+    finally:
+        _FLAGS[0] = before
+
+
+def called(name: str, *, flag: str = "") -> str:
+    """Return what the reader knows a setting or an argument by: `--page-size` on the command line,
+    `page_size=` in Python."""
+    return flag or "--" + name.replace("_", "-") if _FLAGS[0] else f"{name}="
+
+
+def given_as(name: str, value: object) -> str:
+    """Return how the reader gives a value: `--proxy none`, or `proxy='none'` in Python.
+
+    A flag that needs no value is given alone.
+    """
+    if _FLAGS[0]:
+        return called(name) if value is True else f"{called(name)} {value}"
+    return f"{called(name)}{value!r}"
+
+
+class _Names(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return called(name)
+
+
+def with_names(text: str) -> str:
+    """Return a text with each `{page_size}` as `called` has it."""
+    return text.format_map(_Names())
 
 
 # fmt: off  one name a line would fill a page

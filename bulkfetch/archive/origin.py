@@ -16,6 +16,7 @@ from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.errors import DamagedArchiveError, OutputError
 from bulkfetch.settings.declared import ROW_GROUP_ROWS
 from bulkfetch.storage.store import Store
+from bulkfetch.words import given_as
 
 _ARCHIVE_HASH = "archive_sha256"
 _API = "new_commerce_api"
@@ -135,7 +136,7 @@ def _difference(name: str, then: object, now: object) -> str:
         )
     if name == "source":
         return f"its source is {then}, now {now}: {_return_to(str(then), str(now))}"
-    return f"{name} is {then}, now {now}: give --{name.replace('_', '-')} {then}"
+    return f"{name} is {then}, now {now}: give {given_as(name, then)}"
 
 
 def _return_to(then: str, now: str) -> str:
@@ -147,7 +148,7 @@ def _return_to(then: str, now: str) -> str:
         if details:
             return f"{words} --sandbox-details {details}"
         return f"{words}, without --sandbox-details" if ", details " in now else words
-    words = f"give --base-url {then}" if "://" in then else "use the first again"
+    words = f"give {given_as('base_url', then)}" if "://" in then else "use the first again"
     return f"leave out --sandbox, and {words}" if _SANDBOX.fullmatch(now) else words
 
 

@@ -44,7 +44,7 @@ from bulkfetch.errors import (
     TransferError,
 )
 from bulkfetch.logguard import hide_known
-from bulkfetch.words import printable
+from bulkfetch.words import printable, speaking_of_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Nothing is raised: this is the last of the places where errors are caught.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    with speaking_of_flags():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(words: list[str]) -> int:
     as_json = prints_json(words)
     arguments = argparse.Namespace(command=None)
     try:

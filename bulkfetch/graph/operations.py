@@ -39,7 +39,7 @@ from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
 from bulkfetch.wire.retry import retry_after_s
 from bulkfetch.wire.session import Clock, Reply, Session
 from bulkfetch.wire.transport import Request
-from bulkfetch.words import printable
+from bulkfetch.words import called, printable
 
 T = TypeVar("T")
 
@@ -327,8 +327,8 @@ class Operations:
     def _pending(self, transfer: Transfer, operation: Operation) -> PendingExportError:
         return PendingExportError(
             f"transfer {transfer}: Microsoft Graph has not finished its export within "
-            f"{self._deadline_s:g} s (--operation-deadline-s): run the same command again later, "
-            f"it asks for the same export first: {operation.facts}"
+            f"{self._deadline_s:g} s ({called('operation_deadline_s')}): run the same command again "
+            f"later, it asks for the same export first: {operation.facts}"
         )
 
     async def _check_tenant(self, transfer: Transfer, manifest: Manifest) -> None:

@@ -90,7 +90,7 @@ from bulkfetch.storage.opening import prepare_output
 from bulkfetch.storage.store import Store
 from bulkfetch.wire.refusals import lacks_user
 from bulkfetch.wire.workers import Workers
-from bulkfetch.words import printable
+from bulkfetch.words import called, printable
 
 T = TypeVar("T")
 
@@ -542,7 +542,9 @@ async def _plan_in_time(run: Run, found: Found, fetching: _Fetching, router: Rou
     listed = {invoice.id for invoice in plan.invoices}
     if unknown := sorted(set(run.options.take_new) - listed):
         names = ", ".join(map(printable, unknown))
-        raise NotFoundError(f"--take-new: invoice {names} is not among the selected invoices")
+        raise NotFoundError(
+            f"{called('take_new')}: invoice {names} is not among the selected invoices"
+        )
     return run.options.repair.narrow(plan) if run.options.repair else plan
 
 

@@ -14,7 +14,7 @@ from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice, flatt
 from bulkfetch.billing.transfers import Transfer, periods_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError
 from bulkfetch.runs.selection import Selection
-from bulkfetch.words import printable
+from bulkfetch.words import called, given_as, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,10 @@ def plan_export(
     if selection.unbilled and not currencies:
         absent.append("no invoice has a currency, so that of unbilled line items is unknown")
     if absent and not allow_empty:
-        advice = "give --allow-empty (in Python allow_empty=True) if the tenant may not have it yet"
+        advice = f"give {given_as('allow_empty', True)} if the tenant may not have it yet"
         if selection.unbilled and not currencies:
-            advice = f"give --currency, as in EUR, or {advice.removeprefix('give ')}"
+            currency = called("currencies", flag="--currency")
+            advice = f"give {currency}, as in EUR, or {advice.removeprefix('give ')}"
         raise NotFoundError(f"{absent[0]}; {advice}")
     transfers = [
         *_transfers_of(invoices, selection, routes),

@@ -13,7 +13,7 @@ from bulkfetch.billing.spelling import Day, currency_code, read_day
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import refuse_unknown_keywords
-from bulkfetch.words import printable
+from bulkfetch.words import called, given_as, printable
 
 Names: TypeAlias = str | Iterable[str]
 """Names as they may be given; a text is one name."""
@@ -87,12 +87,16 @@ class Selection:
 
     def _check(self) -> None:
         if self.currencies and not self.unbilled:
-            raise SettingsError("--currency is for unbilled line items: give --unbilled too")
-        if self.since and self.until and self.since > self.until:
+            currencies = called("currencies", flag="--currency")
             raise SettingsError(
-                f"--since {self.since} is after --until {self.until}: "
-                "no invoice can be dated between"
+                f"{currencies} is for unbilled line items: give {given_as('unbilled', True)} too"
             )
+        if self.since and self.until and self.since > self.until:
+            first, last = (
+                given_as("since", str(self.since)),
+                given_as("until", str(self.until)),
+            )
+            raise SettingsError(f"{first} is after {last}: no invoice can be dated between")
 
     def narrowing(self) -> dict[str, Any]:
         """Return what narrows the selection, as plain values; without any, it is everything."""

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.environment import cleaned
 from bulkfetch.settings.values import Secret, ValueKind
+from bulkfetch.words import given_as
 
 NONE = "none"
 """The word that forces direct connections."""
@@ -234,7 +235,7 @@ def _parse(text: str, source: str) -> Proxy:
     if scheme.startswith("socks"):
         raise ValueError(
             f"is a SOCKS proxy, which bulkfetch does not support: give one that speaks HTTP, such "
-            f"as {_LIKE}, or `--proxy {NONE}`"
+            f"as {_LIKE}, or `{given_as('proxy', NONE)}`"
         )
     user_info, at, place = rest.rpartition("@")
     host, port = _place(place.removesuffix("/"), _DEFAULT_PORTS.get(scheme, 0))

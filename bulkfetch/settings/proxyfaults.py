@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from bulkfetch.settings.proxies import NONE, Proxy, Route
+from bulkfetch.words import given_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +63,5 @@ def fault_of_connection(proxy: Proxy, words: str) -> ProxyFault:
     return ProxyFault(
         f"the proxy {proxy} {words}",
         f"check the address in {proxy.source}, and that an HTTP proxy runs there, or give "
-        f"`--proxy {NONE}` to go without",
+        f"`{given_as('proxy', NONE)}` to go without",
     )

@@ -18,7 +18,6 @@ from bulkfetch.settings.declared import (
     Settings,
     check_row_group_rows,
     default_of,
-    flag_of,
     kind_of,
     read_value,
     setting_names,
@@ -41,6 +40,7 @@ from bulkfetch.settings.proxies import (
     route_to,
 )
 from bulkfetch.settings.values import COMMAND, ValueKind
+from bulkfetch.words import called, given_as
 
 _LOGGER = logging.getLogger("bulkfetch")
 _DEFAULT = "default"
@@ -130,16 +130,14 @@ def read_settings(
             _LOGGER.warning("%s", message)
         return loaded.settings
     given: dict[str, Any] = {
-        name: _read_given(name, _Given(value, f"keyword argument {name!r}", Path()), os.environ)
+        name: _read_given(name, _Given(value, called(name), Path()), os.environ)
         if name in setting_names()
         else value
         for name, value in keywords.items()
         if value is not None
     }
     if "config" in given:
-        raise SettingsError(
-            "keyword argument 'config': names a file, but settings are given already"
-        )
+        raise SettingsError(f"{called('config')}: names a file, but settings are given already")
     return replace(settings, **given)
 
 
@@ -231,7 +229,7 @@ def _find_given(
         variable = variable_of(name)
         is_set = bool(variables.get(variable)) or (variable in variables and name in may_be_empty)
         if flags.get(name) is not None:
-            found[name] = _Given(flags[name], flag_of(name), cwd)
+            found[name] = _Given(flags[name], called(name), cwd)
         elif is_set:
             found[name] = _Given(variables[variable], f"environment variable {variable}", cwd)
         elif file is not None and name in file.values:
@@ -318,7 +316,7 @@ class _Named:
 def _named_file(flags: Mapping[str, object], variables: Mapping[str, str]) -> _Named | None:
     """Return the TOML file that the user names, or None."""
     if flags.get("config") is not None:
-        return _Named(str(flags["config"]), "--config")
+        return _Named(str(flags["config"]), called("config"))
     if variables.get(_CONFIG):
         return _Named(variables[_CONFIG], f"environment variable {_CONFIG}")
     return None
@@ -344,7 +342,7 @@ def _note_lying_file(cwd: Path) -> tuple[str, ...]:
         return ()
     return (
         f"{_LYING_FILE} in this folder is not read: settings come from a file only if it is named; "
-        f"if you trust it, give --config {_LYING_FILE}",
+        f"if you trust it, give {given_as('config', _LYING_FILE)}",
     )
 
 

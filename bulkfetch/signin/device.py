@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SettingsError, SignInError
 from bulkfetch.logguard import forgets_frames
-from bulkfetch.settings.declared import SignInSettings, flag_of
+from bulkfetch.settings.declared import SignInSettings
 from bulkfetch.signin.audiences import partner_center
 from bulkfetch.signin.entra import (
     HttpClient,
@@ -23,7 +23,7 @@ from bulkfetch.signin.entra import (
 )
 from bulkfetch.signin.logins import Login, prepare_login_file, write_login
 from bulkfetch.signin.tokens import Issued, claims_of
-from bulkfetch.words import printable
+from bulkfetch.words import called, printable
 
 
 async def log_in(
@@ -92,7 +92,7 @@ class DeviceSignIn:
 def begin_device_sign_in(settings: SignInSettings) -> DeviceSignIn:
     """Ask Entra for a code for a person to enter; it blocks. Raises what `sign_in` raises."""
     needed = ("tenant_id", "client_id")
-    missing = [flag_of(name) for name in needed if getattr(settings, name) is None]
+    missing = [called(name) for name in needed if getattr(settings, name) is None]
     if missing:
         raise SettingsError(
             f"signing in needs the tenant and the app: give {' and '.join(missing)}"
@@ -146,5 +146,5 @@ def keep_login(settings: SignInSettings, issued: Issued) -> Login:
 
 def _login_file(settings: SignInSettings) -> Path:
     if settings.login_file is None:
-        raise SettingsError("there is no file to keep the login in: give --login-file")
+        raise SettingsError(f"there is no file to keep the login in: give {called('login_file')}")
     return settings.login_file

@@ -48,7 +48,7 @@ from bulkfetch.signin.ways import way_of
 from bulkfetch.strangers import Stranger, recognize
 from bulkfetch.wire.retry import THROTTLED, retry_after_s
 from bulkfetch.wire.transport import ssl_context, words_of
-from bulkfetch.words import printable
+from bulkfetch.words import called, printable
 
 _HTTP_TIMEOUT_S = 30
 _SKEW_TO_MENTION_S = 120.0
@@ -193,8 +193,8 @@ def _logins(settings: SignInSettings) -> Iterator[Login]:
     elif kept is not None and not is_known:
         raise SettingsError(
             f"the login in {settings.login_file} is for {printable(kept.authority)}, which is not "
-            "an authority of Microsoft: give the same with --authority, or run `bulkfetch login` "
-            "again"
+            f"an authority of Microsoft: give the same in {called('authority')}, or run "
+            "`bulkfetch login` again"
         )
     elif kept is not None and not is_usable:
         raise SettingsError(

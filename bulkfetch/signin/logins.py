@@ -16,6 +16,7 @@ from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.logguard import forgets_frames
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.disk import Disk, explain
+from bulkfetch.words import called
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,8 @@ def prepare_login_file(file: Path) -> None:
 
 
 def _not_kept(error: OSError, file: Path) -> StorageError:
-    return StorageError(
-        f"the login cannot be kept: {explain(error, file)}; --login-file names another file"
-    )
+    advice = f"{called('login_file')} names another file"
+    return StorageError(f"the login cannot be kept: {explain(error, file)}; {advice}")
 
 
 @forgets_frames

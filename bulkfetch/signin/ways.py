@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from bulkfetch.errors import SettingsError
-from bulkfetch.settings.declared import SignInSettings, Way, flag_of, variable_of
+from bulkfetch.settings.declared import SignInSettings, Way, variable_of
 from bulkfetch.signin.tokens import claims_of
+from bulkfetch.words import called, given_as
 
 _SETTING_OF = {
     Way.TOKEN: "token",
@@ -50,8 +51,8 @@ def way_of(settings: SignInSettings) -> Way:
     missing = _missing(["tenant_id", "client_id", "client_secret"], settings)
     raise SettingsError(
         f"no credentials: give {_how_to_give('token')}, or {', '.join(map(_how_to_give, missing))},"
-        " or sign in with `bulkfetch login`; each can also be a key of a file that --config names; "
-        "`bulkfetch export --sandbox DIR` needs none"
+        " or sign in with `bulkfetch login`; each can also be a key of a file that "
+        f"{called('config')} names; `bulkfetch export --sandbox DIR` needs none"
     )
 
 
@@ -77,9 +78,8 @@ def _check(way: Way, settings: SignInSettings) -> Way:
     nouns = ", ".join(_NOUNS[name] for name in missing)
     nouns = " and ".join(nouns.rsplit(", ", 1))
     hint = ", or sign in with `bulkfetch login`" if way is Way.USER else ""
-    raise SettingsError(
-        f"`--sign-in {way.value}` needs {nouns}: give {', '.join(map(_how_to_give, missing))}{hint}"
-    )
+    choice, ways_to_give = given_as("sign_in", way.value), ", ".join(map(_how_to_give, missing))
+    raise SettingsError(f"`{choice}` needs {nouns}: give {ways_to_give}{hint}")
 
 
 def _missing(names: list[str], settings: SignInSettings) -> list[str]:
@@ -92,4 +92,4 @@ def _has_login(settings: SignInSettings) -> bool:
 
 
 def _how_to_give(name: str) -> str:
-    return f"{name} ({flag_of(name)} or {variable_of(name)})"
+    return f"{name} ({called(name)} or {variable_of(name)})"

@@ -18,6 +18,7 @@ from bulkfetch.errors import (
     StorageError,
 )
 from bulkfetch.storage.systemfiles import is_system_file
+from bulkfetch.words import with_names
 
 try:
     import fcntl
@@ -546,10 +547,15 @@ _ADVICE = {
     errno.ENOTDIR: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
     errno.EEXIST: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
     errno.EIO: f"the disk reports an error: check it, then {_AGAIN}",
-    errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower --max-in-flight",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower {max_in_flight}",
 }
 
 
 def explain(error: OSError, path: Path | PurePosixPath) -> str:
     """Return what the operating system refused, and what the reader can do."""
-    return f"{path}: {_ADVICE.get(error.errno or 0, error.strerror or str(error))}"
+    return f"{path}: {_advice(error)}"
+
+
+def _advice(error: OSError) -> str:
+    known = _ADVICE.get(error.errno or 0)
+    return with_names(known) if known else error.strerror or str(error)

@@ -24,7 +24,7 @@ from bulkfetch.errors import (
 from bulkfetch.strangers import recognize
 from bulkfetch.wire.retry import is_failing, is_throttled, retry_after_s
 from bulkfetch.wire.transport import Answer
-from bulkfetch.words import printable
+from bulkfetch.words import printable, with_names
 
 _MAX_FAULT_BYTES = 64 << 10
 """Larger error bodies are not parsed: they do not come from the API, and parsing takes time."""
@@ -60,10 +60,10 @@ _GATEWAY = f"a proxy or gateway on the way to the service fails: {_AGAIN} later;
 _ADVICE = {
     "connection": f"check the network and the base URL, then {_AGAIN}",
     "proxy": "check the proxy: `bulkfetch config` shows which one applies",
-    "connection_lost": f"{_AGAIN}; if a proxy cuts long answers, a smaller --page-size helps",
-    "untrusted": "if you use a proxy, give its certificate with --ca-file",
-    "too_many_files": "raise the limit on open files (ulimit -n) or lower --max-in-flight",
-    "no_progress": f"{_AGAIN}; --first-byte-timeout-s and --read-timeout-s wait longer",
+    "connection_lost": f"{_AGAIN}; if a proxy cuts long answers, a smaller {{page_size}} helps",
+    "untrusted": "if you use a proxy, give its certificate with {ca_file}",
+    "too_many_files": "raise the limit on open files (ulimit -n) or lower {max_in_flight}",
+    "no_progress": f"{_AGAIN}; {{first_byte_timeout_s}} and {{read_timeout_s}} wait longer",
     "malformed_body": f"{_AGAIN}; {_SUPPORT}",
     "foreign_link": (
         "if it is the sign-in page of a network, sign in there in a browser; "
@@ -83,11 +83,11 @@ _ADVICE_BY_STATUS = {
         "shows the invoices of this one"
     ),
     407: (
-        "give the proxy with a user and a password: --proxy http://user:password@host:port, or "
-        "HTTPS_PROXY; `bulkfetch config` shows which one applies"
+        "give the proxy with a user and a password, as http://user:password@host:port, in {proxy} "
+        "or HTTPS_PROXY; `bulkfetch config` shows which one applies"
     ),
     410: "it does not exist any more: `bulkfetch invoices list` shows the invoices that do",
-    429: "lower --max-in-flight, or set --max-requests-per-second",
+    429: "lower {max_in_flight}, or set {max_requests_per_second}",
     511: _PORTAL,
 }
 _USERS_ONLY = re.compile(
@@ -277,10 +277,10 @@ def lacks_user(error: BulkfetchError) -> bool:
 def advice(reason: str, status: int | None = None) -> str:
     """Return what the reader of an error can do, as a clause; "" if its message says it."""
     if status is None:
-        return _ADVICE.get(reason, "")
+        return with_names(_ADVICE.get(reason, ""))
     if status == 408 or status >= 500:
         return f"{_AGAIN} later; {_SUPPORT}"
-    return _ADVICE_BY_STATUS.get(status, _SUPPORT)
+    return with_names(_ADVICE_BY_STATUS.get(status, _SUPPORT))
 
 
 def advice_on(error: BulkfetchError) -> str:

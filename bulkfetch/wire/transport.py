@@ -42,7 +42,7 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.bodies import Room
 from bulkfetch.wire.echoes import REQUEST_ID, Echoes
-from bulkfetch.words import printable
+from bulkfetch.words import called, printable
 
 _READ_BUFFER_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 64 << 10
@@ -377,7 +377,8 @@ class AiohttpTransport:
             is_bounded = receiver is None or not request.as_stored
             if is_bounded and received > settings.max_page_bytes:
                 raise MalformedBodyError(
-                    f"the body is larger than {settings.max_page_bytes} bytes (--max-page-bytes)"
+                    f"the body is larger than {settings.max_page_bytes} bytes "
+                    f"({called('max_page_bytes')})"
                 )
             elapsed_s = now() - begun_at
             if is_too_slow(received, elapsed_s, patience_s=settings.read_timeout_s):
@@ -386,8 +387,8 @@ class AiohttpTransport:
                 )
             if is_bounded and elapsed_s > settings.patience_s:
                 raise NoProgressError(
-                    f"the body did not end within {settings.patience_s:g} s (--patience-s): "
-                    f"{received:,} bytes so far"
+                    f"the body did not end within {settings.patience_s:g} s "
+                    f"({called('patience_s')}): {received:,} bytes so far"
                 )
         patience.reschedule(None)
         content.truncate(received if receiver is None else 0)
@@ -555,7 +556,7 @@ def gunzip(body: bytes, *, max_bytes: int) -> bytes:
                 raise MalformedBodyError("the gzip body is cut")
             if content.tell() + len(part) > max_bytes:
                 raise MalformedBodyError(
-                    f"the body expands beyond {max_bytes} bytes (--max-page-bytes)"
+                    f"the body expands beyond {max_bytes} bytes ({called('max_page_bytes')})"
                 )
             content.write(part)
             body = inflater.unconsumed_tail

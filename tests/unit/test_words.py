@@ -1,12 +1,26 @@
-"""Rows laid out as text."""
+"""Rows laid out as text, and how messages call what they speak of."""
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
+from support.syntax import tree_of
 
-from bulkfetch.words import TextTable, main_columns, width_of
+import bulkfetch
+from bulkfetch.words import (
+    TextTable,
+    called,
+    given_as,
+    main_columns,
+    speaking_of_flags,
+    width_of,
+    with_names,
+)
 
 
 def test_columns_are_as_wide_as_their_widest_value_and_numbers_stand_at_the_right() -> None:
@@ -71,3 +85,55 @@ def test_the_columns_that_tell_most_are_chosen_as_far_as_they_are_there() -> Non
     assert main_columns(rows) == ["customerName", "unitPrice"]
     assert main_columns([{"b": 1, "a": 2}]) == ["a", "b"]
     assert main_columns([]) == []
+
+
+# How settings and arguments are called
+
+
+def test_a_setting_is_called_as_the_reader_gives_it() -> None:
+    text = "lower {max_in_flight}, or give {ca_file}"
+    assert called("page_size") == "page_size="
+    assert (given_as("proxy", "none"), given_as("part_rows", 7)) == ("proxy='none'", "part_rows=7")
+    assert given_as("allow_empty", True) == "allow_empty=True"
+    assert with_names(text) == "lower max_in_flight=, or give ca_file="
+    with speaking_of_flags():
+        assert called("page_size") == "--page-size"
+        assert called("currencies", flag="--currency") == "--currency"
+        assert given_as("proxy", "none") == "--proxy none"
+        assert given_as("allow_empty", True) == "--allow-empty"
+        assert with_names(text) == "lower --max-in-flight, or give --ca-file"
+    assert called("currencies", flag="--currency") == "currencies="
+
+
+def test_no_message_names_a_flag_but_in_a_command_to_run() -> None:
+    """Beside those of `cli`, which a command line alone gives; only a command has a sandbox."""
+    package = Path(bulkfetch.__file__).parent
+    besides = ("cli", "sandbox", "__main__.py")
+    texts = [
+        (path.name, text)
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] not in besides
+        for text in texts_of(tree_of(path))
+    ]
+    flag, command = r"(?<![\w-])--[a-z][\w-]*", r"`[a-z][^`]*`|'[a-z][^']*'"
+    named = {
+        (file, found)
+        for file, text in texts
+        for found in re.findall(flag, re.sub(command, "", text))
+        if found != text
+    }
+    sandbox = {"--sandbox", "--sandbox-seed", "--sandbox-line-items", "--sandbox-details"}
+    assert named == {("origin.py", each) for each in sandbox}
+
+
+def texts_of(tree: ast.AST) -> Iterator[str]:
+    """Yield each text of a module, without docstrings; a value that is put in is `{}`."""
+    nodes = list(ast.walk(tree))
+    done = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    done |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and id(node) not in done:
+            yield str(node.value)

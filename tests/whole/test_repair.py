@@ -265,7 +265,7 @@ async def test_a_repair_with_other_settings_says_so(archive: Path) -> None:
     alter(archive / find_part(archive, NAMES[0], 1))
 
     async with serving(tenant()) as server:
-        with pytest.raises(OutputError, match="give --part-rows 10"):
+        with pytest.raises(OutputError, match="give part_rows=10"):
             await repair_async(archive, server.settings(**{**CUT, "part_rows": 7}))
 
 

@@ -415,9 +415,9 @@ def test_the_currencies_of_new_commerce_are_asked_for_or_those_given() -> None:
     assert currencies(legacy, providers=("onetime",), line_item_types=("usage_line_items",)) == {
         "USD"
     }
-    with pytest.raises(NotFoundError, match="give --currency"):
+    with pytest.raises(NotFoundError, match="give currencies="):
         currencies()
-    with pytest.raises(SettingsError, match="give --unbilled too"):
+    with pytest.raises(SettingsError, match="give unbilled=True too"):
         Selection(currencies=("EUR",))
 
 

@@ -174,17 +174,17 @@ def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("then", "now", "words"),
     [
-        ({"part_rows": 5}, {"part_rows": 6}, "part_rows is 5, now 6: give --part-rows 5"),
-        ({"usage_period": "current"}, {"usage_period": "previous"}, "give --usage-period current"),
+        ({"part_rows": 5}, {"part_rows": 6}, "part_rows is 5, now 6: give part_rows=5"),
+        ({"usage_period": "current"}, {"usage_period": "previous"}, "give usage_period='current'"),
         (
             {"source": "https://one"},
             {"source": "https://two"},
-            "its source is https://one, now https://two: give --base-url https://one",
+            "its source is https://one, now https://two: give base_url='https://one'",
         ),
         (
             {"tenant_id": "one"},
             {"tenant_id": "two"},
-            "tenant_id is one, now two: give --tenant-id one",
+            "tenant_id is one, now two: give tenant_id='one'",
         ),
         (
             {"source": "sandbox, seed 1, 50 line items"},
@@ -204,12 +204,12 @@ def test_an_archive_goes_on_with_the_settings_it_was_made_with(tmp_path: Path) -
         (
             {"source": "https://one"},
             {"source": "sandbox, seed 1, 5 line items"},
-            "leave out --sandbox, and give --base-url https://one; or",
+            "leave out --sandbox, and give base_url='https://one'; or",
         ),
         (
             {"part_rows": 100_000, "row_group_rows": 50_000},
             {"part_rows": 10, "row_group_rows": 10},
-            "other settings: part_rows is 100000, now 10: give --part-rows 100000; or export",
+            "other settings: part_rows is 100000, now 10: give part_rows=100000; or export",
         ),
         (
             {"schema_version": 7},
@@ -240,7 +240,7 @@ def test_everything_that_differs_is_told_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(
         OutputError,
-        match=r"give --part-rows 5; row_group_rows is 4, now 6: give --row-group-rows 4",
+        match=r"give part_rows=5; row_group_rows is 4, now 6: give row_group_rows=4",
     ):
         claim_archive(store, {"part_rows": 6, "row_group_rows": 6})
 

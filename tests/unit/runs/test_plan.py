@@ -324,7 +324,7 @@ def test_the_first_and_the_last_day_are_included_and_undated_invoices_are_not(
 
 
 def test_days_the_wrong_way_round_are_refused() -> None:
-    with pytest.raises(SettingsError, match="--since 2022-01-02 is after --until 2022-01-01"):
+    with pytest.raises(SettingsError, match="since='2022-01-02' is after until='2022-01-01'"):
         Selection(since=date(2022, 1, 2), until=date(2022, 1, 1))
 
 
@@ -412,7 +412,7 @@ def test_a_provider_or_type_that_the_tenant_has_nowhere_is_refused_with_those_it
 def test_what_a_young_tenant_lacks_is_an_error_or_a_note(
     walked: Sequence[Invoice], selection: Any, absent: list[str]
 ) -> None:
-    with pytest.raises(NotFoundError, match=f"{absent[0]}.*--allow-empty .*allow_empty=True"):
+    with pytest.raises(NotFoundError, match=f"{absent[0]}.*allow_empty=True if the"):
         plan_export(walked, Selection(**selection))
     plan = plan_export(walked, Selection(**selection), allow_empty=True)
     assert len(plan.absent) == len(absent)

@@ -126,9 +126,9 @@ def test_a_path_is_expanded_wherever_it_is_given(
 
 def test_the_error_for_a_path_names_what_gave_it(tmp_path: Path) -> None:
     for flags, environ, source in (
-        ({"ca_file": "$MISSING/x"}, {}, "--ca-file"),
+        ({"ca_file": "$MISSING/x"}, {}, "ca_file="),
         ({}, {"BULKFETCH_CA_FILE": "$MISSING/x"}, "environment variable BULKFETCH_CA_FILE"),
-        ({"config": "$MISSING/x"}, {}, "--config"),
+        ({"config": "$MISSING/x"}, {}, "config="),
         ({}, {"BULKFETCH_CONFIG": "$MISSING/x"}, "environment variable BULKFETCH_CONFIG"),
     ):
         with pytest.raises(SettingsError, match=f"^{source}: the variable MISSING in") as raised:
@@ -174,7 +174,7 @@ def test_a_file_that_merely_lies_in_the_working_directory_is_not_read(
     assert loaded.settings == Settings()
     assert len(loaded.notes) == 1
     assert "is not read" in loaded.notes[0]
-    assert "--config bulkfetch.toml" in loaded.notes[0]
+    assert "config='bulkfetch.toml'" in loaded.notes[0]
     named = load_settings({"config": "bulkfetch.toml"}, {}, cwd=tmp_path)
     assert named.settings.base_url == "https://else.example/v1"
     assert named.notes == ()

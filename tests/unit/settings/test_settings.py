@@ -8,7 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -33,6 +33,14 @@ from bulkfetch.settings.proxies import ProxyChoice
 from bulkfetch.settings.sources import LoadedSettings, describe, load_settings, read_settings
 from bulkfetch.settings.values import ALL, NUMBER_OR_ALL, SIZE, Secret
 from bulkfetch.signin.ways import check_credentials
+from bulkfetch.words import speaking_of_flags
+
+
+@pytest.fixture(autouse=True)
+def on_a_command_line() -> Iterator[None]:
+    with speaking_of_flags():
+        yield
+
 
 HIDDEN = "s3cr3t~value"
 

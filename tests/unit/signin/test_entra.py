@@ -202,7 +202,7 @@ async def test_a_run_whose_login_cannot_be_kept_goes_on_with_a_warning(
     assert claims_of(token)["upn"] == USER
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] != []
     assert "the login cannot be kept" in caplog.text
-    assert "--login-file" in caplog.text
+    assert "login_file=" in caplog.text
 
 
 async def test_a_login_that_cannot_be_read_gives_way_to_the_refresh_token_that_is_given(
@@ -221,7 +221,7 @@ async def test_nobody_is_asked_to_sign_in_where_the_login_cannot_be_kept(tmp_pat
     (tmp_path / "home").touch()
     said: list[str] = []
     async with entra(tmp_path) as there:
-        with pytest.raises(StorageError, match=r"cannot be kept: .*; --login-file names another"):
+        with pytest.raises(StorageError, match=r"cannot be kept: .*; login_file= names another"):
             await log_in(
                 there.settings(login_file=tmp_path / "home" / "login.json"),
                 said.append,
@@ -241,9 +241,7 @@ async def test_a_login_does_not_say_where_secrets_are_sent_to(tmp_path: Path) ->
         settings = there.settings(
             login_file=file, sign_in="user", client_secret=Secret("canary-client-secret")
         )
-        with pytest.raises(
-            SettingsError, match=r"is for https://.*: give the same with --authority"
-        ):
+        with pytest.raises(SettingsError, match=r"is for https://.*: give the same in authority="):
             await acquire_in_thread(settings)
         assert not there.tokens_asked
         assert not elsewhere.tokens_asked
@@ -422,7 +420,7 @@ async def test_a_sign_in_without_a_refresh_token_says_what_the_app_lacks(tmp_pat
 
 
 async def test_a_sign_in_needs_to_know_the_tenant_and_the_app() -> None:
-    with pytest.raises(SettingsError, match="give --tenant-id and --client-id"):
+    with pytest.raises(SettingsError, match="give tenant_id= and client_id="):
         await log_in(Settings(login_file=Path("l")), lambda said: None, sleep=no_sleep)
 
 
@@ -534,9 +532,9 @@ def test_the_first_way_that_is_given_is_taken_or_the_one_that_is_named(
     [
         (
             {"refresh_token": "r"},
-            "`--sign-in user` needs a tenant and an app: give tenant_id .*, client_id .*, or sign",
+            "`sign_in='user'` needs a tenant and an app: give tenant_id .*, client_id .*, or sign",
         ),
-        ({"client_secret": "s"}, "`--sign-in secret` needs a tenant and an app: give tenant_id"),
+        ({"client_secret": "s"}, "`sign_in='secret'` needs a tenant and an app: give tenant_id"),
         (
             {"token": "t", "sign_in": "managed-identity"},
             "needs a managed identity: give managed_identity",

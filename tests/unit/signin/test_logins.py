@@ -96,7 +96,7 @@ def test_a_login_that_cannot_be_kept_has_nothing_to_do_with_an_output_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_asked: False)  # root may write everywhere
-    with pytest.raises(StorageError, match="those of its folder; --login-file names") as caught:
+    with pytest.raises(StorageError, match="those of its folder; login_file= names") as caught:
         prepare_login_file(tmp_path / "login.json")
     assert "output" not in str(caught.value)
 

@@ -150,4 +150,4 @@ async def test_a_body_that_drips_is_cut_off_by_the_patience_of_its_request() -> 
     async with serving(answer, patience_s=0.5, read_timeout_s=30.0) as session:
         with anyio.fail_after(10), pytest.raises(RequestError) as caught:
             await session.get(Request("/x"), len)
-    assert "the body did not end within 0.5 s (--patience-s)" in str(caught.value)
+    assert "the body did not end within 0.5 s (patience_s=)" in str(caught.value)

@@ -339,7 +339,7 @@ async def test_a_body_may_take_longer_than_any_time_out_while_it_keeps_coming() 
 async def test_a_body_over_the_bound_is_an_error(served: bytes) -> None:
     error = await error_of(served, max_page_bytes=4999)
     assert isinstance(error, MalformedBodyError)
-    assert "larger than 4999 bytes (--max-page-bytes)" in str(error)
+    assert "larger than 4999 bytes (max_page_bytes=)" in str(error)
 
 
 async def test_a_body_at_the_bound_is_read() -> None:
