@@ -6,21 +6,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.replay import MadeUp, invoice, serving
+from aiohttp import web
+from support.replay import Asked, MadeUp, invoice, serving
 from whole.durability.disks import Died, WatchedDisk
 from whole.durability.trial import proved, readers_trip_over, run_into
 
 from bulkfetch.archive.layout import HEADERS_COMMIT, commit_name, next_name
-from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import DamagedError
-from bulkfetch.runs.export import export_async
+from bulkfetch.billing.documents import Document
+from bulkfetch.billing.transfers import Transfer, unbilled_transfer
+from bulkfetch.errors import BulkfetchError, DamagedError
+from bulkfetch.runs.export import archive, export_async, writing_to
 from bulkfetch.runs.repair import RepairReport, repair_async
+from bulkfetch.runs.report import ExportReport
+from bulkfetch.runs.run import ExportOptions
+from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.verify import verify
+from bulkfetch.stats import RunStats
+from bulkfetch.storage.disk import LocalStore
 
 OFFICE, MODERN = ("office", "billing_line_items"), ("one_time", "billing_line_items")
 A, B = Transfer("A", *OFFICE), Transfer("B", *MODERN)
@@ -281,3 +289,154 @@ async def test_a_table_of_headers_that_is_stuck_ends_an_export_with_what_to_do(
         assert report.sound, report.lines()
         assert (await export_async(root, server.settings(**CUT))).complete
     assert verify(root, deep=True).sound
+
+
+# Documents and unbilled snapshots go the same way.
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of record that is not of an invoice's line items: where it is, and who asks for it."""
+
+    record: str
+    files: str
+    staged: str
+    options: dict[str, Any]
+
+
+UNBILLED = ("one_time", "usage_line_items")
+NAME = "~unbilled-current-USD+one_time+usage_line_items"
+KINDS = {
+    "a document": Kind(
+        "_bulkfetch/documents/A-statement",
+        "documents/A-statement-*.pdf",
+        "document+A-statement.part",
+        {"documents": True},
+    ),
+    "a snapshot": Kind(
+        f"_bulkfetch/commits/{NAME}",
+        "unbilled_line_items/**/period=current/**/*.parquet",
+        f"{NAME}+00000.part",
+        {
+            "selection": Selection(
+                unbilled=True, currencies="USD", line_item_types="usage_line_items"
+            ),
+            "allow_empty": True,
+        },
+    ),
+}
+
+
+def with_views(version: int) -> MadeUp:
+    """A tenant whose invoice, statement and unbilled line items are of a version."""
+    made_up = tenant(charged=13.5 + version)
+    made_up.invoices[0]["pdfDownloadLink"] = "/invoices/A/documents/statement"
+    row = f'{{"customerName":"c","effectiveUnitPrice":{version}}}'
+    made_up.rows["unbilled", *UNBILLED] = [row]
+
+    def answer_document(asked: Asked) -> web.Response | None:
+        if asked.is_list or asked.provider is not None:
+            return None
+        body = f"%PDF-1.4 version {version} %%EOF".encode()
+        return web.Response(body=body, content_type="application/pdf")
+
+    made_up.interrupt = answer_document
+    return made_up
+
+
+async def archive_views(
+    root: Path, kind: Kind, version: int, disk: WatchedDisk | None = None
+) -> ExportReport:
+    async with serving(with_views(version)) as server:
+        store = LocalStore(root, disk)
+        async with writing_to(store):
+            options = ExportOptions(str(root), **kind.options)
+            return await archive(options, server.settings(**CUT), store, RunStats())
+
+
+def find(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(pattern))
+
+
+def spoil_staged(root: Path, kind: Kind) -> None:
+    alter(root / "_bulkfetch/staging" / kind.staged)
+
+
+def lose_staged(root: Path, kind: Kind) -> None:
+    root.joinpath("_bulkfetch/staging", kind.staged).unlink()
+
+
+def spoil_next(root: Path, kind: Kind) -> None:
+    alter(root / f"{kind.record}.next")
+
+
+def spoil_both(root: Path, kind: Kind) -> None:
+    spoil_next(root, kind)
+    (old,) = find(root, f"{kind.record}.*.old")
+    alter(old)
+
+
+@pytest.fixture(params=KINDS)
+async def stuck(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Kind]:
+    """An archive in which a run died while it replaced a document or a snapshot: nothing of it is
+    where readers look."""
+    kind, root = KINDS[request.param], tmp_path / "lake"
+    root.mkdir()
+    await archive_views(root, kind, 1)
+    (first,) = find(root, kind.files)
+
+    def is_now(what: str, path: Path) -> bool:
+        return what == "link" and path.parent == first.parent
+
+    with pytest.raises(BaseException):  # noqa: B017, PT011  the end of a process
+        await archive_views(root, kind, 2, dying_when(is_now))
+    assert find(root, f"{kind.record}.next")
+    assert find(root, kind.files) == []
+    return root, kind
+
+
+def contents(root: Path, pattern: str) -> set[str]:
+    files = [path for path in find(root, pattern) if path.is_file()]
+    return {sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("damage", [spoil_staged, lose_staged, spoil_next, spoil_both])
+async def test_a_stuck_document_or_snapshot_is_said_and_a_repair_fetches_it_again(
+    damage: Callable[[Path, Kind], None], stuck: tuple[Path, Kind]
+) -> None:
+    root, kind = stuck
+    damage(root, kind)
+    kept = contents(root, "_bulkfetch/superseded/**/*")
+
+    report = await archive_views(root, kind, 2)
+
+    (failure,) = report.failures
+    assert failure.transfer == (Document("A") if "A-" in kind.record else snapshot())
+    assert "`bulkfetch repair`" in failure.line()
+    assert find(root, kind.files) == []
+    assert verify(root).exit_code == 1
+    async with serving(with_views(2)) as server:
+        repaired_now = await repair_async(root, server.settings(**CUT))
+    assert repaired_now.sound, repaired_now.lines()
+    assert len(find(root, kind.files)) == 1
+    assert len(kept) >= 2
+    assert kept <= contents(root, "_bulkfetch/superseded/**/*"), "the old generation"
+    assert verify(root, deep=True).exit_code in (0, 4)
+    assert [path.suffix for path in find(root, f"{kind.record}.*")] == [".json"]
+
+
+async def test_a_stuck_document_or_snapshot_without_damage_is_finished_without_the_server(
+    stuck: tuple[Path, Kind],
+) -> None:
+    root, kind = stuck
+
+    async with serving(lambda asked: web.Response(status=503)) as server:
+        with pytest.raises(BulkfetchError):
+            await export_async(root, server.settings(**CUT))
+
+    assert len(find(root, kind.files)) == 1
+    assert not find(root, f"{kind.record}.next")
+
+
+def snapshot() -> Transfer:
+    return unbilled_transfer(*UNBILLED, period="current", currency="USD")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 from aiohttp import web
-from support.replay import Asked, MadeUp, Served, invoice, serving
+from support.forks import run_bulkfetch
+from support.replay import TOKEN, Asked, MadeUp, Served, invoice, serving
 
 from bulkfetch.archive.layout import SUPERSEDED
-from bulkfetch.errors import SignInError
 from bulkfetch.runs.accept import accept
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.prune import prune
@@ -21,6 +23,15 @@ from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.verify import verify
 
 OFFICE = ("office", "billing_line_items")
+USAGE = ("one_time", "usage_line_items")
+DAILY = Selection(
+    since="2025-06-30",
+    until="2025-06-30",
+    unbilled=True,
+    currencies="EUR",
+    line_item_types=USAGE[1],
+)
+"""What is not billed yet, and no invoice."""
 
 
 def rows(count: int, amount: str = "10.00") -> list[str]:
@@ -58,10 +69,26 @@ class Year:
         self.story += report.lines()
         return report
 
+    async def run_command(self, what: str) -> tuple[int, str]:
+        """Run the command as a scheduler does, and note what it says; return its exit code."""
+        async with serving(self.tenant) as server:
+            words = ["export", str(self.root), "--quiet", "--base-url", server.base_url]
+            variables = {**os.environ, "BULKFETCH_TOKEN": TOKEN}
+            done = await anyio.to_thread.run_sync(
+                lambda: run_bulkfetch(*words, environ=variables, cwd=self.root.parent)
+            )
+        self.story += [f"== {what}: exit code {done.returncode}", done.stdout, done.stderr]
+        return done.returncode, done.stderr
+
     def superseded(self) -> set[str]:
-        """What has been replaced, without the table of headers."""
+        """What has been replaced, without the table of headers and snapshots."""
         files = self.root.joinpath(SUPERSEDED).rglob("D*")
         return {path.name.partition("-")[0] for path in files if path.name.endswith(".parquet.old")}
+
+    def snapshots(self) -> tuple[int, int]:
+        """How many snapshots readers see, and how many older ones are kept."""
+        older = self.root.joinpath(SUPERSEDED).rglob("unbilled-*.parquet.old")
+        return len(list(self.root.glob("unbilled_line_items/**/*.parquet"))), len(list(older))
 
 
 @pytest.mark.slow
@@ -108,18 +135,33 @@ async def test_a_year_in_the_life_of_an_archive(tmp_path: Path) -> None:
         return web.Response(status=401)
 
     year.tenant.interrupt = expired
-    for _ in range(3):
-        with pytest.raises(SignInError) as refused:
-            await year.run("May")
-    year.story += ["== May, an expired token: exit code 2", str(refused.value)]
-    assert "token" in str(refused.value)
+    for day in range(1, 4):
+        code, said = await year.run_command(f"{day} May, an expired token")
+        assert code == 1
+        assert said.startswith("bulkfetch: error: ")
+        assert "token" in said
+        assert len(said.splitlines()) == 1
     assert files == {path: path.stat().st_mtime_ns for path in year.root.rglob("*.parquet")}
     year.tenant.interrupt = lambda asked: None
 
     # June: the first run with a new token fetches May too.
     year.bill(6)
     report = await year.run("June, two months at once")
-    assert (report.exit_code, len(report.committed)) == (0, 2)
+    assert (report.exit_code, report.new) == (0, ("D05", "D06"))
+
+    # What is not billed yet is looked at each day; the last week of it is kept, whatever comes.
+    replaced = year.superseded()
+    for day in range(1, 11):
+        year.tenant.rows["unbilled", *USAGE] = [
+            f'{{"customerName":"c","effectiveUnitPrice":{day}.25}}'
+        ] * day
+        report = await year.run(f"{day} June, unbilled usage", selection=DAILY)
+        assert (report.exit_code, report.rows) == (0, 2 * day), "the current and the last period"
+        assert year.snapshots() == (2, 2 * min(day - 1, 6))
+    assert year.superseded() == replaced
+    assert any(line.startswith("2 old generations of unbilled") for line in report.lines())
+    assert verify(year.root).exit_code == 0
+    year.tenant.rows["unbilled", *USAGE] = []
 
     # July: February's invoice is no longer listed; it stays where readers see it.
     year.bill(7)
@@ -127,6 +169,9 @@ async def test_a_year_in_the_life_of_an_archive(tmp_path: Path) -> None:
     year.tenant.invoices.remove(february)
     report = await year.run("July, February is no longer listed")
     assert report.exit_code == 0
+    assert "NOTE the service no longer lists invoice D02; what is archived of it stays" in (
+        report.lines()
+    )
     assert list(year.root.glob("line_items/**/D02-*.parquet"))
     assert verify(year.root, deep=True).exit_code == 0
 
@@ -145,8 +190,14 @@ async def test_a_year_in_the_life_of_an_archive(tmp_path: Path) -> None:
     accepted = accept(year.root, ["D08"], reason="credit agreed")
     year.story += ["== September, accepted: exit code 0", *accepted.lines()]
     report = await year.run("September, one invoice alone", selection=Selection(invoices=("D09",)))
-    assert (report.exit_code, len(report.committed)) == (0, 1)
+    assert (report.exit_code, report.new, report.no_longer_listed) == (0, ("D09",), ())
     assert verify(year.root).exit_code == 0
+
+    # An auditor asks for the first quarter alone, of one kind: nothing else is fetched or said.
+    quarter = Selection(since="2025-01-01", until="2025-03-31", line_item_types=OFFICE[1])
+    report = await year.run("September, the first quarter", selection=quarter)
+    assert (report.exit_code, len(report.skipped), report.new) == (0, 2, ())
+    assert report.no_longer_listed == ("D02",), "it is of that quarter"
 
     # October: the service answers nothing for a corrected invoice: what is archived stays.
     year.bill(10)
@@ -171,6 +222,10 @@ async def test_a_year_in_the_life_of_an_archive(tmp_path: Path) -> None:
     report = await year.run("December, August charges more")
     assert report.exit_code == 4
     assert any("D08" in line and "140.00" in line for line in report.lines())
+
+    # A year of corrections takes less room than the year itself.
+    kept = sum(path.stat().st_size for path in year.root.joinpath(SUPERSEDED).rglob("*.old"))
+    assert report.superseded_bytes == kept
 
     # The year ends: what was replaced long enough ago goes, and all is what its commits say.
     for number, folder in enumerate(sorted(year.root.joinpath(SUPERSEDED).iterdir())):
