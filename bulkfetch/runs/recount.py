@@ -18,7 +18,7 @@ from bulkfetch.billing.apis import exported
 from bulkfetch.billing.invoices import Invoice, flatten
 from bulkfetch.billing.sources import BEGINNING, Bookmark, PageSource, Walk
 from bulkfetch.billing.transfers import Transfer, transfer_of
-from bulkfetch.decoding.pages import JsonDecoder
+from bulkfetch.decoding.pages import PageDecoder
 from bulkfetch.errors import TransferError
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
@@ -133,7 +133,8 @@ async def _count_rows(transfer: Transfer, then: int, fetcher: Fetcher) -> int:
 
 
 async def _count_from(start: Bookmark, transfer: Transfer, source: PageSource) -> int:
-    walk = Walk(transfer, JsonDecoder(), start)
+    # without a schema: rows are only counted, and no value needs a column
+    walk = Walk(transfer, PageDecoder(transfer.invoice_id, None), start)
     async with aclosing(source.pages(walk)) as pages:
         return sum([placed.page.rows async for placed in pages])
 
