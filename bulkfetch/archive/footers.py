@@ -110,22 +110,20 @@ class PartCount:
         is_known = self.total_column is not None and not self.rescues[self.total_column]
         return self._total if is_known else None
 
-    def add(self, rows: pa.RecordBatch) -> None:
-        """Count rows."""
+    def add(self, rows: pa.RecordBatch, rescues: Mapping[str, int] | None = None) -> None:
+        """Count rows; their rescues are read unless they are given."""
         if self.total_column is not None:
             self._total = exact_sum((self._total, sum_of(rows.column(self.total_column))))
-        if RESCUED not in rows.schema.names:  # of a type that is not declared
-            return
-        rescued = rows.column(RESCUED)
-        if rescued.null_count < len(rescued):
-            for text in rescued.drop_null().to_pylist():
-                self.rescues.update(_keys(text.encode()))
+        self.rescues.update(_rescues_of(rows) if rescues is None else rescues)
 
 
-def _keys(text: bytes) -> list[str]:
-    """Return the keys of a JSON object."""
-    try:
-        return list(orjson.loads(text))
-    except ValueError:  # values that only the exact reader takes
-        value = loads(text)
-        return [key for key, _ in value] if isinstance(value, Pairs) else []
+def _rescues_of(rows: pa.RecordBatch) -> Counter[str]:
+    """Count what the texts of `_rescued` have, each key as often as it is there."""
+    rescues: Counter[str] = Counter()
+    if RESCUED not in rows.schema.names:  # of a type that is not declared
+        return rescues
+    for text in rows.column(RESCUED).drop_null().to_pylist():
+        rescued = loads(text.encode())
+        if isinstance(rescued, Pairs):
+            rescues.update(key for key, _ in rescued)
+    return rescues

@@ -270,7 +270,7 @@ class _Intake:
         self._compare(line, batch)
         is_known = line + page.rows <= self._writer.rows
         taken = TakenPage(placed.start, page.rows, self._total, dict(self.tally.rescues))
-        self._write(line, batch)
+        self._write(line, batch, page.columns.rescues)
         self.tally.add(page, self.decoder.schema)
         if not is_known and not placed.is_last:
             self._staged.add(transfer_name(self._transfer))
@@ -282,11 +282,13 @@ class _Intake:
         self._journal.close()
         self._writer.abort(kept=self._journal.vouched)
 
-    def _write(self, line: int, batch: pa.RecordBatch) -> None:
+    def _write(
+        self, line: int, batch: pa.RecordBatch, rescues: Mapping[str, int] | None = None
+    ) -> None:
         """Write those rows of a batch, which starts at a line, that are not written yet."""
         known = self._writer.rows - line
         if known < batch.num_rows:
-            self._writer.write(batch.slice(known))
+            self._writer.write(batch.slice(known), None if known else rescues)
 
     def _release(self) -> None:
         if self._journal.can_read_back:

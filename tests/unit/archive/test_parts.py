@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -15,11 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulkfetch.archive.footers import footer_of
 from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, RowMemory, StagedPart, stage_table
-from bulkfetch.billing.details import DETAILS
+from bulkfetch.billing.details import DETAILS, schema_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.decoding.pages import PageDecoder
 from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import LocalStore
+from bulkfetch.storage.store import Store
 
 SCHEMA = pa.schema(
     [
@@ -177,9 +182,71 @@ def test_a_part_is_compressed_and_has_statistics_an_index_and_checksums() -> Non
     assert column.has_offset_index
     assert column.has_column_index
     damaged = bytearray(content)
-    damaged[column.dictionary_page_offset + 60] ^= 1
+    damaged[column.data_page_offset + 60] ^= 1
     with pytest.raises((OSError, pa.ArrowException)):
         pq.read_table(io.BytesIO(bytes(damaged)), page_checksum_verification=True)
+
+
+def dictionaries_of(content: bytes) -> set[str]:
+    group = pq.ParquetFile(io.BytesIO(content)).metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return {column.path_in_schema for column in columns if column.has_dictionary_page}
+
+
+def test_columns_whose_values_come_again_have_dictionaries() -> None:
+    _, (content,) = written(rows(CHUNK_ROWS))
+    assert dictionaries_of(content) == {"name", "tags.list.element"}
+    _, (content,) = written(rows(CHUNK_ROWS - 1))
+    assert dictionaries_of(content) == set()
+
+
+@pytest.mark.parametrize("schema", [row.schema.arrow for row in DETAILS.values() if row.schema])
+def test_columns_of_every_type_can_have_dictionaries_and_need_not(schema: pa.Schema) -> None:
+    """Booleans have none, and a column that never repeats is written as it is."""
+    with_null = [pa.nulls(CHUNK_ROWS, field.type) for field in schema]
+    loose = pa.schema([field.with_nullable(True) for field in schema])
+    _, (content,) = written(pa.table(with_null, schema=loose))
+    leaves = pq.ParquetFile(io.BytesIO(content)).schema
+    paths = {leaves.column(number).path for number in range(len(leaves.names))}
+    booleans = {field.name for field in schema if pa.types.is_boolean(field.type)}
+    assert dictionaries_of(content) == paths - booleans
+
+
+ODD_ROWS = [
+    '{"unitPrice":null}',
+    '{"new":1,"new":2}',
+    '{"New":1e999,"new":{"a":1}}',
+    '{"quantity":"x","unitPrice":[],"dyn\\u00e9":"\\ud800"}',
+    '{"unitPrice":1.5}',
+]
+
+
+@given(st.lists(st.sampled_from(ODD_ROWS), min_size=1, max_size=30), st.integers(1, 30))
+def test_the_footer_counts_the_same_rescues_whether_a_page_is_in_one_part_or_two(
+    texts: list[str], part_rows: int
+) -> None:
+    transfer = Transfer("D1", "office", "billing_line_items")
+    schema = schema_of("office", "billing_line_items")
+    assert schema is not None
+    decoder = PageDecoder("D1", schema)
+    page = decoder.decode(f'{{"items":[{",".join(texts)}]}}'.encode()).page
+    batch, store = decoder.batch(page, 0), Memory()
+    parts = PartWriter(
+        cast("Store", store),
+        name_of,
+        part_rows=part_rows,
+        row_group_rows=part_rows,
+        transfer=transfer,
+        total_column=schema.total,
+    )
+    parts.write(batch, page.columns.rescues)
+    counted: Counter[str] = Counter()
+    for part in parts.finish(schema.arrow):
+        file = pq.ParquetFile(io.BytesIO(store.content(part)))
+        footer = footer_of(file.metadata.metadata)
+        assert footer is not None
+        counted.update(footer.rescues)
+    assert counted == page.columns.rescues
 
 
 @pytest.mark.parametrize("count", [0, 1, 99, 100])
