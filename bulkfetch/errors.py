@@ -23,6 +23,7 @@
     │   │   └── MisdirectedError    the answer belongs to another request
     │   └── ForeignLinkError        a link or redirect leads away from the configured origin
     ├── SignInError                 no token could be had, or the server refuses it
+    │   └── GraphAccessError        no token opens Microsoft Graph's billing export
     ├── ServerUnavailableError      the server has not given a useful answer for too long
     ├── DeadlineError               the run has used up its time
     ├── ReaderGoneError             the program that read the printed results has ended
@@ -33,6 +34,7 @@
     │   ├── ExportError             Microsoft Graph could not make an export
     │   │   ├── NothingExportedError  it says that there is nothing to export
     │   │   └── PendingExportError  it has not finished the export in time
+    │   ├── NoGraphError            Microsoft Graph refuses all exports
     │   └── ExpiredBookmarkError    the server no longer knows where to continue
     └── NotFoundError               this tenant does not have what was asked for
 
@@ -258,6 +260,17 @@ class SignInError(BulkfetchError):
     reason = "sign_in"
 
 
+class GraphAccessError(SignInError):
+    """No token opens Microsoft Graph's billing export: `why`, and `advice` on what to do."""
+
+    reason = "graph_access"
+
+    def __init__(self, why: str, advice: str = "") -> None:
+        super().__init__(f"{why}: {advice}" if advice else why)
+        self.why = why
+        self.advice = advice
+
+
 class ServerUnavailableError(BulkfetchError):
     """The server has not given a useful answer for so long, or so often, that the run stops."""
 
@@ -303,6 +316,16 @@ class ExportError(TransferError):
         super().__init__(message)
         self.code = code
         self.said = said
+
+
+class NoGraphError(TransferError):
+    """Microsoft Graph is not asked, or refuses all exports; `advice` says what to do."""
+
+    reason = "graph_access"
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class NothingExportedError(ExportError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import PurePosixPath
@@ -38,6 +39,15 @@ class CommittedPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Unavailable:
+    """Why a transfer is committed without rows: Microsoft Graph had none, and said so with this
+    code; `since` is the day, as 2026-11-28."""
+
+    code: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """A transfer that is complete, of an invoice that charged what `transfer.charged` says when it
     was fetched.
@@ -60,6 +70,8 @@ class Commit:
     """Whether all parts are known to be there; only a rebuilt commit may not know."""
     graph: ExportedData | None = None
     """What identifies the data, where Microsoft Graph exported them."""
+    unavailable: Unavailable | None = None
+    """Set where the service had no rows of an invoice that should have some."""
 
     @property
     def record_name(self) -> PurePosixPath:
@@ -109,6 +121,7 @@ class Commit:
             "currency": self.transfer.currency,
             **({"period": self.transfer.unbilled[0]} if self.transfer.unbilled else {}),
             **({"rebuilt": True, "is_whole": self.is_whole} if self.rebuilt else {}),
+            **({"unavailable": asdict(self.unavailable)} if self.unavailable else {}),
             "rows": self.rows,
             "total_column": self.total_column,
             "total": None if self.total is None else f"{money(self.total):f}",
@@ -164,6 +177,7 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
         rebuilt=facts.get("rebuilt", False),
         is_whole=facts.get("is_whole", True),
         graph=ExportedData.from_dict(facts["graph"]) if "graph" in facts else None,
+        unavailable=_unavailable_of(facts.get("unavailable")),
     )
     _check_counts(commit)
     for number, part in enumerate(commit.parts):
@@ -172,11 +186,20 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
     return commit
 
 
+def _unavailable_of(facts: dict[str, Any] | None) -> Unavailable | None:
+    if facts is None:
+        return None
+    date.fromisoformat(facts["since"])
+    return Unavailable(str(facts["code"]), facts["since"])
+
+
 def _check_counts(commit: Commit) -> None:
     """Check what reports add up. Raises ValueError."""
     counts = [commit.rows, *commit.rescues.values(), *(part.rows for part in commit.parts)]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         raise ValueError("it does not say how many rows there are")
+    if commit.unavailable and commit.rows:
+        raise ValueError("it has rows, and says that there are none")
     if not all(
         each is None or each.is_finite() for each in (commit.total, commit.transfer.charged)
     ):

@@ -12,6 +12,7 @@
     _bulkfetch/staging/…                                    what is not published yet
     _bulkfetch/superseded/<moment>/…                        what has been replaced
     _bulkfetch/failures.jsonl                               what no run could complete so far
+    _bulkfetch/exports.json                                 which exports are awaited or checked
     _bulkfetch/runs/…, logs/…                               what each run did, request by request
 
 Beside a record `T.json` there may be `T.next`, the one that replaces it, and `T.<moment>.old`, the
@@ -59,6 +60,7 @@ DATA = (LINE_ITEMS, UNBILLED_LINE_ITEMS, INVOICES, DOCUMENTS)
 FAILURES = STATE / "failures.jsonl"
 ACCEPTED = STATE / "accepted.json"
 WITNESS = STATE / "witness.json"
+EXPORTS = STATE / "exports.json"
 REFUSED = STATE / "refused"
 RUNS = STATE / "runs"
 LOGS = STATE / "logs"
@@ -235,6 +237,11 @@ def waiting_name(transfer: Transfer, side: int) -> PurePosixPath:
     """Return where the pages of a transfer are kept while it is fetched, if no later run may
     continue behind them."""
     return staged_name(transfer, side).with_suffix(".rows")
+
+
+def operation_name(transfer: Transfer) -> PurePosixPath:
+    """Return where the export is written down that Microsoft Graph was asked to make."""
+    return STAGING / f"{transfer_name(transfer)}+operation.json"
 
 
 def commit_name(transfer: Transfer) -> PurePosixPath:

@@ -20,7 +20,7 @@ from bulkfetch.words import given_as
 
 _ARCHIVE_HASH = "archive_sha256"
 _API = "new_commerce_api"
-_WANTED: Mapping[object, Wanted] = {"v1": "v1", "graph": "graph"}
+_WANTED: Mapping[object, Wanted] = {"auto": "auto", "v1": "v1", "graph": "graph"}
 _SANDBOX = re.compile(r"sandbox, seed (\d+), (\d+) line items(?:, details (.+))?")
 UNKNOWN_TENANT = "unknown"
 """What stands for the tenant of a run whose settings and token do not name it."""
@@ -79,12 +79,12 @@ def claim_archive(
         store.write(ARCHIVE, content)
 
 
-def wanted_api(store: Store) -> Wanted:
-    """Return which API the last run wanted for new commerce. A damaged archive file counts as one
-    that does not say."""
+def wanted_api(store: Store) -> Wanted | None:
+    """Return which API the last run wanted for new commerce; None where the archive file does not
+    say, because it is damaged or lost."""
     with suppress(DamagedArchiveError):
-        return _WANTED.get((read_archive(store) or {}).get(_API), "auto")
-    return "auto"
+        return _WANTED.get((read_archive(store) or {}).get(_API))
+    return None
 
 
 def join_selections(

@@ -17,6 +17,7 @@ from bulkfetch.archive.layout import (
     STAGED_HEADERS,
     STAGING,
     journal_name,
+    operation_name,
     staged_again_name,
     staged_name,
     transfer_name,
@@ -26,7 +27,12 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
 _STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|again|journal|rows)")
+_OPERATION = re.compile(r"[^+]+\+[^+]+\+[^+]+\+operation\.json(\.tmp)?")
+_OPERATION_ENDING = "+operation.json"
+"""An operation outlives the run that began it."""
 _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
+_SCRATCH = re.compile(rf"{STAGING}/bulkfetch-export-\w+/blob-[0-9]+")
+"""A file of an export whose rows were not written yet."""
 _COPY = re.compile(r"^\.(.+)\.copy$")
 """A file that is being copied, where there are no hard links."""
 
@@ -39,11 +45,14 @@ def sweep(store: Store, unfinished: Iterable[PurePosixPath]) -> None:
     """
     staged = store.list(STAGING)
     needed = _adoptable(staged)
+    needed |= {name for name in staged if name.name.endswith(_OPERATION_ENDING)}
     open_ones = {record.stem for record in unfinished}
     needed |= {name for name in staged if _record_stem(name) in open_ones}
     for name in staged:
         if name not in needed and _is_ours(name):
             store.unlink(name)
+    for folder in {name.parent for name in staged if _SCRATCH.fullmatch(str(name))}:
+        store.remove_directory(folder)
     for name in (ARCHIVE, FAILURES, *store.list(RUNS)):
         temporary = name if name.suffix == ".tmp" else name.with_name(f"{name.name}.tmp")
         store.unlink(temporary)
@@ -60,10 +69,12 @@ def _record_stem(staged: PurePosixPath) -> str:
 
 def _is_ours(name: PurePosixPath) -> bool:
     """Return whether bulkfetch gives such a name in staging."""
+    if _SCRATCH.fullmatch(str(name)):
+        return True
     if name.parent != STAGING:
         return False
     own = _COPY.sub(r"\1", name.name)
-    if _STAGED.fullmatch(own) or _STAGED_DOCUMENT.fullmatch(own):
+    if any(each.fullmatch(own) for each in (_STAGED, _STAGED_DOCUMENT, _OPERATION)):
         return True
     return own == STAGED_HEADERS.name
 
@@ -81,6 +92,7 @@ def sweep_transfers(store: Store, done: Iterable[Transfer]) -> set[str]:
         name = transfer_name(transfer)
         if name in staged:
             remove_staged(store, transfer)
+            store.unlink(operation_name(transfer))
             staged.discard(name)
     return staged
 

@@ -364,6 +364,12 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         metavar="INVOICE",
         help="fetch this invoice again and take what comes, whatever is archived; may be repeated",
     )
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help="ask Microsoft Graph again for all selected exports; without it, once a day for those "
+        "of the last two billing periods",
+    )
     _add_json(parser)
     _add_quiet(parser)
     _add_verbose(parser)

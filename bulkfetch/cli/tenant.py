@@ -40,7 +40,8 @@ def open_settings(arguments: argparse.Namespace) -> Iterator[Settings]:
     for name in given:
         arguments.parser.error(f"--sandbox-{name} is for the sandbox: give --sandbox too")
     check_credentials(settings)
-    route_to(settings.base_url, settings.proxy)  # refuses a proxy that cannot be used
+    for url in filter(None, (settings.base_url, settings.graph_url)):
+        route_to(url, settings.proxy)  # refuses a proxy that cannot be used
     yield settings
 
 

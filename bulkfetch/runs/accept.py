@@ -100,7 +100,7 @@ def _compare(store: Store, invoices: Collection[str], settings: Settings) -> lis
     if missing := sorted(set(invoices) - {each.invoice_id for each in headers}):
         names = ", ".join(map(printable, missing))
         raise NotFoundError(f"{store.where} has no header of invoice {names}")
-    transfers = [transfer for header in headers for transfer in header.charging]
+    transfers = [transfer for header in headers for transfer in header.transfers]
     commits = {each: read_commit(store, each) for each in transfers}
     known = {each: commit for each, commit in commits.items() if commit is not None}
     circumstances = read_circumstances(store, settings.money_tolerance)

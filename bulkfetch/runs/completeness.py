@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.exports import read_exports
 from bulkfetch.archive.findings import Finding, look
 from bulkfetch.archive.inventory import find_gone, list_records
 from bulkfetch.archive.layout import (
@@ -55,7 +57,14 @@ def find_lacking(
     failed = open_failures(store)
     findings += [_finding_of(each, f"a run failed at it: {failed[each]}") for each in failed]
     selected = dict.fromkeys(find_selected((archive or {}).get("selections", []), headers))
-    missing = [each for each in selected if each not in committed and each not in failed]
+    today, exports = datetime.now(UTC).date(), read_exports(store)
+    missing = [
+        each
+        for each in selected
+        if each not in committed
+        and each not in failed
+        and not (isinstance(each, Transfer) and exports.is_awaited(each, today))
+    ]
     findings += [_finding_of(each, "was selected, and is not in the archive") for each in missing]
     nothing: list[Finding] = []
     unfinished = look(findings, STAGING, nothing, lambda: list(_find_unfinished(store, headers)))

@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from bulkfetch.archive.commits import Commit, commit_names
 from bulkfetch.archive.documents import CommittedDocument, committed_documents
+from bulkfetch.archive.exports import read_exports, write_exports
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
     count_records,
@@ -38,11 +39,13 @@ from bulkfetch.archive.origin import (
 from bulkfetch.archive.orphans import rebuild_records
 from bulkfetch.archive.publishing import Publishing, Settled, begin_run
 from bulkfetch.archive.records import Record
+from bulkfetch.archive.samples import open_run_log
 from bulkfetch.archive.superseded import remove_old_views, size_of
 from bulkfetch.archive.sweep import remove_staged, sweep, sweep_transfers
-from bulkfetch.billing.apis import ALL_V1, Routes, Wanted
+from bulkfetch.billing.apis import ALL_V1, Api, Routes, Wanted, api_of
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
+from bulkfetch.billing.recency import young_until
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import (
     BulkfetchError,
@@ -67,13 +70,21 @@ from bulkfetch.runs.committed import (
 )
 from bulkfetch.runs.documents import export_document
 from bulkfetch.runs.early import EarlyTransfers, find_early, may_begin_early, names_in_use
+from bulkfetch.runs.exports import (
+    AskV1,
+    Came,
+    Graph,
+    NotYet,
+    Stays,
+    fetch_export,
+    open_graph,
+)
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
 from bulkfetch.runs.plan import Plan, plan_export
 from bulkfetch.runs.reconcile import Header, header_of, sole_transfers
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
-from bulkfetch.runs.samples import open_run_log
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
 from bulkfetch.runs.sources import api_wanted, rank
 from bulkfetch.runs.transfers import Job, fetch_transfer
@@ -106,6 +117,7 @@ def export(
     allow_empty: bool = False,
     documents: bool = False,
     take_new: Collection[str] = (),
+    recheck: bool = False,
     on_refresh_token: Callable[[Secret], None] | None = None,
     **keywords: Unpack[ExportKeywords],
 ) -> ExportReport:
@@ -125,6 +137,7 @@ def export(
             allow_empty=allow_empty,
             documents=documents,
             take_new=take_new,
+            recheck=recheck,
             on_refresh_token=on_refresh_token,
         )
     )
@@ -151,6 +164,7 @@ async def export_async(
     allow_empty: bool = False,
     documents: bool = False,
     take_new: Collection[str] = (),
+    recheck: bool = False,
     stats: RunStats | None = None,
     source: str | None = None,
     on_refresh_token: Callable[[Secret], None] | None = None,
@@ -177,6 +191,9 @@ async def export_async(
     The line items of the invoices in `take_new` are fetched again, and take the place of what is
     archived whatever that is.
 
+    With `recheck`, Microsoft Graph is asked again for all selected exports, to see whether their
+    data were made anew; without it, for those of the last two billing periods, once a day.
+
     With `documents`, the PDFs of the selected invoices are saved as well, statements and tax
     receipts; the service gives them to app+user credentials only. `on_refresh_token` is called in a
     thread with each new refresh token, for callers that keep it in a vault.
@@ -195,6 +212,7 @@ async def export_async(
         allow_empty=allow_empty,
         documents=documents,
         take_new=tuple(take_new),
+        recheck=recheck,
         source=source,
         on_refresh_token=on_refresh_token,
     )
@@ -262,6 +280,7 @@ async def archive(
     ):
         run = Run(settings, options, store, session, stats, log, publishing)
         run = replace(run, is_user=has_user(settings), ends_at=_end_of_run(settings))
+        run = replace(run, today=options.today or run.today)
         run = replace(run, tenant=await _find_tenant(run))
         outcome = await _plan_and_fetch(run, found)
     elapsed_s = anyio.current_time() - started
@@ -350,6 +369,7 @@ class _Fetching:
     job: Job
     workers: Workers
     early: EarlyTransfers
+    graph: Graph | None = None
     sole: set[Transfer] = field(default_factory=set)
     """Transfers that make up all charges of their invoice, of the invoices that are known."""
     ended_empty: set[Transfer] = field(default_factory=set)
@@ -368,6 +388,13 @@ class _Progress:
     """How many transfers of each invoice have not ended."""
     ended_empty: set[Transfer] = field(default_factory=set)
     """Transfers whose last page is empty, although the page before named it."""
+    checked: set[Transfer] = field(default_factory=set)
+    """Exports that Microsoft Graph has answered for."""
+    awaited: set[Transfer] = field(default_factory=set)
+    """Exports of young invoices that Microsoft Graph does not have yet."""
+    for_v1: set[Transfer] = field(default_factory=set)
+    """Exports that Microsoft Graph does not have, and v1 may."""
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +424,9 @@ async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
         progress = await _prepare_to_fetch(run, work, fetching)
         with anyio.CancelScope(deadline=run.ends_at) as scope:
             await _fetch_transfers(run, work, progress, fetching)
+            if progress.for_v1 and progress.fatal is None:
+                work = _turn_to_v1(run, work, progress)
+                await _fetch_transfers(run, work, progress, fetching)
             if progress.fatal is None:
                 await _ask_again(run, progress, fetching)
             if progress.fatal is None:
@@ -408,7 +438,7 @@ async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
             "run the same command again to continue"
         )
     with run.stats.at_storage():
-        left = await anyio.to_thread.run_sync(_end, run)
+        left = await anyio.to_thread.run_sync(_end, run, progress)
     return _Outcome(work, progress, found.settled, left)
 
 
@@ -422,16 +452,20 @@ async def _open_fetching(run: Run) -> AsyncIterator[_Fetching]:
     def count_discarded() -> None:
         run.stats.pages_discarded += 1
 
-    async with open_fetcher(
-        run.session,
-        run.settings,
-        on_discard=count_discarded,
-        on_empty_end=ended_empty.add,
-        places=workers.places,
-    ) as fetcher:
+    async with (
+        open_graph(run) as graph,
+        open_fetcher(
+            run.session,
+            run.settings,
+            on_discard=count_discarded,
+            on_empty_end=ended_empty.add,
+            places=workers.places,
+            exports=graph,
+        ) as fetcher,
+    ):
         job = Job(run, fetcher, sole)
         early = EarlyTransfers(job, workers.at_once)
-        yield _Fetching(job, workers, early, sole, ended_empty)
+        yield _Fetching(job, workers, early, graph, sole, ended_empty)
 
 
 async def _compare(run: Run, plan: Plan, found: Found, known: Kept) -> Work:
@@ -471,9 +505,8 @@ def _open_router(run: Run, found: Found) -> Router:
 
 def _api_of_run(run: Run) -> Wanted:
     """Return which API a run wants for new commerce; a repair wants what the archive does."""
-    if run.options.repair is None:
-        return api_wanted(run.settings)
-    return wanted_api(run.store)
+    known = None if run.options.repair is None else wanted_api(run.store)
+    return known or api_wanted(run.settings)
 
 
 def _begin(run: Run, plan: Plan) -> None:
@@ -510,9 +543,14 @@ def _narrowing(options: ExportOptions) -> dict[str, Any]:
     return {**options.selection.narrowing(), **({} if options.documents else {"documents": False})}
 
 
-def _end(run: Run) -> _Left:
+def _end(run: Run, progress: _Progress) -> _Left:
     """Make everything durable that was published, and remove old views of a moment."""
     run.publishing.sync_records()
+    if progress.checked:
+        awaited = {each: young_until(each) or run.today for each in progress.awaited}
+        checked = dict.fromkeys(progress.checked, run.today)
+        known = read_exports(run.store)
+        write_exports(run.store, known.after(checked=checked, awaited=awaited))
     names = run.store.list(SUPERSEDED)
     removed = remove_old_views(run.store, run.settings.keep_snapshots, names)
     gone = {name for generation in removed for name in generation.sizes}
@@ -603,10 +641,16 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: 
 
     Those that were begun early come first, the others by how long they may take.
     """
-    job, early = fetching.job, fetching.early
+    job, early, graph = fetching.job, fetching.early, fetching.graph
+    if graph is not None:
+        exports = [each for each in work.pending if api_of(each) is Api.GRAPH]
+        graph.exports.begin(exports, job.fetcher.tasks)
 
     async def fetch(transfer: Transfer) -> None:
         async def commit() -> None:
+            if graph is not None and api_of(transfer) is Api.GRAPH:
+                await _take_export(transfer, graph, job, progress)
+                return
             begun = transfer in early
             fetched = await (early.take(transfer) if begun else fetch_transfer(transfer, job))
             await commit_first(fetched, progress.vote, job)
@@ -616,8 +660,47 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: 
         if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
             run.stats.invoices_done += 1
 
-    pending = sorted(work.pending, key=lambda each: (each not in early, rank(each)))
+    def turn(each: Transfer) -> tuple[Any, ...]:
+        # exports are made meanwhile
+        return api_of(each) is Api.GRAPH, each not in early, rank(each)
+
+    done = {*progress.vote.first, *progress.vote.kept, *progress.awaited}
+    done |= {each.transfer for each in progress.failures if isinstance(each.transfer, Transfer)}
+    pending = sorted((each for each in work.pending if each not in done), key=turn)
     await fetching.workers.work(pending, fetch, lambda: progress.fatal is not None)
+
+
+async def _take_export(transfer: Transfer, graph: Graph, job: Job, progress: _Progress) -> None:
+    """Fetch an export and commit it, or note why there is nothing to commit."""
+    vote = progress.vote
+    found = await fetch_export(transfer, job, graph, vote.archived.get(transfer), job.run.today)
+    if not transfer.unbilled:
+        progress.checked.add(transfer)
+    match found:
+        case Came(fetched, note):
+            await commit_first(fetched, vote, job)
+        case Stays(commit, note):
+            vote.kept[transfer] = commit
+            job.run.stats.transfers_done += 1
+        case NotYet():
+            progress.awaited.add(transfer)
+            note = (
+                "Microsoft Graph does not have it yet: its invoice is young, and the next run asks "
+                "again"
+            )
+        case AskV1():
+            progress.for_v1.add(transfer)
+            note = "Microsoft Graph does not have it, so v1 is asked"
+    if note:
+        progress.notes.append(f"{transfer}: {note}")
+
+
+def _turn_to_v1(run: Run, work: Work, progress: _Progress) -> Work:
+    """Return the work with transfers of v1 in place of the exports that Graph does not have."""
+    work = work.with_v1(progress.for_v1, run.options.selection)
+    progress.vote.headers = {header.invoice_id: header for header in work.headers}
+    progress.to_do += Counter(each.invoice_id for each in work.pending if each.why)
+    return work
 
 
 async def _ask_again(run: Run, progress: _Progress, fetching: _Fetching) -> None:
@@ -652,7 +735,7 @@ async def _carry(
         if isinstance(error, _FATAL) and not isinstance(error, DamagedError):
             progress.fatal = progress.fatal or error
         vote = progress.vote
-        done = {*vote.committed, *vote.refused, *vote.superseded}
+        done = {*vote.committed, *vote.refused, *vote.superseded, *vote.kept}
         failed = [each for each in transfers if each not in done]
         progress.failures += [failure_of(transfer, error) for transfer in failed]
         run.stats.transfers_failed += 0 if progress.fatal else len(failed)
@@ -708,15 +791,18 @@ async def _save_document(document: Document, run: Run, progress: _Progress) -> b
 def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
     work, progress, stats = outcome.work, outcome.progress, run.stats
     plan = work.plan
-    commits = {**progress.vote.before, **_stayed(progress.vote), **progress.vote.committed}
+    commits = {**progress.vote.before, **_stayed(progress.vote), **progress.vote.kept}
+    commits |= progress.vote.committed
     committed = (progress.vote.committed.get(transfer) for transfer in plan.transfers)
     documents = (progress.documents.get(document) for document in work.documents)
     return ExportReport(
         output=run.options.output,
         invoices=len(plan.invoices),
         absent=plan.absent,
+        notes=tuple(sorted(progress.notes)),
+        awaited=tuple(sorted(progress.awaited)),
         committed=tuple(each for each in committed if each is not None),
-        skipped=tuple(work.skipped.values()),
+        skipped=(*work.skipped.values(), *progress.vote.kept.values()),
         changed=work.changed,
         superseded=tuple(sorted(progress.vote.superseded)),
         set_apart=work.set_apart,
@@ -762,7 +848,7 @@ def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:
     work, progress = outcome.work, outcome.progress
     failed = {failure.transfer: failure for failure in progress.failures}
     done = {*progress.vote.committed, *work.skipped, *progress.documents, *work.documents_skipped}
-    done |= progress.vote.superseded.keys()
+    done |= progress.vote.superseded.keys() | progress.vote.kept.keys() | progress.awaited
     blocked = {each.transfer for each in work.blocked if isinstance(each.transfer, Transfer)}
     transfers = {*work.plan.transfers, *work.former.commits, *blocked}
     planned: list[Transfer | Document] = [*sorted(transfers), *sorted(work.documents)]

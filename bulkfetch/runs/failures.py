@@ -10,7 +10,7 @@ from bulkfetch.archive.findings import NOT_TRIED
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import OddInvoice
 from bulkfetch.billing.transfers import Transfer, period_advice, whole_invoice
-from bulkfetch.errors import BulkfetchError, HttpStatusError, RequestError
+from bulkfetch.errors import BulkfetchError, HttpStatusError, NoGraphError, RequestError
 from bulkfetch.wire.refusals import advice, advice_on
 from bulkfetch.words import counted, encodable
 
@@ -68,6 +68,8 @@ def failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
 
 
 def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure:
+    if isinstance(error, NoGraphError):
+        return Failure(transfer, error.reason, str(error), error.advice)
     cause = error if isinstance(error, RequestError) else error.__cause__
     if not isinstance(cause, RequestError):
         return Failure(transfer, error.reason, str(error), advice_on(error))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import product
 
 from bulkfetch.billing.apis import ALL_V1, Api, Routes, names_in_v1, unbilled_details
 from bulkfetch.billing.details import NEW_COMMERCE, api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice, flatten_once
-from bulkfetch.billing.transfers import Transfer, periods_of, unbilled_transfer
+from bulkfetch.billing.recency import last_two_periods
+from bulkfetch.billing.transfers import Transfer, billing_period_of, periods_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError
 from bulkfetch.runs.selection import Selection
 from bulkfetch.words import called, given_as, printable
@@ -33,6 +34,8 @@ class Plan:
     absent: tuple[str, ...] = ()
     routes: Routes = ALL_V1
     listed: frozenset[str] = frozenset()
+    recent_since: date | None = None
+    """The first of the last two billing periods of all invoices of the tenant."""
 
 
 def plan_export(
@@ -76,7 +79,13 @@ def plan_export(
         *_unbilled_of(currencies, selection, routes.unbilled),
     ]
     return Plan(
-        invoices, tuple(dict.fromkeys(transfers)), wanted_odd, tuple(absent), routes, listed
+        invoices,
+        tuple(dict.fromkeys(transfers)),
+        wanted_odd,
+        tuple(absent),
+        routes,
+        listed,
+        last_two_periods(map(billing_period_of, everything)),
     )
 
 

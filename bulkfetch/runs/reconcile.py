@@ -114,7 +114,9 @@ def headers_in(table: pa.Table, store: Store) -> list[Header]:
     """
     invoices = invoices_in(table)
     there = set(commit_names(store))
-    routes = routes_of(invoices, wanted_api(store), lambda each: commit_name(each) in there)
+    routes = routes_of(
+        invoices, wanted_api(store) or "auto", lambda each: commit_name(each) in there
+    )
     routes = replace(routes, stays=True)
     return [header_of(invoice, routes) for invoice in invoices]
 
@@ -189,7 +191,8 @@ class Reconciliation:
         invoice = f"invoice {printable(self.invoice_id)}"
         why = f" ({self.why})" if self.why else ""
         if self.difference in (None, 0):
-            return f"{invoice}: {self.verdict.value}{why}"
+            verdict = "lacks line items" if self.verdict is Verdict.DIFFERS else self.verdict.value
+            return f"{invoice}: {verdict}{why}"
         amounts = f"its line items add up to {self.listed:f}, its header charges {self.charged:f}"
         return f"{invoice}: {amounts}{why}"
 
@@ -352,11 +355,35 @@ def _reconcile_one(
         known,
         counts=is_empty or counts(header, kinds),
     )
+    lacking = _unavailable(header, commits)
+    if lacking and verdict is not Verdict.ACCEPTED:
+        accepted = known.accepted.get(header.invoice_id)
+        is_accepted = accepted is not None and accepted.difference == difference
+        verdict = Verdict.ACCEPTED if is_accepted else Verdict.DIFFERS
+        mark = None if is_accepted else Mark.CONFIRMED
     why = _explain(verdict, mark, header, kinds, known.accepted.get(header.invoice_id))
+    if lacking and verdict is Verdict.DIFFERS:
+        why = lacking
     if is_empty and verdict is Verdict.DIFFERS:
         why = "; ".join([why, *_advise_on_periods(header)])
     return Reconciliation(
         header.invoice_id, verdict, difference.charged, difference.listed, why, mark
+    )
+
+
+def _unavailable(header: Header, commits: Mapping[Transfer, Commit]) -> str:
+    """Say which transfers of an invoice are archived without rows because Graph had none, "" if
+    none is."""
+    named = [
+        f"{each.detail_name} (code {printable(found.unavailable.code)}, {found.unavailable.since})"
+        for each in dict.fromkeys(header.transfers)
+        if (found := commits.get(each)) is not None and found.unavailable is not None
+    ]
+    if not named:
+        return ""
+    return (
+        f"Microsoft Graph had no {' and no '.join(named)} of it, and is asked again after 30 days, "
+        "or with --recheck; `bulkfetch accept` records that it stays so"
     )
 
 

@@ -58,6 +58,10 @@ class ExportReport:
     documents_skipped: tuple[CommittedDocument, ...] = ()
     selection: Mapping[str, Any] | None = None
     """What the run was narrowed to; None for a repair."""
+    notes: tuple[str, ...] = ()
+    """What else there is to know of some transfers, each with its name."""
+    awaited: tuple[Transfer, ...] = ()
+    """Transfers of young invoices that Microsoft Graph does not have yet."""
     absent: tuple[str, ...] = ()
     """What was selected and the tenant does not have, where that was allowed."""
     records: Mapping[str, int] = field(default_factory=dict)
@@ -135,6 +139,8 @@ class ExportReport:
             "absent": list(self.absent),
             "no_longer_listed": list(self.no_longer_listed),
             "unnamed_files": list(self.unnamed_files),
+            "notes": list(self.notes),
+            "awaited": list(map(str, self.awaited)),
             "records": dict(self.records),
             "asked_again": self.asked_again,
             "finished": list(self.finished),
@@ -159,7 +165,7 @@ class ExportReport:
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
         lines = [f"{self.output}: {self._outcome()}"]
-        lines += [f"NOTE {each}" for each in self.absent]
+        lines += [f"NOTE {each}" for each in (*self.absent, *self.notes)]
         if self.committed:
             rate = (self.rows - self.rows_resumed) / max(self.elapsed_s, 1e-9)
             lines.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 
 from bulkfetch.archive.origin import UNKNOWN_TENANT
 from bulkfetch.archive.publishing import Publishing
@@ -68,6 +69,10 @@ class ExportOptions:
     """Where the invoices come from; None for the base URL."""
     take_new: Collection[str] = ()
     """Invoices whose line items are fetched again, and taken whatever the archive has."""
+    recheck: bool = False
+    """Whether to ask for all selected exports again, to see whether their data were made anew."""
+    today: date | None = None
+    """The day on which the run takes place, in UTC; None for that of this machine's clock."""
     repair: Repair | None = None
     """What to fetch again, if this is a repair."""
     on_refresh_token: Callable[[Secret], None] | None = None
@@ -90,5 +95,7 @@ class Run:
     """Whose invoices these are: a tenant's id, if the settings or the token have it."""
     is_user: bool = False
     """Whether the session signs in for a user: only then does the service give documents."""
+    today: date = field(default_factory=lambda: datetime.now(UTC).date())
+    """The day on which the run began, in UTC."""
     ends_at: float = math.inf
     """When the run has to stop, on the clock of the event loop."""

@@ -18,7 +18,7 @@ from bulkfetch.settings.declared import ServiceSettings, why_no_graph
 
 def api_wanted(settings: ServiceSettings) -> Wanted:
     """Return which API a run wants for new commerce: v1 where there is no Microsoft Graph."""
-    return "v1" if settings.new_commerce_api != "graph" else "graph"
+    return "v1" if settings.graph_url is None else settings.new_commerce_api
 
 
 def _source_of_exports(fetcher: Fetcher) -> PageSource:

@@ -77,6 +77,8 @@ class Vote:
     refused: dict[Transfer, Failure] = field(default_factory=dict)
     superseded: dict[Transfer, Commit] = field(default_factory=dict)
     """Former details that gave way to what their invoices have now."""
+    kept: dict[Transfer, Commit] = field(default_factory=dict)
+    """Archived exports that were asked for again and stay: Graph has the same, or nothing."""
     settled: set[str] = field(default_factory=set)
     """Invoices that added up at once: one of their transfers, the last, settles them all."""
     given_up: set[Transfer] = field(default_factory=set)
@@ -108,6 +110,8 @@ async def commit_first(fetched: Fetched, vote: Vote, job: Job) -> None:
     then."""
     transfer = fetched.commit.transfer
     vote.first[transfer] = fetched
+    if fetched.commit.unavailable is not None:  # asked again, Graph says the same
+        vote.second[transfer] = fetched
     if transfer.invoice_id in vote.former.invoices:
         return  # once all of the invoice is here
     if transfer not in vote.archived:

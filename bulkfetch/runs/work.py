@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from urllib.parse import unquote
 
 from bulkfetch.archive.commits import Commit
@@ -13,6 +13,7 @@ from bulkfetch.archive.documents import (
     committed_documents,
     parse_document,
 )
+from bulkfetch.archive.exports import read_exports
 from bulkfetch.archive.headers import parse_headers, read_dates
 from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import (
@@ -25,13 +26,15 @@ from bulkfetch.archive.layout import (
 from bulkfetch.archive.publishing import Settled
 from bulkfetch.archive.records import Record, read
 from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
+from bulkfetch.billing.apis import Api, api_of
 from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.recency import Recheck
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.committed import NOTHING_READ, Kept, OtherInvoices, read_kept
 from bulkfetch.runs.failures import Failure, failure_of
 from bulkfetch.runs.former import Former, find_former, whole_invoices
-from bulkfetch.runs.plan import Plan, find_unlisted
+from bulkfetch.runs.plan import Plan, find_unlisted, wants_transfer
 from bulkfetch.runs.reconcile import (
     Header,
     Reconciliation,
@@ -42,6 +45,7 @@ from bulkfetch.runs.reconcile import (
     reconcile,
 )
 from bulkfetch.runs.run import Run
+from bulkfetch.runs.selection import Selection
 from bulkfetch.storage.store import Store
 
 
@@ -94,6 +98,39 @@ class Work:
     unnamed: tuple[str, ...] = ()
     """Files that readers see and that no record names, as far as the run reads the records."""
 
+    def with_v1(self, exports: Collection[Transfer], selection: Selection) -> Work:
+        """Return the work with transfers of v1 in place of exports that Graph does not have."""
+        plan = [
+            each
+            for transfer in self.plan.transfers
+            for each in _instead(transfer, exports)
+            if each is transfer or wants_transfer(selection, each)
+        ]
+        headers = [
+            replace(
+                header,
+                transfers=tuple(
+                    each for transfer in header.transfers for each in _instead(transfer, exports)
+                ),
+            )
+            for header in self.headers
+        ]
+        return replace(
+            self,
+            plan=replace(self.plan, transfers=tuple(plan)),
+            headers=tuple(headers),
+            pending=tuple(each for each in plan if each in self.pending or each.why == _NONE_THERE),
+        )
+
+
+_NONE_THERE = "Microsoft Graph does not have it"
+
+
+def _instead(transfer: Transfer, exports: Collection[Transfer]) -> tuple[Transfer, ...]:
+    if transfer not in exports:
+        return (transfer,)
+    return tuple(replace(each, why=_NONE_THERE) for each in transfer.stands_for)
+
 
 def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) -> Work:
     """Compare a plan with what the archive has; `known` was read before. Blocks."""
@@ -121,6 +158,7 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
         doubtful = _invoices(compared, Verdict.DIFFERS, but=Mark.CONFIRMED)
         again = {each for each in skipped if each.invoice_id in doubtful}
         archived |= {each: skipped.pop(each) for each in again if each.detail.is_charged}
+        archived |= {each: skipped.pop(each) for each in _to_recheck(run, plan, skipped)}
         pending = [transfer for transfer in plan.transfers if transfer not in skipped]
     taken = run.options.take_new
     archived = {
@@ -187,6 +225,24 @@ def _find_unnamed(inventory: Inventory, records: Iterable[Record]) -> tuple[str,
         there = inventory.published.get(record.record_name, ())
         unnamed += [str(name) for name in there if str(name) not in named]
     return tuple(sorted(unnamed))
+
+
+def _to_recheck(run: Run, plan: Plan, skipped: Mapping[Transfer, Commit]) -> list[Transfer]:
+    """Return the archived exports that Graph is asked for again. Blocks."""
+    exported = [each for each in skipped if api_of(each) is Api.GRAPH]
+    if not exported:
+        return []
+    recheck = Recheck(run.today, plan.recent_since, run.options.recheck)
+    known = read_exports(run.store)
+    return [
+        each
+        for each in exported
+        if recheck.is_due(each, known.checked_on(each), _unavailable_since(skipped[each]))
+    ]
+
+
+def _unavailable_since(commit: Commit) -> date | None:
+    return None if commit.unavailable is None else date.fromisoformat(commit.unavailable.since)
 
 
 def _block_former(

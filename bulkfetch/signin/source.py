@@ -9,13 +9,19 @@ from random import Random
 
 import anyio.to_thread
 
-from bulkfetch.errors import ConnectionFailedError, HttpStatusError, SignInError
+from bulkfetch.errors import (
+    ConnectionFailedError,
+    GraphAccessError,
+    HttpStatusError,
+    SignInError,
+)
 from bulkfetch.logguard import forgets_frames
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import SignInSettings, Way
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.audiences import (
     MICROSOFT_GRAPH,
+    PERMISSION,
     Audience,
     partner_center,
     why_not_for_graph,
@@ -62,14 +68,14 @@ def graph_token_source(
     """Return the source of tokens for Microsoft Graph: `graph_token`, or else the way to sign in
     that the settings choose.
 
-    Raises SettingsError, and SignInError where they have a token for Partner Center alone.
+    Raises SettingsError, and GraphAccessError where they have a token for Partner Center alone.
     """
     if settings.graph_token is not None:
         return FixedToken(settings.graph_token.reveal(), MICROSOFT_GRAPH, "graph_token")
     if way_of(settings) is Way.TOKEN:
-        raise SignInError(
-            "the settings have a token for Partner Center, and none for Microsoft Graph: give "
-            "graph_token too, or credentials with which bulkfetch signs in to both"
+        raise GraphAccessError(
+            "the settings have a token for Partner Center, and none for Microsoft Graph",
+            "give graph_token too, or credentials with which bulkfetch signs in to both",
         )
     policy = RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS)
     return SignIn(settings, policy, log=log, keep=keep, audience=MICROSOFT_GRAPH)
@@ -78,21 +84,25 @@ def graph_token_source(
 def check_graph_token(settings: SignInSettings, token: str) -> None:
     """Check by its claims that a token opens the billing export.
 
-    Raises SignInError, which says what to do.
+    Raises GraphAccessError, which says what to do.
     """
-    why = why_not_for_graph(claims_of(token))
-    if not why:
-        return
+    if why := why_not_for_graph(claims_of(token)):
+        raise GraphAccessError(why, advise_on_access(settings))
+
+
+def advise_on_access(settings: SignInSettings) -> str:
+    """Say how to come by a token that opens the billing export."""
     if settings.graph_token is not None:
-        advice = "give another graph_token"
-    elif way_of(settings) is Way.COMMAND:
-        advice = "the token command must print one for the API that $TOKEN_AUDIENCE names"
-    else:
-        advice = (
-            "add it to the app's registration (as a delegated permission where it signs in with a "
-            "user), and let an administrator of the tenant consent"
+        return f"give another graph_token, with the permission {PERMISSION}"
+    if way_of(settings) is Way.COMMAND:
+        return (
+            "the token command must print one for the API that $TOKEN_AUDIENCE names, with the "
+            f"permission {PERMISSION}"
         )
-    raise SignInError(f"{why}: {advice}")
+    return (
+        f"add the permission {PERMISSION} to the app's registration (a delegated one where it "
+        "signs in with a user), and let an administrator of the tenant consent"
+    )
 
 
 class FixedToken:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
+from support.graphlakes import run_export, settings_for, tenant
 from support.objectservers import S3Server
 from support.priced import (
     OFFICE,
@@ -100,7 +101,7 @@ def printed(program: str, folder: Path, environment: dict[str, str]) -> str:
 def test_the_page_has_these_recipes_to_run() -> None:
     read = {"duckdb", "polars", "polars-s3", "pandas", "pyarrow", "pyarrow-s3"}
     multiply = {f"price-{tool}" for tool in ("duckdb", "polars", "pandas", "pyarrow", "spark")}
-    assert set(RECIPES) == read | multiply | {"commits"}
+    assert set(RECIPES) == read | multiply | {"commits", "both-duckdb", "both-polars"}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,56 @@ def test_the_recipe_of_duckdb_keeps_decimals(folder: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(("name", "shown"), [("polars-s3", "decimal[38,24]"), ("pyarrow-s3", "60")])
 def test_a_recipe_reads_from_s3(name: str, shown: str, folder: Path, there: dict[str, str]) -> None:
     assert shown in printed(RECIPES[name], folder, there)
+
+
+# Both APIs
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Decimal | None]]:
+    """A folder with an archive from both APIs, and what its new-commerce invoices charge."""
+    folder = tmp_path_factory.mktemp("both")
+
+    async def run() -> dict[str, Decimal | None]:
+        async with tenant() as sandbox:
+            report = await run_export(folder / "lake", settings_for(sandbox))
+        assert report.exit_code == 0
+        new = {
+            each.transfer.invoice_id: each.transfer.charged
+            for each in report.committed
+            if each.transfer.detail.is_new_commerce and each.transfer.detail.is_charged
+        }
+        assert {each.transfer.provider for each in report.committed} > {"graph", "one_time"}
+        return new
+
+    return folder, anyio.run(run)
+
+
+def test_the_view_over_both_apis_has_what_each_invoice_charges_to_the_cent(
+    both: tuple[Path, dict[str, Decimal | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, charged = both
+    monkeypatch.chdir(folder)
+    with duckdb.connect() as connection:
+        connection.execute(RECIPES["both-duckdb"])
+        found = connection.execute(
+            "SELECT invoice_id, sum(total), count(DISTINCT api), min(typeof(total)) "
+            "FROM new_commerce_charges GROUP BY ALL"
+        ).fetchall()
+        apis = connection.execute("SELECT DISTINCT api FROM new_commerce_charges").fetchall()
+    assert {name: total for name, total, _, _ in found} == charged
+    assert {(count, kind) for _, _, count, kind in found} == {(1, "DECIMAL(38,24)")}
+    assert sorted(apis) == [("graph",), ("v1",)]
+
+
+def test_the_recipe_of_polars_reads_both_apis_to_the_same_sum(
+    both: tuple[Path, dict[str, Decimal | None]],
+) -> None:
+    folder, charged = both
+    (v1, graph) = re.findall(
+        r"Decimal\('([0-9.-]+)'\)", printed(RECIPES["both-polars"], folder, {})
+    )
+    assert Decimal(v1) + Decimal(graph) == sum(filter(None, charged.values()))
 
 
 # Price × quantity

@@ -365,7 +365,7 @@ async def test_unbilled_line_items_can_be_read_without_an_archive() -> None:
         ),
         (
             {"currency": "EUR", "provider": "office"},
-            "only one_time, marketplace, all have unbilled line items",
+            "only one_time, marketplace, all, graph have unbilled line items",
         ),
     ],
 )

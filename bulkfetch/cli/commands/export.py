@@ -21,7 +21,7 @@ from bulkfetch.runs.failures import failure_lines
 from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.selection import Selection
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import CLOUDS, Settings, why_no_graph
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import may_exist, prepare_output
 from bulkfetch.words import counted
@@ -31,6 +31,8 @@ def export(arguments: argparse.Namespace) -> int:
     """Archive the tenant, or show the plan."""
     with open_settings(arguments) as settings:
         selection = _select(arguments)
+        if CLOUDS[settings.cloud].graph is None and not arguments.quiet:
+            say(f"note: {why_no_graph(settings.cloud)}: v1 is asked for all line items")
         if arguments.plan:
             return _show_plan(arguments, settings, selection)
         return _run_export(arguments, settings, selection)
@@ -59,6 +61,7 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
             allow_empty=arguments.allow_empty,
             documents=arguments.documents,
             take_new=arguments.take_new,
+            recheck=arguments.recheck,
             stats=stats,
             source=name_sandbox(arguments),
         )

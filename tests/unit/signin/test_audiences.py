@@ -93,7 +93,7 @@ async def test_every_way_through_entra_leads_to_both_apis(way: str, tmp_path: Pa
     assert [each["aud"] for each in claims] == [center_api, GRAPH, center_api, GRAPH]
     assert renewed != tokens[1]
     if way != "secret":
-        assert claims[1]["scp"] == PERMISSION
+        assert PERMISSION in claims[1]["scp"].split()
         check_graph_token(settings, tokens[1])
 
 
@@ -134,7 +134,8 @@ async def test_a_command_that_prints_the_same_token_for_both_is_told_what_to_pri
         check_graph_token(settings, await graph_token_source(settings).token())
     assert str(raised.value) == (
         "the token is for https://api.partnercenter.microsoft.com, not for Microsoft Graph: "
-        "the token command must print one for the API that $TOKEN_AUDIENCE names"
+        "the token command must print one for the API that $TOKEN_AUDIENCE names, with the "
+        f"permission {PERMISSION}"
     )
 
 
@@ -157,8 +158,8 @@ def test_an_app_without_the_permission_is_told_what_to_add_and_no_token_is_shown
     with pytest.raises(SignInError) as raised:
         check_graph_token(settings, jwt(aud=GRAPH, roles=["User.Read.All"]))
     assert str(raised.value).startswith(
-        f"the token does not have the permission {PERMISSION} of Microsoft Graph: add it to the "
-        "app's registration"
+        f"the token does not have the permission {PERMISSION} of Microsoft Graph: add the "
+        f"permission {PERMISSION} to the app's registration"
     )
     assert CANARY not in str(raised.value)
     given = Settings(token=Secret("t"), graph_token=Secret("g"))

@@ -11,8 +11,8 @@ import pytest
 from support.objects_in_memory import Memory as Bucket
 
 from bulkfetch.archive.layout import LOGS
+from bulkfetch.archive.samples import open_run_log, read_memory
 from bulkfetch.errors import StorageError
-from bulkfetch.runs.samples import open_run_log, read_memory
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -16,7 +16,27 @@ from bulkfetch.archive.runlogs import KeptLog, open_log
 from bulkfetch.runlog import RunLog
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.store import Store
-from bulkfetch.wire.session import Clock
+
+
+class Clock(Protocol):
+    """What tells the time, and waits."""
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """Return the time in seconds."""
+        ...
+
+    @property
+    def sleep(self) -> Callable[[float], Awaitable[None]]:
+        """Wait so many seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnClock:
+    now: Callable[[], float] = anyio.current_time
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+
 
 SAMPLE_S = 5.0
 """How often a sample is taken."""
@@ -71,7 +91,7 @@ async def open_run_log(
 
     What the body raises is raised unchanged. The last sample is that of the end.
     """
-    clock = clock or Clock()
+    clock = clock or _OwnClock()
     kept = await anyio.to_thread.run_sync(open_log, store, moment, clock.now())
     log = RunLog(kept.append)
     raised: BaseException | None = None

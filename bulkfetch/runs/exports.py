@@ -1,0 +1,302 @@
+"""One export of Microsoft Graph: what is archived of it compared with what Graph has now."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import orjson
+
+from bulkfetch.archive.commits import Commit, Unavailable, read_commit
+from bulkfetch.archive.layout import STAGING, operation_name
+from bulkfetch.archive.sweep import remove_staged
+from bulkfetch.billing.exports import ExportedData
+from bulkfetch.billing.recency import Nothing, decide_nothing
+from bulkfetch.billing.sources import PageSource
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import (
+    GraphAccessError,
+    HttpStatusError,
+    NoGraphError,
+    NothingExportedError,
+    ServerUnavailableError,
+    SignInError,
+    TransferError,
+)
+from bulkfetch.graph.exports import Exports, open_exports
+from bulkfetch.graph.manifests import Manifest
+from bulkfetch.graph.operations import BILLING, Operation
+from bulkfetch.graph.source import ExportSources
+from bulkfetch.runlog import RunLog
+from bulkfetch.runs.run import Run
+from bulkfetch.runs.transfers import Fetched, Job, fetch_transfer, in_thread
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+from bulkfetch.signin.source import advise_on_access, check_graph_token, graph_token_source
+from bulkfetch.storage.disk import LocalStore
+from bulkfetch.storage.store import Store
+from bulkfetch.wire.session import TokenSource
+from bulkfetch.words import printable
+
+_REFUSED = (401, 403)
+
+
+class GraphTokens:
+    """Tokens for Microsoft Graph that open its billing export.
+
+    What one of them is refused, all would be: after that no request is sent any more.
+    """
+
+    def __init__(
+        self, settings: Settings, log: RunLog, keep: Callable[[Secret], None] | None = None
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._keep = keep
+        self._tokens: TokenSource | None = None
+        self._refused: tuple[str, str] | None = None
+        self._turn = anyio.Lock()
+
+    async def token(self) -> str:
+        """Return a token. Raises GraphAccessError."""
+        return await self._checked(lambda tokens: tokens.token())
+
+    async def renew(self, refused: str) -> str:
+        """Return another token. Raises GraphAccessError."""
+        return await self._checked(lambda tokens: tokens.renew(refused))
+
+    def refuse(self, why: str, advice: str) -> None:
+        """Give no token any more."""
+        self._refused = self._refused or (why, advice)
+
+    async def _checked(self, ask: Callable[[TokenSource], Awaitable[str]]) -> str:
+        async with self._turn:
+            if self._refused is None:
+                try:
+                    return await self._find(ask)
+                except GraphAccessError as error:
+                    self.refuse(error.why, error.advice)
+                except SignInError as error:
+                    self.refuse(str(error), "")
+            raise GraphAccessError(*(self._refused or ("", "")))
+
+    async def _find(self, ask: Callable[[TokenSource], Awaitable[str]]) -> str:
+        if self._tokens is None:
+            self._tokens = graph_token_source(self._settings, self._log, self._keep)
+        token = await ask(self._tokens)
+        check_graph_token(self._settings, token)
+        return token
+
+
+class StoredOperations:
+    """Operations kept in the staging area of an archive: they outlive the run that began them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def find(self, transfer: Transfer) -> Operation | None:
+        """Return the operation that an earlier run has begun, or None."""
+        content = self._store.read(operation_name(transfer))
+        if content is None:
+            return None
+        try:
+            return Operation.from_dict(orjson.loads(content))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, transfer: Transfer, operation: Operation) -> None:
+        """Keep an operation in place of the one before. Raises StorageError."""
+        self._store.write(operation_name(transfer), orjson.dumps(operation.to_dict()))
+
+    def drop(self, transfer: Transfer) -> None:
+        """Forget the operation of a transfer. Raises StorageError."""
+        self._store.unlink(operation_name(transfer))
+
+
+def scratch_of(store: Store) -> Path | None:
+    """Return where files of exports are kept until their rows are written: beside what is staged on
+    a disk, and where temporary files are for an object store. Blocks."""
+    if not isinstance(store, LocalStore):
+        return None
+    store.make_directory(STAGING)
+    return store.root / STAGING
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The way of a run to Microsoft Graph."""
+
+    settings: Settings
+    exports: Exports
+    sources: ExportSources
+    tokens: GraphTokens
+
+    def source(self, tasks: anyio.abc.TaskGroup) -> PageSource:
+        """Return the page source of exports, whose tasks run in a group."""
+        return self.sources.source(tasks)
+
+    def explain(self, transfer: Transfer, error: TransferError) -> TransferError:
+        """Return the error to raise for `error`. Where it would meet every export, no request is
+        sent any more."""
+        cause = error.__cause__
+        if isinstance(cause, HttpStatusError) and cause.status in _REFUSED and _is_of_graph(cause):
+            self.tokens.refuse(str(cause), advise_on_access(self.settings))
+            cause = GraphAccessError(str(cause), advise_on_access(self.settings))
+        if isinstance(cause, ServerUnavailableError):
+            self.tokens.refuse(str(cause), "")
+        if isinstance(cause, GraphAccessError):
+            message = f"transfer {transfer}: Microsoft Graph is not asked: {cause.why}"
+            return NoGraphError(message, cause.advice)
+        return error
+
+
+def _is_of_graph(error: HttpStatusError) -> bool:
+    return error.facts is not None and error.facts.path.startswith(BILLING)
+
+
+@asynccontextmanager
+async def open_graph(run: Run) -> AsyncIterator[Graph | None]:
+    """Open the way to Microsoft Graph, None where there is none. Nothing is sent before the first
+    export is asked for."""
+    settings = run.settings
+    if settings.graph_url is None:
+        yield None
+        return
+    keep = run.options.on_refresh_token
+    tokens = GraphTokens(settings, run.log, keep)
+    scratch = await anyio.to_thread.run_sync(scratch_of, run.store)
+    async with open_exports(
+        settings,
+        run.stats,
+        run.log,
+        tokens=tokens,
+        kept=StoredOperations(run.store),
+        scratch=scratch,
+    ) as exports:
+        yield Graph(settings, exports, ExportSources(exports), tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """Rows came, and `note` says what is odd about them."""
+
+    fetched: Fetched
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """What is archived stays, and `note` says why, where there is more to say than that it is the
+    same."""
+
+    commit: Commit
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """Microsoft Graph does not have it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskV1:
+    """Microsoft Graph does not have it, and v1 may."""
+
+
+Exported: TypeAlias = Came | Stays | NotYet | AskV1
+"""What comes of an export."""
+
+
+async def fetch_export(
+    transfer: Transfer, job: Job, graph: Graph, archived: Commit | None, today: date
+) -> Exported:
+    """Fetch, decode and stage an export, unless the archive has the same data, or there is nothing.
+
+    `archived` is what the archive has of it; for unbilled line items it is looked up. Raises a
+    BulkfetchError.
+    """
+    if transfer.unbilled:
+        archived = await in_thread(job, partial(read_commit, job.run.store, transfer))
+    try:
+        return await _fetch_or_stay(transfer, job, graph, archived)
+    except NothingExportedError as error:
+        await graph.exports.operations.drop(transfer)
+        return _nothing(transfer, archived, error.code or "unknown", today)
+    except TransferError as error:
+        explained = graph.explain(transfer, error)
+        if explained is error:
+            raise
+        raise explained from None
+
+
+async def _fetch_or_stay(
+    transfer: Transfer, job: Job, graph: Graph, archived: Commit | None
+) -> Came | Stays:
+    known = archived.graph if archived is not None else None
+    if archived is not None and known is not None and job.run.options.repair is None:
+        graph.exports.begin([transfer], job.fetcher.tasks)
+        manifest = await graph.exports.manifest(transfer)
+        if _is_same(manifest, known):
+            await graph.exports.operations.drop(transfer)
+            return Stays(archived)
+    fetched = await fetch_transfer(transfer, job)
+    now = fetched.commit.graph
+    if archived is None or known is None or now is None:
+        return Came(fetched)
+    if job.run.options.repair is None and now.has_same_rows(known):
+        await in_thread(job, partial(remove_staged, job.run.store, transfer))
+        note = "its data were made anew with the same rows in another order or split, so it stays"
+        return Stays(archived, note)
+    return Came(fetched, _compare(now, known))
+
+
+def _compare(now: ExportedData, known: ExportedData) -> str:
+    """Say how data that came differ from those that are archived, "" if they do not."""
+    if now.etag != known.etag:
+        return (
+            f"its data were made anew (eTag {printable(known.etag)} before, "
+            f"{printable(now.etag)} now)"
+        )
+    if now.files != known.files:
+        return (
+            f"its files are others than before under the same eTag ({printable(now.etag)}), which "
+            "contradicts itself: they count as new"
+        )
+    return ""
+
+
+def _is_same(manifest: Manifest, known: ExportedData) -> bool:
+    """Return whether a manifest is of the data that are archived, as far as it says."""
+    return manifest.etag == known.etag and set(manifest.names) == known.files.keys()
+
+
+def _nothing(transfer: Transfer, archived: Commit | None, code: str, today: date) -> Exported:
+    rows = None if archived is None else archived.rows
+    decision = decide_nothing(transfer, rows, today)
+    if decision is Nothing.NOT_YET:
+        return NotYet()
+    if decision is Nothing.ASK_V1:
+        return AskV1()
+    if decision is Nothing.STAYS and archived is not None:
+        return Stays(archived, f"Microsoft Graph has nothing of it now (code {code}), so it stays")
+    is_unavailable = decision is Nothing.UNAVAILABLE
+    unavailable = Unavailable(code, today.isoformat()) if is_unavailable else None
+    schema = transfer.detail.columns
+    commit = Commit(
+        transfer,
+        rows=0,
+        parts=(),
+        total_column=schema.total,
+        total=None if schema.total is None else Decimal(0),
+        unavailable=unavailable,
+    )
+    return Came(Fetched(commit, ()))
