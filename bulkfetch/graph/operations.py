@@ -25,6 +25,7 @@ from bulkfetch.errors import (
     SignInError,
     TransferError,
 )
+from bulkfetch.graph.limit import OpenExports
 from bulkfetch.graph.manifests import (
     Failure,
     Manifest,
@@ -35,8 +36,7 @@ from bulkfetch.graph.manifests import (
 )
 from bulkfetch.runlog import RunLog
 from bulkfetch.signin.tokens import claims_of
-from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
-from bulkfetch.wire.retry import retry_after_s
+from bulkfetch.wire.retry import is_throttled, retry_after_s
 from bulkfetch.wire.session import Clock, Reply, Session
 from bulkfetch.wire.transport import Request
 from bulkfetch.words import called, printable
@@ -55,7 +55,6 @@ _SUBMITTED_AGAIN = 2
 """How often an export is asked for again that has failed."""
 _FORGOTTEN_AGAIN = 1
 """How often one is asked for again that Graph no longer knows."""
-OPEN_OPERATIONS = LimitPolicy(ceiling=256, start=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +158,40 @@ class _Tries:
     forgotten: int = 0
 
 
+@dataclass(slots=True)
+class _Place:
+    """The place of one export among those that are open."""
+
+    open: OpenExports
+    burst: int
+    is_accepted: bool = False
+    is_held: bool = True
+
+    def note_accepted(self) -> None:
+        """Note that Microsoft Graph makes it."""
+        if not self.is_accepted:
+            self.is_accepted = True
+            self.open.note_accepted()
+
+    async def take_again(self) -> None:
+        """Give the place back, since the export was refused as one too many, and wait for
+        another."""
+        self.open.note_refused(self.burst)
+        self.leave()
+        self.burst = await self.open.take()
+        self.is_held = True
+
+    def leave(self) -> None:
+        """Give the place back."""
+        if self.is_held:
+            self.open.give_back(accepted=self.is_accepted)
+        self.is_held = self.is_accepted = False
+
+
 class Operations:
     """Asks Microsoft Graph for exports, as many at once as it takes, and waits until they are made.
 
-    The number of open operations grows while it answers without refusing, and is halved when it
-    refuses one. Waiting takes no place of requests.
+    Waiting for them takes no place of requests.
     """
 
     def __init__(
@@ -186,11 +214,8 @@ class Operations:
         self._clock = clock or Clock()
         self._log = log or RunLog()
         self._today = today
-        self._limit = AdaptiveLimit(
-            OPEN_OPERATIONS,
-            clock=self._clock.now,
-            sleep=self._clock.sleep,
-            on_change=lambda why, limit, _: self._log.note("operations", change=why, limit=limit),
+        self._open = OpenExports(
+            lambda why, limit: self._log.note("operations", change=why, limit=limit)
         )
 
     async def export(self, transfer: Transfer, *, anew: bool = False) -> tuple[Operation, Manifest]:
@@ -200,32 +225,51 @@ class Operations:
         Raises NothingExportedError, PendingExportError after the deadline, ExportError for another
         failure, TransferError if Microsoft Graph does not answer or refuses, and StorageError.
         """
-        async with self._limit.slot() as slot:
-            operation = None if anew else await self._outliving(transfer)
-            ends_at, tries = self._clock.now() + self._deadline_s, _Tries()
-            is_outliving = operation is not None
-            while True:
-                if operation is None:
-                    operation = await self.submit(transfer, slot)
-                    await self._keep(transfer, operation)
-                state, operation = await self._wait(transfer, operation, ends_at, slot)
-                if state is not None and state.failure is None:
-                    return operation, await self.manifest(transfer, state)
-                await anyio.to_thread.run_sync(self._kept.drop, transfer)
-                if not is_outliving:
-                    _check_again(transfer, operation, state, tries)
-                failure = state.failure if state else None
-                why = str(failure) if failure else "it is not known any more"
-                self._log.note("submitted_again", transfer=str(transfer), why=why)
-                operation, is_outliving = None, False
+        place = _Place(self._open, await self._open.take())
+        try:
+            return await self._export(transfer, place, anew=anew)
+        finally:
+            place.leave()
 
-    async def submit(self, transfer: Transfer, slot: Any = None) -> Operation:
-        """Ask for an export. Raises TransferError."""
+    async def _export(
+        self, transfer: Transfer, place: _Place, *, anew: bool
+    ) -> tuple[Operation, Manifest]:
+        operation = None if anew else await self._outliving(transfer)
+        ends_at, tries = self._clock.now() + self._deadline_s, _Tries()
+        is_outliving = operation is not None
+        while True:
+            if operation is None:
+                operation = await self._submit_in_turn(transfer, place)
+                await self._keep(transfer, operation)
+            place.note_accepted()
+            state, operation = await self._wait(transfer, operation, ends_at)
+            if state is not None and state.failure is None:
+                return operation, await self.manifest(transfer, state)
+            await self.drop(transfer)
+            if not is_outliving:
+                _check_again(transfer, operation, state, tries)
+            failure = state.failure if state else None
+            why = str(failure) if failure else "it is not known any more"
+            self._log.note("submitted_again", transfer=str(transfer), why=why)
+            operation, is_outliving = None, False
 
-        def note_throttled() -> None:
-            if slot is not None:
-                self._limit.note_throttled(slot, wait_s=0.0)
+    async def _submit_in_turn(self, transfer: Transfer, place: _Place) -> Operation:
+        """Ask for an export. Where Graph refuses it as one too many, ask again once others of this
+        run have ended."""
+        while True:
+            try:
+                return await self.submit(transfer, waits=not self._open.accepted)
+            except TransferError as error:
+                cause = error.__cause__
+                if not isinstance(cause, HttpStatusError) or not is_throttled(cause):
+                    raise
+            await place.take_again()
 
+    async def submit(self, transfer: Transfer, *, waits: bool = True) -> Operation:
+        """Ask for an export. If it is refused as one too many, ask again, unless it does not wait.
+
+        Raises TransferError.
+        """
         asked = body_of(transfer)
 
         def read(reply: Reply) -> Operation:
@@ -241,7 +285,7 @@ class Operations:
             method="POST",
             body=orjson.dumps(asked),
             accepts=(200, 202),
-            on_throttled=note_throttled,
+            waits=waits,
         )
         return await self._ask(transfer, request, read)
 
@@ -305,7 +349,7 @@ class Operations:
         await anyio.to_thread.run_sync(self._kept.keep, transfer, operation)
 
     async def _wait(
-        self, transfer: Transfer, operation: Operation, ends_at: float, slot: Any
+        self, transfer: Transfer, operation: Operation, ends_at: float
     ) -> tuple[OperationState | None, Operation]:
         """Ask for an operation until it is ready, or not known any more.
 
@@ -319,7 +363,7 @@ class Operations:
             await self._clock.sleep(wait_s)
             state, operation = await self.poll(transfer, operation)
             if not polls:
-                self._limit.note_answer(slot)
+                self._open.note_taken()
             polls += 1
             if state is None or state.is_ready:
                 return state, operation

@@ -256,7 +256,10 @@ class Session:
                 answer_id = error.answer_id if isinstance(error, HttpStatusError) else ""
                 error.facts = self._facts(request, tries, answer_id or tries.answer_id)
                 # its message says what the frames below would
-                await self._wait_or_give_up(error.with_traceback(None), tries)
+                error = error.with_traceback(None)
+                if is_throttled(error) and not request.waits:
+                    raise error
+                await self._wait_or_give_up(error, tries)
             self._stats.retries += 1
 
     def _facts(self, request: Request, tries: _Tries, answer_id: str) -> RequestFacts:
@@ -501,18 +504,23 @@ class Session:
     def _note_crowded(
         self, request: Request, error: RequestError, tries: _Tries, slot: Any
     ) -> None:
-        """Hold all requests if the server, or this machine, refuses this one as too much."""
+        """Hold all requests if the server, or this machine, refuses this one as too much.
+
+        Whoever does not wait for that has a limit of its own, which was met, and not this one.
+        """
         if isinstance(error, TooManyFilesError):
             self._limit.note_throttled(slot, wait_s=_CROWDED_HOLD_S)
         if isinstance(error, HttpStatusError) and is_throttled(error):
             tries.throttled += 1
             self._stats.throttled += 1
-            request.on_throttled()
             if is_too_long(error.retry_after_s, self._policy):
                 raise ServerUnavailableError(_too_long_message(error)) from error
             in_vain = max(tries.throttled, self._limit.holds_in_vain + 1)
             wait_s = hold_s(error.retry_after_s, in_vain, self._clock.draw(), self._policy)
-            self._limit.note_throttled(slot, wait_s=wait_s)
+            if request.waits:
+                self._limit.note_throttled(slot, wait_s=wait_s)
+            else:
+                self._limit.hold(wait_s)
             why = "server says come back in" if error.retry_after_s else "throttled, resuming in"
             self._stats.held(why, self._clock.now() + wait_s)
 

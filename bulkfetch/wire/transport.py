@@ -7,7 +7,7 @@ import errno
 import io
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -102,8 +102,8 @@ class Request:
     """The end of the query, already percent-encoded, which opens what the path names."""
     as_stored: bool = False
     """Whether the body may have any length, and is taken with its content coding."""
-    on_throttled: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
-    """Called for each attempt that is throttled."""
+    waits: bool = True
+    """Whether it is sent again where it was throttled; else who sends it has a limit of its own."""
 
     @property
     def target(self) -> str:
