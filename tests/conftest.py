@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -36,6 +38,9 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile(os.environ.get("BULKFETCH_TEST_PROFILE", "short"))
+
+# What runs into object stores keep for later runs is not for the folder of a developer.
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir(), "bulkfetch-tests-cache"))
 
 _FAULT = "fault"
 _COLUMNS = ("no.", "fault", "times", "outcome", "rows lost", "rows doubled")

@@ -93,6 +93,11 @@ class _Waiting:
     rows: pa.RecordBatch | None
     size: int
 
+    @classmethod
+    def of(cls, first: int, rows: pa.RecordBatch) -> _Waiting:
+        """Let rows wait in memory."""
+        return cls(first, rows.num_rows, rows, rows.get_total_buffer_size())
+
 
 ReadBack = Callable[[int, int], Iterable[pa.RecordBatch]]
 """Reads the rows from one line number up to before another from the journal of the transfer."""
@@ -160,11 +165,13 @@ class PartWriter:
         while start < batch.num_rows:
             if self._in_part == self._part_rows:
                 self._seal(batch.schema, is_last=False)
-            rows = batch.slice(start, self._room_in_group)
-            self._wait(rows, rescues if rows.num_rows == batch.num_rows else None)
+            rows = batch.slice(start, self._room_in_chunk)
+            self._take(rows, rescues if rows.num_rows == batch.num_rows else None)
             start += rows.num_rows
-            if self._in_part == self._part_rows or self._in_part % self._row_group_rows == 0:
+            if self._in_part == self._part_rows or self._in_group == 0:
                 self._write_group(batch.schema)
+            elif self._in_group % CHUNK_ROWS == 0:
+                self._join_chunk()
 
     def release(self, read_back: ReadBack) -> None:
         """Let the rows that wait be read back when their row group is full: they leave the memory
@@ -198,17 +205,41 @@ class PartWriter:
         return self._rows - len(self._parts) * self._part_rows
 
     @property
-    def _room_in_group(self) -> int:
-        in_group = self._in_part % self._row_group_rows
-        return min(self._part_rows - self._in_part, self._row_group_rows - in_group)
+    def _in_group(self) -> int:
+        """How many rows the row group has that is not full."""
+        return self._in_part % self._row_group_rows
 
-    def _wait(self, rows: pa.RecordBatch, rescues: Mapping[str, int] | None) -> None:
-        size = rows.nbytes
-        self._waiting.append(_Waiting(self._rows, rows.num_rows, rows, size))
-        self._memory.add(size)
+    @property
+    def _room_in_chunk(self) -> int:
+        """How many rows the next piece may have: up to the end of its chunk, row group or part."""
+        return min(
+            CHUNK_ROWS - self._in_group % CHUNK_ROWS,
+            self._row_group_rows - self._in_group,
+            self._part_rows - self._in_part,
+        )
+
+    def _take(self, rows: pa.RecordBatch, rescues: Mapping[str, int] | None) -> None:
+        self._wait(_Waiting.of(self._rows, rows))
         self._rows += rows.num_rows
         if self._transfer is not None:
             self._count.add(rows, rescues)
+
+    def _wait(self, *pieces: _Waiting) -> None:
+        self._waiting += pieces
+        self._memory.add(sum(each.size for each in pieces))
+
+    def _join_chunk(self) -> None:
+        """Put the pieces of a chunk that has just become full into one, while they are in the
+        processor's cache, so that their memory is used again by the next."""
+        first = self._rows - CHUNK_ROWS
+        pieces = [each for each in self._waiting if each.first >= first]
+        batches = [each.rows for each in pieces if each.rows is not None]
+        if len(batches) < len(pieces) or len(pieces) < 2:
+            return
+        self._waiting = self._waiting[: -len(pieces)]
+        self._memory.add(-sum(each.size for each in pieces))
+        (joined,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+        self._wait(_Waiting.of(first, joined))
 
     def _write_group(self, schema: pa.Schema) -> None:
         """Write the rows that wait as one row group, into a new file if it is the first."""

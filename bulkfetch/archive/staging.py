@@ -7,8 +7,9 @@ loss of power costs at most the pages since the last whole part. A part that no 
 is worth nothing and is swept.
 
 A transfer of one page has no journal, and the last page is in none: it makes the transfer whole.
-Where the archive cannot show an open file, as in an object store, journals are elsewhere on this
-machine; only what begins them is kept in the archive too, for other machines.
+Where the archive cannot show an open file, as in an object store, journals are in a scratch
+directory of this machine; only what begins one behind a whole part is kept in the archive too, so
+that another machine loses what came since.
 """
 
 from __future__ import annotations
@@ -235,7 +236,7 @@ class Journal:
     @property
     def can_read_back(self) -> bool:
         """Whether it has all rows taken so far that are in no whole part."""
-        return self._file is not None and not self._is_given_up
+        return not (self._file is None or self._place is None or self._is_given_up)
 
     def take_back(self, page: TakenPage, rows: PackedRows) -> None:
         """Append a page that an earlier run had taken."""
@@ -313,7 +314,7 @@ class Journal:
             self._file = JournalFile(self._place, name, self._staging.head(parts))
 
     def _append(self, page: TakenPage, rows: PackedRows) -> None:
-        if self._file is not None:
+        if self._file is not None and self._place is not None:
             self._file.append(page, rows)
 
     def _write_opening(
@@ -342,5 +343,7 @@ class Journal:
         try:
             step()
         except (OSError, StorageError) as error:
-            self._is_given_up = True
+            # Whole parts can still be vouched for in the archive, if the journal is elsewhere.
+            self._is_given_up = self._place is self._archive
+            self._place = None
             self._staging.on_refusal(str(self._staging.name(self._side)), error)

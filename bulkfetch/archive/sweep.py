@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from itertools import count
 from pathlib import PurePosixPath
@@ -95,6 +95,14 @@ def sweep_transfers(store: Store, done: Iterable[Transfer]) -> set[str]:
             store.unlink(operation_name(transfer))
             staged.discard(name)
     return staged
+
+
+def sweep_all_but(store: Store, unfinished: Container[str]) -> None:
+    """Remove all that is staged, but the journals of the transfers with these names."""
+    for name in store.list(STAGING):
+        is_kept = name.suffix == ".journal" and _transfer_name(name) in unfinished
+        if _is_ours(name) and not is_kept:
+            store.unlink(name)
 
 
 def remove_staged(store: Store, transfer: Transfer) -> None:

@@ -6,7 +6,15 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +36,14 @@ from bulkfetch.archive.inventory import (
     take_inventory,
     write_run_report,
 )
-from bulkfetch.archive.layout import ARCHIVE, HEADERS_COMMIT, LOCK, STAGED_HEADERS, SUPERSEDED
+from bulkfetch.archive.layout import (
+    ARCHIVE,
+    HEADERS_COMMIT,
+    LOCK,
+    STAGED_HEADERS,
+    SUPERSEDED,
+    transfer_name,
+)
 from bulkfetch.archive.origin import (
     UNKNOWN_TENANT,
     check_archive,
@@ -41,7 +56,7 @@ from bulkfetch.archive.publishing import Publishing, Settled, begin_run
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.samples import open_run_log
 from bulkfetch.archive.superseded import remove_old_views, size_of
-from bulkfetch.archive.sweep import remove_staged, sweep, sweep_transfers
+from bulkfetch.archive.sweep import remove_staged, sweep, sweep_all_but, sweep_transfers
 from bulkfetch.billing.apis import ALL_V1, Api, Routes, Wanted, api_of
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
@@ -61,6 +76,7 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import ListedInvoices, walk_list
+from bulkfetch.runlog import LOGGER
 from bulkfetch.runs.committed import (
     Kept,
     Router,
@@ -92,12 +108,15 @@ from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, f
 from bulkfetch.runs.witness import Share
 from bulkfetch.runs.work import Found, Work, conclude, find_work, note_work
 from bulkfetch.settings.declared import Settings, names_that_shape_files
+from bulkfetch.settings.environment import scratch_folders
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret, is_loopback
 from bulkfetch.signin.tokens import claims_of
 from bulkfetch.signin.ways import check_credentials, has_user
 from bulkfetch.stats import RunStats
+from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.opening import prepare_output
+from bulkfetch.storage.scratch import close_scratch, open_scratch
 from bulkfetch.storage.store import Store
 from bulkfetch.wire.refusals import lacks_user
 from bulkfetch.wire.workers import Workers
@@ -282,7 +301,8 @@ async def archive(
         run = replace(run, is_user=has_user(settings), ends_at=_end_of_run(settings))
         run = replace(run, today=options.today or run.today)
         run = replace(run, tenant=await _find_tenant(run))
-        outcome = await _plan_and_fetch(run, found)
+        async with _open_scratch(run) as scratch:
+            outcome = await _plan_and_fetch(replace(run, scratch=scratch), found)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
     await anyio.to_thread.run_sync(_write_report, store, moment, report, outcome)
@@ -290,6 +310,44 @@ async def archive(
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
     return report
+
+
+@asynccontextmanager
+async def _open_scratch(run: Run) -> AsyncIterator[LocalStore | None]:
+    """Open the scratch directory of a run, if its archive cannot show open files.
+
+    Where there is no place for one, the run says so, and continues without.
+    """
+    if run.store.shows_open_files:
+        yield None
+        return
+    scratch, why = await anyio.to_thread.run_sync(_find_scratch, run)
+    if scratch is None:
+        run.log.note("no_scratch", why=why)
+        LOGGER.warning(
+            "pages of unfinished transfers cannot be kept (%s): if this run breaks off, the next "
+            "one continues each transfer behind its last whole file; give scratch_dir",
+            why,
+        )
+        yield None
+        return
+    try:
+        yield scratch
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(close_scratch, scratch)
+
+
+def _find_scratch(run: Run) -> tuple[LocalStore | None, str]:
+    """Return the scratch directory of this archive, tenant and source alone, or why not. Blocks."""
+    source = _identify(run.settings, run.options.source)["source"]
+    owner = "\n".join((run.store.where, run.tenant, str(source)))
+    given = run.settings.scratch_dir
+    places = scratch_folders() if given is None else (given,)
+    scratch, why = open_scratch(map(Path, places), owner)
+    if scratch is not None:
+        sweep(scratch, ())
+    return scratch, why
 
 
 def _prepare(publishing: Publishing, options: ExportOptions, settings: Settings) -> Found:
@@ -438,7 +496,7 @@ async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
             "run the same command again to continue"
         )
     with run.stats.at_storage():
-        left = await anyio.to_thread.run_sync(_end, run, progress)
+        left = await anyio.to_thread.run_sync(_end, run, work, progress)
     return _Outcome(work, progress, found.settled, left)
 
 
@@ -482,11 +540,12 @@ async def _compare(run: Run, plan: Plan, found: Found, known: Kept) -> Work:
 
 async def _prepare_to_fetch(run: Run, work: Work, fetching: _Fetching) -> _Progress:
     """Clear away what is staged in vain, and return that nothing is done yet."""
-    staged = await anyio.to_thread.run_sync(sweep_transfers, run.store, work.skipped)
+    staged = await anyio.to_thread.run_sync(_find_staged, run, work.skipped)
     fetching.job.staged.update(staged)
     fetching.sole.update(sole_transfers(work.headers))
     for each in await fetching.early.give_up(but=set(work.pending)):
-        await anyio.to_thread.run_sync(remove_staged, run.store, each)
+        for place in run.staging_places:
+            await anyio.to_thread.run_sync(remove_staged, place, each)
     headers = {header.invoice_id: header for header in work.headers}
     vote = Vote(headers, work.archived, work.besides | work.skipped, work.others, work.former)
     to_do = Counter(transfer.invoice_id for transfer in work.pending)
@@ -543,9 +602,15 @@ def _narrowing(options: ExportOptions) -> dict[str, Any]:
     return {**options.selection.narrowing(), **({} if options.documents else {"documents": False})}
 
 
-def _end(run: Run, progress: _Progress) -> _Left:
-    """Make everything durable that was published, and remove old views of a moment."""
+def _end(run: Run, work: Work, progress: _Progress) -> _Left:
+    """Make everything durable that was published, and remove old views of a moment, and what no
+    later run continues."""
     run.publishing.sync_records()
+    if run.scratch is not None:
+        vote = progress.vote
+        done = {*vote.committed, *vote.refused}
+        unfinished = {transfer_name(each) for each in work.pending if each not in done}
+        sweep_all_but(run.scratch, unfinished)
     if progress.checked:
         awaited = {each: young_until(each) or run.today for each in progress.awaited}
         checked = dict.fromkeys(progress.checked, run.today)
@@ -633,7 +698,13 @@ def _open_staging(run: Run, found: Found) -> set[str]:
     """
     if found.is_new:
         _claim(run)
-    return sweep_transfers(run.store, ())
+    return _find_staged(run, ())
+
+
+def _find_staged(run: Run, done: Iterable[Transfer]) -> set[str]:
+    """Remove what is staged of transfers that are done, and return the names of those that have
+    more there. Blocks."""
+    return set().union(*(sweep_transfers(place, done) for place in run.staging_places))
 
 
 async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: _Fetching) -> None:

@@ -99,3 +99,11 @@ class Run:
     """The day on which the run began, in UTC."""
     ends_at: float = math.inf
     """When the run has to stop, on the clock of the event loop."""
+    scratch: Store | None = None
+    """Where journals are if the archive cannot show open files; None if they are in the archive, or
+    nowhere."""
+
+    @property
+    def staging_places(self) -> tuple[Store, ...]:
+        """The stores in which something may be staged."""
+        return (self.store,) if self.scratch is None else (self.store, self.scratch)

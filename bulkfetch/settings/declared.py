@@ -19,6 +19,7 @@ from bulkfetch.settings.values import (
     AMOUNT,
     BASE_URL,
     COMMAND,
+    DIRECTORY,
     FILE,
     ID,
     JSON_FILE,
@@ -312,6 +313,13 @@ class ArchiveSettings(_Group):
         SECONDS,
         None,
         "How long a whole run may take; the next run does what is not committed by then.",
+    )
+    scratch_dir: Path | None = _setting(
+        DIRECTORY,
+        None,
+        "A directory of this machine that keeps pages of unfinished transfers, if the archive is "
+        "in an object store.",
+        otherwise="your folder for caches, or that for temporary files",
     )
 
     def __post_init__(self) -> None:

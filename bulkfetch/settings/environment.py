@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -104,6 +105,27 @@ def user_folder(environ: Mapping[str, str], platform: str = sys.platform) -> str
         else:
             folder = _below(home, ".config")
     return _below(folder, "bulkfetch")
+
+
+def scratch_folders(
+    environ: Mapping[str, str] = os.environ, platform: str = sys.platform
+) -> tuple[str, ...]:
+    """Return the folders that may hold passing files of the user, the best first.
+
+    That is the folder for caches, where XDG_CACHE_HOME or the system has it, then the one for
+    temporary files.
+    """
+    folder = cleaned(environ.get("XDG_CACHE_HOME", ""))
+    home = home_of(environ)
+    if not os.path.isabs(folder):
+        folder = ""
+        if platform == "win32":
+            folder = cleaned(environ.get("LOCALAPPDATA", "")) or _below(home, "AppData", "Local")
+        elif platform == "darwin":
+            folder = _below(home, "Library", "Caches")
+        else:
+            folder = _below(home, ".cache")
+    return (*filter(None, [folder]), tempfile.gettempdir())
 
 
 def working_directory() -> Path:

@@ -58,6 +58,7 @@ class SettingsKeywords(TypedDict, total=False):
     row_group_rows: int | None
     keep_snapshots: int | str | None
     deadline_s: float | None
+    scratch_dir: str | Path | None
 
     storage_account: str | None
     storage_key: str | Secret | None

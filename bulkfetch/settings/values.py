@@ -281,10 +281,14 @@ def _read_base_url(value: object) -> str:
     return url
 
 
-def _read_path(value: object) -> Path:
+def _read_path(value: object, what: str = "file") -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        raise ValueError(f"must name a file, not {_quote(value)}")
+        raise ValueError(f"must name a {what}, not {_quote(value)}")
     return _expanded(value)
+
+
+def _read_directory(value: object) -> Path:
+    return _read_path(value, "directory")
 
 
 def _expanded(value: str | Path) -> Path:
@@ -339,6 +343,7 @@ NAME = ValueKind("NAME", _read_name)
 SECRET = ValueKind("SECRET", _read_secret, is_secret=True)
 COMMAND = ValueKind("COMMAND", _read_command, show_program, is_secret=True)
 PATH = ValueKind("FILE", _read_path, is_path=True)
+DIRECTORY = ValueKind("DIR", _read_directory, is_path=True)
 FILE = ValueKind("FILE", _existing_file("PEM"), is_path=True)
 JSON_FILE = ValueKind("FILE", _existing_file("JSON"), is_path=True)
 SIZE = ValueKind("SIZE", _read_size, _show_size)
