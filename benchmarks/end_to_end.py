@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict
 from itertools import product
 
-from exporting import Shape, exported, median, serving
+from exporting import DETAILS, Shape, exported, median, serving
 from measuring import Table, announce, conditions, keep
 
 TABLE = Table(
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument(
         "--shapes", default="1x1000000,500x2000", help="invoices x line items of each"
     )
-    parser.add_argument("--details", default="office/billing_line_items")
+    parser.add_argument("--details", default=",".join(DETAILS))
     parser.add_argument("--latencies-ms", default="0,50,500")
     parser.add_argument("--codings", default="identity,gzip")
     parser.add_argument("--limits", default="16", help="requests in flight")

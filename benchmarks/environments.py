@@ -41,7 +41,9 @@ def python_of(name: str, folder: Path) -> str:
         sources = [
             CHECKOUT / "pyproject.toml",
             CHECKOUT / "constraints.txt",
+            CHECKOUT / "hatch_build.py",
             *sorted(CHECKOUT.glob("bulkfetch/**/*.py")),
+            *sorted(CHECKOUT.glob("kernel/*.[ch]")),
         ]
         wanted = ["--constraint", str(CHECKOUT / "constraints.txt"), str(CHECKOUT)]
     else:

@@ -15,6 +15,15 @@ from typing import Any
 
 from measuring import run_client, sandbox, stats_of
 
+DETAILS = (
+    "office/billing_line_items",
+    "azure/usage_line_items",
+    "one_time/billing_line_items",
+    "one_time/usage_line_items",
+)
+"""What is measured: licenses, daily usage of Azure, and of the new commerce both, whose pages are a
+chain."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,17 @@ from pathlib import Path
 from typing import Any
 
 from environments import REQUIREMENTS, cache_folder, python_of, versions
-from measuring import Finished, Table, announce, conditions, keep, run_measured, sandbox, stats_of
+from measuring import (
+    Finished,
+    Table,
+    announce,
+    client_environment,
+    conditions,
+    keep,
+    run_measured,
+    sandbox,
+    stats_of,
+)
 
 PACKAGES = {
     "bulkfetch": ("bulkfetch", "aiohttp", "pyarrow"),
@@ -134,7 +143,7 @@ def run(
     Python or bulkfetch."""
     kept = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in client_environment().items()
         if not name.startswith(("PYTHON", "BULKFETCH_"))
     }
     before = stats_of(server)

@@ -7,6 +7,7 @@
  * libFuzzer instead, with the schema of the environment variable SCHEMA.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "check.h"
