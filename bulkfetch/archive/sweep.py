@@ -31,8 +31,6 @@ _OPERATION = re.compile(r"[^+]+\+[^+]+\+[^+]+\+operation\.json(\.tmp)?")
 _OPERATION_ENDING = "+operation.json"
 """An operation outlives the run that began it."""
 _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
-_SCRATCH = re.compile(rf"{STAGING}/bulkfetch-export-\w+/blob-[0-9]+")
-"""A file of an export whose rows were not written yet."""
 _COPY = re.compile(r"^\.(.+)\.copy$")
 """A file that is being copied, where there are no hard links."""
 
@@ -51,8 +49,6 @@ def sweep(store: Store, unfinished: Iterable[PurePosixPath]) -> None:
     for name in staged:
         if name not in needed and _is_ours(name):
             store.unlink(name)
-    for folder in {name.parent for name in staged if _SCRATCH.fullmatch(str(name))}:
-        store.remove_directory(folder)
     for name in (ARCHIVE, FAILURES, *store.list(RUNS)):
         temporary = name if name.suffix == ".tmp" else name.with_name(f"{name.name}.tmp")
         store.unlink(temporary)
@@ -69,8 +65,6 @@ def _record_stem(staged: PurePosixPath) -> str:
 
 def _is_ours(name: PurePosixPath) -> bool:
     """Return whether bulkfetch gives such a name in staging."""
-    if _SCRATCH.fullmatch(str(name)):
-        return True
     if name.parent != STAGING:
         return False
     own = _COPY.sub(r"\1", name.name)

@@ -32,6 +32,8 @@ from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.graph.spool import Access, Spooled, spool
 from bulkfetch.graph.tasks import Task
 
+FOLDER = "bulkfetch-export-"
+"""How the name of a folder begins in which the files of an export are kept for a while."""
 _ETAG, _BLOB, _SKIPPED = "etag", "blob", "skipped"
 """Names in a bookmark: the version of the data, the file, and its lines before the page."""
 
@@ -206,7 +208,7 @@ class _ExportWalk(Generic[P]):
 
     def _make_folder(self) -> Path:
         try:
-            return Path(tempfile.mkdtemp(prefix="bulkfetch-export-", dir=self._exports.scratch))
+            return Path(tempfile.mkdtemp(prefix=FOLDER, dir=self._exports.scratch))
         except OSError as error:
             raise StorageError(f"there is no place for the files of an export: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from bulkfetch.errors import (
 from bulkfetch.graph.exports import Exports, open_exports
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.operations import BILLING, Operation
-from bulkfetch.graph.source import ExportSources
+from bulkfetch.graph.source import FOLDER, ExportSources
 from bulkfetch.runlog import RunLog
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.transfers import Fetched, Job, fetch_transfer, in_thread
@@ -122,13 +123,20 @@ class StoredOperations:
         self._store.unlink(operation_name(transfer))
 
 
-def scratch_of(store: Store) -> Path | None:
+def scratch_of(run: Run) -> Path | None:
     """Return where files of exports are kept until their rows are written: beside what is staged on
-    a disk, and where temporary files are for an object store. Blocks."""
-    if not isinstance(store, LocalStore):
+    a disk, in the scratch directory of an archive in an object store, or where temporary files are.
+
+    What a killed run left there is removed. Blocks.
+    """
+    place = run.store if isinstance(run.store, LocalStore) else run.scratch
+    if not isinstance(place, LocalStore):
         return None
-    store.make_directory(STAGING)
-    return store.root / STAGING
+    place.make_directory(STAGING)
+    scratch = place.root / STAGING
+    for left in scratch.glob(f"{FOLDER}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +181,7 @@ async def open_graph(run: Run) -> AsyncIterator[Graph | None]:
         return
     keep = run.options.on_refresh_token
     tokens = GraphTokens(settings, run.log, keep)
-    scratch = await anyio.to_thread.run_sync(scratch_of, run.store)
+    scratch = await anyio.to_thread.run_sync(scratch_of, run)
     async with open_exports(
         settings,
         run.stats,
