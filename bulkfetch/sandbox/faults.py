@@ -96,7 +96,8 @@ KINDS: dict[str, str] = {
     "no_etag": "a manifest without an eTag",
     "no_sas": "a manifest without a SAS",
     # Blobs of Graph.
-    "sas_lapses": "break off after the `share` of the body, and refuse every SAS so far",
+    "sas_lapses": "break off after the `share` of the body, and refuse every SAS of these "
+    "blobs so far",
     "renewed_in_body": "as new_generation, after the `share` of a blob's body, which breaks off",
     "blob_gone": "404 BlobNotFound",
     "blob_changed": "412 for a request with If-Match",

@@ -65,9 +65,11 @@ class SasTokens:
         self._issued[signature] = Sas(token, directory, now, now + seconds)
         return token
 
-    def void(self) -> None:
-        """Let every SAS that was given so far lapse."""
-        self._void |= self._issued.keys()
+    def void(self, directory: str) -> None:
+        """Let every SAS lapse that was given for a directory so far."""
+        self._void |= {
+            signature for signature, sas in self._issued.items() if sas.directory == directory
+        }
 
     def refusal(self, directory: str, query: str, now: float) -> str | None:
         """Return why a query does not open the blobs of a directory; None if it does."""
@@ -75,7 +77,7 @@ class SasTokens:
         sas = self._issued.get(given.get("sig", ""))
         if sas is None or given != _pairs(sas.token) or sas.directory != directory:
             return "Signature did not match. String to sign used was not the one of this resource."
-        end = min(sas.end, now - 1) if sas.token and given["sig"] in self._void else sas.end
+        end = min(sas.end, now - 1) if given["sig"] in self._void else sas.end
         if sas.start - 1 <= now < end:
             return None
         times = [f"[{_http_date(each)}]" for each in (sas.start, end, now)]

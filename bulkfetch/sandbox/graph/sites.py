@@ -122,7 +122,7 @@ class BlobSite:
         )
         reply = await asyncio.to_thread(self._storage.answer, fetch)
         if fault and fault.kind == "sas_lapses" and reply.status < 300:
-            self._exporting.sas.void()
+            self._exporting.sas.void(request.path.rpartition("/")[0])
         if fault and fault.kind == "renewed_in_body" and reply.status < 300:
             self._storage.renew(fetch)
         return reply
