@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
+from textwrap import wrap
+from typing import Any, TypeAlias
 from unicodedata import combining, east_asian_width
 
 _FLAGS = [False]
@@ -147,6 +148,66 @@ class TextTable:
         while width_of(text) >= self._max_width:
             text = text[:-1]
         return f"{text}…"
+
+
+Rows: TypeAlias = Sequence[Sequence[str]]
+"""The cells of a table; the first row has the names of the columns."""
+WIDE = 1 << 20
+"""A width without a bound."""
+_INDENT = "  "
+_COUNTED = ("invoices", "line items", "parts", "receipts", "statements", "transfers")
+_AT_RIGHT = (*_COUNTED, "size", "sum")
+
+
+def lay_out(rows: Rows, width: int) -> list[str]:
+    """Lay rows out in columns below their names, without columns that are empty; where that is
+    wider than `width`, write each row as a sentence."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    full = list(zip(*columns, strict=True))
+    lines = _aligned(full)
+    return lines if all(width_of(line) <= width for line in lines) else _sentences(full, width)
+
+
+def _aligned(rows: Rows) -> list[str]:
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for cell, name, width in zip(row, rows[0], widths, strict=True):
+            space = " " * (width - width_of(cell))
+            cells.append(space + cell if name in _AT_RIGHT else cell + space)
+        lines.append(_INDENT + "  ".join(cells).rstrip())
+    return lines
+
+
+def _sentences(rows: Rows, width: int) -> list[str]:
+    names, *others = rows
+    lines = []
+    for first, *rest in others:
+        facts = [
+            counted(int(cell.replace(",", "")), name[:-1]) if name in _COUNTED else cell
+            for cell, name in zip(rest, names[1:], strict=True)
+            if cell
+        ]
+        lines += _wrap(f"{first or 'and'}: {', '.join(facts)}", width, _INDENT)
+    return lines
+
+
+def wrap_all(texts: Iterable[str], width: int) -> list[str]:
+    """Break texts into printable lines of `width` columns; words stay whole."""
+    return [line for text in texts for line in _wrap(printable(text), width)]
+
+
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    lines = wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + _INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines or [""]
 
 
 def width_of(text: str) -> int:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TextIO, cast
 
 from bulkfetch.errors import ReaderGoneError, RequestFacts, StorageError
-from bulkfetch.words import encodable, printable
+from bulkfetch.words import WIDE, encodable, printable, wrap_all
 
 COMPLETE, INCOMPLETE, USAGE, BUG = 0, 1, 2, 3
 _STDERR = 2
@@ -143,12 +144,17 @@ class _Report(Protocol):
     def lines(self) -> list[str]: ...
 
 
+def stdout_width() -> int:
+    """Return how many columns lines for people may take: those of the terminal, if it is one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+
+
 def print_report(report: _Report, *, as_json: bool) -> None:
     """Write a report to stdout, as JSON or as lines for people."""
     if as_json:
         print_result(report.to_dict())
     else:
-        print_result(report.lines())
+        print_result(wrap_all(report.lines(), stdout_width()))
 
 
 def print_json_lines(lines: Sequence[str]) -> None:

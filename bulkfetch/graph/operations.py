@@ -371,8 +371,8 @@ class Operations:
     def _pending(self, transfer: Transfer, operation: Operation) -> PendingExportError:
         return PendingExportError(
             f"transfer {transfer}: Microsoft Graph has not finished its export within "
-            f"{self._deadline_s:g} s ({called('operation_deadline_s')}): run the same command again "
-            f"later, it asks for the same export first: {operation.facts}"
+            f"{self._deadline_s:g} s ({called('operation_deadline_s')}): run the same command "
+            f"again later, it asks for the same export first: {operation.facts}"
         )
 
     async def _check_tenant(self, transfer: Transfer, manifest: Manifest) -> None:

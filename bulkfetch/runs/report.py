@@ -118,6 +118,10 @@ class ExportReport:
         names = {(each.transfer.provider, each.transfer.line_item_type) for each in self.committed}
         return sorted("/".join(name) for name in names if schema_of(*name) is None)
 
+    def __repr__(self) -> str:
+        # short: a notebook shows it, and the records of all transfers would fill pages
+        return f"<ExportReport of {self.output}: {self._outcome()}, exit code {self.exit_code}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON. Amounts are text, so that they stay
         exact."""

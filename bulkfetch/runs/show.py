@@ -56,7 +56,7 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
-from bulkfetch.words import encodable
+from bulkfetch.words import counted, encodable
 
 T = TypeVar("T")
 
@@ -213,6 +213,11 @@ class ShowReport:
         """0 if nothing is missing or wrong and no number differs, 1 if something is missing or
         wrong, 4 if only numbers differ."""
         return exit_code(is_whole=not self.findings, reconciliations=self.reconciliations)
+
+    def __repr__(self) -> str:
+        # short: a notebook shows it, and all months would fill pages
+        found = f"{counted(self.invoices, 'invoice')}, {counted(len(self.findings), 'finding')}"
+        return f"<ShowReport of {self.output}: {found}, exit code {self.exit_code}>"
 
     @property
     def findings_missing(self) -> list[Finding]:

@@ -66,9 +66,12 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
-from bulkfetch.words import TextTable, counted, format_bytes, printable
+from bulkfetch.words import WIDE, Rows, counted, format_bytes, lay_out, printable, wrap_all
 
 _READ_BYTES = 1 << 20
+_BEING_WRITTEN = (
+    "A run is writing to this archive now: what it has not finished may show as missing or damaged."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +163,15 @@ class VerifyReport:
             "no_longer_listed": list(self.no_longer_listed),
         }
 
-    def lines(self) -> list[str]:
-        """Return the report as lines of text."""
-        lines = self._table()
-        lines += [f"FAULT {finding}" for finding in self.findings]
+    def lines(self, width: int = WIDE) -> list[str]:
+        """Return the report as lines of text, of `width` columns if their words allow it."""
+        table = lay_out(self._rows(), width) if self.commits else []
+        lines = [*table, *wrap_all(self._findings(), width)]
+        return [*wrap_all([_BEING_WRITTEN], width), *lines] if self.being_written else lines
+
+    def _findings(self) -> list[str]:
+        """Say what is wrong, and what there is in all."""
+        lines = [f"FAULT {finding}" for finding in self.findings]
         lines += reconciliation_lines(self.reconciliations)
         lines += [f"DIFFERS {each}" for each in self.usage]
         if self.not_exported:
@@ -182,50 +190,51 @@ class VerifyReport:
             if self.sound
             else counted(len(self.findings), "fault")
         )
-        lines.append(
-            f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
-            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB{documents}: "
-            f"{verdict}"
-        )
+        lines.append(f"{self._what()}{documents}: {verdict}")
         if self.superseded_bytes:
             lines.append(
                 f"{format_bytes(self.superseded_bytes)} of replaced files are kept in "
                 "_bulkfetch/superseded (`bulkfetch prune` deletes old ones)"
             )
         if self.being_written:
-            lines.append(
-                "A run is writing to it: what that is at may show as faults. "
-                "Verify again when it has ended."
-            )
+            lines.append("A run is writing to this archive: verify again when it has ended.")
         elif not self.sound:
             lines.append(
                 "`bulkfetch repair` fetches again what is faulty or missing, and nothing else."
             )
         return lines
 
-    def _table(self) -> list[str]:
-        """Lay out what was checked, by provider and line-item type."""
-        if not self.commits:
-            return []
+    def __repr__(self) -> str:
+        # short: a notebook shows it, and the records of all transfers would fill pages
+        found = counted(len(self.findings), "fault")
+        return f"<VerifyReport of {self._what()}: {found}, exit code {self.exit_code}>"
+
+    def _what(self) -> str:
+        return (
+            f"{self.output}: {counted(self.transfers, 'transfer')}, {counted(self.parts, 'part')}, "
+            f"{counted(self.rows, 'line item')}, {self.size_bytes / 1e6:,.1f} MB"
+        )
+
+    def _rows(self) -> Rows:
+        """The cells of a table of what was checked, by provider and line-item type."""
         faulty = {finding.transfer for finding in self.findings}
         by_detail: dict[str, list[Commit]] = {}
         for commit in self.commits:
             by_detail.setdefault(commit.transfer.detail_name, []).append(commit)
-        rows = []
+        rows = [["detail", "transfers", "parts", "line items", "size", "state"]]
         for name, commits in sorted(by_detail.items()):
-            provider, _, line_item_type = name.rpartition("/")
+            wrong = sum(each.transfer in faulty for each in commits)
             rows.append(
-                {
-                    "provider": provider,
-                    "line-item type": line_item_type,
-                    "transfers": len(commits),
-                    "parts": sum(len(each.parts) for each in commits),
-                    "line items": sum(each.rows for each in commits),
-                    "bytes": sum(each.size_bytes for each in commits),
-                    "faulty": sum(each.transfer in faulty for each in commits),
-                }
+                [
+                    printable(name),
+                    f"{len(commits):,}",
+                    f"{sum(len(each.parts) for each in commits):,}",
+                    f"{sum(each.rows for each in commits):,}",
+                    format_bytes(sum(each.size_bytes for each in commits)),
+                    f"{wrong:,} faulty" if wrong else "",
+                ]
             )
-        return TextTable(list(rows[0])).lines(rows)
+        return rows
 
 
 def verify(
@@ -314,7 +323,7 @@ def verify_store(
         reconciliations=reconcile(headers, by_transfer, read_circumstances(store, tolerance)),
         usage=tuple(usage),
         not_exported=tuple(left_out),
-        being_written=being_written,
+        being_written=being_written or store.is_locked(LOCK),
         documents=tuple(documents),
         superseded_bytes=replaced,
         set_apart=set_apart,

@@ -9,6 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.syntax import tree_of
 
 import bulkfetch
@@ -16,10 +18,13 @@ from bulkfetch.words import (
     TextTable,
     called,
     given_as,
+    lay_out,
     main_columns,
+    printable,
     speaking_of_flags,
     width_of,
     with_names,
+    wrap_all,
 )
 
 
@@ -137,3 +142,25 @@ def texts_of(tree: ast.AST) -> Iterator[str]:
             yield "".join(map(str, parts))
         elif isinstance(node, ast.Constant) and id(node) not in done:
             yield str(node.value)
+
+
+# Tables that fit
+
+
+def test_rows_are_columns_where_they_fit_and_sentences_where_not() -> None:
+    rows = [["month", "invoices", "sum", "state"], ["2021-01", "1,000", "-1.50", ""]]
+    rows += [["", "1", "22.00", ""]]
+    wide = ["  month    invoices    sum", "  2021-01     1,000  -1.50", "                 1  22.00"]
+    assert lay_out(rows, 26) == wide
+    assert lay_out(rows, 25) == [
+        "  2021-01: 1,000 invoices,",
+        "    -1.50",
+        "  and: 1 invoice, 22.00",
+    ]
+
+
+@given(st.text(alphabet="ab /-\n\x1b", max_size=60), st.integers(5, 30))
+def test_texts_are_broken_between_words_only(text: str, width: int) -> None:
+    lines = wrap_all([text], width)
+    assert " ".join(lines).split() == printable(text).split()
+    assert all(len(line) <= width or len(line.split()) == 1 for line in lines)

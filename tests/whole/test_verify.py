@@ -664,6 +664,24 @@ def test_a_thousand_alterations_of_any_file_are_found_one_by_one(archive: Path) 
     assert verify(archive, deep=True).findings == ()
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_no_line_is_wider_than_the_terminal(archive: Path, width: int) -> None:
+    parts(archive)[0].unlink()
+
+    lines = verify(archive).lines(width)
+
+    assert [line for line in lines if len(line) > width and " " in line.strip()] == []
+    assert "1 faulty" in " ".join(" ".join(lines).split())
+    assert any(line.startswith("  detail  ") for line in lines) == (width >= 80)
+
+
+def test_a_report_is_short_where_a_notebook_shows_it(archive: Path) -> None:
+    verified = verify(archive)
+    assert repr(verified).startswith("<VerifyReport of ")
+    assert ": 0 faults, exit code " in repr(verified)
+    assert len(repr(verified)) < 200 + len(str(archive))
+
+
 def test_an_archive_that_is_written_to_meanwhile_says_so(archive: Path) -> None:
     assert not verify(archive).being_written
     parts(archive)[0].unlink()
@@ -672,5 +690,6 @@ def test_an_archive_that_is_written_to_meanwhile_says_so(archive: Path) -> None:
         verified = verify(archive)
 
     assert verified.being_written
-    assert verified.lines()[-1].startswith("A run is writing to it")
+    for line in (verified.lines()[0], verified.lines()[-1]):
+        assert line.startswith("A run is writing to this archive")
     assert "`bulkfetch repair`" in verify(archive).lines()[-1]

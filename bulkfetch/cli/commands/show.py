@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from textwrap import wrap
-from typing import Any, TypeAlias
+from typing import Any
 
 from bulkfetch.cli.progress import format_duration
 from bulkfetch.cli.tenant import load
-from bulkfetch.cli.terminal import print_result
+from bulkfetch.cli.terminal import print_result, stdout_width
 from bulkfetch.runs.former import unlisted_lines
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
 from bulkfetch.runs.show import DocumentMonth, LastRun, Month, ShowReport, Snapshot
 from bulkfetch.runs.show import show as show_archive
-from bulkfetch.words import counted, format_bytes, printable, width_of
+from bulkfetch.words import Rows, counted, format_bytes, lay_out, printable, wrap_all
 
 _MOST = 20
 """How many lines of one kind people are shown; `--json` has all."""
-_WIDE = 1 << 20
-_INDENT = "  "
 _WORDS = {
     "agrees": "agree",
     "agrees_within_rounding": "within rounding",
@@ -42,31 +37,21 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_result(report.to_dict())
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
-        print_result(lines_of(report, width))
+        print_result(lines_of(report, stdout_width()))
     return report.exit_code
 
 
 def lines_of(report: ShowReport, width: int) -> list[str]:
-    """Return a report as lines; only a word that is longer is wider than `width` columns.
-
-    Where one of the tables is too wide, each row of all is a sentence.
-    """
-    lines = _fit(_opening(report), width)
-    tables = {name: _aligned(rows) for name, rows in _tables(report).items()}
-    is_wide = all(width_of(line) <= width for table in tables.values() for line in table)
+    """Return a report as lines; only a word that is longer is wider than `width` columns."""
+    lines = wrap_all(_opening(report), width)
     for name, rows in _tables(report).items():
-        lines += ["", printable(name), *(tables[name] if is_wide else _sentences(rows, width))]
-    return [*lines, "", *_fit(_closing(report), width)]
+        lines += ["", printable(name), *lay_out(rows, width)]
+    return [*lines, "", *wrap_all(_closing(report), width)]
 
 
-_Rows: TypeAlias = Sequence[Sequence[str]]
-"""The cells of a table; the first row has the names of the columns."""
-
-
-def _tables(report: ShowReport) -> dict[str, _Rows]:
+def _tables(report: ShowReport) -> dict[str, Rows]:
     """Return the tables of a report by their titles."""
-    tables: dict[str, _Rows] = {}
+    tables: dict[str, Rows] = {}
     for name, months in groupby(
         report.months, lambda each: f"{each.provider}/{each.line_item_type}"
     ):
@@ -75,7 +60,7 @@ def _tables(report: ShowReport) -> dict[str, _Rows]:
         tables["unbilled snapshots"] = _snapshot_rows(report.snapshots)
     if report.documents:
         tables["documents"] = _document_rows(report.documents)
-    return {name: _without_empty_columns(rows) for name, rows in tables.items()}
+    return tables
 
 
 _NO_DATE = "no date"
@@ -203,44 +188,6 @@ def _document_rows(documents: Sequence[DocumentMonth]) -> list[list[str]]:
     ]
 
 
-def _without_empty_columns(rows: _Rows) -> _Rows:
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    return list(zip(*columns, strict=True))
-
-
-_AT_RIGHT = ("invoices", "line items", "sum", "size", "statements", "receipts")
-
-
-def _aligned(rows: _Rows) -> list[str]:
-    """Lay rows out in columns below their names."""
-    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for cell, name, width in zip(row, rows[0], widths, strict=True):
-            space = " " * (width - width_of(cell))
-            cells.append(space + cell if name in _AT_RIGHT else cell + space)
-        lines.append(_INDENT + "  ".join(cells).rstrip())
-    return lines
-
-
-_COUNTED = ("invoices", "line items", "statements", "receipts")
-
-
-def _sentences(rows: _Rows, width: int) -> list[str]:
-    """Write each row as a sentence, for a terminal that is too narrow for columns."""
-    names, *others = rows
-    lines = []
-    for first, *rest in others:
-        facts = [
-            counted(int(cell.replace(",", "")), name[:-1]) if name in _COUNTED else cell
-            for cell, name in zip(rest, names[1:], strict=True)
-            if cell
-        ]
-        lines += _wrap(f"{first or 'and'}: {', '.join(facts)}", width, _INDENT)
-    return lines
-
-
 def _closing(report: ShowReport) -> Iterator[str]:
     verdicts = ", ".join(_verdict_words(report.verdicts))
     if verdicts:
@@ -278,19 +225,3 @@ def _first(texts: Iterable[str], word: str) -> Iterator[str]:
     yield from (f"{word} {text}" for text in found[:_MOST])
     if len(found) > _MOST:
         yield f"{word} {len(found) - _MOST:,} more; --json shows all"
-
-
-def _fit(texts: Iterable[str], width: int) -> list[str]:
-    return [line for text in texts for line in _wrap(printable(text), width)]
-
-
-def _wrap(text: str, width: int, indent: str = "") -> list[str]:
-    """Break a text into lines of `width` columns; words stay whole."""
-    return wrap(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent + _INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bulkfetch.cli.tenant import load
-from bulkfetch.cli.terminal import print_report
+from bulkfetch.cli.terminal import print_result, stdout_width
 from bulkfetch.runs.verify import VerifyReport
 from bulkfetch.runs.verify import verify as verify_archive
 
@@ -25,5 +25,5 @@ def verify_files(arguments: argparse.Namespace) -> VerifyReport:
 
 def print_verification(report: VerifyReport, arguments: argparse.Namespace) -> int:
     """Print a verification, and return its exit code."""
-    print_report(report, as_json=arguments.json)
+    print_result(report.to_dict() if arguments.json else report.lines(stdout_width()))
     return report.exit_code

@@ -25,6 +25,12 @@ def commit(transfer: Transfer = OFFICE, rows: int = 10, **rescues: int) -> Commi
     return Commit(transfer, rows, (part,), "totalForCustomer", Decimal("1.50"), rescues)
 
 
+def test_a_report_is_short_where_a_notebook_shows_it() -> None:
+    assert repr(report()).startswith("<ExportReport of ")
+    assert repr(report()).endswith(", exit code 0>")
+    assert len(repr(report())) < 150
+
+
 def report(**changes: object) -> ExportReport:
     plain = ExportReport(
         output="lake",
