@@ -54,7 +54,9 @@ _RARE = frozenset(
     {
         "graph_url",
         "operation_deadline_s",
+        "page_size",
         "invoice_page_size",
+        "max_requests_per_second",
         "usage_period",
         "max_attempts",
         "connect_timeout_s",
@@ -66,7 +68,9 @@ _RARE = frozenset(
         "login_file",
         "sign_in",
         "authority",
+        "part_rows",
         "row_group_rows",
+        "scratch_dir",
         "keep_snapshots",
         "storage_key_id",
         "storage_sas",
@@ -142,13 +146,13 @@ class ParserExit(SystemExit):
 
 class _HelpFormatter(argparse.HelpFormatter):
     """Leaves room for long flags, so that most explanations start beside theirs; does not explain
-    rare settings, and breaks no flag in two."""
+    rare settings nor options of the sandbox, and breaks no flag in two."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
 
     def add_argument(self, action: argparse.Action) -> None:
-        if action.dest not in _RARE:
+        if action.dest not in _RARE and not action.dest.startswith("sandbox_"):
             super().add_argument(action)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
@@ -333,8 +337,10 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sandbox(parser: argparse.ArgumentParser, *, is_hidden: bool = False) -> None:
-    """Add `--sandbox` and its options; the options may be hidden from `--help`."""
-    group = parser if is_hidden else parser.add_argument_group("sandbox")
+    """Add `--sandbox` and its options; `--help` only names these, or hides them too."""
+    options = ", ".join(f"--sandbox-{name}" for name in SANDBOX_OPTIONS)
+    about = f"Explained by `bulkfetch sandbox --help`: {options}."
+    group = parser if is_hidden else parser.add_argument_group("sandbox", about)
     group.add_argument(
         "--sandbox", action="store_true", help="ask a made-up tenant: needs no account"
     )

@@ -42,7 +42,7 @@ from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.witness import Answer, Charge, sum_of_answers
 from bulkfetch.storage.store import Store
-from bulkfetch.words import counted, printable
+from bulkfetch.words import counted, given_as, printable
 
 K = TypeVar("K")
 
@@ -383,7 +383,7 @@ def _unavailable(header: Header, commits: Mapping[Transfer, Commit]) -> str:
         return ""
     return (
         f"Microsoft Graph had no {' and no '.join(named)} of it, and is asked again after 30 days, "
-        "or with --recheck; `bulkfetch accept` records that it stays so"
+        f"or with {given_as('recheck', True)}; `bulkfetch accept` records that it stays so"
     )
 
 
