@@ -46,6 +46,7 @@ FOLDERS = (
     "spellings",
     "strangers",
     "words",
+    "budget",
     "stats",
     "errors",
     "sandbox",

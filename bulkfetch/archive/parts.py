@@ -1,15 +1,13 @@
 """From record batches to Parquet parts, whose bytes depend on the rows alone.
 
-A row group is written at once, so its rows wait until all have come. As long as those of all
-transfers together take no more than `RowMemory` has room for, they wait in memory; else each
-transfer keeps one page there and reads the rest back from its journal. While a row group is encoded
-all its rows are in memory twice; `RowMemory.encoding` bounds how many are.
+A row group is written at once, so its rows wait until all have come. They wait in memory as long as
+the budget of the run has room for them; else they are read back from the journal of the transfer.
+While a row group is encoded all its rows are in memory twice; the budget bounds how many are.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 
 from bulkfetch.archive.footers import SPARK_VERSION, Footer, PartCount
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.budget import Budget
 from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import explain
 from bulkfetch.storage.store import Store
@@ -41,6 +40,10 @@ _FEW_ROWS = 100
 rows of 34 columns), and saves a sixth of the file; snappy takes 0.05 ms."""
 
 
+_OWN_BUDGET_BYTES = 64 << 20
+"""The budget of a writer that shares none."""
+
+
 @dataclass(frozen=True, slots=True)
 class StagedPart:
     """A finished part before it is published: which rows it holds, and what its file is made of."""
@@ -52,37 +55,6 @@ class StagedPart:
     sha256: str
 
 
-class RowMemory:
-    """Counts the bytes of rows that wait in memory for their row groups, of all transfers of a run
-    together.
-
-    While it is crowded, rows that can be read back from a journal do not stay in memory.
-    """
-
-    def __init__(self, roomy_bytes: int = 64 << 20, encoders: int = 2) -> None:
-        self.encoding = threading.Semaphore(encoders)
-        """Held while a row group is encoded: each takes all its rows, and more at once than cores
-        gain nothing."""
-        self._roomy_bytes = roomy_bytes
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    @property
-    def bytes(self) -> int:
-        """How many bytes wait now."""
-        return self._bytes
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether more bytes wait than should."""
-        return self._bytes > self._roomy_bytes
-
-    def add(self, size: int) -> None:
-        """Count bytes that wait, or, below zero, that no longer do."""
-        with self._lock:
-            self._bytes += size
-
-
 @dataclass(slots=True)
 class _Waiting:
     """Rows that wait for their row group: from line number `first` on, in memory or in a
@@ -91,7 +63,7 @@ class _Waiting:
     first: int
     count: int
     rows: pa.RecordBatch | None
-    size: int
+    size_bytes: int
 
     @classmethod
     def of(cls, first: int, rows: pa.RecordBatch) -> _Waiting:
@@ -109,9 +81,8 @@ class PartWriter:
     `name_of(number)` names the staged file of each part. Unless `finish` returns, `abort` must be
     called. Of a `transfer`, each part's footer says which one it is of, and adds up `total_column`.
 
-    The rows of a row group wait until it is full, and `memory` counts their bytes. After `release`
-    they need not be in memory: what is left to wait there is at most one page of each transfer,
-    once `memory` is crowded.
+    The rows of a row group wait until it is full, and the `budget` counts their bytes. After
+    `release` they leave the memory if the budget has no room for them.
 
     A full part is sealed when a row comes behind it, or at the end: its footer says whether it is
     the last. `adopted` are whole parts of an earlier run, to write on behind them.
@@ -124,7 +95,7 @@ class PartWriter:
         *,
         part_rows: int,
         row_group_rows: int,
-        memory: RowMemory | None = None,
+        budget: Budget | None = None,
         adopted: Sequence[StagedPart] = (),
         transfer: Transfer | None = None,
         total_column: str | None = None,
@@ -133,11 +104,12 @@ class PartWriter:
         self._total_column = total_column
         self._store = store
         self._name_of = name_of
-        self._memory = RowMemory() if memory is None else memory
+        self._budget = Budget(_OWN_BUDGET_BYTES) if budget is None else budget
         self._part_rows = part_rows
         self._row_group_rows = row_group_rows
         self._read_back: ReadBack | None = None
         self._waiting: list[_Waiting] = []
+        self._is_counted = False
         self._part: _Part | None = None
         self._count = PartCount(total_column)
         self._parts = list(adopted)
@@ -156,7 +128,7 @@ class PartWriter:
     @property
     def held_bytes(self) -> int:
         """How many bytes of rows wait in memory."""
-        return sum(each.size for each in self._waiting)
+        return sum(each.size_bytes for each in self._waiting if each.rows is not None)
 
     def write(self, batch: pa.RecordBatch, rescues: Mapping[str, int] | None = None) -> None:
         """Append rows, whose rescues are counted unless they are given. Raises StorageError if the
@@ -175,12 +147,12 @@ class PartWriter:
 
     def release(self, read_back: ReadBack) -> None:
         """Let the rows that wait be read back when their row group is full: they leave the memory
-        if it is crowded."""
+        if the budget has no room for them."""
         self._read_back = read_back
-        if self._memory.is_crowded:
+        if not self._budget.may_keep(self.held_bytes):
+            self._budget.add_rows(-self.held_bytes)
             for each in self._waiting:
-                self._memory.add(-each.size)
-                each.rows, each.size = None, 0
+                each.rows = None
 
     def finish(self, schema: pa.Schema) -> list[StagedPart]:
         """Write what waits, seal the last part and return all parts; without rows there is an empty
@@ -225,8 +197,11 @@ class PartWriter:
             self._count.add(rows, rescues)
 
     def _wait(self, *pieces: _Waiting) -> None:
+        if not self._is_counted:
+            self._budget.open_writer()
+            self._is_counted = True
         self._waiting += pieces
-        self._memory.add(sum(each.size for each in pieces))
+        self._budget.add_rows(sum(each.size_bytes for each in pieces))
 
     def _join_chunk(self) -> None:
         """Put the pieces of a chunk that has just become full into one, while they are in the
@@ -237,7 +212,7 @@ class PartWriter:
         if len(batches) < len(pieces) or len(pieces) < 2:
             return
         self._waiting = self._waiting[: -len(pieces)]
-        self._memory.add(-sum(each.size for each in pieces))
+        self._budget.add_rows(-sum(each.size_bytes for each in pieces))
         (joined,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
         self._wait(_Waiting.of(first, joined))
 
@@ -245,7 +220,7 @@ class PartWriter:
         """Write the rows that wait as one row group, into a new file if it is the first."""
         if not self._waiting:
             return
-        with self._memory.encoding:
+        with self._budget.encoding(sum(each.size_bytes for each in self._waiting)):
             group = pa.concat_tables(_cut(self._collect(), CHUNK_ROWS))
             self._forget_waiting()
             self._part = self._part or self._open(schema, group)
@@ -261,8 +236,11 @@ class PartWriter:
                 yield from self._read_back(pieces[0].first, pieces[-1].first + pieces[-1].count)
 
     def _forget_waiting(self) -> None:
-        self._memory.add(-self.held_bytes)
+        self._budget.add_rows(-self.held_bytes)
         self._waiting = []
+        if self._is_counted:
+            self._budget.close_writer()
+            self._is_counted = False
 
     def _open(self, schema: pa.Schema, group: pa.Table | None) -> _Part:
         """Open a part that begins with this row group; an empty one has none."""

@@ -248,10 +248,20 @@ class Journal:
         if self.can_read_back:
             self._try(self._replace)
 
-    def take(self, page: TakenPage, rows: pa.RecordBatch, parts: Sequence[StagedPart]) -> None:
-        """Append a page, whose rows are all in the writer, which has made `parts` whole."""
+    def take(
+        self,
+        page: TakenPage,
+        rows: pa.RecordBatch,
+        parts: Sequence[StagedPart],
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Append a page, whose rows are all in the writer, which has made `parts` whole.
+
+        The file is begun with the second page, or `at_once`.
+        """
         if not self._is_given_up:
-            self._try(lambda: self._take(page, rows, parts))
+            self._try(lambda: self._take(page, rows, parts, at_once=at_once))
 
     def read(self, first: int, end: int) -> Iterator[pa.RecordBatch]:
         """Read back the rows from number `first` up to before number `end`. Raises StorageError."""
@@ -273,19 +283,27 @@ class Journal:
             with suppress(StorageError):
                 self._staging.remove_journals()
 
-    def _take(self, page: TakenPage, rows: pa.RecordBatch, parts: Sequence[StagedPart]) -> None:
+    def _take(
+        self,
+        page: TakenPage,
+        rows: pa.RecordBatch,
+        parts: Sequence[StagedPart],
+        *,
+        at_once: bool,
+    ) -> None:
         if len(parts) > self._sealed:
             self._begin_behind(parts, page, PackedRows.of(rows))
         elif self._place is None:
             return
         elif self._file is not None:
             self._append(page, PackedRows.of(rows))
-        elif self._first is None:
+        elif self._first is None and not at_once:
             self._first = page, rows
         else:
             self._begin(())
-            for each, batch in (self._first, (page, rows)):
-                self._append(each, PackedRows.of(batch))
+            if self._first is not None:
+                self._append(self._first[0], PackedRows.of(self._first[1]))
+            self._append(page, PackedRows.of(rows))
             self._first = None
 
     def _begin_behind(self, parts: Sequence[StagedPart], page: TakenPage, rows: PackedRows) -> None:

@@ -142,7 +142,7 @@ def _is_elsewhere(error: BulkfetchError) -> bool:
 
 
 def _say_no_memory(*, as_json: bool) -> int:
-    problem, advice = "there is not enough memory", "lower --max-in-flight or --max-bodies-bytes"
+    problem, advice = "there is not enough memory", "lower --max-in-flight or --max-waiting-bytes"
     say(f"error: {problem}; {advice}")
     if as_json:
         print_failure("memory", problem, INCOMPLETE, advice=advice)

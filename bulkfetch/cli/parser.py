@@ -64,7 +64,7 @@ _RARE = frozenset(
         "read_timeout_s",
         "patience_s",
         "max_page_bytes",
-        "max_bodies_bytes",
+        "max_waiting_bytes",
         "login_file",
         "sign_in",
         "authority",

@@ -194,7 +194,7 @@ async def open_exports(
     async with AsyncExitStack() as stack:
         graph = await stack.enter_async_context(
             opening.session(
-                settings.graph_url, source, manner=GRAPH_MANNER, bodies_bytes=_BODIES_BYTES
+                settings.graph_url, source, manner=GRAPH_MANNER, budget_bytes=_BODIES_BYTES
             )
         )
         operations = Operations(

@@ -1,4 +1,4 @@
-"""Pages requested ahead of their turn, and how many a run may hold."""
+"""Pages requested ahead of their turn: as tasks, each with the memory that it takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import anyio.abc
 
 from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.budget import Claim
 from bulkfetch.errors import (
     BulkfetchError,
     ContradictionError,
@@ -25,42 +26,6 @@ from bulkfetch.wire.session import Session
 from bulkfetch.wire.transport import Request
 
 T = TypeVar("T")
-
-_LOOKAHEAD_BYTES = 256 << 20
-"""How much memory pages ahead of their turn may take."""
-_HEAVIEST_ROW_BYTES = 2048
-"""Daily-rated usage rows weigh 1.7 to 2 kB as JSON, the most of all types, and about as much
-decoded."""
-_LARGEST_PAGE, _MOST_SMALL_PAGES = 2000, 4
-
-
-class Lookahead:
-    """How many pages the walks of a run may hold ahead of their turn, all together.
-
-    It bounds the memory of the run.
-    """
-
-    def __init__(self, pages: int) -> None:
-        self._free = pages
-
-    def take(self) -> bool:
-        """Take the room of a page. Returns False if there is none left."""
-        if self._free <= 0:
-            return False
-        self._free -= 1
-        return True
-
-    def give_back(self) -> None:
-        """Give the room of a page back."""
-        self._free += 1
-
-
-def lookahead_for(settings: Settings) -> Lookahead:
-    """Return the room of a run: twice the limit, more for smaller pages, less where that would take
-    too much memory."""
-    fitting = _LOOKAHEAD_BYTES // (settings.page_size * _HEAVIEST_ROW_BYTES)
-    pages = 2 * settings.max_in_flight * min(_LARGEST_PAGE // settings.page_size, _MOST_SMALL_PAGES)
-    return Lookahead(max(1, min(pages, fitting)))
 
 
 class Exporter(Protocol):
@@ -79,7 +44,6 @@ class Fetcher:
     tasks: anyio.abc.TaskGroup
     """Where the tasks of requests run."""
     settings: Settings
-    lookahead: Lookahead
     on_discard: Callable[[], None] = lambda: None
     """Called for each page that was requested in vain."""
     on_empty_end: Callable[[Transfer], None] = lambda transfer: None
@@ -90,6 +54,9 @@ class Fetcher:
     """How long to wait for pages beyond the end, which only matter if they have rows."""
     places: Callable[[], int] | None = None
     """Returns how many idle places pages ahead of their turn may take; without it, all."""
+    counts_use: bool = False
+    """Whether pages are counted in the budget while they are used. Then whoever uses one must not
+    wait for another page before it asks for the next."""
     exports: Exporter | None = None
     """Where line items come from that this service does not have."""
 
@@ -97,6 +64,13 @@ class Fetcher:
     def idle(self) -> int:
         """How many more pages may be asked for ahead of their turn now."""
         return self.session.idle if self.places is None else self.places()
+
+    def use(self, task: PageTask[T]) -> None:
+        """Note that the page of a task is used now."""
+        if self.counts_use:
+            task.claim.work()
+        else:
+            task.release()
 
 
 @asynccontextmanager
@@ -107,6 +81,7 @@ async def open_fetcher(
     on_discard: Callable[[], None] = lambda: None,
     on_empty_end: Callable[[Transfer], None] = lambda transfer: None,
     places: Callable[[], int] | None = None,
+    counts_use: bool = False,
     exports: Exporter | None = None,
 ) -> AsyncIterator[Fetcher]:
     """Open what page sources send their requests with; at the end, those in flight are given up.
@@ -120,10 +95,10 @@ async def open_fetcher(
                 session,
                 tasks,
                 settings,
-                lookahead_for(settings),
                 on_discard=on_discard,
                 on_empty_end=on_empty_end,
                 places=places,
+                counts_use=counts_use,
                 exports=exports,
             )
         except anyio.get_cancelled_exc_class():
@@ -155,13 +130,13 @@ class PageTask(Generic[T]):
         read: Callable[[bytes], T],
         *,
         size: int = 0,
-        held: bool = False,
+        claim: Claim | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.size = size
         """The page size that was asked for."""
-        self.held = held
-        """Whether the page takes room of the lookahead."""
+        self.claim = claim or fetcher.session.budget.claim()
+        """The memory of the page."""
         self.arrived: T | None = None
         self.asked_at = self.ended_at = fetcher.session.now()
         self._on_end = on_end
@@ -175,9 +150,11 @@ class PageTask(Generic[T]):
         needed."""
         with self._scope:
             try:
-                self.arrived = await session.get(request, read)
+                self.arrived = await session.get(request, read, self.claim)
+                self.claim.rest()
             except BulkfetchError as error:
                 self._error = error
+                self.claim.close()
         self.ended_at = session.now()
         self._done.set()
         if not self._scope.cancel_called:
@@ -186,6 +163,12 @@ class PageTask(Generic[T]):
     def cancel(self) -> None:
         """Give the page up."""
         self._scope.cancel()
+        self.claim.close()
+
+    def release(self) -> None:
+        """Forget the page: it has been used."""
+        self.arrived = None
+        self.claim.close()
 
     async def ended(self) -> None:
         """Wait until the request has an answer or an error."""
@@ -202,10 +185,15 @@ class PageTask(Generic[T]):
             raise page_error(transfer, page, error) from error
 
     async def result(self) -> T:
-        """Wait for the answer. Raises the error of its request as it is."""
+        """Wait for the answer, whose turn it is. Raises the error of its request as it is."""
+        self.claim.take_turn()
         await self._done.wait()
         if self._error is not None:
             raise self._error
+        return self.read()
+
+    def read(self) -> T:
+        """Return what was read of the answer, which has come."""
         if self.arrived is None:
             raise TransferError("a page was given up before it came")
         return self.arrived

@@ -45,8 +45,10 @@ class ChainSource:
         fetcher, transfer = self._fetcher, walk.transfer
         chain, size = _Chain(transfer, walk.start), fetcher.settings.page_size
         task = self._ask(walk, chain.token, size)
+        used = task
         try:
             while True:
+                used = task
                 try:
                     body, envelope = await task.answer(transfer, chain.page_name)
                 except TransferError as error:
@@ -60,22 +62,29 @@ class ChainSource:
                 token = chain.token_of(envelope)
                 if token is not None:
                     task = self._ask(walk, token, size)
+                used.claim.work()
                 response = await self._decode(walk, body, chain.page_name)
+                del body
                 is_empty_end = chain.ends_empty(response, token)
                 if is_empty_end and not (chain.was_asked_twice or walk.is_complete()):
                     chain.was_asked_twice = True
+                    used.release()
                     task = self._ask(walk, chain.token, size)
                     continue
                 start = chain.bookmark
                 chain.check(response, is_last=token is None)
                 if response.page.rows:
+                    fetcher.use(used)
                     yield PlacedPage(response.page, start, is_last=token is None)
+                del response  # the next page may need the memory
+                used.release()
                 if token is None:
                     if is_empty_end:
                         fetcher.on_empty_end(transfer)
                     return
                 chain.turn_to(token)
         finally:
+            used.release()
             task.cancel()
 
     def bookmark_at(self, line: int) -> Bookmark | None:

@@ -126,7 +126,7 @@ class _PagesAhead:
         """Return the page at `place`."""
         self.ask(place)
         page = await self._tasks[place].result()
-        del self._tasks[place]
+        self._tasks.pop(place).release()
         self._confirmed += 1
         self._total = max(self._total, _collection_total(page))
         return page

@@ -9,6 +9,7 @@ from typing import Generic
 import anyio
 
 from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
+from bulkfetch.budget import Claim
 from bulkfetch.decoding.envelope import Envelope
 from bulkfetch.decoding.pages import P, Response
 from bulkfetch.errors import ContradictionError, TransferError
@@ -64,6 +65,8 @@ class _OffsetWalk(Generic[P]):
         self._has_page = self._is_over = False
         self._last: PageTask[Response[P]] | None = None
         self._last_is_full = False
+        self._page_bytes = 0
+        """The memory of the largest page so far."""
         self._odd_rows = 0
         """How many rows the last page had that was not of the size that was asked for."""
         self._seen = SeenPages(walk.start.line)
@@ -72,48 +75,58 @@ class _OffsetWalk(Generic[P]):
     async def pages(self) -> AsyncGenerator[PlacedPage[P], None]:
         try:
             while True:
-                response = await self._next_response()
-                page, is_last = response.page, response.envelope.next_link is None
+                task = await self._next_task()
+                response = task.read()
+                page, envelope = response.page, response.envelope
+                rows, is_last = page.rows, envelope.next_link is None
                 self._is_over = is_last
                 self._check(response)
-                if page.rows:
+                if rows:
+                    self._fetcher.use(task)
                     yield PlacedPage(page, Bookmark(self._position), is_last)
-                self._position += page.rows
+                del page, response  # the next page may need the memory
+                task.release()
+                self._position += rows
                 self._has_page = False
-                self._last_is_full = page.rows == self._size
+                self._last_is_full = rows == self._size
                 if self._position >= self._until or (is_last and self._until < math.inf):
                     return
                 if is_last:
                     await self._check_end()
-                    if self._position and not page.rows:
+                    if self._position and not rows:
                         self._fetcher.on_empty_end(self._transfer)
                     return
                 self._confirmed += 1
-                if page.rows != self._size:
-                    self._realign(response)
+                if rows != self._size:
+                    self._realign(rows, envelope)
         finally:
             self._is_over = True
+            if self._last is not None:
+                self._last.release()
             for offset in list(self._tasks):
                 self._discard(offset)
 
-    async def _next_response(self) -> Response[P]:
+    async def _next_task(self) -> PageTask[Response[P]]:
+        """Return the task of the next page, once that is here."""
         self._ask_ahead()
-        response = await self._response_at_position()
+        task = await self._task_at_position()
         # The page before said that another follows: ask for an empty page again, unless the
         # invoice confirms that all rows are here.
-        if not response.page.rows and self._position and not self._walk.is_complete():
+        if not task.read().page.rows and self._position and not self._walk.is_complete():
             self._discard(self._position)
             self._ask(self._position)
-            response = await self._response_at_position()
-        self._last = self._take(self._position)
+            task = await self._task_at_position()
+        self._last = self._tasks.pop(self._position)
+        self._page_bytes = max(self._page_bytes, task.claim.held)
         self._has_page = True
-        return response
+        return task
 
-    async def _response_at_position(self) -> Response[P]:
+    async def _task_at_position(self) -> PageTask[Response[P]]:
         while True:
             task = self._tasks[self._position]
             try:
-                return await task.answer(self._transfer, _page_at(self._position))
+                await task.answer(self._transfer, _page_at(self._position))
+                return task
             except TransferError as error:
                 if not may_shrink(error, self._size):
                     raise
@@ -131,10 +144,13 @@ class _OffsetWalk(Generic[P]):
                 continue
             if offset == self._position:
                 self._ask(offset)
-            elif self._is_beyond(offset) or not self._fetcher.lookahead.take():
+                continue
+            claim = None
+            if not self._is_beyond(offset):
+                claim = self._fetcher.session.budget.claim_ahead(self._page_bytes)
+            if claim is None:
                 return
-            else:
-                self._ask(offset, held=True)
+            self._ask(offset, claim)
 
     @property
     def _is_first(self) -> bool:
@@ -166,7 +182,7 @@ class _OffsetWalk(Generic[P]):
             self._seen.total is not None and offset >= self._seen.total
         )
 
-    def _ask(self, offset: int, *, held: bool = False) -> None:
+    def _ask(self, offset: int, claim: Claim | None = None) -> None:
         query = (("size", str(self._size)), ("offset", str(offset)))
         request = Request(self._transfer.resource_path, query)
         self._tasks[offset] = PageTask(
@@ -174,7 +190,7 @@ class _OffsetWalk(Generic[P]):
             request,
             self._read,
             size=self._size,
-            held=held,
+            claim=claim,
             on_end=self._on_arrival,
         )
 
@@ -190,14 +206,8 @@ class _OffsetWalk(Generic[P]):
         if not self._is_over and all(each.envelope.next_link is not None for each in arrived):
             self._ask_ahead()
 
-    def _take(self, offset: int) -> PageTask[Response[P]]:
-        task = self._tasks.pop(offset)
-        if task.held:
-            self._fetcher.lookahead.give_back()
-        return task
-
     def _discard(self, offset: int) -> None:
-        self._take(offset).cancel()
+        self._tasks.pop(offset).cancel()
         self._fetcher.on_discard()
 
     def _check(self, response: Response[P]) -> None:
@@ -271,15 +281,15 @@ class _OffsetWalk(Generic[P]):
         is_elsewhere = link is not None and link.offset not in (None, offset)
         return page.rows > 0 and page not in self._seen and not is_elsewhere
 
-    def _realign(self, response: Response[P]) -> None:
+    def _realign(self, rows: int, envelope: Envelope) -> None:
         """Continue behind a page of another size than requested, with a window of one.
 
         A server that caps or ignores the size says so in its links, or by pages of one size: then
         that size is asked for. One page may just be short.
         """
-        rows, odd_before = response.page.rows, self._odd_rows
+        odd_before = self._odd_rows
         self._confirmed, self._odd_rows = 0, rows
-        if rows in (_size_in_links(response.envelope), odd_before):
+        if rows in (_size_in_links(envelope), odd_before):
             self._size, self._confirmed = rows, 1
 
     def _contradiction(self, what: str) -> ContradictionError:

@@ -518,6 +518,7 @@ async def _open_fetching(run: Run) -> AsyncIterator[_Fetching]:
             on_discard=count_discarded,
             on_empty_end=ended_empty.add,
             places=workers.places,
+            counts_use=True,
             exports=graph,
         ) as fetcher,
     ):

@@ -22,7 +22,7 @@ from bulkfetch.archive.layout import (
     staged_name,
     transfer_name,
 )
-from bulkfetch.archive.parts import PartWriter, RowMemory, StagedPart
+from bulkfetch.archive.parts import PartWriter, StagedPart
 from bulkfetch.archive.staging import Adopted, Journal, Journals, Staging
 from bulkfetch.archive.sweep import remove_staged
 from bulkfetch.billing.details import Paging
@@ -62,7 +62,6 @@ class Job:
     """Transfers that make up all charges of their invoice."""
     staged: set[str] = field(default_factory=set)
     """Names of the transfers of which something may be staged."""
-    memory: RowMemory = field(default_factory=RowMemory)
     kernels: Kernels = field(init=False)
     writing: anyio.CapacityLimiter = field(init=False)
     """How many transfers may write at once."""
@@ -190,6 +189,7 @@ async def _fetch(job: Job, intake: _Intake) -> Fetched:
                     stats.chains[str(transfer)] += 1
                 page = placed.page
                 taken += stats.count(PageCount(1, page.rows, page.columns.rescues.total()))
+                del page, placed  # the next page may need the memory
         return await in_thread(job, intake.finish)
     except BaseException as error:
         stats.count(-taken)
@@ -239,6 +239,7 @@ class _Intake:
         self._exported: ExportedData | None = None
         self._is_sole = transfer in job.sole
         self._staged = job.staged
+        self._budget = job.fetcher.session.budget
         self._journal = Journal(staging, adopted)
         self._last_adopted: pa.RecordBatch | None = None
         self._writer = PartWriter(
@@ -246,7 +247,7 @@ class _Intake:
             staging.part_name,
             part_rows=settings.part_rows,
             row_group_rows=settings.row_group_rows,
-            memory=job.memory,
+            budget=self._budget,
             adopted=() if adopted is None else adopted.parts,
             transfer=transfer,
             total_column=None if declared is None else declared.total,
@@ -274,7 +275,8 @@ class _Intake:
         self.tally.add(page, self.decoder.schema)
         if not is_known and not placed.is_last:
             self._staged.add(transfer_name(self._transfer))
-            self._journal.take(taken, batch, self._writer.parts)
+            at_once = not self._budget.may_keep(self._writer.held_bytes)
+            self._journal.take(taken, batch, self._writer.parts, at_once=at_once)
             self._release()
 
     def give_up(self) -> None:

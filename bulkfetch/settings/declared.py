@@ -203,10 +203,10 @@ class ServiceSettings(_Group):
         256 << 20,
         "The largest page to accept, compressed or not; a larger one fails its transfer.",
     )
-    max_bodies_bytes: int = _setting(
+    max_waiting_bytes: int = _setting(
         SIZE,
-        96 << 20,
-        "The most memory that all pages on their way may take; a larger one is taken alone.",
+        64 << 20,
+        "The most memory that pages and rows that wait may take; a larger page is taken alone.",
     )
 
     def __post_init__(self) -> None:

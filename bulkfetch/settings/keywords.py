@@ -36,7 +36,7 @@ class SettingsKeywords(TypedDict, total=False):
     read_timeout_s: float | None
     patience_s: float | None
     max_page_bytes: int | str | None
-    max_bodies_bytes: int | str | None
+    max_waiting_bytes: int | str | None
 
     token: str | Secret | None
     graph_token: str | Secret | None

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 
+from bulkfetch.budget import Budget
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.proxies import secrets_of_proxies
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.bodies import Bodies
 from bulkfetch.wire.echoes import Echoes
 from bulkfetch.wire.limits import AdaptiveLimit, Limit, LimitPolicy
 from bulkfetch.wire.masking import Mask
@@ -38,12 +38,12 @@ class Opening:
         *,
         manner: Manner = PARTNER_CENTER,
         limit: Limit | None = None,
-        bodies_bytes: int | None = None,
+        budget_bytes: int | None = None,
     ) -> AsyncIterator[Session]:
         """Open a session with the server at `base_url`, and close its connections at the end.
 
-        `limit` takes the place of a limit of its own, and of the settings for it. The bodies of all
-        answers take at most `bodies_bytes`, or what the settings say.
+        `limit` takes the place of a limit of its own, and of the settings for it. What waits takes
+        at most `budget_bytes`, or what the settings say.
         """
         settings, log = self.settings, self.log
         limit = limit or self._own_limit(base_url)
@@ -61,7 +61,7 @@ class Opening:
                 ),
                 clock=self.clock,
                 log=log,
-                bodies=Bodies(bodies_bytes or settings.max_bodies_bytes),
+                budget=Budget(budget_bytes or settings.max_waiting_bytes),
                 mask=Mask(_secrets_of(settings)),
                 manner=manner,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -13,6 +14,7 @@ from uuid import uuid4
 import anyio.abc
 import anyio.to_thread
 
+from bulkfetch.budget import Budget, Claim
 from bulkfetch.errors import (
     ConnectionFailedError,
     ConnectionLostError,
@@ -32,7 +34,6 @@ from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import default_of
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.bodies import Bodies, Room
 from bulkfetch.wire.echoes import REQUEST_ID
 from bulkfetch.wire.limits import Limit
 from bulkfetch.wire.masking import Mask
@@ -180,11 +181,11 @@ class Session:
         clock: Clock,
         log: RunLog | None = None,
         mask: Mask | None = None,
-        bodies: Bodies | None = None,
+        budget: Budget | None = None,
         manner: Manner = PARTNER_CENTER,
     ) -> None:
         self._manner = manner
-        self._bodies = bodies or Bodies(default_of("max_bodies_bytes"))
+        self.budget = budget or Budget(default_of("max_waiting_bytes"))
         self._mask = mask or Mask()
         self._transport = transport
         self._tokens = tokens
@@ -193,7 +194,7 @@ class Session:
         self._policy = policy
         self._clock = clock
         self.log = log or RunLog()
-        self._budget = RetryBudget(patience_s=policy.patience_s)
+        self._patience = RetryBudget(patience_s=policy.patience_s)
         self._outage = _Outage()
         self._known_good: Request | None = None
         self._good_token = ""
@@ -221,20 +222,29 @@ class Session:
         with self._stats.at_sign_in():
             return await self._tokens.token()
 
-    async def get(self, request: Request, read: Callable[[bytes], T]) -> T:
+    async def get(
+        self, request: Request, read: Callable[[bytes], T], claim: Claim | None = None
+    ) -> T:
         """Get one resource and return the result of `read` for its body; `read` runs in a thread.
 
-        If `read` raises MalformedBodyError, the body is requested again. Raises a RequestError with
-        the request's ids, SignInError, or ServerUnavailableError.
+        If `read` raises MalformedBodyError, the body is requested again. With a `claim`, the caller
+        closes it when the result has been used; else the result is not counted. Raises a
+        RequestError with the request's ids, SignInError, or ServerUnavailableError.
         """
-        return await self._until_answered(request, partial(self._get_once, read=read))
+        if claim is not None:
+            return await self._until_answered(request, claim, partial(self._get_once, read=read))
+        with closing(self.budget.claim()) as own:
+            own.take_turn()
+            return await self._until_answered(request, own, partial(self._get_once, read=read))
 
     async def ask(self, request: Request, read: Callable[[Reply], T]) -> T:
         """Send a request, and return the result of `read` for its small answer, headers and all.
 
         If `read` raises MalformedBodyError, the request is sent again. Raises what `get` does.
         """
-        return await self._until_answered(request, partial(self._ask_once, read=read))
+        with closing(self.budget.claim()) as own:
+            own.take_turn()
+            return await self._until_answered(request, own, partial(self._ask_once, read=read))
 
     def learn(self, secret: Secret) -> None:
         """Hide a secret from now on, in what a server repeats and what libraries log."""
@@ -242,13 +252,19 @@ class Session:
         guard_logs(secret.reveal())
 
     async def _until_answered(
-        self, request: Request, attempt: Callable[[Request, _Tries], Awaitable[T]]
+        self,
+        request: Request,
+        claim: Claim,
+        attempt: Callable[[Request, _Tries, Claim], Awaitable[T]],
     ) -> T:
         tries = _Tries(str(uuid4()), self._clock.now())
+        reserved = claim.held
         while True:
             try:
-                return await attempt(request, tries)
+                return await attempt(replace(request, claim=claim), tries, claim)
             except RequestError as error:
+                claim.shrink(reserved)
+                claim.rest()
                 tries.misdirected |= isinstance(error, MisdirectedError)
                 error.message = self._mask.hide(error.message)
                 error.args = (error.message,)
@@ -272,59 +288,69 @@ class Session:
             answer_id,
         )
 
-    async def _ask_once(self, request: Request, tries: _Tries, read: Callable[[Reply], T]) -> T:
-        with self._bodies.room() as room:
-            answer = await self._send_within_limit(replace(request, room=room), tries)
-            tries.answer_id = answer_id_of(answer.headers)
-            facts = self._facts(request, tries, tries.answer_id)
-            read_body = partial(_read_reply, read, answer, facts)
-            if not answer.wire_body:  # there is none, or the receiver has it
-                result = read_body(b"")
-            else:
-                clean = partial(self._clean, request, tries, read_body)
-                content_type = answer.headers.get("content-type", "")
-                result = read_or_blame(clean, content_type, self._mask.hide, answer.body())
+    async def _ask_once(
+        self, request: Request, tries: _Tries, claim: Claim, read: Callable[[Reply], T]
+    ) -> T:
+        answer = await self._send_within_limit(request, tries, claim)
+        tries.answer_id = answer_id_of(answer.headers)
+        facts = self._facts(request, tries, tries.answer_id)
+        read_body = partial(_read_reply, read, answer, facts)
+        if not answer.wire_body:  # there is none, or the receiver has it
+            result = read_body(b"")
+        else:
+            clean = partial(self._clean, request, tries, read_body)
+            content_type = answer.headers.get("content-type", "")
+            result = read_or_blame(clean, content_type, self._mask.hide, answer.body())
         self._note_good(request)
         return result
 
-    async def _get_once(self, request: Request, tries: _Tries, read: Callable[[bytes], T]) -> T:
-        with self._bodies.room() as room:
-            answer = await self._send_within_limit(replace(request, room=room), tries)
-            read = partial(self._clean, request, tries, read)
-            if request.receiver is None:
-                content_type = answer.headers.get("content-type", "")
-                read = partial(read_or_blame, read, content_type, self._mask.hide)
-            result = await self._read_in_room(answer, room, read)
+    async def _get_once(
+        self, request: Request, tries: _Tries, claim: Claim, read: Callable[[bytes], T]
+    ) -> T:
+        answer = await self._send_within_limit(request, tries, claim)
+        read = partial(self._clean, request, tries, read)
+        if request.receiver is None:
+            content_type = answer.headers.get("content-type", "")
+            read = partial(read_or_blame, read, content_type, self._mask.hide)
+        result = await self._read_in_budget(answer, claim, read)
         self._note_good(request)
         return result
 
     def _note_good(self, request: Request) -> None:
         """Note a success. One with a receiver would write its file again, and other methods than
         GET may change something."""
-        self._budget.note_success(self._clock.now())
+        self._patience.note_success(self._clock.now())
         if request.receiver is None and request.method == "GET":
-            self._known_good = request
+            self._known_good = replace(request, claim=None)
 
-    async def _read_in_room(self, answer: Answer, room: Room, read: Callable[[bytes], T]) -> T:
-        """Return what `read` makes of the body, unzipped in room for it."""
+    async def _read_in_budget(self, answer: Answer, claim: Claim, read: Callable[[bytes], T]) -> T:
+        """Return what `read` makes of the body, unzipped once there is memory for it; then the
+        claim has as many bytes as the body."""
+        size = len(answer.wire_body)
+
+        def unzip_and_read(most: int) -> T:
+            nonlocal size
+            body = answer.body(max_bytes=most)
+            size = len(body)
+            return read(body)
 
         async def read_up_to(most: int) -> T:
             if answer.is_zipped:
-                await room.grow(len(answer.wire_body) + most)
+                await claim.grow(len(answer.wire_body) + most)
             return await anyio.to_thread.run_sync(
-                lambda: read(answer.body(max_bytes=most)),
-                limiter=self.decoding,
-                abandon_on_cancel=True,
+                unzip_and_read, most, limiter=self.decoding, abandon_on_cancel=True
             )
 
         claimed = answer.claimed_bytes() if answer.is_zipped else answer.max_bytes
         try:
-            return await read_up_to(claimed)
+            result = await read_up_to(claimed)
         except MalformedBodyError:
             if claimed == answer.max_bytes:
                 raise
-        # it may have more members than the last, whose size is the one that is claimed
-        return await read_up_to(answer.max_bytes)
+            # it may have more members than the last, whose size is the one that is claimed
+            result = await read_up_to(answer.max_bytes)
+        claim.shrink(size)
+        return result
 
     def _clean(self, request: Request, tries: _Tries, read: Callable[[bytes], T], body: bytes) -> T:
         """Return what `read` makes of a body without our secrets."""
@@ -358,7 +384,7 @@ class Session:
         """
         silence_s = self._silence_s(tries)
         may_pass = isinstance(error, ConnectionFailedError) and is_failing(error)
-        gone = may_pass and self._budget.has_succeeded
+        gone = may_pass and self._patience.has_succeeded
         if not gone and not (self._outage.is_down and is_failing(error)):
             tries.failed += 1
             tries.malformed += isinstance(error, MalformedBodyError)
@@ -369,9 +395,9 @@ class Session:
         if isinstance(error, TooManyFilesError):
             return
         over = is_over(
-            self._outage.failures, silence_s, self._policy, ever_worked=self._budget.has_succeeded
+            self._outage.failures, silence_s, self._policy, ever_worked=self._patience.has_succeeded
         )
-        if over or not self._budget.spend(self._clock.now()):
+        if over or not self._patience.spend(self._clock.now()):
             raise ServerUnavailableError(self._unavailable_message(error, silence_s)) from error
 
     def _unavailable_message(self, error: RequestError, silence_s: float) -> str:
@@ -383,7 +409,7 @@ class Session:
         )
 
     def _silence_s(self, tries: _Tries) -> float:
-        return self._clock.now() - max(self._budget.last_success, tries.started_at)
+        return self._clock.now() - max(self._patience.last_success, tries.started_at)
 
     async def _renew_token(
         self, error: HttpStatusError, tries: _Tries, tokens: TokenSource
@@ -472,9 +498,10 @@ class Session:
             request_id=tries.request_id,
         )
 
-    async def _send_within_limit(self, request: Request, tries: _Tries) -> Answer:
+    async def _send_within_limit(self, request: Request, tries: _Tries, claim: Claim) -> Answer:
         await self.token()  # no request takes a slot while the token is being renewed
         async with self._limit.slot() as slot:
+            claim.work()
             tries.token = await self.token()
             self._mask.learn(tries.token)
             guard_logs(tries.token)

@@ -22,6 +22,7 @@ from aiohttp.connector import Connection
 from isal import isal_zlib
 from yarl import URL
 
+from bulkfetch.budget import Claim
 from bulkfetch.errors import (
     ConnectionFailedError,
     ConnectionLostError,
@@ -40,17 +41,16 @@ from bulkfetch.settings.proxies import Proxy, route_to, secrets_of_proxies
 from bulkfetch.settings.proxyfaults import ProxyFault, fault_of_connection, fault_of_status
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.bodies import Room
 from bulkfetch.wire.echoes import REQUEST_ID, Echoes
 from bulkfetch.words import called, printable
 
-_READ_BUFFER_BYTES = 1 << 20
+_READ_BUFFER_BYTES = 128 << 10
 _MAX_HEADER_BYTES = 64 << 10
 """The limit of one header. aiohttp's is 8 kB; other services send continuation tokens of 30 kB."""
 _SLOWEST_BYTES_PER_S = 1000.0
 _MAX_WORDS = 200
 _INFLATE_STEP_BYTES = 4 << 20
-_ROOM_STEP_BYTES = 256 << 10
+_CLAIM_STEP_BYTES = 256 << 10
 _MAX_GZIP_MEMBERS = 1000
 _TRIED_AGAIN = (401, 408, 429)
 _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
@@ -89,8 +89,8 @@ class Request:
     query: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     receiver: Receiver | None = field(default=None, compare=False)
-    room: Room | None = field(default=None, compare=False, repr=False)
-    """Where the body takes its memory from, if that is bounded."""
+    claim: Claim | None = field(default=None, compare=False, repr=False)
+    """What the body takes its memory from, if that is bounded."""
     fresh: bool = field(default=False, compare=False)
     """Whether it goes over a new connection."""
     method: str = "GET"
@@ -346,7 +346,7 @@ class AiohttpTransport:
         is_success = response.status in request.accepts
         is_streamed = is_success and (request.as_stored or "content-encoding" not in headers)
         receiver = request.receiver if is_streamed else None
-        room = request.room if receiver is None else None
+        claim = request.claim if receiver is None else None
         if is_success and not _is_framed(response):
             raise MalformedBodyError(
                 "the answer has neither a length nor chunks, so a cut could not be detected"
@@ -354,7 +354,7 @@ class AiohttpTransport:
         settings, now = self._settings, asyncio.get_running_loop().time
         received = 0
         length = min(response.content_length or 0, settings.max_page_bytes)
-        await _take_room(room, length, patience)
+        await _take_memory(claim, length, patience)
         # Joining chunks would take twice the memory. A buffer of the whole length need not grow:
         # growing moved a page of 2,000 line items several times, 2 ms of CPU for each.
         content = io.BytesIO(bytes(length if receiver is None else 0))
@@ -364,9 +364,9 @@ class AiohttpTransport:
         while not response.content.at_eof():
             patience.reschedule(now() + settings.read_timeout_s)
             chunk = await response.content.readany()
-            if room is not None and received + len(chunk) > room.held:
+            if claim is not None and received + len(chunk) > claim.held:
                 waited_at = now()
-                await _take_room(room, received + len(chunk) + _ROOM_STEP_BYTES, patience)
+                await _take_memory(claim, received + len(chunk) + _CLAIM_STEP_BYTES, patience)
                 begun_at += now() - waited_at
             if receiver is None:
                 content.write(chunk)
@@ -406,11 +406,11 @@ def _is_of(error: aiohttp.ClientConnectorError, proxy: Proxy) -> bool:
     return (error.host, error.port) == (proxy.host, proxy.port)
 
 
-async def _take_room(room: Room | None, size_bytes: int, patience: asyncio.Timeout) -> None:
+async def _take_memory(claim: Claim | None, size_bytes: int, patience: asyncio.Timeout) -> None:
     """Wait for memory. That is nobody's fault, and not counted against the server."""
-    if room is not None:
+    if claim is not None:
         patience.reschedule(None)
-        await room.grow(size_bytes)
+        await claim.grow(size_bytes)
 
 
 def _is_framed(response: aiohttp.ClientResponse) -> bool:

@@ -29,8 +29,8 @@ class Workers:
 
     def places(self) -> int:
         """Return how many idle places pages ahead of their turn may take: those that no item waits
-        for. Work on items that wait is begun."""
-        idle = self._session.idle
+        for. Work on items that wait is begun, unless memory is scarce."""
+        idle = 0 if self._session.budget.is_crowded else self._session.idle
         while idle and self._start_another():
             idle -= 1
         return idle

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 
+from bulkfetch.budget import Budget
 from bulkfetch.errors import NoProgressError
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
@@ -104,6 +105,8 @@ class FakeTransport:
                 raise NoProgressError("the server did not answer for 180 s")
             if isinstance(reply, BaseException):
                 raise reply
+            if reply is not None and request.claim is not None:
+                await request.claim.grow(len(reply.wire_body))
             return reply
         finally:
             self.in_flight -= 1
@@ -147,6 +150,7 @@ async def bench(
     policy: RetryPolicy | None = None,
     latency: Callable[[], float] = lambda: 0.1,
     seed: int = 0,
+    budget: Budget | None = None,
 ) -> AsyncIterator[Bench]:
     """Open a session whose requests `answer` answers. Its time runs until the block ends, 30 s at
     most."""
@@ -160,6 +164,7 @@ async def bench(
         limit=adaptive,
         policy=policy or RetryPolicy(),
         clock=Clock(now=lambda: time.now, sleep=time.sleep, draw=Random(seed).random),
+        budget=budget,
     )
     with anyio.fail_after(30):
         async with anyio.create_task_group() as driving:

@@ -318,8 +318,8 @@ async def test_many_walks_that_were_left_early_do_not_use_up_the_look_ahead() ->
                 async for page in pages:
                     if page.first_line >= 14:
                         break
-        assert client.opened().fetcher.lookahead.take()
-        client.opened().fetcher.lookahead.give_back()
+        budget = client.opened().session.budget
+        assert (budget.used, budget.claims) == (0, 0)
         assert await items.get() == truth(sandbox, office(sandbox), "office/billing_line_items")
 
 

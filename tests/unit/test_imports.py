@@ -15,13 +15,14 @@ import bulkfetch
 
 PACKAGE = Path(bulkfetch.__file__).parent
 
-SMALL = ("errors", "words", "spellings", "stats", "runlog", "logguard", "strangers")
+SMALL = ("errors", "words", "spellings", "stats", "runlog", "logguard", "strangers", "budget")
 """Modules at the top that every folder may import."""
 IMPORTS = {
     "errors": "",
     "words": "errors",
     "stats": "",
     "runlog": "errors words",
+    "budget": "",
     "spellings": "",
     "logguard": "errors words spellings",
     "strangers": "words",

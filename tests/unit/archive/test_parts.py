@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkfetch.archive.footers import footer_of
-from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, RowMemory, StagedPart, stage_table
+from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, stage_table
 from bulkfetch.billing.details import DETAILS, schema_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.budget import Budget
 from bulkfetch.decoding.pages import PageDecoder
 from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import LocalStore
@@ -412,34 +413,34 @@ def test_the_bytes_of_a_part_do_not_depend_on_where_its_rows_waited(
     roomy_bytes: int,
     released: list[bool],
 ) -> None:
-    journal, memory, store = Journal(), RowMemory(roomy_bytes), Memory()
+    journal, budget, store = Journal(), Budget(roomy_bytes * 8 // 3), Memory()
     crowded = PartWriter(
         cast(Any, store),
         name_of,
         part_rows=part_rows,
         row_group_rows=row_group_rows,
-        memory=memory,
+        budget=budget,
     )
 
     for number, batch in enumerate(cut(rows(count), lengths)):
         crowded.write(batch)
         journal.batches.append(batch)
-        assert memory.bytes == crowded.held_bytes
+        assert budget.used == crowded.held_bytes
         if released[number % len(released)]:
             crowded.release(journal.read)
-            assert memory.bytes <= roomy_bytes
+            assert budget.used <= roomy_bytes
     parts = crowded.finish(SCHEMA)
 
-    assert memory.bytes == 0
+    assert budget.used == 0
     expected = written(rows(count), lengths, part_rows=part_rows, row_group_rows=row_group_rows)
     assert [store.content(part) for part in parts] == expected[1]
 
 
 def test_rows_that_wait_are_read_back_only_where_memory_is_crowded() -> None:
     for roomy_bytes, reads in ((0, 1), (1 << 30, 0)):
-        journal, memory = Journal(), RowMemory(roomy_bytes)
+        journal, budget = Journal(), Budget(roomy_bytes * 8 // 3)
         crowded = PartWriter(
-            cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, memory=memory
+            cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, budget=budget
         )
         for batch in cut(rows(300), [100]):
             crowded.write(batch)
@@ -450,13 +451,13 @@ def test_rows_that_wait_are_read_back_only_where_memory_is_crowded() -> None:
 
 
 def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
-    memory = RowMemory()
+    budget = Budget(1 << 20)
     given_up = PartWriter(
-        cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, memory=memory
+        cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, budget=budget
     )
     given_up.write(cut(rows(100), [100])[0])
-    assert memory.bytes > 0
+    assert budget.used > 0
 
     given_up.abort()
 
-    assert memory.bytes == 0
+    assert budget.used == 0

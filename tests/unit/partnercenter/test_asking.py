@@ -13,7 +13,7 @@ from support.offsetserver import OffsetServer
 from bulkfetch.billing.sources import Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.pages import JsonDecoder
-from bulkfetch.partnercenter.ahead import Fetcher, Lookahead
+from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.runs.sources import source_of
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
@@ -39,7 +39,7 @@ async def requests_of(transfers: int, pages: int) -> tuple[int, float]:
         settings = Settings(token=Secret("t"), page_size=PAGE_ROWS, max_in_flight=IN_FLIGHT)
         waiting = iter([Transfer(f"D{number}", *DETAIL) for number in range(transfers)])
         async with anyio.create_task_group() as tasks:
-            fetcher = Fetcher(at.session, tasks, settings, Lookahead(1000))
+            fetcher = Fetcher(at.session, tasks, settings)
 
             async def walk_waiting() -> None:
                 for transfer in waiting:

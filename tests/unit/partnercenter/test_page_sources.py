@@ -20,7 +20,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.jsontext import Pairs, loads
 from bulkfetch.decoding.pages import JsonDecoder, JsonPage
 from bulkfetch.errors import SignInError, TransferError
-from bulkfetch.partnercenter.ahead import Fetcher, Lookahead, lookahead_for
+from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.sources import source_of
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
@@ -67,9 +67,9 @@ async def walked(
     async with bench(
         answer, limit=limit, latency=latency or (lambda: random.expovariate(1.0))
     ) as at:
-        lookahead, discarded = Lookahead(2 * limit), RunStats()
+        discarded = RunStats()
         async with anyio.create_task_group() as tasks:
-            fetcher = fetcher_of(at, tasks, lookahead, size=size, discarded=discarded)
+            fetcher = fetcher_of(at, tasks, size=size, discarded=discarded)
             fetcher = replace(fetcher, beyond_end_s=beyond_end_s)
             try:
                 async with aclosing(walk_pages(transfer, fetcher)) as pages:
@@ -81,7 +81,7 @@ async def walked(
                             break
             except TransferError as error:
                 said = str(error)
-        assert places(lookahead) == 2 * limit
+        assert is_free(at)
         assert at.transport.in_flight == 0
         assert at.stats.in_flight == 0
         return Walked(
@@ -94,14 +94,12 @@ async def walked(
         )
 
 
-def fetcher_of(
-    at: Bench, tasks: anyio.abc.TaskGroup, lookahead: Lookahead, *, size: int, discarded: RunStats
-) -> Fetcher:
+def fetcher_of(at: Bench, tasks: anyio.abc.TaskGroup, *, size: int, discarded: RunStats) -> Fetcher:
     def discard() -> None:
         discarded.pages_discarded += 1
 
     settings = Settings(token=Secret("t"), page_size=size)
-    return Fetcher(at.session, tasks, settings, lookahead, discard)
+    return Fetcher(at.session, tasks, settings, discard)
 
 
 def walk_pages(transfer: Transfer, fetcher: Fetcher) -> AsyncGenerator[PlacedPage[JsonPage], None]:
@@ -112,14 +110,10 @@ def numbers(page: JsonPage) -> list[int]:
     return [int(str(item.get("n"))) for item in page.items if isinstance(item, Pairs)]
 
 
-def places(lookahead: Lookahead) -> int:
-    """How many places are free."""
-    taken = 0
-    while lookahead.take():
-        taken += 1
-    for _ in range(taken):
-        lookahead.give_back()
-    return taken
+def is_free(at: Bench) -> bool:
+    """Whether nothing holds memory any more."""
+    budget = at.session.budget
+    return (budget.used, budget.claims) == (0, 0)
 
 
 # --- The table: every kind of server, size of transfer and limit.
@@ -140,9 +134,9 @@ class Kind:
 
 
 def at_most(pages: int, limit: int) -> int:
-    """What the design allows: nothing for one page, else about the window, or three times what was
-    there."""
-    return 0 if pages == 1 else min(limit + max(SPARE, limit), 3 * (pages - 1))
+    """What the design allows: nothing for one page, else about the window and what comes while the
+    last page is on its way, or three times what was there."""
+    return 0 if pages == 1 else min(limit + 2 * max(SPARE, limit), 3 * (pages - 1))
 
 
 def beyond_one(words: str) -> Callable[[int], str]:
@@ -263,7 +257,7 @@ KINDS = [
         "last full page names an empty one",
         optioned(SandboxOptions(), short_by=0, trailing_next=True),
         pages=PAGES,
-        wasted=lambda pages, limit: 2 + min(limit + max(SPARE, limit), 3 * pages),
+        wasted=lambda pages, limit: 2 + min(limit + 2 * max(SPARE, limit), 3 * pages),
     ),
     Kind(
         "last full page names a 404",
@@ -526,14 +520,11 @@ def test_a_walk_that_is_cancelled_gives_its_places_back(
         answer = chance.answer() if transfer is LEGACY else Chain(200)
         latency = Random(chance.seed).random
         async with bench(answer, limit=chance.limit, latency=latency) as at:
-            lookahead = Lookahead(5)
             async with anyio.create_task_group() as tasks:
 
                 async def consume() -> None:
                     with suppress(TransferError):
-                        fetcher = fetcher_of(
-                            at, tasks, lookahead, size=chance.size, discarded=RunStats()
-                        )
+                        fetcher = fetcher_of(at, tasks, size=chance.size, discarded=RunStats())
                         async with aclosing(walk_pages(transfer, fetcher)) as pages:
                             async for _ in pages:
                                 await at.time.wait(0.1)
@@ -541,7 +532,7 @@ def test_a_walk_that_is_cancelled_gives_its_places_back(
                 tasks.start_soon(consume)
                 await at.time.wait(after)
                 tasks.cancel_scope.cancel()
-            assert places(lookahead) == 5
+            assert is_free(at)
             assert at.transport.in_flight == at.limit.in_flight == at.stats.in_flight == 0
         assert len(asyncio.all_tasks()) == 1
 
@@ -627,7 +618,7 @@ async def test_the_next_page_is_asked_for_before_this_one_is_used() -> None:
     chain = Chain(4)
     asked: list[int] = []
     async with bench(chain) as at, anyio.create_task_group() as tasks:
-        fetcher = fetcher_of(at, tasks, Lookahead(8), size=10, discarded=RunStats())
+        fetcher = fetcher_of(at, tasks, size=10, discarded=RunStats())
         async with aclosing(walk_pages(MODERN, fetcher)) as pages:
             async for _ in pages:
                 await at.time.wait(60)
@@ -781,7 +772,7 @@ async def walked_over_sockets(
             open_session(settings, RunStats()) as session,
             anyio.create_task_group() as tasks,
         ):
-            fetcher = Fetcher(session, tasks, settings, Lookahead(2 * limit))
+            fetcher = Fetcher(session, tasks, settings)
             try:
                 async with aclosing(walk_pages(transfer, fetcher)) as pages:
                     async for placed in pages:
@@ -807,21 +798,6 @@ async def test_the_sandbox_sees_the_limit_filled_and_few_requests_beyond_the_end
         asked = Counter(exchange.query for exchange in sandbox.stats.exchanges)
         assert set(asked.values()) == {1}
         assert 200 <= sandbox.stats.requests <= 200 + 16 + 16
-
-
-def test_pages_ahead_are_bounded_by_their_weight_as_well_as_by_the_limit() -> None:
-    def places(**settings: int) -> int:
-        lookahead = lookahead_for(Settings(**settings))  # type: ignore[arg-type]  # integers only
-        count = 0
-        while lookahead.take():
-            count += 1
-        return count
-
-    assert places(max_in_flight=16) == 32
-    assert places(max_in_flight=256) * 2000 * 2048 <= 256 << 20
-    assert places(max_in_flight=16, page_size=500) == 128
-    assert places(max_in_flight=256, page_size=100) * 100 * 2048 <= 256 << 20
-    assert places(max_in_flight=1, page_size=1) == 8
 
 
 def _offset_of(sent: Sent) -> int:

@@ -21,7 +21,7 @@ from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.fields import LINE_NUMBER, RESCUED
 from bulkfetch.errors import SignInError, StalePartError, TransferError
-from bulkfetch.partnercenter.ahead import Fetcher, Lookahead
+from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.partnercenter.offsets import even_size
 from bulkfetch.partnercenter.parts import find_parts, read_batches
 from bulkfetch.runs.sources import source_of
@@ -72,7 +72,7 @@ async def tried(
     async with bench(ask, limit=limit) as at:
         async with anyio.create_task_group() as tasks:
             settings = Settings(token=Secret("t"), page_size=size)
-            fetcher = Fetcher(at.session, tasks, settings, Lookahead(2 * limit), beyond_end_s=0.0)
+            fetcher = Fetcher(at.session, tasks, settings, beyond_end_s=0.0)
             trial = Tried(source_of(OFFICE, fetcher), answer)
             yield trial
         assert at.transport.in_flight == 0
@@ -327,7 +327,7 @@ async def test_a_chain_is_one_part_and_no_other_part_of_it_can_be_read() -> None
         bench(page) as at,
         anyio.create_task_group() as tasks,
     ):
-        fetcher = Fetcher(at.session, tasks, Settings(token=Secret("t")), Lookahead(4))
+        fetcher = Fetcher(at.session, tasks, Settings(token=Secret("t")))
         source = source_of(CHAIN, fetcher)
         assert await find_parts(CHAIN, source, 2) == [Part(CHAIN)]
         assert at.transport.sent == []

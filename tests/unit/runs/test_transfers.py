@@ -27,7 +27,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import sum_of
 from bulkfetch.decoding.fields import MONEY
 from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, TransferError
-from bulkfetch.partnercenter.ahead import Fetcher, Lookahead
+from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, fetch_transfer, in_thread, publish
@@ -73,7 +73,7 @@ async def _in_group(
             archive = Run(
                 run, ExportOptions("lake"), store, session, stats, session.log, Publishing(store)
             )
-            fetcher = Fetcher(session, tasks, run, Lookahead(8))
+            fetcher = Fetcher(session, tasks, run)
             job = Job(archive, fetcher, staged=sweep_transfers(store, []))
             fetched = await fetch_transfer(transfer, job)
             await in_thread(job, partial(publish, archive, fetched))
