@@ -80,8 +80,9 @@ def take_inventory(store: Store) -> Inventory:
 
 
 def is_seen(name: PurePosixPath) -> bool:
-    """Return whether readers would see a file of that name, and no system has put it there."""
-    return name.name[0] not in "._" and not is_system_file(name.name)
+    """Return whether readers would see a file of that name, and neither a system has put it there
+    nor is it an object that stands for a folder."""
+    return name not in DATA and name.name[0] not in "._" and not is_system_file(name.name)
 
 
 def count_records(store: Store) -> dict[str, int]:

@@ -9,6 +9,7 @@ raise StorageError.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -159,11 +160,13 @@ class Objects:
         return self._retry(PurePosixPath(), "list", self._list_once)
 
     def _list_once(self) -> dict[PurePosixPath, Entry]:
-        return {
-            PurePosixPath(each["path"]): replace(_entry(each), is_listed=True)
-            for chunk in obstore.list(self._store)
-            for each in chunk
-        }
+        return without_folders(
+            {
+                PurePosixPath(each["path"]): replace(_entry(each), is_listed=True)
+                for chunk in obstore.list(self._store)
+                for each in chunk
+            }
+        )
 
     def put(self, name: PurePosixPath, content: bytes, *, replacing: Entry | None = None) -> Entry:
         """Write an object with one request: create it, or replace the version `replacing`.
@@ -383,6 +386,26 @@ class Upload:
             or problem.code in NO_CONTAINER
             or self._objects.is_out_of_patience(self._since),
         )
+
+
+def without_folders(found: dict[PurePosixPath, Entry]) -> dict[PurePosixPath, Entry]:
+    """Return what was listed without the empty objects that stand for folders.
+
+    Consoles and tools make them, as `lake/` and `lake/line_items/`; the slash at the end is not
+    listed.
+    """
+    empty = [name for name, entry in found.items() if entry.size == 0]
+    names = sorted(map(str, found)) if empty else []
+
+    def is_folder(name: PurePosixPath) -> bool:
+        if not name.parts:
+            return True
+        below = f"{name}/"
+        at = bisect_left(names, below)
+        return at < len(names) and names[at].startswith(below)
+
+    folders = set(filter(is_folder, empty))
+    return {name: entry for name, entry in found.items() if name not in folders}
 
 
 def _entry(meta: Any) -> Entry:

@@ -179,10 +179,11 @@ class ObjectStore:
 
     def list(self, directory: PurePosixPath) -> list[PurePosixPath]:
         """Return the names of all files below `directory`, sorted."""
+        below = f"{directory}/" if directory.parts else ""
+        marker = f"{_UPLOADS}/"
+        texts = [(str(name), name) for name in self._names()]
         return sorted(
-            name
-            for name in self._names()
-            if name.is_relative_to(directory) and not name.is_relative_to(_UPLOADS)
+            name for text, name in texts if text.startswith(below) and not text.startswith(marker)
         )
 
     def remove(self, name: PurePosixPath) -> bool:

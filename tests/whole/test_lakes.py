@@ -234,6 +234,23 @@ async def test_a_prefix_with_other_things_is_left_alone(lake: Lake, invoices: Se
     assert lake.names() == ["photos/1.jpg"]
 
 
+async def test_folders_that_a_console_makes_are_neither_data_nor_faults(
+    lake: Lake, invoices: Served
+) -> None:
+    folders = ["", "line_items/", "documents/", "_bulkfetch/", "_bulkfetch/superseded/"]
+    for name in folders[:1]:
+        lake.write(name, b"")
+
+    assert (await exported(lake, invoices)).complete
+    for name in folders:
+        lake.write(name, b"")
+    report = await exported(lake, invoices)
+
+    assert (report.complete, report.unnamed_files) == (True, ())
+    assert (await verified(lake, invoices)).sound
+    assert "line_items/" in lake.names()
+
+
 async def test_archives_beside_each_other_in_a_container_know_nothing_of_each_other(
     object_server: ObjectServer, invoices: Served, clean: dict[str, bytes]
 ) -> None:

@@ -4,6 +4,8 @@ that died left."""
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from random import Random
 from typing import Any
@@ -14,7 +16,7 @@ from support.objects_in_memory import Memory
 
 from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
 from bulkfetch.errors import NameTakenError, StorageError
-from bulkfetch.storage.objects import ConditionError
+from bulkfetch.storage.objects import ConditionError, Entry, without_folders
 from bulkfetch.storage.objectstore import ObjectStore
 
 STAGED = PurePosixPath("_bulkfetch/staging/D1+00000.part")
@@ -276,3 +278,22 @@ def test_what_a_tool_leaves_in_an_empty_prefix_does_not_fill_it(name: str) -> No
     assert not memory.open().lacks(ARCHIVE)
     obstore.put(memory.store, "photo.jpg", b"")
     assert memory.open().lacks(ARCHIVE)
+
+
+def test_empty_objects_that_stand_for_folders_are_not_listed() -> None:
+    entry = Entry(0, datetime.now(UTC), None, None)
+    whole = replace(entry, size=4)
+    found = {
+        PurePosixPath(): entry,
+        PurePosixPath("line_items"): entry,
+        PurePosixPath("line_items/a"): entry,
+        PurePosixPath("line_items/a/part.parquet"): whole,
+        PurePosixPath("line_items/ab"): entry,
+        PurePosixPath("full"): whole,
+        PurePosixPath("full/below"): whole,
+    }
+
+    left = {str(name) for name in without_folders(found)}
+
+    assert left == {"line_items/a/part.parquet", "line_items/ab", "full", "full/below"}
+    assert without_folders({}) == {}
