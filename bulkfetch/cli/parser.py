@@ -501,6 +501,13 @@ def _add_login(parser: argparse.ArgumentParser) -> None:
         help="show who is signed in, what the token allows, and until when",
     )
     choice.add_argument("--forget", action="store_true", help="remove the login that is kept")
+    parser.add_argument(
+        "--save-shapes",
+        metavar="FILE",
+        type=_read_file,
+        help="with --check, ask Microsoft Graph for one export, and save the names and kinds of "
+        "what it answers, without values, for a bug report",
+    )
     _add_json(parser)
     _add_verbose(parser)
     add_settings(parser, "service", "sign_in", without=_ALL_PAGES)

@@ -329,6 +329,14 @@ class Operations:
 
         return await self._ask(transfer, Request(path), read)
 
+    async def ask_raw(self, transfer: Transfer, path: str) -> bytes:
+        """Return what is at a path of Microsoft Graph, as it came. Raises TransferError."""
+        return await self._ask(transfer, Request(path), lambda reply: reply.body)
+
+    async def ask_raw_manifest(self, transfer: Transfer, manifest_id: str) -> bytes:
+        """Return the manifest of that id, as it came. Raises TransferError."""
+        return await self.ask_raw(transfer, f"{BILLING}/manifests/{path_segment(manifest_id)}")
+
     async def drop(self, transfer: Transfer) -> None:
         """Forget the operation of a transfer that needs it no more. Raises StorageError."""
         await anyio.to_thread.run_sync(self._kept.drop, transfer)
