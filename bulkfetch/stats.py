@@ -111,7 +111,8 @@ class RunStats:
     """When requests may be sent again, if none may now; `held_by` says why."""
     held_by: str = ""
     retry_at: float = 0.0
-    """When the first of the requests that failed is sent again."""
+    """When the first of the requests that failed is sent again; `retry_of` says what failed."""
+    retry_of: str = ""
     signing_in: int = 0
     """Requests that wait for a token."""
     storing: int = 0
@@ -153,10 +154,11 @@ class RunStats:
         self._received.look(now, self.bytes_received + self.requests, is_due=self.in_flight > 0)
         self._stored.look(now, self.stored, is_due=self.storing > 0)
 
-    def will_retry(self, now: float, wait_s: float) -> None:
+    def will_retry(self, now: float, wait_s: float, why: str = "") -> None:
         """Note that a request that failed is sent again after `wait_s`."""
         first = self.retry_at if self.retry_at > now else math.inf
-        self.retry_at = min(first, now + wait_s)
+        if now + wait_s < first:
+            self.retry_at, self.retry_of = now + wait_s, why
 
     @contextmanager
     def at_storage(self) -> Iterator[None]:
@@ -194,7 +196,8 @@ class RunStats:
         if self.in_flight and silent_s >= _SILENCE_S:
             return f"no answer from the server for {silent_s:.0f} s"
         if retry_s > 0 and not self.in_flight:
-            return f"trying again in {retry_s} s"
+            why = f"{self.retry_of}, " if self.retry_of else ""
+            return f"{why}trying again in {retry_s} s"
         return self._last_chain()
 
     def _last_chain(self) -> str:

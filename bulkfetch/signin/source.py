@@ -57,7 +57,7 @@ def token_source(
     """
     if way_of(settings) is Way.TOKEN and settings.token is not None:
         return FixedToken(settings.token.reveal())
-    return SignIn(settings, RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS), log=log, keep=keep)
+    return SignIn(settings, _policy(settings), log=log, keep=keep)
 
 
 def graph_token_source(
@@ -77,8 +77,11 @@ def graph_token_source(
             "the settings have a token for Partner Center, and none for Microsoft Graph",
             "give graph_token too, or credentials with which bulkfetch signs in to both",
         )
-    policy = RetryPolicy(max_attempts=_MAX_SIGN_IN_ATTEMPTS)
-    return SignIn(settings, policy, log=log, keep=keep, audience=MICROSOFT_GRAPH)
+    return SignIn(settings, _policy(settings), log=log, keep=keep, audience=MICROSOFT_GRAPH)
+
+
+def _policy(settings: SignInSettings) -> RetryPolicy:
+    return RetryPolicy(max_attempts=min(settings.max_attempts, _MAX_SIGN_IN_ATTEMPTS))
 
 
 def check_graph_token(settings: SignInSettings, token: str) -> None:

@@ -26,6 +26,7 @@ from bulkfetch.errors import OutputError, StorageError, UploadLostError
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import Container
 from bulkfetch.storage.problems import NO_CONTAINER, REFUSED, Problem, problem_of
+from bulkfetch.strangers import recognize
 
 if TYPE_CHECKING:
     from obstore import WritableFile  # obstore declares it for type checkers only
@@ -36,6 +37,7 @@ CHUNK_BYTES = 8 << 20
 """Objects up to this size are written with one request, larger ones in pieces of this size."""
 _CONCURRENT_PIECES = 2
 """How many pieces of one object are sent at once; this limits the memory of an upload."""
+_LOOKED_FOR = PurePosixPath("_bulkfetch/archive.json")
 _MAX_WAIT_S = 15.0
 _MAX_CONFLICTS = 5
 """How often S3 may refuse to create an object that does not exist.
@@ -129,8 +131,20 @@ class Objects:
             return Stored(bytes(answer.bytes()), _entry(answer.meta))
 
         with suppress(FileNotFoundError):
-            return self._retry(name, "read", read)
+            stored = self._retry(name, "read", read)
+            self._refuse_page(name, stored.content)
+            return stored
         return None
+
+    def _refuse_page(self, name: PurePosixPath, content: bytes) -> None:
+        """Raise StorageError for a web page in the place of an object: no object of ours is one."""
+        stranger = recognize(content)
+        if stranger is not None and stranger.is_page:
+            raise StorageError(
+                f"{self.where(name)}: the answer is {stranger}, and not an object: sign in to the "
+                "network in a browser, or check the proxy and storage_endpoint (`bulkfetch config` "
+                "shows both)"
+            )
 
     def get_range(self, name: PurePosixPath, start: int, end: int) -> bytes:
         """Return the bytes of an object from `start` up to `end`.
@@ -157,7 +171,10 @@ class Objects:
 
     def list(self) -> dict[PurePosixPath, Entry]:
         """Return all objects below the prefix."""
-        return self._retry(PurePosixPath(), "list", self._list_once)
+        found = self._retry(PurePosixPath(), "list", self._list_once)
+        if not found:  # a web page in the place of a list reads as an empty one
+            self.get(_LOOKED_FOR)
+        return found
 
     def _list_once(self) -> dict[PurePosixPath, Entry]:
         return without_folders(

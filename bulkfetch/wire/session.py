@@ -374,7 +374,7 @@ class Session:
         self._count(error, tries)
         wait_s = backoff_s(max(1, tries.failed), self._clock.draw(), self._policy)
         self._note("retry", error, tries, max(wait_s, self._limit.closed_s))
-        self._stats.will_retry(self._clock.now(), wait_s)
+        self._stats.will_retry(self._clock.now(), wait_s, why=_failing(error))
         await self._clock.sleep(wait_s)
 
     def _count(self, error: RequestError, tries: _Tries) -> None:
@@ -472,7 +472,7 @@ class Session:
         outage.held_at = self._clock.now()
         wait_s = outage_hold_s(outage.holds, self._clock.draw(), self._policy)
         self._limit.hold(wait_s, one_first=True)
-        self._stats.held("the server is failing, resuming in", outage.held_at + wait_s)
+        self._stats.held(f"{_failing(error)}, resuming in", outage.held_at + wait_s)
         self.log.note("outage", failures=outage.failures, wait_s=round(wait_s, 3))
 
     async def _serves(self, request: Request) -> bool:
@@ -581,6 +581,10 @@ def _too_long_message(error: HttpStatusError) -> str:
     wait_s = error.retry_after_s or 0.0
     words = f"{wait_s / 3600:,.1f} hours" if wait_s < 1e7 else "for months"
     return f"the server asks to wait {words}; run the same command again after that: {error}"
+
+
+def _failing(error: RequestError) -> str:
+    return "the proxy is failing" if isinstance(error, ProxyError) else "the server is failing"
 
 
 def _read_reply(read: Callable[[Reply], T], answer: Answer, facts: RequestFacts, body: bytes) -> T:

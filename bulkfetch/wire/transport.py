@@ -53,6 +53,8 @@ _INFLATE_STEP_BYTES = 4 << 20
 _CLAIM_STEP_BYTES = 256 << 10
 _MAX_GZIP_MEMBERS = 1000
 _TRIED_AGAIN = (401, 408, 429)
+_OF_GATEWAYS = (502, 504)
+"""What a server answers that only hands requests on."""
 _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
 
 
@@ -286,11 +288,13 @@ class AiohttpTransport:
         return {"proxy": URL(proxy.address), "proxy_headers": dict(headers)}
 
     def _check_proxy(self, response: aiohttp.ClientResponse) -> None:
-        """Raise ProxyError if the answer is that of a proxy that wants other credentials."""
-        proxy = self._route.proxy
-        if proxy is not None and response.status == 407:
+        """Raise ProxyError if the answer is that of a proxy: it wants other credentials, or cannot
+        reach the server that it sends the request to."""
+        proxy, status = self._route.proxy, response.status
+        is_gateway = status in _OF_GATEWAYS and not self._is_tunnelled
+        if proxy is not None and (status == 407 or is_gateway):
             asks = response.headers.get("Proxy-Authenticate", "")
-            raise _proxy_error(fault_of_status(self._route, proxy, 407, asks), 407)
+            raise _proxy_error(fault_of_status(self._route, proxy, status, asks), status)
 
     def _blame_proxy(self, error: Exception, exchange: _Exchange) -> ProxyError | None:
         """Return our error if it is the proxy that failed, and not the server behind it."""

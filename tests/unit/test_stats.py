@@ -179,5 +179,5 @@ def test_the_first_of_several_retries_is_the_one_that_is_waited_for() -> None:
     stats.will_retry(10.0, 8.0)
     stats.will_retry(11.0, 2.0)
     assert stats.waits_for(12.0) == "trying again in 1 s"
-    stats.will_retry(20.0, 5.0)
-    assert stats.waits_for(20.0) == "trying again in 5 s"
+    stats.will_retry(20.0, 5.0, why="the proxy is failing")
+    assert stats.waits_for(20.0) == "the proxy is failing, trying again in 5 s"

@@ -24,14 +24,20 @@ def portal(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, list
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer()
+
         def do_GET(self) -> None:
+            self.answer()
+            self.wfile.write(body)
+
+        def answer(self) -> None:
             asked.append(self.path)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None: ...
 
@@ -138,3 +144,35 @@ def test_a_gateway_that_fails_with_a_page_is_tried_again(
     captured = capsys.readouterr()
     assert NAMED in captured.err
     assert "a proxy or gateway on the way to the service fails" in captured.err
+
+
+STORES = {"s3": "s3://bucket/lake", "azure": "az://bucket/lake"}
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("command", ["verify", "show"])
+def test_a_page_of_a_portal_is_no_object_of_a_store(
+    command: str,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It comes with all that an object has: a tag, a time and a length."""
+    for name, value in {
+        "BULKFETCH_STORAGE_ACCOUNT": "account",
+        "BULKFETCH_STORAGE_KEY": "bm90IGEga2V5",
+        "BULKFETCH_STORAGE_KEY_ID": "id",
+        "BULKFETCH_STORAGE_REGION": "us-east-1",
+        "BULKFETCH_STORAGE_PATIENCE_S": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    if store == "azure":
+        monkeypatch.delenv("BULKFETCH_STORAGE_KEY_ID")
+    of_object = {"ETag": '"1"', "Last_Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}
+    with portal(200, PAGE, **HTML, **of_object) as (base_url, asked):
+        monkeypatch.setenv("BULKFETCH_STORAGE_ENDPOINT", base_url.removesuffix("/v1"))
+        assert main([command, STORES[store]]) in (1, 2)
+    said = "".join(capsys.readouterr())
+    assert asked
+    assert NAMED in said
+    assert "Traceback" not in said

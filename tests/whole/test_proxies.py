@@ -20,7 +20,12 @@ from support.httpproxy import PASSWORD, USER, RunningProxy, http_proxy
 from support.objectservers import AzureServer, ObjectServer, S3Server
 from support.wire import unused_port
 
+from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.sandbox import SandboxOptions
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.sources import read_settings
+from bulkfetch.stats import RunStats
+from bulkfetch.wire.transport import Request
 
 API, LOGIN = "partnercenter.test", "login.test"
 USER_INFO = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}"
@@ -118,7 +123,6 @@ async def test_an_export_and_its_sign_in_go_through_the_proxy(how: str, tmp_path
     assert_no_credentials(done.out, done.err, everything(tmp_path / "lake"))
 
 
-@pytest.mark.slow  # signing in is tried again for half a minute
 @pytest.mark.parametrize(
     ("words", "variables"), [([], {"NO_PROXY": ".test"}), (["--proxy", "none"], {})]
 )
@@ -232,6 +236,32 @@ async def test_what_a_proxy_refuses_is_said_as_its_doing(
         assert asked == 1  # a refusal is final
     elif who == "api":
         assert asked > 1  # what may pass is tried again
+
+
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "504 Gateway Timeout"])
+def test_a_proxy_of_plain_http_that_fails_is_said_to(status: str, tmp_path: Path) -> None:
+    with http_proxy(tmp_path, refuses=status) as proxy:
+        given = ["--base-url", "http://127.0.0.1:9/v1", "--proxy", proxy.address]
+        done = run(tmp_path, "invoices", "list", *given, "--token", "t", "--max-attempts", "2")
+        assert len(proxy.lines()) == 2
+    assert done.code == 1
+    assert f"the proxy {proxy.address} does not connect to 127.0.0.1" in done.err
+    assert f"it answers {status[:3]}" in done.err
+    assert "support" not in done.err
+
+
+async def test_the_progress_says_that_it_is_the_proxy_that_is_down(tmp_path: Path) -> None:
+    async with hidden_tenant(tmp_path) as tenant:
+        with http_proxy(tmp_path, tenant.hosts, refuses="503 twice") as proxy:
+            stats = RunStats()
+            settings = read_settings(
+                Settings(base_url=f"https://{API}/v1", ca_file=tenant.there.ca_file),
+                token=SMALL.token,
+                proxy=proxy.address,
+            )
+            async with open_session(settings, stats) as session:
+                await session.get(Request("/invoices"), bytes)
+    assert stats.retry_of == "the proxy is failing"
 
 
 async def test_wrong_and_missing_credentials_are_told_apart(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_what_is_printable_stays_printable(text: str) -> None:
         (408, "again later"),
         (410, "does not exist any more"),
         (418, "support"),
-        (429, "--max-in-flight"),
+        (429, "max_in_flight="),
         (500, "again later"),
         (503, "again later"),
     ],
@@ -229,7 +229,7 @@ def test_an_error_has_the_advice_on_the_request_behind_it() -> None:
     error = TransferError("transfer D1 …")
     assert "same command" in advice_on(error)
     error.__cause__ = NoProgressError("nothing came")
-    assert "--first-byte-timeout-s" in advice_on(error)
+    assert "first_byte_timeout_s=" in advice_on(error)
     error.__cause__ = HttpStatusError("", status=403)
     assert "Billing admin" in advice_on(error)
     assert "may have changed" in advice_on(ContradictionError("pages differ"))
