@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import anyio.to_thread
 import pytest
 from aiohttp import web
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from support.canaries import found_of, spellings_of
 from support.entra import TENANT, Meddle, entra
+from support.gcsstandin import gcs_before
 from support.httpproxy import http_proxy
 from support.objectservers import AzureServer, S3Server
 from support.samples import crossed
@@ -345,3 +350,116 @@ async def test_a_person_who_signs_in_with_a_code_leaves_the_login_alone(tmp_path
     assert done.code == 0, done.streams
     kept = json.loads(login.read_bytes())["refresh_token"]
     assert_nothing_shows(done, [kept, PROXY_PASSWORD, PAIR], left_behind(tmp_path))
+
+
+# --- A service account of Google, which signs a request for a token with its private key.
+
+GOOGLE_TOKEN = "ya29.canary-access_token/0123456789"
+
+
+@dataclass
+class TokenServer:
+    """What answers as Google's token endpoint does: with a token, or with an error that repeats all
+    that it was sent."""
+
+    status: int = 200
+    url: str = ""
+    assertions: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        (assertion,) = parse_qs(await request.text())["assertion"]
+        self.assertions.append(assertion)
+        if self.status == 200:
+            token = {"access_token": GOOGLE_TOKEN, "expires_in": 3600, "token_type": "Bearer"}
+            return web.json_response(token)
+        said = f"{assertion} {quote(assertion)} {dict(request.headers)}"
+        body = {"error": "invalid_grant", "error_description": said}
+        return web.json_response(body, status=self.status)
+
+
+@asynccontextmanager
+async def token_server(status: int) -> AsyncIterator[TokenServer]:
+    served = TokenServer(status)
+    app = web.Application()
+    app.router.add_post("/token", served.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        served.url = "http://{}:{}/token".format(*runner.addresses[0][:2])
+        yield served
+    finally:
+        await runner.cleanup()
+
+
+def write_service_account(path: Path, token_url: str) -> list[str]:
+    """Write a key file; return the lines of its private key."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+    facts = {
+        "type": "service_account",
+        "project_id": "canary-project",
+        "private_key_id": "canary-key-id",
+        "private_key": pem,
+        "client_email": "canary@canary-project.iam.gserviceaccount.com",
+        "token_uri": token_url,
+    }
+    path.write_text(json.dumps(facts))
+    return pem.splitlines()[1:-1]
+
+
+@pytest.mark.parametrize("call", ["main", "export"])
+async def test_an_export_to_google_by_a_service_account_shows_no_secret(
+    call: str, s3_server: S3Server, tmp_path: Path
+) -> None:
+    container = f"logs-google-{call}"
+    s3_server.create(container)
+    with gcs_before(s3_server.port) as store:
+        async with token_server(200) as google:
+            lines = write_service_account(tmp_path / "key.json", google.url)
+            environ = of_google(store.endpoint, tmp_path / "key.json")
+            given: dict[str, Any] = {"words": ["--json"]} if call == "main" else {}
+            done = await export_to(f"gs://{container}/lake", tmp_path, environ, call, **given)
+    assert done.code == 0, done.streams
+    assert store.authorizations == {f"Bearer {GOOGLE_TOKEN}"}
+    (assertion,) = google.assertions
+    stored = "".join(
+        s3_server.read(container, name).decode("latin-1") for name in s3_server.names(container)
+    )
+    assert_nothing_shows(done, [TOKEN, GOOGLE_TOKEN, *signed(assertion), *lines], stored)
+
+
+@pytest.mark.parametrize("call", ["main", "export"])
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_google_that_refuses_a_service_account_and_repeats_its_request_shows_no_secret(
+    status: int, call: str, tmp_path: Path
+) -> None:
+    async with token_server(status) as google:
+        lines = write_service_account(tmp_path / "key.json", google.url)
+        environ = of_google("http://127.0.0.1:1", tmp_path / "key.json")
+        given: dict[str, Any] = {"words": []} if call == "main" else {}
+        done = await export_to("gs://bucket/lake", tmp_path, environ, call, **given)
+    assert done.code in (1, 2), done.streams
+    assert "Google Cloud Storage: no credentials" in done.said
+    assert google.assertions
+    secrets = [part for each in google.assertions for part in signed(each)]
+    assert_nothing_shows(done, [TOKEN, *secrets, *lines])
+
+
+def signed(assertion: str) -> list[str]:
+    """Return what must not be seen of a signed request for a token: all of it, and its
+    signature."""
+    return [assertion, assertion.rpartition(".")[2]]
+
+
+def of_google(endpoint: str, key: Path) -> dict[str, str]:
+    return {
+        "BULKFETCH_STORAGE_ENDPOINT": endpoint,
+        "BULKFETCH_STORAGE_CREDENTIALS": str(key),
+        "BULKFETCH_TOKEN": TOKEN,
+        **QUICK,
+    }
