@@ -18,6 +18,7 @@ from bulkfetch.archive.layout import (
     HEADERS_COMMIT,
     INVOICES,
     STAGED_HEADERS,
+    SUPERSEDED,
     headers_name,
     published_as,
     superseded_name,
@@ -26,6 +27,7 @@ from bulkfetch.archive.parts import stage_table
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import StoredFile, check_file, parse, read, sealed
 from bulkfetch.billing.invoices import Invoice, header_table
+from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.errors import DamagedError
 from bulkfetch.storage.store import Store, until_uploaded
 
@@ -90,11 +92,12 @@ def stage_headers(
 ) -> HeadersCommit:
     """Stage the headers of `invoices`, and those of earlier runs that are not among them.
 
-    With `anew`, an earlier table that is damaged is not read. Raises StorageError.
+    With `anew`, the table that is there is damaged: those of the newest one that was replaced are
+    taken instead. Raises StorageError.
     """
     table = header_table(invoices)
     named = {invoice.id for invoice in invoices}
-    earlier = None if anew else read_headers(store)
+    earlier = _read_replaced(store) if anew else read_headers(store)
     if earlier is not None:
         kept = [identifier.as_py() not in named for identifier in earlier.column("id")]
         table = pa.concat_tables([table, earlier.filter(pa.array(kept, pa.bool_()))])
@@ -136,6 +139,21 @@ def read_headers(store: Store) -> pa.Table | None:
             f"{HEADERS_COMMIT} is gone, but the table that it named is there: run `bulkfetch "
             "repair`"
         )
+    return None
+
+
+def _read_replaced(store: Store) -> pa.Table | None:
+    """Return the newest table that was replaced, is kept, and can be read."""
+    kept = [name for name in store.list(SUPERSEDED) if name.name == f"{HEADERS_COMMIT.name}.old"]
+    for name in sorted(kept, reverse=True):
+        try:
+            commit = read(store, name, _parse_as_headers)
+            if commit is not None:
+                table = _table(commit, store.read(superseded_name(name.parent.name, commit.name)))
+                if table.schema.equals(INVOICE_ARROW):
+                    return table
+        except DamagedError:
+            continue
     return None
 
 

@@ -898,8 +898,15 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         superseded_bytes=size_of(run.store, outcome.left.superseded),
         new=_find_new(run, work, progress.vote),
         no_longer_listed=work.unlisted,
-        unnamed_files=work.unnamed,
+        unnamed_files=_find_unnamed(work, progress),
     )
+
+
+def _find_unnamed(work: Work, progress: _Progress) -> tuple[str, ...]:
+    """Return what readers see although no record named it, nor does one that the run wrote."""
+    records: list[Record] = [*progress.vote.committed.values(), *progress.documents.values()]
+    named = {file.name for record in records for file in record.files}
+    return tuple(name for name in work.unnamed if name not in named)
 
 
 def _find_new(run: Run, work: Work, vote: Vote) -> tuple[str, ...]:

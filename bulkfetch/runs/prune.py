@@ -18,6 +18,7 @@ from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.publishing import Publishing, Settled, begin_run
 from bulkfetch.archive.superseded import Generation, Pruned, size_of
 from bulkfetch.archive.superseded import prune as prune_generations
+from bulkfetch.errors import StorageError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.words import counted, format_bytes
@@ -67,12 +68,14 @@ class PruneReport:
                 "then prune again"
             )
         lines.append(
-            f"{self.output}: {self._deleted()}; {format_bytes(self.superseded_bytes)} of replaced "
+            f"{self.output}: {self.deleted}; {format_bytes(self.superseded_bytes)} of replaced "
             "files are kept"
         )
         return lines
 
-    def _deleted(self) -> str:
+    @property
+    def deleted(self) -> str:
+        """How much was deleted, in words."""
         pruned = self.pruned
         if not pruned.removed and not pruned.kept:
             return "nothing was replaced that long ago"
@@ -107,5 +110,10 @@ def prune(
         left = store.list(SUPERSEDED)
         report = PruneReport(str(output), pruned, settled, size_of(store, left))
         content = {"command": "prune", **report.to_dict(), "records": count_records(store)}
-        write_run_report(store, begin_run(store), content, left)
+        try:
+            write_run_report(store, begin_run(store), content, left)
+        except StorageError as error:
+            raise StorageError(
+                f"{report.deleted}, but the report cannot be kept: {error}"
+            ) from error
     return report

@@ -310,7 +310,7 @@ class LocalStore:
         that removing the lock file does not let a second run in.
         """
         with self._refusals(name):
-            path = self._path(name)
+            path = self._file(name)
             self._make_directory(name.parent)
             file = path.open("ab")
         with file, _directory(path.parent) as directory:
@@ -326,7 +326,7 @@ class LocalStore:
 
     def is_locked(self, name: PurePosixPath) -> bool:
         """Return whether a run holds the lock now."""
-        with self._refusals(name), suppress(FileNotFoundError), self._path(name).open("rb") as file:
+        with self._refusals(name), suppress(FileNotFoundError), self._file(name).open("rb") as file:
             if fcntl is None:
                 return False
             try:
@@ -509,7 +509,7 @@ def _refuse_nested(root: Path, marker: PurePosixPath) -> None:
     would count both."""
     if os.path.lexists(root / marker):
         return
-    parents = root.resolve().parents
+    parents = Path(os.path.realpath(root)).parents
     outer = next((each for each in parents if os.path.exists(each / marker)), None)
     if outer is not None:
         raise OutputError(f"{root} is inside the archive {outer}; choose a directory elsewhere")

@@ -253,3 +253,49 @@ async def test_a_repair_loses_no_generation_that_an_older_copy_brings_back(
     ]
     contents = {pq.ParquetFile(part).read()["customerName"][0].as_py() for part in kept}
     assert contents | set(seen) == {"old", "new"}
+
+
+async def test_headers_of_invoices_that_are_no_longer_listed_outlive_a_damaged_table(
+    lake: Path,
+) -> None:
+    more = tenant()
+    more.invoices.append(invoice("C", OFFICE, totalCharges=0))
+    more.rows["C", *OFFICE] = []
+    await run(lake, more)  # the table is replaced
+    del more.invoices[0]
+    for path in find(lake, "invoices/*.parquet"):
+        path.write_bytes(b"PAR1 damaged PAR1")
+
+    assert await mend(lake, more) == 0
+
+    (table,) = find(lake, "invoices/*.parquet")
+    assert pq.ParquetFile(table).read()["id"].to_pylist() == ["A", "B", "C"]
+    assert verify(lake, deep=True).exit_code == 0
+
+
+async def test_a_pipe_in_the_place_of_the_lock_is_an_error_and_no_wait(lake: Path) -> None:
+    lake.joinpath("_bulkfetch/lock").unlink()
+    os.mkfifo(lake / "_bulkfetch/lock")
+
+    for command in (run(lake), mend(lake)):
+        with pytest.raises(DamagedError, match="lock: a pipe, a socket or a device"):
+            await command
+    with pytest.raises(DamagedError, match="lock: a pipe, a socket or a device"):
+        verify(lake)
+
+
+async def test_an_output_that_is_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    tmp_path.joinpath("loop").symlink_to(tmp_path / "loop")
+
+    with pytest.raises(OutputError):
+        await run(tmp_path / "loop")
+
+
+async def test_a_file_that_a_run_takes_over_is_no_warning(lake: Path, copy: Path) -> None:
+    shutil.copytree(copy, lake, dirs_exist_ok=True)
+
+    async with serving(tenant(3, "new")) as server:
+        report = await export_async(lake, server.settings())
+
+    assert [str(each) for each in report.changed] == ["A office/billing_line_items"]
+    assert report.unnamed_files == ()
