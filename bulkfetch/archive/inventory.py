@@ -23,6 +23,7 @@ from bulkfetch.errors import DamagedError, OutputError
 from bulkfetch.storage.store import Store
 from bulkfetch.storage.systemfiles import is_system_file
 
+_REPORTS_READ = 30
 _COUNTED = {"transfers": COMMITS, "documents": DOCUMENT_COMMITS}
 
 
@@ -162,8 +163,9 @@ def write_run_report(
 
 
 def read_unlisted(store: Store) -> tuple[str, ...]:
-    """Return the invoices that the service no longer listed at the last run that wanted all."""
-    for name in sorted(store.list(RUNS), reverse=True):
+    """Return the invoices that the service no longer listed at the last run that wanted all, among
+    the newest runs."""
+    for name in sorted(store.list(RUNS), reverse=True)[:_REPORTS_READ]:
         try:
             facts = orjson.loads(store.read(name) or b"")
             unlisted = facts["no_longer_listed"]

@@ -171,8 +171,11 @@ def read_archive(store: Store) -> dict[str, Any] | None:
 
 def _parse_archive(content: bytes) -> dict[str, Any]:
     try:
-        version = orjson.loads(content)["format_version"]
-    except (ValueError, TypeError, KeyError) as error:
+        facts = orjson.loads(content)
+        version = facts["format_version"] if isinstance(facts, dict) else None
+        if not isinstance(version, int):
+            raise ValueError("it does not say which format it has")
+    except (ValueError, KeyError) as error:
         raise DamagedArchiveError(_damaged(error)) from error
     refuse_other_format(version)
     try:

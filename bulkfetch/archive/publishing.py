@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
@@ -273,12 +273,16 @@ class Publishing:
         Every command that writes does this first, with the lock in its hand.
         """
         self._sync_what_is_seen()
-        opened = {}
+        opened, unreadable = {}, {}
         for name, moments in open_records(self.store).items():
             steps = _Steps(self.store, name, self._moments, Contents(self.store, {}))
-            steps.load(moments)
-            opened[name] = steps
+            try:
+                steps.load(moments)
+                opened[name] = steps
+            except DamagedError as error:
+                unreadable[name] = str(error)
         settled = _Settling(self.store, opened).settle()
+        settled = replace(settled, stuck={**settled.stuck, **unreadable})
         self._stuck = set(settled.stuck)
         self.sync_records()
         return settled

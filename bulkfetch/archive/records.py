@@ -90,6 +90,8 @@ def unsealed(content: bytes, key: str) -> dict[str, Any]:
     facts = orjson.loads(content)
     if not isinstance(facts, dict):
         raise ValueError("it is not a JSON object")
+    if key not in facts:
+        raise ValueError("it has no hash of its content")
     names = list(facts)
     stated = facts.pop(key)
     line = f'\n  "{key}": "{stated}"'.encode()

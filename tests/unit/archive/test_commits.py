@@ -21,7 +21,7 @@ from bulkfetch.archive.layout import ARCHIVE, COMMITS, commit_name, part_name
 from bulkfetch.archive.origin import claim_archive, read_archive
 from bulkfetch.archive.records import Withdrawal, is_sealed, money, sealed, unsealed
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import DamagedError, OutputError, StorageError
+from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError, StorageError
 from bulkfetch.storage.disk import LocalStore
 
 TRANSFER = Transfer("D080002CPL", "office", "billing_line_items")
@@ -359,3 +359,22 @@ def test_json_that_is_no_record_is_refused(content: bytes) -> None:
     with pytest.raises((ValueError, KeyError)):
         unsealed(content, "commit_sha256")
     assert not is_sealed(content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"null", b"[]", b"{}", b'{"format_version":"2"}', b'"x"', b"7"]
+)
+def test_an_archive_file_of_another_shape_is_damaged_in_plain_words(
+    content: bytes, tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path)
+    store.write(ARCHIVE, content)
+
+    with pytest.raises(
+        DamagedArchiveError, match=r"damaged \(it does not say which format it has\)"
+    ):
+        read_archive(store)
+
+    store.write(ARCHIVE, b'{"format_version":2}')
+    with pytest.raises(DamagedArchiveError, match=r"damaged \(it has no hash of its content\)"):
+        read_archive(store)
