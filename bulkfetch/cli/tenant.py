@@ -17,6 +17,10 @@ from bulkfetch.settings.sources import LoadedSettings, load_settings_of_process
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 
+SANDBOX_NEWEST = "2024-05"
+"""The month of the newest invoice of --sandbox: some new commerce is in the v1 API, and some in
+Microsoft Graph."""
+
 
 def load(arguments: argparse.Namespace) -> LoadedSettings:
     """Read the settings, and show their warnings."""
@@ -34,6 +38,7 @@ def open_settings(arguments: argparse.Namespace) -> Iterator[Settings]:
     given = _sandbox_options(arguments)
     if getattr(arguments, "sandbox", False):
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
+        words += ["--newest", SANDBOX_NEWEST]
         with spawn(words) as running:
             yield _settings_of(running, settings)
         return
