@@ -172,10 +172,10 @@ def read_archive(store: Store) -> dict[str, Any] | None:
 def _parse_archive(content: bytes) -> dict[str, Any]:
     try:
         facts = orjson.loads(content)
-        version = facts["format_version"] if isinstance(facts, dict) else None
+        version = facts.get("format_version") if isinstance(facts, dict) else None
         if not isinstance(version, int):
             raise ValueError("it does not say which format it has")
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise DamagedArchiveError(_damaged(error)) from error
     refuse_other_format(version)
     try:
