@@ -20,6 +20,7 @@ BENCHMARKS = (
     "floor",
     "latency",
     "asking",
+    "memory",
     "growth",
     "peers",
     "throttling",

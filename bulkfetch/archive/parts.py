@@ -32,6 +32,10 @@ whatever the page size: where the pages of a file are cut, and so its bytes, the
 rows alone."""
 
 
+_GROUP_BYTES = 48 << 20
+"""A row group ends at the first multiple of `_STEP_ROWS` rows with so many bytes, if that comes
+before its number of rows: all its rows are in memory at once, and rows of 10 kB are possible."""
+_STEP_ROWS = 1000
 _BUFFER_BYTES = 256 << 10
 """pyarrow writes a file of 34 columns in 200 pieces; each piece that reaches Python waits for the
 other threads."""
@@ -110,6 +114,8 @@ class PartWriter:
         self._read_back: ReadBack | None = None
         self._waiting: list[_Waiting] = []
         self._is_counted = False
+        self._group_bytes = 0
+        self._group_start = sum(part.rows for part in adopted)
         self._part: _Part | None = None
         self._count = PartCount(total_column)
         self._parts = list(adopted)
@@ -137,10 +143,10 @@ class PartWriter:
         while start < batch.num_rows:
             if self._in_part == self._part_rows:
                 self._seal(batch.schema, is_last=False)
-            rows = batch.slice(start, self._room_in_chunk)
+            rows = self._next_piece(batch.slice(start))
             self._take(rows, rescues if rows.num_rows == batch.num_rows else None)
             start += rows.num_rows
-            if self._in_part == self._part_rows or self._in_group == 0:
+            if self._is_group_full:
                 self._write_group(batch.schema)
             elif self._in_group % CHUNK_ROWS == 0:
                 self._join_chunk()
@@ -179,7 +185,26 @@ class PartWriter:
     @property
     def _in_group(self) -> int:
         """How many rows the row group has that is not full."""
-        return self._in_part % self._row_group_rows
+        return self._rows - self._group_start
+
+    @property
+    def _is_group_full(self) -> bool:
+        """Whether the row group has all its rows, which depends on the rows alone."""
+        is_heavy = self._group_bytes >= _GROUP_BYTES and self._in_group % _STEP_ROWS == 0
+        return (
+            is_heavy or self._row_group_rows == self._in_group or self._in_part == self._part_rows
+        )
+
+    def _next_piece(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return as many first rows of a batch as come before the end of a chunk, row group or
+        part."""
+        rows = batch.slice(0, self._room_in_chunk)
+        size_bytes = weigh(rows)
+        if self._group_bytes + size_bytes >= _GROUP_BYTES:
+            rows = rows.slice(0, _STEP_ROWS - self._in_group % _STEP_ROWS)
+            size_bytes = weigh(rows)
+        self._group_bytes += size_bytes
+        return rows
 
     @property
     def _room_in_chunk(self) -> int:
@@ -225,6 +250,7 @@ class PartWriter:
             self._forget_waiting()
             self._part = self._part or self._open(schema, group)
             self._part.write(group)
+        self._group_start, self._group_bytes = self._rows, 0
 
     def _collect(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows that wait, read back where they are not in memory."""
@@ -271,6 +297,21 @@ class PartWriter:
             )
         self._parts.append(self._part.seal(footer, first_line, rows))
         self._part, self._count = None, PartCount(self._total_column)
+
+
+def weigh(rows: pa.RecordBatch) -> int:
+    """Return how many bytes rows have, whatever buffers they are in."""
+    return sum(map(_weigh_column, rows.columns))
+
+
+def _weigh_column(column: pa.Array) -> int:
+    if not (pa.types.is_string(column.type) or pa.types.is_binary(column.type)):
+        return len(column) * 8
+    offsets = column.buffers()[1]
+    if offsets is None or not len(column):
+        return 0
+    places = memoryview(offsets).cast("i")
+    return int(places[column.offset + len(column)] - places[column.offset])
 
 
 def _cut(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

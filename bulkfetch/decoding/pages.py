@@ -112,6 +112,9 @@ class JsonDecoder:
         return JsonPage(items, digest)
 
 
+_BLANKS = b" \t\r\n"
+
+
 class PageDecoder:
     """Decodes the pages of one transfer into record batches. Safe to share between threads.
 
@@ -135,6 +138,7 @@ class PageDecoder:
         """Decode a response body. Raises MalformedBodyError for anything but a page of line
         items."""
         text, start = text_in(body)
+        text = text.rstrip(_BLANKS)  # what follows would be copied, and may be most of the body
         decoded = self._kernels.decode_page(self.schema, text, start)
         if decoded is not None:
             digest = _digest(memoryview(text)[decoded.items_start : decoded.items_end - 1])

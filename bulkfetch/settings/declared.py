@@ -301,7 +301,7 @@ class ArchiveSettings(_Group):
     row_group_rows: int = _setting(
         shaping_files(whole_number(1)),
         None,
-        "Rows of one row group; at most part_rows.",
+        "The most rows of one row group; heavy rows make smaller ones. At most part_rows.",
         otherwise=f"{ROW_GROUP_ROWS}, or part_rows if that is less",
     )
     keep_snapshots: int = _setting(

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulkfetch.archive import parts as parts_module
 from bulkfetch.archive.footers import footer_of
-from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, stage_table
+from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, stage_table, weigh
 from bulkfetch.billing.details import DETAILS, schema_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
@@ -461,3 +462,33 @@ def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
     given_up.abort()
 
     assert budget.used == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    weights=st.lists(st.integers(0, 900), min_size=1, max_size=60),
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6),
+    row_group_rows=st.integers(40, 200),
+)
+def test_a_row_group_of_heavy_rows_ends_by_their_bytes_wherever_pages_are_cut(
+    weights: list[int], lengths: list[int], row_group_rows: int
+) -> None:
+    count = 300
+    table = rows(count).set_column(
+        1, SCHEMA.field(1), pa.array(["x" * weights[n % len(weights)] for n in range(count)])
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts_module, "_GROUP_BYTES", 20_000)
+        patch.setattr(parts_module, "_STEP_ROWS", 10)
+        sizes = {"part_rows": 150, "row_group_rows": min(150, row_group_rows)}
+        _, contents = written(table, lengths, **sizes)
+        assert contents == written(table, [count], **sizes)[1]
+        for content in contents:
+            file = pq.ParquetFile(io.BytesIO(content))
+            groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
+            for group in groups:
+                heavy = group.slice(0, group.num_rows - 10).combine_chunks().to_batches()
+                assert sum(map(weigh, heavy)) < 20_000
+            for group in groups[:-1]:
+                weight = sum(map(weigh, group.combine_chunks().to_batches()))
+                assert group.num_rows == sizes["row_group_rows"] or weight >= 20_000
