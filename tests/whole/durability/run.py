@@ -28,7 +28,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import anyio
 from support.replay import TOKEN, Served, serving
 from whole.durability.commands import print_conditions
-from whole.durability.disks import RecordingDisk, WatchedDisk, counting, filling, refusing
+from whole.durability.disks import (
+    RecordingDisk,
+    WatchedDisk,
+    counting,
+    dying,
+    ended_by_dying,
+    filling,
+    refusing,
+)
+from whole.durability.journals import damage_journals
 from whole.durability.matrix import try_matrix
 from whole.durability.trial import CUT, Reader, differences, dishonest, proved, run_into, tenant
 
@@ -126,6 +135,21 @@ class Trials:
             return WatchedDisk(refusing(self.random.randrange(self.steps), code)), code
 
         return await self._failing(times, disk)
+
+    async def damaged_journals(self, times: int) -> Tally:
+        """End a run before a random change, damage the journals that it leaves, run again."""
+        tally = Tally()
+        for number in range(times):
+            with self.place() as root:
+                at = self.random.randrange(self.steps)
+                with ended_by_dying():
+                    await run_into(root, self.server, WatchedDisk(dying(at)))
+                tally.disturbed += damage_journals(root, self.random) > 0
+                tally.blame(f"trial {number}", dishonest(root))
+                await run_into(root, self.server)
+                tally.blame(f"trial {number}, run again", differences(root, self.clean))
+                tally.trials += 1
+        return tally
 
     async def _failing(self, times: int, disk_of: Callable[[], tuple[Disk, int]]) -> Tally:
         tally = Tally()
@@ -261,6 +285,7 @@ async def put_on_trial(arguments: argparse.Namespace) -> int:
                 ("disk or quota full at random bytes", arguments.full_disks, fast.full_disks),
                 ("disk refuses from a random change on", arguments.refusals, fast.refusals),
                 ("power cut after a random step", arguments.power_cuts, fast.power_cuts),
+                ("killed, and its journals damaged", arguments.journals, fast.damaged_journals),
             ]
             for name, amount, trial in kinds:
                 if not amount:
@@ -292,12 +317,13 @@ def main() -> int:
         "--refusals", type=int, default=200, help="trials with a disk that refuses everything"
     )
     parser.add_argument("--power-cuts", type=int, default=1000, help="losses of power")
+    parser.add_argument("--journals", type=int, default=300, help="kills that damage journals")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a little of everything")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.kills, arguments.every, arguments.full_disks = 6, 40, 10
-        arguments.refusals, arguments.power_cuts = 10, 40
+        arguments.refusals, arguments.power_cuts, arguments.journals = 10, 40, 20
     # First, while this process has no threads: the commands are forks of it.
     failed = try_matrix(arguments.every) if arguments.every else 0
     return anyio.run(put_on_trial, arguments) or failed
