@@ -38,8 +38,9 @@ from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import Record, money, read
 from bulkfetch.archive.superseded import generations, superseded_bytes
 from bulkfetch.archive.witness import read_acceptances
-from bulkfetch.billing.details import Explained
+from bulkfetch.billing.details import GRAPH, Explained
 from bulkfetch.billing.documents import Document
+from bulkfetch.billing.rowrules import Amounts, breaks_subtotal, breaks_total
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
@@ -90,6 +91,9 @@ class VerifyReport:
     findings: tuple[Finding, ...]
     reconciliations: tuple[Reconciliation, ...]
     usage: tuple[str, ...] = ()
+    odd_rows: tuple[str, ...] = ()
+    """How many rows break the rules that Microsoft documents for their amounts (`deep`); its own
+    samples do, so this is no fault."""
     not_exported: tuple[Transfer, ...] = ()
     being_written: bool = False
     documents: tuple[CommittedDocument, ...] = ()
@@ -158,6 +162,7 @@ class VerifyReport:
             "findings": [{"name": finding.name, "what": finding.what} for finding in self.findings],
             **reconciliation_facts(self.reconciliations),
             "usage": list(self.usage),
+            "odd_rows": list(self.odd_rows),
             "not_exported": list(map(str, self.not_exported)),
             "set_apart": list(map(str, self.set_apart)),
             "no_longer_listed": list(self.no_longer_listed),
@@ -174,6 +179,7 @@ class VerifyReport:
         lines = [f"FAULT {finding}" for finding in self.findings]
         lines += reconciliation_lines(self.reconciliations)
         lines += [f"DIFFERS {each}" for each in self.usage]
+        lines += [f"NOTE {each}" for each in self.odd_rows]
         if self.not_exported:
             first = ", ".join(map(str, self.not_exported[:3]))
             more = " …" if len(self.not_exported) > 3 else ""
@@ -295,6 +301,7 @@ def verify_store(
     headers, header_findings = check_headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
     usage = [] if findings or not deep else list(_usage_differences(store, by_transfer))
+    odd_rows = [] if findings or not deep else list(count_odd_rows(store, commits))
     findings += header_findings
     findings += look(findings, COMMITS, [], lambda: list(find_open(store)))
     findings += find_doubled(commits)
@@ -322,6 +329,7 @@ def verify_store(
         findings=tuple(dict.fromkeys(findings)),
         reconciliations=reconcile(headers, by_transfer, read_circumstances(store, tolerance)),
         usage=tuple(usage),
+        odd_rows=tuple(odd_rows),
         not_exported=tuple(left_out),
         being_written=being_written or store.is_locked(LOCK),
         documents=tuple(documents),
@@ -561,6 +569,36 @@ def _headers_file(store: Store) -> str:
     except StorageError:
         commit = None
     return str(HEADERS_COMMIT if commit is None else commit.name)
+
+
+_AMOUNTS = (
+    *("Subtotal", "TaxTotal", "Total"),
+    *("EffectiveUnitPrice", "BillableQuantity", "PCToBCExchangeRate"),
+)
+
+
+def count_odd_rows(store: Store, commits: Sequence[Commit]) -> Iterator[str]:
+    """Say how many rows of reconciliations break the documented rules for their amounts."""
+    charges = [
+        each
+        for each in commits
+        if each.transfer.provider == GRAPH and each.transfer.detail.is_charged
+    ]
+    totals = subtotals = 0
+    for commit in charges:
+        for part in commit.parts:
+            with store.open(PurePosixPath(part.name)) as file:
+                parquet = parquet_file(file)
+                for batch in parquet.iter_batches(columns=list(_AMOUNTS), use_threads=False):
+                    columns = [batch.column(name).to_pylist() for name in _AMOUNTS]
+                    rows = [Amounts(*each) for each in zip(*columns, strict=True)]
+                    totals += sum(map(breaks_total, rows))
+                    subtotals += sum(map(breaks_subtotal, rows))
+    of_all = f"of {counted(sum(each.rows for each in charges), 'row')} of Microsoft Graph's charges"
+    if totals:
+        yield f"{totals:,} {of_all}: Total is not Subtotal + TaxTotal"
+    if subtotals:
+        yield f"{subtotals:,} {of_all}: Subtotal follows neither documented rule"
 
 
 def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
