@@ -888,6 +888,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         requests=stats.requests,
         retries=stats.retries,
         throttled=stats.throttled,
+        pages_in_vain=stats.pages_discarded,
         elapsed_s=elapsed_s,
         correlation_id=run.session.correlation_id,
         selection=None if run.options.repair else _narrowing(run.options),

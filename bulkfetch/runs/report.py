@@ -66,6 +66,8 @@ class ExportReport:
     """What was selected and the tenant does not have, where that was allowed."""
     records: Mapping[str, int] = field(default_factory=dict)
     """How many transfers and documents are committed in all, when the run ends."""
+    pages_in_vain: int = 0
+    """Pages asked for beyond the end of a transfer, or of the list of invoices."""
     asked_again: int = 0
     """How often a transfer was asked for once more because its invoice does not add up."""
     finished: tuple[str, ...] = ()
@@ -162,6 +164,7 @@ class ExportReport:
             "requests": self.requests,
             "retries": self.retries,
             "throttled": self.throttled,
+            "pages_in_vain": self.pages_in_vain,
             "elapsed_s": round(self.elapsed_s, 3),
             "correlation_id": self.correlation_id,
         }

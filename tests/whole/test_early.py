@@ -235,3 +235,19 @@ async def test_an_invoice_that_is_listed_and_nested_is_archived_with_the_details
             assert (await export_async(tmp_path / name, settings)).complete
 
     assert tree(tmp_path / "one") == tree(tmp_path / "many")
+
+
+async def test_the_report_says_how_many_pages_were_asked_for_in_vain(tmp_path: Path) -> None:
+    tenant = made_up("long", rows=40)
+    tenant.rows["long", *OFFICE] = [
+        f'{{"totalForCustomer":1,"customerName":"{number}"}}' for number in range(40)
+    ]
+    async with serving(tenant) as server:
+        report = await export_async(tmp_path, server.settings(page_size=2))
+
+    offsets = [each.offset or 0 for each in server.line_item_requests]
+    sent_in_vain = sum(offset >= 40 for offset in offsets)
+    assert sorted(offset for offset in offsets if offset < 40) == [*range(0, 40, 2)]
+    # those count as well that were given up before they were sent
+    assert sent_in_vain <= report.pages_in_vain <= 16 + sent_in_vain
+    assert report.to_dict()["pages_in_vain"] == report.pages_in_vain > 0
