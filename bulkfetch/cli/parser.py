@@ -175,6 +175,7 @@ class _Parser(argparse.ArgumentParser):
         message = re.sub(
             r"ignored explicit argument .*", "takes no value", message, flags=re.DOTALL
         )
+        message = message.replace("invalid int value: ", "must be a whole number, not ")
         advice = f"see `{self.prog} --help`"
         sys.stderr.write(printable(f"{self.prog}: error: {message}; {advice}") + "\n")
         raise ParserExit(USAGE, message, advice)

@@ -99,7 +99,9 @@ def _compare(store: Store, invoices: Collection[str], settings: Settings) -> lis
     headers = [each for each in archived_headers(store) if each.invoice_id in invoices]
     if missing := sorted(set(invoices) - {each.invoice_id for each in headers}):
         names = ", ".join(map(printable, missing))
-        raise NotFoundError(f"{store.where} has no header of invoice {names}")
+        raise NotFoundError(
+            f"{store.where} has no invoice {names}; `bulkfetch verify` names those that differ"
+        )
     transfers = [transfer for header in headers for transfer in header.transfers]
     commits = {each: read_commit(store, each) for each in transfers}
     known = {each: commit for each, commit in commits.items() if commit is not None}

@@ -488,9 +488,11 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
         names = os.listdir(root)
         is_archive = root.joinpath(marker).exists()
     except (FileExistsError, NotADirectoryError):
-        raise OutputError(f"{root} is a file; the output must be a directory") from None
+        file = next((each for each in root.parents if each.exists() and not each.is_dir()), root)
+        raise OutputError(f"{file} is a file; the output must be a directory") from None
     except OSError as error:
-        raise OutputError(f"the output directory cannot be used: {explain(error, root)}") from error
+        problem = explain(error, root.absolute())
+        raise OutputError(f"the output directory cannot be used: {problem}") from error
     others = [name for name in names if name != marker.parts[0] and not is_system_file(name)]
     if others and not is_archive:
         raise OutputError(
@@ -499,8 +501,11 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
         )
     if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         if _is_read_only(root):
-            raise OutputError(explain(OSError(errno.EROFS, os.strerror(errno.EROFS)), root))
-        raise OutputError(f"the output directory {root} is not writable; check its owner and mode")
+            refusal = OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise OutputError(explain(refusal, root.absolute()))
+        raise OutputError(
+            f"the output directory {root.absolute()} is not writable; check its owner and mode"
+        )
     return LocalStore(root.resolve())
 
 
@@ -546,6 +551,9 @@ _ADVICE = {
     errno.EISDIR: f"a directory is in the place of a file: move it elsewhere and {_AGAIN}",
     errno.ENOTDIR: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
     errno.EEXIST: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
+    errno.EFBIG: f"the system allows no file so large (ulimit -f): raise that, and {_AGAIN}",
+    errno.ENAMETOOLONG: "the name is too long for the file system: choose a shorter output path",
+    errno.ESTALE: f"the network file system has lost it: mount it again, and {_AGAIN}",
     errno.EIO: f"the disk reports an error: check it, then {_AGAIN}",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower {max_in_flight}",
 }

@@ -50,7 +50,8 @@ def open_archive(output: str | Path, settings: StorageSettings | None) -> Store:
     if not isinstance(address, Path):
         return _open_object_store(address, settings or read_settings())
     if not address.is_dir():
-        raise OutputError(f"{address} is not an archive of bulkfetch: there is no such directory")
+        why = "it is a file" if address.exists() else "there is no such directory"
+        raise OutputError(f"{address} is not an archive of bulkfetch: {why}")
     return LocalStore(address)
 
 

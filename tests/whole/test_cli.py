@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
@@ -618,7 +619,7 @@ def test_a_plan_refuses_the_output_that_an_export_would_and_makes_none(
     with requests_to(at_sandbox) as made:
         for output, message in (
             ("file", "file is a file"),
-            ("file/below", "is a file"),
+            ("file/below", "file is a file"),
             ("photos", "photos is not empty and not an archive of bulkfetch"),
         ):
             ended = run("export", output, "--plan")
@@ -711,10 +712,29 @@ def test_a_directory_that_is_read_only_is_refused(run: Run, at_sandbox: SpawnedS
     assert "not writable" in ended.error
 
 
-def test_a_directory_that_cannot_be_made_is_refused(run: Run, at_sandbox: SpawnedSandbox) -> None:
-    ended = run("export", "/proc/lake")
-    assert ended.code == 2
-    assert "/proc/lake" in ended.error
+def test_a_directory_that_cannot_be_made_is_refused_with_its_whole_path(
+    run: Run, at_sandbox: SpawnedSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/proc")
+    for output in ("/proc/lake", "lake"):
+        ended = run("export", output)
+        assert ended.code == 2
+        assert "/proc/lake" in ended.error
+
+
+def test_a_limit_of_the_size_of_files_is_said_as_one(sandbox: SpawnedSandbox) -> None:
+    words = ["export", "lake", "--quiet", "--base-url", sandbox.base_url, "--token", TOKEN]
+    program = shlex.join([sys.executable, "-m", "bulkfetch", *words])
+    ended = finished(
+        subprocess.Popen(
+            ["bash", "-c", f"ulimit -f 8; {program}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    assert ended.code == 1
+    assert "the system allows no file so large (ulimit -f): raise that" in ended.err
 
 
 # Servers that are no good
@@ -1398,7 +1418,7 @@ def test_only_a_difference_of_a_known_invoice_can_be_accepted(
 
     assert (agreeing.code, unknown.code) == (1, 1)
     assert agreeing.err == f"bulkfetch: error: nothing to accept: invoice {invoice_id}: agrees\n"
-    assert unknown.err.endswith("has no header of invoice D-NONE\n")
+    assert unknown.err.partition(": error: ")[2].startswith("lake has no invoice D-NONE; ")
     assert run("accept", "lake").code == 2
     assert not Path("lake/_bulkfetch/accepted.json").exists()
 
@@ -1435,6 +1455,19 @@ def test_a_faulty_archive_is_repaired(run: Run, at_sandbox: SpawnedSandbox) -> N
         "export": None,
         "after": None,
     }
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "prune"])
+def test_what_is_no_archive_is_called_what_it_is(run: Run, command: str) -> None:
+    Path("afile").touch()
+    Path("empty").mkdir()
+    words = [] if command != "prune" else ["--older-than", "1d"]
+    for name, what in (
+        ("afile", "it is a file"),
+        ("nowhere", "there is no such directory"),
+        ("empty", "it has no _bulkfetch/archive.json"),
+    ):
+        assert f"{name} is not an archive of bulkfetch: {what}" in run(command, name, *words).error
 
 
 def test_what_is_no_archive_cannot_be_repaired(run: Run, at_sandbox: SpawnedSandbox) -> None:
