@@ -12,6 +12,7 @@ takes over the latency, which leaves nothing for the work of server and client t
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,19 +32,38 @@ from bulkfetch.wire.session import Clock, Session
 from bulkfetch.wire.transport import Request, Transport, open_transport
 
 LATENCY_MS = 100
-IN_FLIGHT, RATE, BURST = 12, 60, 10
-SERVERS = {
-    f"{IN_FLIGHT} in flight": ["--max-in-flight", str(IN_FLIGHT)],
-    f"{RATE}/s, burst {BURST}": ["--requests-per-second", str(RATE), "--burst", str(BURST)],
-    "both": [
-        "--max-in-flight",
-        str(IN_FLIGHT),
-        "--requests-per-second",
-        str(RATE),
-        "--burst",
-        str(BURST),
-    ],
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What a server bears: so many requests a second after a burst, so many in flight, or both."""
+
+    name: str
+    in_flight: int | None = None
+    rate: int | None = None
+    burst: int = 1
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of the sandbox that is such a server."""
+        flags = [] if self.in_flight is None else ["--max-in-flight", str(self.in_flight)]
+        if self.rate is not None:
+            flags += ["--requests-per-second", str(self.rate), "--burst", str(self.burst)]
+        return flags
+
+    def bears(self, seconds: float) -> float:
+        """Return how many requests it serves in that time."""
+        by_number = math.inf if self.in_flight is None else self.in_flight * 1000 / LATENCY_MS
+        by_rate = math.inf if self.rate is None else self.rate * seconds + self.burst
+        return min(by_number * seconds, by_rate)
+
+
+SERVERS = (
+    Server("12 in flight", in_flight=12),
+    Server("60/s, burst 10", rate=60, burst=10),
+    Server("4/s, no burst", rate=4),
+    Server("both of 12 and 60/s", in_flight=12, rate=60, burst=10),
+)
 PAGE = Request("/invoices", (("size", "1"), ("offset", "0")))
 
 
@@ -88,7 +108,9 @@ class Result:
         return self.refused / max(1, self.refused + self.served)
 
 
-async def measure(server: str, client: Client, served_at: dict[str, Any], seconds: float) -> Result:
+async def measure(
+    server: Server, client: Client, served_at: dict[str, Any], seconds: float
+) -> Result:
     """Ask for pages for so long, and count."""
     settings = Settings(
         base_url=served_at["base_url"],
@@ -102,7 +124,7 @@ async def measure(server: str, client: Client, served_at: dict[str, Any], second
     else:
         async with open_transport(settings, stats) as transport:
             served = await ask(fixed_session(transport, settings, stats), client.in_flight, seconds)
-    return Result(server, client.name, served, stats.throttled, seconds, possible(server, seconds))
+    return Result(server.name, client.name, served, stats.throttled, seconds, server.bears(seconds))
 
 
 def fixed_session(transport: Transport, settings: Settings, stats: RunStats) -> Session:
@@ -139,15 +161,6 @@ async def ask(session: Session, workers: int, seconds: float) -> int:
     return served
 
 
-def possible(server: str, seconds: float) -> float:
-    """Return how many requests the server would have served in that time."""
-    by_rate = RATE * seconds + BURST
-    by_number = IN_FLIGHT / (LATENCY_MS / 1000) * seconds
-    if server == "both":
-        return min(by_rate, by_number)
-    return by_rate if "/s" in server else by_number
-
-
 TABLE = Table(
     {
         "server bears": "<18",
@@ -180,17 +193,17 @@ def main() -> int:
     )
     TABLE.print_headings()
     results = []
-    for server, options in SERVERS.items():
+    for server in SERVERS:
         for client in CLIENTS[: arguments.clients]:
             with sandbox(
-                "--latency-ms", str(LATENCY_MS), "--line-items", "10", *options
+                "--latency-ms", str(LATENCY_MS), "--line-items", "10", *server.flags
             ) as served_at:
                 result = anyio.run(measure, server, client, served_at, arguments.seconds)
             results.append(
                 {**asdict(result), "used": result.used, "refused_share": result.refused_share}
             )
             TABLE.print_row(
-                server,
+                server.name,
                 client.name,
                 result.served / result.seconds,
                 result.used,
