@@ -714,8 +714,11 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: 
     Those that were begun early come first, the others by how long they may take.
     """
     job, early, graph = fetching.job, fetching.early, fetching.graph
+    done = {*progress.vote.first, *progress.vote.kept, *progress.awaited}
+    done |= {each.transfer for each in progress.failures if isinstance(each.transfer, Transfer)}
+    left = [each for each in work.pending if each not in done]
     if graph is not None:
-        exports = [each for each in work.pending if api_of(each) is Api.GRAPH]
+        exports = [each for each in left if api_of(each) is Api.GRAPH]
         graph.exports.begin(exports, job.fetcher.tasks)
 
     async def fetch(transfer: Transfer) -> None:
@@ -736,9 +739,7 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: 
         # exports are made meanwhile
         return api_of(each) is Api.GRAPH, each not in early, rank(each)
 
-    done = {*progress.vote.first, *progress.vote.kept, *progress.awaited}
-    done |= {each.transfer for each in progress.failures if isinstance(each.transfer, Transfer)}
-    pending = sorted((each for each in work.pending if each not in done), key=turn)
+    pending = sorted(left, key=turn)
     await fetching.workers.work(pending, fetch, lambda: progress.fatal is not None)
 
 

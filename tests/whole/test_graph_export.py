@@ -227,6 +227,8 @@ async def test_usage_of_the_first_year_comes_from_v1_where_graph_has_none(tmp_pa
     ) as sandbox:
         report = await run_export(lake, settings_for(sandbox))
         assert (report.exit_code, report.failures) == (0, ()), report.lines()
+        asked = len([each for each in report.notes if "so v1 is asked" in each])
+        assert sandbox.graph.stats.by_kind["export"] == asked, "each export is asked for once"
         usage = [each for each in report.committed if each.transfer.provider == "one_time"]
         assert {each.transfer.line_item_type for each in usage} >= {"usage_line_items"}
         assert [each for each in report.notes if "so v1 is asked" in each]
