@@ -97,15 +97,20 @@ def final_line(stats: RunStats, now: float) -> str:
 
 
 def live_block(stats: RunStats, now: float, *, width: int, ascii_only: bool = False) -> list[str]:
-    """Return the lines of the live block, none wider than `width` columns from 60 on."""
+    """Return the lines of the live block, none wider than `width` columns from 40 on."""
     if not _has_transfers(stats):
         return pack(progress_line(stats, now).split(", "), width)
-    transfers = _GAP.join([_of(stats.transfers_ended, stats.transfers), *_time_left(stats, now)])
+    left = _time_left(stats, now)
+    transfers = _GAP.join([_of(stats.transfers_ended, stats.transfers), *left])
     narrowest, widest = _BAR_WIDTHS
+    is_narrow = width < narrowest + len(f"transfers  {transfers}")
+    if is_narrow:
+        transfers = _of(stats.transfers_ended, stats.transfers)
     room = max(narrowest, min(widest, width - len(f"transfers  {transfers}")))
     done = stats.transfers_ended / stats.transfers if stats.transfers else 0.0
     facts = [
         *_waiting(stats, now),
+        *(left if is_narrow else []),
         *_unusual(stats),
         f"invoices {_of(stats.invoices_done, stats.invoices)}",
         *_documents(stats),

@@ -167,7 +167,7 @@ def test_a_live_block_reads_well_in_80_columns() -> None:
     ]
 
 
-@pytest.mark.parametrize("width", range(60, 201, 7))
+@pytest.mark.parametrize("width", range(40, 201, 4))
 def test_a_live_block_is_never_wider_than_the_terminal(width: int) -> None:
     huge = RunStats(invoices=1_234_567, transfers=234_567, limit=256, transfers_skipped=100_000)
     huge.sample(0.0)
@@ -186,7 +186,7 @@ def test_a_live_block_is_never_wider_than_the_terminal(width: int) -> None:
     for stats in (RunStats(), half_done(), huge):
         lines = live_block(stats, 100.0, width=width)
         assert max(map(len, lines)) <= width
-        assert len(lines) <= 5
+        assert len(lines) <= (5 if width >= 60 else 9)
 
 
 # Showing
