@@ -12,13 +12,14 @@ from bulkfetch.errors import MalformedBodyError
 
 PAGE_BYTES = 4 << 20
 """How much text a page has at least, if it is not the last one of its file."""
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 256 << 10
 READ_BYTES = 256 << 10
 """How much of a file is read at once."""
 _MAX_LINE_BYTES = 64 << 20
 _GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
 _MAGIC = b"\x1f\x8b"
 _BLANK = b" \t\r"
+_OPENING, _CLOSING = b"{}"
 _HASH_BYTES = 16
 _MODULUS = 1 << 8 * _HASH_BYTES
 
@@ -27,7 +28,7 @@ class Unzipper:
     """Undoes gzip in pieces, so that neither a file nor its text is in memory as a whole.
 
     A file may have any number of gzip members, and zeros behind the last one. It may also be text
-    already, where some layer on the way has unzipped it.
+    already, where some layer on the way has unzipped it. A byte-order mark is left out.
     """
 
     def __init__(self) -> None:
@@ -37,9 +38,21 @@ class Unzipper:
         self._is_text = False
         self._held = b""
         """A byte between two members that does not tell yet what follows."""
+        self._start: bytes | None = b""
+        """The start of the text, while it may be part of a byte-order mark."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the text of the next bytes. Raises MalformedBodyError if they are damaged."""
+        for piece in self._unzip(data):
+            if self._start is None:
+                yield piece
+                continue
+            self._start += piece
+            if not codecs.BOM_UTF8.startswith(self._start) or self._start == codecs.BOM_UTF8:
+                text, self._start = self._start.removeprefix(codecs.BOM_UTF8), None
+                yield text
+
+    def _unzip(self, data: bytes) -> Iterator[bytes]:
         data, self._held = self._held + data, b""
         while data:
             if self._inflater is None and not self._is_text and not self._begins(data):
@@ -54,10 +67,11 @@ class Unzipper:
         """Return the text that is left. Raises MalformedBodyError if the file is cut."""
         if self._inflater is not None or self._held == _MAGIC[:1]:
             raise MalformedBodyError("the gzip file is cut")
+        start = self._start or b""
         if self._members:
             self._check_padding(self._held)
-            return b""
-        return self._held
+            return start
+        return start + self._held
 
     def _begins(self, data: bytes) -> bool:
         """Return whether a member, or the text, begins with `data`."""
@@ -98,46 +112,6 @@ class Unzipper:
         return bytes(inflater.unused_data)
 
 
-class LineCutter:
-    """Cuts text that comes in pieces behind the last line end of each; only a line feed is one.
-
-    A byte-order mark at the start is left out.
-    """
-
-    def __init__(self) -> None:
-        self._rest: list[bytes] = []
-        self._rest_bytes = 0
-        self._is_first = True
-
-    def feed(self, piece: bytes) -> bytes:
-        """Return the whole lines that are there with the next piece, joined."""
-        end = piece.rfind(b"\n") + 1
-        if not end:
-            self._keep(piece)
-            return b""
-        lines = b"".join((*self._rest, piece[:end]))
-        self._rest, self._rest_bytes = [], 0
-        self._keep(piece[end:])
-        return self._without_mark(lines)
-
-    def finish(self) -> bytes:
-        """Return the last line, which may have no line end."""
-        return self._without_mark(b"".join(self._rest))
-
-    def _keep(self, piece: bytes) -> None:
-        if piece:
-            self._rest.append(piece)
-            self._rest_bytes += len(piece)
-        if self._rest_bytes > _MAX_LINE_BYTES:
-            raise MalformedBodyError(f"a line is longer than {_MAX_LINE_BYTES} bytes")
-
-    def _without_mark(self, lines: bytes) -> bytes:
-        if not self._is_first or not lines:
-            return lines
-        self._is_first = False
-        return lines.removeprefix(codecs.BOM_UTF8)
-
-
 class LineCount:
     """Counts the lines of a file as it comes, blank ones aside, and adds up their hashes.
 
@@ -147,27 +121,40 @@ class LineCount:
     def __init__(self) -> None:
         self.lines = self.digest = 0
         self._unzipper = Unzipper()
-        self._cutter = LineCutter()
+        self._rest = b""
+        """The start of a line whose end has not come."""
 
     def feed(self, data: bytes) -> None:
         """Count the lines of the next bytes. Raises MalformedBodyError if they are damaged."""
         for piece in self._unzipper.feed(data):
-            self._count(self._cutter.feed(piece))
+            self._count(piece)
 
     def finish(self) -> None:
         """Count the last line. Raises MalformedBodyError if the file or that line is cut."""
-        self._count(self._cutter.feed(self._unzipper.finish()))
-        last = self._cutter.finish()
-        if last.strip(_BLANK) and not last.rstrip(_BLANK).endswith(b"}"):
+        self._count(self._unzipper.finish())
+        last = self._rest.strip(_BLANK)
+        if last and not last.endswith(b"}"):
             raise MalformedBodyError("the last line is cut")
-        self._count(last)
+        self._count(b"\n")
 
     def _count(self, text: bytes) -> None:
-        added = 0
-        for line in text.split(b"\n"):
-            if row := line.strip(_BLANK):
-                self.lines += 1
+        """Count the lines that end in a text. Each is a view of it: copies would take as long as
+        the hashes."""
+        view, start, lines, added = memoryview(text), 0, 0, 0
+        while (end := text.find(b"\n", start)) >= 0:
+            row: bytes | memoryview = view[start:end]
+            if self._rest:
+                row, self._rest = self._rest + row, b""
+            start = end + 1
+            if not row or row[-1] != _CLOSING or row[0] != _OPENING:
+                row = bytes(row).strip(_BLANK)
+            if row:
+                lines += 1
                 added += int.from_bytes(hashlib.sha256(row).digest()[:_HASH_BYTES])
+        self._rest += view[start:]
+        if len(self._rest) > _MAX_LINE_BYTES:
+            raise MalformedBodyError(f"a line is longer than {_MAX_LINE_BYTES} bytes")
+        self.lines += lines
         self.digest = (self.digest + added) % _MODULUS
 
 
@@ -182,16 +169,16 @@ def read_pages(chunks: Iterable[bytes], *, skipped: int = 0) -> Generator[bytes,
     A page that begins at the same line is the same. Blank lines do not count, and none begins a
     page.
     """
+    texts = _texts_of(chunks)
     page: list[bytes] = []
     size = 0
-    for lines in _whole_lines(chunks):
-        skipped, rest = _skip(lines, skipped)
+    for text in _behind(texts, skipped) if skipped else texts:
+        rest = text
         while rest := rest if size else rest.lstrip(_BLANK + b"\n"):
             end = rest.find(b"\n", max(0, PAGE_BYTES - size - 1)) + 1
-            taken = rest[:end] if end else rest
-            page.append(taken)
-            size += len(taken)
-            rest = rest[len(taken) :]
+            page.append(rest[:end] if end else rest)
+            size += len(page[-1])
+            rest = rest[end:] if end else b""
             if end:
                 yield b"".join(page)
                 page, size = [], 0
@@ -199,16 +186,24 @@ def read_pages(chunks: Iterable[bytes], *, skipped: int = 0) -> Generator[bytes,
         yield b"".join(page)
 
 
-def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    unzipper, cutter = Unzipper(), LineCutter()
+def _texts_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    unzipper = Unzipper()
     for chunk in chunks:
-        for piece in unzipper.feed(chunk):
-            if lines := cutter.feed(piece):
-                yield lines
-    if lines := cutter.feed(unzipper.finish()):
-        yield lines
-    if last := cutter.finish():
-        yield last
+        yield from unzipper.feed(chunk)
+    yield unzipper.finish()
+
+
+def _behind(texts: Iterable[bytes], skipped: int) -> Iterator[bytes]:
+    """Yield the text behind so many lines."""
+    rest = b""
+    for text in texts:
+        if not skipped:
+            yield text
+            continue
+        lines, end, rest = (rest + text).rpartition(b"\n")
+        skipped, behind = _skip(lines + end, skipped)
+        if not skipped:
+            yield behind + rest
 
 
 def _skip(lines: bytes, count: int) -> tuple[int, bytes]:
