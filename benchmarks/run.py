@@ -16,6 +16,7 @@ from pathlib import Path
 BENCHMARKS = (
     "parts",
     "end_to_end",
+    "graph",
     "versions",
     "floor",
     "latency",

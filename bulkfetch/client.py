@@ -26,7 +26,16 @@ from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
 from bulkfetch.decoding.jsontext import Json, Number, Pairs
 from bulkfetch.decoding.pages import JsonDecoder
-from bulkfetch.errors import BulkfetchError, HttpStatusError, NotFoundError, TransferError
+from bulkfetch.errors import (
+    BulkfetchError,
+    HttpStatusError,
+    NotFoundError,
+    SettingsError,
+    TransferError,
+)
+from bulkfetch.graph.exports import open_exports
+from bulkfetch.graph.library import BillingExports
+from bulkfetch.graph.source import ExportSources
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import (
@@ -47,7 +56,7 @@ from bulkfetch.runs.documents import save_document
 from bulkfetch.runs.export import walk_and_plan
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import source_of
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.paths import file_at
 from bulkfetch.settings.sources import read_settings
@@ -100,8 +109,14 @@ class Client:
         session = await self._stack.enter_async_context(
             open_session(self.settings, self.stats, keep=self._on_refresh_token, limit=self._limit)
         )
-        fetcher = await self._stack.enter_async_context(open_fetcher(session, self.settings))
-        self._open = _Open(session, fetcher)
+        sources = None
+        if self.settings.graph_url is not None:
+            opened = open_exports(self.settings, self.stats, keep=self._on_refresh_token)
+            sources = ExportSources(await self._stack.enter_async_context(opened))
+        fetcher = await self._stack.enter_async_context(
+            open_fetcher(session, self.settings, exports=sources)
+        )
+        self._open = _Open(session, fetcher, sources)
         return self
 
     async def __aexit__(
@@ -117,6 +132,17 @@ class Client:
     def invoices(self) -> Invoices:
         """The invoices of the tenant."""
         return Invoices(self)
+
+    @property
+    def exports(self) -> BillingExports:
+        """The billing exports of Microsoft Graph: what v1 does not have of new commerce.
+
+        Raises SettingsError where there is no Microsoft Graph.
+        """
+        opened = self.opened()
+        if opened.exports is None:
+            raise SettingsError(why_no_graph(self.settings.cloud))
+        return BillingExports(opened.exports, opened.fetcher.tasks)
 
     async def plan(
         self,
@@ -178,6 +204,7 @@ class Client:
 class _Open:
     session: Session
     fetcher: Fetcher
+    exports: ExportSources | None
 
 
 @dataclass(frozen=True, slots=True)

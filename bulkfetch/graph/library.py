@@ -1,13 +1,13 @@
-"""The billing export as users of the library know it: asked for, waited for, its files, its rows."""
+"""The billing export as users of the library know it: its operation, its files, its rows."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import anyio
 import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
@@ -19,7 +19,7 @@ from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 from bulkfetch.decoding.pages import PageDecoder
 from bulkfetch.errors import StorageError
 from bulkfetch.graph.manifests import Manifest, OperationState
-from bulkfetch.graph.operations import Operation
+from bulkfetch.graph.operations import Operation, Operations
 from bulkfetch.graph.source import ExportSources, describe
 from bulkfetch.graph.spool import Spooled, spool
 from bulkfetch.graph.tasks import Task
@@ -39,7 +39,7 @@ class BillingExports:
     def unbilled(
         self, line_item_type: str, *, currency: str, period: str = "current"
     ) -> BillingExport:
-        """Return the export of line items of a period, "current" or "last", that no invoice has yet.
+        """Return the export of a period, "current" or "last", that no invoice has yet.
 
         Raises SettingsError for another period, and for a currency that is not a code of three
         letters.
@@ -94,11 +94,8 @@ class BillingExport:
             for blob in manifest.blobs:
                 path = root / blob.name
                 await anyio.to_thread.run_sync(_make_folder, path.parent)
-
-                async def fetch(blob=blob, path=path) -> Spooled:  # type: ignore[no-untyped-def]  # noqa: ANN001  # bound now, not when it runs
-                    return await spool(blob, path, access, exports.accounts.session)
-
-                tasks.append(Task(self.exports.tasks, fetch))
+                work = partial(spool, blob, path, access, exports.accounts.session)
+                tasks.append(Task(self.exports.tasks, work))
             return describe(manifest, [await task.result() for task in tasks])
         finally:
             for task in tasks:

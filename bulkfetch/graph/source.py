@@ -109,7 +109,7 @@ class _ExportWalk(Generic[P]):
                         yield placed
                 if self._walk.until is not None and self._line >= self._walk.until:
                     return
-            self._walk.on_export(_describe(manifest, [await file.result() for file in files]))
+            self._walk.on_export(describe(manifest, [await file.result() for file in files]))
             await self._exports.operations.drop(self._transfer)
         finally:
             with anyio.CancelScope(shield=True):
@@ -238,7 +238,8 @@ def _chunks_of(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _describe(manifest: Manifest, files: list[Spooled]) -> ExportedData:
+def describe(manifest: Manifest, files: list[Spooled]) -> ExportedData:
+    """Return what identifies the data of an export."""
     return ExportedData(
         etag=manifest.etag,
         manifest_id=manifest.id,
