@@ -139,8 +139,8 @@ async def test_open_operations_grow_while_graph_takes_them() -> None:
 async def test_as_many_are_open_as_graph_takes_and_hardly_more_are_tried() -> None:
     graph = FakeGraph(30.0, most=8, retry_after="1")
     async with bench(graph, limit=16) as there:
-        await export_all(operations_of(there), 200)
-        assert there.time.now <= 1.1 * 25 * 30.0
+        await export_all(operations_of(there), 96)
+        assert there.time.now <= 1.15 * 12 * 30.0
     assert graph.most_open == 8
     assert graph.refused < 40
 
