@@ -2,10 +2,11 @@
 lost, doubled or changed.
 
 Each row exports a tenant with legacy invoices, and new commerce of periods that the v1 API has and
-of newer ones, while the fault is there, and once more into the same archive when it is gone. What the archive has is held,
-value by value, against the rows that the sandbox drew (`support/graphoracle.py`, which shares no
-code with what wrote it). No secret may be in anything that is written, and nobody may have come to
-the honeypot. The table is printed at the end of the tests.
+of newer ones, while the fault is there, and once more into the same archive when it is gone. What
+the archive has is held, value by value, against the rows that the sandbox drew
+(`support/graphoracle.py`, which shares no code with what wrote it). No secret may be in anything
+that is written, and nobody may have come to the honeypot. The table is printed at the end of the
+tests.
 """
 
 from __future__ import annotations
