@@ -39,7 +39,7 @@ from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.errors import BulkfetchError, DamagedError, StorageError
-from bulkfetch.runs.completeness import find_lacking, find_open
+from bulkfetch.runs.completeness import find_doubled, find_lacking, find_open
 from bulkfetch.runs.reconcile import (
     Circumstances,
     Header,
@@ -312,6 +312,7 @@ def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> S
     reconciliations = reconcile(headers, by_transfer, known)
     committed: set[Transfer | Document] = {*by_transfer, *(each.document for each in documents)}
     findings += look_at(COMMITS, [], lambda: list(find_open(store)))
+    findings += find_doubled(commits)
     findings += look_at(STATE, [], lambda: find_lacking(store, archive, headers, committed))
     no_runs: tuple[int, LastRun | None] = (0, None)
     runs, last_run = look_at(RUNS, no_runs, lambda: _read_runs(store, findings))

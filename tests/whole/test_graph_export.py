@@ -27,6 +27,7 @@ from bulkfetch.runs.export import plan_only
 from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.selection import Selection
+from bulkfetch.runs.show import show
 from bulkfetch.sandbox import Fault, RunningSandbox
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.disk import LocalStore
@@ -336,6 +337,8 @@ async def test_what_is_archived_from_both_apis_is_found_and_mended(tmp_path: Pat
         assert found.exit_code == 1
         assert {str(each.transfer) for each in found.findings} == set(doubled)
         assert "archived from Microsoft Graph as well" in found.findings[0].what
+        shown = [each for each in show(lake).findings if "as well" in each.what]
+        assert {str(each.transfer) for each in shown} == set(doubled)
         repaired = await repair_async(lake, settings, source="a tenant")
         assert repaired.exit_code == 0, repaired.lines()
         assert_exact(lake, sandbox, *billed(sandbox))
