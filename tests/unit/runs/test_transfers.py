@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -544,9 +545,37 @@ async def test_rows_that_are_not_what_they_were_are_fetched_from_the_start(
     store = store_at(tmp_path / "broken")
     await broken_off(store, numbered(27), transfer, 25)
 
-    await exported(store, there_now, transfer)
+    stats = RunStats()
+
+    await exported(store, there_now, transfer, stats=stats)
 
     assert tree(store.root) == clean
+    assert stats.rows == len(there_now)  # not those of the attempt that was given up
+
+
+class ThreadsStore(LocalStore):
+    """A store that notes whether files are removed in the thread of the event loop."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.loop = threading.get_ident()
+        self.removed_in_loop: list[bool] = []
+
+    def unlink(self, name: PurePosixPath) -> bool:
+        self.removed_in_loop.append(threading.get_ident() == self.loop)
+        return super().unlink(name)
+
+
+async def test_a_transfer_that_is_given_up_does_not_hold_up_the_event_loop(
+    tmp_path: Path,
+) -> None:
+    store = ThreadsStore(tmp_path)
+
+    with pytest.raises(TransferError):
+        await exported(store, numbered(27), interrupt=breaking_at(25))
+
+    assert store.removed_in_loop
+    assert not any(store.removed_in_loop)
 
 
 async def test_a_token_that_has_expired_means_to_start_again(tmp_path: Path) -> None:
