@@ -74,7 +74,7 @@ def exported(api: str, server: dict[str, Any], *flags: str) -> tuple[Measure, fl
 def overlap_in(lake: Path) -> float:
     """Return in which share of the samples in which bytes came, rows came too."""
     samples = []
-    for log in sorted((lake / "_bulkfetch" / "runs").glob("*.jsonl")):
+    for log in sorted((lake / "_bulkfetch" / "logs").glob("*.jsonl")):
         events = [json.loads(line) for line in log.read_text().splitlines()]
         samples += [event for event in events if event.get("event") == "sample"]
     steps = list(pairwise(samples))
