@@ -59,6 +59,8 @@ class Spooled:
 class ChangedBlobError(RequestError):
     """The server has other bytes under the name of a file now."""
 
+    reason = "contradiction"
+
 
 class Spooling:
     """A file on its way to the folder: a Receiver of its bytes, which may come in several goes.

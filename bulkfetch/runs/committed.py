@@ -143,11 +143,14 @@ class OtherInvoices:
     """The invoices of an archive that a run has not planned, and does not change.
 
     They can tell how invoices of their kind add up. They are read when something first depends on
-    it, and once.
+    it, and once. `commits` are the names of all commits of the archive.
     """
 
-    def __init__(self, store: Store, planned: Collection[str]) -> None:
+    def __init__(
+        self, store: Store, planned: Collection[str], commits: Collection[PurePosixPath]
+    ) -> None:
         self._store = store
+        self._commits = commits
         self._planned = planned
         self._kinds: frozenset[str] | None = None
 
@@ -157,7 +160,7 @@ class OtherInvoices:
         if self._kinds is None:
             headers = [
                 each
-                for each in archived_headers(self._store)
+                for each in archived_headers(self._store, self._commits)
                 if each.invoice_id not in self._planned and each.unproven
             ]
             charging = [each for header in headers for each in header.charging]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -100,20 +101,24 @@ def header_of(invoice: Invoice, routes: Routes = ALL_V1) -> Header:
     )
 
 
-def archived_headers(store: Store) -> list[Header]:
-    """Return the headers that an archive keeps; none where it has no table of them yet. Blocks."""
+def archived_headers(store: Store, commits: Iterable[PurePosixPath] | None = None) -> list[Header]:
+    """Return the headers that an archive keeps, as `headers_in` does; none where it has no table of
+    them yet. Blocks."""
     table = read_headers(store)
-    return [] if table is None else headers_in(table, store)
+    return [] if table is None else headers_in(table, store, commits)
 
 
-def headers_in(table: pa.Table, store: Store) -> list[Header]:
+def headers_in(
+    table: pa.Table, store: Store, commits: Iterable[PurePosixPath] | None = None
+) -> list[Header]:
     """Return the headers of an archive's table of them.
 
     Each has the transfers of the API that the archive has its line items from; where it has none
-    yet, of the one that the last run wanted. Blocks.
+    yet, of the one that the last run wanted. The names of all `commits` are listed if they are not
+    given. Blocks.
     """
     invoices = invoices_in(table)
-    there = set(commit_names(store))
+    there = set(commit_names(store) if commits is None else commits)
     routes = routes_of(
         invoices, wanted_api(store) or "auto", lambda each: commit_name(each) in there
     )

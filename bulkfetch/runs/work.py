@@ -139,7 +139,8 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
     details = dict.fromkeys(each for header in headers for each in header.transfers)
     in_archive = read_kept(run.store, (*plan.transfers, *details), known)
     all_commits = in_archive.commits.values()
-    others = OtherInvoices(run.store, {each.invoice_id for each in headers})
+    listed = {each.invoice_id for each in headers}
+    others = OtherInvoices(run.store, listed, found.inventory.commits)
     repair = run.options.repair
     if repair:
         kept = [each for each in plan.transfers if each not in repair.faulty]

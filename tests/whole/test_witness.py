@@ -272,7 +272,7 @@ async def test_a_refused_generation_is_taken_by_name(tmp_path: Path) -> None:
 
     assert (report.exit_code, mark_of(report)) == (4, Mark.CONFIRMED)
     assert len(names(tmp_path)) == 5
-    with pytest.raises(NotFoundError, match="--take-new: invoice D2"):
+    with pytest.raises(NotFoundError, match="take_new=: invoice D2"):
         await exported(tmp_path, made_up, take_new=["D2"])
 
 
