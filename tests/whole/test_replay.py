@@ -229,7 +229,8 @@ async def test_a_walk_that_was_recorded_in_part_fails_and_the_others_are_committ
         "D080002CPL office/billing_line_items",
         "D080002CPL azure/billing_line_items",
     ]
-    assert files_of(tmp_path) == [
+    read = [name for name in files_of(tmp_path) if not name.startswith("_bulkfetch/staging/")]
+    assert read == [
         "invoices/part-00000.parquet",
         "line_items/provider=azure/line_item_type=billing_line_items/D080002CPL-00000.parquet",
         "line_items/provider=office/line_item_type=billing_line_items/D080002CPL-00000.parquet",
