@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from _pytest.mark import ParameterSet
+
+T = TypeVar("T")
 
 
 def crossed(*axes: Sequence[Any]) -> list[ParameterSet]:
@@ -25,6 +27,19 @@ def crossed(*axes: Sequence[Any]) -> list[ParameterSet]:
         )
         for places in product(*(range(len(axis)) for axis in axes))
     ]
+
+
+def first_of_each(
+    values: Iterable[T], kind: Callable[[T], Any], name: Callable[[T], str]
+) -> list[ParameterSet]:
+    """Return values for `parametrize`: the first of each kind is quick, the others are slow."""
+    met: set[Any] = set()
+    found = []
+    for value in values:
+        marks = (pytest.mark.slow,) if kind(value) in met else ()
+        met.add(kind(value))
+        found.append(pytest.param(value, marks=marks, id=name(value)))
+    return found
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
