@@ -482,6 +482,8 @@ async def test_an_object_store_keeps_the_rules_as_a_disk_does(object_server: Obj
 
 
 @pytest.mark.slow
+# Who dies closes nothing.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_run_that_is_killed_anywhere_while_it_asks_again_loses_nothing(
     tmp_path: Path,
 ) -> None:
