@@ -25,7 +25,7 @@ _SMALL: dict[str, Any] = {"invoices": 3, "line_items": 9, "unbilled_line_items":
 _FLAGS = ("--quiet", "--part-rows", "4", "--row-group-rows", "4", "--max-in-flight", "4")
 _PATIENCE_S = 60
 _KILLS = 7
-"""How many of the changes are tried by the quick tests; the slow ones try all."""
+"""How many of the changes are tried, unless all are asked for."""
 
 
 @contextmanager
@@ -100,6 +100,7 @@ def points(changes: int) -> Sequence[int]:
     return range(step // 2, changes, step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["first export", "new generation"])
 def test_an_export_that_is_killed_is_finished_by_the_same_command(
     what: str, tmp_path: Path
