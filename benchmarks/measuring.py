@@ -39,11 +39,20 @@ and reading a bundle of certificates takes 0.02."""
 def sandbox(*arguments: str) -> Iterator[dict[str, Any]]:
     """Serve a made-up tenant from a process of its own, and yield where: its `base_url`, its
     `token`."""
+    words = ("-m", "bulkfetch", "sandbox", "--until-stdin-closes", *arguments)
+    with server(*words, stderr=subprocess.DEVNULL) as place:
+        yield place
+
+
+@contextmanager
+def server(*words: str, stderr: int | None = None) -> Iterator[dict[str, Any]]:
+    """Run a Python program that serves until its standard input closes, and yield the JSON of its
+    first line."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bulkfetch", "sandbox", "--until-stdin-closes", *arguments],
+        [sys.executable, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
     )
     with process:

@@ -14,17 +14,15 @@ import argparse
 import asyncio
 import gzip
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from exporting import Shape, exported, serving
-from measuring import Table, announce, conditions, keep
+from measuring import Table, announce, conditions, keep, server
 
 OFFICE, USAGE = "office/billing_line_items", "one_time/usage_line_items"
 WIDE_BYTES = 10_000
@@ -83,8 +81,8 @@ def main() -> int:
     for case in SMOKE if arguments.smoke else CASES:
         if arguments.only not in case.name:
             continue
-        with served(case) as server:
-            result = exported(server, *case.flags)
+        with served(case) as place:
+            result = exported(place, *case.flags)
         results.append({"case": case.name, **asdict(result)})
         TABLE.print_row(case.name, f"{result.rows:,}", result.wall_s, result.cpu_s, result.peak_mb)
     keep("memory", made, results)
@@ -93,26 +91,10 @@ def main() -> int:
 
 def served(case: Case) -> AbstractContextManager[dict[str, Any]]:
     """Serve a case from a process of its own."""
-    return own_server(case) if case.own_server else serving(case.shape, detail=case.detail)
-
-
-@contextmanager
-def own_server(case: Case) -> Iterator[dict[str, Any]]:
-    """Run this file as a server until the block ends."""
-    facts = json.dumps({**asdict(case.shape), "page_bytes": case.page_bytes})
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__)), "--serve", facts],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield json.loads(process.stdout.readline() if process.stdout else "{}")
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            process.kill()
+    if not case.own_server:
+        return serving(case.shape, detail=case.detail)
+    facts = {**asdict(case.shape), "page_bytes": case.page_bytes}
+    return server(str(Path(__file__)), "--serve", json.dumps(facts))
 
 
 def serve(facts: dict[str, int]) -> None:
@@ -162,7 +144,7 @@ def serve(facts: dict[str, int]) -> None:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         print(json.dumps({"base_url": base_url, "token": "t"}), flush=True)
-        await asyncio.Event().wait()
+        await asyncio.to_thread(sys.stdin.read)  # until the benchmark closes it
 
     asyncio.run(run())
 

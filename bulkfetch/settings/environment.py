@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "BULKFETCH_"
@@ -94,17 +95,7 @@ def user_folder(environ: Mapping[str, str], platform: str = sys.platform) -> str
     XDG_CONFIG_HOME says where it is, on any system; a relative one is ignored, as the XDG Base
     Directory Specification says. Else it is where the system keeps such folders.
     """
-    folder = cleaned(environ.get("XDG_CONFIG_HOME", ""))
-    home = home_of(environ)
-    if not os.path.isabs(folder):
-        folder = ""
-        if platform == "win32":
-            folder = cleaned(environ.get("APPDATA", "")) or _below(home, "AppData", "Roaming")
-        elif platform == "darwin":
-            folder = _below(home, "Library", "Application Support")
-        else:
-            folder = _below(home, ".config")
-    return _below(folder, "bulkfetch")
+    return _below(_FOR_SETTINGS.find(environ, platform), "bulkfetch")
 
 
 def scratch_folders(
@@ -115,17 +106,37 @@ def scratch_folders(
     That is the folder for caches, where XDG_CACHE_HOME or the system has it, then the one for
     temporary files.
     """
-    folder = cleaned(environ.get("XDG_CACHE_HOME", ""))
-    home = home_of(environ)
-    if not os.path.isabs(folder):
-        folder = ""
+    return (*filter(None, [_FOR_CACHES.find(environ, platform)]), tempfile.gettempdir())
+
+
+@dataclass(frozen=True, slots=True)
+class _UserFolder:
+    """A folder of the user: the variable that says where it is, and where each system has it."""
+
+    xdg: str
+    windows_variable: str
+    windows: tuple[str, str]
+    mac: str
+    other: str
+
+    def find(self, environ: Mapping[str, str], platform: str) -> str:
+        """Return where it is, or "" if no home is known."""
+        given, home = cleaned(environ.get(self.xdg, "")), home_of(environ)
+        if os.path.isabs(given):
+            return given
         if platform == "win32":
-            folder = cleaned(environ.get("LOCALAPPDATA", "")) or _below(home, "AppData", "Local")
-        elif platform == "darwin":
-            folder = _below(home, "Library", "Caches")
-        else:
-            folder = _below(home, ".cache")
-    return (*filter(None, [folder]), tempfile.gettempdir())
+            return cleaned(environ.get(self.windows_variable, "")) or _below(home, *self.windows)
+        if platform == "darwin":
+            return _below(home, "Library", self.mac)
+        return _below(home, self.other)
+
+
+_FOR_SETTINGS = _UserFolder(
+    "XDG_CONFIG_HOME", "APPDATA", ("AppData", "Roaming"), "Application Support", ".config"
+)
+_FOR_CACHES = _UserFolder(
+    "XDG_CACHE_HOME", "LOCALAPPDATA", ("AppData", "Local"), "Caches", ".cache"
+)
 
 
 def working_directory() -> Path:

@@ -47,6 +47,15 @@ async def tenant(*faults: Fault, **given: Any) -> AsyncIterator[RunningSandbox]:
         yield sandbox
 
 
+@asynccontextmanager
+async def archived(lake: Path) -> AsyncIterator[tuple[RunningSandbox, Settings]]:
+    """Serve the tenant, and archive it; give the settings as well."""
+    async with tenant() as sandbox:
+        settings = settings_for(sandbox)
+        await run_export(lake, settings)
+        yield sandbox, settings
+
+
 def settings_for(sandbox: RunningSandbox, **given: Any) -> Settings:
     """Return settings that open both APIs of a sandbox."""
     known = {

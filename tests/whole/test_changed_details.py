@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from support.objectservers import ObjectServer
 from support.replay import Asked, MadeUp, invoice, serving
-from whole.durability.disks import Died, WatchedDisk, dying
+from whole.durability.disks import WatchedDisk, dying, has_died
 from whole.durability.lakes import Lake
 
 from bulkfetch.errors import BulkfetchError
@@ -478,7 +478,7 @@ async def test_a_run_that_dies_at_any_step_leaves_old_or_new(
         try:
             await _run(root, made_up, WatchedDisk(dying(at)))
         except BaseException as error:
-            if not _has_died(error):
+            if not has_died(error):
                 raise
         else:
             break
@@ -495,12 +495,6 @@ async def test_a_run_that_dies_at_any_step_leaves_old_or_new(
         at += 9
     assert seen(root) == new
     assert at > 40
-
-
-def _has_died(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(_has_died, error.exceptions))
-    return isinstance(error, Died)
 
 
 async def test_an_object_store_exchanges_details_as_a_disk_does(

@@ -22,16 +22,14 @@ from support.replay import Served, serving
 from support.samples import crossed
 from whole.durability import matrix
 from whole.durability.disks import (
-    Died,
     RecordingDisk,
     WatchedDisk,
     counting,
-    dying,
     filling,
     refusing,
 )
 from whole.durability.run import Trials
-from whole.durability.trial import Reader, differences, dishonest, proved, run_into, tenant
+from whole.durability.trial import Reader, died, differences, dishonest, proved, run_into, tenant
 
 import bulkfetch
 from bulkfetch.archive.layout import COMMITS, STAGING
@@ -136,19 +134,6 @@ def test_a_reader_meets_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 # What a run that breaks off leaves, and what it says.
-
-
-async def died(root: Path, server: Served, at: int) -> bool:
-    """Run until the process dies at a step; return whether it did."""
-    try:
-        await run_into(root, server, WatchedDisk(dying(at)))
-    except BaseException as error:
-        if not isinstance(error, Died) and not (
-            isinstance(error, BaseExceptionGroup) and error.split(Died)[0]
-        ):
-            raise
-        return True
-    return False
 
 
 async def test_what_is_committed_or_whole_when_a_run_dies_is_not_fetched_again(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.graphlakes import (
     TODAY,
+    archived,
     assert_exact,
     billed,
     check,
@@ -78,9 +79,8 @@ async def test_a_mixed_tenant_is_one_archive_that_adds_up_and_is_the_same_each_t
 async def test_what_is_archived_is_checked_once_a_day_for_the_last_two_periods(
     tmp_path: Path,
 ) -> None:
-    async with tenant() as sandbox:
-        settings, lake = settings_for(sandbox), tmp_path / "lake"
-        await run_export(lake, settings)
+    lake = tmp_path / "lake"
+    async with archived(lake) as (sandbox, settings):
         before, names = tree(lake), sandbox.graph.exporting.names()
         recent = {each.rpartition("/")[2] for each in names if "/billed/" in each}
 
@@ -107,9 +107,8 @@ async def test_what_is_archived_is_checked_once_a_day_for_the_last_two_periods(
 async def test_data_that_were_made_anew_replace_what_is_archived_unless_the_rows_are_the_same(
     change: str, tmp_path: Path
 ) -> None:
-    async with tenant() as sandbox:
-        settings, lake = settings_for(sandbox), tmp_path / "lake"
-        await run_export(lake, settings)
+    lake = tmp_path / "lake"
+    async with archived(lake) as (sandbox, settings):
         name = next(each for each in billed(sandbox) if each.startswith("usage/"))
         before = tree(lake)
         sandbox.graph.exporting.renew(name, change)
@@ -131,9 +130,8 @@ async def test_data_that_were_made_anew_replace_what_is_archived_unless_the_rows
 async def test_charges_that_were_made_anew_and_do_not_add_up_do_not_replace_those_that_do(
     tmp_path: Path,
 ) -> None:
-    async with tenant() as sandbox:
-        settings, lake = settings_for(sandbox), tmp_path / "lake"
-        await run_export(lake, settings)
+    lake = tmp_path / "lake"
+    async with archived(lake) as (sandbox, settings):
         before, (name, *_) = tree(lake), reconciled(sandbox)
         sandbox.graph.exporting.renew(name)
         report = await run_export(lake, settings, recheck=True)
@@ -348,9 +346,7 @@ async def test_a_damaged_part_of_an_export_is_exported_again_with_the_same_bytes
     tmp_path: Path,
 ) -> None:
     lake = tmp_path / "lake"
-    async with tenant() as sandbox:
-        settings = settings_for(sandbox)
-        await run_export(lake, settings)
+    async with archived(lake) as (sandbox, settings):
         before = tree(lake)
         parts = sorted((lake / "line_items/provider=graph").rglob("*.parquet"))
         parts[0].write_bytes(b"x" + parts[0].read_bytes()[1:])

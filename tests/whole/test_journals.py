@@ -11,27 +11,13 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.replay import Served, serving
-from whole.durability.disks import Died, WatchedDisk, dying
+from support.replay import serving
 from whole.durability.journals import DAMAGES, STAGING, damage_journals
-from whole.durability.trial import differences, dishonest, proved, run_into, tenant
+from whole.durability.trial import died, differences, dishonest, proved, run_into, tenant
 
 _ALL_STEPS = 400
 """More changes of the disk than the longest of these runs makes before its last transfer is
 committed."""
-
-
-async def died(root: Path, server: Served, at: int, **cut: Any) -> bool:
-    """Run until change number `at` of the disk, and return whether it ended there."""
-    try:
-        await run_into(root, server, WatchedDisk(dying(at)), **cut)
-    except BaseException as error:
-        if not isinstance(error, Died) and not (
-            isinstance(error, BaseExceptionGroup) and error.split(Died)[0]
-        ):
-            raise
-        return True
-    return False
 
 
 @settings(max_examples=25, deadline=None)

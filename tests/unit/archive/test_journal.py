@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whole.durability.journals import DAMAGES
 
 from bulkfetch.archive.journal import JournalFile, PackedRows, TakenPage, read_records
 from bulkfetch.billing.sources import Bookmark
@@ -97,17 +98,6 @@ def test_rows_that_were_altered_while_in_use_are_not_read_back(tmp_path: Path) -
 
 
 SIZES = [3, 1, 40, 5]
-DAMAGES: dict[str, Callable[[bytes, int, int], bytes]] = {
-    "cut off": lambda content, at, more: content[:at],
-    "a bit flipped": lambda content, at, more: (
-        content[:at] + bytes([content[at] ^ 1 << more % 8]) + content[at + 1 :]
-    ),
-    "zeros to the end": lambda content, at, more: content[:at] + bytes(len(content) - at),
-    "a hole": lambda content, at, more: content[:at] + bytes(more) + content[at + more :],
-    "something left out": lambda content, at, more: content[:at] + content[at + more :],
-    "something twice": lambda content, at, more: content[: at + more] + content[at:],
-    "rubbish behind": lambda content, at, more: content + content[at : at + more],
-}
 
 
 @settings(max_examples=300, deadline=None)

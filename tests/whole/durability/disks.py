@@ -109,6 +109,13 @@ def ended_by_dying() -> Iterator[None]:
             raise
 
 
+def has_died(error: BaseException) -> bool:
+    """Return whether a process died of an error, also in a task."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Died)[0] is not None
+    return isinstance(error, Died)
+
+
 def dying(at: int) -> Step:
     """Raise Died before step number `at` and before all that follow: nothing is cleaned up."""
     left = at

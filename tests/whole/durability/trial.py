@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from aiohttp import web
 from support.replay import Asked, MadeUp, Served, invoice
+from whole.durability.disks import WatchedDisk, dying, has_died
 
 from bulkfetch.archive.layout import LINE_ITEMS
 from bulkfetch.errors import OutputError
@@ -76,6 +77,17 @@ async def run_into(
     store = LocalStore(root, disk)
     async with writing_to(store):
         return await archive(ExportOptions(str(root)), run, store, RunStats())
+
+
+async def died(root: Path, server: Served, at: int, **cut: Any) -> bool:
+    """Run until change number `at` of the disk, and return whether it ended there."""
+    try:
+        await run_into(root, server, WatchedDisk(dying(at)), **cut)
+    except BaseException as error:
+        if not has_died(error):
+            raise
+        return True
+    return False
 
 
 def proved(root: Path) -> dict[str, bytes]:
