@@ -15,7 +15,6 @@ from bulkfetch.errors import HttpStatusError, SettingsError, TransferError
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.operations import KeptOperations, Operation, Operations
 from bulkfetch.graph.spool import Access
-from bulkfetch.graph.tasks import Task
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.values import Secret
@@ -23,6 +22,7 @@ from bulkfetch.signin.source import graph_token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.opening import Opening
 from bulkfetch.wire.session import Clock, Manner, Session, TokenSource
+from bulkfetch.wire.tasks import Task
 
 GRAPH_MANNER = Manner(
     {"Accept": "application/json", "Accept-Encoding": "gzip"},
@@ -38,7 +38,7 @@ _BODIES_BYTES = 16 << 20
 """How much memory the answers of Microsoft Graph take; those of storage go to files."""
 
 
-class _TokensOnDemand:
+class TokensOnDemand:
     """Opens the way to a token for Microsoft Graph when the first one is needed."""
 
     def __init__(self, make: Callable[[], TokenSource]) -> None:
@@ -110,20 +110,24 @@ class Exports:
                 self._ahead[transfer] = work
 
     async def manifest(self, transfer: Transfer) -> Manifest:
-        """Return the manifest of an export of a transfer. Raises TransferError and StorageError."""
-        _, manifest = await self._export(transfer)
-        return manifest
+        """Return the manifest of an export of a transfer. One that was begun ahead is kept for
+        `access`. Raises TransferError and StorageError."""
+        ahead = self._ahead.get(transfer)
+        if ahead is None:
+            return (await self.operations.export(transfer))[1]
+        return (await ahead.result())[1]
 
     async def access(self, transfer: Transfer) -> Access:
         """Return the way to the files of an export. Raises what `manifest` raises."""
-        way = _Way(self.operations, transfer, *await self._export(transfer))
-        return Access(transfer, way.manifest, way.renew, self._clock.now)
-
-    async def _export(self, transfer: Transfer) -> tuple[Operation, Manifest]:
         ahead = self._ahead.pop(transfer, None)
-        if ahead is not None:
-            return await ahead.result()
-        return await self.operations.export(transfer)
+        if ahead is None:
+            return self.access_to(transfer, *await self.operations.export(transfer))
+        return self.access_to(transfer, *await ahead.result())
+
+    def access_to(self, transfer: Transfer, operation: Operation, manifest: Manifest) -> Access:
+        """Return the way to the files of an export that is there."""
+        way = _Way(self.operations, transfer, operation)
+        return Access(transfer, manifest, way.renew, self._clock.now)
 
 
 @dataclass(slots=True)
@@ -133,14 +137,12 @@ class _Way:
     operations: Operations
     transfer: Transfer
     operation: Operation
-    manifest: Manifest
 
     async def renew(self, before: Manifest) -> Manifest:
         """Return a manifest with another SAS, or of other data. Raises TransferError."""
         for find in (self._of_operation, self._by_id, self._anew):
             manifest = await find(before)
             if manifest is not None and (manifest.etag, manifest.sas) != (before.etag, before.sas):
-                self.manifest = manifest
                 return manifest
         raise TransferError(
             f"transfer {self.transfer}: Microsoft Graph gives no new access to its files, although "
@@ -190,7 +192,7 @@ async def open_exports(
         raise SettingsError(why_no_graph(settings.cloud))
     log, clock = log or RunLog(), clock or Clock()
     opening = Opening(settings, stats, log, clock)
-    source = tokens or _TokensOnDemand(lambda: graph_token_source(settings, log, keep))
+    source = tokens or TokensOnDemand(lambda: graph_token_source(settings, log, keep))
     async with AsyncExitStack() as stack:
         graph = await stack.enter_async_context(
             opening.session(

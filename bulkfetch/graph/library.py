@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import anyio.abc
@@ -20,9 +19,7 @@ from bulkfetch.decoding.pages import PageDecoder
 from bulkfetch.errors import StorageError
 from bulkfetch.graph.manifests import Manifest, OperationState
 from bulkfetch.graph.operations import Operation, Operations
-from bulkfetch.graph.source import ExportSources, describe
-from bulkfetch.graph.spool import Spooled, spool
-from bulkfetch.graph.tasks import Task
+from bulkfetch.graph.source import ExportSources, describe, spooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +85,11 @@ class BillingExport:
         exports = self.exports.sources.exports
         access = await exports.access(self.transfer)
         manifest = access.manifest
-        root = Path(folder)
-        tasks: list[Task[Spooled]] = []
-        try:
-            for blob in manifest.blobs:
-                path = root / blob.name
-                await anyio.to_thread.run_sync(_make_folder, path.parent)
-                work = partial(spool, blob, path, access, exports.accounts.session)
-                tasks.append(Task(self.exports.tasks, work))
-            return describe(manifest, [await task.result() for task in tasks])
-        finally:
-            for task in tasks:
-                task.cancel()
+        paths = [Path(folder) / blob.name for blob in manifest.blobs]
+        for parent in {path.parent for path in paths}:
+            await anyio.to_thread.run_sync(_make_folder, parent)
+        async with spooling(exports, self.exports.tasks, access, paths) as files:
+            return describe(manifest, [await file.result() for file in files])
 
     async def batches(
         self, on_export: Callable[[ExportedData], None] = lambda data: None

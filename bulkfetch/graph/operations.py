@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -123,6 +123,10 @@ def path_of(transfer: Transfer) -> str:
     """Return where the export of a transfer is asked for."""
     billed = "unbilled" if transfer.unbilled else "billed"
     return f"{BILLING}/{path_segment(transfer.line_item_type)}/{billed}/export"
+
+
+def _manifest_path(manifest_id: str) -> str:
+    return f"{BILLING}/manifests/{path_segment(manifest_id)}"
 
 
 def body_of(transfer: Transfer) -> dict[str, str]:
@@ -297,14 +301,15 @@ class Operations:
 
         def read(reply: Reply) -> tuple[OperationState, Operation]:
             state = read_operation(reply.body, self._graph_url)
-            return state, _answered(operation, reply.facts, retry_after_s(reply.headers))
+            wait_s = retry_after_s(reply.headers)
+            return state, replace(operation, facts=reply.facts, wait_s=wait_s)
 
         try:
             return await self._ask(transfer, Request(operation.path), read)
         except TransferError as error:
             cause = error.__cause__
             if isinstance(cause, HttpStatusError) and cause.status in (404, 410):
-                return None, _answered(operation, cause.facts or operation.facts, None)
+                return None, replace(operation, facts=cause.facts or operation.facts, wait_s=None)
             raise
 
     async def manifest(self, transfer: Transfer, state: OperationState) -> Manifest:
@@ -319,7 +324,7 @@ class Operations:
 
     async def manifest_by_id(self, transfer: Transfer, manifest_id: str) -> Manifest:
         """Return the manifest of that id. Raises TransferError."""
-        return await self.manifest_at(transfer, f"{BILLING}/manifests/{path_segment(manifest_id)}")
+        return await self.manifest_at(transfer, _manifest_path(manifest_id))
 
     async def manifest_at(self, transfer: Transfer, path: str) -> Manifest:
         """Return the manifest at a path of Microsoft Graph. Raises TransferError."""
@@ -335,7 +340,7 @@ class Operations:
 
     async def ask_raw_manifest(self, transfer: Transfer, manifest_id: str) -> bytes:
         """Return the manifest of that id, as it came. Raises TransferError."""
-        return await self.ask_raw(transfer, f"{BILLING}/manifests/{path_segment(manifest_id)}")
+        return await self.ask_raw(transfer, _manifest_path(manifest_id))
 
     async def drop(self, transfer: Transfer) -> None:
         """Forget the operation of a transfer that needs it no more. Raises StorageError."""
@@ -405,10 +410,6 @@ class Operations:
 
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def _answered(operation: Operation, facts: RequestFacts, wait_s: float | None) -> Operation:
-    return Operation(operation.path, operation.asked, operation.asked_at, facts, wait_s)
 
 
 def _check_again(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.jsontext import Json, Number, Pairs, loads, utf8_of
 from bulkfetch.errors import BulkfetchError
 from bulkfetch.graph.exports import Exports
-from bulkfetch.graph.lines import READ_BYTES, read_pages
-from bulkfetch.graph.source import FOLDER
-from bulkfetch.graph.spool import spool
+from bulkfetch.graph.lines import read_pages
+from bulkfetch.graph.source import FOLDER, chunks_of
+from bulkfetch.graph.spool import Access, spool
 
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _DATE = re.compile(r"[0-9]{1,4}[-/][0-9]{1,2}[-/][0-9]{1,4}([T ][0-9:.]+(Z|[-+][0-9:]+)?)?")
@@ -51,12 +52,11 @@ async def find_shapes(exports: Exports, transfer: Transfer) -> dict[str, Any]:
         "manifest": kept,
         "manifest_refused": by_id,
         "blobs": len(manifest.blobs),
-        "first_row": await _first_row(exports, transfer),
+        "first_row": await _first_row(exports, exports.access_to(transfer, operation, manifest)),
     }
 
 
-async def _first_row(exports: Exports, transfer: Transfer) -> Any:
-    access = await exports.access(transfer)
+async def _first_row(exports: Exports, access: Access) -> Any:
     if not access.manifest.blobs:
         return None
     with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
@@ -67,12 +67,8 @@ async def _first_row(exports: Exports, transfer: Transfer) -> Any:
 
 
 def _first_line(path: Path) -> bytes:
-    with path.open("rb") as file:
-        pages = read_pages(iter(lambda: file.read(READ_BYTES), b""))
-        try:
-            return next(pages, b"").partition(b"\n")[0]
-        finally:
-            pages.close()
+    with closing(read_pages(chunks_of(path))) as pages:
+        return next(pages, b"").partition(b"\n")[0]
 
 
 def shape_of(value: Json) -> Any:

@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Generic
@@ -28,9 +28,9 @@ from bulkfetch.errors import (
 )
 from bulkfetch.graph.exports import Exports
 from bulkfetch.graph.lines import READ_BYTES, digest_text, read_pages
-from bulkfetch.graph.manifests import Blob, Manifest
+from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.spool import Access, Spooled, spool
-from bulkfetch.graph.tasks import Task
+from bulkfetch.wire.tasks import Task
 
 FOLDER = "bulkfetch-export-"
 """How the name of a folder begins in which the files of an export are kept for a while."""
@@ -94,29 +94,23 @@ class _ExportWalk(Generic[P]):
         manifest = access.manifest
         first = self._find_start(manifest)
         folder = await anyio.to_thread.run_sync(self._make_folder)
-        files: list[Task[Spooled]] = []
+        paths = [folder / f"blob-{number}" for number in range(len(manifest.blobs))]
         try:
-            for number, blob in enumerate(manifest.blobs):
-                path = folder / f"blob-{number}"
-                files.append(Task(self._tasks, partial(self._spool, access, blob, path)))
-            for number, file in enumerate(files):
-                spooled = await file.result()
-                if number < first:
-                    continue
-                is_last_file = number == len(files) - 1
-                async with aclosing(self._pages_of(spooled, manifest, is_last_file)) as pages:
-                    async for placed in pages:
-                        yield placed
-                if self._walk.until is not None and self._line >= self._walk.until:
-                    return
-            self._walk.on_export(describe(manifest, [await file.result() for file in files]))
-            await self._exports.operations.drop(self._transfer)
+            async with spooling(self._exports, self._tasks, access, paths) as files:
+                for number, file in enumerate(files):
+                    spooled = await file.result()
+                    if number < first:
+                        continue
+                    is_last_file = number == len(files) - 1
+                    async with aclosing(self._pages_of(spooled, manifest, is_last_file)) as pages:
+                        async for placed in pages:
+                            yield placed
+                    if self._walk.until is not None and self._line >= self._walk.until:
+                        return
+                self._walk.on_export(describe(manifest, [await file.result() for file in files]))
+                await self._exports.operations.drop(self._transfer)
         finally:
             with anyio.CancelScope(shield=True):
-                for file in files:
-                    file.cancel()
-                for file in files:
-                    await file.ended()
                 await anyio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def _pages_of(
@@ -148,7 +142,7 @@ class _ExportWalk(Generic[P]):
     async def _decoded(self, spooled: Spooled, skipped: int) -> AsyncGenerator[P, None]:
         """Yield the pages of a file in order, while the next ones are decoded, as far as there is
         room for them."""
-        texts = read_pages(_chunks_of(spooled.path), skipped=skipped)
+        texts = read_pages(chunks_of(spooled.path), skipped=skipped)
         ahead: deque[Task[P]] = deque()
         is_over = False
         try:
@@ -203,9 +197,6 @@ class _ExportWalk(Generic[P]):
             self._walk.decoder.decode_lines, text, limiter=self._room.decoding
         )
 
-    async def _spool(self, access: Access, blob: Blob, path: Path) -> Spooled:
-        return await spool(blob, path, access, self._exports.accounts.session)
-
     def _make_folder(self) -> Path:
         try:
             return Path(tempfile.mkdtemp(prefix=FOLDER, dir=self._exports.scratch))
@@ -227,12 +218,34 @@ class _ExportWalk(Generic[P]):
         return manifest.names.index(str(name))
 
 
+@asynccontextmanager
+async def spooling(
+    exports: Exports, tasks: anyio.abc.TaskGroup, access: Access, paths: Sequence[Path]
+) -> AsyncIterator[list[Task[Spooled]]]:
+    """Fetch the files of an export side by side, each to its path; at the end, those that have not
+    come are given up."""
+    connect = exports.accounts.session
+    files = [
+        Task(tasks, partial(spool, blob, path, access, connect))
+        for blob, path in zip(access.manifest.blobs, paths, strict=True)
+    ]
+    try:
+        yield files
+    finally:
+        with anyio.CancelScope(shield=True):
+            for file in files:
+                file.cancel()
+            for file in files:
+                await file.ended()
+
+
 def _skipped(state: object) -> int:
     count = state.get(_SKIPPED) if isinstance(state, dict) else 0
     return count if isinstance(count, int) else 0
 
 
-def _chunks_of(path: Path) -> Iterator[bytes]:
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of a file, as many at once as are unzipped at once."""
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(READ_BYTES):
             yield chunk

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import PurePosixPath
 from typing import Any
-
-import anyio
 
 from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import commit_name
@@ -22,6 +20,7 @@ from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import rank
 from bulkfetch.runs.transfers import Fetched, Job, fetch_transfer
+from bulkfetch.wire.tasks import Task
 
 
 def may_begin_early(options: ExportOptions) -> bool:
@@ -55,16 +54,6 @@ def find_early(invoices: Iterable[Invoice], selection: Selection, routes: Routes
     ]
 
 
-@dataclass(slots=True)
-class _Begun:
-    """A transfer that was begun early, and how it ended."""
-
-    ended: anyio.Event = field(default_factory=anyio.Event)
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    fetched: Fetched | None = None
-    error: BulkfetchError | None = None
-
-
 class EarlyTransfers:
     """Fetches transfers into staging, several at a time, those that take longest of the known ones
     first. Nothing is published."""
@@ -75,7 +64,7 @@ class EarlyTransfers:
         self._in_use: Container[PurePosixPath] = ()
         self._waiting: list[tuple[Any, int, Transfer]] = []
         self._numbers = count()
-        self._begun: dict[Transfer, _Begun] = {}
+        self._begun: dict[Transfer, Task[Fetched]] = {}
         self._at_work = 0
         self.is_open = self._is_closed = False
 
@@ -102,38 +91,34 @@ class EarlyTransfers:
 
     async def take(self, transfer: Transfer) -> Fetched:
         """Return a transfer that was begun, once it is here. Raises what its fetching raised."""
-        begun = self._begun[transfer]
-        await begun.ended.wait()
-        if begun.error is not None:
-            raise begun.error
-        if begun.fetched is None:
-            raise BulkfetchError(f"transfer {transfer} was given up")
-        return begun.fetched
+        return await self._begun[transfer].result()
 
     async def give_up(self, but: Container[Transfer]) -> list[Transfer]:
         """Give up what was begun and is not among `but`; return which transfers these are."""
         given_up = [each for each in self._begun if each not in but]
         for each in given_up:
-            self._begun[each].scope.cancel()
-            await self._begun[each].ended.wait()
+            self._begun[each].cancel()
+            await self._begun[each].ended()
         return given_up
 
     def _begin(self) -> None:
         while self._waiting and self._at_work < self._at_once and not self._is_closed:
             _, _, transfer = heapq.heappop(self._waiting)
-            begun = self._begun[transfer] = _Begun()
             self._at_work += 1
-            self._job.fetcher.tasks.start_soon(self._run, transfer, begun)
+            fetch = partial(self._fetch, transfer)
+            self._begun[transfer] = Task(self._job.fetcher.tasks, fetch)
 
-    async def _run(self, transfer: Transfer, begun: _Begun) -> None:
+    async def _fetch(self, transfer: Transfer) -> Fetched:
         try:
-            with begun.scope:
-                begun.fetched = await fetch_transfer(transfer, self._job)
+            fetched = await fetch_transfer(transfer, self._job)
         except BulkfetchError as error:
-            begun.error = error
             if not isinstance(error, TransferError):
                 self.close()  # the next transfer would meet it as well
-        finally:
-            self._at_work -= 1
-            begun.ended.set()
+            self._begin_next()
+            raise
+        self._begin_next()
+        return fetched
+
+    def _begin_next(self) -> None:
+        self._at_work -= 1
         self._begin()

@@ -33,7 +33,7 @@ from bulkfetch.errors import (
     SignInError,
     TransferError,
 )
-from bulkfetch.graph.exports import Exports, open_exports
+from bulkfetch.graph.exports import Exports, TokensOnDemand, open_exports
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.operations import BILLING, Operation
 from bulkfetch.graph.source import FOLDER, ExportSources
@@ -45,7 +45,6 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import advise_on_access, check_graph_token, graph_token_source
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store
-from bulkfetch.wire.session import TokenSource
 from bulkfetch.words import printable
 
 _REFUSED = (401, 403)
@@ -61,41 +60,34 @@ class GraphTokens:
         self, settings: Settings, log: RunLog, keep: Callable[[Secret], None] | None = None
     ) -> None:
         self._settings = settings
-        self._log = log
-        self._keep = keep
-        self._tokens: TokenSource | None = None
+        self._tokens = TokensOnDemand(lambda: graph_token_source(settings, log, keep))
         self._refused: tuple[str, str] | None = None
         self._turn = anyio.Lock()
 
     async def token(self) -> str:
         """Return a token. Raises GraphAccessError."""
-        return await self._checked(lambda tokens: tokens.token())
+        return await self._checked(self._tokens.token)
 
     async def renew(self, refused: str) -> str:
         """Return another token. Raises GraphAccessError."""
-        return await self._checked(lambda tokens: tokens.renew(refused))
+        return await self._checked(partial(self._tokens.renew, refused))
 
     def refuse(self, why: str, advice: str) -> None:
         """Give no token any more."""
         self._refused = self._refused or (why, advice)
 
-    async def _checked(self, ask: Callable[[TokenSource], Awaitable[str]]) -> str:
+    async def _checked(self, ask: Callable[[], Awaitable[str]]) -> str:
         async with self._turn:
             if self._refused is None:
                 try:
-                    return await self._find(ask)
+                    token = await ask()
+                    check_graph_token(self._settings, token)
+                    return token
                 except GraphAccessError as error:
                     self.refuse(error.why, error.advice)
                 except SignInError as error:
                     self.refuse(str(error), "")
             raise GraphAccessError(*(self._refused or ("", "")))
-
-    async def _find(self, ask: Callable[[TokenSource], Awaitable[str]]) -> str:
-        if self._tokens is None:
-            self._tokens = graph_token_source(self._settings, self._log, self._keep)
-        token = await ask(self._tokens)
-        check_graph_token(self._settings, token)
-        return token
 
 
 class StoredOperations:
@@ -251,7 +243,6 @@ async def _fetch_or_stay(
 ) -> Came | Stays:
     known = archived.graph if archived is not None else None
     if archived is not None and known is not None and job.run.options.repair is None:
-        graph.exports.begin([transfer], job.fetcher.tasks)
         manifest = await graph.exports.manifest(transfer)
         if _is_same(manifest, known):
             await graph.exports.operations.drop(transfer)
@@ -269,17 +260,17 @@ async def _fetch_or_stay(
 
 def _compare(now: ExportedData, known: ExportedData) -> str:
     """Say how data that came differ from those that are archived, "" if they do not."""
+    if now.is_same_data(known):
+        return ""
     if now.etag != known.etag:
         return (
             f"its data were made anew (eTag {printable(known.etag)} before, "
             f"{printable(now.etag)} now)"
         )
-    if now.files != known.files:
-        return (
-            f"its files are others than before under the same eTag ({printable(now.etag)}), which "
-            "contradicts itself: they count as new"
-        )
-    return ""
+    return (
+        f"its files are others than before under the same eTag ({printable(now.etag)}), which "
+        "contradicts itself: they count as new"
+    )
 
 
 def _is_same(manifest: Manifest, known: ExportedData) -> bool:
