@@ -731,9 +731,8 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: 
             await commit_first(fetched, progress.vote, job)
 
         await _carry([transfer], commit, run, progress)
-        progress.to_do[transfer.invoice_id] -= 1
-        if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
-            run.stats.invoices_done += 1
+        if transfer not in progress.for_v1:  # else others take its place
+            _note_end(run, transfer, progress)
 
     def turn(each: Transfer) -> tuple[Any, ...]:
         # exports are made meanwhile
@@ -741,6 +740,13 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: 
 
     pending = sorted(left, key=turn)
     await fetching.workers.work(pending, fetch, lambda: progress.fatal is not None)
+
+
+def _note_end(run: Run, transfer: Transfer, progress: _Progress) -> None:
+    """Count a transfer that has ended, and its invoice if that was the last one."""
+    progress.to_do[transfer.invoice_id] -= 1
+    if not progress.to_do[transfer.invoice_id] and not transfer.unbilled:
+        run.stats.invoices_done += 1
 
 
 async def _take_export(transfer: Transfer, graph: Graph, job: Job, progress: _Progress) -> None:
@@ -770,10 +776,12 @@ async def _take_export(transfer: Transfer, graph: Graph, job: Job, progress: _Pr
 
 def _turn_to_v1(run: Run, work: Work, progress: _Progress) -> Work:
     """Return the work with transfers of v1 in place of the exports that Graph does not have."""
-    work = work.with_v1(progress.for_v1, run.options.selection)
-    progress.vote.headers = {header.invoice_id: header for header in work.headers}
-    progress.to_do += Counter(each.invoice_id for each in work.pending if each.why)
-    return work
+    now = work.with_v1(progress.for_v1, run.options.selection)
+    progress.vote.headers = {header.invoice_id: header for header in now.headers}
+    progress.to_do += Counter(each.invoice_id for each in {*now.pending} - {*work.pending})
+    for each in progress.for_v1:
+        _note_end(run, each, progress)
+    return now
 
 
 async def _ask_again(run: Run, progress: _Progress, fetching: _Fetching) -> None:

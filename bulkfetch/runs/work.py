@@ -100,6 +100,7 @@ class Work:
 
     def with_v1(self, exports: Collection[Transfer], selection: Selection) -> Work:
         """Return the work with transfers of v1 in place of exports that Graph does not have."""
+        instead = {each for transfer in exports for each in transfer.stands_for}
         plan = [
             each
             for transfer in self.plan.transfers
@@ -119,7 +120,7 @@ class Work:
             self,
             plan=replace(self.plan, transfers=tuple(plan)),
             headers=tuple(headers),
-            pending=tuple(each for each in plan if each in self.pending or each.why == _NONE_THERE),
+            pending=tuple(each for each in plan if each in self.pending or each in instead),
         )
 
 

@@ -69,7 +69,13 @@ def settings_for(sandbox: RunningSandbox, **given: Any) -> Settings:
 
 
 async def run_export(
-    lake: Path, settings: Settings, *, today: date = TODAY, selection: Any = None, **given: Any
+    lake: Path,
+    settings: Settings,
+    *,
+    today: date = TODAY,
+    selection: Any = None,
+    stats: RunStats | None = None,
+    **given: Any,
 ) -> ExportReport:
     """Export as the command does, on a given day."""
     options = ExportOptions(
@@ -77,7 +83,7 @@ async def run_export(
     )
     store = await anyio.to_thread.run_sync(prepare_output, lake, settings, ARCHIVE)
     async with writing_to(store):
-        return await archive(options, settings, store, RunStats())
+        return await archive(options, settings, store, stats or RunStats())
 
 
 async def check(lake: Path) -> VerifyReport:

@@ -31,6 +31,7 @@ from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.show import show
 from bulkfetch.sandbox import Fault, RunningSandbox
 from bulkfetch.settings.values import Secret
+from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 
 
@@ -236,6 +237,20 @@ async def test_usage_of_the_first_year_comes_from_v1_where_graph_has_none(tmp_pa
         assert (again.exit_code, again.committed) == (0, ())
         assert tree(lake) == before
         assert (await check(lake)).exit_code == 0
+
+
+async def test_an_invoice_whose_usage_comes_from_v1_after_all_counts_as_done_once(
+    tmp_path: Path,
+) -> None:
+    stats, usage = RunStats(), Selection(line_item_types=("usage_line_items",))
+    async with tenant(
+        newest="2023-05", v1_until="", v1_usage_until="", graph={"usage_since": "2024-01"}
+    ) as sandbox:
+        report = await run_export(
+            tmp_path / "lake", settings_for(sandbox), selection=usage, stats=stats
+        )
+    assert any("so v1 is asked" in each for each in report.notes)
+    assert stats.invoices_done == stats.invoices == report.invoices
 
 
 @pytest.mark.parametrize("refusal", ["no token", "other permission", "403"])
