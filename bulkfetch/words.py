@@ -135,11 +135,7 @@ class TextTable:
         return [self._line(line) for line in cells]
 
     def _line(self, cells: Sequence[str]) -> str:
-        padded = []
-        for cell, width, at_right in zip(cells, self._widths, self._at_right, strict=True):
-            space = " " * (width - width_of(cell))
-            padded.append(space + cell if at_right else cell + space)
-        return "  ".join(padded).rstrip()
+        return _line_of(cells, self._widths, self._at_right)
 
     def _cell(self, value: Any) -> str:
         text = "" if value is None else printable(str(value))
@@ -170,14 +166,17 @@ def lay_out(rows: Rows, width: int) -> list[str]:
 
 def _aligned(rows: Rows) -> list[str]:
     widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for cell, name, width in zip(row, rows[0], widths, strict=True):
-            space = " " * (width - width_of(cell))
-            cells.append(space + cell if name in _AT_RIGHT else cell + space)
-        lines.append(_INDENT + "  ".join(cells).rstrip())
-    return lines
+    at_right = [name in _AT_RIGHT for name in rows[0]]
+    return [_INDENT + _line_of(row, widths, at_right) for row in rows]
+
+
+def _line_of(cells: Sequence[str], widths: Sequence[int], at_right: Sequence[bool]) -> str:
+    """Return the cells of a row as a line, each as wide as its column."""
+    padded = []
+    for cell, width, is_at_right in zip(cells, widths, at_right, strict=True):
+        space = " " * (width - width_of(cell))
+        padded.append(space + cell if is_at_right else cell + space)
+    return "  ".join(padded).rstrip()
 
 
 def _sentences(rows: Rows, width: int) -> list[str]:

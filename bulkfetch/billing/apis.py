@@ -161,9 +161,14 @@ def counterparts(invoice: Invoice) -> dict[tuple[str, str], tuple[Transfer, list
 
 
 def routes_of(
-    invoices: Iterable[Invoice], wanted: Wanted, keeps: Callable[[Transfer], bool]
+    invoices: Iterable[Invoice],
+    wanted: Wanted,
+    keeps: Callable[[Transfer], bool],
+    *,
+    stays: bool = False,
 ) -> Routes:
-    """Return the routes for an archive that `keeps` some transfers."""
+    """Return the routes for an archive that `keeps` some transfers; whether each of them `stays` is
+    said of the routes."""
     kept: dict[tuple[str, str], Api] = {}
     for invoice in invoices:
         for key, (whole, parts) in counterparts(invoice).items():
@@ -171,7 +176,7 @@ def routes_of(
                 kept[key] = Api.GRAPH
             elif any(map(keeps, parts)):
                 kept[key] = Api.V1
-    return Routes(wanted, kept)
+    return Routes(wanted, kept, stays)
 
 
 def unbilled_details(api: Api) -> tuple[InvoiceDetail, ...]:

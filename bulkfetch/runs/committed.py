@@ -113,8 +113,7 @@ class Router:
     def routes(self, invoices: Sequence[Invoice]) -> Routes:
         """Return the routes of these invoices. Blocks."""
         if self._stays:
-            routes = routes_of(invoices, self._wanted, self._has_name)
-            return replace(routes, stays=True)
+            return routes_of(invoices, self._wanted, self._has_name, stays=True)
         named = [
             each
             for invoice in invoices

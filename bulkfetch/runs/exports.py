@@ -121,7 +121,7 @@ def scratch_of(run: Run) -> Path | None:
 
     What a killed run left there is removed. Blocks.
     """
-    place = run.store if isinstance(run.store, LocalStore) else run.scratch
+    place = run.open_files
     if not isinstance(place, LocalStore):
         return None
     place.make_directory(STAGING)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -119,10 +119,8 @@ def headers_in(
     """
     invoices = invoices_in(table)
     there = set(commit_names(store) if commits is None else commits)
-    routes = routes_of(
-        invoices, wanted_api(store) or "auto", lambda each: commit_name(each) in there
-    )
-    routes = replace(routes, stays=True)
+    wanted = wanted_api(store) or "auto"
+    routes = routes_of(invoices, wanted, lambda each: commit_name(each) in there, stays=True)
     return [header_of(invoice, routes) for invoice in invoices]
 
 

@@ -104,6 +104,11 @@ class Run:
     nowhere."""
 
     @property
+    def open_files(self) -> Store | None:
+        """Where files are that are read while they grow: in the archive, or else in `scratch`."""
+        return self.store if self.store.shows_open_files else self.scratch
+
+    @property
     def staging_places(self) -> tuple[Store, ...]:
         """The stores in which something may be staged."""
         return (self.store,) if self.scratch is None else (self.store, self.scratch)

@@ -76,12 +76,11 @@ class Job:
 def _journals_of(run: Run) -> Journals:
     """Return where the journals of a run are: in the archive, if what is written there can be read
     at once."""
-    place = run.store if run.store.shows_open_files else run.scratch
 
     def note(name: str, error: Exception) -> None:
         run.log.note("journal_given_up", name=name, why=str(error))
 
-    return Journals(run.store, place, {"tenant": run.tenant}, note)
+    return Journals(run.store, run.open_files, {"tenant": run.tenant}, note)
 
 
 @dataclass(frozen=True, slots=True)
