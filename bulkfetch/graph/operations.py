@@ -106,19 +106,6 @@ class KeptOperations(Protocol):
         ...
 
 
-class NotKept:
-    """Keeps no operation."""
-
-    def find(self, transfer: Transfer) -> None:
-        """Return None."""
-
-    def keep(self, transfer: Transfer, operation: Operation) -> None:
-        """Do nothing."""
-
-    def drop(self, transfer: Transfer) -> None:
-        """Do nothing."""
-
-
 def path_of(transfer: Transfer) -> str:
     """Return where the export of a transfer is asked for."""
     billed = "unbilled" if transfer.unbilled else "billed"
@@ -214,7 +201,7 @@ class Operations:
         self._graph_url = graph_url
         self._deadline_s = deadline_s
         self._tenant = tenant
-        self._kept = kept or NotKept()
+        self._kept = kept
         self._clock = clock or Clock()
         self._log = log or RunLog()
         self._today = today
@@ -344,10 +331,13 @@ class Operations:
 
     async def drop(self, transfer: Transfer) -> None:
         """Forget the operation of a transfer that needs it no more. Raises StorageError."""
-        await anyio.to_thread.run_sync(self._kept.drop, transfer)
+        if self._kept is not None:
+            await anyio.to_thread.run_sync(self._kept.drop, transfer)
 
     async def _outliving(self, transfer: Transfer) -> Operation | None:
         """Return the operation of an earlier run, if it may still be of use."""
+        if self._kept is None:
+            return None
         operation = await anyio.to_thread.run_sync(self._kept.find, transfer)
         if operation is None or not is_worth_asking(operation, transfer, self._today()):
             return None
@@ -359,7 +349,8 @@ class Operations:
         return operation
 
     async def _keep(self, transfer: Transfer, operation: Operation) -> None:
-        await anyio.to_thread.run_sync(self._kept.keep, transfer, operation)
+        if self._kept is not None:
+            await anyio.to_thread.run_sync(self._kept.keep, transfer, operation)
 
     async def _wait(
         self, transfer: Transfer, operation: Operation, ends_at: float
