@@ -96,6 +96,7 @@ bool number_of_text(struct span text, struct number *number) {
 
 /* ---- dates: bulkfetch/decoding/dates.py ---- */
 
+#define DAY 10           /* YYYY-MM-DD */
 #define DATE_AND_TIME 19 /* YYYY-MM-DDThh:mm:ss */
 #define OFFSET 6         /* +hh:mm */
 #define DAY_S 86400
@@ -123,20 +124,30 @@ static int64_t days_since_1970(int year, int month, int day) {
     return ordinal + BEFORE[month - 1] + (month > 2 && is_leap(year)) + day - 719163;
 }
 
-static bool read_date_and_time(const uint8_t *at, int64_t *seconds) {
-    int century, years, month, day, hour, minute, second;
-    if (at[4] != '-' || at[7] != '-' || at[10] != 'T' || at[13] != ':' || at[16] != ':')
+static bool read_day(const uint8_t *at, int64_t *seconds) {
+    int century, years, month, day;
+    if (at[4] != '-' || at[7] != '-')
         return false;
     if (!read_two(at, &century) || !read_two(at + 2, &years) || !read_two(at + 5, &month) ||
-        !read_two(at + 8, &day) || !read_two(at + 11, &hour) || !read_two(at + 14, &minute) ||
-        !read_two(at + 17, &second))
+        !read_two(at + 8, &day))
         return false;
     int year = century * 100 + years;
     if (year < 1 || month < 1 || month > 12 || day < 1 || day > days_in(year, month))
         return false;
+    *seconds = days_since_1970(year, month, day) * DAY_S;
+    return true;
+}
+
+/* Read `Thh:mm:ss`, and add it. */
+static bool read_time(const uint8_t *at, int64_t *seconds) {
+    int hour, minute, second;
+    if (at[0] != 'T' || at[3] != ':' || at[6] != ':')
+        return false;
+    if (!read_two(at + 1, &hour) || !read_two(at + 4, &minute) || !read_two(at + 7, &second))
+        return false;
     if (hour > 23 || minute > 59 || second > 59)
         return false;
-    *seconds = days_since_1970(year, month, day) * DAY_S + hour * 3600 + minute * 60 + second;
+    *seconds += hour * 3600 + minute * 60 + second;
     return true;
 }
 
@@ -181,11 +192,17 @@ static bool read_offset(struct cursor *in, int64_t *microseconds, bool *is_exact
 
 bool date_of(struct span text, int64_t *microseconds, bool *is_exact) {
     int64_t seconds;
-    if (text.length < DATE_AND_TIME || !read_date_and_time(text.start, &seconds))
+    *is_exact = true;
+    if (text.length < DAY || !read_day(text.start, &seconds))
+        return false;
+    if (text.length == DAY) {
+        *microseconds = seconds * SECOND_US;
+        return true;
+    }
+    if (text.length < DATE_AND_TIME || !read_time(text.start + DAY, &seconds))
         return false;
     struct cursor in = {text.start + DATE_AND_TIME, text.start + text.length};
     *microseconds = seconds * SECOND_US;
-    *is_exact = true;
     if (take(&in, '.') && !read_fraction(&in, microseconds, is_exact))
         return false;
     if (in.at < in.end && !read_offset(&in, microseconds, is_exact))

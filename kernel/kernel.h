@@ -19,7 +19,7 @@
 #endif
 
 /* Raised with every change of what is declared here: a stale library is not loaded. */
-#define KERNEL_ABI 1
+#define KERNEL_ABI 2
 
 /* Offsets of Arrow's text columns have 31 bits; no column is longer than the text. */
 #define KERNEL_MAX_BYTES ((uint64_t)1 << 30)
@@ -115,9 +115,10 @@ KERNEL_API const char *kernel_reason(int32_t status);
 
 /* Compile a schema: `names` one after the other, each followed by a NUL. Returns NULL for a schema
  * that the kernel cannot have, or without memory. Without fields, each item becomes one JSON text.
+ * Where `null_fits` is not 0, a column without a value says all that a null of JSON does.
  */
 KERNEL_API struct kernel_schema *kernel_compile(const char *names, const int32_t *kinds,
-                                                int32_t count);
+                                                int32_t count, int32_t null_fits);
 KERNEL_API void kernel_free(struct kernel_schema *schema);
 
 /* Decode a page: a JSON object whose `items` are line items. */

@@ -498,6 +498,8 @@ static bool keep_rescued(struct decoder *decoder) {
 
 static bool read_field(struct decoder *decoder, size_t field) {
     const uint8_t *value = decoder->in.at;
+    if (decoder->schema->null_fits && take_word(&decoder->in, "null", 4))
+        return true;
     enum fit fit = keep(decoder, field);
     if (fit == HELD)
         return true;

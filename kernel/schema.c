@@ -85,13 +85,15 @@ static bool copy_names(struct kernel_schema *schema, const char *names, const in
     return true;
 }
 
-struct kernel_schema *kernel_compile(const char *names, const int32_t *kinds, int32_t count) {
+struct kernel_schema *kernel_compile(const char *names, const int32_t *kinds, int32_t count,
+                                     int32_t null_fits) {
     if (count < 0 || count > KERNEL_MAX_FIELDS)
         return NULL;
     struct kernel_schema *schema = calloc(1, sizeof *schema);
     if (!schema)
         return NULL;
     schema->count = (size_t)count;
+    schema->null_fits = null_fits != 0;
     schema->slot_count = slots_for(schema->count);
     schema->fields = calloc(schema->count + 1, sizeof *schema->fields);
     schema->slots = calloc(schema->slot_count, sizeof *schema->slots);

@@ -13,6 +13,7 @@ struct field {
 
 struct kernel_schema {
     size_t count;
+    bool null_fits; /* a null is no value, and is not rescued */
     struct field *fields;
     uint8_t *names;
     /* A hash table of field numbers plus 1, by name in lower case; 0 is a free slot. */

@@ -233,6 +233,7 @@ RECONCILIATION = LineItemSchema(
     resource="billedReconciliation",
     total="Total",
     any_case=True,
+    null_fits=True,
     fields=_declare(
         """
         PartnerId CustomerId CustomerName CustomerDomainName CustomerCountry InvoiceNumber MpnId
@@ -260,6 +261,7 @@ RECONCILIATION = LineItemSchema(
 EXPORTED_USAGE = LineItemSchema(
     resource="billedUsage",
     any_case=True,
+    null_fits=True,
     fields=_declare(
         """
         PartnerId PartnerName CustomerId CustomerName CustomerDomainName CustomerCountry MpnId

@@ -52,12 +52,17 @@ class Columns:
 
 
 def columns_of(
-    items: Sequence[Json], fields: Sequence[Field], *, any_case: bool = False
+    items: Sequence[Json],
+    fields: Sequence[Field],
+    *,
+    any_case: bool = False,
+    null_fits: bool = False,
 ) -> Columns:
     """Turn JSON objects into one Arrow array a field.
 
-    With `any_case` a field is the same in each spelling. Raises MalformedBodyError if an item is
-    not an object, or if it has a field in two spellings although they are the same.
+    With `any_case` a field is the same in each spelling, and with `null_fits` a null says what a
+    column without a value does. Raises MalformedBodyError if an item is not an object, or if it has
+    a field in two spellings although they are the same.
     """
     names = {each.name: place for place, each in enumerate(fields)}
     folded = {each.name.casefold(): each.name for each in fields}
@@ -77,8 +82,9 @@ def columns_of(
                 continue
             held, exact = converters[place](value)
             values[place][row] = held
+            fits = exact or (null_fits and value is None)
             is_spelled = any_case or key == fields[place].name
-            if not exact or not is_spelled:
+            if not fits or not is_spelled:
                 left.append((place if is_spelled else len(fields), key, value))
         if left:
             # A canonical order, because the kernel must write the same bytes.

@@ -21,15 +21,17 @@ class Instant(NamedTuple):
 
 @lru_cache(maxsize=1 << 14)
 def parse_date(text: str) -> Instant | None:
-    """Read `YYYY-MM-DDThh:mm:ss[.fraction][Z|±hh:mm]`; None for anything else.
+    """Read `YYYY-MM-DD[Thh:mm:ss[.fraction][Z|±hh:mm]]`; None for anything else.
 
-    A date without offset is UTC, as the .NET SDK reads it. Year 1, which the API uses for "never",
-    is a date like others. A leap second, hour 24 and years outside 1 to 9999 are not dates.
+    A date without time is its midnight, and one without offset is UTC, as the .NET SDK reads it.
+    Year 1, which the API uses for "never", is a date like others. A leap second, hour 24 and years
+    outside 1 to 9999 are not dates.
     """
     match = _SPELLING.fullmatch(text)
     if match is None:
         return None
-    year, month, day, hour, minute, second = map(int, match.groups()[:6])
+    year, month, day = map(int, match.groups()[:3])
+    hour, minute, second = map(int, match.groups("0")[3:6])
     fraction, offset = match.groups()[6:]
     try:
         moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
@@ -60,8 +62,8 @@ def _offset_us(offset: str | None) -> int | None:
 
 
 _SPELLING = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})"
-    r"(?:\.([0-9]+))?(Z|[+-][0-9]{2}:[0-9]{2})?"
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
+    r"(?:T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 _ZERO = (None, "Z", "+00:00")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -81,7 +81,8 @@ class LineItemSchema:
     `resource` is Microsoft's name of it, or "" for a type that is not declared. `total` names the
     column whose sum is the transfer's share of its invoice's `totalCharges`, or is None. `rescues`
     says whether there is a column for what the others cannot hold. `any_case` says that names are
-    the same in any case, so that another spelling of one is no value to rescue.
+    the same in any case, so that another spelling of one is no value to rescue. `null_fits` says
+    that a null says no more than an absent field, so that a column without a value holds it.
     """
 
     resource: str
@@ -89,6 +90,7 @@ class LineItemSchema:
     total: str | None = None
     rescues: bool = True
     any_case: bool = False
+    null_fits: bool = False
 
     @cached_property
     def arrow(self) -> pa.Schema:

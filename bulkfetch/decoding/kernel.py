@@ -63,7 +63,7 @@ class Kernel:
         fields = () if schema is UNDECLARED else schema.fields
         self._library = library
         self._names = tuple(field.name for field in fields)
-        self._handle = _compile(library, fields)
+        self._handle = _compile(library, fields, null_fits=schema.null_fits)
         self._arrow = _arrow_schema(fields)
 
     def __del__(self) -> None:
@@ -209,10 +209,10 @@ def _columns(batch: pa.RecordBatch, rescues: Counter[str], *, whole: bool) -> Co
     return Columns(arrays[:-1], arrays[-1], rescues)
 
 
-def _compile(library: Library, fields: Sequence[Field]) -> int | None:
+def _compile(library: Library, fields: Sequence[Field], *, null_fits: bool) -> int | None:
     names = b"".join(field.name.encode() + b"\0" for field in fields)
     kinds = (ctypes.c_int32 * (len(fields) + 1))(*(KINDS[field.kind] for field in fields))
-    return library.kernel_compile(names, kinds, len(fields))
+    return library.kernel_compile(names, kinds, len(fields), int(null_fits))
 
 
 def _arrow_schema(fields: Sequence[Field]) -> pa.Schema:

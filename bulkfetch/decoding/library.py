@@ -11,7 +11,7 @@ from typing import Final, Protocol, cast
 
 from bulkfetch.settings.environment import first_variable
 
-ABI: Final = 1
+ABI: Final = 2
 """The version of the library's functions that this module calls: `KERNEL_ABI` of `kernel.h`."""
 NOT_HERE = "this installation has no kernel"
 SWITCHED_OFF = "BULKFETCH_KERNEL is off"
@@ -68,7 +68,7 @@ class Library(Protocol):
     kernel_abi: Callable[[], int]
     kernel_reason: Callable[[int], bytes | None]
     kernel_format: Callable[[int], bytes | None]
-    kernel_compile: Callable[[bytes, object, int], int | None]
+    kernel_compile: Callable[[bytes, object, int, int], int | None]
     kernel_free: Callable[[int], None]
     kernel_decode_page: Callable[[int, int, int, object], int]
     kernel_decode_lines: Callable[[int, int, int, object], int]
@@ -117,7 +117,7 @@ def _declare(library: ctypes.CDLL) -> None:
     for name, result, arguments in (
         ("kernel_reason", text, (int32,)),
         ("kernel_format", text, (int32,)),
-        ("kernel_compile", address, (text, kinds, int32)),
+        ("kernel_compile", address, (text, kinds, int32, int32)),
         ("kernel_free", None, (address,)),
         ("kernel_decode_page", int32, (address, address, length, page)),
         ("kernel_decode_lines", int32, (address, address, length, page)),

@@ -164,7 +164,10 @@ class PageDecoder:
         """Take the exact way."""
         if self.schema is UNDECLARED:
             return _whole_items(items)
-        return columns_of(items, self.schema.fields, any_case=self.schema.any_case)
+        schema = self.schema
+        return columns_of(
+            items, schema.fields, any_case=schema.any_case, null_fits=schema.null_fits
+        )
 
     def batch(self, page: Page, first_line: int) -> pa.RecordBatch:
         """Make a record batch of `page`, whose first row is number `first_line` of its transfer."""

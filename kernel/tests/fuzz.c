@@ -15,7 +15,7 @@
 
 enum { MOST_FIELDS = 400, MOST_FILES = 4000 };
 
-static struct kernel_schema *schema, *no_fields;
+static struct kernel_schema *schema, *with_nulls, *no_fields;
 static int32_t kinds[MOST_FIELDS], count;
 
 /* ---- one text ---- */
@@ -38,7 +38,7 @@ static int32_t try_call(call decode, const struct kernel_schema *with, const uin
         for (uint64_t place = 0; place < page->stranger_count; place++)
             CHECK(strangers[place].start + strangers[place].length < length &&
                   strangers[place].times <= page->rows);
-        check_rows(page, with == schema ? kinds : NO_KINDS, with == schema ? count : 0);
+        check_rows(page, with == no_fields ? NO_KINDS : kinds, with == no_fields ? 0 : count);
         kernel_release(&page->array);
     }
     CHECK(!page->array.release);
@@ -78,6 +78,11 @@ static void try_text(const uint8_t *text, size_t length) {
         CHECK(has_items == KERNEL_OK && copy[page.items_start] == '[');
         CHECK(page.items_start == found.items_start && page.items_end == found.items_end);
     }
+    if (status == KERNEL_OK) {
+        uint64_t rows = page.rows;
+        CHECK(try_call(kernel_decode_page, with_nulls, copy, length, &page) == KERNEL_OK);
+        CHECK(page.rows == rows);
+    }
     if (try_call(kernel_decode_page, no_fields, copy, length, &whole) == KERNEL_OK) {
         CHECK(has_items == KERNEL_OK);
         CHECK(status != KERNEL_OK || whole.rows == page.rows);
@@ -105,9 +110,10 @@ static void read_schema(const char *path) {
         count++;
     }
     fclose(file);
-    schema = kernel_compile(names, kinds, count);
-    no_fields = kernel_compile("", kinds, 0);
-    CHECK(schema && no_fields && count);
+    schema = kernel_compile(names, kinds, count, 0);
+    with_nulls = kernel_compile(names, kinds, count, 1);
+    no_fields = kernel_compile("", kinds, 0, 0);
+    CHECK(schema && with_nulls && no_fields && count);
 }
 
 #if defined(LIBFUZZER)

@@ -103,8 +103,13 @@ static void test_dates(void) {
     CHECK(date("2018-02-08T22:40:37.5897767Z", &value, &is_exact) && !is_exact);
     CHECK(date("2018-02-08T22:40:37-00:00", &value, &is_exact) && !is_exact);
     CHECK(date("1970-01-01T01:00:00+01:00", &value, &is_exact) && value == 0 && !is_exact);
+    CHECK(date("2025-04-03", &value, &is_exact) && value == 1743638400000000 && is_exact);
+    CHECK(date("0001-01-01", &value, &is_exact) && value == -62135596800000000 && is_exact);
     static const char *const WRONG[] = {"",
-                                        "2000-01-01",
+                                        "2000-01-0",
+                                        "2000-01-32",
+                                        "2000-01-01T",
+                                        "2000-01-01Z",
                                         "1900-02-29T00:00:00",
                                         "2000-13-01T00:00:00",
                                         "2000-00-01T00:00:00",
@@ -233,18 +238,19 @@ static void test_every_place_of_a_quote_in_a_block_is_found(void) {
 
 static void test_schemas(void) {
     const int32_t kinds[] = {KERNEL_TEXT, KERNEL_DATE};
-    struct kernel_schema *schema = kernel_compile("name\0when\0", kinds, 2);
+    struct kernel_schema *schema = kernel_compile("name\0when\0", kinds, 2, 0);
     CHECK(schema);
     CHECK(schema_find(schema, span_of("when"), hash_of(span_of("when"))) == 1);
     CHECK(schema_find(schema, span_of("WHEN"), hash_of(span_of("WHEN"))) == 1);
     CHECK(schema_find(schema, span_of("whence"), hash_of(span_of("whence"))) == 2);
     kernel_free(schema);
-    CHECK(!kernel_compile("name\0Name\0", kinds, 2)); /* which one would `NAME` be? */
-    CHECK(!kernel_compile("na\"me\0when\0", kinds, 2));
-    CHECK(!kernel_compile("n\xC3\xA4me\0when\0", kinds, 2));
+    CHECK(!kernel_compile("name\0Name\0", kinds, 2, 0)); /* which one would `NAME` be? */
+    CHECK(!kernel_compile("na\"me\0when\0", kinds, 2, 0));
+    CHECK(!kernel_compile("n\xC3\xA4me\0when\0", kinds, 2, 0));
     const int32_t unknown[] = {KERNEL_KINDS};
-    CHECK(!kernel_compile("name\0", unknown, 1));
-    CHECK(!kernel_compile("", kinds, -1) && !kernel_compile("", kinds, KERNEL_MAX_FIELDS + 1));
+    CHECK(!kernel_compile("name\0", unknown, 1, 0));
+    CHECK(!kernel_compile("", kinds, -1, 0));
+    CHECK(!kernel_compile("", kinds, KERNEL_MAX_FIELDS + 1, 0));
     kernel_free(NULL);
 }
 
@@ -289,8 +295,26 @@ static void check_value(const struct ArrowArray *column, int64_t slot, const cha
     CHECK(memcmp((const uint8_t *)column->buffers[2] + ends[0], expected, strlen(expected)) == 0);
 }
 
+/* Of the same row, what is rescued without and with columns that hold a null. */
+static void test_nulls(void) {
+    static const char TEXT[] = "{\"text\":null,\"whole\":null,\"money\":null,\"when\":null,"
+                               "\"is\":null,\"list\":null,\"kind\":null,\"json\":null}";
+    for (int32_t fits = 0; fits < 2; fits++) {
+        struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, fits);
+        uint64_t rescues[FIELDS] = {0};
+        struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+        struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+        CHECK(decode(schema, TEXT, sizeof TEXT - 1, &page, kernel_decode_lines) == KERNEL_OK);
+        for (int64_t child = 0; child < FIELDS; child++)
+            CHECK(page.array.children[child]->null_count == 1 && rescues[child] == !fits);
+        CHECK(page.array.children[FIELDS]->null_count == fits);
+        kernel_release(&page.array);
+        kernel_free(schema);
+    }
+}
+
 static void test_a_page(void) {
-    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
     uint64_t rescues[FIELDS] = {0};
     struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
     struct kernel_page page = {.rescues = rescues, .strangers = strangers};
@@ -343,7 +367,7 @@ static void test_refusals(void) {
         {"{\"items\":[{\"text\":\"\xFF\"}]}", KERNEL_NOT_JSON},
         {"\xEF\xBB\xBF{\"items\":[]}", KERNEL_NOT_A_PAGE},
     };
-    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
     uint64_t rescues[FIELDS];
     struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
     for (size_t place = 0; place < sizeof CASES / sizeof *CASES; place++) {
@@ -360,7 +384,7 @@ static void test_refusals(void) {
 
 static void test_lines(void) {
     static const char LINES[] = ROW "\r\n\n \t\n" ODD_ROW;
-    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
     uint64_t rescues[FIELDS] = {0};
     struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
     struct kernel_page page = {.rescues = rescues, .strangers = strangers};
@@ -378,7 +402,7 @@ static void test_lines(void) {
 
 static void test_a_text_cut_anywhere_is_refused(void) {
     static const char PAGE[] = "{\"items\":[" ROW "," ODD_ROW "]}";
-    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
     uint64_t rescues[FIELDS];
     struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
     for (size_t length = 0; length < sizeof PAGE - 1; length++) {
@@ -400,7 +424,7 @@ static void test_every_refusal_of_memory_is_survived(void) {
         struct kernel_page page = {.rescues = rescues, .strangers = strangers};
         heap_refused = 0;
         heap_left = requests;
-        struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+        struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
         int32_t status =
             schema ? kernel_decode_page(schema, (const uint8_t *)PAGE, sizeof PAGE - 1, &page)
                    : KERNEL_NO_MEMORY;
@@ -434,7 +458,7 @@ static void *decode_again_and_again(void *argument) {
 }
 
 static void test_one_schema_serves_many_threads(void) {
-    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS);
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
     pthread_t threads[4];
     for (int place = 0; place < 4; place++)
         CHECK(!pthread_create(&threads[place], NULL, decode_again_and_again, schema));
@@ -510,6 +534,7 @@ int main(void) {
     test_each_status_and_kind_has_its_words();
     test_a_text_is_found_at_every_place();
     test_escapes_that_need_not_be_are_found();
+    test_nulls();
     test_a_page();
     test_refusals();
     test_lines();

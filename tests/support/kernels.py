@@ -54,7 +54,7 @@ def _assert_same(decoded: Decoded, items: list[Json], schema: LineItemSchema) ->
     if schema is UNDECLARED:
         exact = PageDecoder("D1", schema).page(items).columns
     else:  # the kernel itself takes one spelling of each name
-        exact = columns_of(items, schema.fields)
+        exact = columns_of(items, schema.fields, null_fits=schema.null_fits)
     assert decoded.rows == len(items)
     for field, ours, theirs in zip(
         schema.fields, decoded.columns.arrays, exact.arrays, strict=True

@@ -68,8 +68,8 @@ def items_of(text: str) -> list[Obj]:
     return list(items)
 
 
-def row_of(item: Obj, fields: tuple[Field, ...]) -> Row:
-    """Return what an item must become."""
+def row_of(item: Obj, fields: tuple[Field, ...], *, null_fits: bool = False) -> Row:
+    """Return what an item must become; where `null_fits`, a null is what an empty column says."""
     columns: dict[str, Any] = {field.name: None for field in fields}
     kinds = {field.name: field.kind for field in fields}
     folded = {field.name.casefold(): field.name for field in fields}
@@ -82,6 +82,7 @@ def row_of(item: Obj, fields: tuple[Field, ...]) -> Row:
         exact = False
         if mine and name is not None:
             columns[name], exact = held(kinds[name], value)
+            exact = exact or (null_fits and value is None)
         if not exact or key != name:
             rescued[key, tagged(value)] += 1
     return Row(columns, rescued)
@@ -154,7 +155,8 @@ _DATE = re.compile(
 def instant_of(text: str) -> tuple[int, bool] | None:
     """Return the microseconds since 1970, rounded to the past, and whether they and UTC say
     everything."""
-    spelling = _DATE.fullmatch(text)
+    is_day = re.fullmatch(r"[0-9-]{10}", text)
+    spelling = _DATE.fullmatch(f"{text}T00:00:00" if is_day else text)
     if spelling is None:
         return None
     year, month, day, hour, minute, second = map(int, spelling.groups()[:6])

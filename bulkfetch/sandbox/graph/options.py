@@ -11,6 +11,7 @@ CALLS = ("operation", "manifest", "export")
 EMPTY = ("5000", "no_rows", "no_blobs")
 QUIRKS: dict[str, str] = {
     "absent_keys": "every other row lacks some keys",
+    "nulls": "every other row has null where a key may be absent",
     "other_case": "every third row spells its keys in another case",
     "unknown_keys": "every fifth row has keys that no page names",
     "text_numbers": "every third row has its numbers as text",

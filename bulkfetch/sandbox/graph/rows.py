@@ -237,6 +237,12 @@ def _absent_keys(row: Row, index: int) -> Row:
     return {key: value for key, value in row.items() if key not in MAY_BE_ABSENT}
 
 
+def _nulls(row: Row, index: int) -> Row:
+    if index % 2:
+        return row
+    return {key: "null" if key in MAY_BE_ABSENT else value for key, value in row.items()}
+
+
 def _other_case(row: Row, index: int) -> Row:
     if index % 3 != 1:
         return row
@@ -309,6 +315,7 @@ def _dates(row: Row, index: int) -> Row:
 
 _QUIRKS: Mapping[str, Callable[[Row, int], Row]] = {
     "absent_keys": _absent_keys,
+    "nulls": _nulls,
     "other_case": _other_case,
     "unknown_keys": _unknown_keys,
     "text_numbers": _text_numbers,

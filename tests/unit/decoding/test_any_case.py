@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from support.reference import Num, Obj, items_of, plain, read, row_of, tagged
 
 from bulkfetch.billing.details import DETAILS
 from bulkfetch.billing.schemas import EXPORTED_USAGE, RECONCILIATION
-from bulkfetch.decoding.fields import RESCUED, LineItemSchema
+from bulkfetch.decoding.fields import RESCUED, Kind, LineItemSchema
 from bulkfetch.decoding.kernel import Kernels
 from bulkfetch.decoding.pages import Page, PageDecoder
 from bulkfetch.errors import MalformedBodyError
@@ -63,7 +64,8 @@ def check(page: Page, items: list[Obj], schema: LineItemSchema) -> None:
     rows, left = [], []
     for item in items:
         names = declared_names(item, schema) or {}
-        row = row_of(Obj((names.get(key, key), value) for key, value in item), schema.fields)
+        declared = Obj((names.get(key, key), value) for key, value in item)
+        row = row_of(declared, schema.fields, null_fits=schema.null_fits)
         spelled = {name: key for key, name in names.items()}
         rows.append(row)
         left.append(
@@ -101,6 +103,33 @@ def test_each_spelling_of_a_name_fills_its_column_and_two_in_a_row_are_refused(
                     decoder.decode_lines(lines_of(items))
             else:
                 check(decoder.decode_lines(lines_of(items)), items, schema)
+
+
+@of_each_schema
+def test_nulls_and_days_without_a_time_need_no_rescue(schema: LineItemSchema) -> None:
+    """A null says what an absent field does, and a day is its midnight in UTC."""
+    nulls = {field.name: None for field in schema.fields}
+    days = {field.name: "2025-04-03" for field in schema.fields if field.kind is Kind.DATE}
+    assert days
+    text = f"{json.dumps(nulls)}\n{json.dumps(days)}\n{{}}\n".encode()
+    for decoder in decoders(schema):
+        page = decoder.decode_lines(text)
+        batch = decoder.batch(page, 0)
+        assert batch.column(RESCUED).null_count == 3
+        assert not page.columns.rescues
+        for field in schema.fields:
+            midnight = datetime(2025, 4, 3, tzinfo=UTC) if field.name in days else None
+            assert batch.column(field.name).to_pylist() == [None, midnight, None]
+
+
+@of_each_schema
+def test_a_null_is_rescued_where_something_would_be_lost(schema: LineItemSchema) -> None:
+    """The name of an unknown field, or that a field came twice."""
+    name = schema.fields[0].name
+    for text in ('{"New":null}', f'{{"{name}":null,"{name}":null}}'):
+        for decoder in decoders(schema):
+            page = decoder.decode_lines(text.encode())
+            assert decoder.batch(page, 0).column(RESCUED).to_pylist() == [text]
 
 
 def test_another_spelling_takes_the_fast_way_and_stays_known() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -36,6 +37,7 @@ SCHEMAS = {
     for row in DETAILS.values()
     if row.schema and not row.schema.any_case  # test_any_case.py has those
 }
+WITH_NULLS = replace(EVERY_KIND, null_fits=True)
 of_each_schema = pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
 
 
@@ -64,7 +66,22 @@ def test_any_value_in_a_column_of_any_kind_is_as_on_the_exact_way(
     pairs: list[tuple[Kind, str]],
 ) -> None:
     row = ",".join(f'"{kind.name.lower()}": {value}' for kind, value in pairs)
-    reason(f'{{"items":[{{{row}}},{{}}]}}', EVERY_KIND)
+    for schema in (EVERY_KIND, WITH_NULLS):
+        reason(f'{{"items":[{{{row}}},{{}}]}}', schema)
+
+
+def test_a_null_of_any_kind_is_rescued_unless_the_type_says_that_it_fits() -> None:
+    row = ",".join(f'"{kind.name.lower()}":null' for kind in Kind)
+    text = f'{{"items":[{{{row},"other":null}},{{}}]}}'.encode()
+    for schema, rescued in (
+        (EVERY_KIND, f'{{{row},"other":null}}'),
+        (WITH_NULLS, '{"other":null}'),
+    ):
+        assert reason(text, schema) is None
+        decoded = kernel_of(schema).decode_page(text)
+        assert isinstance(decoded, Decoded)
+        assert [each.null_count for each in decoded.columns.arrays] == [2] * len(Kind)
+        assert decoded.columns.rescued.to_pylist() == [rescued, None]
 
 
 @of_each_schema
@@ -330,7 +347,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     ("code", "why"),
     [
         ("int kernel_abi(void) { return 999; }", "the kernel cannot be loaded"),
-        (None, "the kernel has version 999, and 1 is needed"),
+        (None, "the kernel has version 999, and 2 is needed"),
     ],
 )
 def test_a_library_of_another_version_is_refused(

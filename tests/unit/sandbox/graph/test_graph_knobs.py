@@ -522,7 +522,7 @@ async def test_some_quirks_change_how_a_row_is_spelled_and_not_what_it_says(
 
 
 @pytest.mark.parametrize("name", [USAGE, CHARGES])
-@pytest.mark.parametrize("quirk", ["absent_keys", "unknown_keys", "lists", "dates"])
+@pytest.mark.parametrize("quirk", ["absent_keys", "nulls", "unknown_keys", "lists", "dates"])
 async def test_some_quirks_change_what_a_row_has(quirk: str, name: str) -> None:
     plain, quirky, _ = await rows_with(quirk, name)
     known = set(KEYS[name.partition("/")[0]])
@@ -531,6 +531,8 @@ async def test_some_quirks_change_what_a_row_has(quirk: str, name: str) -> None:
     assert quirk == "dates" or len(changed) < len(plain)
     for one, other in changed:
         assert (other.items() < one.items()) is (quirk == "absent_keys")
+        more_nulls = [*other.values()].count(None) > [*one.values()].count(None)
+        assert more_nulls is (quirk == "nulls")
         assert bool(other.keys() - known) is (quirk == "unknown_keys")
         structured = any(isinstance(other.get(key), list | dict) for key in known)
         assert structured is (quirk == "lists")
