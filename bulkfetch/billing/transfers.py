@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import TypeGuard
@@ -128,11 +128,12 @@ def periods_of(provider: str) -> tuple[str, ...]:
 def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
     """Return the transfer that fetches `detail`: at its link, or, if that leads elsewhere, at the
     documented path."""
-    transfer = transfer_named(invoice.id, detail)
-    path = None if detail.link is None else own_path(detail.link, transfer)
-    return replace(
-        transfer,
-        path=path,
+    named = transfer_named(invoice.id, detail)
+    return Transfer(
+        named.invoice_id,
+        named.provider,
+        named.line_item_type,
+        path=None if detail.link is None else own_path(detail.link, named),
         currency=invoice.currency_code,
         charged=invoice.total_charges,
         billed_from=billing_period_of(invoice),

@@ -11,11 +11,11 @@ from typing import Any
 
 from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import commit_name
-from bulkfetch.billing.apis import Api, Routes, api_of, exported
-from bulkfetch.billing.invoices import Invoice
+from bulkfetch.billing.apis import Api, api_of, exported
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import BulkfetchError, TransferError
 from bulkfetch.runs.plan import wants_transfer
+from bulkfetch.runs.reconcile import Header
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import rank
@@ -40,16 +40,16 @@ def names_in_use(inventory: Inventory) -> set[PurePosixPath]:
     return {each.record for each in inventory.records} | inventory.lacking
 
 
-def find_early(invoices: Iterable[Invoice], selection: Selection, routes: Routes) -> list[Transfer]:
-    """Return the transfers of `invoices` that are selected, those of v1.
+def find_early(headers: Iterable[Header], selection: Selection) -> list[Transfer]:
+    """Return the transfers of invoices that are selected, those of v1.
 
     Those of amendments wait: an amendment may be listed as well, with other details. So do exports:
     only the whole list shows what an invoice has of them.
     """
     return [
         transfer
-        for invoice in invoices
-        for transfer in routes.transfers_of(invoice)
+        for header in headers
+        for transfer in header.transfers
         if api_of(transfer) is Api.V1 and wants_transfer(selection, transfer)
     ]
 

@@ -688,8 +688,9 @@ async def _begin_early(run: Run, found: Found, fetching: _Fetching, page: Listed
         fetching.early.open(names_in_use(found.inventory))
     wanted = [each for each in page.invoices if run.options.selection.wants(each)]
     routes = Routes(_api_of_run(run))
-    fetching.sole.update(sole_transfers(header_of(each, routes) for each in wanted))
-    fetching.early.add(find_early(wanted, run.options.selection, routes))
+    headers = [header_of(each, routes) for each in wanted]
+    fetching.sole.update(sole_transfers(headers))
+    fetching.early.add(find_early(headers, run.options.selection))
 
 
 def _open_staging(run: Run, found: Found) -> set[str]:

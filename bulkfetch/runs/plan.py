@@ -158,6 +158,8 @@ def _find_absent_details(
     selection: Selection, everything: Sequence[Invoice], routes: Routes
 ) -> Iterator[str]:
     """Say which selected providers and types no detail of the tenant has: they may be misspelt."""
+    if not selection.providers and not selection.line_item_types:
+        return
     details = [detail for invoice in everything for detail in invoice.details]
     transfers = [each for invoice in everything for each in routes.transfers_of(invoice)]
     details += [InvoiceDetail(each.provider, each.line_item_type) for each in transfers]
