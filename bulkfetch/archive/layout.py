@@ -263,8 +263,13 @@ def invoice_of_commit(name: PurePosixPath) -> str:
 
     Of an overlong id it is the short form that names have.
     """
-    invoice = name.name.partition("+")[0]
+    invoice = invoice_in_name(name)
     return "" if invoice.startswith("~unbilled-") else unquote(invoice)
+
+
+def invoice_in_name(record: PurePosixPath) -> str:
+    """Return the invoice of a record as its name has it: what `id_name` made of its id."""
+    return record.name.partition("+")[0]
 
 
 def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:

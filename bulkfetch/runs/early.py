@@ -6,12 +6,12 @@ import heapq
 from collections.abc import Container, Iterable
 from functools import partial
 from itertools import count
-from pathlib import PurePosixPath
 from typing import Any
 
 from bulkfetch.archive.inventory import Inventory
-from bulkfetch.archive.layout import commit_name
-from bulkfetch.billing.apis import Api, api_of, exported
+from bulkfetch.archive.layout import id_name, invoice_in_name
+from bulkfetch.billing.apis import Api, api_of
+from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import BulkfetchError, TransferError
 from bulkfetch.runs.plan import wants_transfer
@@ -34,10 +34,11 @@ def may_begin_early(options: ExportOptions) -> bool:
     return options.repair is None and not any(names)
 
 
-def names_in_use(inventory: Inventory) -> set[PurePosixPath]:
-    """Return the names of all records of which an archive has anything: what becomes of them is
-    decided when the list is whole."""
-    return {each.record for each in inventory.records} | inventory.lacking
+def invoices_in_use(inventory: Inventory) -> set[str]:
+    """Return the invoices of which an archive has anything, as names of records have them: what
+    becomes of their transfers is decided when the list is whole."""
+    records = {each.record for each in inventory.records} | inventory.lacking
+    return {invoice_in_name(record) for record in records}
 
 
 def find_early(headers: Iterable[Header], selection: Selection) -> list[Transfer]:
@@ -61,25 +62,26 @@ class EarlyTransfers:
     def __init__(self, job: Job, at_once: int) -> None:
         self._job = job
         self._at_once = at_once
-        self._in_use: Container[PurePosixPath] = ()
+        self._in_use: Container[str] = ()
         self._waiting: list[tuple[Any, int, Transfer]] = []
         self._numbers = count()
         self._begun: dict[Transfer, Task[Fetched]] = {}
         self._at_work = 0
         self.is_open = self._is_closed = False
 
-    def open(self, in_use: Container[PurePosixPath]) -> None:
-        """Let transfers be fetched whose records are not among those `in_use`."""
+    def open(self, in_use: Container[str]) -> None:
+        """Let transfers be fetched of invoices that are not among those `in_use`."""
         self._in_use, self.is_open = in_use, True
+
+    def may_begin(self, invoice: Invoice) -> bool:
+        """Return whether transfers of an invoice may be fetched before the list is whole."""
+        return id_name(invoice.id) not in self._in_use
 
     def add(self, transfers: Iterable[Transfer]) -> None:
         """Let `transfers` be fetched as soon as there is room."""
         for each in dict.fromkeys(transfers):
-            whole = exported(each)
-            names = [commit_name(one) for one in (each, whole) if one is not None]
-            if not any(name in self._in_use for name in names):
-                heapq.heappush(self._waiting, (rank(each), next(self._numbers), each))
-                self._job.run.stats.transfers += 1
+            heapq.heappush(self._waiting, (rank(each), next(self._numbers), each))
+            self._job.run.stats.transfers += 1
         self._begin()
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ from bulkfetch.runs.committed import (
     find_committed,
 )
 from bulkfetch.runs.documents import export_document
-from bulkfetch.runs.early import EarlyTransfers, find_early, may_begin_early, names_in_use
+from bulkfetch.runs.early import EarlyTransfers, find_early, invoices_in_use, may_begin_early
 from bulkfetch.runs.exports import (
     AskV1,
     Came,
@@ -681,12 +681,16 @@ async def walk_and_plan(
 
 
 async def _begin_early(run: Run, found: Found, fetching: _Fetching, page: ListedInvoices) -> None:
-    """Begin to fetch the transfers of invoices on a page, of which the archive has nothing."""
+    """Begin to fetch the transfers of those invoices on a page of which the archive has nothing."""
     if not fetching.early.is_open:
         staged = await anyio.to_thread.run_sync(_open_staging, run, found)
         fetching.job.staged.update(staged)
-        fetching.early.open(names_in_use(found.inventory))
-    wanted = [each for each in page.invoices if run.options.selection.wants(each)]
+        fetching.early.open(invoices_in_use(found.inventory))
+    wanted = [
+        each
+        for each in page.invoices
+        if fetching.early.may_begin(each) and run.options.selection.wants(each)
+    ]
     routes = Routes(_api_of_run(run))
     headers = [header_of(each, routes) for each in wanted]
     fetching.sole.update(sole_transfers(headers))
