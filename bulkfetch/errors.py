@@ -8,6 +8,7 @@
     ├── StorageError                the disk or the object store refused, or cannot be read
     │   ├── DamagedError            a file of the archive is not what was written
     │   │   └── NameTakenError      a file of others has the name that a new one needs
+    │   ├── TableError              a table of Delta or Iceberg cannot be read or changed
     │   ├── UploadLostError         an object could not be uploaded; its parts are gone
     │   └── LockLostError           another run has taken the lock of the archive
     ├── RequestError                one request ended without a usable answer
@@ -94,6 +95,12 @@ class NameTakenError(DamagedError):
     """A file that bulkfetch did not write has the name that a new file needs."""
 
     reason = "name_taken"
+
+
+class TableError(StorageError):
+    """A table of Delta Lake or Iceberg cannot be read, or a change of it was refused."""
+
+    reason = "table"
 
 
 class UploadLostError(StorageError):

@@ -32,6 +32,7 @@ FOLDERS = (
     "parts",
     "client",
     "runs",
+    "tables",
     "archive",
     "partnercenter",
     "graph",

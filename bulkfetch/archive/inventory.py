@@ -16,6 +16,7 @@ from bulkfetch.archive.layout import (
     RECORDS,
     RUNS,
     SUPERSEDED,
+    is_of_tables,
     published_as,
     record_named,
 )
@@ -76,7 +77,8 @@ def take_inventory(store: Store) -> Inventory:
     It stays true as long as the lock is held and nothing is published.
     """
     names = [name for directory in DATA for name in store.list(directory)]
-    foreign = (name for name in names if is_seen(name) and published_as(name) is None)
+    foreign = [name for name in names if is_seen(name) and published_as(name) is None]
+    foreign = [name for name in foreign if not is_of_tables(name)]
     return Inventory(tuple(list_records(store)), _by_record(names), tuple(foreign))
 
 

@@ -5,6 +5,7 @@
     unbilled_line_items/provider=one_time/line_item_type=usage_line_items/period=current/
         currency_code=EUR/unbilled-00000-….parquet
     documents/D070002EGD-statement-….pdf
+    tables/invoices/part-00000-1f0c….parquet                copies of invoice headers, for tables
     _bulkfetch/archive.json                                 makes a directory an archive
     _bulkfetch/commits/T.json                               a finished transfer
     _bulkfetch/documents/T.json                             a document
@@ -17,6 +18,9 @@
 
 Beside a record `T.json` there may be `T.next`, the one that replaces it, and `T.<moment>.old`, the
 one that is being replaced. The 12 digits in a name are the first of the file's sha256.
+
+The logs of tables are in folders that begin with an underscore: `_delta_log/` in the folder of
+each table, and `_iceberg/`.
 """
 
 from __future__ import annotations
@@ -42,6 +46,12 @@ UNBILLED_LINE_ITEMS = PurePosixPath(
 )  # beside the others: who reads those must not count these
 INVOICES = PurePosixPath("invoices")
 DOCUMENTS = PurePosixPath("documents")
+TABLES = PurePosixPath("tables")
+"""Holds what tables need beside the archive's own files."""
+ICEBERG = "_iceberg"
+"""The folder of what Iceberg tables keep of their own."""
+DELTA_LOG = "_delta_log"
+"""The folder of the log of a Delta table, in the folder of its files."""
 STATE = PurePosixPath(
     "_bulkfetch"
 )  # readers of data lakes skip names that begin with an underscore
@@ -98,19 +108,25 @@ def partition(provider: str, line_item_type: str) -> PurePosixPath:
     )
 
 
+def unbilled_partition(provider: str, line_item_type: str) -> PurePosixPath:
+    """Return the folder of a type's unbilled line items, by periods and currencies below it."""
+    return UNBILLED_LINE_ITEMS / partition(provider, line_item_type).relative_to(LINE_ITEMS)
+
+
+def is_partition(folder: PurePosixPath) -> bool:
+    """Return whether a folder is one that `partition` or `unbilled_partition` may name."""
+    return _PARTITION.fullmatch(str(folder)) is not None
+
+
 def part_name(transfer: Transfer, number: int, sha256: str) -> PurePosixPath:
     """Return where part `number` of `transfer` is published."""
-    directory = partition(transfer.provider, transfer.line_item_type)
+    names = transfer.provider, transfer.line_item_type
     ending = f"{number:05d}-{sha256[:DIGITS]}.parquet"
     if transfer.unbilled:
         period, currency = transfer.unbilled
-        below = (
-            directory.relative_to(LINE_ITEMS)
-            / f"period={word_name(period)}"
-            / f"currency_code={id_name(currency)}"
-        )
-        return UNBILLED_LINE_ITEMS / below / f"unbilled-{ending}"
-    return directory / f"{id_name(transfer.invoice_id)}-{ending}"
+        below = PurePosixPath(f"period={word_name(period)}", f"currency_code={id_name(currency)}")
+        return unbilled_partition(*names) / below / f"unbilled-{ending}"
+    return partition(*names) / f"{id_name(transfer.invoice_id)}-{ending}"
 
 
 def document_stem(document: Document) -> str:
@@ -152,6 +168,11 @@ def headers_name(sha256: str) -> PurePosixPath:
     return INVOICES / f"part-00000-{sha256[:DIGITS]}.parquet"
 
 
+def copied_headers_name(sha256: str) -> PurePosixPath:
+    """Return where the copy of the table of invoice headers is that tables have."""
+    return TABLES / headers_name(sha256)
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """What the name of a published file says: its record, its staged name, its sha256."""
@@ -179,6 +200,15 @@ def published_as(name: PurePosixPath) -> Published | None:
         return None
     record = COMMITS / f"{transfer}.json"
     return Published(record, STAGING / f"{transfer}+{number}.part", digits, int(number))
+
+
+def is_of_tables(name: PurePosixPath) -> bool:
+    """Return whether a file belongs to tables: it is no data of the archive, and none of its
+    records."""
+    first, *folders = name.parts[:-1] or ("",)
+    if PurePosixPath(first) in DATA:
+        return any(folder.startswith("_") for folder in folders)
+    return first in (str(TABLES), ICEBERG)
 
 
 def next_name(record: PurePosixPath) -> PurePosixPath:
@@ -284,6 +314,7 @@ def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:
 DIGITS = 12
 """How many digits of its sha256 the name of a file has."""
 _ENDING = rf"([0-9]{{5,}})-([0-9a-f]{{{DIGITS}}})\.parquet"
+_PARTITION = re.compile(r"(?:unbilled_)?line_items/provider=[^/]+/line_item_type=[^/]+")
 _PART = re.compile(rf"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-{_ENDING}")
 _UNBILLED_PART = re.compile(
     r"unbilled_line_items/provider=([^/]+)/line_item_type=([^/]+)/period=([^/]+)"

@@ -30,6 +30,7 @@ from bulkfetch.archive.layout import (
     RUNS,
     STATE,
     SUPERSEDED,
+    is_of_tables,
     published_as,
     record_named,
 )
@@ -498,6 +499,8 @@ def _strays(store: Store, records: Iterable[Record]) -> Iterator[Finding]:
     like a record. `records` have been read already."""
     known, damaged = _named_by_records(store, records)
     for name in store.list(PurePosixPath()):
+        if is_of_tables(name):
+            continue
         published = published_as(name)
         if str(name) in known or (published is not None and published.record in damaged):
             continue

@@ -36,6 +36,11 @@ class Address:
         """Return the key, in the container, of the object `name` of the archive."""
         return f"{self.prefix}/{name}" if self.prefix else str(name)
 
+    @property
+    def plain(self) -> str:
+        """The address as libraries of Delta and Iceberg read it: scheme, container and prefix."""
+        return f"{_PLAIN_SCHEMES[self.service]}://{self.container}/{self.prefix}".rstrip("/")
+
     def __str__(self) -> str:
         return self.text
 
@@ -51,6 +56,7 @@ _SCHEMES = {
     "abfss": Service.AZURE,
     "https": Service.AZURE,
 }
+_PLAIN_SCHEMES = {Service.S3: "s3", Service.GCS: "gs", Service.AZURE: "az"}
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+"
 """The scheme of an address; a single letter is a drive of Windows."""
 _LOCAL_SCHEMES = ("file", "dbfs")

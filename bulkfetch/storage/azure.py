@@ -26,6 +26,7 @@ from bulkfetch.storage.clouds import (
     client_options,
     find_route,
     open_with_probe,
+    plain_options,
     trusted_certificates,
 )
 from bulkfetch.storage.proxied import open_sign_in_requests, open_store_requests
@@ -67,7 +68,15 @@ def open_azure(address: Address, settings: StorageSettings) -> Container:
     delete = _deleter(f"{endpoint}/{quote(address.container)}", credential, settings)
     patient, probe = open_with_probe(store, settings)
     # Azure drops unfinished uploads to a key when something is written to it: no abort_uploads
-    return Container(patient, probe, delete=delete)
+
+    def options() -> dict[str, str]:
+        place = {"account_name": account, "endpoint": endpoint}
+        secret = {"bearer_token": _provide(identity)["token"]} if identity else dict(key or {})
+        secret.pop("credential_type", None)
+        named = {f"azure_storage_{name}": str(value) for name, value in {**place, **secret}.items()}
+        return plain_options(settings, endpoint, route) | named
+
+    return Container(patient, probe, delete=delete, options=options)
 
 
 def _read_connection_string() -> dict[str, str]:

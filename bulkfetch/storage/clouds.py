@@ -7,8 +7,8 @@ cloud's own tools look. All calls block.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException
 from typing import Any
@@ -46,6 +46,9 @@ class Container:
     the key ends them."""
     delete: Callable[[str], None] | None = None
     """Removes the object of a key. None where the request that obstore sends is understood."""
+    options: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
+    """What another client of the container needs, with the credentials of now, in the names of the
+    Rust crate object_store."""
 
 
 def open_with_probe(
@@ -69,6 +72,18 @@ def client_options(settings: StorageSettings, endpoint: str | None, route: Route
     }
     if settings.ca_file:
         options["root_certificate"] = settings.ca_file.read_bytes()
+    if settings.ca_file and route.proxy is not None:
+        options["proxy_ca_certificate"] = settings.ca_file.read_text()
+    return options | for_obstore(route)
+
+
+def plain_options(settings: StorageSettings, endpoint: str | None, route: Route) -> dict[str, str]:
+    """Return the options of a client of the Rust crate object_store that are no credentials."""
+    options = {
+        "allow_http": str((endpoint or "").startswith("http://")).lower(),
+        "connect_timeout": f"{CONNECT_TIMEOUT_S} s",
+        "timeout": f"{settings.storage_timeout_s:g} s",
+    }
     if settings.ca_file and route.proxy is not None:
         options["proxy_ca_certificate"] = settings.ca_file.read_text()
     return options | for_obstore(route)

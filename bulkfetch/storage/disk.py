@@ -17,6 +17,7 @@ from bulkfetch.errors import (
     OutputLockedError,
     StorageError,
 )
+from bulkfetch.storage.location import Location
 from bulkfetch.storage.systemfiles import is_system_file
 from bulkfetch.words import with_names
 
@@ -113,6 +114,11 @@ class LocalStore:
         self._checked: set[PurePosixPath] = set()
         self._locked: tuple[int, int] | None = None
         """Device and inode of the root while its lock is held."""
+
+    @property
+    def location(self) -> Location:
+        """Where other libraries find the files of the archive."""
+        return Location(os.path.abspath(self.root))
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file for a staged part, replacing one that an earlier run left."""

@@ -28,6 +28,7 @@ from bulkfetch.storage.clouds import (
     client_options,
     find_route,
     open_with_probe,
+    plain_options,
     trusted_certificates,
 )
 from bulkfetch.storage.proxied import open_sign_in_requests, open_store_requests
@@ -56,7 +57,19 @@ def open_gcs(address: Address, settings: StorageSettings) -> Container:
     )
     abort_uploads = _aborter_of_uploads(address, endpoint or _ENDPOINT, provide, settings)
     patient, probe = open_with_probe(store, settings)
-    return Container(patient, probe, abort_uploads=abort_uploads)
+
+    def options() -> dict[str, str]:
+        # object_store finds Google's default credentials by itself, and takes no token
+        named = {"google_base_url": endpoint, "google_service_account": _key_file(settings)}
+        given = {name: value for name, value in named.items() if value}
+        skipped = {"google_skip_signature": "true"} if emulator else {}
+        return plain_options(settings, endpoint, route) | given | skipped
+
+    return Container(patient, probe, abort_uploads=abort_uploads, options=options)
+
+
+def _key_file(settings: StorageSettings) -> str | None:
+    return str(settings.storage_credentials) if settings.storage_credentials else None
 
 
 def _provide_nothing() -> Any:

@@ -25,6 +25,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from bulkfetch.errors import OutputError, StorageError, UploadLostError
 from bulkfetch.storage.addresses import Address
 from bulkfetch.storage.clouds import Container
+from bulkfetch.storage.location import Location
 from bulkfetch.storage.problems import NO_CONTAINER, REFUSED, Problem, problem_of
 from bulkfetch.strangers import recognize
 
@@ -106,6 +107,11 @@ class Objects:
         self._store = container.store
         self._patience_s = patience_s
         self.clock = clock or BlockingClock()
+
+    @property
+    def location(self) -> Location:
+        """Where other libraries find these objects."""
+        return Location(self.address.plain, self._container.options)
 
     def probe(self) -> None:
         """Raise OutputError soon if no store answers, as with a misspelt name."""

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 from bulkfetch.errors import NameTakenError, StorageError, UploadLostError
 from bulkfetch.runlog import LOGGER
 from bulkfetch.storage.leases import Lease, LeasePolicy, is_held
+from bulkfetch.storage.location import Location
 from bulkfetch.storage.objects import ConditionError, Entry, Objects, Upload
 from bulkfetch.storage.systemfiles import is_system_file
 
@@ -50,6 +51,11 @@ class ObjectStore:
         """Small files that are not in the store yet."""
         self._put: dict[PurePosixPath, bytes] = {}
         """Small files that this run has put there, and that get another name soon."""
+
+    @property
+    def location(self) -> Location:
+        """Where other libraries find the objects of the archive."""
+        return self._objects.location
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file for a staged part, replacing one that an earlier run left."""

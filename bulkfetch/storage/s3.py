@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from botocore.config import Config
@@ -24,9 +24,13 @@ from bulkfetch.storage.clouds import (
     client_options,
     find_route,
     open_with_probe,
+    plain_options,
     trusted_certificates,
 )
 from bulkfetch.words import printable
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
 
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 _AWS, _SIGN_IN = "https://s3.amazonaws.com", "https://sts.amazonaws.com"
@@ -58,21 +62,28 @@ def _open_bucket(
     is_aws = (urlsplit(endpoint).hostname or "").endswith(_AWS_HOSTS)
     if region is None and is_aws:
         region = _region_of(client, address)
+    place: S3Config = {
+        "region": region or "us-east-1",
+        **({} if is_aws else {"endpoint": endpoint}),
+    }
     store = partial(
         S3Store,
         address.container,
         prefix=address.prefix or None,
-        config={
-            "region": region or "us-east-1",
-            # not every server with this API has bulk deletes; one delete at a time can be repeated
-            "disable_bulk_delete": True,
-            **({} if is_aws else {"endpoint": endpoint}),
-        },
+        # not every server with this API has bulk deletes; one delete at a time can be repeated
+        config={"disable_bulk_delete": True, **place},
         client_options=client_options(settings, endpoint, route),
         credential_provider=partial(_provide, credentials),
     )
     patient, probe = open_with_probe(store, settings)
-    return Container(patient, probe, abort_uploads=_aborter_of_uploads(client, address))
+    abort_uploads = _aborter_of_uploads(client, address)
+
+    def options() -> dict[str, str]:
+        plain = plain_options(settings, endpoint, route)
+        named = {f"aws_{name}": str(value) for name, value in place.items()}
+        return plain | _plain_credentials(credentials) | named
+
+    return Container(patient, probe, abort_uploads=abort_uploads, options=options)
 
 
 def _open_session(settings: StorageSettings) -> Session:
@@ -155,6 +166,13 @@ def _provide(credentials: Any) -> Any:
         "token": frozen.token,
         "expires_at": datetime.now(UTC) + _CREDENTIALS_LAST,
     }
+
+
+def _plain_credentials(credentials: Any) -> dict[str, str]:
+    """Return the current credentials in the names of the Rust crate object_store."""
+    provided = _provide(credentials)
+    names = ("access_key_id", "secret_access_key", "token")
+    return {f"aws_{name}": provided[name] for name in names if provided[name]}
 
 
 def _aborter_of_uploads(client: Any, address: Address) -> Callable[[str], None]:

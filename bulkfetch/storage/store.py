@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol, TypeVar
 
 from bulkfetch.errors import UploadLostError
+from bulkfetch.storage.location import Location
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -33,6 +34,11 @@ class Store(Protocol):
     """How many threads may usefully write at once."""
     shows_open_files: bool
     """Whether what is written to an open file can be read at once, and stays after a kill."""
+
+    @property
+    def location(self) -> Location:
+        """Where other libraries find the files of the archive."""
+        ...
 
     def create(self, name: PurePosixPath) -> BinaryIO:
         """Open a new file for a staged part, replacing one that an earlier run left."""

@@ -31,6 +31,7 @@ from bulkfetch.archive.publishing import Moments
 from bulkfetch.archive.records import Record, Withdrawal, parse_withdrawal
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError, NameTakenError, StorageError
+from bulkfetch.storage.location import Location
 
 Place = tuple[str, str]
 Files = dict[Place, str]
@@ -98,6 +99,7 @@ class ModelStore:
     """The state of the model as a Store. It keeps every state that a kill would leave."""
 
     where = "the model"
+    location = Location("/model")
     readers = writers = 1
     shows_open_files = True
 

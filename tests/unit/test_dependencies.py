@@ -18,11 +18,13 @@ from support.syntax import tree_of
 
 import bulkfetch
 from bulkfetch.storage.addresses import Service
+from bulkfetch.tables.formats import FORMATS
 
 PACKAGE = Path(bulkfetch.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 CLOUDS = [service.value for service in Service]
+OPTIONAL = sorted([*CLOUDS, *FORMATS])
 
 NEEDS_EXTRA = {
     "storage/azure.py": ["azure"],
@@ -30,9 +32,10 @@ NEEDS_EXTRA = {
     "storage/s3.py": ["s3"],
     "storage/clouds.py": CLOUDS,
     "storage/objects.py": CLOUDS,
+    "tables/delta.py": ["delta"],
 }
 """The modules that may import what each of these extras installs."""
-OF_CLOUDS = ["azure", "botocore", "google.auth", "msal", "obstore", "requests"]
+OF_CLOUDS = ["azure", "botocore", "deltalake", "google.auth", "msal", "obstore", "requests"]
 """What an export to a directory, with a token that is given, must not load."""
 
 
@@ -84,16 +87,16 @@ def test_what_a_module_imports_is_declared_for_it(module: str) -> None:
         assert is_of(name, declared_for(module)), f"{module} imports {name}"
 
 
-def test_each_cloud_has_an_extra_and_all_and_dev_have_every_one() -> None:
-    assert {*CLOUDS, "all", "dev"} <= set(EXTRAS)
-    assert EXTRAS["all"] == [f"bulkfetch[{','.join(sorted(CLOUDS))}]"]
+def test_each_cloud_and_format_has_an_extra_and_all_and_dev_have_every_one() -> None:
+    assert {*OPTIONAL, "all", "dev"} <= set(EXTRAS)
+    assert EXTRAS["all"] == [f"bulkfetch[{','.join(OPTIONAL)}]"]
     assert "bulkfetch[all]" in EXTRAS["dev"]
 
 
 def test_the_constraints_name_every_declared_distribution() -> None:
     lines = (PACKAGE.parent / "constraints.txt").read_text().splitlines()
     pinned = {line.partition("==")[0].lower() for line in lines if not line.startswith("#")}
-    extras = (EXTRAS[extra] for extra in (*CLOUDS, "dev"))
+    extras = (EXTRAS[extra] for extra in (*OPTIONAL, "dev"))
     declared = names_of([*PROJECT["dependencies"], *(each for extra in extras for each in extra)])
     assert declared - {"bulkfetch"} <= pinned
 

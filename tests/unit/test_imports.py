@@ -35,11 +35,12 @@ IMPORTS = {
     "partnercenter": "settings decoding billing wire signin",
     "graph": "settings decoding billing wire signin",
     "archive": "settings decoding billing storage",
-    "runs": "settings decoding billing storage wire signin partnercenter graph archive",
+    "tables": "settings decoding billing storage archive",
+    "runs": "settings decoding billing storage wire signin partnercenter graph archive tables",
     "client": "settings decoding billing wire signin partnercenter graph archive runs",
     "parts": "settings billing wire runs client",
-    "cli": "settings decoding billing storage wire signin partnercenter graph archive runs client "
-    "sandbox",
+    "cli": "settings decoding billing storage wire signin partnercenter graph archive tables runs "
+    "client sandbox",
     "sandbox": "",
 }
 """What each folder may import beside itself and the small modules."""

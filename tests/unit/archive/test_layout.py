@@ -18,6 +18,7 @@ from bulkfetch.archive.layout import (
     document_name,
     document_named,
     id_name,
+    is_of_tables,
     next_name,
     old_name,
     part_name,
@@ -248,3 +249,22 @@ def test_names_fit_a_file_system_however_long_all_three_are() -> None:
             commit_name(transfer),
         ):
             assert max(len(f"{word}.tmp") for word in path.parts) <= 255
+
+
+@pytest.mark.parametrize(
+    ("name", "is_of_a_table"),
+    [
+        ("line_items/provider=p/line_item_type=t/_delta_log/00000000000000000000.json", True),
+        ("line_items/provider=p/line_item_type=t/_delta_log/_last_checkpoint", True),
+        ("invoices/_delta_log/0.checkpoint.parquet", True),
+        ("tables/invoices/part-00000-0123456789ab.parquet", True),
+        ("_iceberg/csp/office/metadata/00000.metadata.json", True),
+        ("line_items/provider=p/line_item_type=t/A-00000-0123456789ab.parquet", False),
+        ("line_items/provider=p/line_item_type=t/_A.parquet", False),
+        ("_bulkfetch/commits/A+p+t.json", False),
+        ("other/_delta_log/0.json", False),
+        ("tables", False),
+    ],
+)
+def test_what_belongs_to_tables_is_told_by_its_folder(name: str, is_of_a_table: bool) -> None:
+    assert is_of_tables(PurePosixPath(name)) == is_of_a_table

@@ -1,0 +1,198 @@
+"""Delta Lake tables: a log in the folder of the archive's own files, written by deltalake."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from bulkfetch.archive.layout import DELTA_LOG
+from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
+from bulkfetch.errors import TableError
+from bulkfetch.logguard import hide_known
+from bulkfetch.storage.location import Location
+from bulkfetch.tables.formats import Change
+from bulkfetch.tables.wanted import DataFile, WantedTable
+from bulkfetch.words import printable
+
+RUN = "bulkfetch.run"
+"""The run of the archive whose state a version is, in the metadata of its commit."""
+_KEPT = "interval 3650 days"
+
+
+class DeltaFormat:
+    """The Delta tables of an archive: each has its log in the folder of its files."""
+
+    name = "delta"
+
+    def __init__(self, location: Location, names: Collection[PurePosixPath]) -> None:
+        self._location = location
+        self._roots = {_root_of(name) for name in names if DELTA_LOG in name.parts}
+
+    def roots(self) -> Collection[PurePosixPath]:
+        """Return the folders that have a log."""
+        return self._roots
+
+    def open(self, root: PurePosixPath) -> OpenDeltaTable | None:
+        """Return the table of a folder in its newest version."""
+        if root not in self._roots:
+            return None
+        with _translating(self._location.at(root)):
+            try:
+                table = DeltaTable(self._address(root), storage_options=self._options())
+            except TableNotFoundError:
+                return None
+            return OpenDeltaTable(self._location.at(root), root, table)
+
+    def create(self, wanted: WantedTable, run: str) -> None:
+        """Create a table with its files in version 0."""
+        with _translating(self._location.at(wanted.root)):
+            create_table_with_add_actions(
+                self._address(wanted.root),
+                Schema.from_arrow(wanted.arrow),
+                [_added(file, wanted) for file in wanted.files],
+                partition_by=list(wanted.partition),
+                configuration=_configuration(wanted),
+                storage_options=self._options(),
+                commit_properties=_properties(run),
+            )
+
+    def _options(self) -> dict[str, str]:
+        return dict(self._location.options())
+
+    def _address(self, root: PurePosixPath) -> str:
+        address = self._location.at(root)
+        if "%" in address:
+            raise TableError(f"{address}: deltalake cannot open a folder with % in its name")
+        return address
+
+
+class OpenDeltaTable:
+    """A Delta table in its newest version."""
+
+    def __init__(self, where: str, root: PurePosixPath, table: DeltaTable) -> None:
+        self._where = where
+        self._table = table
+        self._adds: dict[PurePosixPath, Mapping[str, Any]] = {
+            root / unquote(add["path"]): add
+            for add in pa.table(table.get_add_actions()).to_pylist()
+        }
+
+    @property
+    def files(self) -> Collection[PurePosixPath]:
+        """The names of its files."""
+        return self._adds.keys()
+
+    @property
+    def columns(self) -> Collection[str]:
+        """The names of its columns."""
+        return {field.name for field in self._table.schema().fields}
+
+    def change(self, wanted: WantedTable, change: Change, run: str) -> None:
+        """Add columns in a version of their own, then files in one more."""
+        with _translating(self._where):
+            if change.columns:
+                fields = Schema.from_arrow(pa.schema(change.columns)).fields
+                self._table.alter.add_columns(fields, commit_properties=_properties(run))
+            actions: list[AddAction | RemoveAction] = [*map(self._removed, change.removed)]
+            actions += [_added(file, wanted) for file in change.added]
+            if actions:
+                self._table.create_write_transaction(
+                    actions,
+                    mode="append",
+                    schema=self._table.schema(),
+                    partition_by=self._table.metadata().partition_columns,
+                    commit_properties=_properties(run),
+                )
+
+    def _removed(self, name: PurePosixPath) -> RemoveAction:
+        add = self._adds[name]
+        return RemoveAction(
+            unquote(add["path"]),  # which deltalake encodes again
+            data_change=True,
+            deletion_timestamp=_now_ms(),
+            size=add["size_bytes"],
+            partition_values=add.get("partition") or {},
+        )
+
+
+def _root_of(name: PurePosixPath) -> PurePosixPath:
+    """Return the folder of the table that a file of a log belongs to."""
+    return PurePosixPath(*name.parts[: name.parts.index(DELTA_LOG)])
+
+
+def _added(file: DataFile, wanted: WantedTable) -> AddAction:
+    return AddAction(
+        path=str(file.name.relative_to(wanted.root)),
+        size=file.size_bytes,
+        partition_values=dict(zip(wanted.partition, file.values, strict=True)),
+        modification_time=_now_ms(),
+        data_change=True,
+        stats=json.dumps(_statistics(file)),
+    )
+
+
+def _statistics(file: DataFile) -> dict[str, Any]:
+    """Return the statistics of a file: of the columns alone that have bounds in each file.
+
+    pyarrow and pandas drop a file whose column has no bounds if another file has some.
+    """
+    if file.invoice_id is None or not file.rows:
+        return {"numRecords": file.rows}
+    last_line = file.first_line + file.rows - 1
+    return {
+        "numRecords": file.rows,
+        "minValues": {INVOICE_ID: file.invoice_id, LINE_NUMBER: file.first_line},
+        "maxValues": {INVOICE_ID: file.invoice_id, LINE_NUMBER: last_line},
+        "nullCount": {INVOICE_ID: 0, LINE_NUMBER: 0},
+    }
+
+
+def _configuration(wanted: WantedTable) -> dict[str, str]:
+    """Return the properties of a new table, which steer what other programs do to it."""
+    bounded = sum(field.name in (INVOICE_ID, LINE_NUMBER) for field in wanted.schema)
+    return {
+        # VACUUM of others removes no file of ours before that; versions are the runs
+        "delta.deletedFileRetentionDuration": _KEPT,
+        "delta.logRetentionDuration": _KEPT,
+        # bounds of other columns, which only some files would have, lose rows
+        "delta.dataSkippingNumIndexedCols": str(bounded),
+    }
+
+
+def _properties(run: str) -> CommitProperties:
+    return CommitProperties(custom_metadata={RUN: run} if run else {})
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def _translating(where: str) -> Iterator[None]:
+    """Translate what deltalake raises, without what it may repeat of credentials."""
+    try:
+        yield
+    except CommitFailedError:
+        failure = TableError(
+            f"{where}: another program has changed the table meanwhile: run the same command again"
+        )
+    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
+        words = printable(hide_known(str(error).partition("\n")[0]))
+        failure = TableError(
+            f"{where}: deltalake refuses: {words}; if the log of the table is damaged, remove its "
+            f"folder {DELTA_LOG} and run `bulkfetch tables sync` again, which writes a new one"
+        )
+    else:
+        return
+    # raised out here, so that what deltalake says of its requests is not behind it
+    raise failure

@@ -1,0 +1,114 @@
+"""What a table format has to do, and which formats there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+import pyarrow as pa
+
+from bulkfetch.archive.layout import DELTA_LOG
+from bulkfetch.errors import OutputError
+from bulkfetch.settings.declared import Settings
+from bulkfetch.storage.location import Location
+from bulkfetch.storage.store import Store
+from bulkfetch.tables.wanted import DataFile, WantedTable
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What brings a table up to date: columns that it lacks, and files that come and go."""
+
+    added: tuple[DataFile, ...] = ()
+    removed: tuple[PurePosixPath, ...] = ()
+    columns: tuple[pa.Field, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.columns)
+
+
+class Table(Protocol):
+    """A table that is there, in its current version."""
+
+    @property
+    def files(self) -> Collection[PurePosixPath]:
+        """The names in the archive of its files, those that others have written too."""
+        ...
+
+    @property
+    def columns(self) -> Collection[str]:
+        """The names of its columns."""
+        ...
+
+    def change(self, wanted: WantedTable, change: Change, run: str) -> None:
+        """Commit a change: old and new files in one version. Raises TableError.
+
+        `run` is kept with the version, as `bulkfetch.run`.
+        """
+        ...
+
+
+class TableFormat(Protocol):
+    """A table format, for the archive that it was opened with. Each call blocks."""
+
+    name: str
+
+    def roots(self) -> Collection[PurePosixPath]:
+        """Return the folders of all tables of this format that the archive has."""
+        ...
+
+    def open(self, root: PurePosixPath) -> Table | None:
+        """Return the table of a folder, None if there is none. Raises TableError."""
+        ...
+
+    def create(self, wanted: WantedTable, run: str) -> None:
+        """Create a table with its files. Raises TableError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A table format as it is chosen: how it is opened for an archive, and whether it has any.
+
+    `open` takes where the archive is and the names of all files that `read_wanted` saw, `is_used`
+    the archive and these names.
+    """
+
+    open: Callable[[Location, Collection[PurePosixPath], Settings], TableFormat]
+    is_used: Callable[[Store, Collection[PurePosixPath]], bool]
+
+
+def _open_delta(
+    location: Location, names: Collection[PurePosixPath], _settings: Settings
+) -> TableFormat:
+    # not at the top: deltalake is an extra
+    from bulkfetch.tables.delta import DeltaFormat
+
+    return DeltaFormat(location, names)
+
+
+def _uses_delta(_store: Store, names: Collection[PurePosixPath]) -> bool:
+    return any(DELTA_LOG in name.parts for name in names)
+
+
+FORMATS: Mapping[str, Kind] = {"delta": Kind(_open_delta, _uses_delta)}
+"""The formats by their names, which are also those of the extras with their packages."""
+
+
+def open_format(
+    name: str, location: Location, names: Collection[PurePosixPath], settings: Settings
+) -> TableFormat:
+    """Open a format for an archive. Raises OutputError if there is no such format, or if its
+    packages are missing."""
+    if name not in FORMATS:
+        raise OutputError(f"{name!r} is not a table format; choose from {', '.join(FORMATS)}")
+    try:
+        return FORMATS[name].open(location, names, settings)
+    except ModuleNotFoundError as error:
+        raise OutputError(
+            f"tables of the format {name} need more packages, those of the extra {name}: in the "
+            "checkout of bulkfetch, run "
+            f"`python3 -m pip install --constraint constraints.txt '.[{name}]'`"
+        ) from error

@@ -1,0 +1,137 @@
+"""What is written into the log of a Delta table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bulkfetch.storage.location import Location
+from bulkfetch.tables.formats import Change
+from bulkfetch.tables.wanted import DataFile, WantedTable
+
+deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
+
+ROOT = PurePosixPath("line_items/provider=p/line_item_type=t")
+NARROW = pa.schema(
+    [
+        pa.field("invoice_id", pa.string(), nullable=False),
+        pa.field("line_number", pa.int64(), nullable=False),
+        pa.field("amount", pa.decimal128(38, 24)),
+    ]
+)
+WIDE = pa.schema([*NARROW, pa.field("day", pa.timestamp("us", "UTC"))])
+
+
+def write(lake: Path, invoice_id: str, schema: pa.Schema, first_line: int = 0) -> DataFile:
+    """Write a file of two rows."""
+    name = ROOT / f"{invoice_id}-{first_line}.parquet"
+    values: dict[str, list[Any]] = {
+        "invoice_id": [invoice_id] * 2,
+        "line_number": [first_line, first_line + 1],
+    }
+    arrays = [pa.array(values.get(field.name, [None] * 2), field.type) for field in schema]
+    lake.joinpath(ROOT).mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), lake / name)
+    size = lake.joinpath(name).stat().st_size
+    return DataFile(name, size, 2, "0" * 64, ("p", "t"), invoice_id, first_line)
+
+
+def wanted(schema: pa.Schema, *files: DataFile) -> WantedTable:
+    return WantedTable("p/t", ROOT, schema, ("provider", "line_item_type"), files)
+
+
+def open_delta(lake: Path) -> Any:
+    from bulkfetch.tables.delta import DeltaFormat
+
+    names = [PurePosixPath(path.relative_to(lake)) for path in lake.rglob("*") if path.is_file()]
+    return DeltaFormat(Location(str(lake)), names)
+
+
+def log_of(lake: Path, version: int) -> list[dict[str, Any]]:
+    path = lake / ROOT / "_delta_log" / f"{version:020d}.json"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def adds_of(lake: Path, version: int) -> list[dict[str, Any]]:
+    return [line["add"] for line in log_of(lake, version) if "add" in line]
+
+
+def test_statistics_have_the_two_columns_that_have_bounds_in_every_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "A", NARROW, first_line=40)
+
+    open_delta(tmp_path).create(wanted(NARROW, file), "20260102T000000.000000Z")
+
+    (add,) = adds_of(tmp_path, 0)
+    assert json.loads(add["stats"]) == {
+        "numRecords": 2,
+        "minValues": {"invoice_id": "A", "line_number": 40},
+        "maxValues": {"invoice_id": "A", "line_number": 41},
+        "nullCount": {"invoice_id": 0, "line_number": 0},
+    }
+    assert add["partitionValues"] == {"provider": "p", "line_item_type": "t"}
+    assert add["dataChange"]
+
+
+def test_others_that_write_to_a_table_keep_files_and_add_no_bounds(tmp_path: Path) -> None:
+    first, second = write(tmp_path, "A", NARROW), write(tmp_path, "B", NARROW)
+    open_delta(tmp_path).create(wanted(NARROW, first, second), "")
+    table = deltalake.DeltaTable(str(tmp_path / ROOT))
+
+    table.optimize.compact()
+
+    (add,) = adds_of(tmp_path, 1)
+    assert json.loads(add["stats"])["minValues"] == {"invoice_id": "A", "line_number": 0}
+    assert table.vacuum() == []
+    assert tmp_path.joinpath(first.name).exists()
+
+
+def test_a_version_names_the_run_whose_state_it_is(tmp_path: Path) -> None:
+    opened = open_delta(tmp_path)
+    opened.create(wanted(NARROW, write(tmp_path, "A", NARROW)), "20260102T000000.000000Z")
+
+    (info,) = [line["commitInfo"] for line in log_of(tmp_path, 0) if "commitInfo" in line]
+    assert info["bulkfetch.run"] == "20260102T000000.000000Z"
+
+
+def test_a_table_grows_by_a_column_and_old_rows_have_none(tmp_path: Path) -> None:
+    old, new = write(tmp_path, "A", NARROW), write(tmp_path, "B", WIDE)
+    open_delta(tmp_path).create(wanted(NARROW, old), "")
+    table = open_delta(tmp_path).open(ROOT)
+
+    table.change(wanted(WIDE, old, new), Change((new,), (), (WIDE.field("day"),)), "run")
+
+    read = deltalake.DeltaTable(str(tmp_path / ROOT)).to_pyarrow_table()
+    assert read.num_rows == 4
+    assert read.schema.field("day").type == pa.timestamp("us", "UTC")
+    assert open_delta(tmp_path).open(ROOT).columns == {*WIDE.names, "provider", "line_item_type"}
+    before = deltalake.DeltaTable(str(tmp_path / ROOT), version=0).to_pyarrow_table()
+    assert before.num_rows == 2
+
+
+def test_the_files_of_a_table_are_named_as_in_the_archive(tmp_path: Path) -> None:
+    files = [write(tmp_path, name, NARROW) for name in ("A%61", "B c", "é+&?#")]
+    open_delta(tmp_path).create(wanted(NARROW, *files), "")
+    table = open_delta(tmp_path).open(ROOT)
+
+    assert set(table.files) == {file.name for file in files}
+    table.change(wanted(NARROW, *files[1:]), Change(removed=(files[0].name,)), "")
+    assert set(open_delta(tmp_path).open(ROOT).files) == {file.name for file in files[1:]}
+
+
+def test_a_second_writer_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
+    from bulkfetch.errors import TableError
+
+    files = [write(tmp_path, name, NARROW) for name in "ABC"]
+    open_delta(tmp_path).create(wanted(NARROW, files[0]), "")
+    mine, other = open_delta(tmp_path).open(ROOT), open_delta(tmp_path).open(ROOT)
+    other.change(wanted(NARROW, *files), Change(tuple(files[1:]), (files[0].name,)), "")
+
+    with pytest.raises(TableError, match="another program has changed the table meanwhile"):
+        mine.change(wanted(NARROW, files[1]), Change((files[1],), (files[0].name,)), "")
+
+    assert set(open_delta(tmp_path).open(ROOT).files) == {file.name for file in files[1:]}

@@ -1,0 +1,346 @@
+"""A sync makes tables say what the commits say, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pytest
+from support.tabled import (
+    AZURE,
+    OFFICE,
+    claim,
+    committed_files,
+    hashes,
+    in_order,
+    office,
+    put,
+    put_headers,
+    read_committed,
+    report_run,
+    unbilled,
+    withdraw,
+)
+
+from bulkfetch.archive.inventory import take_inventory
+from bulkfetch.archive.layout import LOCK, commit_name, next_name, partition
+from bulkfetch.archive.publishing import Publishing
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.errors import OutputError, OutputLockedError
+from bulkfetch.runs.verify import verify
+from bulkfetch.storage.disk import LocalStore
+from bulkfetch.tables.report import TableReport, TablesReport
+from bulkfetch.tables.sync import sync_tables, tables_status
+from bulkfetch.tables.wanted import read_wanted
+
+deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
+
+OFFICE_ROOT = str(partition(*OFFICE))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    store = LocalStore(tmp_path)
+    claim(store)
+    return store
+
+
+def synced(store: LocalStore) -> dict[str, TableReport]:
+    report = sync_tables(store.root, ["delta"])
+    return {table.name: table for table in report.tables}
+
+
+def rows_of(store: LocalStore, root: str = OFFICE_ROOT, version: int | None = None) -> pa.Table:
+    table = deltalake.DeltaTable(f"{store.root}/{root}", version=version).to_pyarrow_table()
+    return in_order(table.drop_columns(["provider", "line_item_type"]))
+
+
+def assert_is_committed(store: LocalStore) -> None:
+    """Every table has the files of the commits, and reads as they do."""
+    for root, names in committed_files(store).items():
+        table = deltalake.DeltaTable(f"{store.root}/{root}")
+        files = pa.table(table.get_add_actions()).column("path").to_pylist()
+        assert sorted(map(unquote, files)) == [name.name for name in names]
+        assert rows_of(store, root) == read_committed(store, root)
+
+
+def test_a_first_sync_creates_a_table_for_each_type_and_one_for_the_headers(
+    store: LocalStore,
+) -> None:
+    put(store, office("A"), 25, part_rows=10)
+    put(store, office("B"), 3)
+    put(store, Transfer("A", *AZURE), 7)
+    put(store, unbilled("EUR"), 5)
+    put(store, unbilled("USD"), 6)
+    put_headers(store, "A", "B")
+    before = hashes(store)
+
+    tables = synced(store)
+
+    counts = {name: (each.is_new, each.added, each.rows) for name, each in tables.items()}
+    assert counts == {
+        "azure/usage_line_items": (True, 1, 7),
+        "office/billing_line_items": (True, 4, 28),
+        "unbilled one_time/billing_line_items": (True, 2, 11),
+        "invoices": (True, 1, 2),
+    }
+    assert_is_committed(store)
+    assert hashes(store) == before
+    headers = deltalake.DeltaTable(f"{store.root}/tables/invoices").to_pyarrow_table()
+    assert headers.column("id").to_pylist() == ["A", "B"]
+    found = deltalake.DeltaTable(
+        f"{store.root}/unbilled_line_items/provider=one_time/line_item_type=billing_line_items"
+    ).to_pyarrow_table()
+    assert found.group_by(["currency_code", "period"]).aggregate([([], "count_all")]).sort_by(
+        "currency_code"
+    ).to_pylist() == [
+        {"currency_code": "EUR", "period": "current", "count_all": 5},
+        {"currency_code": "USD", "period": "current", "count_all": 6},
+    ]
+
+
+def test_a_second_sync_commits_nothing(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    put_headers(store, "A")
+    synced(store)
+    logs = sorted(store.root.rglob("_delta_log/*"))
+
+    tables = synced(store)
+
+    assert all(each.is_current for each in tables.values())
+    assert sorted(store.root.rglob("_delta_log/*")) == logs
+
+
+def test_what_was_replaced_added_and_withdrawn_is_put_right_in_one_version(
+    store: LocalStore,
+) -> None:
+    put(store, office("A"), 3)
+    put(store, office("B"), 4)
+    put(store, office("C"), 5)
+    synced(store)
+    put(store, office("A"), 6)
+    withdraw(store, office("B"))
+    put(store, office("D"), 7)
+    report_run(store, "20260102T000000.000000Z")
+
+    (table,) = synced(store).values()
+
+    assert (table.added, table.removed, table.files) == (2, 2, 3)
+    assert_is_committed(store)
+    log = deltalake.DeltaTable(f"{store.root}/{OFFICE_ROOT}")
+    assert log.version() == 1
+    assert log.history(1)[0]["bulkfetch.run"] == "20260102T000000.000000Z"
+
+
+def test_names_that_are_escaped_come_and_go_like_others(store: LocalStore) -> None:
+    odd = ["rechnung é/1 %", "a+b c", "~", "X" * 90, "ΑΩ"]
+    for number, invoice_id in enumerate(odd):
+        put(store, office(invoice_id), number + 1)
+    assert len(synced(store)) == 1
+    assert_is_committed(store)
+    put(store, office(odd[0]), 9)
+    withdraw(store, office(odd[1]))
+
+    (table,) = synced(store).values()
+
+    assert (table.added, table.removed) == (1, 2)
+    assert_is_committed(store)
+    assert all(each.is_current for each in synced(store).values())
+
+
+def test_a_table_whose_last_commit_is_withdrawn_stays_and_has_no_rows(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    synced(store)
+    withdraw(store, office("A"))
+
+    (table,) = synced(store).values()
+
+    assert (table.added, table.removed) == (0, 1)
+    assert rows_of(store).num_rows == 0
+    put(store, office("B"), 2)
+    assert synced(store)["office/billing_line_items"].added == 1
+    assert rows_of(store).num_rows == 2
+
+
+def test_each_version_of_the_headers_can_be_read_later(store: LocalStore) -> None:
+    put_headers(store, "A")
+    synced(store)
+    put_headers(store, "B")
+    assert synced(store)["invoices"].removed == 1
+    put_headers(store, "B")
+    assert synced(store)["invoices"].is_current
+
+    for version, ids in enumerate([["A"], ["A", "B"]]):
+        table = deltalake.DeltaTable(f"{store.root}/tables/invoices", version=version)
+        assert table.to_pyarrow_table().column("id").to_pylist() == ids
+
+
+def test_a_commit_that_cannot_be_read_is_a_finding_and_its_files_stay_in_the_table(
+    store: LocalStore,
+) -> None:
+    put(store, office("A"), 3)
+    put(store, office("B"), 4)
+    synced(store)
+    store.write(commit_name(office("A")), b"{}")
+    put(store, office("B"), 5)
+
+    report = sync_tables(store.root, ["delta"])
+
+    assert not report.complete
+    assert [finding.name for finding in report.findings] == [str(commit_name(office("A")))]
+    assert rows_of(store).num_rows == 3 + 5
+
+
+def test_a_transfer_that_lacks_a_file_is_a_finding_and_has_no_row_in_the_table(
+    store: LocalStore,
+) -> None:
+    commit = put(store, office("A"), 20, part_rows=10)
+    put(store, office("B"), 4)
+    synced(store)
+    store.remove(PurePosixPath(commit.parts[1].name))
+
+    report = sync_tables(store.root, ["delta"])
+
+    assert [finding.name for finding in report.findings] == [commit.parts[1].name]
+    assert rows_of(store).column("invoice_id").to_pylist() == ["B"] * 4
+
+
+def test_a_replacement_that_a_killed_run_left_is_finished_first(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    synced(store)
+    opened = Publishing(store)
+    old = store.read(commit_name(office("A"))) or b""
+    put(store, office("A"), 5, publishing=opened)
+    new = store.read(commit_name(office("A"))) or b""
+    store.rename(commit_name(office("A")), next_name(commit_name(office("A"))))
+    assert old != new
+
+    report = sync_tables(store.root, ["delta"])
+
+    assert report.settled.finished == (commit_name(office("A")),)
+    assert_is_committed(store)
+
+
+def test_status_says_what_a_sync_would_do_and_changes_nothing(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    none = tables_status(store.root)
+    synced(store)
+    put(store, office("A"), 4)
+    put_headers(store, "A")
+    before = sorted(store.root.rglob("*"))
+
+    status = tables_status(store.root)
+
+    assert none.tables == ()
+    assert "no tables" in none.lines()[-1]
+    assert not status.complete
+    states = {each.name: each.state(written=False) for each in status.tables}
+    assert states == {"office/billing_line_items": "+1 −1", "invoices": "not created yet, +1"}
+    assert sorted(store.root.rglob("*")) == before
+    synced(store)
+    assert tables_status(store.root).complete
+
+
+def test_a_log_that_cannot_be_read_is_the_problem_of_its_table_alone(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    put(store, Transfer("A", *AZURE), 2)
+    synced(store)
+    log = store.root / OFFICE_ROOT / "_delta_log"
+    (log / "00000000000000000000.json").write_text("{torn")
+    put(store, office("A"), 4)
+    put(store, Transfer("A", *AZURE), 3)
+
+    report = sync_tables(store.root, ["delta"])
+
+    problems = {table.name: table.problem for table in report.tables}
+    assert not report.complete
+    assert problems["azure/usage_line_items"] == ""
+    assert "remove its folder _delta_log" in problems["office/billing_line_items"]
+    (log / "00000000000000000000.json").unlink()
+    assert synced(store)["office/billing_line_items"].is_new
+    assert_is_committed(store)
+
+
+def test_tables_of_others_in_folders_that_are_not_ours_are_left_alone(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    for place in ("tables/own", "line_items/own"):
+        deltalake.write_deltalake(str(store.root / place), pa.table({"x": [1]}))
+
+    assert list(synced(store)) == ["office/billing_line_items"]
+
+    assert deltalake.DeltaTable(str(store.root / "tables/own")).version() == 0
+
+
+def test_a_folder_with_a_percent_sign_is_refused_by_name(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "100%")
+    store.root.mkdir()
+    claim(store)
+    put(store, office("A"), 3)
+
+    (table,) = synced(store).values()
+
+    assert "cannot open a folder with % in its name" in table.problem
+    assert not list(store.root.rglob("_delta_log"))
+
+
+def test_a_sync_needs_an_archive_and_its_lock(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OutputError, match="is not an archive of bulkfetch"):
+        sync_tables(tmp_path / "empty", ["delta"])
+    with pytest.raises(OutputError, match="'hudi' is not a table format; choose from delta"):
+        sync_tables(store.root, ["hudi"])
+    with store.locked(LOCK), pytest.raises(OutputLockedError):
+        sync_tables(store.root, ["delta"])
+
+
+def test_a_sync_refuses_where_commits_are_gone(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    put(store, office("B"), 3)
+    synced(store)
+    store.write(
+        PurePosixPath("_bulkfetch/runs/20260102T000000.000000Z.json"),
+        b'{"records": {"transfers": 2, "documents": 0}, "last_superseded": ""}',
+    )
+    store.remove(commit_name(office("A")))
+
+    with pytest.raises(OutputError, match="1 of 2 records of transfers"):
+        sync_tables(store.root, ["delta"])
+
+    assert rows_of(store).num_rows == 6
+
+
+def test_wanted_files_have_the_facts_of_the_commits(store: LocalStore) -> None:
+    commit = put(store, unbilled("EUR"), 15, part_rows=10)
+
+    (table,) = read_wanted(store).tables
+
+    assert table.partition == ("provider", "line_item_type", "period", "currency_code")
+    first, second = table.files
+    assert first.values == ("one_time", "billing_line_items", "current", "EUR")
+    assert (first.first_line, first.rows, second.first_line, second.rows) == (0, 10, 10, 5)
+    assert [file.sha256 for file in table.files] == [part.sha256 for part in commit.parts]
+    assert {file.invoice_id for file in table.files} == {"unbilled"}
+    assert table.arrow.names[-4:] == list(table.partition)
+
+
+def test_a_report_says_what_changed_in_words_and_numbers() -> None:
+    table = TableReport("office/billing_line_items", "delta", OFFICE_ROOT, files=3, rows=1200)
+    report = TablesReport("lake", "", (table,))
+
+    assert table.state(written=True) == "unchanged"
+    assert report.lines()[-1] == "lake: 1 table, 0 changed"
+    assert report.to_dict()["tables"][0]["rows"] == 1200
+
+
+def test_a_verification_and_a_run_take_no_log_for_data(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    put_headers(store, "A")
+    synced(store)
+    table = deltalake.DeltaTable(f"{store.root}/{OFFICE_ROOT}")
+    table.create_checkpoint()
+
+    report = verify(store.root, files_only=True)
+
+    assert [str(finding) for finding in report.findings] == []
+    assert take_inventory(store).foreign == ()
