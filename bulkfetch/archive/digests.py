@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.decoding.fields import LINE_NUMBER
 from bulkfetch.errors import StorageError
@@ -35,6 +36,12 @@ class StoredRows:
     def needs_digest(self, others: Iterable[StoredRows]) -> bool:
         """Return whether only a digest can tell if one of the others has the same rows."""
         return any(self.rows == each.rows and self._hashes != each._hashes for each in others)
+
+
+def published_rows(commit: Commit) -> StoredRows:
+    """Return the rows that a commit names."""
+    files = tuple((PurePosixPath(part.name), part.sha256) for part in commit.parts)
+    return StoredRows(commit.rows, files)
 
 
 def digests_of(store: Store, stored: Sequence[StoredRows]) -> list[str]:

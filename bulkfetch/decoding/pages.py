@@ -33,7 +33,8 @@ class AnyPage(Protocol):
 
     @property
     def digest(self) -> bytes:
-        """What identifies the text of its rows, to recognise a copy of an earlier page."""
+        """What identifies the text of its rows, to recognise a copy of an earlier page; empty for
+        lines, which are not asked for page by page."""
         ...
 
 
@@ -105,7 +106,7 @@ class JsonDecoder:
 
     def decode_lines(self, text: bytes) -> JsonPage:
         """Parse line items, one a line. Raises MalformedBodyError."""
-        return self.page(items_of_lines(text), _digest(text))
+        return self.page(items_of_lines(text))
 
     def page(self, items: list[Json], digest: bytes = b"") -> JsonPage:
         """Make a page of parsed items."""
@@ -153,8 +154,8 @@ class PageDecoder:
         MalformedBodyError."""
         decoded = self._kernels.decode_lines(self.schema, text)
         if decoded is not None:
-            return Page(decoded.rows, decoded.columns, _digest(text))
-        return self.page(items_of_lines(text), _digest(text))
+            return Page(decoded.rows, decoded.columns, b"")
+        return self.page(items_of_lines(text))
 
     def page(self, items: list[Json], digest: bytes = b"") -> Page:
         """Make a page of parsed items."""

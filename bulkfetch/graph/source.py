@@ -27,7 +27,7 @@ from bulkfetch.errors import (
     TransferError,
 )
 from bulkfetch.graph.exports import Exports
-from bulkfetch.graph.lines import READ_BYTES, digest_text, read_pages
+from bulkfetch.graph.lines import READ_BYTES, read_pages
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.spool import Access, Spooled, spool
 from bulkfetch.wire.tasks import Task
@@ -261,5 +261,4 @@ def describe(manifest: Manifest, files: list[Spooled]) -> ExportedData:
         invoice_version=manifest.invoice_version,
         attribute_set=manifest.attribute_set,
         blobs=tuple(file.blob for file in files),
-        digest=digest_text(file.digest for file in files),
     )

@@ -52,8 +52,6 @@ class Spooled:
 
     path: Path
     blob: ExportedBlob
-    digest: int
-    """The sum of the hashes of its lines."""
 
 
 class ChangedBlobError(RequestError):
@@ -144,7 +142,7 @@ class Spooling:
             sha256=self._sha256.hexdigest(),
             lines=self._count.lines,
         )
-        return Spooled(self._path, facts, self._count.digest)
+        return Spooled(self._path, facts)
 
     def close(self) -> None:
         """Close the file."""

@@ -18,6 +18,7 @@ import anyio.to_thread
 import orjson
 
 from bulkfetch.archive.commits import Commit, Unavailable, read_commit
+from bulkfetch.archive.digests import digests_of, published_rows
 from bulkfetch.archive.layout import STAGING, operation_name
 from bulkfetch.archive.sweep import remove_staged
 from bulkfetch.billing.exports import ExportedData
@@ -251,11 +252,21 @@ async def _fetch_or_stay(
     now = fetched.commit.graph
     if archived is None or known is None or now is None:
         return Came(fetched)
-    if job.run.options.repair is None and now.has_same_rows(known):
+    if job.run.options.repair is None and await _has_same_rows(job, fetched, archived):
         await in_thread(job, partial(remove_staged, job.run.store, transfer))
         note = "its data were made anew with the same rows in another order or split, so it stays"
         return Stays(archived, note)
     return Came(fetched, _compare(now, known))
+
+
+async def _has_same_rows(job: Job, fetched: Fetched, archived: Commit) -> bool:
+    """Return whether the rows that came are those that are archived, in whichever order. They are
+    read only if they are as many."""
+    if fetched.commit.rows != archived.rows:
+        return False
+    stored = [fetched.rows, published_rows(archived)]
+    came, there = await in_thread(job, partial(digests_of, job.run.store, stored))
+    return came == there
 
 
 def _compare(now: ExportedData, known: ExportedData) -> str:

@@ -15,6 +15,7 @@ import anyio.to_thread
 import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit, CommittedPart
+from bulkfetch.archive.digests import StoredRows
 from bulkfetch.archive.journal import TakenPage
 from bulkfetch.archive.layout import (
     commit_name,
@@ -91,6 +92,12 @@ class Fetched:
     staged: tuple[StagedPart, ...]
     discard_journal: Callable[[], None] = lambda: None
     """Called once the transfer is committed. Blocks."""
+
+    @property
+    def rows(self) -> StoredRows:
+        """Its rows, in the files that are staged."""
+        files = tuple((part.name, part.sha256) for part in self.staged)
+        return StoredRows(self.commit.rows, files)
 
 
 async def fetch_transfer(transfer: Transfer, job: Job) -> Fetched:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit
-from bulkfetch.archive.digests import StoredRows, digests_of
+from bulkfetch.archive.digests import StoredRows, digests_of, published_rows
 from bulkfetch.archive.records import money
 from bulkfetch.archive.refused import keep_refused
 from bulkfetch.archive.sweep import remove_staged, remove_staged_again
@@ -413,7 +412,7 @@ def _answers(
     commits = [*(each.commit if each else None for each in fetched), archived]
     stored = [
         *(None if each is None else _stored(each, vote) for each in fetched),
-        None if archived is None else _published(archived),
+        None if archived is None else published_rows(archived),
     ]
     digests = iter(digests_of(store, [each for each in stored if each is not None]))
     return [None if each is None else answer_of(each, next(digests)) for each in commits]
@@ -421,12 +420,5 @@ def _answers(
 
 def _stored(fetched: Fetched, vote: Vote) -> StoredRows:
     if vote.committed.get(fetched.commit.transfer) is fetched.commit:
-        return _published(fetched.commit)
-    return StoredRows(
-        fetched.commit.rows, tuple((part.name, part.sha256) for part in fetched.staged)
-    )
-
-
-def _published(commit: Commit) -> StoredRows:
-    files = tuple((PurePosixPath(part.name), part.sha256) for part in commit.parts)
-    return StoredRows(commit.rows, files)
+        return published_rows(fetched.commit)
+    return fetched.rows

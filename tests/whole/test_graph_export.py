@@ -128,6 +128,23 @@ async def test_data_that_were_made_anew_replace_what_is_archived_unless_the_rows
         assert (await check(lake)).exit_code == 0
 
 
+async def test_the_same_rows_in_another_order_replace_files_that_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    lake = tmp_path / "lake"
+    async with archived(lake) as (sandbox, settings):
+        name = next(each for each in billed(sandbox) if each.startswith("usage/"))
+        invoice = name.rpartition("/")[2]
+        part = next((lake / "line_items/provider=graph").rglob(f"*usage/{invoice}-00000-*"))
+        part.write_bytes(bytes(part.stat().st_size))
+        assert (await check(lake)).exit_code == 1
+        sandbox.graph.exporting.renew(name, "split")
+        report = await run_export(lake, settings, recheck=True)
+        assert report.exit_code == 0, report.lines()
+        assert_exact(lake, sandbox, name)
+        assert (await check(lake)).exit_code == 0
+
+
 async def test_charges_that_were_made_anew_and_do_not_add_up_do_not_replace_those_that_do(
     tmp_path: Path,
 ) -> None:

@@ -375,19 +375,15 @@ async def test_a_walk_does_not_continue_in_other_data(monkeypatch: pytest.Monkey
             await there.read(start=whole.starts[-1])
 
 
-async def test_the_data_are_the_same_until_their_rows_change() -> None:
+async def test_the_data_are_the_same_until_they_are_made_anew() -> None:
     async with opened() as there:
         (first,) = (await there.read()).data
         (again,) = (await there.read()).data
         there.sandbox.graph.exporting.renew(USAGE, "split")
         (split,) = (await there.read()).data
-        there.sandbox.graph.exporting.renew(USAGE, "rows")
-        (other,) = (await there.read()).data
     assert again == first
     assert first.is_same_data(again)
     assert not first.is_same_data(split)
-    assert first.has_same_rows(split)
-    assert not first.has_same_rows(other)
 
 
 async def test_an_export_without_rows_is_empty_or_nothing() -> None:
