@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bulkfetch.client import LineItemPage as LineItemPage
     from bulkfetch.decoding.fields import LineItemSchema as LineItemSchema
     from bulkfetch.errors import BulkfetchError as BulkfetchError
+    from bulkfetch.html.writing import PageReport as PageReport
+    from bulkfetch.html.writing import report as report
     from bulkfetch.partnercenter.invoices import InvoicePage as InvoicePage
     from bulkfetch.partnercenter.summaries import Estimate as Estimate
     from bulkfetch.partnercenter.summaries import InvoiceSummary as InvoiceSummary
@@ -66,6 +68,7 @@ _HOMES = {
     "LineItemPage": "client",
     "LineItemSchema": "decoding.fields",
     "LoginReport": "partnercenter.whoami",
+    "PageReport": "html.writing",
     "Part": "billing.parts",
     "RepairReport": "runs.repair",
     "Secret": "settings.values",
@@ -86,6 +89,7 @@ _HOMES = {
     "read_settings": "settings.sources",
     "repair": "runs.repair",
     "repair_async": "runs.repair",
+    "report": "html.writing",
     "schema_of": "billing.details",
     "show": "runs.show",
     "verify": "runs.verify",

@@ -29,6 +29,7 @@ from bulkfetch.settings.declared import (  # noqa: E402
 
 FOLDERS = (
     "cli",
+    "html",
     "parts",
     "client",
     "runs",
@@ -44,7 +45,6 @@ FOLDERS = (
     "settings",
     "runlog",
     "logguard",
-    "spellings",
     "strangers",
     "words",
     "budget",

@@ -172,6 +172,8 @@ _ROWS = (
 
 DETAILS = {(row.provider, row.line_item_type): row for row in _ROWS}
 """The table by its two names."""
+PROVIDERS = tuple(dict.fromkeys(row.provider for row in _ROWS))
+"""All providers of the table, in its order."""
 NEW_COMMERCE = tuple(dict.fromkeys(row.provider for row in _ROWS if row.is_new_commerce))
 """The providers of new commerce; they have unbilled line items too."""
 

@@ -589,6 +589,24 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     _set_command(parser, "show:show", "DIR")
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    _add_output(parser)
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        required=True,
+        help="the file to write; - is the standard output",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace FILE even if it is not such a page",
+    )
+    _add_json(parser, "print what was written as JSON")
+    add_settings(parser, "reconciliation", "storage")
+    _set_command(parser, "report:report", "DIR --html FILE")
+
+
 def _add_repair(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
     parser.add_argument(
@@ -659,6 +677,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "login": ("sign in, or show who is signed in", _add_login),
     _LINE_ITEMS: ("print the line items of one detail", _add_line_items),
     "show": ("show what an archive has, what it lacks, and how its last run ended", _add_show),
+    "report": ("write a page about an archive: charges, differences, runs", _add_report),
     "verify": ("check an archive against its commits and its invoices", _add_verify),
     "repair": ("re-fetch what `verify` found damaged", _add_repair),
     "accept": ("record that the difference of an invoice is understood", _add_accept),

@@ -136,6 +136,12 @@ def print_failure(
         print_json_lines([json.dumps(failure)])
 
 
+def print_page(page: str) -> None:
+    """Write a page of HTML to stdout. If the reader has gone, the exit code is no other."""
+    with suppress(ReaderGoneError):
+        _write([page.removesuffix("\n")])
+
+
 class _Report(Protocol):
     """What a run reports, as facts or as lines."""
 

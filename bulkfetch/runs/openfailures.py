@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -50,11 +51,47 @@ def open_failures(store: Store) -> dict[Transfer | Document, str]:
     return {_transfer_of(each): str(each.get("message", "")) for each in _read(store)}
 
 
+@dataclass(frozen=True, slots=True)
+class OpenFailure:
+    """One thing that no run could complete so far: since which run, why, and what to do."""
+
+    subject: Transfer | Document
+    at: str
+    message: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFailures:
+    """What no run could complete so far, and how many lines of the list cannot be read."""
+
+    failures: tuple[OpenFailure, ...]
+    unreadable: int
+
+
+def read_failures(store: Store) -> OpenFailures:
+    """Return all that is in the list of an archive. Raises StorageError."""
+    content = store.read(FAILURES) or b""
+    found = _parse(content)
+    failures = tuple(
+        OpenFailure(
+            _transfer_of(each),
+            *(str(each.get(name) or "") for name in ("at", "message", "advice")),
+        )
+        for each in found
+    )
+    return OpenFailures(failures, len(content.splitlines()) - len(found))
+
+
 def _read(store: Store) -> list[dict[str, Any]]:
     """Return the lines of the earlier file; what is damaged in it is left out, since commits alone
     decide."""
+    return _parse(store.read(FAILURES) or b"")
+
+
+def _parse(content: bytes) -> list[dict[str, Any]]:
     found = []
-    for line in (store.read(FAILURES) or b"").splitlines():
+    for line in content.splitlines():
         try:
             failure = orjson.loads(line)
         except ValueError:

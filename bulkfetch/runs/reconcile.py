@@ -526,19 +526,24 @@ def reconciliation_lines(reconciliations: tuple[Reconciliation, ...]) -> list[st
     """Return a count of the verdicts, and a line for each invoice that does not simply agree."""
     if not reconciliations:
         return []
-    numbers = Counter(each.verdict for each in reconciliations)
-    words = ", ".join(_count(verdict, numbers[verdict]) for verdict in Verdict if numbers[verdict])
+    words = say_verdicts(reconciliations)
     lines = [
         f"reconciliation of {counted(len(reconciliations), 'invoice')} with the header: {words}"
     ]
     for verdict, word in _SHOWN.items():
         lines += [f"{word} {each}" for each in reconciliations if each.verdict is verdict]
-    if numbers[Verdict.DIFFERS]:
+    if any(each.verdict is Verdict.DIFFERS for each in reconciliations):
         lines.append(
             "Once a difference is understood, `bulkfetch accept DIR INVOICE` records it; "
             "the invoice then counts as agreeing."
         )
     return lines
+
+
+def say_verdicts(reconciliations: Iterable[Reconciliation]) -> str:
+    """Say how many invoices compare how with their headers: `37 agree, 1 differs`."""
+    numbers = Counter(each.verdict for each in reconciliations)
+    return ", ".join(_count(verdict, numbers[verdict]) for verdict in Verdict if numbers[verdict])
 
 
 def _count(verdict: Verdict, number: int) -> str:

@@ -295,8 +295,23 @@ def show(
     return show_store(open_archive(output, settings), str(output), tolerance)
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The records that a report was made from. `unread` are those that could not be read."""
+
+    report: ShowReport
+    commits: tuple[Commit, ...]
+    headers: tuple[Header, ...]
+    unread: tuple[Finding, ...]
+
+
 def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> ShowReport:
     """Return what `show` does of an archive in a store; `output` is what the report calls it."""
+    return read_contents(store, output, tolerance).report
+
+
+def read_contents(store: Store, output: str, tolerance: Decimal | None) -> Contents:
+    """Read the records of an archive, and make the report of them. Blocks."""
     findings: list[Finding] = []
     look_at = partial(look, findings)
     nothing: tuple[dict[str, Any] | None, list[Finding]] = (None, [])
@@ -306,6 +321,7 @@ def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> S
     commits = _read_records(store, COMMITS, Commit, findings)
     documents = _read_records(store, DOCUMENT_COMMITS, CommittedDocument, findings)
     headers = _read_headers(store, commits, findings)
+    unread = tuple(findings)
     by_transfer = {commit.transfer: commit for commit in commits}
     findings += look_at(ACCEPTED, [], lambda: check_accepted(store))
     known = look_at(ACCEPTED, Circumstances(), lambda: read_circumstances(store, tolerance))
@@ -322,7 +338,7 @@ def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> S
     replaced = look_at(SUPERSEDED, 0, lambda: superseded_bytes(store))
     refused = look_at(REFUSED, 0, lambda: _size_below(store, REFUSED))
     facts = archive or {}
-    return ShowReport(
+    report = ShowReport(
         output=output,
         tenant=_text(facts.get("tenant")),
         source=_text(facts.get("source")),
@@ -341,6 +357,7 @@ def show_store(store: Store, output: str, tolerance: Decimal | None = None) -> S
         rescued=sum(sum(commit.rescues.values()) for commit in commits),
         no_longer_listed=unlisted,
     )
+    return Contents(report, tuple(commits), tuple(headers), unread)
 
 
 R = TypeVar("R", bound=Record)
@@ -421,7 +438,7 @@ def _months(
     left_out: Counter[_Key] = Counter()
 
     def key_of(transfer: Transfer) -> _Key:
-        month = _month_of(by_id.get(transfer.invoice_id))
+        month = month_of(by_id.get(transfer.invoice_id))
         return transfer.provider, transfer.line_item_type, month
 
     for commit in commits:
@@ -468,7 +485,8 @@ def _month(
     )
 
 
-def _month_of(header: Header | None) -> str:
+def month_of(header: Header | None) -> str:
+    """Return the month of an invoice's date in UTC, as 2024-11, "" where that is not known."""
     if header is None or header.invoice_date is None:
         return ""
     return f"{header.invoice_date:%Y-%m}".rjust(7, "0")
@@ -500,7 +518,7 @@ def _document_months(
     by_id = {header.invoice_id: header for header in headers}
     groups: dict[str, list[CommittedDocument]] = {}
     for each in documents:
-        groups.setdefault(_month_of(by_id.get(each.document.invoice_id)), []).append(each)
+        groups.setdefault(month_of(by_id.get(each.document.invoice_id)), []).append(each)
     months = []
     for month, found in sorted(groups.items(), key=lambda group: (not group[0], group[0])):
         receipts = sum(bool(each.document.receipt_id) for each in found)
@@ -555,15 +573,17 @@ def parse_run(content: bytes, name: PurePosixPath) -> LastRun:
 
 def _broken_off(store: Store, last_run: LastRun | None) -> datetime | None:
     """Return when the newest run began that left a log and no report."""
-    began = [
-        moment
-        for name in store.list(LOGS)
-        if (match := _LOG.fullmatch(name.name)) and (moment := read_moment(match[1]))
-    ]
-    newest = max(began, default=None)
+    began = map(moment_of_log, store.list(LOGS))
+    newest = max((moment for moment in began if moment), default=None)
     if newest is None or (last_run is not None and newest <= last_run.began_at):
         return None
     return newest
+
+
+def moment_of_log(name: PurePosixPath) -> datetime | None:
+    """Return when the run began that has a log, or a piece of one, of that name."""
+    match = _LOG.fullmatch(name.name)
+    return read_moment(match[1]) if match else None
 
 
 def _size_below(store: Store, directory: PurePosixPath) -> int:

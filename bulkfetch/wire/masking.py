@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from bulkfetch.decoding.jsontext import utf8_of
 from bulkfetch.decoding.searching import has, has_escape
-from bulkfetch.spellings import Spellings, hide_all, without_escapes
+from bulkfetch.logguard import Spellings, hide_all, without_escapes
 
 _SHORTEST_IN_TEXT = 4
 """Shorter ones would blank out words of messages; no secret that protects anything is so short."""

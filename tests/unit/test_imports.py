@@ -15,7 +15,7 @@ import bulkfetch
 
 PACKAGE = Path(bulkfetch.__file__).parent
 
-SMALL = ("errors", "words", "spellings", "stats", "runlog", "logguard", "strangers", "budget")
+SMALL = ("errors", "words", "stats", "runlog", "logguard", "strangers", "budget")
 """Modules at the top that every folder may import."""
 IMPORTS = {
     "errors": "",
@@ -23,8 +23,7 @@ IMPORTS = {
     "stats": "",
     "runlog": "errors words",
     "budget": "",
-    "spellings": "",
-    "logguard": "errors words spellings",
+    "logguard": "errors words",
     "strangers": "words",
     "settings": "",
     "decoding": "settings.environment",
@@ -37,10 +36,11 @@ IMPORTS = {
     "archive": "settings decoding billing storage",
     "tables": "settings decoding billing storage archive",
     "runs": "settings decoding billing storage wire signin partnercenter graph archive tables",
+    "html": "settings decoding billing storage archive runs",
     "client": "settings decoding billing wire signin partnercenter graph archive runs",
     "parts": "settings billing wire runs client",
     "cli": "settings decoding billing storage wire signin partnercenter graph archive tables runs "
-    "client sandbox",
+    "html client sandbox",
     "sandbox": "",
 }
 """What each folder may import beside itself and the small modules."""
@@ -50,6 +50,7 @@ LOADS_NO_NETWORK = [
     "bulkfetch.billing.invoices",
     "bulkfetch.billing.schemas",
     "bulkfetch.billing.transfers",
+    "bulkfetch.html.writing",
     "bulkfetch.runs.plan",
     "bulkfetch.runs.show",
     "bulkfetch.runs.verify",

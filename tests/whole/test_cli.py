@@ -130,6 +130,7 @@ def test_without_a_command_the_help_shows_what_there_is(run: Run) -> None:
         "invoices",
         "login",
         "line-items",
+        "report",
         "verify",
         "repair",
         "schema",
@@ -148,6 +149,7 @@ def test_without_a_command_the_help_shows_what_there_is(run: Run) -> None:
         ["invoices", "list"],
         ["invoices", "get"],
         ["line-items"],
+        ["report"],
         ["verify"],
         ["schema"],
         ["config"],
@@ -271,6 +273,7 @@ EVERY = setting_names()
         (["login"], {*SERVICE} - PAGES),
         (["line-items"], {*SERVICE} - {"invoice_page_size"}),
         (["show"], ["money_tolerance", *STORAGE]),
+        (["report"], ["money_tolerance", *STORAGE]),
         (["verify"], ["money_tolerance", *STORAGE]),
         (["repair"], EVERY),
         (["accept"], ["money_tolerance", *STORAGE]),
@@ -1457,11 +1460,12 @@ def test_a_faulty_archive_is_repaired(run: Run, at_sandbox: SpawnedSandbox) -> N
     }
 
 
-@pytest.mark.parametrize("command", ["verify", "show", "prune"])
+@pytest.mark.parametrize("command", ["verify", "show", "report", "prune"])
 def test_what_is_no_archive_is_called_what_it_is(run: Run, command: str) -> None:
     Path("afile").touch()
     Path("empty").mkdir()
-    words = [] if command != "prune" else ["--older-than", "1d"]
+    needed = {"prune": ["--older-than", "1d"], "report": ["--html", "page.html"]}
+    words = needed.get(command, [])
     for name, what in (
         ("afile", "it is a file"),
         ("nowhere", "there is no such directory"),

@@ -30,6 +30,7 @@ COMMANDS = {
     "login": [],
     "line-items": ["D1", "office", "billing_line_items"],
     "show": ["lake"],
+    "report": ["lake", "--html", "page.html"],
     "verify": ["lake"],
     "repair": ["lake"],
     "accept": ["lake", "D1"],
@@ -39,7 +40,7 @@ COMMANDS = {
     "sandbox": [],
 }
 ASK = ("invoices list", "invoices get", "invoices estimates", "invoices summary", "line-items")
-OF_ARCHIVES = ("show", "verify", "repair", "accept", "prune")
+OF_ARCHIVES = ("show", "report", "verify", "repair", "accept", "prune")
 
 
 @pytest.fixture(autouse=True)
