@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,12 @@ import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 
+from bulkfetch.billing.apis import Routes
 from bulkfetch.billing.details import UNBILLED_PROVIDER, api_spelling
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.parts import Part
+from bulkfetch.billing.recency import Nothing, decide_nothing
 from bulkfetch.billing.sources import Walk
 from bulkfetch.billing.spelling import currency_code
 from bulkfetch.billing.transfers import Transfer, transfer_of, unbilled_transfer
@@ -30,6 +33,8 @@ from bulkfetch.errors import (
     BulkfetchError,
     HttpStatusError,
     NotFoundError,
+    NothingExportedError,
+    RenewedExportError,
     SettingsError,
     TransferError,
 )
@@ -55,7 +60,7 @@ from bulkfetch.partnercenter.summaries import (
 from bulkfetch.runs.documents import save_document
 from bulkfetch.runs.export import walk_and_plan
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.sources import source_of
+from bulkfetch.runs.sources import api_wanted, source_of
 from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.paths import file_at
@@ -68,6 +73,15 @@ from bulkfetch.wire.session import Session
 from bulkfetch.words import printable
 
 _MAX_INT_DIGITS = 4000
+_MOST_RENEWALS = 3
+"""How often a part is read again whose data were made anew meanwhile."""
+_ADVICE = {
+    Nothing.STAYS: "it had line items a moment ago: read them again from the start",
+    Nothing.ASK_V1: "v1 may have its line items: plan them with new_commerce_api=v1",
+    Nothing.NOT_YET: "its invoice is new, and its line items may come days later: read it then",
+    Nothing.UNAVAILABLE: "there are no line items, or Microsoft Graph does not have them any more",
+}
+"""What to do where Microsoft Graph has nothing of a part."""
 
 
 class Client:
@@ -158,6 +172,7 @@ class Client:
             selection or Selection(),
             self.stats,
             allow_empty=allow_empty,
+            find_routes=lambda _: Routes(api_wanted(self.settings)),
         )
         if plan.odd:
             names = ", ".join(f"{each.name} ({each.problem})" for each in plan.odd)
@@ -181,12 +196,29 @@ class Client:
         They count once the generator has ended without an error.
         """
         source = source_of(part.transfer, self.opened().fetcher)
-        async with aclosing(read_batches(part, source)) as batches:
-            async for batch in batches:
-                yield batch
+        rows = 0
+        try:
+            async with aclosing(read_batches(part, source)) as batches:
+                async for batch in batches:
+                    rows += batch.num_rows
+                    yield batch
+        except NothingExportedError as error:
+            means = decide_nothing(part.transfer, rows or None, datetime.now(UTC).date())
+            if means is not Nothing.EMPTY:
+                raise NothingExportedError(
+                    f"{error}; {_ADVICE[means]}", code=error.code, said=error.said
+                ) from error
 
     async def read_part(self, part: Part) -> pa.Table:
         """Return the rows of a part as one Arrow table, as `bulkfetch.read_part` does."""
+        for _ in range(_MOST_RENEWALS):
+            try:
+                return await self._read_part(part)
+            except RenewedExportError:
+                continue  # no row of it was given away
+        return await self._read_part(part)
+
+    async def _read_part(self, part: Part) -> pa.Table:
         batches = [batch async for batch in self.read_batches(part)]
         return pa.Table.from_batches(batches, schema=part.transfer.detail.columns.arrow)
 

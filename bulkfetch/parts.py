@@ -53,7 +53,8 @@ async def plan_async(
     transfer have `part_rows` rows each (a setting), the last one as many as are left. For that, the
     service is asked for the first row of each part, and for a few rows past the end. With
     `split=False` nothing is asked, and each transfer is one part. Line items that come in a chain
-    of continuation tokens are one part in any case.
+    of continuation tokens are one part in any case, and so are those that Microsoft Graph exports:
+    `new_commerce_api` decides which these are, as for an export.
 
     What is selected, and how settings are given, is as for `bulkfetch.export_async`, and so are the
     errors: NotFoundError for a selection that the tenant does not have, without `allow_empty`;
@@ -94,9 +95,10 @@ async def read_part_async(
     for `bulkfetch.export_async`. To read many parts, open one `bulkfetch.Client` and await its
     `read_part` for each: it keeps its connections, and what it has learned of the service's limit.
 
-    Raises StalePartError if the transfer is not the one that was planned, TransferError for a page
-    that does not come, and SettingsError, SignInError or ServerUnavailableError. `limit` decides
-    instead of a limit of its own when a request may be sent.
+    Raises StalePartError if the transfer is not the one that was planned, NothingExportedError if
+    Microsoft Graph has nothing of it though it should, another TransferError for a page that does
+    not come, and SettingsError, SignInError or ServerUnavailableError. `limit` decides instead of a
+    limit of its own when a request may be sent.
     """
     async with Client(settings, limit=limit, **keywords) as client:
         return await client.read_part(part)

@@ -238,8 +238,8 @@ def check_same(transfer: Transfer, before: Manifest, now: Manifest) -> None:
     if (before.etag, before.names) != (now.etag, now.names):
         raise RenewedExportError(
             f"transfer {transfer}: Microsoft Graph has made its data anew while they were read "
-            f"(eTag {printable(before.etag)[:40]}, now {printable(now.etag)[:40]}), "
-            "so it is fetched from the start"
+            f"(eTag {printable(before.etag)[:40]}, now {printable(now.etag)[:40]}): "
+            "read it again from the start"
         )
 
 

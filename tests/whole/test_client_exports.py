@@ -8,7 +8,10 @@ import json
 import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,16 +20,25 @@ import bulkfetch
 from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.parts import Part
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import BulkfetchError, NothingExportedError, SettingsError, TransferError
-from bulkfetch.sandbox import GraphOptions, RunningSandbox, SandboxOptions, serve
+from bulkfetch.errors import (
+    BulkfetchError,
+    NothingExportedError,
+    RenewedExportError,
+    SettingsError,
+    TransferError,
+)
+from bulkfetch.sandbox import Fault, Faults, GraphOptions, RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.values import Secret
 
 INVOICE = "G000700185"
 
 
 @asynccontextmanager
-async def opened(**graph: object) -> AsyncIterator[tuple[bulkfetch.Client, RunningSandbox]]:
+async def opened(
+    *faults: Fault, **graph: object
+) -> AsyncIterator[tuple[bulkfetch.Client, RunningSandbox]]:
     options = SandboxOptions(
+        faults=Faults(faults),
         newest="2024-05",
         invoices=6,
         line_items=50,
@@ -93,6 +105,52 @@ async def test_line_items_and_parts_of_graph_are_read_like_any_others() -> None:
         assert len(await items.get()) == table.num_rows
         part = pickle.loads(pickle.dumps(Part(Transfer(INVOICE, "graph", "usage"))))
         assert await client.read_part(part) == table
+
+
+async def test_a_part_whose_data_are_made_anew_is_read_again_whole() -> None:
+    rule = Fault("renewed_in_body", endpoint="blob", share=0.5, times=2)
+    async with opened(rule) as (client, sandbox):
+        part = Part(Transfer(INVOICE, "graph", "usage"))
+        table = await client.read_part(part)
+        drawn = sandbox.graph.exporting.rows(f"usage/billed/{INVOICE}")
+    assert table.column("line_number").to_pylist() == list(range(len(drawn)))
+    quantities = [json.loads(row, parse_float=Decimal)["Quantity"] for row in drawn]
+    assert table.column("Quantity").to_pylist() == quantities
+
+
+async def test_batches_whose_data_are_made_anew_end_as_an_error() -> None:
+    rule = Fault("renewed_in_body", endpoint="blob", share=0.5, times=1)
+    async with opened(rule) as (client, _):
+        with pytest.raises(RenewedExportError, match="read it again"):
+            _ = [
+                batch
+                async for batch in client.read_batches(Part(Transfer(INVOICE, "graph", "usage")))
+            ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "advice"),
+    [
+        ({}, "does not have them any more"),
+        ({"or_v1": True}, "new_commerce_api=v1"),
+        ({"invoiced_on": datetime.now(UTC).date()}, "read it then"),
+    ],
+)
+async def test_a_part_that_graph_has_nothing_of_says_what_to_do(
+    facts: dict[str, Any], advice: str
+) -> None:
+    async with opened() as (client, _):
+        part = Part(Transfer("G000000000", "graph", "usage", **facts))
+        with pytest.raises(NothingExportedError, match=advice) as raised:
+            await client.read_part(part)
+        assert raised.value.code == "5000"
+
+
+async def test_a_part_of_an_invoice_that_charges_nothing_is_empty() -> None:
+    async with opened() as (client, _):
+        part = Part(Transfer("G000000000", "graph", "reconciliation", charged=Decimal(0)))
+        table = await client.read_part(part)
+        assert (table.num_rows, table.schema) == (0, part.transfer.detail.columns.arrow)
 
 
 async def test_what_is_not_there_is_told_and_what_does_not_exist_is_refused() -> None:

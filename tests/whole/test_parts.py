@@ -82,6 +82,30 @@ def test_parts_read_in_other_processes_are_the_tables_of_an_export(
     assert all(sandbox.token.encode() not in each for each in pickled)
 
 
+@pytest.mark.slow
+def test_parts_of_both_apis_are_the_tables_of_an_export(
+    processes: Executor, tmp_path: Path
+) -> None:
+    """Legacy invoices, new commerce that v1 serves, and newer ones that Microsoft Graph exports."""
+    tenant = ["--invoices", "12", "--line-items", "60", "--newest", "2024-05"]
+    with spawn([*tenant, "--graph-blobs", "3"]) as sandbox:
+        given = at(sandbox, graph_url=sandbox.graph_url, graph_token=sandbox.graph_token)
+        parts = bulkfetch.plan(part_rows=100, **given)
+        pickled = [pickle.dumps(part) for part in parts]
+        tables = [*processes.map(partial(bulkfetch.read_part, **given), map(pickle.loads, pickled))]
+        report = bulkfetch.export(tmp_path, **given)
+
+    expected, found = exported(tmp_path, report), put_together(parts, tables)
+    assert expected.keys() == found.keys()
+    assert all(found[key].equals(table) for key, table in expected.items())
+    of_graph = [part for part in parts if part.transfer.provider == "graph"]
+    assert {part.transfer.line_item_type for part in of_graph} == {"reconciliation", "usage"}
+    assert {part.transfer.provider for part in parts} > {"office", "one_time", "graph"}
+    assert all(part.rows is None and part.number == 0 for part in of_graph)
+    said = b"".join(pickled) + repr(parts).encode()
+    assert not [word for word in (sandbox.graph_token, "sig=", "sv=") if word.encode() in said]
+
+
 async def test_25_000_rows_of_two_details_are_planned_in_ten_requests() -> None:
     details = tuple(DETAILS.split(",")[:2])
     options = SandboxOptions(invoices=1, line_items=12_500, details=details, amendments=0)
