@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from bulkfetch.client import Client as Client
     from bulkfetch.client import LineItemPage as LineItemPage
     from bulkfetch.decoding.fields import LineItemSchema as LineItemSchema
+    from bulkfetch.engine.parts import plan as plan
+    from bulkfetch.engine.parts import plan_async as plan_async
+    from bulkfetch.engine.parts import read_part as read_part
+    from bulkfetch.engine.parts import read_part_async as read_part_async
     from bulkfetch.errors import BulkfetchError as BulkfetchError
     from bulkfetch.html.writing import PageReport as PageReport
     from bulkfetch.html.writing import report as report
@@ -29,10 +33,6 @@ if TYPE_CHECKING:
     from bulkfetch.partnercenter.summaries import SummaryDetail as SummaryDetail
     from bulkfetch.partnercenter.whoami import LoginReport as LoginReport
     from bulkfetch.partnercenter.whoami import check_login as check_login
-    from bulkfetch.parts import plan as plan
-    from bulkfetch.parts import plan_async as plan_async
-    from bulkfetch.parts import read_part as read_part
-    from bulkfetch.parts import read_part_async as read_part_async
     from bulkfetch.runs.accept import AcceptReport as AcceptReport
     from bulkfetch.runs.accept import accept as accept
     from bulkfetch.runs.export import export as export
@@ -82,10 +82,10 @@ _HOMES = {
     "check_login": "partnercenter.whoami",
     "export": "runs.export",
     "export_async": "runs.export",
-    "plan": "parts",
-    "plan_async": "parts",
-    "read_part": "parts",
-    "read_part_async": "parts",
+    "plan": "engine.parts",
+    "plan_async": "engine.parts",
+    "read_part": "engine.parts",
+    "read_part_async": "engine.parts",
     "read_settings": "settings.sources",
     "repair": "runs.repair",
     "repair_async": "runs.repair",

@@ -30,7 +30,7 @@ from bulkfetch.settings.declared import (  # noqa: E402
 FOLDERS = (
     "cli",
     "html",
-    "parts",
+    "engine",
     "client",
     "runs",
     "tables",

@@ -102,10 +102,13 @@ def _serve() -> None:
 
 
 def _modules() -> list[str]:
-    """Return the modules of the package, without what the object stores need."""
+    """Return the modules of the package, without what the object stores need, and what
+    runs in the processes of Spark."""
     files = [path.relative_to(_PACKAGES) for path in _PACKAGES.glob("bulkfetch/**/*.py")]
     names = [".".join(path.with_suffix("").parts) for path in files if path.stem[:2] != "__"]
-    return [name for name in names if not name.startswith("bulkfetch.storage")]
+    return [
+        name for name in names if not name.startswith(("bulkfetch.storage", "bulkfetch.engine"))
+    ]
 
 
 def _become(asked: dict[str, Any]) -> None:

@@ -38,7 +38,8 @@ IMPORTS = {
     "runs": "settings decoding billing storage wire signin partnercenter graph archive tables",
     "html": "settings decoding billing storage archive runs",
     "client": "settings decoding billing wire signin partnercenter graph archive runs",
-    "parts": "settings billing wire runs client",
+    "engine": "settings decoding billing storage wire signin partnercenter graph archive runs "
+    "client",
     "cli": "settings decoding billing storage wire signin partnercenter graph archive tables runs "
     "html client sandbox",
     "sandbox": "",

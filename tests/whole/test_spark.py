@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import anyio
 import pytest
 from support.priced import OFFICE, ONE_TIME, USAGE, WHOLE, WITH_DECIMALS, archive_prices, total_of
+from support.sparks import SPARK_3_5, spark_python
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reading.md").read_text()
 RECIPE = re.findall(r"<!-- recipe: price-spark -->\n```python\n(.*?)^```$", PAGE, re.M | re.S)[0]
@@ -57,60 +56,14 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="session")
-def spark_python() -> str:
-    """The interpreter of an environment with PySpark 3.5, which is made once and kept.
-
-    Skips where there is no Java or PySpark cannot be installed, unless CI_NEEDS_SPARK says that
-    it has to be.
-    """
-    if shutil.which("java") is None:
-        _give_up("there is no java: install openjdk-17-jre-headless")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = cache / "bulkfetch-tests" / f"pyspark-3.5-python-{version}"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        making = folder.with_name(f"{folder.name}.{os.getpid()}")
-        try:
-            _make_environment(making)
-            making.rename(folder)
-        except (OSError, subprocess.SubprocessError) as error:
-            if not python.exists():  # another process may have made it meanwhile
-                _give_up(f"PySpark could not be installed: {error}")
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
-    return str(python)
-
-
-def _make_environment(folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=60)
-    subprocess.run(
-        [
-            *(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile"),
-            *("--disable-pip-version-check", "pyspark==3.5.*", "pandas<3"),
-        ],
-        check=True,
-        timeout=400,
-    )
-
-
-def _give_up(why: str) -> None:
-    if os.environ.get("CI_NEEDS_SPARK"):
-        pytest.fail(why)
-    pytest.skip(why)
-
-
 @pytest.mark.slow
-def test_spark_reads_every_row_without_options_and_multiplies_exactly(
-    spark_python: str, tmp_path: Path
-) -> None:
+def test_spark_reads_every_row_without_options_and_multiplies_exactly(tmp_path: Path) -> None:
+    python = spark_python(SPARK_3_5)
     details = ["/".join(each) for each in (OFFICE, ONE_TIME, USAGE)]
     anyio.run(archive_prices, tmp_path / "lake", [*WITH_DECIMALS, FINER_PRICE])
 
     ended = subprocess.run(
-        [spark_python, "-c", PROGRAM + RECIPE, CAST, UNSET_AS_NULL, *details],
+        [python, "-c", PROGRAM + RECIPE, CAST, UNSET_AS_NULL, *details],
         cwd=tmp_path,
         env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "TZ": "UTC", "PYTHONPATH": ""},
         capture_output=True,

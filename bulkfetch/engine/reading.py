@@ -1,0 +1,134 @@
+"""Asks the service from a process of Spark: one client for each, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+
+import anyio
+import pyarrow as pa
+from anyio.abc import ObjectSendStream
+from anyio.from_thread import BlockingPortal
+
+from bulkfetch.billing.parts import Part
+from bulkfetch.client import Client
+from bulkfetch.engine.access import Access
+from bulkfetch.engine.options import Wanted
+from bulkfetch.settings.declared import Settings
+
+WAITING_BATCHES = 8
+"""So many batches wait for Spark at most; then no more pages are asked for."""
+
+
+def plan_parts(access: Access, wanted: Wanted, *, split: bool = True) -> list[Part]:
+    """Return the parts of what is wanted, as the service has it now. Blocks."""
+    with _borrowed(access) as opened:
+        return opened.portal.call(_plan, opened.client, wanted, split)
+
+
+def read_batches(access: Access, part: Part) -> Generator[pa.RecordBatch, None, None]:
+    """Yield the rows of a part. Pages are asked for while Spark works on those before.
+
+    What was yielded counts once it has ended without an error. It asks no further once the
+    generator is closed.
+    """
+    with _borrowed(access) as opened:
+        send, receive = anyio.create_memory_object_stream[pa.RecordBatch](WAITING_BATCHES)
+        reading = opened.portal.start_task_soon(_send_batches, opened.client, part, send)
+        try:
+            while True:
+                try:
+                    batch = opened.portal.call(receive.receive)
+                except anyio.EndOfStream:
+                    break
+                yield batch
+            reading.result()
+        finally:
+            reading.cancel()
+            opened.portal.call(receive.aclose)
+
+
+async def _plan(client: Client, wanted: Wanted, split: bool) -> list[Part]:
+    return await client.plan(wanted.selection, allow_empty=wanted.allow_empty, split=split)
+
+
+async def _send_batches(client: Client, part: Part, to: ObjectSendStream[pa.RecordBatch]) -> None:
+    async with to, aclosing(client.read_batches(part)) as batches:
+        async for batch in batches:
+            await to.send(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An open client, and the way into its event loop."""
+
+    client: Client
+    portal: BlockingPortal
+    thread: threading.Thread
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A client of this process, and how many use it now."""
+
+    opened: _Opened
+    users: int = 0
+    closing: threading.Timer | None = field(default=None, repr=False)
+
+
+_KEPT: dict[Access, _Kept] = {}
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def _borrowed(access: Access) -> Iterator[_Opened]:
+    """Lend the client of this process: it keeps its connections, and what it has learned of the
+    service's limit, for the next task."""
+    with _LOCK:
+        kept = _KEPT.get(access)
+        if kept is None or not kept.opened.thread.is_alive():  # as after a fork
+            kept = _KEPT[access] = _Kept(_open(access.settings))
+        kept.users += 1
+        if kept.closing is not None:
+            kept.closing.cancel()
+    try:
+        yield kept.opened
+    finally:
+        with _LOCK:
+            kept.users -= 1
+            if kept.closing is not None:
+                kept.closing.cancel()
+            kept.closing = threading.Timer(access.idle_s, _close_unused, (access, kept))
+            kept.closing.daemon = True
+            kept.closing.start()
+
+
+def _close_unused(access: Access, kept: _Kept) -> None:
+    with _LOCK:
+        if kept.users or _KEPT.get(access) is not kept:
+            return
+        del _KEPT[access]
+    kept.opened.portal.call(kept.opened.portal.stop)
+
+
+def _open(settings: Settings) -> _Opened:
+    """Open a client in the event loop of a new thread, which does not keep the process alive."""
+    opening: Future[tuple[Client, BlockingPortal]] = Future()
+
+    async def keep_open() -> None:
+        try:
+            async with Client(settings) as client, BlockingPortal() as portal:
+                opening.set_result((client, portal))
+                await portal.sleep_until_stopped()
+        except BaseException as error:
+            if opening.done():
+                raise
+            opening.set_exception(error)
+
+    thread = threading.Thread(target=anyio.run, args=(keep_open,), name="bulkfetch", daemon=True)
+    thread.start()
+    client, portal = opening.result()
+    return _Opened(client, portal, thread)

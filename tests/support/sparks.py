@@ -1,0 +1,153 @@
+"""Spark in a process of its own: an environment with PySpark, and a session that runs functions.
+
+PySpark is not installed where the tests run: it is large, and takes other versions of pandas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SPARK_3_5 = "3.5"
+SPARK_4 = "4"
+_PANDAS = "pandas<3"
+_END_S = 30.0
+
+
+def versions() -> tuple[str, ...]:
+    """The versions of Spark to try: one, or all with BULKFETCH_TEST_SPARK=all."""
+    return (SPARK_4, "4.0") if os.environ.get("BULKFETCH_TEST_SPARK") == "all" else (SPARK_4,)
+
+
+def spark_python(version: str) -> str:
+    """The interpreter of an environment with a version of PySpark and what the project needs, which
+    is made once and kept.
+
+    Skips where there is no Java or PySpark cannot be installed, unless CI_NEEDS_SPARK says that
+    it has to be.
+    """
+    if shutil.which("java") is None:
+        _give_up("there is no java: install openjdk-17-jre-headless")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    packages = [f"pyspark=={version}.*", _PANDAS, *project["dependencies"]]
+    digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:8]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = cache / "bulkfetch-tests" / f"pyspark-{version}-python-{own}-{digest}"
+    python = folder / "bin" / "python"
+    if not python.exists():
+        making = folder.with_name(f"{folder.name}.{os.getpid()}")
+        try:
+            _make_environment(making, packages)
+            making.rename(folder)
+        except (OSError, subprocess.SubprocessError) as error:
+            if not python.exists():  # another process may have made it meanwhile
+                _give_up(f"PySpark could not be installed: {error}")
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return str(python)
+
+
+def _make_environment(folder: Path, packages: list[str]) -> None:
+    """Install packages, in the versions that are tested together but for those of Spark's own."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    constraints = folder.with_name(f"{folder.name}.txt")
+    constraints.write_text("\n".join(each for each in lines if not each.startswith("pandas==")))
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=60)
+    subprocess.run(
+        [
+            *(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"),
+            *("--disable-pip-version-check", "--constraint", str(constraints), *packages),
+        ],
+        check=True,
+        timeout=400,
+    )
+    constraints.unlink()
+
+
+def _give_up(why: str) -> None:
+    if os.environ.get("CI_NEEDS_SPARK"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+class SparkError(Exception):
+    """What a function raised in Spark's process, as the text that a user sees there."""
+
+
+class Spark:
+    """A process with a Spark session."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def run(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """Return what `function(spark, …)` returns there. Its module is imported there as well.
+
+        Raises SparkError for whatever it raises.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        call = (function.__module__, function.__name__, arguments, keywords)
+        try:
+            pickle.dump(call, self._process.stdin)
+            self._process.stdin.flush()
+            is_good, result = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError) as error:
+            raise SparkError(f"the process has ended: {self._log.read_text()[-4000:]}") from error
+        if not is_good:
+            raise SparkError(result)
+        return result
+
+
+@contextmanager
+def open_spark(
+    folder: Path,
+    version: str = SPARK_4,
+    *,
+    master: str = "local[2]",
+    conf: Mapping[str, str] | None = None,
+) -> Iterator[Spark]:
+    """Start a session in `folder`, and end it after the block."""
+    python = spark_python(version)
+    log = folder / "spark.log"
+    settings = [f"{name}={value}" for name, value in (conf or {}).items()]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [python, "-m", "support.sparksession", master, *settings],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYSPARK_PYTHON": python,
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+                "SPARK_LOCAL_IP": "127.0.0.1",
+                "TZ": "UTC",
+            },
+        )
+        with process:
+            try:
+                yield Spark(process, log)
+            finally:
+                if process.stdin is not None:
+                    process.stdin.close()
+                try:
+                    process.wait(_END_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
