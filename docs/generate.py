@@ -92,6 +92,8 @@ GROUP_TITLES = {
     "sign_in": "Signing in",
     "archive": "The archive",
     "storage": "Object stores",
+    "catalog": "Iceberg tables",
+    "reconciliation": "The comparison with the invoices",
 }
 
 MAP_BEGIN, MAP_END = "<!-- map: begin -->\n", "<!-- map: end -->\n"

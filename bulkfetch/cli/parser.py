@@ -46,6 +46,7 @@ _GROUP_TITLES = {
     "sign_in": "settings for signing in",
     "archive": "settings of the archive",
     "storage": "settings of the object store",
+    "catalog": "settings of the catalogue of Iceberg tables",
     "reconciliation": "settings of the comparison with the invoices",
 }
 _LINE_ITEMS = "line-items"
@@ -78,6 +79,9 @@ _RARE = frozenset(
         "storage_endpoint",
         "storage_timeout_s",
         "storage_patience_s",
+        "catalog",
+        "catalog_namespace",
+        "catalog_options",
         "money_tolerance",
     }
 )

@@ -24,7 +24,9 @@ from bulkfetch.settings.values import (
     ID,
     JSON_FILE,
     NAME,
+    NAMESPACE,
     NUMBER_OR_ALL,
+    OPTIONS,
     PATH,
     RATE,
     SECONDS,
@@ -370,6 +372,27 @@ class StorageSettings(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CatalogSettings(_Group):
+    """The catalogue that Iceberg tables are registered in."""
+
+    catalog: Literal["sqlite", "rest", "glue"] = _setting(
+        choice("sqlite", "rest", "glue"),
+        "sqlite",
+        "The catalogue of Iceberg tables: a SQLite file in an archive on a disk, an Iceberg REST "
+        "server, or AWS Glue.",
+    )
+    catalog_namespace: str = _setting(
+        NAMESPACE, "csp", "The namespace of the tables in the catalogue; in Glue, the database."
+    )
+    catalog_options: Secret | None = _setting(
+        OPTIONS,
+        None,
+        "Options of the catalogue as pyiceberg names them, such as `uri=https://… warehouse=… "
+        "credential=…`. For what is secret the environment variable is safer than the flag.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReconciliationSettings(_Group):
     """How line items are compared with the headers of their invoices."""
 
@@ -383,7 +406,9 @@ class ReconciliationSettings(_Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ReconciliationSettings, StorageSettings, ArchiveSettings, SignInSettings):
+class Settings(
+    ReconciliationSettings, CatalogSettings, StorageSettings, ArchiveSettings, SignInSettings
+):
     """Every setting. Values are checked and brought to their type, whoever gives them.
 
     Raises SettingsError. Where several credentials are given, `sign_in` says which are used.
@@ -395,6 +420,7 @@ GROUPS: dict[str, type[_Group]] = {
     "sign_in": SignInSettings,
     "archive": ArchiveSettings,
     "storage": StorageSettings,
+    "catalog": CatalogSettings,
     "reconciliation": ReconciliationSettings,
 }
 """The groups of settings by name, in the order in which they are shown."""

@@ -71,4 +71,8 @@ class SettingsKeywords(TypedDict, total=False):
     storage_timeout_s: float | None
     storage_patience_s: float | None
 
+    catalog: Literal["sqlite", "rest", "glue"] | None
+    catalog_namespace: str | None
+    catalog_options: str | Secret | None
+
     money_tolerance: str | Decimal | None

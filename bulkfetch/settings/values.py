@@ -312,6 +312,48 @@ def _read_command(value: object) -> Secret:
     return Secret(str(value))
 
 
+def _read_namespace(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(
+        r"[A-Za-z0-9_]{1,64}(?:\.[A-Za-z0-9_]{1,64}){0,3}", value.strip()
+    ):
+        raise ValueError(
+            "must be a name of letters, digits and _, or several with dots between them, not "
+            f"{_quote(value)}"
+        )
+    return value.strip()
+
+
+def _read_options(value: object) -> Secret:
+    """Read options. They may hold a password, so they are never repeated."""
+    if isinstance(value, Secret):
+        return value
+    try:
+        words = shlex.split(value) if isinstance(value, str) else []
+    except ValueError as problem:
+        raise ValueError(f"must be options: {problem}") from None
+    names = [word.partition("=")[0] for word in words if "=" in word]
+    if not words or len(names) < len(words) or not all(names):
+        raise ValueError(
+            "must be options with spaces between them, each NAME=VALUE, as in "
+            "`uri=https://… warehouse=…`"
+        )
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError("has an option twice")
+    return Secret(str(value))
+
+
+def parse_options(options: Secret | None) -> dict[str, str]:
+    """Return the options of a setting by their names."""
+    words = shlex.split(options.reveal()) if options is not None else []
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def _show_options(options: Secret) -> str:
+    """Return the names of options, and no value: each may be a secret."""
+    return " ".join(f"{name}=***" for name in parse_options(options))
+
+
 def _show_number(number: float) -> str:
     return f"{number:.10g}"
 
@@ -342,6 +384,8 @@ ID = ValueKind("ID", _read_id)
 NAME = ValueKind("NAME", _read_name)
 SECRET = ValueKind("SECRET", _read_secret, is_secret=True)
 COMMAND = ValueKind("COMMAND", _read_command, show_program, is_secret=True)
+NAMESPACE = ValueKind("NAME", _read_namespace)
+OPTIONS = ValueKind("OPTIONS", _read_options, _show_options, is_secret=True)
 PATH = ValueKind("FILE", _read_path, is_path=True)
 DIRECTORY = ValueKind("DIR", _read_directory, is_path=True)
 FILE = ValueKind("FILE", _existing_file("PEM"), is_path=True)

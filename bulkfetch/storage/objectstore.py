@@ -219,8 +219,7 @@ class ObjectStore:
         entry = self._index.get(name)
         if entry is None:
             raise self._objects.gone(name)
-        reader = _Reader(self._objects, name, entry.size)
-        return cast("BinaryIO", io.BufferedReader(reader, 64 << 10))
+        return open_object(self._objects, name, entry.size)
 
     def lacks(self, marker: PurePosixPath) -> bool:
         """Return whether the prefix has objects, but not the `marker` that every archive has."""
@@ -305,6 +304,11 @@ class ObjectStore:
     def _check(self) -> None:
         if self._lease is not None:
             self._lease.check()
+
+
+def open_object(objects: Objects, name: PurePosixPath, size: int) -> BinaryIO:
+    """Open an object for reading; its bytes are requested when they are read."""
+    return cast("BinaryIO", io.BufferedReader(_Reader(objects, name, size), 64 << 10))
 
 
 class _Reader(io.RawIOBase):

@@ -22,6 +22,8 @@ class _Adapter(HTTPAdapter):
     def send(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any
     ) -> requests.Response:
+        if kwargs.get("timeout") is None:
+            kwargs["timeout"] = self._settings.storage_timeout_s
         kwargs["proxies"] = for_requests(route_to(str(request.url), self._settings.proxy))
         return super().send(request, *args, **kwargs)
 
@@ -34,9 +36,14 @@ class _DirectAdapter(HTTPAdapter):
 def open_store_requests(settings: StorageSettings) -> requests.Session:
     """Return a session of requests to a store, through the proxies of the settings."""
     session = requests.Session()
+    send_by_settings(session, settings)
+    return session
+
+
+def send_by_settings(session: requests.Session, settings: StorageSettings) -> None:
+    """Let a session send through the proxies of the settings, and wait no longer than they say."""
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter(settings))
-    return session
 
 
 def open_sign_in_requests(settings: StorageSettings) -> requests.Session:

@@ -54,6 +54,28 @@ def open_s3(address: Address, settings: StorageSettings) -> Container:
     raise failure
 
 
+def open_glue(settings: StorageSettings, endpoint: str | None, region: str | None) -> Any:
+    """Return a client of AWS Glue, which takes the same credentials. Raises SettingsError."""
+    try:
+        session = _open_session(settings)
+        _find_credentials(session)
+        region = region or settings.storage_region or session.get_config_variable("region")
+        if region is None:
+            raise SettingsError("AWS Glue: no region: give storage_region, or set AWS_REGION")
+        route = route_to(endpoint or f"https://glue.{region}.amazonaws.com", settings.proxy)
+        return session.create_client(
+            "glue",
+            region_name=region,
+            endpoint_url=endpoint,
+            verify=str(settings.ca_file) if settings.ca_file and endpoint else True,
+            config=_client_config(route, settings),
+        )
+    except (BotoCoreError, ClientError, ValueError) as error:
+        words = _words(error)
+    # raised out here, so that what botocore says of its requests is not behind it
+    raise SettingsError(f"AWS Glue: {words}")
+
+
 def _open_bucket(
     address: Address, settings: StorageSettings, client: Any, credentials: Any, region: str | None
 ) -> Container:
@@ -127,13 +149,19 @@ def _create_client(session: Session, region: str | None, settings: StorageSettin
         region_name=region or "us-east-1",
         endpoint_url=settings.storage_endpoint,
         verify=trusted_certificates(settings),
-        config=Config(
-            connect_timeout=CONNECT_TIMEOUT_S,
-            proxies=_for_botocore(route),
-            read_timeout=settings.storage_timeout_s,
-            retries={"mode": "standard", "total_max_attempts": 8},
-            s3={"addressing_style": "path"} if settings.storage_endpoint else {},
+        config=_client_config(
+            route, settings, s3={"addressing_style": "path"} if settings.storage_endpoint else {}
         ),
+    )
+
+
+def _client_config(route: Route, settings: StorageSettings, **more: Any) -> Config:
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        proxies=_for_botocore(route),
+        read_timeout=settings.storage_timeout_s,
+        retries={"mode": "standard", "total_max_attempts": 8},
+        **more,
     )
 
 

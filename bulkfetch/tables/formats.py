@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from bulkfetch.archive.layout import DELTA_LOG
+from bulkfetch.archive.layout import DELTA_LOG, ICEBERG
 from bulkfetch.errors import OutputError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.location import Location
@@ -73,11 +73,11 @@ class Kind:
     """A table format as it is chosen: how it is opened for an archive, and whether it has any.
 
     `open` takes where the archive is and the names of all files that `read_wanted` saw, `is_used`
-    the archive and these names.
+    the archive and these names, and the settings.
     """
 
     open: Callable[[Location, Collection[PurePosixPath], Settings], TableFormat]
-    is_used: Callable[[Store, Collection[PurePosixPath]], bool]
+    is_used: Callable[[Store, Collection[PurePosixPath], Settings], bool]
 
 
 def _open_delta(
@@ -89,11 +89,27 @@ def _open_delta(
     return DeltaFormat(location, names)
 
 
-def _uses_delta(_store: Store, names: Collection[PurePosixPath]) -> bool:
+def _uses_delta(_store: Store, names: Collection[PurePosixPath], _settings: Settings) -> bool:
     return any(DELTA_LOG in name.parts for name in names)
 
 
-FORMATS: Mapping[str, Kind] = {"delta": Kind(_open_delta, _uses_delta)}
+def _open_iceberg(
+    location: Location, _names: Collection[PurePosixPath], settings: Settings
+) -> TableFormat:
+    # not at the top: pyiceberg is an extra
+    from bulkfetch.tables.iceberg import IcebergFormat
+
+    return IcebergFormat(location, settings)
+
+
+def _uses_iceberg(store: Store, _names: Collection[PurePosixPath], settings: Settings) -> bool:
+    return settings.catalog != "sqlite" or bool(store.list(PurePosixPath(ICEBERG)))
+
+
+FORMATS: Mapping[str, Kind] = {
+    "delta": Kind(_open_delta, _uses_delta),
+    "iceberg": Kind(_open_iceberg, _uses_iceberg),
+}
 """The formats by their names, which are also those of the extras with their packages."""
 
 

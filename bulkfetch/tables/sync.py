@@ -64,7 +64,7 @@ def tables_status(
     wanted = read_wanted(store)
     reports: list[TableReport] = []
     for name, kind in FORMATS.items():
-        if kind.is_used(store, wanted.names):
+        if kind.is_used(store, wanted.names, settings):
             form = open_format(name, store.location, wanted.names, settings)
             reports += [_compare(form, each, wanted).report for each in _tables_of(form, wanted)]
     run = last_run(store)

@@ -33,6 +33,13 @@ NEEDS_EXTRA = {
     "storage/clouds.py": CLOUDS,
     "storage/objects.py": CLOUDS,
     "tables/delta.py": ["delta"],
+    **{
+        f"tables/{name}.py": ["iceberg"]
+        for name in (
+            *("catalogs", "gluecatalog", "iceberg", "icebergfiles"),
+            *("restcatalog", "servercatalog", "sqlitecatalog"),
+        )
+    },
 }
 """The modules that may import what each of these extras installs."""
 BROUGHT_ALONG = {"engine/datasource.py": ["pyspark"], "engine/source.py": ["pyspark"]}

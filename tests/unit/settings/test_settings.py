@@ -198,6 +198,9 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         "storage_credentials": str(google_file),
         "storage_timeout_s": "30",
         "storage_patience_s": "90",
+        "catalog": "rest",
+        "catalog_namespace": "finance.csp",
+        "catalog_options": "uri=https://c credential=me:word",
         "money_tolerance": "0.50",
     }
     assert set(texts) == {setting.name for setting in dataclasses.fields(Settings)}
@@ -248,6 +251,9 @@ def test_every_setting_can_be_given_in_each_way(tmp_path: Path) -> None:
         storage_credentials=google_file,
         storage_timeout_s=30.0,
         storage_patience_s=90.0,
+        catalog="rest",
+        catalog_namespace="finance.csp",
+        catalog_options=Secret("uri=https://c credential=me:word"),
         money_tolerance=Decimal("0.50"),
     )
     parser = argparse.ArgumentParser()
