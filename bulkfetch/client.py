@@ -69,7 +69,7 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import Limit
-from bulkfetch.wire.session import Session
+from bulkfetch.wire.session import Session, TokenSource
 from bulkfetch.words import printable
 
 _MAX_INT_DIGITS = 4000
@@ -92,7 +92,8 @@ class Client:
     raise SettingsError. Entering it raises SettingsError without credentials. `on_refresh_token` is
     called in a thread with each new refresh token, if it signs in with a refresh token. `limit`
     decides instead of a limit of its own when a request may be sent, as where several processes
-    share one.
+    share one; `tokens` and `graph_tokens` give the tokens for Partner Center and for Microsoft
+    Graph instead of the credentials in the settings.
 
         async with bulkfetch.Client(token="…") as client:
             invoice = await client.invoices.by_id("D070002EGD").get()
@@ -107,25 +108,40 @@ class Client:
         *,
         on_refresh_token: Callable[[Secret], None] | None = None,
         limit: Limit | None = None,
+        tokens: TokenSource | None = None,
+        graph_tokens: TokenSource | None = None,
         **keywords: Unpack[SettingsKeywords],
     ) -> None:
         self._on_refresh_token = on_refresh_token
         self._limit = limit
+        self._tokens, self._graph_tokens = tokens, graph_tokens
         self.settings = read_settings(settings, **keywords)
         self.stats = RunStats()
         self._stack = AsyncExitStack()
         self._open: _Open | None = None
 
     async def __aenter__(self) -> Self:
-        check_credentials(self.settings)
+        if self._tokens is None:
+            check_credentials(self.settings)
         if self._open is not None:
             raise BulkfetchError("this Client is already open: make another, or share it")
         session = await self._stack.enter_async_context(
-            open_session(self.settings, self.stats, keep=self._on_refresh_token, limit=self._limit)
+            open_session(
+                self.settings,
+                self.stats,
+                tokens=self._tokens,
+                keep=self._on_refresh_token,
+                limit=self._limit,
+            )
         )
         sources = None
         if self.settings.graph_url is not None:
-            opened = open_exports(self.settings, self.stats, keep=self._on_refresh_token)
+            opened = open_exports(
+                self.settings,
+                self.stats,
+                tokens=self._graph_tokens,
+                keep=self._on_refresh_token,
+            )
             sources = ExportSources(await self._stack.enter_async_context(opened))
         fetcher = await self._stack.enter_async_context(
             open_fetcher(session, self.settings, exports=sources)

@@ -26,6 +26,7 @@
     ├── SignInError                 no token could be had, or the server refuses it
     │   └── GraphAccessError        no token opens Microsoft Graph's billing export
     ├── ServerUnavailableError      the server has not given a useful answer for too long
+    ├── EngineError                 the processes of a distributed run cannot work together
     ├── DeadlineError               the run has used up its time
     ├── ReaderGoneError             the program that read the printed results has ended
     ├── TransferError               a transfer cannot be completed
@@ -282,6 +283,13 @@ class ServerUnavailableError(BulkfetchError):
     """The server has not given a useful answer for so long, or so often, that the run stops."""
 
     reason = "server_unavailable"
+
+
+class EngineError(BulkfetchError):
+    """The processes of a distributed run cannot work together: one cannot be reached, or has
+    died."""
+
+    reason = "engine"
 
 
 class DeadlineError(BulkfetchError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 
@@ -78,13 +78,23 @@ class Opening:
                 **server,
             )
 
-        return AdaptiveLimit(
-            LimitPolicy(ceiling=self.settings.max_in_flight),
-            clock=self.clock.now,
-            sleep=self.clock.sleep,
-            pace=PacePolicy(ceiling=self.settings.max_requests_per_second),
-            on_change=note_limit,
-        )
+        return adaptive_limit(self.settings, note_limit, self.clock)
+
+
+def adaptive_limit(
+    settings: Settings,
+    on_change: Callable[[str, int, float | None], None] = lambda _why, _limit, _pace: None,
+    clock: Clock | None = None,
+) -> AdaptiveLimit:
+    """Return a limit within the bounds of the settings."""
+    clock = clock or Clock()
+    return AdaptiveLimit(
+        LimitPolicy(ceiling=settings.max_in_flight),
+        clock=clock.now,
+        sleep=clock.sleep,
+        pace=PacePolicy(ceiling=settings.max_requests_per_second),
+        on_change=on_change,
+    )
 
 
 def _secrets_of(settings: Settings) -> Iterator[str]:
