@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from bulkfetch.settings.declared import Settings as Settings
     from bulkfetch.settings.sources import read_settings as read_settings
     from bulkfetch.settings.values import Secret as Secret
+    from bulkfetch.tables.report import TableReport as TableReport
+    from bulkfetch.tables.report import TablesReport as TablesReport
+    from bulkfetch.tables.sync import sync_tables as sync_tables
+    from bulkfetch.tables.sync import tables_status as tables_status
     from bulkfetch.wire.limits import Limit as Limit
 
 __version__ = "0.1.0"
@@ -76,6 +80,8 @@ _HOMES = {
     "Settings": "settings.declared",
     "ShowReport": "runs.show",
     "SummaryDetail": "partnercenter.summaries",
+    "TableReport": "tables.report",
+    "TablesReport": "tables.report",
     "TaxReceipt": "billing.invoices",
     "VerifyReport": "runs.verify",
     "accept": "runs.accept",
@@ -92,6 +98,8 @@ _HOMES = {
     "report": "html.writing",
     "schema_of": "billing.details",
     "show": "runs.show",
+    "sync_tables": "tables.sync",
+    "tables_status": "tables.sync",
     "verify": "runs.verify",
     "verify_against_server": "runs.recount",
 }

@@ -13,6 +13,7 @@ from bulkfetch.archive.layout import (
     COMMITS,
     DATA,
     DOCUMENT_COMMITS,
+    ICEBERG,
     RECORDS,
     RUNS,
     SUPERSEDED,
@@ -49,6 +50,8 @@ class Inventory:
     records: tuple[RecordFile, ...]
     published: Mapping[PurePosixPath, Sequence[PurePosixPath]]
     foreign: tuple[PurePosixPath, ...] = ()
+    has_tables: bool = False
+    """Whether there are tables of any format."""
 
     @property
     def commits(self) -> list[PurePosixPath]:
@@ -77,9 +80,14 @@ def take_inventory(store: Store) -> Inventory:
     It stays true as long as the lock is held and nothing is published.
     """
     names = [name for directory in DATA for name in store.list(directory)]
-    foreign = [name for name in names if is_seen(name) and published_as(name) is None]
-    foreign = [name for name in foreign if not is_of_tables(name)]
-    return Inventory(tuple(list_records(store)), _by_record(names), tuple(foreign))
+    others = [name for name in names if published_as(name) is None]
+    foreign = [name for name in others if is_seen(name) and not is_of_tables(name)]
+    return Inventory(
+        tuple(list_records(store)),
+        _by_record(names),
+        tuple(foreign),
+        has_tables=any(map(is_of_tables, others)) or bool(store.list(PurePosixPath(ICEBERG))),
+    )
 
 
 def is_seen(name: PurePosixPath) -> bool:

@@ -133,10 +133,19 @@ class Publishing:
 
     All calls block, and need the lock of the archive. Several threads may publish at once, each
     another record. After an error nothing is cleaned up: the next command settles it.
+
+    `before_replacing` is called with the names of the files that a record has, before anything of
+    its replacement is recorded: so a command that finishes one need not call it again.
     """
 
-    def __init__(self, store: Store, moments: Moments | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        moments: Moments | None = None,
+        before_replacing: Callable[[Collection[PurePosixPath]], None] = lambda names: None,
+    ) -> None:
         self.store = store
+        self._before_replacing = before_replacing
         self._moments = moments or Moments(store)
         self._stuck: set[PurePosixPath] = set()
         self.with_unnamed: set[PurePosixPath] = set()
@@ -167,6 +176,7 @@ class Publishing:
                 steps.refuse_taken_names(record.files)
             if steps.current is not None:
                 steps.refuse_what_cannot_move()
+                self._announce([steps])
                 for each in staged:
                     store.settle(each)
                 store.sync_directory(STAGING)
@@ -232,6 +242,7 @@ class Publishing:
         for steps in leaving:
             steps.refuse_what_cannot_move()
         arriving = [self._prepared(record, staged) for record, staged in coming]
+        self._announce([*leaving, *arriving])
         withdrawal = Withdrawal(
             tuple(steps.name for steps in leaving),
             {record.record_name: _hash(record.to_json()) for record, _ in coming},
@@ -246,6 +257,13 @@ class Publishing:
             steps.run()
         for record, staged in come:
             self._opened(record.record_name, dict(staged)).tidy(record.files)
+
+    def _announce(self, replaced: Iterable[_Steps]) -> None:
+        """Say which files are about to be replaced, also those that stay: what is replaced goes as
+        a whole."""
+        names = {file.name for steps in replaced for file in steps.current_files}
+        if names:
+            self._before_replacing(list(map(PurePosixPath, sorted(names))))
 
     def _opened(self, name: PurePosixPath, known: dict[PurePosixPath, str]) -> _Steps:
         steps = _Steps(self.store, name, self._moments, Contents(self.store, known))
@@ -519,6 +537,11 @@ class _Steps:
                     f"{file.name} is there already, and no record names it: run `bulkfetch "
                     "repair`, or move it elsewhere"
                 )
+
+    @property
+    def current_files(self) -> list[FileFacts]:
+        """The files of the record that is there."""
+        return self._files_of(self.current)
 
     def refuse_what_cannot_move(self) -> None:
         """Raise DamagedError if something else than a file is in the place of a file of the record

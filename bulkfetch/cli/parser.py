@@ -49,6 +49,8 @@ _GROUP_TITLES = {
     "catalog": "settings of the catalogue of Iceberg tables",
     "reconciliation": "settings of the comparison with the invoices",
 }
+TABLE_FORMATS = ("delta", "iceberg")
+"""The names of `tables.formats.FORMATS`, which would load more than a parser may."""
 _LINE_ITEMS = "line-items"
 """The command that prints JSON lines unless a table is asked for."""
 _RARE = frozenset(
@@ -381,6 +383,14 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         help="ask Microsoft Graph again for all selected exports; without it, once a day for those "
         "of the last two billing periods",
     )
+    parser.add_argument(
+        "--tables",
+        action="append",
+        default=[],
+        choices=TABLE_FORMATS,
+        help="also keep tables of this format up to date, as `bulkfetch tables sync` does; may be "
+        "repeated",
+    )
     _add_json(parser)
     _add_quiet(parser)
     _add_verbose(parser)
@@ -578,7 +588,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
     _add_verbose(parser)
     _add_sandbox(parser, is_hidden=True)
-    add_settings(parser, "reconciliation", "storage", hidden=("service", "sign_in"))
+    add_settings(parser, "reconciliation", "catalog", "storage", hidden=("service", "sign_in"))
     parser.epilog = (
         "--against-server also takes the settings of the service and for signing in, and the "
         "options of --sandbox: `bulkfetch export --help` shows them."
@@ -653,6 +663,29 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
     _set_command(parser, "prune:prune", "DIR --older-than DAYS")
 
 
+def _add_tables(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    parser.set_defaults(parser=parser)
+    syncing = actions.add_parser(
+        "sync", help="make tables of Delta or Iceberg say what the commits of an archive say"
+    )
+    status = actions.add_parser("status", help="show what a sync of the tables would change")
+    for action, function in ((syncing, "sync"), (status, "status")):
+        _add_output(action)
+        _add_json(action)
+        add_settings(action, "catalog", "storage")
+        _set_command(action, f"tables:{function}", "DIR", writes=action is syncing)
+    syncing.add_argument(
+        "--format",
+        action="append",
+        required=True,
+        dest="formats",
+        choices=TABLE_FORMATS,
+        help="the format of the tables; may be repeated",
+    )
+    syncing.usage = f"{syncing.prog} [OPTION ...] --format FORMAT DIR"
+
+
 def _add_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "detail",
@@ -686,6 +719,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "repair": ("re-fetch what `verify` found damaged", _add_repair),
     "accept": ("record that the difference of an invoice is understood", _add_accept),
     "prune": ("delete old generations of what has been replaced", _add_prune),
+    "tables": ("keep tables of Delta or Iceberg beside an archive", _add_tables),
     "schema": ("show the columns of each line-item type", _add_schema),
     "config": ("show the settings in force, and where each comes from", _add_config),
     "sandbox": ("serve a made-up Partner Center on this machine", _add_sandbox_command),

@@ -28,6 +28,7 @@ import anyio.to_thread
 from bulkfetch.archive.commits import Commit, commit_names
 from bulkfetch.archive.documents import CommittedDocument, committed_documents
 from bulkfetch.archive.exports import read_exports, write_exports
+from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
     count_records,
@@ -42,6 +43,7 @@ from bulkfetch.archive.layout import (
     LOCK,
     STAGED_HEADERS,
     SUPERSEDED,
+    TABLES,
     transfer_name,
 )
 from bulkfetch.archive.origin import (
@@ -118,6 +120,10 @@ from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.opening import prepare_output
 from bulkfetch.storage.scratch import close_scratch, open_scratch
 from bulkfetch.storage.store import Store
+from bulkfetch.tables.formats import load_format
+from bulkfetch.tables.leaving import Leaving
+from bulkfetch.tables.report import TablesReport
+from bulkfetch.tables.sync import sync_store
 from bulkfetch.wire.refusals import lacks_user
 from bulkfetch.wire.workers import Workers
 from bulkfetch.words import called, printable
@@ -137,6 +143,7 @@ def export(
     documents: bool = False,
     take_new: Collection[str] = (),
     recheck: bool = False,
+    tables: Collection[str] = (),
     on_refresh_token: Callable[[Secret], None] | None = None,
     **keywords: Unpack[ExportKeywords],
 ) -> ExportReport:
@@ -157,6 +164,7 @@ def export(
             documents=documents,
             take_new=take_new,
             recheck=recheck,
+            tables=tables,
             on_refresh_token=on_refresh_token,
         )
     )
@@ -184,6 +192,7 @@ async def export_async(
     documents: bool = False,
     take_new: Collection[str] = (),
     recheck: bool = False,
+    tables: Collection[str] = (),
     stats: RunStats | None = None,
     source: str | None = None,
     on_refresh_token: Callable[[Secret], None] | None = None,
@@ -213,6 +222,10 @@ async def export_async(
     With `recheck`, Microsoft Graph is asked again for all selected exports, to see whether their
     data were made anew; without it, for those of the last two billing periods, once a day.
 
+    `tables` are formats of tables, as for `sync_tables`, that follow the archive: they lose the
+    files of an invoice before these are replaced, and say what the commits say when the run ends.
+    What goes wrong with a table is in the report's `tables`, and does not stop the run.
+
     With `documents`, the PDFs of the selected invoices are saved as well, statements and tax
     receipts; the service gives them to app+user credentials only. `on_refresh_token` is called in a
     thread with each new refresh token, for callers that keep it in a vault.
@@ -225,6 +238,8 @@ async def export_async(
     selected, given = split_keywords(selection, keywords)
     settings = read_settings(settings, **given)
     check_credentials(settings)
+    for name in tables:
+        load_format(name)  # raises what it has to say before anything is asked
     options = ExportOptions(
         output=str(output),
         selection=selected,
@@ -232,6 +247,7 @@ async def export_async(
         documents=documents,
         take_new=tuple(take_new),
         recheck=recheck,
+        tables=tuple(tables),
         source=source,
         on_refresh_token=on_refresh_token,
     )
@@ -290,9 +306,12 @@ async def archive(
     options: ExportOptions, settings: Settings, store: Store, stats: RunStats
 ) -> ExportReport:
     """Do what `export_async` or a repair does, in a store whose lock is held."""
-    started, publishing = anyio.current_time(), Publishing(store)
+    started = anyio.current_time()
     moment = await anyio.to_thread.run_sync(begin_run, store)
+    leaving = Leaving(store, options.tables, settings, moment)
+    publishing = Publishing(store, before_replacing=leaving.take_out)
     found = await anyio.to_thread.run_sync(_prepare, publishing, options, settings)
+    await anyio.to_thread.run_sync(leaving.take_out_missing)
     async with (
         open_run_log(store, moment, stats) as log,
         open_session(settings, stats, log, keep=options.on_refresh_token) as session,
@@ -305,8 +324,14 @@ async def archive(
             outcome = await _plan_and_fetch(replace(run, scratch=scratch), found)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
+    if found.inventory.has_tables and not options.tables:
+        report = _note_tables(report)
     await anyio.to_thread.run_sync(_write_report, store, moment, report, outcome)
     await anyio.to_thread.run_sync(_write_failures, store, moment, report, outcome)
+    if options.tables:
+        synced = await anyio.to_thread.run_sync(_sync_tables, store, options, settings)
+        report = replace(report, tables=synced)
+        await anyio.to_thread.run_sync(_write_report, store, moment, report, outcome)
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
     return report
@@ -952,6 +977,24 @@ def _list_failures(outcome: _Outcome) -> tuple[Failure, ...]:
 
 def _write_report(store: Store, moment: str, report: ExportReport, outcome: _Outcome) -> None:
     write_run_report(store, moment, report.to_dict(), outcome.left.superseded)
+
+
+def _note_tables(report: ExportReport) -> ExportReport:
+    """Say that the tables of the archive are behind it, if this run has changed what they show."""
+    if not (report.committed or report.superseded or report.finished):
+        return report
+    note = (
+        "the tables of this archive do not show what this run changed, and may name files that it "
+        f"replaced: run `bulkfetch tables sync`, and give {called('tables')} to each export"
+    )
+    return replace(report, notes=(*report.notes, note))
+
+
+def _sync_tables(store: Store, options: ExportOptions, settings: Settings) -> TablesReport:
+    try:
+        return sync_store(store, options.tables, settings, output=options.output)
+    except StorageError as error:  # what was fetched is committed, and its report is not lost
+        return TablesReport(options.output, "", (), (Finding(str(TABLES), str(error)),))
 
 
 def _write_failures(store: Store, moment: str, report: ExportReport, outcome: _Outcome) -> None:

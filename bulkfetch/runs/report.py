@@ -20,6 +20,7 @@ from bulkfetch.runs.reconcile import (
     reconciliation_facts,
     reconciliation_lines,
 )
+from bulkfetch.tables.report import TablesReport
 from bulkfetch.words import counted, encodable, format_bytes, printable
 
 
@@ -85,6 +86,9 @@ class ExportReport:
     unnamed_files: tuple[str, ...] = ()
     """Files that readers see and that no record of the archive names; they stay."""
 
+    tables: TablesReport | None = None
+    """What was done to the tables that follow the archive; None without any."""
+
     @property
     def complete(self) -> bool:
         """Whether every planned transfer is committed."""
@@ -92,9 +96,10 @@ class ExportReport:
 
     @property
     def exit_code(self) -> int:
-        """0 if everything is committed and agrees, 1 if something is not committed, 4 if only the
-        numbers of an invoice disagree."""
-        return exit_code(is_whole=self.complete, reconciliations=self.reconciliations)
+        """0 if everything is committed and agrees, 1 if something is not committed or a table could
+        not be synced, 4 if only the numbers of an invoice disagree."""
+        is_whole = self.complete and (self.tables is None or self.tables.complete)
+        return exit_code(is_whole=is_whole, reconciliations=self.reconciliations)
 
     @property
     def rows(self) -> int:
@@ -160,6 +165,7 @@ class ExportReport:
             "undeclared": self.undeclared,
             "failures": [failure.to_dict() for failure in self.failures],
             **reconciliation_facts(self.reconciliations),
+            "tables": None if self.tables is None else self.tables.to_dict(),
             "pages_exact": dict(self.pages_exact),
             "requests": self.requests,
             "retries": self.retries,
@@ -256,6 +262,7 @@ class ExportReport:
             if not each.rows and not each.transfer.unbilled and needs_graph(each.transfer)
         ]
         lines += self._nothing_unbilled()
+        lines += _table_lines(self.tables)
         lines += failure_lines(self.failures)
         if self.failures:
             lines.append(
@@ -290,6 +297,16 @@ class ExportReport:
             f"{len(self.skipped):,} committed before, "
             f"{len(self.failures) - self._documents_failed:,} failed, of {invoices}"
         )
+
+
+def _table_lines(tables: TablesReport | None) -> list[str]:
+    """Say how many tables follow the archive, and what is wrong with them."""
+    if tables is None:
+        return []
+    lines = tables.faults
+    if lines:
+        lines.append("Run `bulkfetch tables sync` to try the tables again: the archive is whole.")
+    return [f"tables: {tables.outcome}", *lines]
 
 
 def _by_partition(commits: tuple[Commit, ...]) -> list[str]:

@@ -71,6 +71,8 @@ class ExportOptions:
     """Invoices whose line items are fetched again, and taken whatever the archive has."""
     recheck: bool = False
     """Whether to ask for all selected exports again, to see whether their data were made anew."""
+    tables: tuple[str, ...] = ()
+    """The formats of the tables that follow the archive."""
     today: date | None = None
     """The day on which the run takes place, in UTC; None for that of this machine's clock."""
     repair: Repair | None = None

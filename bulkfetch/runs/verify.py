@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -68,6 +68,7 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
+from bulkfetch.tables.check import check_tables
 from bulkfetch.words import WIDE, Rows, counted, format_bytes, lay_out, printable, wrap_all
 
 _READ_BYTES = 1 << 20
@@ -103,6 +104,9 @@ class VerifyReport:
     set_apart: tuple[Transfer, ...] = ()
     """Archived transfers that their invoices no longer have, of invoices that cannot be compared,
     since not all that they have now was selected."""
+    unread_tables: tuple[str, ...] = ()
+    """Why tables of the archive were not checked: packages are missing, or their catalogue does not
+    answer."""
     no_longer_listed: tuple[str, ...] = ()
     """Invoices that the service no longer listed at the last run that wanted all; they stay."""
 
@@ -164,6 +168,7 @@ class VerifyReport:
             **reconciliation_facts(self.reconciliations),
             "usage": list(self.usage),
             "odd_rows": list(self.odd_rows),
+            "unread_tables": list(self.unread_tables),
             "not_exported": list(map(str, self.not_exported)),
             "set_apart": list(map(str, self.set_apart)),
             "no_longer_listed": list(self.no_longer_listed),
@@ -180,7 +185,7 @@ class VerifyReport:
         lines = [f"FAULT {finding}" for finding in self.findings]
         lines += reconciliation_lines(self.reconciliations)
         lines += [f"DIFFERS {each}" for each in self.usage]
-        lines += [f"NOTE {each}" for each in self.odd_rows]
+        lines += [f"NOTE {each}" for each in (*self.odd_rows, *self.unread_tables)]
         if self.not_exported:
             first = ", ".join(map(str, self.not_exported[:3]))
             more = " …" if len(self.not_exported) > 3 else ""
@@ -259,8 +264,9 @@ def verify(
 
     Without `deep`: every file against the hash in its commit, sizes, the number of rows and schema
     in each footer, the table of headers, strays, and the sums in the commits against the invoices'
-    headers. With `deep` every line item is read as well: page checksums, contiguous line numbers,
-    invoice ids, sums, and usage against billing quantities.
+    headers, and the files of tables against the commits. With `deep` every line item is read as
+    well: page checksums, contiguous line numbers, invoice ids, sums, and usage against billing
+    quantities.
 
     Unless `files_only`, it is also checked that the archive is complete: what its runs selected is
     committed, none of them failed at anything since, and no record is gone.
@@ -269,13 +275,16 @@ def verify(
     disk or the object store refuses, and SettingsError.
     """
     settings = read_settings(settings, **keywords) if keywords else settings
-    return verify_store(
-        open_archive(output, settings),
+    store = open_archive(output, settings)
+    report = verify_store(
+        store,
         str(output),
         deep=deep,
         files_only=files_only,
         tolerance=settings.money_tolerance if settings else None,
     )
+    findings, unread = check_tables(store, settings)
+    return replace(report, findings=(*report.findings, *findings), unread_tables=tuple(unread))
 
 
 def verify_store(

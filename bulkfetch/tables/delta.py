@@ -19,6 +19,7 @@ from bulkfetch.archive.layout import DELTA_LOG
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import TableError
 from bulkfetch.logguard import hide_known
+from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.location import Location
 from bulkfetch.tables.formats import Change
 from bulkfetch.tables.wanted import DataFile, WantedTable
@@ -34,7 +35,9 @@ class DeltaFormat:
 
     name = "delta"
 
-    def __init__(self, location: Location, names: Collection[PurePosixPath]) -> None:
+    def __init__(
+        self, location: Location, names: Collection[PurePosixPath], settings: Settings | None = None
+    ) -> None:
         self._location = location
         self._roots = {_root_of(name) for name in names if DELTA_LOG in name.parts}
 

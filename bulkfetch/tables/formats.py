@@ -68,38 +68,37 @@ class TableFormat(Protocol):
         ...
 
 
+Open = Callable[[Location, Collection[PurePosixPath], Settings], TableFormat]
+"""Opens a format for an archive: where it is, and the names of all files that `read_wanted` saw."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A table format as it is chosen: how it is opened for an archive, and whether it has any.
+    """A table format as it is chosen."""
 
-    `open` takes where the archive is and the names of all files that `read_wanted` saw, `is_used`
-    the archive and these names, and the settings.
-    """
-
-    open: Callable[[Location, Collection[PurePosixPath], Settings], TableFormat]
+    load: Callable[[], Open]
+    """Imports the packages of the format. Raises ModuleNotFoundError."""
     is_used: Callable[[Store, Collection[PurePosixPath], Settings], bool]
+    """Returns whether an archive has tables of the format, from the names that `read_wanted` saw,
+    or from others, and the settings."""
 
 
-def _open_delta(
-    location: Location, names: Collection[PurePosixPath], _settings: Settings
-) -> TableFormat:
+def _load_delta() -> Open:
     # not at the top: deltalake is an extra
     from bulkfetch.tables.delta import DeltaFormat
 
-    return DeltaFormat(location, names)
+    return DeltaFormat
 
 
 def _uses_delta(_store: Store, names: Collection[PurePosixPath], _settings: Settings) -> bool:
     return any(DELTA_LOG in name.parts for name in names)
 
 
-def _open_iceberg(
-    location: Location, _names: Collection[PurePosixPath], settings: Settings
-) -> TableFormat:
+def _load_iceberg() -> Open:
     # not at the top: pyiceberg is an extra
     from bulkfetch.tables.iceberg import IcebergFormat
 
-    return IcebergFormat(location, settings)
+    return lambda location, _names, settings: IcebergFormat(location, settings)
 
 
 def _uses_iceberg(store: Store, _names: Collection[PurePosixPath], settings: Settings) -> bool:
@@ -107,21 +106,24 @@ def _uses_iceberg(store: Store, _names: Collection[PurePosixPath], settings: Set
 
 
 FORMATS: Mapping[str, Kind] = {
-    "delta": Kind(_open_delta, _uses_delta),
-    "iceberg": Kind(_open_iceberg, _uses_iceberg),
+    "delta": Kind(_load_delta, _uses_delta),
+    "iceberg": Kind(_load_iceberg, _uses_iceberg),
 }
 """The formats by their names, which are also those of the extras with their packages."""
 
 
-def open_format(
-    name: str, location: Location, names: Collection[PurePosixPath], settings: Settings
-) -> TableFormat:
-    """Open a format for an archive. Raises OutputError if there is no such format, or if its
-    packages are missing."""
+def used_formats(store: Store, names: Collection[PurePosixPath], settings: Settings) -> list[str]:
+    """Return the formats of the tables that an archive has; `names` as for `Kind.is_used`."""
+    return [name for name, kind in FORMATS.items() if kind.is_used(store, names, settings)]
+
+
+def load_format(name: str) -> Open:
+    """Return what opens a format. Raises OutputError if there is no such format, or if its packages
+    are missing."""
     if name not in FORMATS:
         raise OutputError(f"{name!r} is not a table format; choose from {', '.join(FORMATS)}")
     try:
-        return FORMATS[name].open(location, names, settings)
+        return FORMATS[name].load()
     except ModuleNotFoundError as error:
         raise OutputError(
             f"tables of the format {name} need more packages, those of the extra {name}: in the "

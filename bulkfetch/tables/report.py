@@ -27,17 +27,20 @@ class TableReport:
     added: int = 0
     removed: int = 0
     columns: tuple[str, ...] = ()
+    copies: int = 0
+    """How many copies of files of the archive it lacks, although it names them."""
     problem: str = ""
 
     @property
     def is_current(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.is_new or self.added or self.removed or self.columns or self.problem)
+        changes = self.added or self.removed or self.columns or self.copies
+        return not (self.is_new or changes or self.problem)
 
     def state(self, *, written: bool) -> str:
         """Say what was done if it is `written`, else what is to be done."""
         if self.problem:
-            return f"FAILED {self.problem}"
+            return "failed"
         if self.is_current:
             return "unchanged" if written else "up to date"
         words = []
@@ -48,6 +51,8 @@ class TableReport:
         if self.added or self.removed:
             counts = [f"+{self.added:,}", f"−{self.removed:,}"]
             words.append(" ".join(each for each in counts if each[1:] != "0"))
+        if self.copies:
+            words.append("copied again" if written else "its file is gone")
         return ", ".join(words)
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,6 +66,7 @@ class TableReport:
             "added": self.added,
             "removed": self.removed,
             "columns": list(self.columns),
+            "copies": self.copies,
             "files": self.files,
             "rows": self.rows,
             "problem": self.problem or None,
@@ -107,8 +113,6 @@ class TablesReport:
         lines = [
             f"FINISHED {each.stem}: an earlier run had begun it" for each in self.settled.finished
         ]
-        lines += [f"FAULT {why}" for why in self.settled.stuck.values()]
-        lines += [f"FAULT {finding}" for finding in self.findings]
         rows = [["table", "format", "files", "line items", "state"]]
         for each in self.tables:
             counts = f"{each.files:,}", f"{each.rows:,}"
@@ -116,9 +120,22 @@ class TablesReport:
             rows.append([printable(each.name), each.format, *counts, state])
         if self.tables:
             lines += lay_out(rows, width)
-        return [*lines, f"{self.output}: {self._outcome()}"]
+        return [*lines, *self.faults, f"{self.output}: {self.outcome}"]
 
-    def _outcome(self) -> str:
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        faults = [f"FAULT {why}" for why in self.settled.stuck.values()]
+        faults += [f"FAULT {finding}" for finding in self.findings]
+        failed = [each for each in self.tables if each.problem]
+        return faults + [
+            f"FAULT the {each.format} table {printable(each.name)}: {printable(each.problem)}"
+            for each in failed
+        ]
+
+    @property
+    def outcome(self) -> str:
+        """How many tables there are, and what became of them."""
         if not self.tables:
             return "no tables" if self.written else "no tables; `bulkfetch tables sync` makes them"
         failed = sum(bool(each.problem) for each in self.tables)

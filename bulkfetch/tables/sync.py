@@ -21,7 +21,7 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
-from bulkfetch.tables.formats import FORMATS, Change, Table, TableFormat, open_format
+from bulkfetch.tables.formats import Change, Table, TableFormat, load_format, used_formats
 from bulkfetch.tables.report import TableReport, TablesReport
 from bulkfetch.tables.wanted import DataFile, Wanted, WantedTable, emptied, read_wanted
 
@@ -35,13 +35,15 @@ def sync_tables(
 ) -> TablesReport:
     """Make the tables of an archive say what its commits say, and create those that it lacks.
 
-    `formats` are names of FORMATS. `output` and settings are those of `verify`. No data file is
-    written or read: tables name the archive's own files. No server is asked. What one table cannot
-    do is in the report, and the others continue. Raises OutputError if `output` is not an archive,
-    if records of it are gone, if another run is writing to it, or if packages are missing;
+    `formats` are names of formats: `delta`. `output` and settings are those of `verify`. No data
+    file is written or read: tables name the archive's own files. No server is asked. What one table
+    cannot do is in the report, and the others continue. Raises OutputError if `output` is not an
+    archive, if records of it are gone, if another run is writing to it, or if packages are missing;
     StorageError and SettingsError.
     """
     settings = read_settings(settings, **keywords)
+    for name in formats:
+        load_format(name)  # raises what it has to say before anything changes
     store = _open(output, settings)
     with store.locked(LOCK):
         settled = Publishing(store).settle()
@@ -63,10 +65,9 @@ def tables_status(
     store = _open(output, settings)
     wanted = read_wanted(store)
     reports: list[TableReport] = []
-    for name, kind in FORMATS.items():
-        if kind.is_used(store, wanted.names, settings):
-            form = open_format(name, store.location, wanted.names, settings)
-            reports += [_compare(form, each, wanted).report for each in _tables_of(form, wanted)]
+    for name in used_formats(store, wanted.names, settings):
+        form = load_format(name)(store.location, wanted.names, settings)
+        reports += compare(form, wanted)
     run = last_run(store)
     return TablesReport(str(output), run, tuple(reports), wanted.findings, written=False)
 
@@ -83,7 +84,7 @@ def sync_store(
     wanted, run = read_wanted(store), last_run(store)
     reports: list[TableReport] = []
     for name in dict.fromkeys(formats):
-        form = open_format(name, store.location, wanted.names, settings)
+        form = load_format(name)(store.location, wanted.names, settings)
         compared = [_compare(form, each, wanted) for each in _tables_of(form, wanted)]
         reports += [_sync_table(store, form, each, run) for each in compared]
     return TablesReport(
@@ -94,6 +95,11 @@ def sync_store(
 def last_run(store: Store) -> str:
     """Return the last run of an archive that has left a report, "" if there is none."""
     return max((name.stem for name in store.list(RUNS) if name.suffix == ".json"), default="")
+
+
+def compare(form: TableFormat, wanted: Wanted) -> list[TableReport]:
+    """Return what a sync would do to the tables of a format."""
+    return [_compare(form, each, wanted).report for each in _tables_of(form, wanted)]
 
 
 def difference(table: Table, wanted: WantedTable, all_wanted: Wanted) -> Change:
@@ -149,6 +155,11 @@ def _compare(form: TableFormat, wanted: WantedTable, all_wanted: Wanted) -> _Com
         added=len(change.added),
         removed=len(change.removed),
         columns=tuple(field.name for field in change.columns),
+        copies=sum(
+            file.copy_of is not None and file.name not in all_wanted.names
+            for file in wanted.files
+            if file.name in table.files
+        ),
     )
     return _Comparison(wanted, report, change, table)
 
@@ -158,11 +169,11 @@ def _sync_table(store: Store, form: TableFormat, compared: _Comparison, run: str
     if report.problem or report.is_current:
         return report
     try:
-        for file in compared.change.added:
+        for file in wanted.files:
             _copy(store, file)
         if compared.table is None:
             form.create(wanted, run)
-        else:
+        elif compared.change:
             compared.table.change(wanted, compared.change, run)
     except StorageError as error:
         return replace(report, problem=str(error))

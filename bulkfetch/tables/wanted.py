@@ -99,7 +99,7 @@ def read_wanted(store: Store) -> Wanted:
     Every commit is read once, and no data file. A commit that cannot be read, and a transfer of
     which a file is missing, is a finding; such a transfer has no file in its table.
     """
-    names = frozenset(name for folder in (*DATA, TABLES) for name in store.list(folder))
+    names = names_of_tables(store)
     commits, findings = _read_commits(store)
     tables: dict[PurePosixPath, WantedTable] = {}
     files: dict[PurePosixPath, list[DataFile]] = {}
@@ -122,6 +122,11 @@ def read_wanted(store: Store) -> Wanted:
         frozenset(damaged | opened),
         names,
     )
+
+
+def names_of_tables(store: Store) -> frozenset[PurePosixPath]:
+    """Return the names of all files in the folders of data and of tables, logs among them."""
+    return frozenset(name for folder in (*DATA, TABLES) for name in store.list(folder))
 
 
 def emptied(root: PurePosixPath) -> WantedTable:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from bulkfetch.archive.commits import Commit, CommittedPart, parse_commit
 from bulkfetch.archive.headers import stage_headers
@@ -132,3 +133,16 @@ def hashes(store: Store) -> dict[str, str]:
         for names in list_published(store).values()
         for name in names
     }
+
+
+def read_delta(folder: object, version: int | None = None) -> pa.Table:
+    """Return the rows of a Delta table on this disk.
+
+    Arrow reads the files by itself: its threads must not hold what belongs to Python when the
+    interpreter ends.
+    """
+    import deltalake  # an extra
+
+    files = SubTreeFileSystem(str(folder), LocalFileSystem())
+    table = deltalake.DeltaTable(str(folder), version=version)
+    return table.to_pyarrow_dataset(filesystem=files).to_table(use_threads=False)

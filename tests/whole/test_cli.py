@@ -1460,18 +1460,24 @@ def test_a_faulty_archive_is_repaired(run: Run, at_sandbox: SpawnedSandbox) -> N
     }
 
 
-@pytest.mark.parametrize("command", ["verify", "show", "report", "prune"])
+@pytest.mark.parametrize(
+    "command", ["verify", "show", "report", "prune", "tables status", "tables sync"]
+)
 def test_what_is_no_archive_is_called_what_it_is(run: Run, command: str) -> None:
     Path("afile").touch()
     Path("empty").mkdir()
-    needed = {"prune": ["--older-than", "1d"], "report": ["--html", "page.html"]}
-    words = needed.get(command, [])
+    words = {
+        "prune": ["--older-than", "1d"],
+        "report": ["--html", "page.html"],
+        "tables sync": ["--format", "delta"],
+    }
     for name, what in (
         ("afile", "it is a file"),
         ("nowhere", "there is no such directory"),
         ("empty", "it has no _bulkfetch/archive.json"),
     ):
-        assert f"{name} is not an archive of bulkfetch: {what}" in run(command, name, *words).error
+        ended = run(*command.split(), name, *words.get(command, []))
+        assert f"{name} is not an archive of bulkfetch: {what}" in ended.error
 
 
 def test_what_is_no_archive_cannot_be_repaired(run: Run, at_sandbox: SpawnedSandbox) -> None:

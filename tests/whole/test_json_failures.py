@@ -35,12 +35,17 @@ COMMANDS = {
     "repair": ["lake"],
     "accept": ["lake", "D1"],
     "prune": ["lake", "--older-than", "9d"],
+    "tables sync": ["lake", "--format", "delta"],
+    "tables status": ["lake"],
     "schema": [],
     "config": [],
     "sandbox": [],
 }
 ASK = ("invoices list", "invoices get", "invoices estimates", "invoices summary", "line-items")
-OF_ARCHIVES = ("show", "report", "verify", "repair", "accept", "prune")
+OF_ARCHIVES = (
+    *("show", "report", "verify", "repair", "accept", "prune"),
+    *("tables sync", "tables status"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +130,7 @@ def test_a_request_that_fails_is_json_with_its_ids(
 def test_an_archive_that_is_not_there_is_json(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([command, *COMMANDS[command], "--json"]) == 2
+    assert main([*command.split(), *COMMANDS[command], "--json"]) == 2
     failure_in(capsys.readouterr().out, 2)
 
 

@@ -62,6 +62,7 @@ def _run_export(arguments: argparse.Namespace, settings: Settings, selection: Se
             documents=arguments.documents,
             take_new=arguments.take_new,
             recheck=arguments.recheck,
+            tables=arguments.tables,
             stats=stats,
             source=name_sandbox(arguments),
         )

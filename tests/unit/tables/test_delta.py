@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.tabled import read_delta
 
 from bulkfetch.storage.location import Location
 from bulkfetch.tables.formats import Change
@@ -105,12 +106,11 @@ def test_a_table_grows_by_a_column_and_old_rows_have_none(tmp_path: Path) -> Non
 
     table.change(wanted(WIDE, old, new), Change((new,), (), (WIDE.field("day"),)), "run")
 
-    read = deltalake.DeltaTable(str(tmp_path / ROOT)).to_pyarrow_table()
+    read = read_delta(tmp_path / ROOT)
     assert read.num_rows == 4
     assert read.schema.field("day").type == pa.timestamp("us", "UTC")
     assert open_delta(tmp_path).open(ROOT).columns == {*WIDE.names, "provider", "line_item_type"}
-    before = deltalake.DeltaTable(str(tmp_path / ROOT), version=0).to_pyarrow_table()
-    assert before.num_rows == 2
+    assert read_delta(tmp_path / ROOT, version=0).num_rows == 2
 
 
 def test_the_files_of_a_table_are_named_as_in_the_archive(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from support.tabled import (
     put,
     put_headers,
     read_committed,
+    read_delta,
     report_run,
     unbilled,
     withdraw,
@@ -27,9 +28,11 @@ from bulkfetch.archive.inventory import take_inventory
 from bulkfetch.archive.layout import LOCK, commit_name, next_name, partition
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.cli.parser import TABLE_FORMATS
 from bulkfetch.errors import OutputError, OutputLockedError
 from bulkfetch.runs.verify import verify
 from bulkfetch.storage.disk import LocalStore
+from bulkfetch.tables.formats import FORMATS
 from bulkfetch.tables.report import TableReport, TablesReport
 from bulkfetch.tables.sync import sync_tables, tables_status
 from bulkfetch.tables.wanted import read_wanted
@@ -52,7 +55,7 @@ def synced(store: LocalStore) -> dict[str, TableReport]:
 
 
 def rows_of(store: LocalStore, root: str = OFFICE_ROOT, version: int | None = None) -> pa.Table:
-    table = deltalake.DeltaTable(f"{store.root}/{root}", version=version).to_pyarrow_table()
+    table = read_delta(store.root / root, version)
     return in_order(table.drop_columns(["provider", "line_item_type"]))
 
 
@@ -87,11 +90,10 @@ def test_a_first_sync_creates_a_table_for_each_type_and_one_for_the_headers(
     }
     assert_is_committed(store)
     assert hashes(store) == before
-    headers = deltalake.DeltaTable(f"{store.root}/tables/invoices").to_pyarrow_table()
+    headers = read_delta(store.root / "tables/invoices")
     assert headers.column("id").to_pylist() == ["A", "B"]
-    found = deltalake.DeltaTable(
-        f"{store.root}/unbilled_line_items/provider=one_time/line_item_type=billing_line_items"
-    ).to_pyarrow_table()
+    folder = "unbilled_line_items/provider=one_time/line_item_type=billing_line_items"
+    found = read_delta(store.root / folder)
     assert found.group_by(["currency_code", "period"]).aggregate([([], "count_all")]).sort_by(
         "currency_code"
     ).to_pylist() == [
@@ -172,8 +174,8 @@ def test_each_version_of_the_headers_can_be_read_later(store: LocalStore) -> Non
     assert synced(store)["invoices"].is_current
 
     for version, ids in enumerate([["A"], ["A", "B"]]):
-        table = deltalake.DeltaTable(f"{store.root}/tables/invoices", version=version)
-        assert table.to_pyarrow_table().column("id").to_pylist() == ids
+        table = read_delta(store.root / "tables/invoices", version)
+        assert table.column("id").to_pylist() == ids
 
 
 def test_a_commit_that_cannot_be_read_is_a_finding_and_its_files_stay_in_the_table(
@@ -288,7 +290,9 @@ def test_a_sync_needs_an_archive_and_its_lock(store: LocalStore, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(OutputError, match="is not an archive of bulkfetch"):
         sync_tables(tmp_path / "empty", ["delta"])
-    with pytest.raises(OutputError, match="'hudi' is not a table format; choose from delta"):
+    with pytest.raises(
+        OutputError, match="'hudi' is not a table format; choose from delta, iceberg"
+    ):
         sync_tables(store.root, ["hudi"])
     with store.locked(LOCK), pytest.raises(OutputLockedError):
         sync_tables(store.root, ["delta"])
@@ -344,3 +348,7 @@ def test_a_verification_and_a_run_take_no_log_for_data(store: LocalStore) -> Non
 
     assert [str(finding) for finding in report.findings] == []
     assert take_inventory(store).foreign == ()
+
+
+def test_the_parser_knows_every_format() -> None:
+    assert tuple(FORMATS) == TABLE_FORMATS

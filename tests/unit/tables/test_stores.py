@@ -1,0 +1,92 @@
+"""Delta tables in object stores, by the credentials and endpoints of bulkfetch's own settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from support.objectservers import ObjectServer, S3Server
+from support.tabled import claim, hashes, office, put, put_headers, read_committed
+from whole.durability.lakes import Lake
+
+import bulkfetch
+from bulkfetch.archive.layout import LOCK, partition
+from bulkfetch.settings.declared import Settings
+from bulkfetch.storage.opening import open_archive
+from bulkfetch.storage.store import Store
+
+deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
+
+ROOT = partition("office", "billing_line_items")
+
+
+@pytest.fixture
+def lake(object_server: ObjectServer) -> Lake:
+    lake = Lake(object_server, prefix="archive/of-tests")  # Polars cannot read below a space
+    object_server.create(lake.container)
+    return lake
+
+
+def settings_of(lake: Lake) -> Settings:
+    return bulkfetch.read_settings(**lake.flags())
+
+
+def opened(lake: Lake) -> Store:
+    return open_archive(lake.address, settings_of(lake))
+
+
+def options_of(server: ObjectServer) -> dict[str, str]:
+    """What deltalake needs, in its own words: not those of bulkfetch."""
+    given = server.options()
+    if isinstance(server, S3Server):
+        names = {"endpoint": "AWS_ENDPOINT_URL", "access_key_id": "AWS_ACCESS_KEY_ID"}
+        names |= {"secret_access_key": "AWS_SECRET_ACCESS_KEY", "region": "AWS_REGION"}
+        return {names[name]: value for name, value in given.items()} | {"AWS_ALLOW_HTTP": "true"}
+    return {f"AZURE_STORAGE_{name.upper()}": value for name, value in given.items()} | {
+        "AZURE_STORAGE_ALLOW_HTTP": "true",
+        "allow_http": "true",
+    }
+
+
+def read_table(lake: Lake, root: object) -> Any:
+    address = f"{lake.address}/{root}"
+    return deltalake.DeltaTable(address, storage_options=options_of(lake.server))
+
+
+def rows_of(lake: Lake, root: object) -> pl.DataFrame:
+    address = f"{lake.address}/{root}"
+    scan = pl.scan_delta(address, storage_options=options_of(lake.server))
+    return scan.select("invoice_id", "line_number").sort("invoice_id", "line_number").collect()
+
+
+def test_a_table_in_an_object_store_says_what_the_commits_say(lake: Lake) -> None:
+    store = opened(lake)
+    with store.locked(LOCK):
+        claim(store)
+        put(store, office("A b"), 25, part_rows=10)
+        put(store, office("B"), 4)
+        put_headers(store, "A b", "B")
+    before = hashes(store)
+
+    first = bulkfetch.sync_tables(lake.address, ["delta"], settings=settings_of(lake))
+    again = bulkfetch.sync_tables(lake.address, ["delta"], settings=settings_of(lake))
+    store = opened(lake)
+    with store.locked(LOCK):
+        put(store, office("B"), 6)
+    third = bulkfetch.sync_tables(lake.address, ["delta"], settings=settings_of(lake))
+
+    assert first.complete, first.lines()
+    assert [table.is_current for table in again.tables] == [True, True]
+    assert [(table.added, table.removed) for table in third.tables] == [(1, 1), (0, 0)]
+    store = opened(lake)
+    truth = read_committed(store, str(ROOT)).select(["invoice_id", "line_number"])
+    assert rows_of(lake, ROOT).to_dicts() == truth.to_pylist()
+    assert pa.table(read_table(lake, "tables/invoices").get_add_actions())[
+        "num_records"
+    ].to_pylist() == [2]
+    assert before.items() - hashes(store).items() == {
+        each for each in before.items() if "/B-" in each[0]
+    }
+    assert pa.table(read_table(lake, ROOT).get_add_actions()).num_rows == 4
