@@ -72,6 +72,9 @@ class Histories(RuleBasedStateMachine):
 
         return anyio.run(main)
 
+    def _says_what_it_is(self) -> bool:
+        return self.root.joinpath(ARCHIVE).is_file()
+
     # What the server does.
 
     @precondition(lambda self: len(self.tenant.invoices) < 4)
@@ -114,6 +117,7 @@ class Histories(RuleBasedStateMachine):
                 lambda server: run_into(self.root, server, WatchedDisk(filling(room)))
             )
 
+    @precondition(lambda self: self._says_what_it_is() or not any(self.root.iterdir()))
     @rule()
     def start_a_second_writer(self) -> None:
         before = proved(self.root)
@@ -126,8 +130,13 @@ class Histories(RuleBasedStateMachine):
     def run_to_the_end(self) -> None:
         """Run until nothing is missing; where a file was altered, a repair comes first."""
         if self.is_altered:
-            with suppress(OutputError):  # not an archive, where its only file was removed
+            try:
                 self._with_server(lambda server: repair_async(self.root, server.settings(**CUT)))
+            except OutputError:  # all that made it an archive was removed: one begins another
+                assert not self._says_what_it_is()
+                shutil.rmtree(self.root)
+                self.root.mkdir()
+                self.committed.clear()
         report = self._with_server(lambda server: run_into(self.root, server))
         assert report.complete
         self.is_altered = False
@@ -140,7 +149,7 @@ class Histories(RuleBasedStateMachine):
 
     # What others do.
 
-    @precondition(lambda self: self.root.joinpath(ARCHIVE).is_file())
+    @precondition(lambda self: self._says_what_it_is())
     @rule(data=st.data())
     def alter_a_file(self, data: st.DataObject) -> None:
         """Change a byte, cut or remove any file that is there."""
