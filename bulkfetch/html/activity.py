@@ -10,14 +10,14 @@ from xml.etree.ElementTree import Element
 from bulkfetch.html.charts import Words, draw_line
 from bulkfetch.html.history import History, Pace, RunFacts, Step
 from bulkfetch.html.markup import tag
-from bulkfetch.html.tables import TEXT, Column, Row, lay_table
+from bulkfetch.html.tables import LONG, TEXT, Column, Row, lay_table
 from bulkfetch.runs.show import LastRun
 from bulkfetch.words import counted, format_bytes
 
 _COLUMNS = (
     *(Column("Began (UTC)", kind=TEXT), Column("Command", kind=TEXT)),
-    *(Column("End", kind=TEXT), Column("Line items"), Column("Requests")),
-    *(Column("Retried"), Column("Refused"), Column("Seconds"), Column("Line items/s")),
+    *(Column("End", kind=LONG), Column("Line items"), Column("Requests")),
+    *(Column("Retried"), Column("Refused"), Column("Seconds"), Column("Items/s")),
 )
 
 
@@ -83,8 +83,8 @@ def _lay_pace(pace: Pace) -> Iterator[Element]:
     yield _draw(
         pace,
         "bytes",
-        "KiB received per second",
-        lambda step: step.per_second(step.size_bytes) >> 10,
+        "Bytes received per second",
+        lambda step: step.per_second(step.size_bytes),
     )
     yield _draw(pace, "flight", "Requests in flight; dashed: their limit", lambda s: s.in_flight)
 

@@ -164,7 +164,8 @@ def _frame(words: Words, scale: Scale, height: int, *drawn: Element) -> Element:
         *drawn,
         tag("line", x1=0, x2="100%", y1=zero, y2=zero, class_="zero"),
         role="img",
-        aria_labelledby=" ".join(ids),
+        aria_labelledby=ids[0],
+        aria_describedby=ids[1],
         width="100%",
         height=_TOP + height + _LABELS,
     )

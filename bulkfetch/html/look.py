@@ -67,16 +67,17 @@ html{background:var(--back);color:var(--text);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",Arial,sans-serif;
 -webkit-text-size-adjust:100%;text-size-adjust:100%}
 body{margin:0 auto;max-width:1180px;padding:28px 24px 48px}
-h1{font-size:1.7rem;line-height:1.2;margin:0 0 6px;overflow-wrap:anywhere}
+h1,h2,h3,li,figcaption,caption{overflow-wrap:anywhere}
+h1{font-size:1.7rem;line-height:1.2;margin:0 0 6px}
 h2{font-size:1.25rem;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--edge)}
 h3{font-size:1.02rem;margin:26px 0 6px}
-p{margin:6px 0;max-width:80ch;overflow-wrap:anywhere}
+p{margin:6px 0;max-width:100ch;overflow-wrap:anywhere}
 .muted,figcaption,caption{color:var(--muted)}
 nav ul,.legend,.tiles{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap}
 nav ul{gap:2px 18px;margin-top:14px}
 a{color:var(--c0)}
 :focus-visible{outline:2px solid var(--c0);outline-offset:2px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:12px;
+.tiles{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:12px;padding-right:1px;
 margin:22px 0 0}
 .tiles>div{background:var(--card);border:1px solid var(--edge);border-left:4px solid var(--edge);
 border-radius:6px;padding:10px 14px 12px;min-width:0}
@@ -94,11 +95,11 @@ background:var(--card);padding:8px 14px;margin:14px 0;max-width:none}
 figure{margin:10px 0 6px;break-inside:avoid}
 figcaption{font-size:.87rem;margin-bottom:2px}
 .legend{gap:2px 18px}
-.legend li{min-width:0;overflow-wrap:anywhere}
+.legend li{min-width:0}
 .key{display:inline-block;width:.8em;height:.8em;margin-right:.45em;border-radius:2px;
 print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .plot{padding:0 14px 0 58px}
-.plot>svg{display:block;overflow:visible;font-size:12px;font-variant-numeric:tabular-nums;
+.plot>svg{display:block;overflow:visible;font-size:.8rem;font-variant-numeric:tabular-nums;
 print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .plot text{fill:var(--muted)}
 .end{text-anchor:end}
@@ -117,27 +118,30 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 caption{text-align:left;padding:8px 12px;font-size:.87rem}
 th,td{padding:4px .7em;text-align:left;vertical-align:top;border-top:1px solid var(--edge)}
 thead th{color:var(--muted);font-weight:600;vertical-align:bottom;background:var(--card)}
+thead .number{white-space:normal;overflow-wrap:anywhere;min-width:5.5em}
 tbody th{font-weight:400}
 .text{white-space:nowrap}
-td.long{min-width:15em;overflow-wrap:anywhere}
-th.long{min-width:8em;max-width:22em;overflow-wrap:anywhere}
+td.long{min-width:12em;overflow-wrap:anywhere}
+th.long{min-width:14em;max-width:22em;overflow-wrap:anywhere}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tfoot th,tfoot td{font-weight:600;border-top:2px solid var(--zero)}
 .minus{color:var(--bad)}
 td.none{color:var(--muted)}
 .gap td,.gap th{color:var(--muted);font-style:italic}
-.badge{white-space:nowrap;font-weight:600}
-.badge.bad,.word-bad{color:var(--bad)}
+.badge{font-weight:600}
+.badge.bad{color:var(--bad)}
 .badge.note{color:var(--note)}
 .badge.good{color:var(--good)}
 footer{margin-top:44px;padding-top:12px;border-top:1px solid var(--edge);color:var(--muted);
 font-size:.87rem}
 code{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-size:.92em}
 @media (max-width:700px){.wide{display:none}body{padding:18px 14px 36px}
-.plot{padding:0 8px 0 50px}.tiles{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}}
+.plot{padding:0 8px 0 50px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr))}
+td.long{min-width:24em}th,td{padding-left:.55em;padding-right:.55em}}
 @page{margin:14mm}
 @media print{:root{color-scheme:light}html{font-size:10.5px}body{max-width:none;padding:0}
 nav{display:none}h2,h3{break-after:avoid}tr{break-inside:avoid}
+tbody tr:nth-child(-n+3),tbody tr:last-child,tfoot tr{break-before:avoid}
 .scroll{overflow:visible;border:0}.tiles>div{break-inside:avoid}
 thead{display:table-header-group}tfoot{display:table-row-group}}
 """

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, tostring
 from bulkfetch.words import printable
 
 Child: TypeAlias = "Element | str | None"
-_LONGEST = 200
+_LONGEST = 500
 """A name or message may be as long as a server likes; so much of it is shown."""
 
 

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 from bulkfetch import __version__
 from bulkfetch.archive.findings import Finding
+from bulkfetch.archive.publishing import read_moment
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.html.activity import end_of, lay_runs, write_moment
 from bulkfetch.html.axes import NO_DATE, lay_rows, lay_slots
@@ -359,10 +360,9 @@ def _lay_reconciliation(figures: Figures) -> Iterator[Element]:
     yield lay_table(
         "Invoices that do not simply agree",
         [
-            *(Column("Invoice", kind=LONG), Column("Date", kind=TEXT)),
-            *(Column("Verdict", kind=TEXT), Column("Currency", kind=TEXT)),
-            *(Column("Header charges"), Column("Line items"), Column("Difference")),
-            Column("Why", kind=LONG),
+            *(Column("Invoice", kind=LONG), Column("Verdict", kind=TEXT), Column("Difference")),
+            *(Column("Currency", kind=TEXT), Column("Header charges"), Column("Line items")),
+            *(Column("Date", kind=TEXT), Column("Why", kind=LONG)),
         ],
         [_compared_row(each) for each in figures.compared],
         all_at=_SHOW,
@@ -374,8 +374,8 @@ def _compared_row(each: Compared) -> Row:
     date = each.invoiced_at
     day = "" if date is None else f"{date.year:04d}-{date:%m-%d}"
     verdict = tag("span", result.verdict.value, class_=f"badge {_GRAVE[result.verdict]}")
-    amounts = result.charged, result.listed, result.difference
-    return Row([result.invoice_id, day, verdict, each.currency, *amounts, result.why])
+    amounts = result.difference, each.currency, result.charged, result.listed
+    return Row([result.invoice_id, verdict, *amounts, day, result.why])
 
 
 def _lay_faults(figures: Figures) -> Iterator[Element]:
@@ -430,12 +430,15 @@ def _lay_failures(failures: Sequence[OpenFailure]) -> Iterator[Element]:
         groups.setdefault(each.advice, []).append(each)
     for advice, found in groups.items():
         what = advice or "No advice is known."
-        yield tag("p", f"{counted(len(found), 'failure')}. ", tag("b", named(what)))
-        rows = [
-            Row([str(each.subject), each.at[:16].replace("T", " "), each.message]) for each in found
-        ]
+        yield tag("p", f"{counted(len(found), 'failure')}: ", tag("b", named(what)))
+        rows = [Row([str(each.subject), _write_run(each.at), each.message]) for each in found]
         all_at = "_bulkfetch/failures.jsonl in the archive has all of them"
         yield lay_table("Failures with this advice", _FAILED, rows, all_at=all_at)
+
+
+def _write_run(at: str) -> str:
+    moment = read_moment(at)
+    return at if moment is None else write_moment(moment)
 
 
 def _lay_rescued(figures: Figures) -> Iterator[Element]:

@@ -26,6 +26,8 @@ from bulkfetch.words import counted, encodable, format_bytes, given_as
 _OWN = (*(directory.name for directory in DATA), "tables")
 """The directories of an archive in which no page is written, those aside whose names begin with an
 underscore."""
+_MOST = 20
+"""How many lines of what could not be read people are shown."""
 _BEGINNING = 4096
 """So much of a file tells whether it is a page of ours."""
 
@@ -71,7 +73,10 @@ class PageReport:
 
     def lines(self) -> list[str]:
         """Return what was written as lines of text."""
-        lines = [f"UNREAD {each}" for each in self.figures.unread]
+        unread = self.figures.unread
+        lines = [f"UNREAD {each}" for each in unread[:_MOST]]
+        if len(unread) > _MOST:
+            lines.append(f"UNREAD {len(unread) - _MOST:,} more; --json shows all")
         return [*lines, f"{self.file}: {self._facts()}"]
 
     def _facts(self) -> str:

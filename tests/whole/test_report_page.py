@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -315,7 +316,8 @@ async def test_what_a_server_says_stays_text_and_failures_have_their_advice(
         each for each in root.all("table") if each.one("caption").text.startswith("Failures")
     ]
     assert "GONE office/billing_line_items" in failed.text
-    assert "1 failure. " in root.text
+    assert "1 failure: it does not exist" in root.text
+    assert re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}", failed.text)
 
 
 async def test_an_archive_without_invoices_has_a_page(tmp_path: Path) -> None:
