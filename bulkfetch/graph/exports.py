@@ -10,11 +10,12 @@ from pathlib import Path
 
 import anyio.abc
 
+from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import HttpStatusError, SettingsError, TransferError
+from bulkfetch.errors import HttpStatusError, RenewedExportError, SettingsError, TransferError
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.operations import KeptOperations, Operation, Operations
-from bulkfetch.graph.spool import Access
+from bulkfetch.graph.spool import Access, measure
 from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.values import Secret
@@ -109,16 +110,34 @@ class Exports:
                 work = Task(tasks, lambda each=transfer: self.operations.export(each))  # type: ignore[misc]  # mypy cannot type a lambda's default
                 self._ahead[transfer] = work
 
-    async def manifest(self, transfer: Transfer) -> Manifest:
-        """Return the manifest of an export of a transfer. One that was begun ahead is kept for
-        `access`. Raises TransferError and StorageError."""
+    async def look(self, transfer: Transfer) -> Access:
+        """Return the way to the files of an export of a transfer. One that was begun ahead is kept
+        for `access`. Raises TransferError and StorageError."""
         ahead = self._ahead.get(transfer)
-        if ahead is None:
-            return (await self.operations.export(transfer))[1]
-        return (await ahead.result())[1]
+        export = self.operations.export(transfer) if ahead is None else ahead.result()
+        return self.access_to(transfer, *await export)
+
+    async def manifest(self, transfer: Transfer) -> Manifest:
+        """Return the manifest of an export of a transfer. Raises what `look` raises."""
+        return (await self.look(transfer)).manifest
+
+    async def is_same(self, access: Access, known: ExportedData) -> bool:
+        """Return whether the files that an export leads to are those of data that are known: by
+        their version, their names and their lengths. Raises TransferError if that is not known."""
+        manifest = access.manifest
+        if manifest.etag != known.etag or set(manifest.names) != known.files.keys():
+            return False
+        try:
+            for blob in manifest.blobs:
+                size_bytes = await measure(blob, access, self.accounts.session)
+                if size_bytes != known.files[blob.name]:
+                    return False
+        except RenewedExportError:  # as its SAS was renewed
+            return False
+        return True
 
     async def access(self, transfer: Transfer) -> Access:
-        """Return the way to the files of an export. Raises what `manifest` raises."""
+        """Return the way to the files of an export. Raises what `look` raises."""
         ahead = self._ahead.pop(transfer, None)
         if ahead is None:
             return self.access_to(transfer, *await self.operations.export(transfer))

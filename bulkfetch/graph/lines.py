@@ -133,13 +133,15 @@ class LineCount:
 
     def _count(self, text: bytes) -> None:
         """Count the lines that end in a text."""
-        start = 0
+        start = lines = 0
         while (end := text.find(b"\n", start)) >= 0:
-            # nearly all lines begin so, and are not copied
-            is_row = text[start] == _OPENING or bool(text[start:end].strip(_BLANK))
-            self.lines += is_row or bool(self._rest.strip(_BLANK))
-            self._rest = b""
+            # nearly all lines begin so, and need no copy to be known as not blank
+            if text[start] == _OPENING or self._rest.strip(_BLANK) or text[start:end].strip(_BLANK):
+                lines += 1
+            if self._rest:
+                self._rest = b""
             start = end + 1
+        self.lines += lines
         self._rest += text[start:]
         if len(self._rest) > _MAX_LINE_BYTES:
             raise MalformedBodyError(f"a line is longer than {_MAX_LINE_BYTES} bytes")

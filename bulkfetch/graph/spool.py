@@ -32,7 +32,7 @@ from bulkfetch.graph.lines import LineCount
 from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.settings.values import Secret
 from bulkfetch.wire.retry import is_failing
-from bulkfetch.wire.session import Session
+from bulkfetch.wire.session import Reply, Session
 from bulkfetch.wire.transport import Request
 from bulkfetch.words import printable
 
@@ -275,6 +275,41 @@ async def spool(blob: Blob, path: Path, access: Access, connect: Connect) -> Spo
                         ) from error
     finally:
         spooling.close()
+
+
+class _Unread:
+    """Takes the answer to a HEAD, which has no body."""
+
+    def headers(self) -> Mapping[str, str]:
+        return {}
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        pass
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+async def measure(blob: Blob, access: Access, connect: Connect) -> int:
+    """Return how many bytes the server has of a file. Raises TransferError if it does not say."""
+
+    def read(reply: Reply) -> int:
+        length = reply.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise MalformedBodyError("the answer does not say how long the file is")
+        return int(length)
+
+    path = access.manifest.path_of(blob)
+    try:
+        sas = await access.sas()
+        session = await connect(access.manifest.server)
+        session.learn(sas)
+        request = Request(path, method="HEAD", secret=sas, receiver=_Unread(), as_stored=True)
+        return await session.ask(request, read)
+    except (RequestError, ServerUnavailableError) as error:
+        raise TransferError(
+            f"transfer {access.transfer}, file {blob.name}: its length is not known: {error}"
+        ) from error
 
 
 class _Meaning(Enum):

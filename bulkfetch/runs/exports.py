@@ -35,8 +35,7 @@ from bulkfetch.errors import (
     TransferError,
 )
 from bulkfetch.graph.exports import Exports, TokensOnDemand, open_exports
-from bulkfetch.graph.manifests import Manifest
-from bulkfetch.graph.operations import BILLING, Operation
+from bulkfetch.graph.operations import BILLING, KeptOperations, Operation
 from bulkfetch.graph.source import FOLDER, ExportSources
 from bulkfetch.runlog import RunLog
 from bulkfetch.runs.run import Run
@@ -44,6 +43,7 @@ from bulkfetch.runs.transfers import Fetched, Job, fetch_transfer, in_thread
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import advise_on_access, check_graph_token, graph_token_source
+from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store
 from bulkfetch.words import printable
@@ -168,20 +168,37 @@ def _is_of_graph(error: HttpStatusError) -> bool:
 async def open_graph(run: Run) -> AsyncIterator[Graph | None]:
     """Open the way to Microsoft Graph, None where there is none. Nothing is sent before the first
     export is asked for."""
-    settings = run.settings
+    scratch = None
+    if run.settings.graph_url is not None:
+        scratch = await anyio.to_thread.run_sync(scratch_of, run)
+    async with open_graph_with(
+        run.settings,
+        run.stats,
+        run.log,
+        keep=run.options.on_refresh_token,
+        kept=StoredOperations(run.store),
+        scratch=scratch,
+    ) as graph:
+        yield graph
+
+
+@asynccontextmanager
+async def open_graph_with(
+    settings: Settings,
+    stats: RunStats,
+    log: RunLog,
+    *,
+    keep: Callable[[Secret], None] | None = None,
+    kept: KeptOperations | None = None,
+    scratch: Path | None = None,
+) -> AsyncIterator[Graph | None]:
+    """Open the way to Microsoft Graph, as `open_graph` does, without an archive."""
     if settings.graph_url is None:
         yield None
         return
-    keep = run.options.on_refresh_token
-    tokens = GraphTokens(settings, run.log, keep)
-    scratch = await anyio.to_thread.run_sync(scratch_of, run)
+    tokens = GraphTokens(settings, log, keep)
     async with open_exports(
-        settings,
-        run.stats,
-        run.log,
-        tokens=tokens,
-        kept=StoredOperations(run.store),
-        scratch=scratch,
+        settings, stats, log, tokens=tokens, kept=kept, scratch=scratch
     ) as exports:
         yield Graph(settings, exports, ExportSources(exports), tokens)
 
@@ -244,10 +261,14 @@ async def _fetch_or_stay(
 ) -> Came | Stays:
     known = archived.graph if archived is not None else None
     if archived is not None and known is not None and job.run.options.repair is None:
-        manifest = await graph.exports.manifest(transfer)
-        if _is_same(manifest, known):
+        access, note = await graph.exports.look(transfer), ""
+        try:
+            is_same = await graph.exports.is_same(access, known)
+        except TransferError as error:
+            is_same, note = True, f"its data are the same by their eTag alone: {error}"
+        if is_same:
             await graph.exports.operations.drop(transfer)
-            return Stays(archived)
+            return Stays(archived, note)
     fetched = await fetch_transfer(transfer, job)
     now = fetched.commit.graph
     if archived is None or known is None or now is None:
@@ -282,11 +303,6 @@ def _compare(now: ExportedData, known: ExportedData) -> str:
         f"its files are others than before under the same eTag ({printable(now.etag)}), which "
         "contradicts itself: they count as new"
     )
-
-
-def _is_same(manifest: Manifest, known: ExportedData) -> bool:
-    """Return whether a manifest is of the data that are archived, as far as it says."""
-    return manifest.etag == known.etag and set(manifest.names) == known.files.keys()
 
 
 def _nothing(transfer: Transfer, archived: Commit | None, code: str, today: date) -> Exported:

@@ -3,7 +3,7 @@ items."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from decimal import Decimal
@@ -19,10 +19,12 @@ from bulkfetch.billing.invoices import Invoice, flatten
 from bulkfetch.billing.sources import BEGINNING, Bookmark, PageSource, Walk
 from bulkfetch.billing.transfers import Transfer, transfer_of
 from bulkfetch.decoding.pages import PageDecoder
-from bulkfetch.errors import TransferError
+from bulkfetch.errors import NothingExportedError, TransferError
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
+from bulkfetch.runlog import RunLog
+from bulkfetch.runs.exports import Graph, open_graph_with
 from bulkfetch.runs.sources import source_of
 from bulkfetch.runs.verify import VerifyReport
 from bulkfetch.settings.declared import Settings
@@ -45,22 +47,26 @@ async def verify_against_server(
     """Return a verification whose findings include what the server says differently now.
 
     It walks the list of invoices, and counts the rows of each committed transfer. That takes one
-    request if pages are asked for by their offset, and one for each page if they are a chain.
+    request if pages are asked for by their offset, and one for each page if they are a chain. Of an
+    export of Microsoft Graph it takes the export, and one request for the length of each file:
+    the rows are fetched and counted only where version, names or lengths are others.
     Settings and `on_refresh_token` are those of `export_async`. Raises SettingsError without
     credentials, and SignInError, ServerUnavailableError or RequestError if the server cannot be
     asked.
     """
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
+    stats = stats or RunStats()
     async with (
-        open_session(settings, stats or RunStats(), keep=on_refresh_token) as session,
-        open_fetcher(session, settings) as fetcher,
+        open_session(settings, stats, keep=on_refresh_token) as session,
+        open_graph_with(settings, stats, RunLog(), keep=on_refresh_token) as graph,
+        open_fetcher(session, settings, exports=graph and graph.sources) as fetcher,
     ):
         invoices = [each async for each in walk_invoices(fetcher, size=settings.invoice_page_size)]
         listed = {invoice.id: invoice for invoice in flatten(invoices)}
         findings = [
             *_compare_invoices(report, listed),
-            *await _compare_counts(report.commits, listed, fetcher),
+            *await _compare_counts(report.commits, listed, fetcher, graph),
         ]
     return replace(report, findings=(*report.findings, *findings))
 
@@ -87,7 +93,6 @@ def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> It
             what = f"it charges {_amount(now)} now, {_amount(then)} then: export fetches it again"
             yield Finding(_name(identifier), what)
         of_now = {*_transfers(listed[identifier])}
-        of_now |= {whole for each in of_now if (whole := exported(each)) is not None}
         for gone in sorted({*transfers.get(identifier, ())} - of_now):
             if gone not in known:
                 what = "its invoice no longer has this detail: export fetches what it has now"
@@ -95,30 +100,48 @@ def _compare_invoices(report: VerifyReport, listed: Mapping[str, Invoice]) -> It
 
 
 async def _compare_counts(
-    commits: Sequence[Commit], listed: Mapping[str, Invoice], fetcher: Fetcher
+    commits: Sequence[Commit],
+    listed: Mapping[str, Invoice],
+    fetcher: Fetcher,
+    graph: Graph | None,
 ) -> list[Finding]:
     """Count the rows of all transfers that the server still has, as many at a time as requests may
     be in flight."""
     counts: dict[Transfer, str] = {}
     asked = {transfer: transfer for invoice in listed.values() for transfer in _transfers(invoice)}
     waiting = iter(
-        [(asked[commit.transfer], commit.rows) for commit in commits if commit.transfer in asked]
+        [(asked[commit.transfer], commit) for commit in commits if commit.transfer in asked]
     )
 
     async def count_waiting() -> None:
-        for transfer, then in waiting:
+        for transfer, commit in waiting:
             try:
-                now = await _count_rows(transfer, then, fetcher)
+                now = await _count(transfer, commit, fetcher, graph)
             except TransferError as error:
-                counts[transfer] = f"its line items cannot be counted: {error}"
+                said = error if graph is None else graph.explain(transfer, error)
+                counts[transfer] = f"its line items cannot be counted: {said}"
             else:
-                if now != then:
-                    counts[transfer] = f"the server has {now} line items now, it had {then} then"
+                if now != commit.rows:
+                    counts[transfer] = (
+                        f"the server has {now} line items now, it had {commit.rows} then"
+                    )
 
     async with anyio.create_task_group() as tasks:
         for _ in range(fetcher.settings.max_in_flight):
             tasks.start_soon(count_waiting)
     return [Finding(str(transfer), counts[transfer], transfer) for transfer in sorted(counts)]
+
+
+async def _count(transfer: Transfer, commit: Commit, fetcher: Fetcher, graph: Graph | None) -> int:
+    """Count the rows of a transfer, of which the archive has `commit`."""
+    try:
+        if graph is not None and commit.graph is not None:
+            access = await graph.exports.look(transfer)
+            if await graph.exports.is_same(access, commit.graph):
+                return commit.rows
+        return await _count_rows(transfer, commit.rows, fetcher)
+    except NothingExportedError:
+        return 0
 
 
 async def _count_rows(transfer: Transfer, then: int, fetcher: Fetcher) -> int:
@@ -139,8 +162,13 @@ async def _count_from(start: Bookmark, transfer: Transfer, source: PageSource) -
         return sum([placed.page.rows async for placed in pages])
 
 
-def _transfers(invoice: Invoice) -> Iterable[Transfer]:
-    return (transfer_of(invoice, detail) for detail in invoice.details)
+def _transfers(invoice: Invoice) -> Iterator[Transfer]:
+    """Yield what may be archived of an invoice: its details, and the exports that have them."""
+    for detail in invoice.details:
+        transfer = transfer_of(invoice, detail)
+        yield transfer
+        if (whole := exported(transfer)) is not None:
+            yield whole
 
 
 def _name(invoice_id: str) -> str:

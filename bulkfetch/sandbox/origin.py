@@ -128,8 +128,10 @@ class Origin:
             response = web.StreamResponse(status=reply.status, reason=reply.reason, headers=headers)
             response.content_length = None if reply.status in _BODILESS else body_bytes
             has_body = reply.status not in _BODILESS and request.method != "HEAD"
+            if not has_body:
+                parts, body_bytes = [], 0
             with suppress(ConnectionResetError):  # the client left while it was being answered
-                await _send(request, response, parts if has_body else [])
+                await _send(request, response, parts)
                 status = reply.status
             return response
         finally:
