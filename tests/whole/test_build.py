@@ -128,6 +128,7 @@ EVERY_DETAIL = (
 )
 
 
+@pytest.mark.slow
 def test_an_export_takes_the_exact_way_where_it_is_asked_for_and_writes_the_same(
     tmp_path: Path,
 ) -> None:
@@ -151,6 +152,7 @@ def test_an_export_takes_the_exact_way_where_it_is_asked_for_and_writes_the_same
     assert len(hashes["off"]) > 10
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_write_too_far_is_found(tmp_path: Path) -> None:
     """That the sanitizers see what they are for: the kernel with room for one slot too few."""

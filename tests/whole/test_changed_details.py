@@ -460,6 +460,7 @@ async def _run(root: Path, made_up: MadeUp, disk: WatchedDisk | None) -> None:
         await archive(options, server.settings(page_size=10), store, RunStats())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("now", [[ONE_TIME, MARKET], [OFFICE, MARKET], []], ids=len)
 async def test_a_run_that_dies_at_any_step_leaves_old_or_new(
     tmp_path: Path, now: Sequence[Detail]

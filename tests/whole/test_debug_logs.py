@@ -433,6 +433,7 @@ async def test_an_export_to_google_by_a_service_account_shows_no_secret(
     assert_nothing_shows(done, [TOKEN, GOOGLE_TOKEN, *signed(assertion), *lines], stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["main", "export"])
 @pytest.mark.parametrize("status", [400, 401, 403])
 async def test_google_that_refuses_a_service_account_and_repeats_its_request_shows_no_secret(

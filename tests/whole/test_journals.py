@@ -20,7 +20,7 @@ _ALL_STEPS = 400
 committed."""
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     kills=st.lists(st.integers(0, _ALL_STEPS), min_size=1, max_size=3),
     page_sizes=st.lists(st.integers(1, 12), min_size=4, max_size=4),
@@ -55,6 +55,7 @@ def test_whatever_a_kill_and_damage_leave_of_journals_the_bytes_are_those_of_an_
     assert differences(root, proved(clean)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(DAMAGES))
 async def test_each_damage_of_a_journal_costs_requests_and_nothing_else(
     name: str, tmp_path: Path

@@ -121,6 +121,7 @@ async def test_a_second_run_fetches_nothing_and_changes_nothing(
     assert lake.differences(clean) == []
 
 
+@pytest.mark.slow
 async def test_a_run_that_breaks_off_is_gone_on_with(lake: Lake, clean: dict[str, bytes]) -> None:
     staged: list[str] = []
     deadline_s = 0.6
@@ -174,6 +175,7 @@ async def test_a_second_writer_is_refused_while_the_first_one_writes(
     assert lake.differences(clean) == []
 
 
+@pytest.mark.slow
 async def test_what_is_altered_lost_or_foreign_is_found_and_mended(
     lake: Lake, invoices: Served, clean: dict[str, bytes]
 ) -> None:

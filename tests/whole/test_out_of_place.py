@@ -214,6 +214,7 @@ async def copy(lake: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WHAT, ids=[each or "all" for each in WHAT])
 @pytest.mark.parametrize("first", ["export", "repair"])
 async def test_an_older_copy_that_is_put_back_over_an_archive_counts_nothing_twice(
@@ -235,6 +236,7 @@ async def test_an_older_copy_that_is_put_back_over_an_archive_counts_nothing_twi
     assert len(find(lake, "invoices/*.parquet")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WHAT, ids=[each or "all" for each in WHAT])
 async def test_a_repair_loses_no_generation_that_an_older_copy_brings_back(
     what: str, lake: Path, copy: Path

@@ -58,7 +58,11 @@ def put_together(
 
 
 @pytest.mark.parametrize(
-    "past_end", ["empty", "400", "404", "repeat", pytest.param("stall", marks=pytest.mark.slow)]
+    "past_end",
+    [
+        "empty",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("400", "404", "repeat", "stall")),
+    ],
 )
 def test_parts_read_in_other_processes_are_the_tables_of_an_export(
     past_end: str, processes: Executor, tmp_path: Path

@@ -63,6 +63,7 @@ async def test_readers_see_old_or_new_at_every_instant_of_a_replacement(tmp_path
     assert set(seen) == {OLD, NEW}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", range(4))
 async def test_readers_see_old_or_new_wherever_a_replacement_is_killed(
     offset: int, tmp_path: Path

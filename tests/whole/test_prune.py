@@ -603,6 +603,7 @@ def tables(root: Path) -> int:
     return 1 + sum(each.record.record_name == HEADERS_COMMIT for each in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "left"), [(1, 1), (2, 2), (7, 7), (ALL, 10)])
 async def test_as_many_generations_of_the_headers_are_kept_as_the_setting_says(
     keep: int, left: int, tmp_path: Path

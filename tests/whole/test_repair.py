@@ -471,6 +471,7 @@ async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces
     assert report.superseded_bytes > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("charged", [13.5, 14.5])
 async def test_what_a_killed_run_left_staged_is_removed_though_nothing_is_faulty(
     charged: float, tmp_path: Path

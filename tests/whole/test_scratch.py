@@ -113,6 +113,7 @@ async def test_what_a_machine_has_is_not_continued_where_another_came_further(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", [{"part_rows": 20}, {"row_group_rows": 5}, {"tenant_id": "contoso.onmicrosoft.com"}]
 )

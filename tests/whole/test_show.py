@@ -258,6 +258,7 @@ def damages(path: Path) -> Iterator[str]:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_is_told_and_the_rest_is_shown(lake: Path) -> None:
     whole = show(lake)
     silent = ("_bulkfetch/lock", "_bulkfetch/logs/", "_bulkfetch/runs/", "_bulkfetch/witness.json")

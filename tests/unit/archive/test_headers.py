@@ -133,6 +133,7 @@ def test_something_that_is_no_parquet_is_damaged_even_if_it_is_on_record(tmp_pat
         read_headers(store)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_step_leaves_the_old_table_or_the_new_one(tmp_path: Path) -> None:
     died = 0
     for last in range(60):

@@ -345,6 +345,7 @@ def test_the_model_of_a_changed_invoice_holds(store: str, change: Any) -> None:
     assert fault is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", model.BROKEN_CHANGES)
 def test_each_tempting_order_of_a_changed_invoice_breaks_a_law(name: str) -> None:
     assert model.first_change_fault(name, limit=4_000) is not None

@@ -151,6 +151,7 @@ def test_a_byte_order_mark_is_left_out() -> None:
     assert b"".join(read_pages([gzip.compress(text)])) == ROWS
 
 
+@pytest.mark.slow
 def test_a_file_that_expands_without_end_takes_little_memory() -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = packer.compress(bytes(200 << 20)) + packer.flush()

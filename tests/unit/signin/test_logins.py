@@ -135,6 +135,7 @@ write_login(Path(folder) / "login.json", Login("t", "c", "https://a", Secret("{}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("had_one", [True, False])
 def test_a_kill_at_any_step_leaves_no_token_that_forgetting_does_not_remove(
     had_one: bool, tmp_path: Path
