@@ -37,8 +37,8 @@ def table_of(lake: Path, name: str) -> Table:
     return catalog_of(lake).load_table(f"{NAMESPACE}.{name}")
 
 
-def tables_of(catalog: Catalog) -> dict[str, Table]:
-    found = catalog.list_tables(NAMESPACE)
+def tables_of(catalog: Catalog, namespace: str = NAMESPACE) -> dict[str, Table]:
+    found = catalog.list_tables(namespace)
     return {name[-1]: catalog.load_table(name) for name in found}
 
 

@@ -417,17 +417,22 @@ def test_a_table_of_others_is_refused_and_left_as_it_is(store: LocalStore) -> No
 
 
 @pytest.mark.slow
-def test_a_verification_and_a_run_take_nothing_of_tables_for_data(store: LocalStore) -> None:
+def test_a_verification_faults_what_others_did_to_a_table_and_nothing_else(
+    store: LocalStore,
+) -> None:
     put(store, office("A"), 3)
     put_headers(store, "A")
     synced(store)
+    assert verify(store.root, files_only=True).findings == ()
     table = table_of(store.root, OFFICE_TABLE)
     table.overwrite(table.scan().to_arrow())
 
-    report = verify(store.root, files_only=True)
+    (finding,) = verify(store.root, files_only=True).findings
 
-    assert [str(finding) for finding in report.findings] == []
+    assert "the iceberg table lacks 1 file that commits name, has 1 file that no" in str(finding)
     assert take_inventory(store).foreign == ()
+    synced(store)
+    assert verify(store.root, files_only=True).findings == ()
 
 
 # The catalogue
