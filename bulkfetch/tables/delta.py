@@ -27,6 +27,8 @@ from bulkfetch.words import printable
 
 RUN = "bulkfetch.run"
 """The run of the archive whose state a version is, in the metadata of its commit."""
+_NOT_TAKEN = frozenset({"deletionVectors", "columnMapping", "typeWidening"})
+"""Features of readers that change what the rows of a file are."""
 _KEPT = "interval 3650 days"
 
 
@@ -54,6 +56,7 @@ class DeltaFormat:
                 table = DeltaTable(self._address(root), storage_options=self._options())
             except TableNotFoundError:
                 return None
+            _refuse_features(table)
             return OpenDeltaTable(self._location.at(root), root, table)
 
     def create(self, wanted: WantedTable, run: str) -> None:
@@ -128,6 +131,18 @@ class OpenDeltaTable:
         )
 
 
+def _refuse_features(table: DeltaTable) -> None:
+    """Raise ValueError for a table whose files are not all that there is to its rows.
+
+    A file is there by its name, but others have deleted rows of it, or renamed its columns.
+    """
+    features = _NOT_TAKEN & {*(table.protocol().reader_features or ())}
+    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+        features |= {"columnMapping"}
+    if features:
+        raise ValueError(f"others have turned on {', '.join(sorted(features))}")
+
+
 def _root_of(name: PurePosixPath) -> PurePosixPath:
     """Return the folder of the table that a file of a log belongs to."""
     return PurePosixPath(*name.parts[: name.parts.index(DELTA_LOG)])
@@ -192,7 +207,7 @@ def _translating(where: str) -> Iterator[None]:
     except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
         words = printable(hide_known(str(error).partition("\n")[0]))
         failure = TableError(
-            f"{where}: deltalake refuses: {words}; if the log of the table is damaged, remove its "
+            f"{where}: the table cannot be used: {words}; to give it up and start anew, remove its "
             f"folder {DELTA_LOG} and run `bulkfetch tables sync` again, which writes a new one"
         )
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Context, Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -70,7 +71,7 @@ def put(
             LINE_NUMBER: range(first, first + count),
             **{name: values[first : first + count] for name, values in columns.items()},
         }
-        arrays = [pa.array(given.get(field.name, [None] * count), field.type) for field in schema]
+        arrays = [_array(given.get(field.name, [None] * count), field.type) for field in schema]
         name = staged_name(transfer, len(parts))
         part = stage_table(store, name, pa.Table.from_arrays(arrays, schema=schema))
         where = part_name(transfer, len(parts), part.sha256)
@@ -83,9 +84,20 @@ def put(
     return commit
 
 
-def withdraw(store: Store, transfer: Transfer) -> None:
+def _array(values: Sequence[Any], of: pa.DataType) -> pa.Array:
+    if pa.types.is_decimal(of):  # Arrow wants the same number of decimals in each
+        decimals = Context(prec=of.precision)
+        least = Decimal(1).scaleb(-of.scale)
+        values = [
+            None if each is None else Decimal(each).quantize(least, context=decimals)
+            for each in values
+        ]
+    return pa.array(values, of)
+
+
+def withdraw(store: Store, transfer: Transfer, publishing: Publishing | None = None) -> None:
     """Take a transfer out of the archive, as one whose invoice no longer has it."""
-    Publishing(store).exchange([commit_name(transfer)], [])
+    (publishing or Publishing(store)).exchange([commit_name(transfer)], [])
 
 
 def put_headers(store: Store, *ids: str) -> None:

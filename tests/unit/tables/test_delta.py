@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.tabled import read_delta
 
+from bulkfetch.errors import TableError
 from bulkfetch.storage.location import Location
 from bulkfetch.tables.formats import Change
 from bulkfetch.tables.wanted import DataFile, WantedTable
@@ -124,8 +125,6 @@ def test_the_files_of_a_table_are_named_as_in_the_archive(tmp_path: Path) -> Non
 
 
 def test_a_second_writer_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
-    from bulkfetch.errors import TableError
-
     files = [write(tmp_path, name, NARROW) for name in "ABC"]
     open_delta(tmp_path).create(wanted(NARROW, files[0]), "")
     mine, other = open_delta(tmp_path).open(ROOT), open_delta(tmp_path).open(ROOT)
@@ -135,3 +134,27 @@ def test_a_second_writer_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
         mine.change(wanted(NARROW, files[1]), Change((files[1],), (files[0].name,)), "")
 
     assert set(open_delta(tmp_path).open(ROOT).files) == {file.name for file in files[1:]}
+
+
+@pytest.mark.parametrize("feature", ["deletionVectors", "columnMapping", "typeWidening"])
+def test_a_table_whose_files_others_no_longer_take_as_they_are_is_refused(
+    tmp_path: Path, feature: str
+) -> None:
+    file = write(tmp_path, "A", NARROW)
+    open_delta(tmp_path).create(wanted(NARROW, file), "")
+    (add,) = adds_of(tmp_path, 0)
+    vector = {
+        "storageType": "i",
+        "pathOrInlineDv": "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5",
+    }
+    features = {"readerFeatures": [feature], "writerFeatures": [feature]}
+    lines: list[dict[str, Any]] = [
+        {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}},
+        {"remove": {"path": add["path"], "dataChange": True, "deletionTimestamp": 1}},
+        {"add": {**add, "deletionVector": {**vector, "sizeInBytes": 40, "cardinality": 1}}},
+    ]
+    log = tmp_path / ROOT / "_delta_log" / f"{1:020d}.json"
+    log.write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+    with pytest.raises(TableError, match=f"others have turned on {feature}.*remove its folder"):
+        open_delta(tmp_path).open(ROOT)
