@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyiceberg.exceptions
@@ -88,9 +89,17 @@ class Catalogue(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Where an archive is, as tables write it, and what opens a file of it by its address."""
+
+    address: str
+    open: Callable[[str], BinaryIO] = field(repr=False, compare=False)
+
+
 @forgets_frames
-def open_catalogue(location: Location, settings: Settings) -> tuple[str, Catalogue]:
-    """Return the address of an archive as tables write it, and the catalogue of its tables.
+def open_catalogue(location: Location, settings: Settings) -> tuple[Archive, Catalogue]:
+    """Return an archive as tables see it, and the catalogue of its tables.
 
     Raises SettingsError, OutputError, TableError.
     """
@@ -107,8 +116,8 @@ def open_catalogue(location: Location, settings: Settings) -> tuple[str, Catalog
         # not at the top: it loads SQLAlchemy
         from bulkfetch.tables.sqlitecatalog import SqliteCatalogue
 
-        archive = Path(location.address).resolve()
-        return str(archive), SqliteCatalogue(archive, settings.catalog_namespace)
+        root = Path(location.address).resolve()
+        return _on_disk(root), SqliteCatalogue(root, settings.catalog_namespace)
     if settings.catalog == "glue" and not in_store:
         raise SettingsError(
             f"{location.address}: AWS Glue is for an archive in S3; for one on a disk leave "
@@ -119,17 +128,18 @@ def open_catalogue(location: Location, settings: Settings) -> tuple[str, Catalog
 
 def _open_on_server(
     location: Location, settings: Settings, options: Mapping[str, str], *, in_store: bool
-) -> tuple[str, Catalogue]:
+) -> tuple[Archive, Catalogue]:
     # not at the top: what each needs is slow to load
     from bulkfetch.tables.servercatalog import OpenFiles, ServerCatalogue
 
-    archive = str(Path(location.address).resolve())
+    archive = _on_disk(Path(location.address).resolve())
     open_files: OpenFiles = _open_nothing
     if in_store:
         from bulkfetch.tables.icebergfiles import open_containers, opener_of_files, table_address
 
-        archive = table_address(location)
-        open_files = opener_of_files(archive, open_containers(settings))
+        containers = open_containers(settings)
+        archive = Archive(table_address(location), containers.open)
+        open_files = opener_of_files(archive.address, containers)
     with translating(f"the catalogue {settings.catalog}"):
         catalog: Catalog
         if settings.catalog == "glue":
@@ -140,7 +150,12 @@ def _open_on_server(
             from bulkfetch.tables.restcatalog import Rest
 
             catalog = Rest(settings, open_files, dict(options))
-        return archive, ServerCatalogue(catalog, archive, settings.catalog_namespace)
+        catalogue = ServerCatalogue(catalog, archive.address, settings.catalog_namespace)
+        return archive, catalogue
+
+
+def _on_disk(root: Path) -> Archive:
+    return Archive(str(root), lambda address: Path(address).open("rb"))
 
 
 def _open_nothing(_properties: Mapping[str, Any], _location: str | None) -> None:

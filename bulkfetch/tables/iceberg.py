@@ -79,7 +79,7 @@ class IcebergFormat:
         return {
             PurePosixPath(each[ROOT])
             for each in found
-            if each.get(ARCHIVE) == self._archive and ROOT in each
+            if each.get(ARCHIVE) == self._archive.address and ROOT in each
         }
 
     def open(self, root: PurePosixPath) -> OpenIcebergTable | None:
@@ -102,7 +102,7 @@ class IcebergFormat:
             if table is None:
                 table = self._create_empty(wanted)
             self._refuse_foreign(table, wanted.root)
-            there = files_of(table, self._archive)
+            there = self.files(table)
             names = {file.name for file in wanted.files}
             change = Change(
                 added=tuple(file for file in wanted.files if file.name not in there),
@@ -114,7 +114,7 @@ class IcebergFormat:
         """Commit a change of a table as one snapshot."""
         with translating(self._where(wanted.root)):
             table = self._catalogue.open(table_name(wanted.root))
-            there = {} if table is None else files_of(table, self._archive)
+            there = {} if table is None else self.files(table)
             if table is None or not there.keys() >= {*change.removed}:
                 raise TableError(
                     f"{self._where(wanted.root)}: another program has changed the table meanwhile: "
@@ -125,7 +125,7 @@ class IcebergFormat:
 
     def files(self, table: Table) -> Mapping[PurePosixPath, IcebergFile]:
         """Return the files of a table by their names in the archive."""
-        return files_of(table, self._archive)
+        return files_of(table, self._archive.address)
 
     def _where(self, root: PurePosixPath) -> str:
         return f"table {table_name(root)} of {self._catalogue.where}"
@@ -133,7 +133,7 @@ class IcebergFormat:
     def _refuse_foreign(self, table: Table, root: PurePosixPath) -> None:
         """Raise TableError for a table that is not the one of this folder of this archive."""
         owner = table.properties.get(ARCHIVE), table.properties.get(ROOT)
-        if owner != (self._archive, str(root)):
+        if owner != (self._archive.address, str(root)):
             whose = f"{owner[0]}/{owner[1]}" if all(owner) else "something else"
             raise TableError(
                 f"{self._where(root)}: it belongs to {whose}, and is left as it is: rename or drop "
@@ -148,7 +148,7 @@ class IcebergFormat:
                 schema=_columns_of(wanted),
                 location=self._catalogue.location(name),
                 properties={
-                    ARCHIVE: self._archive,
+                    ARCHIVE: self._archive.address,
                     ROOT: str(wanted.root),
                     # bounds of texts are cut to 16 characters, ids of invoices may have more
                     "write.metadata.metrics.column.invoice_id": "full",
@@ -194,8 +194,8 @@ class IcebergFormat:
         ids = parquet_path_to_id_mapping(schema)
 
         def describe(file: DataFile) -> IcebergFile:
-            address = f"{self._archive}/{file.name}"
-            with table.io.new_input(address).open() as content:
+            address = f"{self._archive.address}/{file.name}"
+            with self._archive.open(address) as content:
                 footer = parquet_file(content).metadata
             statistics = data_file_statistics_from_parquet_metadata(footer, statistics_plan, ids)
             values = dict(zip(wanted.partition, file.values, strict=True))

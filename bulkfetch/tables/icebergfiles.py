@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from pyiceberg.io import FileIO, InputFile, OutputFile
 
@@ -23,8 +23,11 @@ _AZURE = re.compile(
     r"abfss?://(?P<container>[^@/]+)@(?P<account>[^./]+)\.dfs\.(?P<suffix>[^/]+)/(?P<key>.*)"
 )
 _SUFFIX = "core.windows.net"
-_ISSUED = ("s3.session-token", "s3.secret-access-key", "adls.sas-token", "gcs.oauth2.token")
-"""The properties in which a catalogue issues credentials."""
+_ISSUED = (
+    *("s3.access-key-id", "s3.session-token", "s3.signer", "gcs.oauth2.token"),
+    *("adls.account-key", "adls.sas-token", "adls.token", "adls.client-secret"),
+)
+"""The properties that are credentials for files."""
 
 
 def table_address(location: Location) -> str:
@@ -77,6 +80,14 @@ class Containers:
             self._opened[address.text] = self._open(address)
         return self._opened[address.text], key
 
+    def open(self, location: str) -> BinaryIO:
+        """Open a file for reading. Raises FileNotFoundError, StorageError."""
+        objects, key = self.find(location)
+        entry = objects.head(key)
+        if entry is None:
+            raise FileNotFoundError(location)
+        return open_object(objects, key, entry.size)
+
 
 def open_containers(settings: StorageSettings) -> Containers:
     """Return containers that are opened with the credentials and addresses of the settings."""
@@ -91,7 +102,8 @@ def open_containers(settings: StorageSettings) -> Containers:
 def opener_of_files(archive: str, containers: Containers) -> OpenFiles:
     """Return what opens the files of tables; `archive` is its address as tables write it.
 
-    A catalogue may issue credentials for files that it keeps itself: pyiceberg opens those.
+    Files that a catalogue keeps itself are opened by pyiceberg, where the properties have
+    credentials for them: the catalogue may issue some, and the user may give them as options.
     """
 
     def open_files(properties: Mapping[str, Any], location: str | None) -> FileIO | None:
@@ -130,6 +142,7 @@ class ArchiveIO(FileIO):
 class _Input(InputFile):
     def __init__(self, location: str, containers: Containers) -> None:
         super().__init__(location)
+        self._containers = containers
         self._objects, self._key = containers.find(location)
 
     def __len__(self) -> int:
@@ -144,7 +157,7 @@ class _Input(InputFile):
 
     def open(self, seekable: bool = True) -> Any:
         """Open the file; its bytes are requested when they are read."""
-        return open_object(self._objects, self._key, len(self))
+        return self._containers.open(self.location)
 
 
 class _Output(OutputFile):

@@ -33,5 +33,5 @@ class Rest(RestCatalog):
     def _load_file_io(
         self, properties: Properties = EMPTY_DICT, location: str | None = None
     ) -> FileIO:
-        files = self._open_files(properties, location)
+        files = self._open_files({**self.properties, **properties}, location)
         return files or super()._load_file_io(properties, location)

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from support.lakehouse import IcebergServer, ask_duckdb, seaweed
-from support.objectservers import S3Server
+from support.objectservers import AzureServer, S3Server
 from support.tabled import (
     AZURE,
     OFFICE,
@@ -425,6 +425,23 @@ def with_rest(server: IcebergServer, key: str) -> Settings:
     )
 
 
+def others_rest(rest_server: IcebergServer) -> RestCatalog:
+    """The catalogue, as a program of others sees it."""
+    return RestCatalog(
+        "others",
+        uri=rest_server.catalog,
+        warehouse="s3://lakehouse",
+        credential=f"{rest_server.key_id}:{rest_server.key}",
+        **{
+            "oauth2-server-uri": f"{rest_server.catalog}/v1/oauth/tokens",
+            "s3.endpoint": rest_server.endpoint,
+            "s3.region": "us-east-1",
+            "s3.access-key-id": rest_server.key_id,
+            "s3.secret-access-key": rest_server.key,
+        },
+    )
+
+
 def test_a_rest_catalogue_follows_an_archive_in_another_bucket(rest_server: IcebergServer) -> None:
     settings, address = with_rest(rest_server, rest_server.key), "s3://archive/lake"
     store = open_archive(address, settings)
@@ -439,25 +456,50 @@ def test_a_rest_catalogue_follows_an_archive_in_another_bucket(rest_server: Iceb
 
     assert report.complete, report.lines()
     assert tables_status(address, settings=settings).complete
-    catalog = RestCatalog(
-        "others",
-        uri=rest_server.catalog,
-        warehouse="s3://lakehouse",
-        credential=f"{rest_server.key_id}:{rest_server.key}",
-        **{
-            "oauth2-server-uri": f"{rest_server.catalog}/v1/oauth/tokens",
-            "s3.endpoint": rest_server.endpoint,
-            "s3.region": "us-east-1",
-            "s3.access-key-id": rest_server.key_id,
-            "s3.secret-access-key": rest_server.key,
-        },
-    )
-    tables = tables_of(catalog)
+    tables = tables_of(others_rest(rest_server))
     for name, root in FOLDERS.items():
         assert rows_of(tables[name]) == read_committed(store, root)
     assert {
         each: before[each] for each in before if each in hashes(store)
     }.items() <= before.items()
+
+
+def test_a_rest_catalogue_follows_an_archive_in_azure(
+    rest_server: IcebergServer, azure_server: AzureServer
+) -> None:
+    """Azure has the files of the archive, and the catalogue those of its tables, in S3."""
+    azure_server.create("iceberg")
+    keys = azure_server.options()
+    namespace = f"azure_{uuid4().hex[:8]}"
+    options = (
+        f"uri={rest_server.catalog} warehouse=s3://lakehouse "
+        f"credential={rest_server.key_id}:{rest_server.key} s3.endpoint={rest_server.endpoint} "
+        f"s3.region=us-east-1 s3.access-key-id={rest_server.key_id} "
+        f"s3.secret-access-key={rest_server.key}"
+    )
+    settings = Settings(
+        storage_endpoint=keys["endpoint"],
+        storage_account=keys["account_name"],
+        storage_key=Secret(keys["account_key"]),
+        catalog="rest",
+        catalog_namespace=namespace,
+        catalog_options=Secret(options),
+    )
+    store = open_archive("az://iceberg/lake", settings)
+    claim(store)
+    put(store, office("A"), 3)
+    put(store, office("B"), 4)
+
+    report = sync_tables("az://iceberg/lake", ["iceberg"], settings=settings)
+
+    assert report.complete, report.lines()
+    assert tables_status("az://iceberg/lake", settings=settings).complete
+    table = others_rest(rest_server).load_table(f"{namespace}.{OFFICE_TABLE}")
+    root = f"abfss://iceberg@{azure_server.account}.dfs.core.windows.net/lake"
+    assert paths_of(table) == [
+        f"{root}/{name}" for name in committed_files(store)[FOLDERS[OFFICE_TABLE]]
+    ]
+    assert sum(task.file.record_count for task in table.scan().plan_files()) == 7
 
 
 def test_a_wrong_credential_is_said_and_not_shown(rest_server: IcebergServer) -> None:
