@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bulkfetch.billing.details import api_spelling, detail_of
+from bulkfetch.billing.details import DETAILS, api_spelling, detail_of
 from bulkfetch.errors import SettingsError
 from bulkfetch.runs.selection import Selection
 from bulkfetch.settings.declared import setting_names
@@ -62,8 +62,8 @@ def read_options(options: Mapping[str, str]) -> Wanted:
             raise SettingsError(_refusal(printable(name)))
         given[known] = value.strip()
     selection: dict[str, Any] = {
-        "providers": _one_name("provider", given, "office"),
-        "line_item_types": _one_name("lineItemType", given, "billing_line_items"),
+        "providers": _one_name("provider", given, _EXAMPLE[0]),
+        "line_item_types": _one_name("lineItemType", given, _EXAMPLE[1]),
         "invoices": _names("invoice", given),
         "since": given.get("since") or None,
         "until": given.get("until") or None,
@@ -73,6 +73,9 @@ def read_options(options: Mapping[str, str]) -> Wanted:
     if selection["currencies"] and not selection["unbilled"]:
         raise SettingsError("option 'currency' is for unbilled line items: set 'unbilled' to true")
     return Wanted(Selection(**selection), _flag("allowEmpty", given))
+
+
+_EXAMPLE = next(iter(DETAILS))
 
 
 def _refusal(name: str) -> str:

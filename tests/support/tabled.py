@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal
 from pathlib import PurePosixPath
@@ -30,7 +31,6 @@ from bulkfetch.archive.publishing import Publishing, hash_of
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
-from bulkfetch.decoding.jsontext import Pairs
 from bulkfetch.storage.store import Store
 
 OFFICE = ("office", "billing_line_items")
@@ -102,7 +102,7 @@ def withdraw(store: Store, transfer: Transfer, publishing: Publishing | None = N
 
 def put_headers(store: Store, *ids: str) -> None:
     """Publish the table of headers, with invoices of these ids and those that it had."""
-    invoices = [Invoice(each, source=Pairs([("id", each)])) for each in ids]
+    invoices = [Invoice(each, source_text=json.dumps({"id": each})) for each in ids]
     commit = stage_headers(store, invoices)
     Publishing(store).publish(commit, {STAGED_HEADERS: commit.sha256})
 

@@ -11,7 +11,7 @@ from bulkfetch.archive.layout import HEADERS_COMMIT, INVOICES, STAGED_HEADERS
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.schemas import INVOICE_ARROW
-from bulkfetch.decoding.jsontext import Json, Number, Pairs
+from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps
 from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import LocalStore
 
@@ -31,7 +31,7 @@ def table_of(store: LocalStore) -> Path:
 def header(identifier: str, day: int = 1, **fields: Json) -> Invoice:
     date = f"2021-06-{day:02}T00:00:00Z"
     source = Pairs([("id", identifier), ("invoiceDate", date), *fields.items()])
-    return Invoice(identifier, source=source)
+    return Invoice(identifier, source_text=dumps(source))
 
 
 def ids(store: LocalStore) -> list[str]:
