@@ -28,6 +28,7 @@ BENCHMARKS = (
     "soak",
     "resume",
     "stores",
+    "tables",
 )
 
 

@@ -1,0 +1,184 @@
+"""A sync that is killed before any change of an object store, deltalake's own among them, leaves
+tables that read, and the next one puts them right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pytest
+from support.objectservers import S3Server
+from support.storeproxy import Fault, FaultyProxy, ResetBefore, Seen
+from support.tabled import (
+    AZURE,
+    claim,
+    committed_files,
+    hashes,
+    office,
+    put,
+    put_headers,
+    report_run,
+    withdraw,
+)
+from whole.durability.lakes import Lake
+
+import bulkfetch
+from bulkfetch.archive.layout import LOCK
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.storage.opening import open_archive
+from bulkfetch.storage.store import Store
+
+deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
+
+EVERY = 1 if os.environ.get("BULKFETCH_TEST_TABLES") == "all" else 5
+"""How many changes lie between two deaths; `.ci/long` tries all."""
+PROGRAM = """
+import sys
+import bulkfetch, deltalake
+print("ready", flush=True)
+sys.stdin.readline()
+report = bulkfetch.sync_tables(sys.argv[1], ["delta"])
+sys.exit(0 if report.complete else 1)
+"""
+
+
+class Killing:
+    """Kills a process before its change number `at` of a store."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self._lock = threading.Lock()
+        self.changes = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    def decide(self, seen: Seen) -> Fault | None:
+        if seen.method not in ("PUT", "POST", "DELETE") or self.process is None:
+            return None
+        with self._lock:
+            self.changes += 1
+            if self.changes < self._at:
+                return None
+        os.kill(self.process.pid, signal.SIGKILL)
+        return ResetBefore()
+
+
+def store_of(lake: Lake) -> Store:
+    return open_archive(lake.address, bulkfetch.read_settings(**lake.flags()))
+
+
+def sync(lake: Lake) -> bulkfetch.TablesReport:
+    settings = bulkfetch.read_settings(**lake.flags())
+    return bulkfetch.sync_tables(lake.address, ["delta"], settings=settings)
+
+
+def lay(lake: Lake) -> None:
+    """An archive whose tables are behind: files came, went and were replaced, a table is new."""
+    store = store_of(lake)
+    with store.locked(LOCK):
+        claim(store)
+        put(store, office("A"), 25, part_rows=10)
+        put(store, office("B"), 4)
+        put_headers(store, "A", "B")
+    assert sync(lake).complete
+    store = store_of(lake)
+    with store.locked(LOCK):
+        put(store, office("A"), 31, part_rows=10)
+        withdraw(store, office("B"))
+        put(store, Transfer("C", *AZURE), 3)
+        put_headers(store, "A", "B", "C")
+        report_run(store, "20260102T000000.000000Z")
+
+
+def copied(lake: Lake) -> Lake:
+    """Return a copy of a lake, without its lock."""
+    other = Lake(lake.server, prefix=lake.prefix)
+    lake.server.create(other.container)
+    for name in lake.names():
+        if name != str(LOCK):
+            other.write(name, lake.read(name))
+    return other
+
+
+def sync_and_die(lake: Lake, server: S3Server, at: int) -> bool:
+    """Sync in a process that is killed before change number `at`; return whether it was."""
+    killing = Killing(at)
+    with FaultyProxy(server.port, killing.decide) as proxy:
+        flags = {
+            f"BULKFETCH_{name.upper()}": str(value)
+            for name, value in lake.flags(proxy.port).items()
+        }
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, lake.address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **flags},
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout.readline() == "ready\n"
+            killing.process = process
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            code = process.wait(120)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def tables_in(lake: Lake) -> Iterator[tuple[str, list[str]]]:
+    """Every table that is there, with its files, as others see it."""
+    given = lake.server.options()
+    options = {
+        "AWS_ENDPOINT_URL": given["endpoint"],
+        "AWS_ACCESS_KEY_ID": given["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": given["secret_access_key"],
+        "AWS_REGION": given["region"],
+        "AWS_ALLOW_HTTP": "true",
+    }
+    roots = {name.partition("/_delta_log/")[0] for name in lake.names() if "/_delta_log/" in name}
+    for root in sorted(roots):
+        table: Any = deltalake.DeltaTable(f"{lake.address}/{root}", storage_options=options)
+        adds = pa.table(table.get_add_actions()).column("path").to_pylist()
+        yield root, sorted(f"{root}/{unquote(name)}" for name in adds)
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_before_any_change_is_finished_by_the_next(
+    s3_server: S3Server,
+) -> None:
+    lake = Lake(s3_server, prefix="archive")
+    s3_server.create(lake.container)
+    lay(lake)
+    parts = hashes(store_of(lake))
+    before = dict(tables_in(lake))
+    right = {
+        root: sorted(map(str, names)) for root, names in committed_files(store_of(lake)).items()
+    }
+    deaths = 0
+
+    for at in count(1, EVERY):
+        trial = copied(lake)
+        if not sync_and_die(trial, s3_server, at):
+            break
+        deaths += 1
+        if str(LOCK) in trial.names():  # it would expire, later
+            trial.remove(str(LOCK))
+        for root, files in tables_in(trial):
+            assert files in (before.get(root), right.get(root)) or root == "tables/invoices", at
+        assert sync(trial).complete, at
+        found = dict(tables_in(trial))
+        headers = found.pop("tables/invoices")
+        assert found == right, at
+        assert len(headers) == 1
+        assert set(headers) <= set(trial.names())
+        assert all(table.is_current for table in sync(trial).tables)
+        assert hashes(store_of(trial)) == parts, at
+    assert deaths > 15 // EVERY
