@@ -200,18 +200,22 @@ def test_the_numbers_that_are_shown_are_those_of_show_and_verify(
     assert amount_of(cells["Difference"]) == Decimal(differing["difference"])
 
 
-BARS = """
-[...document.querySelectorAll('svg[aria-labelledby^=charges-1] rect')].map(bar => {
-  const box = bar.getBoundingClientRect();
-  return [bar.textContent, box.left, box.top, box.bottom];
-})
-"""
+BARS = """(() => {
+  const chart = document.querySelector('svg[aria-labelledby^=charges-1]');
+  const bars = [...chart.querySelectorAll('rect')].map(bar => {
+    const box = bar.getBoundingClientRect();
+    return [bar.textContent, box.left, box.top, box.bottom];
+  });
+  const zero = chart.querySelector('line.zero').getBoundingClientRect();
+  return {bars, zero: (zero.top + zero.bottom) / 2, width: zero.width};
+})()"""
 
 
 @pytest.mark.parametrize("width", [400, 1000, 1600])
 def test_bars_are_drawn_as_high_as_their_amounts(browser: Browser, page: Path, width: int) -> None:
     with opened(browser, page.as_uri(), width=width) as tab:
-        bars = {text: place for text, *place in tab.evaluate(BARS)}
+        found = tab.evaluate(BARS)
+    bars = {text: place for text, *place in found["bars"]}
     heights = {text: bottom - top for text, (_, top, bottom) in bars.items()}
     amounts = {text: abs(amount_of(text.split(": ")[1].split()[0])) for text in bars}
     largest = max(amounts, key=lambda text: amounts[text])
@@ -222,7 +226,9 @@ def test_bars_are_drawn_as_high_as_their_amounts(browser: Browser, page: Path, w
     may, credit = "2024-05, office: 8.00 USD", "2024-02, azure: -300.00 USD"
     step = bars[may][0] - bars[april][0]
     assert bars[april][0] - bars[january][0] == pytest.approx(3 * step, abs=0.5)
-    assert bars[credit][1] == pytest.approx(bars[january][2], abs=0.3), "credits hang from zero"
+    assert step == pytest.approx(found["width"] / 12, abs=0.5), "there is room for twelve"
+    assert bars[january][2] == pytest.approx(found["zero"], abs=1), "charges stand on zero"
+    assert bars[credit][1] == pytest.approx(found["zero"], abs=1), "credits hang from it"
 
 
 LAID_OUT = """(() => {

@@ -201,6 +201,31 @@ def test_table_and_bars_have_every_amount_to_the_last_digit(
         }
 
 
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from(["2024-01", "2024-02"]), st.sampled_from(PROVIDERS)),
+        st.decimals("-1000", "1000", places=2),
+        min_size=1,
+    )
+)
+def test_bars_of_a_month_stand_on_each_other_above_zero_and_hang_below_it(
+    sums: dict[tuple[str, str], Decimal],
+) -> None:
+    root = read_html(make_page(figures({"EUR": sums}), AT))
+    drawn = next(each for each in root.all("svg") if "viewbox" in each.attributes)
+    ends: dict[tuple[str, bool], list[tuple[Decimal, Decimal]]] = {}
+    for bar in drawn.all("rect"):
+        top, height = (Decimal(bar.attributes[name]) for name in ("y", "height"))
+        is_credit = ": -" in bar.one("title").text
+        ends.setdefault((bar.attributes["x"], is_credit), []).append((top, top + height))
+    zeros = set()
+    for (_, is_credit), found in ends.items():
+        found.sort()
+        assert all(one[1] == other[0] for one, other in itertools.pairwise(found))
+        zeros.add(found[0][0] if is_credit else found[-1][1])
+    assert len(zeros) <= 1
+
+
 def test_bars_are_as_high_as_their_amounts_and_credits_go_down() -> None:
     sums = {
         ("2024-01", "office"): Decimal("300"),
