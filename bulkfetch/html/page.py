@@ -21,9 +21,10 @@ from bulkfetch.html.figures import Charges, Compared, Figures
 from bulkfetch.html.look import SHARED, colours_of, style
 from bulkfetch.html.markup import cut, named, style_sheet, tag, write
 from bulkfetch.html.tables import LONG, TEXT, Cell, Column, Row, lay_table, write_amount
+from bulkfetch.runs.former import unlisted_lines
 from bulkfetch.runs.openfailures import OpenFailure
 from bulkfetch.runs.reconcile import Verdict, say_verdicts
-from bulkfetch.runs.show import ShowReport
+from bulkfetch.runs.show import ShowReport, Snapshot
 from bulkfetch.words import counted, format_bytes
 
 GENERATOR = "bulkfetch report"
@@ -40,10 +41,15 @@ _GRAVE = {
 
 def make_page(figures: Figures, at: datetime) -> str:
     """Return the page of an archive as it was at a moment, in UTC."""
+    shown = figures.shown
     colours = colours_of(provider for _, provider in _keys(figures))
     sections = {
         "Charges": list(_lay_charges(figures, colours)),
         "Line items": list(_lay_line_items(figures, colours)),
+    }
+    if shown.snapshots:
+        sections["Not on an invoice yet"] = list(_lay_unbilled(shown.snapshots))
+    sections |= {
         "Reconciliation": list(_lay_reconciliation(figures)),
         "Missing and damaged": list(_lay_faults(figures)),
         "Rescued values": list(_lay_rescued(figures)),
@@ -63,7 +69,7 @@ def make_page(figures: Figures, at: datetime) -> str:
             " has these numbers for machines.",
         ),
     )
-    return write(tag("html", _lay_head(figures.shown.output), body, lang="en"))
+    return write(tag("html", _lay_head(shown.output), body, lang="en"))
 
 
 def _lay_head(output: str) -> Element:
@@ -144,7 +150,9 @@ def _lay_tiles(figures: Figures) -> Iterator[Element]:
     yield _tile("Invoices", f"{shown.invoices:,}", span)
     transfers = sum(each.invoices for each in shown.months)
     yield _tile("Line items", f"{shown.rows:,}", f"in {counted(transfers, 'transfer')}")
-    yield _tile("Size", format_bytes(shown.size_bytes), "of files that readers see")
+    replaced = format_bytes(shown.superseded_bytes)
+    of_files = f"and {replaced} of replaced files" if shown.superseded_bytes else "of all files"
+    yield _tile("Size", format_bytes(shown.size_bytes), of_files)
     yield _agreement_tile(shown)
     lacking, failed = len(shown.findings_missing), len(figures.failures)
     yield _tile(
@@ -288,6 +296,31 @@ def _lay_line_items(figures: Figures, colours: Mapping[str, int]) -> Iterator[El
     yield _lay_months(bars, title, int)
 
 
+def _lay_unbilled(snapshots: Sequence[Snapshot]) -> Iterator[Element]:
+    yield tag(
+        "p",
+        "The newest snapshot of line items that no invoice has yet; they are in no other number.",
+        class_="muted",
+    )
+    rows = [
+        Row(
+            [
+                f"{each.provider}/{each.line_item_type}",
+                each.period,
+                each.currency,
+                each.rows,
+                each.total,
+            ]
+        )
+        for each in snapshots
+    ]
+    columns = [
+        *(Column("Detail", kind=LONG), Column("Period", kind=TEXT), Column("Currency", kind=TEXT)),
+        *(Column("Line items"), Column("Sum")),
+    ]
+    yield lay_table("Line items that are not on an invoice yet", columns, rows)
+
+
 def _describe(bars: _Bars, write_one: Callable[[Decimal], str]) -> str:
     """Say in a sentence what a chart shows, for those who do not see it."""
     by_month = {month: exact_sum(each.values()) for month, each in bars.by_month.items()}
@@ -380,6 +413,8 @@ def _compared_row(each: Compared) -> Row:
 
 def _lay_faults(figures: Figures) -> Iterator[Element]:
     shown = figures.shown
+    for line in unlisted_lines(shown.no_longer_listed):
+        yield tag("p", "The ", named(line.removeprefix("NOTE the ")), class_="muted")
     failed = {each.subject for each in figures.failures}
     missing = [each for each in shown.findings_missing if _subject(each) not in failed]
     unread = {*figures.unread}

@@ -10,7 +10,7 @@ from typing import Any
 from bulkfetch.archive.findings import Finding
 from bulkfetch.html.figures import Charges, Compared, Figures
 from bulkfetch.html.history import History
-from bulkfetch.runs.show import Month, ShowReport
+from bulkfetch.runs.show import Month, ShowReport, Snapshot
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -45,6 +45,8 @@ def figures(
     compared: Sequence[Compared] = (),
     findings: Sequence[Finding] = (),
     output: str = "lake",
+    snapshots: Sequence[Snapshot] = (),
+    no_longer_listed: Sequence[str] = (),
     **facts: Any,
 ) -> Figures:
     """Figures with charges by currency, then month and provider, and with line items."""
@@ -56,6 +58,8 @@ def figures(
         output=output,
         months=months,
         findings=tuple(findings),
+        snapshots=tuple(snapshots),
+        no_longer_listed=tuple(no_longer_listed),
         reconciliations=tuple(each.result for each in compared),
     )
     found: dict[str, Any] = {

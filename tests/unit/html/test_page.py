@@ -23,7 +23,7 @@ from bulkfetch.html.history import History, Pace, RunFacts, Step
 from bulkfetch.html.page import make_page
 from bulkfetch.runs.openfailures import OpenFailure
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
-from bulkfetch.runs.show import LastRun
+from bulkfetch.runs.show import LastRun, Snapshot
 from bulkfetch.words import printable
 
 _TAGS = (
@@ -78,6 +78,9 @@ compared = st.builds(
     texts,
     st.none() | moments,
 )
+snapshots = st.builds(
+    Snapshot, texts, texts, texts, texts, rows=counts, size_bytes=counts, total=optional_amounts
+)
 runs = st.builds(
     RunFacts,
     st.builds(
@@ -115,6 +118,8 @@ def drawn_figures(draw: st.DrawFn) -> Figures:
         compared=draw(st.lists(compared, max_size=3)),
         findings=draw(st.lists(finding, max_size=3)),
         output=draw(texts),
+        snapshots=draw(st.lists(snapshots, max_size=2)),
+        no_longer_listed=draw(st.lists(texts, max_size=2)),
         failures=tuple(draw(st.lists(failure, max_size=3))),
         rescued=tuple(draw(st.lists(st.builds(Rescued, texts, texts, counts), max_size=3))),
         unread=tuple(draw(st.lists(finding, max_size=2))),
@@ -367,6 +372,22 @@ def test_the_rate_of_a_run_leaves_out_what_an_earlier_one_had_fetched() -> None:
     assert table_of(root, caption)[1] == [
         *("2026-01-02 03:04", "export", "complete", "100", "4", "0", "0", "2.0", "25")
     ]
+
+
+def test_unbilled_line_items_have_a_section_of_their_own_and_no_other_number_has_them() -> None:
+    snapshot = Snapshot("one_time", "billing_line_items", "current", "EUR", 5, 10, Decimal("7.125"))
+    root = read_html(make_page(figures(snapshots=[snapshot]), AT))
+    _, row = table_of(root, "Line items that are not on an invoice yet")
+    assert row == ["one_time/billing_line_items", "current", "EUR", "5", "7.125"]
+    assert "No charges are archived." in root.text
+    assert "Not on an invoice yet" not in read_html(make_page(figures(), AT)).text
+
+
+def test_invoices_that_are_no_longer_listed_are_named() -> None:
+    root = read_html(make_page(figures(no_longer_listed=["D1", "<b>"]), AT))
+    assert "The service no longer lists 2 invoices: D1, <b>; what is archived of them stays" in (
+        root.text
+    )
 
 
 def test_what_could_not_be_read_comes_before_any_number() -> None:
