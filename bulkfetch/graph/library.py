@@ -20,6 +20,7 @@ from bulkfetch.errors import StorageError
 from bulkfetch.graph.manifests import Manifest, OperationState
 from bulkfetch.graph.operations import Operation, Operations
 from bulkfetch.graph.source import ExportSources, describe, spooling
+from bulkfetch.storage.disk import explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +121,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"the folder {folder} cannot be made: {error}") from error
+        raise StorageError(f"the folder cannot be made: {explain(error, folder)}") from error

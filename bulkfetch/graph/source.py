@@ -30,6 +30,7 @@ from bulkfetch.graph.exports import Exports
 from bulkfetch.graph.lines import READ_BYTES, read_pages
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.spool import Access, Spooled, spool
+from bulkfetch.storage.disk import explain
 from bulkfetch.wire.tasks import Task
 
 FOLDER = "bulkfetch-export-"
@@ -164,7 +165,9 @@ class _ExportWalk(Generic[P]):
                 f"{error}"
             ) from error
         except OSError as error:
-            raise StorageError(f"a file of an export cannot be read again: {error}") from error
+            raise StorageError(
+                f"a file of an export cannot be read again: {explain(error, spooled.path)}"
+            ) from error
         finally:
             texts.close()
             for task in ahead:
@@ -201,7 +204,10 @@ class _ExportWalk(Generic[P]):
         try:
             return Path(tempfile.mkdtemp(prefix=FOLDER, dir=self._exports.scratch))
         except OSError as error:
-            raise StorageError(f"there is no place for the files of an export: {error}") from error
+            raise StorageError(
+                "there is no place for the files of an export: "
+                f"{explain(error, self._exports.scratch or Path(tempfile.gettempdir()))}"
+            ) from error
 
     def _find_start(self, manifest: Manifest) -> int:
         """Return the number of the file where the walk starts. Raises ExpiredBookmarkError if the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,6 +30,7 @@ from bulkfetch.errors import (
 from bulkfetch.graph.lines import LineCount
 from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.settings.values import Secret
+from bulkfetch.storage.disk import explain
 from bulkfetch.wire.retry import is_failing
 from bulkfetch.wire.session import Reply, Session
 from bulkfetch.wire.transport import Request
@@ -43,7 +43,6 @@ _CHANGED = (404, 409, 410, 412, 416)
 Connect: TypeAlias = "Callable[[str], Awaitable[Session]]"
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
 _RENEWALS_IN_VAIN, _CHANGES = 2, 2
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class Spooling:
             self._sha256.update(data)
             self._count.feed(data)
         except OSError as error:
-            raise _no_room(self._path, error) from error
+            raise _not_kept(self._path, error) from error
         except MalformedBodyError:
             self._begin_again(self._etag, self._size)
             raise
@@ -134,7 +133,7 @@ class Spooling:
             self._begin_again(self._etag, self._size)
             raise
         except OSError as error:
-            raise _no_room(self._path, error) from error
+            raise _not_kept(self._path, error) from error
         facts = ExportedBlob(
             name=blob.name,
             size_bytes=self.received,
@@ -156,24 +155,21 @@ class Spooling:
             file.seek(0)
             file.truncate()
         except OSError as error:
-            raise _no_room(self._path, error) from error
+            raise _not_kept(self._path, error) from error
         self._etag, self._size, self.received = etag, size, 0
         self._sha256, self._count = hashlib.sha256(), LineCount()
 
     def _open(self) -> BinaryIO:
         if self._file is None:
-            self._file = self._path.open("w+b")
+            self._file = self._path.open("wb")
         return self._file
 
 
-def _no_room(path: Path, error: OSError) -> StorageError:
-    if error.errno in _NO_SPACE:
-        return StorageError(
-            f"{path.parent} has no room for the files of an export ({error.strerror}): they are "
-            "kept there, compressed, until their rows are written; make room, or choose another "
-            "place for temporary files (TMPDIR)"
-        )
-    return StorageError(f"the files of an export cannot be kept in {path.parent}: {error}")
+def _not_kept(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        "a file of an export cannot be kept, compressed, until its rows are written: "
+        f"{explain(error, path.parent)}"
+    )
 
 
 @dataclass(slots=True)

@@ -218,6 +218,9 @@ def run_forked(
         try:
             os.dup2(said, 1)
             os.dup2(said, 2)
+            # pytest has put its own in their place
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  until the end
+            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  until the end
             os.environ.update(environment)
             interceptor.install()
             code = work()
