@@ -24,7 +24,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.name_mapping import NameMapping
 from pyiceberg.typedef import Record
 
-from bulkfetch.archive.layout import LINE_ITEMS, UNBILLED_LINE_ITEMS
+from bulkfetch.archive.layout import UNBILLED_LINE_ITEMS
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.errors import TableError
 from bulkfetch.settings.declared import Settings
@@ -32,7 +32,9 @@ from bulkfetch.storage.location import Location
 from bulkfetch.tables.catalogs import open_catalogue, translating
 from bulkfetch.tables.formats import Change
 from bulkfetch.tables.wanted import (
+    CURRENCY,
     LINE_ITEM_TYPE,
+    PERIOD,
     PROVIDER,
     DataFile,
     WantedTable,
@@ -42,25 +44,32 @@ RUN = "bulkfetch.run"
 """The run of the archive whose state a snapshot is, in its summary."""
 ARCHIVE, ROOT = "bulkfetch.archive", "bulkfetch.root"
 """The archive that a table belongs to, and its folder there, among the table's properties."""
-_OF_WHOLE_TABLE = (PROVIDER, LINE_ITEM_TYPE)
-"""What a partition of folders says of a whole table. Iceberg tables have no such columns, and are
-partitioned by the others alone, of which files of one table have different values."""
+_IN_NO_FILE = {PROVIDER, LINE_ITEM_TYPE, PERIOD, CURRENCY}
+"""What a partition of folders says. Iceberg tables have no such columns, because their files have
+none: they are named for what the folders say, down to the period and the currency.
+
+Iceberg could take them from a partition, but pyiceberg 0.12 loses rows of a scan that filters by
+such a column and does not select it.
+"""
 _READERS = 16
 """How many footers are read at once; in an object store each is a request."""
 
 
-def table_name(root: PurePosixPath) -> str:
+def table_name(root: PurePosixPath, values: Sequence[str] = ()) -> str:
     """Return the name of the table of a folder, as it is in a catalogue.
 
-    It has small letters, digits and `_` alone. A name that would need others ends in a hash.
+    Unbilled line items of a type are several tables: `values` are the period and the currency. The
+    name has small letters, digits and `_` alone; one that would need others ends in a hash.
     """
-    words = [each.partition("=")[2] or each for each in root.parts]
-    kept = {LINE_ITEMS: words[1:], UNBILLED_LINE_ITEMS: ["unbilled", *words[1:]]}
-    name = "_".join(kept.get(PurePosixPath(root.parts[0]), words[1:]))
+    words = [each.partition("=")[2] or each for each in root.parts[1:]]
+    if root.is_relative_to(UNBILLED_LINE_ITEMS):
+        words = ["unbilled", *words, *(value.lower() for value in values)]
+    name = "_".join(words)
     if re.fullmatch(r"[a-z0-9_]{1,120}", name):
         return name
     clean = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    return f"{clean[:100]}_{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256("/".join([str(root), *values]).encode()).hexdigest()
+    return f"{clean[:100]}_{digest[:8]}"
 
 
 class IcebergFormat:
@@ -73,79 +82,105 @@ class IcebergFormat:
 
     def roots(self) -> Collection[PurePosixPath]:
         """Return the folders of the tables that belong to this archive."""
-        with translating(self._catalogue.where):
-            tables = [self._catalogue.find(name) for name in self._catalogue.names()]
-        found = [each.properties for each in tables if each is not None]
-        return {
-            PurePosixPath(each[ROOT])
-            for each in found
-            if each.get(ARCHIVE) == self._archive.address and ROOT in each
-        }
+        return {PurePosixPath(table.properties[ROOT]) for table in self._own_tables().values()}
 
     def open(self, root: PurePosixPath) -> OpenIcebergTable | None:
-        """Return the table of a folder with its current snapshot."""
-        where = self._where(root)
-        with translating(where):
-            table = self._catalogue.find(table_name(root))
-            if table is None:
-                return None
-            self._refuse_foreign(table, root)
-            return OpenIcebergTable(self, root, table)
+        """Return the table of a folder with its current snapshot; of unbilled line items, all."""
+        if root.is_relative_to(UNBILLED_LINE_ITEMS):
+            own = self._own_tables()
+            tables = {name: own[name] for name in own if own[name].properties[ROOT] == str(root)}
+        else:
+            tables = self._find(root)
+        with translating(self._catalogue.where):
+            files = {name: self.files(table) for name, table in tables.items()}
+        columns = [_mapped_columns(table) for table in tables.values()]
+        if not tables:
+            return None
+        return OpenIcebergTable(self, root, files, frozenset.intersection(*columns))
 
     def create(self, wanted: WantedTable, run: str) -> None:
         """Create a table, and give it its files in its first snapshot.
 
         One that is there and was catalogued wrongly keeps its snapshots.
         """
-        with translating(self._where(wanted.root)):
-            table = self._catalogue.open(table_name(wanted.root))
-            if table is None:
-                table = self._create_empty(wanted)
-            self._refuse_foreign(table, wanted.root)
-            there = self.files(table)
-            names = {file.name for file in wanted.files}
-            change = Change(
-                added=tuple(file for file in wanted.files if file.name not in there),
-                removed=tuple(name for name in there if name not in names),
-            )
-            self._commit(table, there, wanted, change, run)
+        for name, files in by_table(wanted.root, wanted.files).items():
+            with translating(self._where(name)):
+                table = self._to_write(name, wanted)
+                there = self.files(table)
+                names = {file.name for file in files}
+                added = [file for file in files if file.name not in there]
+                gone = [there[each] for each in there if each not in names]
+                self._commit(table, wanted, added, gone, run)
 
-    def change(self, wanted: WantedTable, change: Change, run: str) -> None:
-        """Commit a change of a table as one snapshot."""
-        with translating(self._where(wanted.root)):
-            table = self._catalogue.open(table_name(wanted.root))
-            there = {} if table is None else self.files(table)
-            if table is None or not there.keys() >= {*change.removed}:
+    def change(
+        self,
+        name: str,
+        wanted: WantedTable,
+        added: Sequence[DataFile],
+        removed: Collection[PurePosixPath],
+        run: str,
+    ) -> None:
+        """Commit a change of one table as one snapshot."""
+        with translating(self._where(name)):
+            table = self._to_write(name, wanted)
+            there = self.files(table)
+            if not there.keys() >= {*removed}:
                 raise TableError(
-                    f"{self._where(wanted.root)}: another program has changed the table meanwhile: "
+                    f"{self._where(name)}: another program has changed the table meanwhile: "
                     "run the same command again"
                 )
-            self._refuse_foreign(table, wanted.root)
-            self._commit(table, there, wanted, change, run)
+            self._commit(table, wanted, added, [there[each] for each in removed], run)
 
     def files(self, table: Table) -> Mapping[PurePosixPath, IcebergFile]:
         """Return the files of a table by their names in the archive."""
         return files_of(table, self._archive.address)
 
-    def _where(self, root: PurePosixPath) -> str:
-        return f"table {table_name(root)} of {self._catalogue.where}"
+    def _own_tables(self) -> dict[str, Table]:
+        """Return the tables that belong to this archive, by their names."""
+        with translating(self._catalogue.where):
+            found = {name: self._catalogue.find(name) for name in self._catalogue.names()}
+        tables = {name: table for name, table in found.items() if table is not None}
+        return {
+            name: table
+            for name, table in tables.items()
+            if table.properties.get(ARCHIVE) == self._archive.address and ROOT in table.properties
+        }
 
-    def _refuse_foreign(self, table: Table, root: PurePosixPath) -> None:
+    def _find(self, root: PurePosixPath) -> dict[str, Table]:
+        name = table_name(root)
+        with translating(self._where(name)):
+            table = self._catalogue.find(name)
+        if table is None:
+            return {}
+        self._refuse_foreign(name, table, root)
+        return {name: table}
+
+    def _to_write(self, name: str, wanted: WantedTable) -> Table:
+        """Return a table to change; it is created, without files, if there is none."""
+        table = self._catalogue.open(name)
+        if table is None:
+            table = self._create_empty(name, wanted)
+        self._refuse_foreign(name, table, wanted.root)
+        return table
+
+    def _where(self, name: str) -> str:
+        return f"table {name} of {self._catalogue.where}"
+
+    def _refuse_foreign(self, name: str, table: Table, root: PurePosixPath) -> None:
         """Raise TableError for a table that is not the one of this folder of this archive."""
         owner = table.properties.get(ARCHIVE), table.properties.get(ROOT)
         if owner != (self._archive.address, str(root)):
             whose = f"{owner[0]}/{owner[1]}" if all(owner) else "something else"
             raise TableError(
-                f"{self._where(root)}: it belongs to {whose}, and is left as it is: rename or drop "
+                f"{self._where(name)}: it belongs to {whose}, and is left as it is: rename or drop "
                 "it, or choose another catalog_namespace"
             )
 
-    def _create_empty(self, wanted: WantedTable) -> Table:
-        name = table_name(wanted.root)
+    def _create_empty(self, name: str, wanted: WantedTable) -> Table:
         try:
             return self._catalogue.catalog.create_table(
                 self._catalogue.identifier(name),
-                schema=_columns_of(wanted),
+                schema=wanted.schema,
                 location=self._catalogue.location(name),
                 properties={
                     ARCHIVE: self._archive.address,
@@ -159,25 +194,24 @@ class IcebergFormat:
             )
         except TableAlreadyExistsError:
             raise TableError(
-                f"{self._where(wanted.root)}: something else has that name, and is left as it is: "
+                f"{self._where(name)}: something else has that name, and is left as it is: "
                 "rename or drop it, or choose another catalog_namespace"
             ) from None
 
     def _commit(
         self,
         table: Table,
-        there: Mapping[PurePosixPath, IcebergFile],
         wanted: WantedTable,
-        change: Change,
+        added: Sequence[DataFile],
+        removed: Sequence[IcebergFile],
         run: str,
     ) -> None:
         with table.transaction() as transaction:
-            _bring_up_to_date(transaction, wanted)
-            added = self._iceberg_files(table, transaction, wanted, change.added)
-            removed = [there[name] for name in change.removed]
-            replace_files(transaction, removed, added, {RUN: run} if run else {})
+            _bring_up_to_date(transaction, wanted.schema)
+            described = self._describe(table, transaction, wanted, added)
+            replace_files(transaction, removed, described, {RUN: run} if run else {})
 
-    def _iceberg_files(
+    def _describe(
         self,
         table: Table,
         transaction: Transaction,
@@ -198,12 +232,11 @@ class IcebergFormat:
             with self._archive.open(address) as content:
                 footer = parquet_file(content).metadata
             statistics = data_file_statistics_from_parquet_metadata(footer, statistics_plan, ids)
-            values = dict(zip(wanted.partition, file.values, strict=True))
             return IcebergFile.from_args(
                 content=DataFileContent.DATA,
                 file_path=address,
                 file_format=FileFormat.PARQUET,
-                partition=Record(*(values[field.name] for field in metadata.spec().fields)),
+                partition=Record(),
                 file_size_in_bytes=file.size_bytes,
                 sort_order_id=None,
                 spec_id=metadata.default_spec_id,
@@ -225,34 +258,53 @@ class IcebergFormat:
         ]
         if differing:
             raise TableError(
-                f"{self._where(wanted.root)}: columns of other types than in the archive's files: "
-                f"{', '.join(differing)}; drop it, remove its folder {table.location()}/metadata, "
-                "and run `bulkfetch tables sync` again, which makes a new one"
+                f"{self._where(table.name()[-1])}: columns of other types than in the archive's "
+                f"files: {', '.join(differing)}; drop it, remove its folder "
+                f"{table.location()}/metadata, and sync the tables again: that makes a new one"
             )
 
 
 class OpenIcebergTable:
-    """An Iceberg table in its current snapshot."""
+    """An Iceberg table in its current snapshot, or those of all unbilled line items of a type."""
 
-    def __init__(self, tables: IcebergFormat, root: PurePosixPath, table: Table) -> None:
+    def __init__(
+        self,
+        tables: IcebergFormat,
+        root: PurePosixPath,
+        files: Mapping[str, Mapping[PurePosixPath, IcebergFile]],
+        columns: frozenset[str],
+    ) -> None:
         self._tables = tables
         self._root = root
-        self._table = table
-        self._files = tables.files(table)
+        self._files = files
+        self._columns = columns
 
     @property
     def files(self) -> Collection[PurePosixPath]:
         """The names of its files."""
-        return self._files.keys()
+        return {name for files in self._files.values() for name in files}
 
     @property
     def columns(self) -> Collection[str]:
         """The names of its columns that files are read for, and of those that none has."""
-        return _mapped_columns(self._table) | {*_OF_WHOLE_TABLE}
+        return self._columns | _IN_NO_FILE
 
     def change(self, wanted: WantedTable, change: Change, run: str) -> None:
-        """Commit a change as one snapshot."""
-        self._tables.change(wanted, change, run)
+        """Commit a change of each table that it is about, as one snapshot."""
+        added = by_table(self._root, change.added)
+        for name in sorted({*added, *self._files}):
+            there = self._files.get(name, {})
+            removed = [each for each in change.removed if each in there]
+            if name in added or removed or change.columns:
+                self._tables.change(name, wanted, added.get(name, ()), removed, run)
+
+
+def by_table(root: PurePosixPath, files: Iterable[DataFile]) -> dict[str, list[DataFile]]:
+    """Return files by the names of the tables that they belong to."""
+    found: dict[str, list[DataFile]] = {}
+    for file in files:
+        found.setdefault(table_name(root, file.values[2:]), []).append(file)
+    return found
 
 
 def files_of(table: Table, archive: str) -> Mapping[PurePosixPath, IcebergFile]:
@@ -291,21 +343,9 @@ def replace_files(
             snapshot.append_data_file(file)
 
 
-def _keys_of(wanted: WantedTable) -> list[str]:
-    """Return the columns that a table is partitioned by: their values are in no file."""
-    return [name for name in wanted.partition if name not in _OF_WHOLE_TABLE]
-
-
-def _columns_of(wanted: WantedTable) -> pa.Schema:
-    """Return the columns of a table."""
-    keys = [wanted.arrow.field(name) for name in _keys_of(wanted)]
-    return pa.schema([*wanted.schema, *keys])
-
-
-def _bring_up_to_date(transaction: Transaction, wanted: WantedTable) -> None:
+def _bring_up_to_date(transaction: Transaction, columns: pa.Schema) -> None:
     """Add the columns that a table lacks, let its columns be found in files by their names, and
-    partition it as it is wanted."""
-    columns, keys = _columns_of(wanted), _keys_of(wanted)
+    take out partitions of others."""
     if {*columns.names} - {*_top_names(transaction.table_metadata.schema())}:
         with transaction.update_schema() as update:
             update.union_by_name(columns)
@@ -314,23 +354,21 @@ def _bring_up_to_date(transaction: Transaction, wanted: WantedTable) -> None:
         mapping = transaction.table_metadata.schema().name_mapping
         mapped = {TableProperties.DEFAULT_NAME_MAPPING: mapping.model_dump_json()}
         transaction.set_properties(mapped)
-    there = [field.name for field in transaction.table_metadata.spec().fields]
-    if wanted.files and there != keys:
+    partition = transaction.table_metadata.spec().fields
+    if partition:
         with transaction.update_spec() as change:
-            for name in there:
-                change.remove_field(name)
-            for name in keys:
-                change.add_identity(name)
+            for field in partition:
+                change.remove_field(field.name)
 
 
 def _top_names(schema: Schema) -> list[str]:
     return [field.name for field in schema.fields]
 
 
-def _mapped_columns(table: Table) -> set[str]:
+def _mapped_columns(table: Table) -> frozenset[str]:
     mapping = table.name_mapping()
-    columns = {*_top_names(table.schema())}
-    return columns & _names_of(mapping) if mapping is not None else set()
+    names = _names_of(mapping) if mapping is not None else set()
+    return frozenset(_top_names(table.schema())) & names
 
 
 def _names_of(mapping: NameMapping) -> set[str]:

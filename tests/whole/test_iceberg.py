@@ -317,7 +317,7 @@ def test_glue_follows_an_archive_in_a_bucket(
     tables = tables_of(glue, with_glue.catalog_namespace)
     assert tables.keys() == {
         *("azure_usage_line_items", OFFICE_TABLE, "invoices"),
-        "unbilled_one_time_billing_line_items",
+        "unbilled_one_time_billing_line_items_current_eur",
     }
     root = FOLDERS[OFFICE_TABLE]
     assert rows_of(tables[OFFICE_TABLE]) == read_committed(store, root)
