@@ -38,7 +38,7 @@ from bulkfetch.storage.store import Store
 
 deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
 
-EVERY = 1 if os.environ.get("BULKFETCH_TEST_TABLES") == "all" else 5
+EVERY = 1 if os.environ.get("BULKFETCH_TEST_TABLES") == "all" else 3
 """How many changes lie between two deaths; `.ci/long` tries all."""
 PROGRAM = """
 import sys
@@ -181,4 +181,4 @@ def test_a_sync_that_is_killed_before_any_change_is_finished_by_the_next(
         assert set(headers) <= set(trial.names())
         assert all(table.is_current for table in sync(trial).tables)
         assert hashes(store_of(trial)) == parts, at
-    assert deaths > 10 // EVERY
+    assert deaths >= 6 // EVERY
