@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 
-from bulkfetch.billing.details import DETAILS, api_spelling, detail_of
+from bulkfetch.billing.details import DETAILS, Detail, api_spelling, detail_of
+from bulkfetch.billing.parts import Part
 from bulkfetch.errors import SettingsError
 from bulkfetch.runs.selection import Selection
 from bulkfetch.settings.declared import setting_names
-from bulkfetch.words import printable
+from bulkfetch.words import counted, printable
 
 OPTIONS = (
     "provider",
@@ -43,10 +45,41 @@ class Wanted:
     allow_empty: bool = False
 
     @property
+    def detail(self) -> Detail:
+        """What is known of the provider and the type."""
+        (provider,), (line_item_type,) = self.selection.providers, self.selection.line_item_types
+        return detail_of(api_spelling(provider), api_spelling(line_item_type))
+
+    @property
     def columns(self) -> pa.Schema:
         """The columns of the line items, as in the files of an export."""
-        (provider,), (line_item_type,) = self.selection.providers, self.selection.line_item_types
-        return detail_of(api_spelling(provider), api_spelling(line_item_type)).columns.arrow
+        return self.detail.columns.arrow
+
+
+def check_parts(parts: Iterable[Part], wanted: Wanted) -> None:
+    """Raise SettingsError if parts of another provider and type have line items that are wanted.
+
+    These are the ones that Microsoft Graph has instead of v1, in columns of its own.
+    """
+    detail = wanted.detail
+    others = [
+        each.transfer
+        for each in parts
+        if (each.transfer.provider, each.transfer.line_item_type)
+        != (detail.provider, detail.line_item_type)
+    ]
+    if not others:
+        return
+    first = min(others, key=lambda each: each.invoiced_on or date.max)
+    before = ""
+    if first.invoiced_on is not None and first.invoiced_on > date.min:
+        day = first.invoiced_on - timedelta(days=1)
+        before = f"; here, leave them out: until {day}"
+    raise SettingsError(
+        f"the {detail.provider}/{detail.line_item_type} of {counted(len(others), 'invoice')}, "
+        f"{first.invoice_id} the first, come from Microsoft Graph, in other columns: read them as "
+        f"provider {first.provider!r} and type {first.line_item_type!r}{before}"
+    )
 
 
 def read_options(options: Mapping[str, str]) -> Wanted:

@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal
 from bulkfetch.billing.parts import Part
 from bulkfetch.client import Client
 from bulkfetch.engine.access import Access
-from bulkfetch.engine.options import Wanted
+from bulkfetch.engine.options import Wanted, check_parts
 from bulkfetch.settings.declared import Settings
 
 WAITING_BATCHES = 8
@@ -24,9 +24,14 @@ WAITING_BATCHES = 8
 
 
 def plan_parts(access: Access, wanted: Wanted, *, split: bool = True) -> list[Part]:
-    """Return the parts of what is wanted, as the service has it now. Blocks."""
+    """Return the parts of what is wanted, as the service has it now. Blocks.
+
+    Raises SettingsError if some of it has other columns, and the errors of `bulkfetch.plan`.
+    """
     with _borrowed(access) as opened:
-        return opened.portal.call(_plan, opened.client, wanted, split)
+        parts = opened.portal.call(_plan, opened.client, wanted, split)
+    check_parts(parts, wanted)
+    return parts
 
 
 def read_batches(access: Access, part: Part) -> Generator[pa.RecordBatch, None, None]:

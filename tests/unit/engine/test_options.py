@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkfetch.billing.details import schema_of
-from bulkfetch.engine.options import OPTIONS, read_options
+from bulkfetch.billing.parts import Part
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.engine.options import OPTIONS, check_parts, read_options
 from bulkfetch.errors import SettingsError
 from bulkfetch.runs.selection import Selection
 from bulkfetch.settings.declared import Settings, kind_of, settings_of
@@ -123,3 +125,28 @@ def test_whatever_is_given_is_taken_or_refused(name: str, value: str) -> None:
         told = str(error)
 
     assert told.isprintable()
+
+
+def part_of(provider: str, line_item_type: str, day: date | None, name: str = "G1") -> Part:
+    return Part(Transfer(name, provider, line_item_type, invoiced_on=day))
+
+
+def test_line_items_that_microsoft_graph_has_are_not_left_out_unsaid() -> None:
+    wanted = read_options({"provider": "one_time", "lineItemType": "billing_line_items"})
+    own = part_of("one_time", "billing_line_items", date(2024, 2, 5))
+    later = part_of("graph", "reconciliation", date(2024, 4, 5), "G3")
+    first = part_of("graph", "reconciliation", date(2024, 3, 5), "G2")
+    undated = part_of("graph", "reconciliation", None, "G4")
+
+    check_parts([own], wanted)
+    check_parts([first], read_options({"provider": "graph", "lineItemType": "reconciliation"}))
+    with pytest.raises(SettingsError) as raised:
+        check_parts([own, undated, later, first], wanted)
+    with pytest.raises(SettingsError, match="G4 the first"):
+        check_parts([undated], wanted)
+
+    assert str(raised.value) == (
+        "the one_time/billing_line_items of 3 invoices, G2 the first, come from Microsoft Graph, "
+        "in other columns: read them as provider 'graph' and type 'reconciliation'; here, leave "
+        "them out: until 2024-03-04"
+    )
