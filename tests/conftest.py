@@ -19,6 +19,7 @@ from support.objectservers import (
     find_azurite,
     moto,
 )
+from support.sparks import Spark, open_spark, versions, watched
 
 # The servers of the tests are on loopback, where no proxy of a developer's network leads.
 for _name in [each for each in os.environ if each.lower().endswith("_proxy")]:
@@ -74,6 +75,16 @@ def azure_server() -> Iterator[AzureServer]:
         pytest.skip(str(missing))
     with azurite() as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=versions())
+def spark(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Spark]:
+    """A session of Spark with a UI and an event log, which are searched for secrets."""
+    folder = tmp_path_factory.mktemp("spark")
+    with open_spark(folder, request.param, conf=watched(folder)) as started:
+        yield started
 
 
 @pytest.fixture(params=["s3_server", "azure_server"])

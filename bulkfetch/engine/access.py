@@ -5,38 +5,63 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bulkfetch.errors import SettingsError
-from bulkfetch.settings.declared import Settings, kind_of, settings_of
+from bulkfetch.engine.handle import Handle
+from bulkfetch.settings.declared import GROUPS, Settings, kind_of, settings_of
 from bulkfetch.settings.values import SECRET
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The settings of each process; whoever has it may ask the service.
+    """How a process asks: with the limit and the tokens of a coordinator, or on its own.
 
-    It has credentials. Spark sends it with the code of its tasks, and shows it nowhere; it must
-    not become an option, a configuration or a row.
+    Whoever has it may ask the service. Spark sends it with the code of its tasks, and shows it
+    nowhere; it must not become an option, a configuration or a row.
     """
 
     settings: Settings
+    """With credentials only if there is no coordinator."""
+    handle: Handle | None = None
+    """Where the coordinator is."""
     list_every_s: float = 60.0
-    """How often, at most, a stream lists the invoices."""
+    """How often, at most, the invoices are listed for a stream, or for the frames of a
+    coordinator."""
     idle_s: float = 60.0
     """How long a process keeps a connection that it does not use: its next task may come soon."""
 
 
-def access_for(settings: Settings, *, tasks: int, list_every_s: float = 60.0) -> Access:
-    """Return what each of `tasks` processes at once gets: an equal share of what may be sent.
+def shared_access(settings: Settings, handle: Handle, *, list_every_s: float = 60.0) -> Access:
+    """Return what processes get that a coordinator serves: no credentials."""
+    return Access(without_credentials(settings), handle, list_every_s)
 
-    A process sends at least one request at a time. Credentials of object stores stay here: nobody
-    stores anything.
+
+def own_access(settings: Settings, *, tasks: int, list_every_s: float = 60.0) -> Access:
+    """Return what each of `tasks` processes at once gets that asks on its own: the credentials, and
+    an equal share of what may be sent.
+
+    A process sends at least one request at a time.
     """
-    if tasks < 1:
-        raise SettingsError(f"tasks: must be at least 1, not {tasks}")
     rate = settings.max_requests_per_second
-    shared: dict[str, Any] = {
-        "max_in_flight": max(1, settings.max_in_flight // tasks),
-        "max_requests_per_second": None if rate is None else rate / tasks,
+    share = replace(
+        settings,
+        max_in_flight=max(1, settings.max_in_flight // tasks),
+        max_requests_per_second=None if rate is None else rate / tasks,
+        **_no_secrets_of_storing(),
+    )
+    return Access(share, list_every_s=list_every_s)
+
+
+def without_credentials(settings: Settings) -> Settings:
+    """Return settings that cannot sign in, nor open an object store."""
+    nobody: dict[str, Any] = {each.name: each.default for each in settings_of("sign_in")}
+    return replace(settings, **nobody, **_no_secrets_of_storing())
+
+
+def _no_secrets_of_storing() -> dict[str, Any]:
+    """Return what takes those secrets out of settings that do not sign in: nobody stores
+    anything."""
+    signs_in = {each.name for each in settings_of("sign_in")}
+    return {
+        each.name: None
+        for each in settings_of(*GROUPS)
+        if kind_of(each) is SECRET and each.name not in signs_in
     }
-    shared |= {each.name: None for each in settings_of("storage") if kind_of(each) is SECRET}
-    return Access(replace(settings, **shared), list_every_s)

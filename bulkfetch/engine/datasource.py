@@ -29,7 +29,7 @@ from bulkfetch.engine.access import Access
 from bulkfetch.engine.columns import Column, choose_columns, select_columns
 from bulkfetch.engine.offsets import Offset, beginning, changed_between, offset_of
 from bulkfetch.engine.options import Wanted, read_options
-from bulkfetch.engine.reading import plan_parts, read_batches
+from bulkfetch.engine.reading import plan_parts, planned_parts, read_batches
 from bulkfetch.errors import SettingsError, StalePartError
 from bulkfetch.words import printable
 
@@ -107,8 +107,8 @@ class PartReader(_Reader, DataSourceReader):  # type: ignore[misc]  # pyspark is
     """Reads all parts of what is wanted."""
 
     def partitions(self) -> list[PartPartition]:
-        """Return one partition for each part; Spark asks for them once for each action."""
-        return [PartPartition(part) for part in plan_parts(self._access, self._wanted)]
+        """Return one partition for each part. Spark asks for them once for each action."""
+        return [PartPartition(part) for part in planned_parts(self._access, self._wanted)]
 
 
 class ChangeReader(_Reader, DataSourceStreamReader, SupportsTriggerAvailableNow):  # type: ignore[misc]

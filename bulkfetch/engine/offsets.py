@@ -20,12 +20,12 @@ def beginning() -> Offset:
 
 
 def offset_of(parts: Iterable[Part]) -> Offset:
-    """Return the offset behind the invoices that have these parts."""
-    return {
-        _KNOWN: {
-            part.transfer.invoice_id: _amount_in_words(part.transfer.charged) for part in parts
-        }
-    }
+    """Return the offset behind the invoices that have these parts.
+
+    It does not depend on their order: Spark compares offsets as text.
+    """
+    charges = {part.transfer.invoice_id: part.transfer.charged for part in parts}
+    return {_KNOWN: {name: _amount_in_words(charges[name]) for name in sorted(charges)}}
 
 
 def changed_between(start: Mapping[str, Any], end: Mapping[str, Any]) -> frozenset[str]:
@@ -49,10 +49,8 @@ def _known_at(offset: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _amount_in_words(amount: Decimal | None) -> str:
-    """Return an amount in one spelling, however many zeros the service wrote; "" if there is none.
-
-    Spark compares offsets as text.
-    """
+    """Return an amount in one spelling, however many zeros the service wrote; "" if there is
+    none."""
     if amount is None:
         return ""
     return "0" if amount == 0 else f"{amount.normalize():f}"

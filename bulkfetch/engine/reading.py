@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import anyio
 import pyarrow as pa
@@ -17,7 +19,9 @@ from bulkfetch.billing.parts import Part
 from bulkfetch.client import Client
 from bulkfetch.engine.access import Access
 from bulkfetch.engine.options import Wanted, check_parts
-from bulkfetch.settings.declared import Settings
+from bulkfetch.engine.plans import FIND, FORGET, KEEP, read_plan, write_plan
+from bulkfetch.engine.remote import Remote, client_of, open_remote
+from bulkfetch.errors import EngineError, StalePartError
 
 WAITING_BATCHES = 8
 """So many batches wait for Spark at most; then no more pages are asked for."""
@@ -32,6 +36,19 @@ def plan_parts(access: Access, wanted: Wanted, *, split: bool = True) -> list[Pa
         parts = opened.portal.call(_plan, opened.client, wanted, split)
     check_parts(parts, wanted)
     return parts
+
+
+def planned_parts(access: Access, wanted: Wanted) -> list[Part]:
+    """Return the parts of what is wanted, as the coordinator has kept them of an action before, or
+    as `plan_parts` does. Blocks."""
+    with _borrowed(access) as opened:
+        found = read_plan(str(opened.call(FIND, of=repr(wanted)).get("plan", "")))
+        if found is not None:
+            return found
+        parts = plan_parts(access, wanted)
+        if plan := write_plan(parts):
+            opened.call(KEEP, of=repr(wanted), plan=plan)
+        return parts
 
 
 def read_batches(access: Access, part: Part) -> Generator[pa.RecordBatch, None, None]:
@@ -50,7 +67,11 @@ def read_batches(access: Access, part: Part) -> Generator[pa.RecordBatch, None, 
                 except anyio.EndOfStream:
                     break
                 yield batch
-            reading.result()
+            try:
+                reading.result()
+            except StalePartError:
+                opened.call(FORGET)
+                raise
         finally:
             reading.cancel()
             opened.portal.call(receive.aclose)
@@ -68,11 +89,17 @@ async def _send_batches(client: Client, part: Part, to: ObjectSendStream[pa.Reco
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """An open client, and the way into its event loop."""
+    """An open client, the way into its event loop, and its coordinator, if it has one."""
 
     client: Client
     portal: BlockingPortal
-    thread: threading.Thread
+    remote: Remote | None
+
+    def call(self, name: str, **facts: Any) -> Mapping[str, Any]:
+        """Return what the coordinator answers to a call; nothing if there is no coordinator."""
+        if self.remote is None:
+            return {}
+        return self.portal.call(partial(self.remote.call, name, **facts))
 
 
 @dataclass(slots=True)
@@ -80,8 +107,15 @@ class _Kept:
     """A client of this process, and how many use it now."""
 
     opened: _Opened
+    thread: threading.Thread
     users: int = 0
-    closing: threading.Timer | None = field(default=None, repr=False)
+    closing: threading.Timer | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it still works: after a fork it has no thread, and a coordinator may be lost."""
+        remote = self.opened.remote
+        return self.thread.is_alive() and (remote is None or not remote.why_lost)
 
 
 _KEPT: dict[Access, _Kept] = {}
@@ -94,8 +128,8 @@ def _borrowed(access: Access) -> Iterator[_Opened]:
     service's limit, for the next task."""
     with _LOCK:
         kept = _KEPT.get(access)
-        if kept is None or not kept.opened.thread.is_alive():  # as after a fork
-            kept = _KEPT[access] = _Kept(_open(access.settings))
+        if kept is None or not kept.is_usable:
+            kept = _KEPT[access] = _Kept(*_open(access))
         kept.users += 1
         if kept.closing is not None:
             kept.closing.cancel()
@@ -119,14 +153,14 @@ def _close_unused(access: Access, kept: _Kept) -> None:
     kept.opened.portal.call(kept.opened.portal.stop)
 
 
-def _open(settings: Settings) -> _Opened:
+def _open(access: Access) -> tuple[_Opened, threading.Thread]:
     """Open a client in the event loop of a new thread, which does not keep the process alive."""
-    opening: Future[tuple[Client, BlockingPortal]] = Future()
+    opening: Future[_Opened] = Future()
 
     async def keep_open() -> None:
         try:
-            async with Client(settings) as client, BlockingPortal() as portal:
-                opening.set_result((client, portal))
+            async with _client(access) as (client, remote), BlockingPortal() as portal:
+                opening.set_result(_Opened(client, portal, remote))
                 await portal.sleep_until_stopped()
         except BaseException as error:
             if opening.done():
@@ -135,5 +169,22 @@ def _open(settings: Settings) -> _Opened:
 
     thread = threading.Thread(target=anyio.run, args=(keep_open,), name="bulkfetch", daemon=True)
     thread.start()
-    client, portal = opening.result()
-    return _Opened(client, portal, thread)
+    return opening.result(), thread
+
+
+@asynccontextmanager
+async def _client(access: Access) -> AsyncIterator[tuple[Client, Remote | None]]:
+    """Open a client with the limit and the tokens of the coordinator, or with its own."""
+    if access.handle is None:
+        async with Client(access.settings) as client:
+            yield client, None
+        return
+    async with open_remote(access.handle) as remote:
+        if remote.why_lost:
+            raise EngineError(
+                f"the coordinator in Spark's driver, at {access.handle.address}, cannot be reached "
+                f"from here: {remote.why_lost}; open that way, or give share=True, so that each "
+                "task signs in by itself"
+            )
+        async with client_of(remote, access.settings) as client:
+            yield client, remote

@@ -58,16 +58,19 @@ async def open_remote(handle: Handle) -> AsyncIterator[Remote]:
 async def open_client(handle: Handle, settings: Settings) -> AsyncIterator[Client]:
     """Open a client that asks with the limit and the tokens of a coordinator. The settings need no
     credentials."""
-    async with (
-        open_remote(handle) as remote,
-        Client(
-            settings,
-            limit=remote.limit,
-            tokens=remote.tokens(PARTNER_CENTER),
-            graph_tokens=remote.tokens(GRAPH),
-        ) as client,
-    ):
+    async with open_remote(handle) as remote, client_of(remote, settings) as client:
         yield client
+
+
+def client_of(remote: Remote, settings: Settings) -> Client:
+    """Return a client that asks with the limit and the tokens of a coordinator, for `async
+    with`."""
+    return Client(
+        settings,
+        limit=remote.limit,
+        tokens=remote.tokens(PARTNER_CENTER),
+        graph_tokens=remote.tokens(GRAPH),
+    )
 
 
 class Remote:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Unpack
 
 import pyarrow as pa
 
-from bulkfetch.engine.access import access_for
+from bulkfetch.engine.access import Access, own_access, shared_access
+from bulkfetch.engine.coordinator import Coordinator
 from bulkfetch.engine.options import Wanted
+from bulkfetch.engine.plans import Plans
 from bulkfetch.engine.reading import plan_parts, read_batches
 from bulkfetch.errors import SettingsError
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
@@ -22,6 +25,7 @@ def register(
     spark: Any,
     settings: Settings | None = None,
     *,
+    share: bool = False,
     tasks: int | None = None,
     list_every_s: float = 60.0,
     **keywords: Unpack[SettingsKeywords],
@@ -37,13 +41,18 @@ def register(
             .load()
         )
 
-    Settings are given as for `bulkfetch.export`, and read here, in the driver: the tasks of Spark
-    get them with their code. Each of `tasks` at once may send its share of `max_in_flight`; None
-    means as many as the session has places for. A stream lists the invoices every `list_every_s`
-    seconds at most. To register it again replaces the settings for what is read later.
+    Settings are given as for `bulkfetch.export`, and read here, in the driver. The driver signs in:
+    it holds one limit for all tasks and gives them tokens, over TLS, until this process ends. With
+    `share` it does not, where tasks cannot reach the driver: then the credentials go with the code
+    of the tasks, and each of `tasks` at once may send an equal share of `max_in_flight`; None
+    means as many as the session has places for.
+
+    The invoices are listed every `list_every_s` seconds at most, for a stream or for the actions of
+    frames; with `share`, for each action. To register it again replaces the settings for what is
+    read later.
 
     Raises SettingsError, also where Spark has no data sources in Python: it has since 4.0, and
-    `line_items` does without.
+    `line_items` does without. Raises EngineError if the driver cannot listen on its address.
     """
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
@@ -51,7 +60,7 @@ def register(
         from bulkfetch.engine.datasource import source_with
     except ImportError as error:
         raise SettingsError(_explain_missing(error)) from error
-    access = access_for(settings, tasks=_tasks_of(spark, tasks), list_every_s=list_every_s)
+    access = _access(spark, settings, share=share, tasks=tasks, list_every_s=list_every_s)
     spark.dataSource.register(source_with(access))
 
 
@@ -63,6 +72,7 @@ def line_items(
     *,
     selection: Selection | None = None,
     allow_empty: bool = False,
+    share: bool = False,
     tasks: int | None = None,
     **keywords: Unpack[ExportKeywords],
 ) -> Any:
@@ -71,13 +81,15 @@ def line_items(
         frame = line_items(spark, "office", "billing_line_items", since="2024-01-01", token="…")
 
     They are planned here and now, one partition for each part, and read by each action. What is
-    selected, and how settings are given, is as for `bulkfetch.export`; `tasks` as for `register`.
-    Raises the errors of `bulkfetch.plan`.
+    selected, and how settings are given, is as for `bulkfetch.export`; `share` and `tasks` are as
+    for `register`. Raises the errors of `bulkfetch.plan`, and EngineError if the driver cannot
+    listen on its address.
     """
     selected, given = split_keywords(selection, keywords)
     wanted = Wanted(_narrowed(selected, provider, line_item_type), allow_empty)
     settings = read_settings(settings, **given)
-    access = access_for(settings, tasks=_tasks_of(spark, tasks))
+    check_credentials(settings)
+    access = _access(spark, settings, share=share, tasks=tasks)
     parts = plan_parts(access, wanted)
     from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -88,6 +100,35 @@ def line_items(
 
     frame = spark.range(0, len(parts), 1, max(1, len(parts)))
     return frame.mapInArrow(read, from_arrow_schema(wanted.columns))
+
+
+_COORDINATORS: dict[tuple[Settings, str, int, float], Coordinator] = {}
+"""Those of this process, one for each settings: frames ask them as long as it lives."""
+_STARTING = threading.Lock()
+
+
+def _access(
+    spark: Any,
+    settings: Settings,
+    *,
+    share: bool,
+    tasks: int | None,
+    list_every_s: float = 60.0,
+) -> Access:
+    """Return how the tasks of a session ask: by a coordinator in this process, or on their own."""
+    tasks = _tasks_of(spark, tasks)
+    if share:
+        return own_access(settings, tasks=tasks, list_every_s=list_every_s)
+    host = _host_of(spark)
+    key = (settings, host, tasks, list_every_s)
+    with _STARTING:
+        coordinator = _COORDINATORS.get(key)
+        if coordinator is None:
+            calls = Plans(list_every_s).calls()
+            coordinator = Coordinator(settings, host=host, readers=tasks, calls=calls)
+            coordinator.start()
+            _COORDINATORS[key] = coordinator
+    return shared_access(settings, coordinator.handle, list_every_s=list_every_s)
 
 
 def _narrowed(selection: Selection, provider: str, line_item_type: str) -> Selection:
@@ -110,14 +151,27 @@ def _narrowed(selection: Selection, provider: str, line_item_type: str) -> Selec
 
 def _tasks_of(spark: Any, tasks: int | None) -> int:
     """Return how many tasks may run at once, as given or as the session says."""
-    if tasks is not None:
-        return tasks
+    if tasks is None:
+        tasks = int(_context_of(spark).defaultParallelism)
+    if tasks < 1:
+        raise SettingsError(f"tasks: must be at least 1, not {tasks}")
+    return tasks
+
+
+def _host_of(spark: Any) -> str:
+    """Return the address under which executors reach this process."""
+    return str(_context_of(spark).getConf().get("spark.driver.host"))
+
+
+def _context_of(spark: Any) -> Any:
+    """Return the context of a session, whose driver is this process."""
     try:
-        return int(spark.sparkContext.defaultParallelism)
-    except Exception as error:  # Spark Connect has no context, and says so in several ways
+        return spark.sparkContext
+    except Exception as error:  # Spark Connect says in several ways that it has none
         raise SettingsError(
-            "tasks= is missing: this session does not say how many tasks it runs at once; "
-            "give the number of cores of its executors"
+            "the driver of this session is another process (Spark Connect): it does not say how "
+            "many tasks it runs at once, and they may not reach this process; give share=True, and "
+            "the number as tasks="
         ) from error
 
 

@@ -6,8 +6,11 @@ They run where PySpark is, and nothing else of the tests' packages.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pyarrow as pa
 
@@ -102,13 +105,20 @@ def stream(
 
     frame = spark.readStream.format("bulkfetch").options(**options).load()
     writer = frame.writeStream.foreachBatch(take).option("checkpointLocation", checkpoint)
-    query = writer.trigger(availableNow=True).start()
-    try:
-        query.awaitTermination()
-    except Exception:
-        if not dies:
-            raise
-    return batches
+    while True:
+        query = writer.trigger(availableNow=True).start()
+        try:
+            query.awaitTermination()
+        except Exception as error:
+            if _TOO_BUSY in str(error):
+                continue
+            if not dies:
+                raise
+        return batches
+
+
+_TOO_BUSY = "Python worker failed to connect back"
+"""What Spark says where Python takes more than 10 s to start; nothing has happened by then."""
 
 
 def lines_of(spark: Any, folder: str) -> dict[str, list[int]]:
@@ -144,3 +154,53 @@ def parts_between(
 ) -> list[Part]:
     """The parts of a batch of a stream, as a new reader plans them after a restart."""
     return [each.value for each in change_reader(options, **settings).partitions(start, end)]
+
+
+def nonces(spark: Any) -> list[str]:
+    """What proves tasks to the coordinators of this process."""
+    return [each.handle.nonce.reveal() for each in source._COORDINATORS.values()]
+
+
+def shown(spark: Any, options: Mapping[str, Any], checkpoint: str) -> dict[str, str]:
+    """Read a frame and a stream, and return all that Spark shows of it, by where."""
+    spark.sparkContext.setLogLevel("DEBUG")
+    frame = spark.read.format("bulkfetch").options(**options).load()
+    frame.groupBy("invoice_id").count().collect()
+    stream(spark, options, checkpoint, "def replace(batch, number): batch.count()")
+    with suppress(Exception):  # a failed query is shown as well
+        frame.selectExpr("raise_error(invoice_id)").collect()
+    spark.sparkContext.setLogLevel("OFF")
+    events = spark.conf.get("spark.eventLog.dir").removeprefix("file://")
+    return {
+        "event log": _texts_in(events),
+        "checkpoint": _texts_in(checkpoint),
+        "UI": "".join(_pages_of(spark)),
+        "plan": frame._sc._jvm.PythonSQLUtils.explainString(
+            frame._jdf.queryExecution(), "extended"
+        ),
+        "configuration": str(spark.sparkContext.getConf().getAll()),
+        "processes": _texts_in("/proc", "[0-9]*/cmdline"),
+        "environments": _texts_in("/proc", "[0-9]*/environ"),
+    }
+
+
+def _texts_in(folder: str, pattern: str = "**/*") -> str:
+    found = []
+    for path in Path(folder).glob(pattern):
+        with suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return "\n".join(found)
+
+
+def _pages_of(spark: Any) -> Iterator[str]:
+    """The answers of the UI, as JSON and as pages."""
+    root = spark.sparkContext.uiWebUrl
+    application = f"{root}/api/v1/applications/{spark.sparkContext.applicationId}"
+    for url in (
+        *(f"{application}/{name}" for name in ("environment", "jobs", "stages", "executors")),
+        f"{application}/sql?details=true&planDescription=true&length=100",
+        *(f"{root}/{name}" for name in ("SQL/", "environment/", "StreamingQuery/", "jobs/")),
+        *(f"{root}/SQL/execution/?id={number}" for number in range(3)),
+    ):
+        with suppress(OSError), urlopen(url) as answer:
+            yield answer.read().decode()

@@ -84,6 +84,24 @@ def _give_up(why: str) -> None:
     pytest.skip(why)
 
 
+CONTROL = "control-in-the-configuration"
+"""A value of the configuration whose name says nothing: it is seen wherever secrets would be."""
+
+
+def watched(folder: Path) -> dict[str, str]:
+    """The configuration of a session that shows all that it can, with a control in it."""
+    events = folder / "events"
+    events.mkdir()
+    return {
+        "spark.ui.enabled": "true",
+        "spark.ui.port": "0",
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.dir": events.as_uri(),
+        "spark.bulkfetch.handle": CONTROL,
+    }
+
+
 class SparkError(Exception):
     """What a function raised in Spark's process, as the text that a user sees there."""
 
@@ -93,7 +111,7 @@ class Spark:
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self._process = process
-        self._log = log
+        self.log = log
 
     def run(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Return what `function(spark, …)` returns there. Its module is imported there as well.
@@ -108,7 +126,7 @@ class Spark:
             self._process.stdin.flush()
             is_good, result = pickle.load(self._process.stdout)
         except (EOFError, BrokenPipeError) as error:
-            raise SparkError(f"the process has ended: {self._log.read_text()[-4000:]}") from error
+            raise SparkError(f"the process has ended: {self.log.read_text()[-4000:]}") from error
         if not is_good:
             raise SparkError(result)
         return result

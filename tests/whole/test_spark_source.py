@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import onspark
-from support.sparks import SPARK_3_5, Spark, SparkError, open_spark, versions
+from support.sparks import SPARK_3_5, Spark, SparkError, open_spark
 
 import bulkfetch
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
@@ -55,15 +55,7 @@ def archived(
     return {name: in_order(pa.concat_tables(found)) for name, found in tables.items()}
 
 
-@pytest.fixture(scope="module", params=versions())
-def spark(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Spark]:
-    with open_spark(tmp_path_factory.mktemp("spark"), request.param) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def registered(spark: Spark, sandbox: SpawnedSandbox) -> Spark:
     spark.run(onspark.register, **at(sandbox))
     return spark

@@ -11,7 +11,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from support import onspark
 from support.replay import TOKEN, MadeUp, Served, invoice, serving
-from support.sparks import Spark, SparkError, open_spark, versions
+from support.sparks import Spark, SparkError, open_spark
 
 pytestmark = pytest.mark.slow
 
@@ -57,14 +57,6 @@ def served(tenant: Tenant) -> Iterator[Served]:
 
 def at(served: Served) -> dict[str, Any]:
     return {"base_url": served.base_url, "token": TOKEN, "part_rows": 2, "page_size": 2}
-
-
-@pytest.fixture(scope="module", params=versions())
-def spark(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Spark]:
-    with open_spark(tmp_path_factory.mktemp("spark"), request.param) as started:
-        yield started
 
 
 class Lake:

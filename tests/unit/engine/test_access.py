@@ -4,10 +4,12 @@ import pickle
 
 import pytest
 
-from bulkfetch.engine.access import access_for
+from bulkfetch.engine.access import own_access, shared_access, without_credentials
+from bulkfetch.engine.handle import Handle
 from bulkfetch.errors import SettingsError
-from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.declared import Settings, settings_of
 from bulkfetch.settings.values import Secret
+from bulkfetch.signin.ways import check_credentials
 
 SETTINGS = Settings(
     token=Secret("hush"), storage_key=Secret("keep"), storage_sas=Secret("keep"), max_in_flight=16
@@ -16,25 +18,52 @@ SETTINGS = Settings(
 
 @pytest.mark.parametrize(("tasks", "share"), [(1, 16), (3, 5), (16, 1), (40, 1)])
 def test_tasks_have_equal_shares_and_one_request_at_least(tasks: int, share: int) -> None:
-    assert access_for(SETTINGS, tasks=tasks).settings.max_in_flight == share
+    assert own_access(SETTINGS, tasks=tasks).settings.max_in_flight == share
 
 
 def test_a_rate_is_shared_as_well() -> None:
     rated = Settings(token=Secret("hush"), max_requests_per_second=10)
 
-    assert access_for(rated, tasks=4).settings.max_requests_per_second == 2.5
-    assert access_for(SETTINGS, tasks=4).settings.max_requests_per_second is None
+    assert own_access(rated, tasks=4).settings.max_requests_per_second == 2.5
+    assert own_access(SETTINGS, tasks=4).settings.max_requests_per_second is None
 
 
 def test_an_access_is_sent_with_what_is_needed_to_ask_and_shows_nothing() -> None:
-    access = pickle.loads(pickle.dumps(access_for(SETTINGS, tasks=2)))
+    access = pickle.loads(pickle.dumps(own_access(SETTINGS, tasks=2)))
 
-    assert access == access_for(SETTINGS, tasks=2)
+    assert access == own_access(SETTINGS, tasks=2)
     assert access.settings.token == Secret("hush")
     assert (access.settings.storage_key, access.settings.storage_sas) == (None, None)
     assert "hush" not in repr(access)
 
 
-def test_there_is_a_task_at_least() -> None:
-    with pytest.raises(SettingsError, match="tasks: must be at least 1, not 0"):
-        access_for(SETTINGS, tasks=0)
+def test_who_asks_by_a_coordinator_has_no_credentials() -> None:
+    handle = Handle("127.0.0.1", 1, fingerprint="f", nonce=Secret("word"))
+    full = Settings(
+        token=Secret("hush"),
+        graph_token=Secret("hush"),
+        token_command=Secret("echo hush"),
+        client_id="hush",
+        client_secret=Secret("hush"),
+        refresh_token=Secret("hush"),
+        storage_sas=Secret("hush"),
+        sign_in="secret",
+        base_url="https://example.org/v1",
+        page_size=7,
+    )
+
+    access = shared_access(full, handle)
+
+    assert b"hush" not in pickle.dumps(access)
+    assert b"word" in pickle.dumps(access)
+    assert "word" not in repr(access)
+    assert (access.settings.base_url, access.settings.page_size) == (full.base_url, 7)
+    with pytest.raises(SettingsError):
+        check_credentials(access.settings)
+
+
+def test_settings_without_credentials_are_the_defaults_of_signing_in() -> None:
+    names = [each.name for each in settings_of("sign_in")]
+    nobody, plain = without_credentials(SETTINGS), Settings()
+
+    assert [getattr(nobody, name) for name in names] == [getattr(plain, name) for name in names]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,16 @@ def test_what_changed_is_what_is_new_or_charges_something_else(
 @given(TENANTS)
 def test_everything_is_new_at_the_beginning(charges: dict[str, Decimal | None]) -> None:
     assert changed_between(beginning(), offset_of(parts_of(charges))) == charges.keys()
+
+
+@given(TENANTS, st.randoms())
+def test_an_offset_has_the_same_text_in_whatever_order_invoices_are_listed(
+    charges: dict[str, Decimal | None], random: Random
+) -> None:
+    parts = parts_of(charges)
+    shuffled = random.sample(parts, len(parts))
+
+    assert json.dumps(offset_of(shuffled)) == json.dumps(offset_of(parts))
 
 
 @pytest.mark.parametrize("spelled", ["12.50", "12.5", "1.25E+1", "0012.500"])
