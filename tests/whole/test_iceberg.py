@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from uuid import uuid4
 import polars as pl
 import pyarrow as pa
 import pytest
+from support.forks import run_bulkfetch
 from support.lakehouse import IcebergServer, ask_duckdb, seaweed
 from support.objectservers import AzureServer, S3Server
 from support.tabled import (
@@ -30,6 +33,7 @@ from support.tabled import (
     put,
     put_headers,
     read_committed,
+    report_run,
     unbilled,
     withdraw,
 )
@@ -179,6 +183,84 @@ def test_every_reader_has_every_value_from_a_disk(tmp_path: Path) -> None:
 
     check_readers(tables_of(catalog_of(store.root)), store, tmp_path)
     assert hashes(store) == before
+
+
+def recipe(name: str, language: str = "python") -> str:
+    page = (Path(__file__).parents[2] / "docs" / "iceberg.md").read_text()
+    found = re.findall(
+        rf"<!-- recipe: iceberg-{name} -->\n```{language}\n(.*?)^```$", page, re.M | re.S
+    )
+    return str(found[0])
+
+
+def test_the_recipes_of_the_page_read_the_tables(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "lake")
+    store.root.mkdir()
+    claim(store)
+    put(store, office("D070002EGD"), 3, {"totalForCustomer": [1, 2, 3]})
+    put(store, office("D2"), 2, {"totalForCustomer": [4, 5]})
+    report_run(store, "20260101T000000.000000Z")
+    sync_tables(store.root, ["iceberg"])
+
+    printed = {}
+    for name in ("pyiceberg", "polars"):
+        # what it prints is told from how it ends: threads of Arrow may outlive the interpreter
+        ended = subprocess.run(
+            [sys.executable, "-u", "-c", recipe(name)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        printed[name] = ended.stdout
+    queries = recipe("duckdb", "sql").replace("'lake/", f"'{store.root}/").split(";\n")
+    (total,) = ask_duckdb([each for each in queries if each], tmp_path)
+
+    assert printed["pyiceberg"] == "3\n20260101T000000.000000Z 5\n"
+    assert "6.0" in printed["polars"]
+    assert "9.0" in printed["polars"]
+    assert total.column("total").to_pylist() == [15]
+
+
+def test_a_command_keeps_tables_and_says_how_they_are(tmp_path: Path) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        ended = run_bulkfetch(*words, cwd=tmp_path, environ={"HOME": str(tmp_path)})
+        return ended.returncode, ended.stdout + ended.stderr
+
+    code, said = run("export", "--sandbox", "lake", "--tables", "iceberg")
+    assert code == 0, said
+    assert run("tables", "status", "lake")[0] == 0
+    assert run("verify", "lake", "--files")[0] == 0
+    table = tables_of(catalog_of(tmp_path / "lake"))[OFFICE_TABLE]
+    table.overwrite(table.scan().to_arrow())
+    code, said = run("verify", "lake", "--files")
+    assert (code, "`bulkfetch tables sync --format iceberg` puts it right" in said) == (1, True)
+    assert run("tables", "status", "lake")[0] == 1
+    code, said = run("tables", "sync", "lake", "--format", "iceberg", "--json")
+    assert (code, json.loads(said)["complete"]) == (0, True)
+    assert run("verify", "lake", "--files")[0] == 0
+    secret = "credential=me:very-secret-word uri=http://127.0.0.1:9"
+    code, said = run("tables", "status", "lake", "--catalog", "rest", "--catalog-options", secret)
+    assert (code, "does not answer" in said, "very-secret" in said) == (1, True, False)
+    code, said = run("config", "--catalog-options", secret)
+    assert "credential=*** uri=***" in said
+
+
+def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    claim(store)
+    put(store, office("A"), 3)
+    program = (
+        "import sys; sys.modules['pyiceberg'] = None; from bulkfetch.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "tables", "sync", ".", "--format", "iceberg"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "need more packages, those of the extra iceberg" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("catalogue", CATALOGUES)
