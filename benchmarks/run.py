@@ -27,6 +27,7 @@ BENCHMARKS = (
     "throttling",
     "soak",
     "resume",
+    "report",
     "stores",
     "tables",
 )

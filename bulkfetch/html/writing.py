@@ -131,8 +131,8 @@ def check_target(html: str | Path, output: str | Path, *, force: bool) -> Path:
                 f"{file} exists and is not a page of `bulkfetch report`; choose another file, or "
                 f"give {given_as('force', True)} to replace it"
             )
-    except (OSError, ValueError) as error:
-        why = explain(error, file) if isinstance(error, OSError) else f"{file!r}: {error}"
+    except (OSError, ValueError, RuntimeError) as error:  # a RuntimeError: links in a circle
+        why = explain(error, file) if isinstance(error, OSError) else f"{str(file)!r}: {error}"
         raise OutputError(f"the page cannot be written: {why}") from error
     return file
 

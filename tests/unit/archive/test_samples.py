@@ -11,7 +11,7 @@ import pytest
 from support.objects_in_memory import Memory as Bucket
 
 from bulkfetch.archive.layout import LOGS
-from bulkfetch.archive.samples import open_run_log, read_memory
+from bulkfetch.archive.samples import is_logged, open_run_log, read_memory
 from bulkfetch.errors import StorageError
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
@@ -76,6 +76,20 @@ async def test_a_sample_every_five_seconds_says_how_far_the_run_is(tmp_path: Pat
     if memory.now is not None and memory.peak is not None:
         assert 10 << 20 < memory.now <= memory.peak * 1.1
         assert third["peak_memory_bytes"] >= 10 << 20
+
+
+async def test_after_an_hour_there_is_a_sample_every_minute_so_that_a_week_stays_small(
+    tmp_path: Path,
+) -> None:
+    stats = RunStats()
+    time = Time(lambda now: setattr(stats, "rows", int(now)), until_s=2 * 3600)
+    await run_for(LocalStore(tmp_path), stats, time)
+
+    content = (tmp_path / LOGS / f"{MOMENT}.jsonl").read_bytes()
+    seconds = [line["rows"] for line in events(content)]
+    assert seconds == [*range(5, 3601, 5), *range(3660, 7201, 60), 7200]
+    week = sum(map(is_logged, range(1, 7 * 24 * 720 + 1)))
+    assert week * len(content) // len(seconds) < 5_000_000
 
 
 async def test_a_log_on_a_disk_can_be_read_while_the_run_works(tmp_path: Path) -> None:

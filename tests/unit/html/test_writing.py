@@ -91,6 +91,7 @@ def test_only_a_page_of_ours_is_replaced_without_force(
         ("file.txt/x.html", "there is no directory"),
         ("a\0b", "cannot be written"),
         ("x" * 300, "cannot be written"),
+        ("circle.html", "cannot be written"),
         ("s3://bucket/x.html", "is not on this machine"),
         ("$NOT_SET_ANYWHERE/x.html", "NOT_SET_ANYWHERE"),
     ],
@@ -100,6 +101,7 @@ def test_a_file_that_cannot_be_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").touch()
+    (tmp_path / "circle.html").symlink_to("circle.html")
     with pytest.raises(OutputError, match=problem):
         check_target(name, lake, force=True)
 
