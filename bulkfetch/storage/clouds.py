@@ -84,7 +84,7 @@ def plain_options(settings: StorageSettings, endpoint: str | None, route: Route)
         "connect_timeout": f"{CONNECT_TIMEOUT_S} s",
         "timeout": f"{settings.storage_timeout_s:g} s",
     }
-    if settings.ca_file and route.proxy is not None:
+    if settings.ca_file:  # object_store trusts it for the store as well, where a proxy is given
         options["proxy_ca_certificate"] = settings.ca_file.read_text()
     return options | for_obstore(route)
 

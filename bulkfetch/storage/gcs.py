@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from datetime import UTC
@@ -60,16 +61,24 @@ def open_gcs(address: Address, settings: StorageSettings) -> Container:
 
     def options() -> dict[str, str]:
         # object_store finds Google's default credentials by itself, and takes no token
-        named = {"google_base_url": endpoint, "google_service_account": _key_file(settings)}
-        given = {name: value for name, value in named.items() if value}
-        skipped = {"google_skip_signature": "true"} if emulator else {}
-        return plain_options(settings, endpoint, route) | given | skipped
+        key = _plain_key(settings, endpoint, is_emulator=emulator is not None)
+        named = {"google_service_account_key": key} if key else {}
+        return plain_options(settings, endpoint, route) | named
 
     return Container(patient, probe, abort_uploads=abort_uploads, options=options)
 
 
-def _key_file(settings: StorageSettings) -> str | None:
-    return str(settings.storage_credentials) if settings.storage_credentials else None
+def _plain_key(settings: StorageSettings, endpoint: str | None, *, is_emulator: bool) -> str | None:
+    """Return the key of a service account as the Rust crate object_store reads it, with the
+    endpoint, which it takes from nowhere else; None where it finds credentials by itself."""
+    if is_emulator:
+        nobody = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        return json.dumps({**nobody, "disable_oauth": True, "gcs_base_url": endpoint})
+    if settings.storage_credentials is None:
+        return None
+    key: dict[str, Any] = json.loads(settings.storage_credentials.read_bytes())
+    guard_logs(key.get("private_key"))
+    return json.dumps(key | ({"gcs_base_url": endpoint} if endpoint else {}))
 
 
 def _provide_nothing() -> Any:

@@ -102,10 +102,18 @@ def _open_bucket(
 
     def options() -> dict[str, str]:
         plain = plain_options(settings, endpoint, route)
-        named = {f"aws_{name}": str(value) for name, value in place.items()}
+        # without an endpoint, deltalake asks the metadata of the machine for a region
+        of_aws = {"endpoint": _endpoint_of(place["region"], endpoint)} if is_aws else {}
+        named = {f"aws_{name}": str(value) for name, value in {**of_aws, **place}.items()}
         return plain | _plain_credentials(credentials) | named
 
     return Container(patient, probe, abort_uploads=abort_uploads, options=options)
+
+
+def _endpoint_of(region: str, endpoint: str) -> str:
+    """Return the endpoint of a region, in the same part of AWS as another endpoint."""
+    host = urlsplit(endpoint).hostname or ""
+    return f"https://s3.{region}.{next(each for each in _AWS_HOSTS if host.endswith(each))[1:]}"
 
 
 def _open_session(settings: StorageSettings) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ RUN = "bulkfetch.run"
 """The run of the archive whose state a version is, in the metadata of its commit."""
 _NOT_TAKEN = frozenset({"deletionVectors", "columnMapping", "typeWidening"})
 """Features of readers that change what the rows of a file are."""
+_LONGEST = 600
+"""Characters of what deltalake says in a message."""
 _KEPT = "interval 3650 days"
 
 
@@ -205,12 +208,25 @@ def _translating(where: str) -> Iterator[None]:
             f"{where}: another program has changed the table meanwhile: run the same command again"
         )
     except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
-        words = printable(hide_known(str(error).partition("\n")[0]))
-        failure = TableError(
-            f"{where}: the table cannot be used: {words}; to give it up and start anew, remove its "
-            f"folder {DELTA_LOG} and run `bulkfetch tables sync` again, which writes a new one"
-        )
+        words = _words(error)
+        failure = TableError(f"{where}: the table cannot be used: {words}; {_advice(error)}")
     else:
         return
     # raised out here, so that what deltalake says of its requests is not behind it
     raise failure
+
+
+def _words(error: Exception) -> str:
+    """Return in one line what deltalake says: a tree of causes, in colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m|↳", " ", str(error))
+    return printable(hide_known(" ".join(text.split())))[:_LONGEST]
+
+
+def _advice(error: Exception) -> str:
+    is_missing = isinstance(error, FileNotFoundError)
+    if "Generic " in str(error) or (isinstance(error, OSError) and not is_missing):
+        return "the store refuses or does not answer: run the same command again"
+    return (
+        f"to give it up and start anew, remove its folder {DELTA_LOG} and run `bulkfetch tables "
+        "sync` again, which writes a new one"
+    )

@@ -450,6 +450,11 @@ def test_an_archive_in_an_object_store_is_written_through_the_proxy(
         done = run(tmp_path, "verify", address, **given)
         assert done.code == 0, done.err
         assert len(proxy.passed()) > len(passed)
+        passed = proxy.passed()
+        done = run(tmp_path, "tables", "sync", address, "--format", "delta", **given)
+        assert done.code == 0, done.err
+        assert "IMDS" not in done.err
+        assert len(proxy.passed()) > len(passed)
         assert all(line.startswith(("200", "2")) for line in proxy.lines())
         # the same store without the proxy: what the environment says is not asked behind our back
         seen = len(proxy.lines())

@@ -158,3 +158,30 @@ def test_a_table_whose_files_others_no_longer_take_as_they_are_is_refused(
 
     with pytest.raises(TableError, match=f"others have turned on {feature}.*remove its folder"):
         open_delta(tmp_path).open(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            OSError("Kernel error -> Generic S3 error\n  \x1b[31m↳\x1b[0m Connection refused"),
+            "Kernel error -> Generic S3 error Connection refused; the store refuses or does not "
+            "answer: run the same command again",
+        ),
+        (
+            FileNotFoundError("Object at location 00000000000000000001.json not found"),
+            "Object at location 00000000000000000001.json not found; to give it up and start anew, "
+            "remove its folder _delta_log and run `bulkfetch tables sync` again, which writes a "
+            "new one",
+        ),
+    ],
+)
+def test_nobody_is_told_to_remove_a_log_that_only_could_not_be_reached(
+    error: Exception, advice: str
+) -> None:
+    from bulkfetch.tables.delta import _translating
+
+    with pytest.raises(TableError) as raised, _translating("lake/t"):
+        raise error
+
+    assert str(raised.value) == f"lake/t: the table cannot be used: {advice}"

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pytest
+import trustme
 from support.objectservers import ObjectServer, S3Server
 from support.tabled import claim, hashes, office, put, put_headers, read_committed
 from whole.durability.lakes import Lake
@@ -14,7 +21,9 @@ from whole.durability.lakes import Lake
 import bulkfetch
 from bulkfetch.archive.layout import LOCK, partition
 from bulkfetch.settings.declared import Settings
-from bulkfetch.storage.opening import open_archive
+from bulkfetch.storage.addresses import parse_address
+from bulkfetch.storage.opening import open_archive, open_container
+from bulkfetch.storage.s3 import _endpoint_of
 from bulkfetch.storage.store import Store
 
 deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
@@ -90,3 +99,55 @@ def test_a_table_in_an_object_store_says_what_the_commits_say(lake: Lake) -> Non
         each for each in before.items() if "/B-" in each[0]
     }
     assert pa.table(read_table(lake, ROOT).get_add_actions()).num_rows == 4
+
+
+class _Empty(BaseHTTPRequestHandler):
+    """A bucket without objects."""
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *words: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def tls_server(authority: trustme.CA) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Empty) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"https://localhost:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_a_store_is_trusted_by_ca_file_alone(is_trusted: bool, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    keys: Any = {"storage_key_id": "key", "storage_key": "secret", "storage_region": "us-east-1"}
+    with tls_server(authority) as endpoint:
+        given: Any = {"ca_file": tmp_path / "ca.pem"} if is_trusted else {}
+        settings = bulkfetch.read_settings(storage_endpoint=endpoint, **keys, **given)
+        address = parse_address("s3://bucket/lake")
+        assert address is not None
+        options = {**open_container(address, settings).options(), "max_retries": "0"}
+
+        with pytest.raises(OSError, match=r"404" if is_trusted else "invalid peer certificate"):
+            deltalake.DeltaTable("s3://bucket/lake/x", storage_options=options)
+
+
+def test_aws_is_asked_by_its_region_so_that_nothing_else_is_looked_up() -> None:
+    assert (
+        _endpoint_of("eu-west-1", "https://s3.amazonaws.com")
+        == "https://s3.eu-west-1.amazonaws.com"
+    )
+    beijing = "https://s3.cn-north-1.amazonaws.com.cn"
+    assert _endpoint_of("cn-north-1", beijing) == beijing
