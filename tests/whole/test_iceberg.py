@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.forks import run_bulkfetch
 from support.lakehouse import IcebergServer, ask_duckdb, seaweed
@@ -37,6 +39,8 @@ from support.tabled import (
     unbilled,
     withdraw,
 )
+from whole.durability.disks import WatchedDisk
+from whole.test_tables import charge, exported, tenant
 
 from bulkfetch.archive.layout import partition
 from bulkfetch.billing.transfers import Transfer
@@ -244,6 +248,35 @@ def test_a_command_keeps_tables_and_says_how_they_are(tmp_path: Path) -> None:
     assert (code, "does not answer" in said, "very-secret" in said) == (1, True, False)
     code, said = run("config", "--catalog-options", secret)
     assert "credential=*** uri=***" in said
+
+
+async def test_a_reader_sees_an_invoice_or_none_of_it_at_every_step_of_an_export(
+    tmp_path: Path,
+) -> None:
+    made_up = tenant()
+    await exported(tmp_path, made_up, "iceberg")
+    charge(made_up, 31)
+    seen: set[int] = set()
+
+    def counts() -> dict[str, int]:
+        table = tables_of(catalog_of(tmp_path))[OFFICE_TABLE]
+        found: Counter[str] = Counter()
+        for path in paths_of(table):  # fails where a file is missing
+            read = pq.ParquetFile(path).read(columns=["invoice_id"], use_threads=False)
+            found.update(read.column("invoice_id").to_pylist())
+        return found
+
+    def look(what: str, path: Path, size: int) -> int:
+        found = counts()
+        assert found["B"] == 7
+        seen.add(found.get("A", 0))
+        return size
+
+    report = await exported(tmp_path, made_up, "iceberg", disk=WatchedDisk(look))
+
+    assert report.tables is not None
+    assert report.tables.complete
+    assert seen | {counts()["A"]} == {25, 0, 31}
 
 
 def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path: Path) -> None:

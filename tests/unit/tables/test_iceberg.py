@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
@@ -35,6 +36,8 @@ from bulkfetch.tables.sync import sync_tables, tables_status
 
 pytest.importorskip("pyiceberg", reason="the extra iceberg is not installed")
 
+from pyiceberg.exceptions import CommitFailedException, ValidationException
+from pyiceberg.io.pyarrow import parquet_files_to_data_files
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import StringType
@@ -48,7 +51,7 @@ from support.icebergs import (
     tables_of,
 )
 
-from bulkfetch.tables.iceberg import table_name
+from bulkfetch.tables.iceberg import replace_files, table_name
 
 OFFICE_TABLE = "office_billing_line_items"
 NAMES = {
@@ -332,6 +335,34 @@ def test_snapshots_that_others_expired_are_gone_and_no_file_is(store: LocalStore
     synced(store)
     assert_is_committed(store)
     assert len(table_of(store.root, OFFICE_TABLE).snapshots()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theirs", ["append", "overwrite"])
+def test_of_two_writers_one_is_refused_or_both_are_there_until_the_next_sync(
+    theirs: str, store: LocalStore
+) -> None:
+    put(store, office("A"), 3)
+    put(store, office("B"), 4)
+    synced(store)
+    ours, other = table_of(store.root, OFFICE_TABLE), table_of(store.root, OFFICE_TABLE)
+    everything = other.scan().to_arrow()
+    (first, *_) = [task.file for task in ours.scan().plan_files()]
+    copy = store.root / "_iceberg" / "copy.parquet"
+    copy.write_bytes(Path(first.file_path).read_bytes())
+    before = hashes(store)
+
+    with suppress(CommitFailedException, ValidationException), ours.transaction() as transaction:
+        (added,) = parquet_files_to_data_files(ours.io, ours.metadata, iter([str(copy)]))
+        replace_files(transaction, [first], [added], {})
+        getattr(other, theirs)(everything)
+
+    table = table_of(store.root, OFFICE_TABLE)
+    assert len(table.snapshots()) >= 2
+    assert len(paths_of(table)) == len({*paths_of(table)})
+    synced(store)
+    assert_is_committed(store)
+    assert hashes(store) == before
 
 
 @pytest.mark.slow
