@@ -24,6 +24,8 @@ from bulkfetch.storage.addresses import parse_address
 from bulkfetch.storage.location import Location
 from bulkfetch.words import printable
 
+ARCHIVE, ROOT = "bulkfetch.archive", "bulkfetch.root"
+"""The archive that a table belongs to, and its folder there, among the table's properties."""
 _RESERVED = {"type", "py-io-impl", "py-catalog-impl"}
 _ADDRESSES = {"uri", "oauth2-server-uri", "glue.endpoint"}
 """The options that are addresses: nothing secret may be sent there in clear."""

@@ -27,9 +27,10 @@ from pyiceberg.typedef import Record
 from bulkfetch.archive.layout import UNBILLED_LINE_ITEMS
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.errors import TableError
+from bulkfetch.logguard import forgets_frames
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.location import Location
-from bulkfetch.tables.catalogs import open_catalogue, translating
+from bulkfetch.tables.catalogs import ARCHIVE, ROOT, open_catalogue, translating
 from bulkfetch.tables.formats import Change
 from bulkfetch.tables.wanted import (
     CURRENCY,
@@ -42,8 +43,6 @@ from bulkfetch.tables.wanted import (
 
 RUN = "bulkfetch.run"
 """The run of the archive whose state a snapshot is, in its summary."""
-ARCHIVE, ROOT = "bulkfetch.archive", "bulkfetch.root"
-"""The archive that a table belongs to, and its folder there, among the table's properties."""
 _IN_NO_FILE = {PROVIDER, LINE_ITEM_TYPE, PERIOD, CURRENCY}
 """What a partition of folders says. Iceberg tables have no such columns, because their files have
 none: they are named for what the folders say, down to the period and the currency.
@@ -80,10 +79,12 @@ class IcebergFormat:
     def __init__(self, location: Location, settings: Settings) -> None:
         self._archive, self._catalogue = open_catalogue(location, settings)
 
+    @forgets_frames
     def roots(self) -> Collection[PurePosixPath]:
         """Return the folders of the tables that belong to this archive."""
         return {PurePosixPath(table.properties[ROOT]) for table in self._own_tables().values()}
 
+    @forgets_frames
     def open(self, root: PurePosixPath) -> OpenIcebergTable | None:
         """Return the table of a folder with its current snapshot; of unbilled line items, all."""
         if root.is_relative_to(UNBILLED_LINE_ITEMS):
@@ -98,6 +99,7 @@ class IcebergFormat:
             return None
         return OpenIcebergTable(self, root, files, frozenset.intersection(*columns))
 
+    @forgets_frames
     def create(self, wanted: WantedTable, run: str) -> None:
         """Create a table, and give it its files in its first snapshot.
 
@@ -112,6 +114,7 @@ class IcebergFormat:
                 gone = [there[each] for each in there if each not in names]
                 self._commit(table, wanted, added, gone, run)
 
+    @forgets_frames
     def change(
         self,
         name: str,

@@ -22,6 +22,7 @@ from sqlalchemy import URL
 
 from bulkfetch.archive.layout import ICEBERG
 from bulkfetch.errors import TableError
+from bulkfetch.tables.catalogs import ROOT
 
 CATALOG = "bulkfetch"
 """What the catalogue is called: other programs open it by this name."""
@@ -50,10 +51,17 @@ class SqliteCatalogue:
         return sorted(self._rows())
 
     def find(self, name: str) -> Table | None:
-        """Return a table as it is catalogued; None if that is wrong, or out of date."""
+        """Return a table as it is catalogued; None if that is wrong, or out of date.
+
+        The table of a program of others is returned wherever it is; one of ours elsewhere is that
+        of the archive that this one was moved or copied from.
+        """
         path = self._rows().get(name)
-        if path is None or path.parent != self._metadata_folder(name):
+        if path is None:
             return None
+        if path.parent != self._metadata_folder(name):
+            table = _load(path)
+            return None if table is None or ROOT in table.properties else table
         if any(_follows(each, path) for each in self._newer(name, path)):
             return None
         return _load(path)

@@ -449,14 +449,17 @@ def test_columns_of_another_type_are_said_by_name(store: LocalStore) -> None:
     )
 
 
-def test_a_table_of_others_is_refused_and_left_as_it_is(store: LocalStore) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_table_of_others_is_refused_and_left_as_it_is(
+    elsewhere: bool, store: LocalStore, tmp_path: Path
+) -> None:
     put(store, office("A"), 3)
     put(store, Transfer("A", *AZURE), 2)
     synced(store)
     catalog = catalog_of(store.root)
     catalog.drop_table(f"csp.{OFFICE_TABLE}")
     shutil.rmtree(store.root / "_iceberg" / "csp" / OFFICE_TABLE)
-    location = str(store.root / "_iceberg" / "csp" / OFFICE_TABLE)
+    location = str(tmp_path if elsewhere else store.root / "_iceberg" / "csp" / OFFICE_TABLE)
     foreign = catalog.create_table(f"csp.{OFFICE_TABLE}", pa.schema([("x", pa.int64())]), location)
     foreign.append(pa.table({"x": [1]}))
     put(store, Transfer("A", *AZURE), 4)
@@ -594,6 +597,18 @@ def test_a_symbolic_link_is_not_followed(store: LocalStore, tmp_path: Path) -> N
         sync_tables(store.root, ["iceberg"])
 
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.slow
+def test_a_namespace_may_have_several_names(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    for rows in (3, 4):
+        put(store, office("A"), rows)
+        report = sync_tables(store.root, ["iceberg"], catalog_namespace="finance.csp")
+        assert report.complete, report.lines()
+    table = catalog_of(store.root).load_table(("finance", "csp", OFFICE_TABLE))
+    assert rows_of(table).num_rows == 4
+    assert tables_status(store.root, catalog_namespace="finance.csp").complete
 
 
 @pytest.mark.slow
