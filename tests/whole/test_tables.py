@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,8 +26,11 @@ from bulkfetch.archive.layout import RUNS
 from bulkfetch.cli import main
 from bulkfetch.errors import OutputError
 from bulkfetch.runs.export import archive, export_async, writing_to
+from bulkfetch.runs.prune import prune
+from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
+from bulkfetch.runs.show import show
 from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import Disk, LocalStore
@@ -225,6 +229,37 @@ async def test_a_table_that_cannot_be_synced_does_not_lose_the_export(tmp_path: 
     assert any("FAULT the delta table office/billing_line_items" in line for line in report.lines())
     found = [finding.name for finding in verify(tmp_path).findings]
     assert found == [OFFICE_ROOT]
+
+
+async def test_no_other_command_touches_a_log_or_takes_it_for_data(tmp_path: Path) -> None:
+    made_up = tenant()
+    await exported(tmp_path, made_up, "delta")
+    deltalake.DeltaTable(str(tmp_path / OFFICE_ROOT)).create_checkpoint()
+    before = logs_of(tmp_path)
+
+    async with serving(made_up) as server:
+        settings = server.settings(**CUT)
+        again = await export_async(tmp_path, settings)
+        found = verify(tmp_path, deep=True)
+        repaired = await repair_async(tmp_path, settings)
+    prune(tmp_path, older_than=timedelta(0))
+    shown = show(tmp_path)
+
+    assert again.unnamed_files == ()
+    assert found.findings == ()
+    assert repaired.export is None
+    assert shown.exit_code == 0
+    assert logs_of(tmp_path) == before
+    named = [name for names in committed_files(LocalStore(tmp_path)).values() for name in names]
+    assert globbed(tmp_path) == sorted(tmp_path / name for name in named)
+
+
+def globbed(root: Path) -> list[Path]:
+    return sorted(root.glob("line_items/*/*/*.parquet"))
+
+
+def logs_of(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("_delta_log/*")}
 
 
 async def test_a_format_that_nobody_knows_is_refused_before_anything_is_asked(

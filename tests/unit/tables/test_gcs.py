@@ -24,6 +24,7 @@ def google(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sta
         yield stand_in
 
 
+@pytest.mark.slow
 def test_a_sync_speaks_to_an_emulator(google: StandIn, s3_server: S3Server) -> None:
     lake = Lake(s3_server, prefix="archive")
     s3_server.create(lake.container)

@@ -70,6 +70,7 @@ def rows_of(lake: Lake, root: object) -> pl.DataFrame:
     return scan.select("invoice_id", "line_number").sort("invoice_id", "line_number").collect()
 
 
+@pytest.mark.slow
 def test_a_table_in_an_object_store_says_what_the_commits_say(lake: Lake) -> None:
     store = opened(lake)
     with store.locked(LOCK):
