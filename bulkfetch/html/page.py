@@ -366,8 +366,8 @@ def _lay_months(bars: _Bars, caption: str, cell: Callable[[Decimal], Decimal | i
         amounts = bars.by_month.get("" if slot.name == NO_DATE else slot.name, {})
         rows.append(Row([slot.name, *cells(amounts)], "gap" if slot.is_gap else None))
     columns = [Column("Month", kind=TEXT), *(Column(named(name)) for name in names)]
-    columns += [Column("All")] if with_total else []
-    foot = Row(["All", *cells(bars.sums())]) if len(rows) > 1 else None
+    columns += [Column("Total")] if with_total else []
+    foot = Row(["Total", *cells(bars.sums())]) if len(rows) > 1 else None
     return lay_table(caption, columns, rows, foot=foot)
 
 
@@ -489,7 +489,7 @@ def _lay_rescued(figures: Figures) -> Iterator[Element]:
     )
     columns = [Column("Detail", kind=LONG), Column("Field", kind=LONG)]
     rows = [Row([each.detail, each.field, each.values]) for each in figures.rescued]
-    foot = Row(["All", "", sum(each.values for each in figures.rescued)])
+    foot = Row(["Total", "", sum(each.values for each in figures.rescued)])
     yield lay_table(
         "Rescued values by field",
         [*columns, Column("Values")],

@@ -181,7 +181,7 @@ def test_the_numbers_that_are_shown_are_those_of_show_and_verify(
         for head, *body in [tables[f"Charges in {currency} by month and provider"]]
         for row in body
         for name, cell in zip(head[1:], row[1:], strict=True)
-        if "All" not in (row[0], name) and cell != "–"
+        if "Total" not in (row[0], name) and cell != "–"
     }
     assert found == sums
     counted: Counter[str] = Counter()
@@ -190,7 +190,7 @@ def test_the_numbers_that_are_shown_are_those_of_show_and_verify(
     _, *body = tables["Line items by month and provider"]
     assert {row[0]: amount_of(row[-1]) for row in body if row[-1] != "–"} == {
         **counted,
-        "All": verified["rows"],
+        "Total": verified["rows"],
     }
     assert dict(tiles)["Line items"] == f"{verified['rows']:,}"
     head, row = tables["Invoices that do not simply agree"]

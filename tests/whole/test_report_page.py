@@ -112,10 +112,10 @@ def test_charges_are_those_of_the_records_by_currency_month_and_provider(exporte
             )
         }
         mine = {key[1:]: amount for key, amount in expected.items() if key[0] == currency}
-        parts = {key: amount for key, amount in found.items() if "All" not in key}
+        parts = {key: amount for key, amount in found.items() if "Total" not in key}
         assert parts == mine
         if len({month for month, _ in mine}) > 1:
-            assert found["All", "All"] == sum(mine.values())
+            assert found["Total", "Total"] == sum(mine.values())
 
 
 def test_the_numbers_are_those_of_show_and_verify(
@@ -147,8 +147,8 @@ def test_the_numbers_are_those_of_show_and_verify(
     for each in shown["months"]:
         rows[each["month"], each["provider"]] += each["rows"]
     table = list(cells_of(table_of(root, "Line items by month and provider")))
-    assert {(month, name): n for month, name, n in table if "All" not in (month, name)} == rows
-    assert ("All", "All", Decimal(verified["rows"])) in table
+    assert {(month, name): n for month, name, n in table if "Total" not in (month, name)} == rows
+    assert ("Total", "Total", Decimal(verified["rows"])) in table
 
     head, *found = table_of(root, "Invoices that do not simply agree")
     facts = [dict(zip(head, row, strict=True)) for row in found]

@@ -131,7 +131,7 @@ def test_the_page_of_any_archive_has_its_charges_line_items_and_rescues(
             (row[0], name): Fraction(amount_of(cell))
             for row in body
             for name, cell in zip(head[1:], row[1:], strict=True)
-            if cell != "–" and row[0] != "All" and (name != "All" or len(head) == 2)
+            if cell != "–" and row[0] != "Total" and (name != "Total" or len(head) == 2)
         }
 
     headings = [each.text for each in root.all("h3")]

@@ -184,16 +184,16 @@ def test_table_and_bars_have_every_amount_to_the_last_digit(
     found = {
         ("" if row[0] == "no date" else row[0], provider): amount_of(cell)
         for row in rows
-        if row[0] != "All"
+        if row[0] != "Total"
         for provider, cell in zip(head[1:], row[1:], strict=True)
-        if provider != "All" and cell != "–"
+        if provider != "Total" and cell != "–"
     }
     assert found == known
     for row in rows:
         cells = dict(zip(head, row, strict=True))
-        if "All" in cells and row[0] != "All":
+        if "Total" in cells and row[0] != "Total":
             parts = [amount_of(cells[name]) for name in head[1:-1]]
-            assert amount_of(cells["All"]) == exact_sum(parts)
+            assert amount_of(cells["Total"]) == exact_sum(parts)
     if known:
         whole = exact_sum(known.values())
         heading = next(each for each in root.all("p") if " EUR on " in each.text)
@@ -290,7 +290,7 @@ def test_providers_without_a_colour_of_their_own_are_one_bar() -> None:
         "Month": "2024-01",
         "office": "2.00",
         "3 others": "6.00",
-        "All": "8.00",
+        "Total": "8.00",
     }
     alone = read_html(make_page(figures({"EUR": {("2024-01", "one"): Decimal(2)}}), AT))
     assert table_of(alone, "Charges in EUR by month and provider")[0] == ["Month", "one"]
