@@ -248,6 +248,20 @@ def staged_again_name(transfer: Transfer, number: int) -> PurePosixPath:
     return staged_name(transfer, number).with_suffix(".again")
 
 
+def attempt_name(transfer: Transfer, number: int, attempt: str) -> PurePosixPath:
+    """Return where one attempt of another process writes part `number`: no two attempts meet.
+
+    `attempt` has 12 hexadecimal digits.
+    """
+    name = staged_name(transfer, number)
+    return name.with_name(f"{name.stem}~{attempt}{name.suffix}")
+
+
+def probe_name(word: str) -> PurePosixPath:
+    """Return where a file is that shows whether other processes see the archive."""
+    return STAGING / f"probe~{word}"
+
+
 def refused_name(transfer: Transfer, name: str) -> PurePosixPath:
     """Return where rows are kept that the archive did not take; no name there ends as data does."""
     return REFUSED / transfer_name(transfer) / name

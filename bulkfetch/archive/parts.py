@@ -89,7 +89,8 @@ class PartWriter:
     `release` they leave the memory if the budget has no room for them.
 
     A full part is sealed when a row comes behind it, or at the end: its footer says whether it is
-    the last. `adopted` are whole parts of an earlier run, to write on behind them.
+    the last. `adopted` are whole parts of an earlier run, to write on behind them; those before
+    number `first_part` are written elsewhere.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class PartWriter:
         row_group_rows: int,
         budget: Budget | None = None,
         adopted: Sequence[StagedPart] = (),
+        first_part: int = 0,
         transfer: Transfer | None = None,
         total_column: str | None = None,
     ) -> None:
@@ -115,11 +117,13 @@ class PartWriter:
         self._waiting: list[_Waiting] = []
         self._is_counted = False
         self._group_bytes = 0
-        self._group_start = sum(part.rows for part in adopted)
+        self._first_part = first_part
+        self._rows = first_part * part_rows + sum(part.rows for part in adopted)
+        self._group_start = self._rows
         self._part: _Part | None = None
         self._count = PartCount(total_column)
+        self._counts: list[PartCount] = []
         self._parts = list(adopted)
-        self._rows = sum(part.rows for part in adopted)
 
     @property
     def parts(self) -> Sequence[StagedPart]:
@@ -128,8 +132,13 @@ class PartWriter:
 
     @property
     def rows(self) -> int:
-        """How many rows it was given, those of adopted parts included."""
+        """The line number behind the last row that it was given."""
         return self._rows
+
+    @property
+    def counts(self) -> Sequence[PartCount]:
+        """What was counted in each part that it has made whole."""
+        return tuple(self._counts)
 
     @property
     def held_bytes(self) -> int:
@@ -160,11 +169,11 @@ class PartWriter:
             for each in self._waiting:
                 each.rows = None
 
-    def finish(self, schema: pa.Schema) -> list[StagedPart]:
+    def finish(self, schema: pa.Schema, *, is_last: bool = True) -> list[StagedPart]:
         """Write what waits, seal the last part and return all parts; without rows there is an empty
-        one."""
+        one. The last part is that of the transfer, if `is_last`."""
         if self._in_part or not self._parts:
-            self._seal(schema, is_last=True)
+            self._seal(schema, is_last=is_last)
         return self._parts
 
     def abort(self, kept: int = 0) -> None:
@@ -180,7 +189,12 @@ class PartWriter:
     @property
     def _in_part(self) -> int:
         """How many rows the part has that is not sealed."""
-        return self._rows - len(self._parts) * self._part_rows
+        return self._rows - self._number * self._part_rows
+
+    @property
+    def _number(self) -> int:
+        """The number of the part that is not sealed."""
+        return self._first_part + len(self._parts)
 
     @property
     def _in_group(self) -> int:
@@ -272,7 +286,7 @@ class PartWriter:
         """Open a part that begins with this row group; an empty one has none."""
         return _Part(
             self._store,
-            self._name_of(len(self._parts)),
+            self._name_of(self._number),
             schema,
             encoding=_choose_encoding(group),
             row_group_rows=self._row_group_rows,
@@ -281,7 +295,7 @@ class PartWriter:
     def _seal(self, schema: pa.Schema, *, is_last: bool) -> None:
         self._write_group(schema)
         self._part = self._part or self._open(schema, None)
-        number, rows = len(self._parts), self._in_part
+        number, rows = self._number, self._in_part
         first_line = number * self._part_rows
         footer = None
         if self._transfer is not None:
@@ -296,6 +310,7 @@ class PartWriter:
                 is_last=is_last,
             )
         self._parts.append(self._part.seal(footer, first_line, rows))
+        self._counts.append(self._count)
         self._part, self._count = None, PartCount(self._total_column)
 
 

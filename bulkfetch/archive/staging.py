@@ -36,6 +36,7 @@ from bulkfetch.archive.layout import (
     FORMAT_VERSION,
     JOURNAL_SIDES,
     STAGING,
+    attempt_name,
     journal_name,
     staged_again_name,
     staged_name,
@@ -43,7 +44,7 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.parts import StagedPart
 from bulkfetch.archive.publishing import hash_of
-from bulkfetch.archive.sweep import remove_staged, remove_staged_again
+from bulkfetch.archive.sweep import remove_attempt, remove_staged, remove_staged_again
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import StorageError
@@ -100,15 +101,19 @@ class Staging:
         schema: pa.Schema,
         *,
         is_again: bool = False,
+        attempt: str = "",
     ) -> None:
-        """With `is_again` all of it lies beside what is staged of the transfer already."""
+        """With `is_again` all of it lies beside what is staged of the transfer already. With
+        `attempt` it is that of a process which does not hold the lock of the archive."""
         self.transfer = transfer
         self.schema = schema
         self.archive = journals.archive
         self.place = journals.place
-        self.is_kept = not is_again and not transfer.unbilled  # which change from run to run
+        is_first = not is_again and not attempt
+        self.is_kept = is_first and not transfer.unbilled  # which change from run to run
         """Whether a later run may continue the transfer."""
         self._is_again = is_again
+        self._attempt = attempt
         self.on_refusal = journals.on_refusal
         self._shape = {
             **journals.shape,
@@ -131,6 +136,8 @@ class Staging:
 
     def part_name(self, number: int) -> PurePosixPath:
         """Return where a part is staged."""
+        if self._attempt:
+            return attempt_name(self.transfer, number, self._attempt)
         return (staged_again_name if self._is_again else staged_name)(self.transfer, number)
 
     def head(self, parts: Sequence[StagedPart]) -> dict[str, Any]:
@@ -146,13 +153,18 @@ class Staging:
         return self.place, self.archive
 
     def remove_journals(self) -> None:
-        """Remove the journals, whichever there are."""
+        """Remove the journals, whichever there are; an attempt has none."""
+        if self._attempt:
+            return
         for store in self.stores:
             for side in JOURNAL_SIDES:
                 store.unlink(self.name(side))
 
     def remove(self) -> None:
         """Remove what is staged of the transfer."""
+        if self._attempt:
+            remove_attempt(self.archive, self.transfer, 0, self._attempt)
+            return
         for store in self.stores:
             (remove_staged_again if self._is_again else remove_staged)(store, self.transfer)
 

@@ -16,6 +16,7 @@ from bulkfetch.archive.layout import (
     RUNS,
     STAGED_HEADERS,
     STAGING,
+    attempt_name,
     journal_name,
     operation_name,
     staged_again_name,
@@ -27,10 +28,13 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
 _STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|again|journal|rows)")
+_ATTEMPT = re.compile(r"[^+]+\+[^+]+\+[^+]+\+[0-9]{5,}~[0-9a-f]{12}\.part")
+_PROBE = re.compile(r"probe~[0-9a-f]{12}")
 _OPERATION = re.compile(r"[^+]+\+[^+]+\+[^+]+\+operation\.json(\.tmp)?")
 _OPERATION_ENDING = "+operation.json"
 """An operation outlives the run that began it."""
 _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
+_OURS = (_STAGED, _ATTEMPT, _PROBE, _STAGED_DOCUMENT, _OPERATION)
 _COPY = re.compile(r"^\.(.+)\.copy$")
 """A file that is being copied, where there are no hard links."""
 
@@ -68,7 +72,7 @@ def _is_ours(name: PurePosixPath) -> bool:
     if name.parent != STAGING:
         return False
     own = _COPY.sub(r"\1", name.name)
-    if any(each.fullmatch(own) for each in (_STAGED, _STAGED_DOCUMENT, _OPERATION)):
+    if any(each.fullmatch(own) for each in _OURS):
         return True
     return own == STAGED_HEADERS.name
 
@@ -112,6 +116,21 @@ def remove_staged_again(store: Store, transfer: Transfer) -> None:
     for side in JOURNAL_SIDES:
         store.unlink(waiting_name(transfer, side))
     _remove_numbered(store, partial(staged_again_name, transfer))
+
+
+def remove_attempt(store: Store, transfer: Transfer, first: int, attempt: str) -> None:
+    """Remove the parts that one attempt staged, from number `first` on."""
+    for number in count(first):
+        if not store.unlink(attempt_name(transfer, number, attempt)):
+            return
+
+
+def remove_attempts(store: Store) -> None:
+    """Remove what attempts of other processes left, once none of them is at work."""
+    store.look_again(STAGING)
+    for name in store.list(STAGING):
+        if _ATTEMPT.fullmatch(name.name) or _PROBE.fullmatch(name.name):
+            store.unlink(name)
 
 
 def _remove_numbered(store: Store, name_of: Callable[[int], PurePosixPath]) -> None:

@@ -211,8 +211,21 @@ class _Held:
 
     async def _serve_peer(self, lines: Lines, heard: AsyncGenerator[dict[str, Any], None]) -> None:
         self._peers += 1
-        async with anyio.create_task_group() as tasks:
-            peer = Peer(self._peers, tasks.cancel_scope)
+        tasks = anyio.create_task_group()
+        peer = Peer(self._peers, tasks.cancel_scope)
+        try:
+            await self._serve_calls(peer, lines, heard, tasks)
+        finally:
+            self.calls.on_gone(peer)  # once no answer to it is under way any more
+
+    async def _serve_calls(
+        self,
+        peer: Peer,
+        lines: Lines,
+        heard: AsyncGenerator[dict[str, Any], None],
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
+        async with tasks:
             served = _Served(self, peer, lines, tasks)
 
             async def send() -> None:
@@ -229,7 +242,6 @@ class _Held:
             except GONE:
                 pass
             finally:
-                self.calls.on_gone(peer)
                 peer.dismiss()
 
     async def _give_token(self, peer: Peer, facts: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -78,6 +78,8 @@ class Remote:
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
+        self.lost = anyio.Event()
+        """Set once the coordinator is gone."""
         self.why_lost = ""
         """Why the coordinator cannot be reached; "" while it can."""
         self._lines: Lines | None = None
@@ -196,6 +198,7 @@ class Remote:
         if self.why_lost or self._has_left:
             return
         self.why_lost = why
+        self.lost.set()
         LOGGER.warning(
             "the coordinator at %s cannot be reached: %s; this process goes on with its share, %s",
             self.handle.address,

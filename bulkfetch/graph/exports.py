@@ -143,6 +143,10 @@ class Exports:
             return self.access_to(transfer, *await self.operations.export(transfer))
         return self.access_to(transfer, *await ahead.result())
 
+    async def drop(self, transfer: Transfer) -> None:
+        """Forget the operation of an export whose rows have all been read. Raises StorageError."""
+        await self.operations.drop(transfer)
+
     def access_to(self, transfer: Transfer, operation: Operation, manifest: Manifest) -> Access:
         """Return the way to the files of an export that is there."""
         way = _Way(self.operations, transfer, operation)

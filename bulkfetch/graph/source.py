@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Generic
+from typing import Generic, Protocol
 
 import anyio
 import anyio.abc
@@ -18,6 +18,7 @@ import anyio.to_thread
 
 from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
+from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.pages import P
 from bulkfetch.errors import (
     ContradictionError,
@@ -26,7 +27,7 @@ from bulkfetch.errors import (
     StorageError,
     TransferError,
 )
-from bulkfetch.graph.exports import Exports
+from bulkfetch.graph.exports import Accounts, Exports
 from bulkfetch.graph.lines import READ_BYTES, read_pages
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.spool import Access, Spooled, spool
@@ -60,10 +61,33 @@ class ExportSources:
         return ExportSource(self.exports, tasks, self._room)
 
 
+class Files(Protocol):
+    """The way to the files of exports."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """The sessions with the storage accounts where they are."""
+        ...
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where files are kept until their rows are written; None means where temporary files
+        are."""
+        ...
+
+    async def access(self, transfer: Transfer) -> Access:
+        """Return the way to the files of one export. Raises TransferError and StorageError."""
+        ...
+
+    async def drop(self, transfer: Transfer) -> None:
+        """Note that all rows of an export have been read. Raises StorageError."""
+        ...
+
+
 class ExportSource:
     """Reads the files of a transfer's export, in the order of their partitions and names."""
 
-    def __init__(self, exports: Exports, tasks: anyio.abc.TaskGroup, room: Room) -> None:
+    def __init__(self, exports: Files, tasks: anyio.abc.TaskGroup, room: Room) -> None:
         self._exports = exports
         self._tasks = tasks
         self._room = room
@@ -81,7 +105,7 @@ class _ExportWalk(Generic[P]):
     """One walk over the files of an export."""
 
     def __init__(
-        self, exports: Exports, tasks: anyio.abc.TaskGroup, room: Room, walk: Walk[P]
+        self, exports: Files, tasks: anyio.abc.TaskGroup, room: Room, walk: Walk[P]
     ) -> None:
         self._exports = exports
         self._tasks = tasks
@@ -109,7 +133,7 @@ class _ExportWalk(Generic[P]):
                     if self._walk.until is not None and self._line >= self._walk.until:
                         return
                 self._walk.on_export(describe(manifest, [await file.result() for file in files]))
-                await self._exports.operations.drop(self._transfer)
+                await self._exports.drop(self._transfer)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
@@ -226,7 +250,7 @@ class _ExportWalk(Generic[P]):
 
 @asynccontextmanager
 async def spooling(
-    exports: Exports, tasks: anyio.abc.TaskGroup, access: Access, paths: Sequence[Path]
+    exports: Files, tasks: anyio.abc.TaskGroup, access: Access, paths: Sequence[Path]
 ) -> AsyncIterator[list[Task[Spooled]]]:
     """Fetch the files of an export side by side, each to its path; at the end, those that have not
     come are given up."""

@@ -15,7 +15,13 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import ExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -69,6 +75,7 @@ from bulkfetch.errors import (
     DamagedArchiveError,
     DamagedError,
     DeadlineError,
+    EngineError,
     NotFoundError,
     ServerUnavailableError,
     SettingsError,
@@ -78,7 +85,7 @@ from bulkfetch.errors import (
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import ListedInvoices, walk_list
-from bulkfetch.runlog import LOGGER
+from bulkfetch.runlog import LOGGER, RunLog
 from bulkfetch.runs.committed import (
     Kept,
     Router,
@@ -125,12 +132,13 @@ from bulkfetch.tables.leaving import Leaving
 from bulkfetch.tables.report import TablesReport
 from bulkfetch.tables.sync import sync_store
 from bulkfetch.wire.refusals import lacks_user
+from bulkfetch.wire.session import Session
 from bulkfetch.wire.workers import Workers
 from bulkfetch.words import called, printable
 
 T = TypeVar("T")
 
-_FATAL = (SignInError, ServerUnavailableError, StorageError)
+_FATAL = (SignInError, ServerUnavailableError, StorageError, EngineError)
 """Errors that the next transfer would meet as well: they end the run instead of one transfer."""
 
 
@@ -314,7 +322,7 @@ async def archive(
     await anyio.to_thread.run_sync(leaving.take_out_missing)
     async with (
         open_run_log(store, moment, stats) as log,
-        open_session(settings, stats, log, keep=options.on_refresh_token) as session,
+        _open_session(options, settings, stats, log) as session,
     ):
         run = Run(settings, options, store, session, stats, log, publishing)
         run = replace(run, is_user=has_user(settings), ends_at=_end_of_run(settings))
@@ -335,6 +343,17 @@ async def archive(
     if outcome.progress.fatal is not None:
         raise outcome.progress.fatal
     return report
+
+
+def _open_session(
+    options: ExportOptions, settings: Settings, stats: RunStats, log: RunLog
+) -> AbstractAsyncContextManager[Session]:
+    """Open the session of a run, with the limit and the tokens that it shares with others, if
+    any."""
+    if options.helpers is None:
+        return open_session(settings, stats, log, keep=options.on_refresh_token)
+    tokens, limit = options.helpers.tokens, options.helpers.limit
+    return open_session(settings, stats, log, tokens=tokens, limit=limit)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from bulkfetch.archive.origin import UNKNOWN_TENANT
 from bulkfetch.archive.publishing import Publishing
@@ -18,7 +19,11 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.store import Store
-from bulkfetch.wire.session import Session
+from bulkfetch.wire.limits import Limit
+from bulkfetch.wire.session import Session, TokenSource
+
+if TYPE_CHECKING:
+    from bulkfetch.runs.transfers import Stager
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,15 @@ class Repair:
 
 
 @dataclass(frozen=True, slots=True)
+class Helpers:
+    """Other processes that fetch transfers into staging for a run, and what they share with it."""
+
+    stager: Stager
+    limit: Limit
+    tokens: TokenSource
+
+
+@dataclass(frozen=True, slots=True)
 class ExportOptions:
     """What the caller of an export asks for, besides the settings."""
 
@@ -79,6 +93,8 @@ class ExportOptions:
     """What to fetch again, if this is a repair."""
     on_refresh_token: Callable[[Secret], None] | None = None
     """Called in a thread with each new refresh token."""
+    helpers: Helpers | None = None
+    """Other processes that fetch line items; None if this one does."""
 
 
 @dataclass(frozen=True, slots=True)

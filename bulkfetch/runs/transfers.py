@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio.abc
 import anyio.to_thread
@@ -20,14 +20,16 @@ from bulkfetch.archive.journal import TakenPage
 from bulkfetch.archive.layout import (
     commit_name,
     part_name,
+    staged_again_name,
     staged_name,
     transfer_name,
 )
 from bulkfetch.archive.parts import PartWriter, StagedPart
 from bulkfetch.archive.staging import Adopted, Journal, Journals, Staging
-from bulkfetch.archive.sweep import remove_staged
+from bulkfetch.archive.sweep import remove_staged, remove_staged_again
 from bulkfetch.billing.details import Paging
 from bulkfetch.billing.exports import ExportedData
+from bulkfetch.billing.parts import Part
 from bulkfetch.billing.sources import BEGINNING, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
@@ -42,12 +44,25 @@ from bulkfetch.errors import (
     UploadLostError,
 )
 from bulkfetch.partnercenter.ahead import Fetcher
+from bulkfetch.partnercenter.parts import read_batches
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.sources import source_of
 from bulkfetch.stats import PageCount
 from bulkfetch.storage.store import until_uploaded_async
 
 T = TypeVar("T")
+
+
+class Stager(Protocol):
+    """Fetches transfers into staging in other processes."""
+
+    async def fetch(self, transfer: Transfer, job: Job, *, is_again: bool) -> Fetched:
+        """Fetch, decode and stage a transfer; with `is_again`, beside what is staged of it already.
+
+        Raises what `fetch_transfer` raises, and EngineError if the processes cannot go on.
+        """
+        ...
+
 
 _MOST_RENEWALS = 3
 """So often a transfer begins again because its export was made anew."""
@@ -137,7 +152,7 @@ async def _until_settled(
 
 
 async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
-    run, staging = job.run, _staging_of(transfer, job)
+    run, staging, helpers = job.run, _staging_of(transfer, job), job.run.options.helpers
     if transfer_name(transfer) in job.staged:
         intake = await in_thread(job, partial(_resume, job, staging))
         if intake is not None:
@@ -151,6 +166,8 @@ async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
             else:
                 run.stats.rows_resumed += intake.rows_adopted
                 return fetched
+    if helpers is not None:
+        return await helpers.stager.fetch(transfer, job, is_again=False)
     return await _fetch(job, _Intake(job, staging))
 
 
@@ -170,12 +187,112 @@ def _resume(job: Job, staging: Staging) -> _Intake | None:
 
 
 async def _start_again(transfer: Transfer, job: Job) -> Fetched:
+    if job.run.options.helpers is not None:
+        return await job.run.options.helpers.stager.fetch(transfer, job, is_again=True)
     return await _fetch(job, _Intake(job, _staging_of(transfer, job, is_again=True)))
 
 
-def _staging_of(transfer: Transfer, job: Job, *, is_again: bool = False) -> Staging:
+async def stage_attempt(part: Part, job: Job, attempt: str) -> Fetched:
+    """Fetch, decode and stage a part of a transfer as one attempt, in a process that does not hold
+    the lock of the archive. The commit says what the part has.
+
+    Raises a BulkfetchError; then it leaves nothing.
+    """
+    staging = _staging_of(part.transfer, job, attempt=attempt)
+    if part == Part(part.transfer):
+        return await _fetch(job, _Intake(job, staging))
+    return await _stage_part(part, job, staging)
+
+
+async def _stage_part(part: Part, job: Job, staging: Staging) -> Fetched:
+    """Stage a part whose transfer has several."""
+    transfer, settings, schema = part.transfer, job.run.settings, part.transfer.detail.columns
+    writer = PartWriter(
+        job.run.store,
+        staging.part_name,
+        part_rows=settings.part_rows,
+        row_group_rows=settings.row_group_rows,
+        budget=job.fetcher.session.budget,
+        first_part=part.first_line // settings.part_rows,
+        transfer=transfer,
+        total_column=schema.total,
+    )
+    try:
+        batches = read_batches(part, source_of(transfer, job.fetcher))
+        async with aclosing(batches):
+            async for batch in batches:
+                await in_thread(job, partial(writer.write, batch))
+                job.run.stats.count(PageCount(pages=1))
+        finish = partial(writer.finish, schema.arrow, is_last=part.rows is None)
+        staged = await in_thread(job, finish)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await in_thread(job, writer.abort)
+        raise
+    first, counts = part.first_line // settings.part_rows, writer.counts
+    commit = Commit(
+        transfer=transfer,
+        rows=sum(each.rows for each in staged),
+        parts=tuple(_describe(transfer, number, each) for number, each in enumerate(staged, first)),
+        total_column=schema.total,
+        total=_sum_up([each.total for each in counts]),
+        rescues=sum((each.rescues for each in counts), Counter()),
+    )
+    return Fetched(commit, tuple(staged))
+
+
+def put_together(pieces: Sequence[Fetched]) -> Fetched:
+    """Return a transfer of which each of `pieces` has a part, in their order. Raises
+    ContradictionError if rows are missing between them."""
+    if len(pieces) == 1:
+        return pieces[0]
+    commits = [each.commit for each in pieces]
+    rescues: Counter[str] = Counter()
+    for each in commits:
+        rescues.update(each.rescues)
+    commit = replace(
+        commits[0],
+        rows=sum(each.rows for each in commits),
+        parts=tuple(part for each in commits for part in each.parts),
+        total=_sum_up([each.total for each in commits]),
+        rescues=rescues,
+    )
+    if not commit.has_no_gap:
+        raise ContradictionError(
+            f"transfer {commit.transfer}: its parts were read apart, and do not follow on each "
+            "other; run the same command again"
+        )
+    return Fetched(commit, tuple(part for each in pieces for part in each.staged))
+
+
+def _sum_up(totals: Sequence[Decimal | None]) -> Decimal | None:
+    known = [each for each in totals if each is not None]
+    return exact_sum(known) if len(known) == len(totals) else None
+
+
+def adopt_attempts(run: Run, fetched: Fetched, *, is_again: bool) -> Fetched:
+    """Give the parts that attempts of other processes have staged the names that this run stages
+    under. Blocks."""
+    transfer = fetched.commit.transfer
+    clear, name_of = remove_staged, staged_name
+    if is_again:
+        clear, name_of = remove_staged_again, staged_again_name
+    clear(run.store, transfer)
+    staged = []
+    for number, part in enumerate(fetched.staged):
+        run.store.link(part.name, name_of(transfer, number))
+        run.store.unlink(part.name)
+        staged.append(replace(part, name=name_of(transfer, number)))
+    return replace(fetched, staged=tuple(staged))
+
+
+def _staging_of(
+    transfer: Transfer, job: Job, *, is_again: bool = False, attempt: str = ""
+) -> Staging:
     schema = (transfer.detail.schema or UNDECLARED).arrow
-    return Staging(job.journals, transfer, job.run.settings, schema, is_again=is_again)
+    journals = replace(job.journals, place=None) if attempt else job.journals
+    settings = job.run.settings
+    return Staging(journals, transfer, settings, schema, is_again=is_again, attempt=attempt)
 
 
 async def _fetch(job: Job, intake: _Intake) -> Fetched:

@@ -117,9 +117,10 @@ class ObjectStore:
             except ConditionError:
                 raise self._taken(target) from None
             return
-        entry = self._index.get(source)
+        entry = self._index.get(source) or self._objects.head(source)  # another process may have it
         if entry is None:
             raise self._objects.gone(source)
+        self._learn(source, entry)
         self._learn(target, self._objects.copy(source, target, entry.size))
 
     def _taken(self, name: PurePosixPath) -> NameTakenError:
@@ -211,6 +212,17 @@ class ObjectStore:
             return len(self._held[name])
         entry = self._index.get(name)
         return None if entry is None else entry.size
+
+    def look_again(self, directory: PurePosixPath) -> None:
+        """Notice the objects below a directory that other processes have written meanwhile."""
+        there = self._objects.list()
+        found = {name: entry for name, entry in there.items() if name.is_relative_to(directory)}
+        index = self._index
+        with self._changing:
+            for name in [name for name in index if name.is_relative_to(directory)]:
+                if name not in found:
+                    del index[name]
+            index.update(found)
 
     def open(self, name: PurePosixPath) -> BinaryIO:
         """Open a file for reading."""
@@ -309,6 +321,29 @@ class ObjectStore:
 def open_object(objects: Objects, name: PurePosixPath, size: int) -> BinaryIO:
     """Open an object for reading; its bytes are requested when they are read."""
     return cast("BinaryIO", io.BufferedReader(_Reader(objects, name, size), 64 << 10))
+
+
+class AttemptObjects(ObjectStore):
+    """An object store in which a process stages parts for the run that holds the lock, under names
+    of its own.
+
+    It does not list what is there, and small parts are put there at once: another process publishes
+    them.
+    """
+
+    def __init__(self, objects: Objects) -> None:
+        super().__init__(objects)
+        self._known = {}
+
+    def seal(self, file: BinaryIO) -> None:
+        """Complete a staged file."""
+        super().seal(file)
+        self.settle(PurePosixPath(file.name))
+
+    def read(self, name: PurePosixPath) -> bytes | None:
+        """Return the content of a small file, or None if there is none."""
+        stored = self._objects.get(name)
+        return None if stored is None else stored.content
 
 
 class _Reader(io.RawIOBase):

@@ -55,6 +55,24 @@ def open_archive(output: str | Path, settings: StorageSettings | None) -> Store:
     return LocalStore(address)
 
 
+def open_for_attempts(output: str, settings: StorageSettings) -> Store:
+    """Return the store of an archive for a process that stages parts in it while another one holds
+    its lock. Blocks.
+
+    Raises OutputError if it cannot be reached from here, and SettingsError without credentials.
+    """
+    address = locate(output)
+    if not isinstance(address, Path):
+        objects = open_objects(address, settings)
+        # not at the top: it needs obstore, which a local export does without
+        from bulkfetch.storage.objectstore import AttemptObjects
+
+        return AttemptObjects(objects)
+    if not address.is_dir():
+        raise OutputError(f"there is no directory {address}")
+    return LocalStore(address)
+
+
 def locate(output: str | Path) -> Address | Path:
     """Return where an output is: its address, or its path, with their variables replaced.
 

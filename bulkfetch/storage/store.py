@@ -127,6 +127,10 @@ class Store(Protocol):
         """Return the size of a file in bytes, or None if it does not exist."""
         ...
 
+    def look_again(self, directory: PurePosixPath) -> None:
+        """Notice the files below a directory that other processes have written meanwhile."""
+        ...
+
     def open(self, name: PurePosixPath) -> BinaryIO:
         """Open a file for reading."""
         ...

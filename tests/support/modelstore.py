@@ -217,6 +217,9 @@ class ModelStore:
     def locked(self, name: PurePosixPath) -> Iterator[None]:
         yield
 
+    def look_again(self, directory: PurePosixPath) -> None:
+        pass
+
     def is_locked(self, name: PurePosixPath) -> bool:
         return False
 

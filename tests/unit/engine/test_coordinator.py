@@ -439,3 +439,31 @@ def test_it_can_be_used_only_once_it_has_started() -> None:
         coordinator.handle  # noqa: B018
     with coordinator, pytest.raises(EngineError, match="has started already"):
         coordinator.start()
+
+
+async def test_a_peer_that_goes_while_it_is_answered_counts_as_gone_after_its_last_answer() -> None:
+    """Else what it was just given would be held by nobody."""
+    happened: list[str] = []
+    news = anyio.Event()
+
+    async def wait_for_news(peer: Peer, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            await news.wait()
+        finally:
+            happened.append("answered")
+        return {}
+
+    def forget(peer: Peer) -> None:
+        happened.append("gone")
+        news.set()
+
+    limit = AdaptiveLimit(LimitPolicy(), clock=anyio.current_time, sleep=anyio.sleep)
+    async with coordinate(limit, {}, AT, calls=Calls({"wait": wait_for_news}, forget)) as handle:
+        stream = await connect_raw(handle)
+        await stream.send(line(hello=handle.nonce.reveal()))
+        await stream.send(line(do="call", name="wait", call=1, facts={}))
+        await stream.receive()
+        await anyio.sleep(0.05)
+        await anyio.aclose_forcefully(stream)
+        await until(lambda: "gone" in happened)
+    assert happened == ["answered", "gone"]

@@ -1,0 +1,147 @@
+"""An export by several processes is the export of one, byte for byte, whichever of them die."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.distributed import die_once, export_by_processes, settings_at, tree
+
+import bulkfetch
+from bulkfetch.engine.executor import Orders, stage_pieces
+from bulkfetch.errors import EngineError, OutputError, SignInError
+from bulkfetch.sandbox.process import SpawnedSandbox, spawn
+
+TENANT = ["--invoices", "4", "--line-items", "1500", "--graph-since", "2024-02"]
+SMALL_PARTS: dict[str, Any] = {"part_rows": 400, "page_size": 100, "max_in_flight": 4}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[SpawnedSandbox]:
+    with spawn(TENANT) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def plain(sandbox: SpawnedSandbox, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tree of an export by one process."""
+    output = tmp_path_factory.mktemp("plain")
+    report = bulkfetch.export(output, **settings_at(sandbox, **SMALL_PARTS))
+    assert report.exit_code == 0
+    return tree(output)
+
+
+def check(output: Path, plain: dict[str, str]) -> None:
+    assert tree(output) == plain
+    assert list((output / "_bulkfetch" / "staging").iterdir()) == []
+    assert bulkfetch.verify(output, deep=True).exit_code == 0
+
+
+def test_the_archive_of_several_processes_is_that_of_one(
+    sandbox: SpawnedSandbox, plain: dict[str, str], tmp_path: Path
+) -> None:
+    report = export_by_processes(tmp_path, **settings_at(sandbox, **SMALL_PARTS))
+
+    assert (report.exit_code, report.failures) == (0, ())
+    check(tmp_path, plain)
+    again = export_by_processes(tmp_path, **settings_at(sandbox, **SMALL_PARTS))
+    assert (again.committed, len(again.skipped)) == ((), len(report.committed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("how", ["raise", "exit"])
+def test_a_process_that_dies_behind_a_piece_costs_nothing_but_time(
+    how: str, pieces: int, sandbox: SpawnedSandbox, plain: dict[str, str], tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    stage = partial(die_once, how=how, folder=str(notes), pieces=pieces)
+
+    given = settings_at(sandbox, **SMALL_PARTS)
+    report = export_by_processes(tmp_path / "lake", stage=stage, **given)
+
+    assert (notes / "died").exists()
+    assert report.exit_code == 0
+    check(tmp_path / "lake", plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["plain first", "processes first"])
+def test_a_run_continues_what_another_kind_of_run_has_begun(
+    order: str, plain: dict[str, str], tmp_path: Path
+) -> None:
+    """Each is ended by a deadline, and the other kind does the rest."""
+    with spawn([*TENANT, "--latency-ms", "300"]) as sandbox:
+        given = settings_at(sandbox, **SMALL_PARTS)
+        export: list[Any] = [bulkfetch.export, export_by_processes]
+        if order == "processes first":
+            export.reverse()
+        with pytest.raises(bulkfetch.errors.DeadlineError):
+            export[0](tmp_path, **given, deadline_s=8)
+        report = export[1](tmp_path, **given)
+    assert report.exit_code == 0
+    check(tmp_path, plain)
+
+
+# --- What ends it.
+
+
+def elsewhere(orders: Orders, output: str) -> int:
+    return stage_pieces(dataclasses.replace(orders, output=output))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("gone", "there is no directory"), ("other", "is another place there")],
+)
+def test_a_process_that_does_not_see_the_archive_ends_the_run_in_words(
+    place: str, why: str, sandbox: SpawnedSandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    stage = partial(elsewhere, output=str(tmp_path / place))
+    with pytest.raises(EngineError, match=f"does not see the archive: .*{why}"):
+        export_by_processes(tmp_path / "lake", stage=stage, **settings_at(sandbox))
+    assert list((tmp_path / "lake" / "_bulkfetch" / "staging").iterdir()) == []
+
+
+def never(orders: Orders) -> int:
+    return 0
+
+
+def fail(orders: Orders) -> int:
+    raise OSError("java.lang.Nothing: it cannot be")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [(never, "ended while there was work left"), (fail, "Spark has given up its tasks: ")],
+)
+def test_tasks_that_end_without_doing_their_work_end_the_run_in_words(
+    stage: Any, why: str, sandbox: SpawnedSandbox, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=why):
+        export_by_processes(tmp_path, stage=stage, **settings_at(sandbox))
+
+
+@pytest.mark.slow
+def test_a_token_that_is_refused_ends_the_run_as_it_does_a_plain_one(
+    sandbox: SpawnedSandbox, tmp_path: Path
+) -> None:
+    given = {**settings_at(sandbox), "token": "another"}
+    with pytest.raises(SignInError):
+        export_by_processes(tmp_path, **given)
+
+
+def test_an_output_that_is_no_archive_is_refused_before_anything_runs(
+    sandbox: SpawnedSandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "letter.txt").write_text("dear reader")
+    with pytest.raises(OutputError):
+        export_by_processes(tmp_path, stage=fail, **settings_at(sandbox))
