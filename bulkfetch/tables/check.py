@@ -8,6 +8,7 @@ from bulkfetch.archive.findings import Finding
 from bulkfetch.errors import OutputError, SettingsError, StorageError, TableError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
+from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store
 from bulkfetch.tables.formats import load_format, used_formats
 from bulkfetch.tables.report import TableReport
@@ -25,7 +26,8 @@ def check_tables(store: Store, settings: Settings | None) -> tuple[list[Finding]
     """
     findings: list[Finding] = []
     unread: list[str] = []
-    settings = settings or read_settings()
+    if settings is None:  # as the archive was opened: a directory needs none
+        settings = Settings() if isinstance(store, LocalStore) else read_settings()
     try:
         used = used_formats(store, names_of_tables(store), settings)
         wanted = read_wanted(store) if used else Wanted(())

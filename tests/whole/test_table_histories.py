@@ -160,7 +160,7 @@ ACTS: st.SearchStrategy[Act] = st.one_of(
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(ACTS, max_size=14))
 def test_after_any_history_a_sync_puts_tables_right(acts: list[Act]) -> None:
     with TemporaryDirectory() as folder:
