@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from bulkfetch.archive.layout import DELTA_LOG
@@ -33,6 +33,8 @@ _NOT_TAKEN = frozenset({"deletionVectors", "columnMapping", "typeWidening"})
 _LONGEST = 600
 """Characters of what deltalake says in a message."""
 _KEPT = "interval 3650 days"
+_NOT_OPENED = "%\\"
+"""Signs in addresses that deltalake takes for something else."""
 
 
 class DeltaFormat:
@@ -45,6 +47,8 @@ class DeltaFormat:
     ) -> None:
         self._location = location
         self._roots = {_root_of(name) for name in names if DELTA_LOG in name.parts}
+        # a link is listed as a file
+        self._no_folders = {name.parent for name in names if name.name == DELTA_LOG}
 
     def roots(self) -> Collection[PurePosixPath]:
         """Return the folders that have a log."""
@@ -80,8 +84,16 @@ class DeltaFormat:
 
     def _address(self, root: PurePosixPath) -> str:
         address = self._location.at(root)
-        if "%" in address:
-            raise TableError(f"{address}: deltalake cannot open a folder with % in its name")
+        for sign in _NOT_OPENED:
+            if sign in address:
+                raise TableError(
+                    f"{address}: deltalake cannot open a folder with {sign} in its name"
+                )
+        if root in self._no_folders:
+            raise TableError(
+                f"{address}: {DELTA_LOG} is no folder; a symbolic link is not followed inside an "
+                "archive: put the folder itself in its place, or remove it"
+            )
         return address
 
 
@@ -109,6 +121,7 @@ class OpenDeltaTable:
     def change(self, wanted: WantedTable, change: Change, run: str) -> None:
         """Add columns in a version of their own, then files in one more."""
         with _translating(self._where):
+            _refuse_unlike(self._table, wanted)
             if change.columns:
                 fields = Schema.from_arrow(pa.schema(change.columns)).fields
                 self._table.alter.add_columns(fields, commit_properties=_properties(run))
@@ -144,6 +157,30 @@ def _refuse_features(table: DeltaTable) -> None:
         features |= {"columnMapping"}
     if features:
         raise ValueError(f"others have turned on {', '.join(sorted(features))}")
+
+
+def _refuse_unlike(table: DeltaTable, wanted: WantedTable) -> None:
+    """Raise ValueError for a table that the files of the archive do not fit: others made it, or
+    made it anew."""
+    keys = table.metadata().partition_columns
+    if keys != list(wanted.partition):
+        raise ValueError(
+            f"it is partitioned by {', '.join(keys) or 'nothing'}, and not by "
+            f"{', '.join(wanted.partition) or 'nothing'}, so it is none of this archive"
+        )
+    there = {field.name.casefold(): (field.name, field.type) for field in table.schema().fields}
+    fields = [(each.name, each.type) for each in Schema.from_arrow(wanted.arrow).fields]
+    differing = [
+        name for name, kind in fields if there.get(name.casefold(), (name, kind))[1] != kind
+    ]
+    differing += [name for name, _ in fields if there.get(name.casefold(), (name,))[0] != name]
+    if differing:
+        raise ValueError(
+            "columns of other types or spellings than in the archive's files: "
+            f"{', '.join(sorted({*differing}))}"
+        )
+    if fields and not there.keys() & {name.casefold() for name, _ in fields}:
+        raise ValueError("it has no column of the archive's files, so it is none of this archive")
 
 
 def _root_of(name: PurePosixPath) -> PurePosixPath:
@@ -207,7 +244,9 @@ def _translating(where: str) -> Iterator[None]:
         failure = TableError(
             f"{where}: another program has changed the table meanwhile: run the same command again"
         )
-    except (DeltaError, OSError, ValueError, pa.ArrowException) as error:
+    except TableError:
+        raise
+    except Exception as error:  # deltalake raises nothing more special for some schemas
         words = _words(error)
         failure = TableError(f"{where}: the table cannot be used: {words}; {_advice(error)}")
     else:

@@ -37,7 +37,7 @@ class Leaving:
     def take_out_missing(self) -> None:
         """Take out files that are not there: runs that did not look after tables moved them."""
         for form in self._opened:
-            for root in filter(is_partition, sorted(form.roots())):
+            for root in filter(is_partition, sorted(self._roots_of(form))):
                 self._take_out(form, root, lambda name: name not in self._names)
 
     def take_out(self, names: Collection[PurePosixPath]) -> None:
@@ -59,7 +59,20 @@ class Leaving:
     def _opened(self) -> list[TableFormat]:
         location = self._store.location
         names, settings = self._names, self._settings
-        return [load_format(each)(location, names, settings) for each in self._formats]
+        opened: list[TableFormat] = []
+        for each in self._formats:
+            try:
+                opened.append(load_format(each)(location, names, settings))
+            except StorageError as error:
+                _warn(f"the {each} tables", error)
+        return opened
+
+    def _roots_of(self, form: TableFormat) -> Collection[PurePosixPath]:
+        try:
+            return form.roots()
+        except StorageError as error:
+            _warn(f"the {form.name} tables", error)
+            return ()
 
     def _take_out(self, form: TableFormat, root: PurePosixPath, is_leaving: IsLeaving) -> None:
         try:
@@ -68,4 +81,8 @@ class Leaving:
             if table is not None and gone:
                 table.change(emptied(root), Change(removed=gone), self._run)
         except StorageError as error:
-            LOGGER.warning("%s still names files that are being replaced: %s", root, error)
+            _warn(str(root), error)
+
+
+def _warn(what: str, error: StorageError) -> None:
+    LOGGER.warning("%s may still name files that are being replaced: %s", what, error)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pyiceberg.catalog import Catalog
@@ -22,6 +23,7 @@ from sqlalchemy import URL
 
 from bulkfetch.archive.layout import ICEBERG
 from bulkfetch.errors import TableError
+from bulkfetch.storage.disk import explain
 from bulkfetch.tables.catalogs import ROOT
 
 CATALOG = "bulkfetch"
@@ -43,8 +45,7 @@ class SqliteCatalogue:
         self.where = str(archive / ICEBERG / FILE)
         self._folder = archive / ICEBERG
         self._namespace = namespace
-        if self._folder.is_symlink():
-            raise TableError(f"{self._folder} is a symbolic link; an archive must not have one")
+        _refuse_links(self._folder, (FILE,))
 
     def names(self) -> list[str]:
         """Return the names of the tables that are catalogued."""
@@ -94,6 +95,7 @@ class SqliteCatalogue:
         path = self._folder / FILE
         if not _is_sound(path):
             path.unlink(missing_ok=True)
+            _journal_of(path).unlink(missing_ok=True)
         uri: Any = URL.create("sqlite", database=str(path))
         catalog = SqlCatalog(CATALOG, uri=uri, warehouse=str(self._folder))
         catalog.create_namespace_if_not_exists(self._namespace)
@@ -105,7 +107,9 @@ class SqliteCatalogue:
         return {name: Path(location) for name, location in found or () if location}
 
     def _metadata_folder(self, name: str) -> Path:
-        return self._folder.joinpath(*self.identifier(name), "metadata")
+        below = (*self.identifier(name), "metadata")
+        _refuse_links(self._folder, below)
+        return self._folder.joinpath(*below)
 
     def _versions(self, name: str) -> list[Path]:
         """Return the metadata files of a table, the newest first."""
@@ -132,6 +136,17 @@ class SqliteCatalogue:
         """Remove metadata of a table that lay elsewhere: readers would take them for the newest."""
         for path in self._versions(name):
             path.unlink()
+
+
+def _refuse_links(folder: Path, below: Iterable[str]) -> None:
+    """Raise TableError if a folder, or something on the way below it, is a symbolic link."""
+    for name in ("", *below):
+        folder /= name
+        if folder.is_symlink():
+            raise TableError(
+                f"{folder} is a symbolic link; none is followed inside an archive: put the "
+                "directory or file itself in its place"
+            )
 
 
 def _load(path: Path) -> Table | None:
@@ -174,6 +189,31 @@ def _ask(path: Path, query: str, values: tuple[str, ...] = ()) -> list[Any] | No
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             return database.execute(query, values).fetchall()
     except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            return _ask_copy(path, query, values)
         if error.sqlite_errorcode & 0xFF in _DAMAGED:
             return None
         raise TableError(f"{path}: {error}; another program may be using it") from error
+
+
+def _ask_copy(path: Path, query: str, values: tuple[str, ...]) -> list[Any] | None:
+    """Return what a database answers once the change is undone that a process died in.
+
+    SQLite undoes it where the database is, for whoever writes next; a reader changes nothing.
+    """
+    with TemporaryDirectory(prefix="bulkfetch-") as folder:
+        copy = Path(folder, path.name)
+        try:
+            copy.write_bytes(path.read_bytes())
+            _journal_of(copy).write_bytes(_journal_of(path).read_bytes())
+            with closing(sqlite3.connect(copy)) as database:
+                return database.execute(query, values).fetchall()
+        except sqlite3.Error:
+            return None
+        except OSError as error:
+            raise TableError(f"{path}: {explain(error, path)}; run the command again") from error
+
+
+def _journal_of(path: Path) -> Path:
+    """Return where SQLite keeps what undoes a change."""
+    return path.with_name(f"{path.name}-journal")

@@ -18,6 +18,7 @@ from bulkfetch.archive.layout import (
     HEADERS_COMMIT,
     INVOICES,
     TABLES,
+    UNBILLED_LINE_ITEMS,
     copied_headers_name,
     partition,
     published_as,
@@ -131,7 +132,7 @@ def names_of_tables(store: Store) -> frozenset[PurePosixPath]:
 
 def emptied(root: PurePosixPath) -> WantedTable:
     """Return what is wanted of a table that no commit asks for any more: no file."""
-    return WantedTable(str(root), root, pa.schema([]))
+    return WantedTable(str(root), root, pa.schema([]), _keys_of(root))
 
 
 def _read_commits(store: Store) -> tuple[list[Commit], list[Finding]]:
@@ -150,12 +151,15 @@ def _table_of(commit: Commit) -> WantedTable:
     """Return the table of a commit, without files."""
     transfer = commit.transfer
     names = transfer.provider, transfer.line_item_type
+    root = unbilled_partition(*names) if transfer.unbilled else partition(*names)
     columns = transfer.detail.columns.arrow
-    if transfer.unbilled:
-        keys: tuple[str, ...] = (PROVIDER, LINE_ITEM_TYPE, PERIOD, CURRENCY)
-        return WantedTable(transfer.detail_name, unbilled_partition(*names), columns, keys)
+    return WantedTable(transfer.detail_name, root, columns, _keys_of(root))
+
+
+def _keys_of(root: PurePosixPath) -> tuple[str, ...]:
+    """Return the partition columns of the table of a folder that `is_partition`."""
     keys = (PROVIDER, LINE_ITEM_TYPE)
-    return WantedTable(transfer.detail_name, partition(*names), columns, keys)
+    return (*keys, PERIOD, CURRENCY) if root.is_relative_to(UNBILLED_LINE_ITEMS) else keys
 
 
 def _files_of(commit: Commit, table: WantedTable) -> list[DataFile]:

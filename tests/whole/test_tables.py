@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,7 +24,7 @@ from whole.durability.disks import WatchedDisk, dying, has_died
 
 from bulkfetch.archive.layout import RUNS
 from bulkfetch.cli import main
-from bulkfetch.errors import OutputError
+from bulkfetch.errors import OutputError, TableError
 from bulkfetch.runs.export import archive, export_async, writing_to
 from bulkfetch.runs.prune import prune
 from bulkfetch.runs.repair import repair_async
@@ -34,6 +34,8 @@ from bulkfetch.runs.show import show
 from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import Disk, LocalStore
+from bulkfetch.tables import formats
+from bulkfetch.tables.formats import Kind
 from bulkfetch.tables.sync import sync_tables, tables_status
 
 deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
@@ -260,6 +262,38 @@ def globbed(root: Path) -> list[Path]:
 
 def logs_of(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in root.rglob("_delta_log/*")}
+
+
+@pytest.mark.parametrize("dies_at", ["open", "roots"])
+async def test_a_catalogue_that_cannot_be_read_does_not_stop_the_export(
+    dies_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        name = "broken"
+
+        def roots(self) -> list[PurePosixPath]:
+            raise TableError("the catalogue does not answer")
+
+        def open(self, root: PurePosixPath) -> None:
+            raise TableError("the catalogue does not answer")
+
+    def open_broken(*archive: object) -> Any:
+        if dies_at == "open":
+            raise TableError("the catalogue does not answer")
+        return Broken()
+
+    broken = Kind(lambda: open_broken, lambda *archive: False)
+    monkeypatch.setattr(formats, "FORMATS", {**formats.FORMATS, "broken": broken})
+    made_up = tenant()
+    await exported(tmp_path, made_up, "delta")
+    charge(made_up, 31)
+
+    report = await exported(tmp_path, made_up, "broken", "delta")
+
+    assert report.complete
+    assert report.exit_code == 1
+    assert "the broken tables may still name files that are being replaced" in caplog.text
+    assert any("the catalogue does not answer" in line for line in report.lines())
 
 
 async def test_a_format_that_nobody_knows_is_refused_before_anything_is_asked(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -31,7 +33,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import SettingsError, StorageError, TableError
 from bulkfetch.runs.verify import verify
 from bulkfetch.storage.disk import LocalStore
-from bulkfetch.tables.report import TableReport
+from bulkfetch.tables.report import TableReport, TablesReport
 from bulkfetch.tables.sync import sync_tables, tables_status
 
 pytest.importorskip("pyiceberg", reason="the extra iceberg is not installed")
@@ -588,15 +590,80 @@ def test_a_moved_archive_has_tables_of_its_own_and_a_copy_leaves_the_original_al
     assert_is_committed(moved)
 
 
-def test_a_symbolic_link_is_not_followed(store: LocalStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "below",
+    [".", "catalog.db", "csp", f"csp/{OFFICE_TABLE}", f"csp/{OFFICE_TABLE}/metadata"],
+)
+def test_a_symbolic_link_is_not_followed(below: str, store: LocalStore, tmp_path: Path) -> None:
     put(store, office("A"), 3)
-    (tmp_path / "elsewhere").mkdir()
-    (store.root / "_iceberg").symlink_to(tmp_path / "elsewhere")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = store.root / "_iceberg" / below
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(elsewhere / "new.db" if below == "catalog.db" else elsewhere)
 
     with pytest.raises(TableError, match="is a symbolic link"):
-        sync_tables(store.root, ["iceberg"])
+        raise_problems(sync_tables(store.root, ["iceberg"]))
 
-    assert not list((tmp_path / "elsewhere").iterdir())
+    assert not list(elsewhere.iterdir())
+
+
+def raise_problems(report: TablesReport) -> None:
+    for table in report.tables:
+        if table.problem:
+            raise TableError(table.problem)
+
+
+def test_a_change_of_the_catalogue_that_a_process_died_in_is_undone(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    synced(store)
+    put(store, office("A"), 4)
+    catalogue = store.root / "_iceberg" / "catalog.db"
+    die_while_writing(catalogue)
+    before = own_files(store)
+
+    status = {table.name: table for table in tables_status(store.root).tables}
+    assert status["office/billing_line_items"].state(written=False) == "+1 −1"
+    assert verify(store.root).unread_tables == ()
+    assert own_files(store) == before
+
+    assert not synced(store)["office/billing_line_items"].is_new
+    assert_is_committed(store)
+    assert not catalogue.with_name("catalog.db-journal").exists()
+
+
+def test_a_catalogue_that_is_damaged_with_its_journal_is_made_again(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    synced(store)
+    catalogue = store.root / "_iceberg" / "catalog.db"
+    die_while_writing(catalogue)
+    content = bytearray(catalogue.read_bytes())
+    content[100:4000] = b"\xff" * 3900
+    catalogue.write_bytes(content)
+    journal = catalogue.with_name("catalog.db-journal")
+    kept = bytearray(journal.read_bytes())
+    kept[512 + 100 :] = b"\xff" * (len(kept) - 612)
+    journal.write_bytes(kept)
+
+    synced(store)
+
+    assert_is_committed(store)
+
+
+def die_while_writing(database: Path) -> None:
+    """Leave a database as a process does that is killed while it writes to it."""
+    program = (
+        "import os, sqlite3, sys\n"
+        "writer = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "writer.execute('PRAGMA cache_size = 1')\n"
+        "writer.execute('BEGIN IMMEDIATE')\n"
+        "writer.execute(\"UPDATE iceberg_tables SET metadata_location = 'torn'\")\n"
+        "writer.execute('CREATE TABLE more (x)')\n"
+        "writer.executemany('INSERT INTO more VALUES (?)', [('x' * 900,)] * 300)\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(database)], check=True)
+    assert database.with_name("catalog.db-journal").stat().st_size
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -274,15 +275,88 @@ def test_tables_of_others_in_folders_that_are_not_ours_are_left_alone(store: Loc
     assert deltalake.DeltaTable(str(store.root / "tables/own")).version() == 0
 
 
-def test_a_folder_with_a_percent_sign_is_refused_by_name(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "100%")
+@pytest.mark.parametrize(
+    ("foreign", "keys", "what"),
+    [
+        ({"x": [1]}, [], "is partitioned by nothing, and not by provider, line_item_type"),
+        ({"invoice_id": ["A"], "y": ["b"]}, ["y"], "is partitioned by y, and not by provider"),
+        (
+            {"invoice_id": [1], "provider": ["office"], "line_item_type": ["t"]},
+            ["provider", "line_item_type"],
+            "columns of other types or spellings than in the archive's files: invoice_id",
+        ),
+        (
+            {"INVOICE_ID": ["A"], "provider": ["office"], "line_item_type": ["t"]},
+            ["provider", "line_item_type"],
+            "columns of other types or spellings than in the archive's files: invoice_id",
+        ),
+    ],
+)
+def test_a_table_of_others_in_a_folder_of_ours_is_refused_and_left_as_it_is(
+    foreign: dict[str, list[object]], keys: list[str], what: str, store: LocalStore
+) -> None:
+    put(store, office("A"), 3)
+    put(store, Transfer("A", *AZURE), 2)
+    unused = str(partition("one_time", "billing_line_items"))
+    for place in (OFFICE_ROOT, unused):
+        path = str(store.root / place)
+        deltalake.write_deltalake(path, pa.table(foreign), partition_by=keys or None)
+
+    tables = synced(store)
+
+    assert what in tables["office/billing_line_items"].problem
+    assert tables["azure/usage_line_items"].problem == ""
+    assert deltalake.DeltaTable(str(store.root / OFFICE_ROOT)).version() == 0
+    if keys != ["provider", "line_item_type"]:
+        assert what in tables[unused].problem
+        assert deltalake.DeltaTable(str(store.root / unused)).version() == 0
+
+
+def test_a_table_of_others_in_the_place_of_the_headers_is_refused(store: LocalStore) -> None:
+    put_headers(store, "A")
+    deltalake.write_deltalake(str(store.root / "tables/invoices"), pa.table({"x": [1]}))
+
+    assert "so it is none of this archive" in synced(store)["invoices"].problem
+
+    assert deltalake.DeltaTable(str(store.root / "tables/invoices")).version() == 0
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_symbolic_link_in_the_place_of_a_log_is_not_followed(
+    is_whole: bool, store: LocalStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "log"
+    elsewhere.mkdir()
+    put(store, office("A"), 3)
+    log = store.root / OFFICE_ROOT / "_delta_log"
+    if is_whole:
+        synced(store)
+        shutil.copytree(log, elsewhere, dirs_exist_ok=True)
+        shutil.rmtree(log)
+    log.symlink_to(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    put(store, office("A"), 4)
+    put(store, Transfer("A", *AZURE), 2)
+
+    tables = synced(store)
+
+    assert "a symbolic link is not followed" in tables["office/billing_line_items"].problem
+    assert tables["azure/usage_line_items"].problem == ""
+    assert sorted(elsewhere.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["100%", "a%20b", "a\\b"])
+def test_a_folder_that_deltalake_takes_for_another_is_refused_by_name(
+    name: str, tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path / name)
     store.root.mkdir()
     claim(store)
     put(store, office("A"), 3)
 
     (table,) = synced(store).values()
 
-    assert "cannot open a folder with % in its name" in table.problem
+    assert "deltalake cannot open a folder with" in table.problem
     assert not list(store.root.rglob("_delta_log"))
 
 
