@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_PATIENCE_S = 60
 _FLAGS = (
     "--headless",
     "--remote-debugging-pipe",
@@ -73,6 +75,8 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            ready, _, _ = select.select([self.back], [], [], _PATIENCE_S)
+            assert ready, f"the browser has said nothing for {_PATIENCE_S} s"
             piece = os.read(self.back, 1 << 16)
             assert piece, "the browser has ended"
             self._rest += piece

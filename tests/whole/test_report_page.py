@@ -10,10 +10,12 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import anyio
+import anyio.to_thread
 import obstore
 import pyarrow.parquet as pq
 import pytest
@@ -21,8 +23,10 @@ from aiohttp import web
 from support.figures import AT
 from support.htmltree import Node, amount_of, read_html, table_of
 from support.objects_in_memory import Memory
+from support.objectservers import ObjectServer
 from support.replay import Asked, MadeUp, invoice, serving
 from whole.durability.disks import WatchedDisk
+from whole.durability.lakes import Lake
 
 import bulkfetch
 from bulkfetch.archive.layout import DATA, INVOICES, LOCK, RUNS, STATE
@@ -277,6 +281,25 @@ def test_an_archive_in_an_object_store_has_the_same_page(exported: Path) -> None
     page = make_page(read_figures(bucket.open(), "lake", None), AT)
     assert page == make_page(read_figures(LocalStore(exported), "lake", None), AT)
     assert bucket.there == before
+
+
+@pytest.mark.slow
+async def test_an_archive_behind_an_address_has_a_page_and_stays_as_it_is(
+    object_server: ObjectServer, tmp_path: Path
+) -> None:
+    lake = Lake.of(object_server)
+    tenant = MadeUp(
+        [invoice("D1", OFFICE, totalCharges=3.5)], {("D1", *OFFICE): ['{"totalForCustomer":3.5}']}
+    )
+    async with serving(tenant) as server:
+        settings = server.settings(**lake.flags())
+        await export_async(lake.address, settings)
+    before = lake.names()
+    make = partial(bulkfetch.report, lake.address, tmp_path / "page.html", settings=settings)
+    made = await anyio.to_thread.run_sync(make)
+    assert made.exit_code == 0
+    assert "3.50 USD on 1 invoice" in read_html((tmp_path / "page.html").read_text("utf-8")).text
+    assert lake.names() == before
 
 
 OFFICE = ("office", "billing_line_items")
