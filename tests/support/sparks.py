@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+AT_LENGTH = os.environ.get("BULKFETCH_TEST_SPARK") == "all"
+"""Whether to try all that there is, as `.ci/long spark` does."""
 SPARK_3_5 = "3.5"
 SPARK_4 = "4"
 _PANDAS = "pandas<3"
@@ -27,25 +30,31 @@ _END_S = 30.0
 
 
 def versions() -> tuple[str, ...]:
-    """The versions of Spark to try: one, or all with BULKFETCH_TEST_SPARK=all."""
-    return (SPARK_4, "4.0") if os.environ.get("BULKFETCH_TEST_SPARK") == "all" else (SPARK_4,)
+    """The versions of Spark to try: the newest, or also the first that has data sources."""
+    return (SPARK_4, "4.0") if AT_LENGTH else (SPARK_4,)
 
 
 def spark_python(version: str) -> str:
-    """The interpreter of an environment with a version of PySpark and what the project needs, which
-    is made once and kept.
+    """The interpreter of an environment with a version of PySpark and what the project needs.
 
     Skips where there is no Java or PySpark cannot be installed, unless CI_NEEDS_SPARK says that
     it has to be.
     """
     if shutil.which("java") is None:
         _give_up("there is no java: install openjdk-17-jre-headless")
+    return python_with(f"pyspark=={version}.*", _PANDAS)
+
+
+def python_with(*packages: str) -> str:
+    """The interpreter of an environment with packages and what the project needs, which is made
+    once and kept; skips as `spark_python` does."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    packages = [f"pyspark=={version}.*", _PANDAS, *project["dependencies"]]
+    packages = (*packages, *project["dependencies"])
     digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:8]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = cache / "bulkfetch-tests" / f"pyspark-{version}-python-{own}-{digest}"
+    name = re.split("[=<>]", packages[0])[0]
+    folder = cache / "bulkfetch-tests" / f"{name}-python-{own}-{digest}"
     python = folder / "bin" / "python"
     if not python.exists():
         making = folder.with_name(f"{folder.name}.{os.getpid()}")
@@ -54,13 +63,13 @@ def spark_python(version: str) -> str:
             making.rename(folder)
         except (OSError, subprocess.SubprocessError) as error:
             if not python.exists():  # another process may have made it meanwhile
-                _give_up(f"PySpark could not be installed: {error}")
+                _give_up(f"{packages[0]} could not be installed: {error}")
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return str(python)
 
 
-def _make_environment(folder: Path, packages: list[str]) -> None:
+def _make_environment(folder: Path, packages: Sequence[str]) -> None:
     """Install packages, in the versions that are tested together but for those of Spark's own."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -109,7 +118,8 @@ class SparkError(Exception):
 class Spark:
     """A process with a Spark session."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, version: str) -> None:
+        self.version = version
         self._process = process
         self.log = log
 
@@ -161,7 +171,7 @@ def open_spark(
         )
         with process:
             try:
-                yield Spark(process, log)
+                yield Spark(process, log, version)
             finally:
                 if process.stdin is not None:
                     process.stdin.close()

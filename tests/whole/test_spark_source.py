@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import onspark
-from support.sparks import SPARK_3_5, Spark, SparkError, open_spark
+from support.sparks import AT_LENGTH, SPARK_3_5, Spark, SparkError, open_spark
 
 import bulkfetch
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
@@ -21,6 +21,8 @@ from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 pytestmark = pytest.mark.slow
 
 PART_ROWS, PAGE_SIZE = 70, 30
+SOME = ("office/billing_line_items", "azure/usage_line_items", "one_time/billing_line_items")
+"""Types whose columns are of all kinds."""
 OFFICE = {"provider": "office", "lineItemType": "billing_line_items"}
 
 
@@ -68,12 +70,12 @@ def in_order(table: pa.Table) -> pa.Table:
 def test_every_type_has_all_values_of_an_export(
     registered: Spark, archived: dict[str, pa.Table]
 ) -> None:
-    for name, expected in archived.items():
+    for name in archived if AT_LENGTH else SOME:
         provider, line_item_type = name.split("/")
         found = registered.run(onspark.read, {"provider": provider, "lineItemType": line_item_type})
-        assert same_values(in_order(found), expected), name
+        assert same_values(in_order(found), archived[name]), name
 
-    columns = [column for table in archived.values() for column in table.columns]
+    columns = [column for name in SOME for column in archived[name].columns]
     kinds = {column.type for column in columns}
     assert {pa.decimal128(38, 24), pa.timestamp("us", "UTC"), pa.bool_(), pa.int64()} <= kinds
     assert any(pa.types.is_struct(each) for each in kinds)
