@@ -106,7 +106,7 @@ class RunStats:
     in_flight: int = 0
     """Requests running now."""
     limit: int = 0
-    """Requests that may run now."""
+    """Requests that may run now, of all servers that are asked."""
     held_until: float = 0.0
     """When requests may be sent again, if none may now; `held_by` says why."""
     held_by: str = ""

@@ -89,6 +89,9 @@ class Saving:
         """The sha256 of all bytes, in hexadecimal digits."""
         return self._sha256.hexdigest()
 
+    kept = 0
+    """Each attempt brings the whole document again."""
+
     def headers(self) -> dict[str, str]:
         """Return nothing: each attempt asks for the whole document."""
         return {}

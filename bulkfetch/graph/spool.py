@@ -74,6 +74,11 @@ class Spooling:
         self._sha256 = hashlib.sha256()
         self._count = LineCount()
 
+    @property
+    def kept(self) -> int:
+        """How many bytes are here: the next answer continues behind them."""
+        return self.received if self._etag else 0
+
     def headers(self) -> Mapping[str, str]:
         """Ask for what is not here yet, of the very bytes that began to come."""
         if not self._etag:  # nothing would say that the rest is of the same bytes
@@ -275,6 +280,8 @@ async def spool(blob: Blob, path: Path, access: Access, connect: Connect) -> Spo
 
 class _Unread:
     """Takes the answer to a HEAD, which has no body."""
+
+    kept = 0
 
     def headers(self) -> Mapping[str, str]:
         return {}

@@ -116,7 +116,7 @@ from bulkfetch.runs.transfers import Job, fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
 from bulkfetch.runs.witness import Share
 from bulkfetch.runs.work import Found, Work, conclude, find_work, note_work
-from bulkfetch.settings.declared import Settings, names_that_shape_files
+from bulkfetch.settings.declared import CLOUDS, Settings, names_that_shape_files, why_no_graph
 from bulkfetch.settings.environment import scratch_folders
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret, is_loopback
@@ -488,8 +488,6 @@ class _Progress:
     fatal: BulkfetchError | None = None
     to_do: Counter[str] = field(default_factory=Counter)
     """How many transfers of each invoice have not ended."""
-    ended_empty: set[Transfer] = field(default_factory=set)
-    """Transfers whose last page is empty, although the page before named it."""
     checked: set[Transfer] = field(default_factory=set)
     """Exports that Microsoft Graph has answered for."""
     awaited: set[Transfer] = field(default_factory=set)
@@ -515,6 +513,8 @@ class _Outcome:
     progress: _Progress
     settled: Settled
     left: _Left
+    ended_empty: frozenset[Transfer]
+    """Transfers whose last page is empty, although the page before named it."""
 
 
 async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
@@ -541,7 +541,7 @@ async def _plan_and_fetch(run: Run, found: Found) -> _Outcome:
         )
     with run.stats.at_storage():
         left = await anyio.to_thread.run_sync(_end, run, work, progress)
-    return _Outcome(work, progress, found.settled, left)
+    return _Outcome(work, progress, found.settled, left, frozenset(fetching.ended_empty))
 
 
 @asynccontextmanager
@@ -594,7 +594,7 @@ async def _prepare_to_fetch(run: Run, work: Work, fetching: _Fetching) -> _Progr
     headers = {header.invoice_id: header for header in work.headers}
     vote = Vote(headers, work.archived, work.besides | work.skipped, work.others, work.former)
     to_do = Counter(transfer.invoice_id for transfer in work.pending)
-    progress = _Progress(vote, to_do=to_do, ended_empty=fetching.ended_empty)
+    progress = _Progress(vote, to_do=to_do)
     progress.failures.extend(work.blocked)
     return progress
 
@@ -918,6 +918,13 @@ async def _save_document(document: Document, run: Run, progress: _Progress) -> b
     return True
 
 
+def _notes_on_cloud(settings: Settings) -> list[str]:
+    """Say that a cloud has no export of Microsoft Graph, if so."""
+    if CLOUDS[settings.cloud].graph is not None:
+        return []
+    return [f"{why_no_graph(settings.cloud)}: v1 is asked for all line items"]
+
+
 def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
     work, progress, stats = outcome.work, outcome.progress, run.stats
     plan = work.plan
@@ -929,7 +936,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         output=run.options.output,
         invoices=len(plan.invoices),
         absent=plan.absent,
-        notes=tuple(sorted(progress.notes)),
+        notes=tuple(sorted([*_notes_on_cloud(run.settings), *progress.notes])),
         awaited=tuple(sorted(progress.awaited)),
         committed=tuple(each for each in committed if each is not None),
         skipped=(*work.skipped.values(), *progress.vote.kept.values()),
@@ -937,7 +944,7 @@ def _make_report(run: Run, outcome: _Outcome, elapsed_s: float) -> ExportReport:
         superseded=tuple(sorted(progress.vote.superseded)),
         set_apart=work.set_apart,
         rows_resumed=stats.rows_resumed,
-        ended_empty=tuple(sorted(progress.ended_empty)),
+        ended_empty=tuple(sorted(outcome.ended_empty)),
         documents=tuple(each for each in documents if each is not None),
         documents_skipped=tuple(work.documents_skipped.values()),
         failures=_list_failures(outcome),

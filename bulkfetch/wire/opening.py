@@ -47,8 +47,6 @@ class Opening:
         """
         settings, log = self.settings, self.log
         limit = limit or self._own_limit(base_url)
-        if manner is PARTNER_CENTER:
-            self.stats.limit = limit.limit
         echoes = Echoes(lambda: log.note("request_ids_differ"))
         async with open_transport(settings, self.stats, echoes, base_url=base_url) as transport:
             yield Session(

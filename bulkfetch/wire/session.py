@@ -196,6 +196,10 @@ class Session:
         self.log = log or RunLog()
         self._patience = RetryBudget(patience_s=policy.patience_s)
         self._outage = _Outage()
+        self._limit_told = 0
+        """What the count of all limits has of this session's."""
+        if manner is PARTNER_CENTER:  # it is asked first
+            self._tell_limit()
         self._known_good: Request | None = None
         self._good_token = ""
         self.correlation_id = str(uuid4()) if manner.correlation_id else ""
@@ -260,6 +264,7 @@ class Session:
         tries = _Tries(str(uuid4()), self._clock.now())
         reserved = claim.held
         while True:
+            kept = _kept(request)
             try:
                 return await attempt(replace(request, claim=claim), tries, claim)
             except RequestError as error:
@@ -275,8 +280,17 @@ class Session:
                 error = error.with_traceback(None)
                 if is_throttled(error) and not request.waits:
                     raise error
+                if _kept(request) > kept:
+                    self._note_progress(tries)
                 await self._wait_or_give_up(error, tries)
             self._stats.retries += 1
+
+    def _note_progress(self, tries: _Tries) -> None:
+        """Note that an answer broke off behind bytes that need not come again: the server works,
+        and what failed before says nothing any more."""
+        tries.failed = tries.malformed = tries.stalled = 0
+        self._outage = _Outage()
+        self._patience.note_success(self._clock.now())
 
     def _facts(self, request: Request, tries: _Tries, answer_id: str) -> RequestFacts:
         return RequestFacts(
@@ -506,6 +520,7 @@ class Session:
             self._mask.learn(tries.token)
             guard_logs(tries.token)
             tries.sent_at = self._clock.now()
+            self._tell_limit()
             self._stats.in_flight += 1
             try:
                 answer = await self._send_once(request, tries)
@@ -515,8 +530,7 @@ class Session:
                 raise
             finally:
                 self._stats.in_flight -= 1
-                if self._manner is PARTNER_CENTER:
-                    self._stats.limit = self._limit.limit
+                self._tell_limit()
             self._limit.note_answer(slot)
             self._good_token = tries.token
             self._outage = _Outage()
@@ -527,6 +541,11 @@ class Session:
                 s=round(self.now() - tries.sent_at, 3),
             )
             return answer
+
+    def _tell_limit(self) -> None:
+        """Count the limit of this server among those of all that are asked."""
+        self._stats.limit += self._limit.limit - self._limit_told
+        self._limit_told = self._limit.limit
 
     def _note_crowded(
         self, request: Request, error: RequestError, tries: _Tries, slot: Any
@@ -575,6 +594,10 @@ class Session:
         if manner.correlation_id:
             headers[manner.correlation_id] = self.correlation_id
         return await self._transport.send(replace(request, fresh=tries.misdirected), headers)
+
+
+def _kept(request: Request) -> int:
+    return 0 if request.receiver is None else request.receiver.kept
 
 
 def _too_long_message(error: HttpStatusError) -> str:

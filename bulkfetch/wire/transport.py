@@ -64,6 +64,11 @@ class Receiver(Protocol):
     `begin` and `write` block.
     """
 
+    @property
+    def kept(self) -> int:
+        """How many bytes came that need not come again."""
+        ...
+
     def headers(self) -> Mapping[str, str]:
         """Return what the next attempt asks for besides, given what came before."""
         ...

@@ -152,6 +152,7 @@ class Recording:
 
     begun: int = 0
     received: list[bytes] = field(default_factory=list)
+    kept: int = 0
 
     def headers(self) -> Mapping[str, str]:
         return {}

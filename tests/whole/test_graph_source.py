@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -122,6 +122,7 @@ async def opened(
     kept: KeptOperations | None = None,
     line_items: int = 120,
     today: datetime | None = None,
+    sleep: Callable[[float], Awaitable[None]] = hurry,
     settings: dict[str, Any] | None = None,
     **graph: Any,
 ) -> AsyncIterator[There]:
@@ -146,7 +147,7 @@ async def opened(
             stats,
             kept=kept,
             scratch=scratch,
-            clock=Clock(now=lambda: HURRY * anyio.current_time(), sleep=hurry),
+            clock=Clock(now=lambda: HURRY * anyio.current_time(), sleep=sleep),
             today=lambda: today or datetime.now(UTC),
         ) as exports:
             yield There(sandbox, exports, stats)
@@ -347,6 +348,40 @@ async def test_only_what_is_missing_of_a_file_comes_again() -> None:
         assert there.stats.bytes_received < 1.2 * size
 
 
+async def test_files_that_break_off_again_and_again_are_waited_for_as_after_one_failure() -> None:
+    """Ten answers break off, and each brought bytes: the server works, so no wait grows."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await hurry(seconds)
+
+    rule = on_blob("reset_body", share=0.5, times=10)
+    async with opened(rule, line_items=3000, blobs=2, sleep=sleep) as there:
+        reading = await there.read()
+        assert reading.rows == there.drawn()
+        assert there.sandbox.graph.blob_stats.faults["reset_body"] == 10
+        assert there.stats.held_until == 0.0
+    assert max(slept) < 2.0
+
+
+async def test_what_is_in_flight_is_within_the_limits_of_all_servers_that_are_asked() -> None:
+    async with opened(line_items=300, blobs=9) as there:
+        most: list[tuple[int, int]] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def look() -> None:
+                while True:
+                    most.append((there.stats.in_flight, there.stats.limit))
+                    await anyio.sleep(0.001)
+
+            tasks.start_soon(look)
+            await there.read()
+            tasks.cancel_scope.cancel()
+    assert max(in_flight for in_flight, _ in most) > 0
+    assert all(in_flight <= limit for in_flight, limit in most)
+
+
 @pytest.mark.parametrize("fresh_sas", ["operation", "manifest", "export"])
 @pytest.mark.parametrize("location", ["inline", "link"])
 async def test_a_fresh_sas_comes_from_whatever_gives_one(fresh_sas: str, location: str) -> None:
@@ -468,7 +503,7 @@ async def test_a_full_disk_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> N
     real = spool.Spooling._open
     monkeypatch.setattr(spool.Spooling, "_open", lambda self: Full(real(self)))
     async with opened() as there:
-        with pytest.raises(StorageError, match="no room for the files of an export"):
+        with pytest.raises(StorageError, match="file of an export cannot be kept.* the disk is full"):
             await there.read()
 
 

@@ -270,6 +270,8 @@ async def test_a_token_that_the_server_repeats_is_nowhere(
 
 async def test_documents_stay_as_the_server_sent_them(tmp_path: Path) -> None:
     class Whole:
+        kept = 0
+
         def headers(self) -> Mapping[str, str]:
             return {}
 
