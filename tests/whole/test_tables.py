@@ -15,12 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+import anyio.to_thread
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.objectservers import ObjectServer
 from support.replay import MadeUp, invoice, serving
 from support.tabled import claim, committed_files, hashes, office, put
 from whole.durability.disks import WatchedDisk, dying, has_died
+from whole.durability.lakes import Lake
 
 from bulkfetch.archive.layout import RUNS
 from bulkfetch.cli import main
@@ -137,6 +140,45 @@ async def test_a_reader_of_a_table_sees_an_invoice_or_none_of_it_at_every_step(
     await exported(tmp_path, made_up, "delta", disk=WatchedDisk(look))
 
     assert seen | {in_table(tmp_path)["A"]} == {25, 0, 31}
+
+
+async def test_many_invoices_that_are_replaced_side_by_side_leave_their_table_one_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"I{number}" for number in range(12)]
+    made_up = MadeUp([], {})
+    for count in (3, 5):
+        made_up.rows = {(name, *OFFICE): rows(count) for name in names}
+        made_up.invoices[:] = [invoice(name, OFFICE, totalCharges=count) for name in names]
+        report = await exported(tmp_path, made_up, "delta")
+
+    assert report.exit_code == 0
+    assert len(report.changed) == 12
+    assert in_table(tmp_path) == dict.fromkeys(names, 5)
+    assert_follows(tmp_path)
+    assert not [each for each in caplog.messages if "still names files" in each]
+
+
+@pytest.mark.slow
+async def test_an_export_to_an_object_store_keeps_its_tables(object_server: ObjectServer) -> None:
+    lake, made_up = Lake(object_server, prefix="lake"), tenant()
+    object_server.create(lake.container)
+    async with serving(made_up) as server:
+        settings = server.settings(**CUT, **lake.flags())
+        for count in (25, 31):
+            charge(made_up, count)
+            report = await export_async(lake.address, settings, tables=["delta"])
+            assert report.exit_code == 0, report.lines()
+
+    status = await anyio.to_thread.run_sync(lambda: tables_status(lake.address, settings=settings))
+    assert status.complete, status.lines()
+    assert {table.name: table.rows for table in status.tables} == {
+        "azure/billing_line_items": 3,
+        "office/billing_line_items": 38,
+        "invoices": 2,
+    }
+    found = await anyio.to_thread.run_sync(lambda: verify(lake.address, settings=settings))
+    assert found.exit_code == 0, found.lines()
 
 
 @pytest.mark.slow
