@@ -503,7 +503,7 @@ async def test_a_full_disk_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> N
     real = spool.Spooling._open
     monkeypatch.setattr(spool.Spooling, "_open", lambda self: Full(real(self)))
     async with opened() as there:
-        with pytest.raises(StorageError, match="file of an export cannot be kept.* the disk is full"):
+        with pytest.raises(StorageError, match=r"cannot be kept.* the disk is full"):
             await there.read()
 
 
