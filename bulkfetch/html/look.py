@@ -118,7 +118,7 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}
 caption{text-align:left;padding:8px 12px;font-size:.87rem}
 th,td{padding:4px .7em;text-align:left;vertical-align:top;border-top:1px solid var(--edge)}
 thead th{color:var(--muted);font-weight:600;vertical-align:bottom;background:var(--card)}
-thead .number{white-space:normal;overflow-wrap:anywhere;min-width:5.5em}
+thead .number{white-space:normal;overflow-wrap:anywhere;min-width:7.5em}
 tbody th{font-weight:400}
 .text{white-space:nowrap}
 td.long{min-width:12em;overflow-wrap:anywhere}
@@ -140,7 +140,7 @@ code{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;font-s
 td.long{min-width:24em}th,td{padding-left:.55em;padding-right:.55em}}
 @page{margin:14mm}
 @media print{:root{color-scheme:light}html{font-size:10.5px}body{max-width:none;padding:0}
-nav{display:none}h2,h3{break-after:avoid}tr{break-inside:avoid}
+nav{display:none}h2,h3,h2+p,h3+p{break-after:avoid}tr{break-inside:avoid}
 tbody tr:nth-child(-n+3),tbody tr:last-child,tfoot tr{break-before:avoid}
 .scroll{overflow:visible;border:0}.tiles>div{break-inside:avoid}
 thead{display:table-header-group}tfoot{display:table-row-group}}
