@@ -119,13 +119,15 @@ def _access(
     tasks = _tasks_of(spark, tasks)
     if share:
         return own_access(settings, tasks=tasks, list_every_s=list_every_s)
-    host = _host_of(spark)
+    host, listen = _addresses_of(spark)
     key = (settings, host, tasks, list_every_s)
     with _STARTING:
         coordinator = _COORDINATORS.get(key)
         if coordinator is None:
             calls = Plans(list_every_s).calls()
-            coordinator = Coordinator(settings, host=host, readers=tasks, calls=calls)
+            coordinator = Coordinator(
+                settings, host=host, listen=listen, readers=tasks, calls=calls
+            )
             coordinator.start()
             _COORDINATORS[key] = coordinator
     return shared_access(settings, coordinator.handle, list_every_s=list_every_s)
@@ -158,9 +160,13 @@ def _tasks_of(spark: Any, tasks: int | None) -> int:
     return tasks
 
 
-def _host_of(spark: Any) -> str:
-    """Return the address under which executors reach this process."""
-    return str(_context_of(spark).getConf().get("spark.driver.host"))
+def _addresses_of(spark: Any) -> tuple[str, str | None]:
+    """Return the address under which executors reach this process, and the one to listen on, if
+    that is another."""
+    conf = _context_of(spark).getConf()
+    listen = conf.get("spark.driver.bindAddress")
+    stands_for_all = listen in ("0.0.0.0", "::", "")  # noqa: S104  not listened on
+    return str(conf.get("spark.driver.host")), None if stands_for_all else listen
 
 
 def _context_of(spark: Any) -> Any:

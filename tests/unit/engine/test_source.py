@@ -6,11 +6,33 @@ from typing import Any
 
 import pytest
 
-from bulkfetch.engine.source import line_items, register
+from bulkfetch.engine.source import _addresses_of, line_items, register
 from bulkfetch.errors import SettingsError
 
 OFFICE = ("office", "billing_line_items")
 GIVEN: dict[str, Any] = {"token": "t", "base_url": "http://127.0.0.1:9/v1"}
+
+
+class Conf(dict[str, str]):
+    """What a session says of its addresses."""
+
+    def getConf(self) -> Conf:  # noqa: N802  Spark's name
+        return self
+
+
+class Session:
+    def __init__(self, **conf: str) -> None:
+        self.sparkContext = Conf({f"spark.driver.{name}": value for name, value in conf.items()})
+
+
+@pytest.mark.parametrize(
+    ("bind", "listen"), [("10.1.1.1", "10.1.1.1"), ("0.0.0.0", None), ("::", None), ("", None)]
+)
+def test_the_driver_listens_on_its_own_address_and_never_on_all(
+    bind: str, listen: str | None
+) -> None:
+    assert _addresses_of(Session(host="driver.svc", bindAddress=bind)) == ("driver.svc", listen)
+    assert _addresses_of(Session(host="127.0.0.1")) == ("127.0.0.1", None)
 
 
 class NoSpark:
