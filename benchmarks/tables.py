@@ -1,7 +1,8 @@
-"""What a sync of Delta tables takes above the start of the program: the first one, one with nothing
+"""What a sync of tables takes above the start of the program: the first one, one with nothing
 to do, and one after an invoice has changed.
 
     python benchmarks/tables.py            14 tables, 2,000 files: the figures of docs/benchmarks.md
+    python benchmarks/tables.py --format iceberg
     python benchmarks/tables.py --smoke    seconds, to see that it works
 
 The archive is that of a sandbox with all types. A sync of an archive without line items is the
@@ -21,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from measuring import Finished, Table, announce, conditions, keep, run_measured
@@ -59,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--format", choices=["delta", "iceberg"], default="delta")
     parser.add_argument("--invoices", type=int, default=372, help="of 11 types each, or 5")
     parser.add_argument("--line-items", type=int, default=20)
     parser.add_argument("--runs", type=int, default=5)
@@ -70,7 +73,8 @@ def main() -> int:
     made = conditions()
     announce(made)
     with tempfile.TemporaryDirectory() as folder:
-        syncs = measure(Path(folder), arguments.invoices, arguments.line_items, arguments.runs)
+        lakes = make_archives(Path(folder), arguments.invoices, arguments.line_items)
+        syncs = measure(lakes, arguments.format, arguments.runs)
     start, first, nothing, _ = syncs
     TABLE.print_headings()
     for each in syncs:
@@ -78,22 +82,29 @@ def main() -> int:
         TABLE.print_row(
             each.name, each.tables, each.files, each.wall_s, above, each.cpu_s, each.peak_mb
         )
-    keep("tables", made, [asdict(each) for each in syncs])
+    keep(f"tables-{arguments.format}", made, [asdict(each) for each in syncs])
     is_late = first.wall_s - start.wall_s > FIRST_S or nothing.wall_s - start.wall_s > NOTHING_S
     return 1 if arguments.promise and is_late else 0
 
 
-def measure(folder: Path, invoices: int, line_items: int, runs: int) -> list[Synced]:
-    """Return the start of the program, and the three kinds of sync."""
+def make_archives(folder: Path, invoices: int, line_items: int) -> tuple[Path, Path]:
+    """Return an archive, and one without line items."""
     lake, empty = folder / "lake", folder / "empty"
     export(lake, invoices, line_items)
     export(empty, 1, 1)
     forget_line_items(empty)
-    run_sync(empty)
-    start = median("start of the program", runs, empty, lambda: None)
-    first = median("first", runs, lake, lambda: forget_tables(lake))
-    nothing = median("nothing to do", runs, lake, lambda: None)
-    one = median("one table behind", runs, lake, lambda: forget_table(lake))
+    return lake, empty
+
+
+def measure(lakes: tuple[Path, Path], form: str, runs: int) -> list[Synced]:
+    """Return the start of the program, and the three kinds of sync."""
+    lake, empty = lakes
+    sync = partial(median, form=form, runs=runs)
+    run_sync(empty, form)
+    start = sync("start of the program", lake=empty, prepare=lambda: None)
+    first = sync("first", lake=lake, prepare=lambda: forget_tables(lake))
+    nothing = sync("nothing to do", lake=lake, prepare=lambda: None)
+    one = sync("one table behind", lake=lake, prepare=lambda: forget_table(lake))
     return [start, first, nothing, one]
 
 
@@ -116,30 +127,32 @@ def forget_line_items(lake: Path) -> None:
 
 def forget_tables(lake: Path) -> None:
     """Remove all tables."""
-    shutil.rmtree(lake / "tables", ignore_errors=True)
+    for own in ("tables", "_iceberg"):
+        shutil.rmtree(lake / own, ignore_errors=True)
     for log in lake.rglob("_delta_log"):
         shutil.rmtree(log)
 
 
 def forget_table(lake: Path) -> None:
     """Remove one table."""
-    shutil.rmtree(next(iter(sorted(lake.glob("line_items/*/*/_delta_log")))))
+    logs = [*lake.glob("line_items/*/*/_delta_log"), *lake.glob("_iceberg/csp/azure*")]
+    shutil.rmtree(min(logs))
 
 
-def run_sync(lake: Path) -> Finished:
+def run_sync(lake: Path, form: str) -> Finished:
     """Sync the tables of an archive, in a process of its own."""
-    ended = run_measured([*BULKFETCH, "tables", "sync", str(lake), "--format", "delta", "--json"])
+    ended = run_measured([*BULKFETCH, "tables", "sync", str(lake), "--format", form, "--json"])
     if ended.exit_code:
         raise SystemExit(ended.errors.decode() or ended.output.decode())
     return ended
 
 
-def median(name: str, runs: int, lake: Path, prepare: Callable[[], None]) -> Synced:
+def median(name: str, *, form: str, runs: int, lake: Path, prepare: Callable[[], None]) -> Synced:
     """Return the run of a sync with the median of wall time."""
     found: list[Finished] = []
     for _ in range(runs):
         prepare()
-        found.append(run_sync(lake))
+        found.append(run_sync(lake, form))
     middle = statistics.median_low(each.wall_s for each in found)
     ended = next(each for each in found if each.wall_s == middle)
     tables = json.loads(ended.output)["tables"]

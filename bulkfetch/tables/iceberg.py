@@ -26,6 +26,7 @@ from pyiceberg.typedef import Record
 
 from bulkfetch.archive.layout import UNBILLED_LINE_ITEMS
 from bulkfetch.archive.reading import parquet_file
+from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import TableError
 from bulkfetch.logguard import forgets_frames
 from bulkfetch.settings.declared import Settings
@@ -188,11 +189,10 @@ class IcebergFormat:
                 properties={
                     ARCHIVE: self._archive.address,
                     ROOT: str(wanted.root),
-                    # bounds of texts are cut to 16 characters, ids of invoices may have more
-                    "write.metadata.metrics.column.invoice_id": "full",
                     # maintenance of others must not delete files of the archive
                     "gc.enabled": "false",
                     TableProperties.METADATA_DELETE_AFTER_COMMIT_ENABLED: "true",
+                    **_bounded(wanted.schema),
                 },
             )
         except TableAlreadyExistsError:
@@ -346,22 +346,39 @@ def replace_files(
             snapshot.append_data_file(file)
 
 
+def _bounded(columns: pa.Schema) -> dict[str, str]:
+    """Return the properties by which files have bounds of the columns that tell them apart.
+
+    Those are what numbers the rows, and points in time. Bounds of all others would take most of the
+    time of a sync. Without `full`, ids are cut to 16 characters.
+    """
+    names = [
+        field.name
+        for field in columns
+        if field.name in (INVOICE_ID, LINE_NUMBER) or pa.types.is_timestamp(field.type)
+    ]
+    return {
+        "write.metadata.metrics.default": "none",
+        **{f"write.metadata.metrics.column.{name}": "full" for name in names},
+    }
+
+
 def _bring_up_to_date(transaction: Transaction, columns: pa.Schema) -> None:
     """Add the columns that a table lacks, let its columns be found in files by their names, and
     take out partitions of others."""
-    if {*columns.names} - {*_top_names(transaction.table_metadata.schema())}:
+    metadata = transaction.table_metadata  # made anew each time it is asked for
+    if metadata.spec().fields:
+        with transaction.update_spec() as change:
+            for field in metadata.spec().fields:
+                change.remove_field(field.name)
+    if {*columns.names} - {*_top_names(metadata.schema())}:
         with transaction.update_schema() as update:
             update.union_by_name(columns)
-    known = transaction.table_metadata.name_mapping()
+        metadata = transaction.table_metadata
+    known = metadata.name_mapping()
     if known is None or {*columns.names} - _names_of(known):
-        mapping = transaction.table_metadata.schema().name_mapping
-        mapped = {TableProperties.DEFAULT_NAME_MAPPING: mapping.model_dump_json()}
-        transaction.set_properties(mapped)
-    partition = transaction.table_metadata.spec().fields
-    if partition:
-        with transaction.update_spec() as change:
-            for field in partition:
-                change.remove_field(field.name)
+        mapped = metadata.schema().name_mapping.model_dump_json()
+        transaction.set_properties({TableProperties.DEFAULT_NAME_MAPPING: mapped})
 
 
 def _top_names(schema: Schema) -> list[str]:

@@ -688,6 +688,10 @@ def test_old_metadata_do_not_pile_up(store: LocalStore) -> None:
     assert properties["write.metadata.delete-after-commit.enabled"] == "true"
     assert properties["gc.enabled"] == "false"
     assert properties["write.metadata.metrics.column.invoice_id"] == "full"
+    (file,) = [task.file for task in table_of(store.root, OFFICE_TABLE).scan().plan_files()]
+    schema = table_of(store.root, OFFICE_TABLE).schema()
+    bounded = {schema.find_column_name(number) for number in file.lower_bounds}
+    assert bounded == {"invoice_id", "line_number"}
 
 
 # Names
