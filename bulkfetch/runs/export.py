@@ -127,10 +127,11 @@ from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.opening import prepare_output
 from bulkfetch.storage.scratch import close_scratch, open_scratch
 from bulkfetch.storage.store import Store
-from bulkfetch.tables.formats import load_format
+from bulkfetch.tables.formats import load_format, used_formats
 from bulkfetch.tables.leaving import Leaving
 from bulkfetch.tables.report import TablesReport
 from bulkfetch.tables.sync import sync_store
+from bulkfetch.tables.wanted import names_of_tables
 from bulkfetch.wire.refusals import lacks_user
 from bulkfetch.wire.session import Session
 from bulkfetch.wire.workers import Workers
@@ -332,8 +333,9 @@ async def archive(
             outcome = await _plan_and_fetch(replace(run, scratch=scratch), found)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
-    if found.inventory.has_tables and not options.tables:
-        report = _note_tables(report)
+    if found.inventory.has_tables:
+        behind = await anyio.to_thread.run_sync(_formats_left_out, store, options, settings)
+        report = _note_tables(report, behind)
     await anyio.to_thread.run_sync(_write_report, store, moment, report, outcome)
     await anyio.to_thread.run_sync(_write_failures, store, moment, report, outcome)
     if options.tables:
@@ -1005,13 +1007,20 @@ def _write_report(store: Store, moment: str, report: ExportReport, outcome: _Out
     write_run_report(store, moment, report.to_dict(), outcome.left.superseded)
 
 
-def _note_tables(report: ExportReport) -> ExportReport:
-    """Say that the tables of the archive are behind it, if this run has changed what they show."""
-    if not (report.committed or report.superseded or report.finished):
+def _formats_left_out(store: Store, options: ExportOptions, settings: Settings) -> list[str]:
+    """Return the formats of the archive's tables that do not follow this run. Blocks."""
+    used = used_formats(store, names_of_tables(store), settings)
+    return [name for name in used if name not in options.tables]
+
+
+def _note_tables(report: ExportReport, behind: Sequence[str]) -> ExportReport:
+    """Say which tables of the archive are behind it, if this run has changed what they show."""
+    if not behind or not (report.committed or report.superseded or report.finished):
         return report
     note = (
-        "the tables of this archive do not show what this run changed, and may name files that it "
-        f"replaced: run `bulkfetch tables sync`, and give {called('tables')} to each export"
+        f"the {' and '.join(behind)} tables of this archive do not show what this run changed, and "
+        "may name files that it replaced: run `bulkfetch tables sync`, and give "
+        f"{called('tables')} with each of their formats to each export"
     )
     return replace(report, notes=(*report.notes, note))
 

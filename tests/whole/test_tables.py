@@ -236,6 +236,26 @@ async def test_a_run_without_tables_says_that_they_are_behind_and_verify_finds_i
     assert unchanged.notes == ()
 
 
+async def test_a_run_says_which_of_the_tables_it_leaves_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_other(*archive: object) -> Any:
+        raise AssertionError("a run opens the tables alone that are to follow it")
+
+    other = Kind(lambda: open_other, lambda *archive: True)
+    monkeypatch.setattr(formats, "FORMATS", {**formats.FORMATS, "other": other})
+    made_up = tenant()
+    first = await exported(tmp_path, made_up, "delta")
+    charge(made_up, 31)
+
+    second = await exported(tmp_path, made_up, "delta")
+    unchanged = await exported(tmp_path, made_up, "delta")
+
+    assert first.notes == unchanged.notes == ()
+    (note,) = second.notes
+    assert note.startswith("the other tables of this archive do not show what this run changed")
+
+
 async def test_the_next_run_with_tables_begins_by_taking_out_what_others_moved(
     tmp_path: Path,
 ) -> None:
