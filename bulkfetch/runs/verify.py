@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -39,9 +39,9 @@ from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import Record, money, read
 from bulkfetch.archive.superseded import generations, superseded_bytes
 from bulkfetch.archive.witness import read_acceptances
-from bulkfetch.billing.details import GRAPH, Explained
+from bulkfetch.billing.details import Explained
 from bulkfetch.billing.documents import Document
-from bulkfetch.billing.rowrules import Amounts, breaks_subtotal, breaks_total
+from bulkfetch.billing.rowrules import AMOUNTS, OddRows, has_rules, odd_rows_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
@@ -300,8 +300,10 @@ def verify_store(
     archive, findings = read_archive_file(store)
     commits, damaged = _commits(store)
     findings += damaged
-    for found in side_by_side(store, partial(_check_commit, store, deep=deep), commits):
+    odd = OddRows()
+    for found, odd_there in side_by_side(store, partial(_check_commit, store, deep=deep), commits):
         findings += found
+        odd += odd_there
     findings += check_accepted(store)
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
@@ -311,7 +313,7 @@ def verify_store(
     headers, header_findings = check_headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
     usage = [] if findings or not deep else list(_usage_differences(store, by_transfer))
-    odd_rows = [] if findings or not deep else list(count_odd_rows(store, commits))
+    odd_rows = [] if findings else list(odd.lines())
     findings += header_findings
     findings += look(findings, COMMITS, [], lambda: list(find_open(store)))
     findings += find_doubled(commits)
@@ -417,18 +419,19 @@ def _commits(store: Store) -> tuple[list[Commit], list[Finding]]:
     ]
 
 
-def _check_commit(store: Store, commit: Commit, *, deep: bool) -> list[Finding]:
+def _check_commit(store: Store, commit: Commit, *, deep: bool) -> tuple[list[Finding], OddRows]:
+    """Hold the parts of a commit against it, and count its odd rows if their values are read."""
     findings: list[Finding] = []
     transfer = commit.transfer
     expected = 0
-    totals: list[Decimal] = []
+    tally = _PartsTally(commit)
     for part in commit.parts:
         if part.first_line != expected:
             place = f"starts at line {part.first_line} where {expected} was due"
             findings.append(Finding(part.name, place, transfer))
         expected = part.first_line + part.rows
         try:
-            found = _check_file(store, part) or _check_rows(store, part, commit, totals, deep=deep)
+            found = _check_file(store, part) or _check_rows(store, part, tally, deep=deep)
         except StorageError as error:
             found = _why_unreadable(store, PurePosixPath(part.name), error)
         except (OSError, pa.ArrowException) as error:
@@ -441,10 +444,11 @@ def _check_commit(store: Store, commit: Commit, *, deep: bool) -> list[Finding]:
     if expected != commit.rows:
         found = f"its parts hold {expected} rows, its commit says {commit.rows}"
         findings.append(Finding(str(transfer), found, transfer))
-    if deep and not findings and commit.total is not None and exact_sum(totals) != commit.total:
-        found = f"its rows add up to {exact_sum(totals):f}, not {commit.total:f}"
+    total = exact_sum(tally.totals)
+    if deep and not findings and commit.total is not None and total != commit.total:
+        found = f"its rows add up to {total:f}, not {commit.total:f}"
         findings.append(Finding(str(transfer), found, transfer))
-    return findings
+    return findings, tally.odd
 
 
 def _check_file(store: Store, part: CommittedPart) -> str | None:
@@ -468,10 +472,32 @@ def _check_bytes(store: Store, name: PurePosixPath, size_bytes: int, sha256: str
     )
 
 
-def _check_rows(
-    store: Store, part: CommittedPart, commit: Commit, totals: list[Decimal], *, deep: bool
-) -> str | None:
-    """Hold the rows of a part against its commit; the sum of its charges goes to `totals`."""
+@dataclass(slots=True)
+class _PartsTally:
+    """What the parts of a commit come to while their rows are read."""
+
+    commit: Commit
+    totals: list[Decimal] = field(default_factory=list)
+    odd: OddRows = field(default_factory=OddRows)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        charges = [self.commit.total_column] if self.commit.total_column else []
+        amounts = AMOUNTS if has_rules(self.commit.transfer) else ()
+        return [*dict.fromkeys([INVOICE_ID, LINE_NUMBER, *charges, *amounts])]
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count rows that were read."""
+        if self.commit.total_column:
+            self.totals.append(sum_of(batch.column(self.commit.total_column)))
+        if has_rules(self.commit.transfer):
+            self.odd += odd_rows_of(batch)
+
+
+def _check_rows(store: Store, part: CommittedPart, tally: _PartsTally, *, deep: bool) -> str | None:
+    """Hold the rows of a part against its commit, and count them."""
+    commit = tally.commit
     with store.open(PurePosixPath(part.name)) as file:
         parquet = parquet_file(file, page_checksum_verification=True)
         if parquet.metadata.num_rows != part.rows:
@@ -480,15 +506,13 @@ def _check_rows(
             return "has another schema than its line-item type"
         if not deep:
             return None
-        columns = [INVOICE_ID, LINE_NUMBER, *([commit.total_column] if commit.total_column else [])]
         line = part.first_line
-        for batch in parquet.iter_batches(columns=columns, use_threads=False):
+        for batch in parquet.iter_batches(columns=tally.columns, use_threads=False):
             if not _are_contiguous(batch.column(LINE_NUMBER), line):
                 return f"its line numbers are not contiguous from {line} on"
             if pc.any(pc.not_equal(batch.column(INVOICE_ID), commit.transfer.invoice_id)).as_py():
                 return f"holds rows of another invoice than {commit.transfer.invoice_id!r}"
-            if commit.total_column:
-                totals.append(sum_of(batch.column(commit.total_column)))
+            tally.add(batch)
             line += batch.num_rows
     return None
 
@@ -581,36 +605,6 @@ def _headers_file(store: Store) -> str:
     except StorageError:
         commit = None
     return str(HEADERS_COMMIT if commit is None else commit.name)
-
-
-_AMOUNTS = (
-    *("Subtotal", "TaxTotal", "Total"),
-    *("EffectiveUnitPrice", "BillableQuantity", "PCToBCExchangeRate"),
-)
-
-
-def count_odd_rows(store: Store, commits: Sequence[Commit]) -> Iterator[str]:
-    """Say how many rows of reconciliations break the documented rules for their amounts."""
-    charges = [
-        each
-        for each in commits
-        if each.transfer.provider == GRAPH and each.transfer.detail.is_charged
-    ]
-    totals = subtotals = 0
-    for commit in charges:
-        for part in commit.parts:
-            with store.open(PurePosixPath(part.name)) as file:
-                parquet = parquet_file(file)
-                for batch in parquet.iter_batches(columns=list(_AMOUNTS), use_threads=False):
-                    columns = [batch.column(name).to_pylist() for name in _AMOUNTS]
-                    rows = [Amounts(*each) for each in zip(*columns, strict=True)]
-                    totals += sum(map(breaks_total, rows))
-                    subtotals += sum(map(breaks_subtotal, rows))
-    of_all = f"of {counted(sum(each.rows for each in charges), 'row')} of Microsoft Graph's charges"
-    if totals:
-        yield f"{totals:,} {of_all}: Total is not Subtotal + TaxTotal"
-    if subtotals:
-        yield f"{subtotals:,} {of_all}: Subtotal follows neither documented rule"
 
 
 def _usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit]) -> Iterator[str]:
