@@ -614,6 +614,7 @@ def raise_problems(report: TablesReport) -> None:
             raise TableError(table.problem)
 
 
+@pytest.mark.slow
 def test_a_change_of_the_catalogue_that_a_process_died_in_is_undone(store: LocalStore) -> None:
     put(store, office("A"), 3)
     synced(store)
@@ -632,6 +633,7 @@ def test_a_change_of_the_catalogue_that_a_process_died_in_is_undone(store: Local
     assert not catalogue.with_name("catalog.db-journal").exists()
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_is_damaged_with_its_journal_is_made_again(store: LocalStore) -> None:
     put(store, office("A"), 3)
     synced(store)
