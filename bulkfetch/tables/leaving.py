@@ -57,12 +57,12 @@ class Leaving:
 
     @cached_property
     def _opened(self) -> list[TableFormat]:
-        location = self._store.location
-        names, settings = self._names, self._settings
+        """The formats that can be opened; where none is kept, nothing is listed."""
+        store, settings = self._store, self._settings
         opened: list[TableFormat] = []
         for each in self._formats:
             try:
-                opened.append(load_format(each)(location, names, settings))
+                opened.append(load_format(each)(store.location, self._names, settings))
             except StorageError as error:
                 _warn(f"the {each} tables", error)
         return opened
