@@ -25,6 +25,7 @@ BENCHMARKS = (
     "growth",
     "peers",
     "throttling",
+    "sharing",
     "soak",
     "resume",
     "report",

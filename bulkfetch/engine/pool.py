@@ -224,7 +224,7 @@ class Pool:
         piece, attempt = self._pieces.get(facts["piece"]), facts["attempt"]
         if self._job is not None:
             add_counted(self._job.run.stats, facts)
-        if piece is None or piece.done.is_set() or piece.attempts.pop(attempt, None) is not peer:
+        if piece is None or piece.done.is_set() or piece.attempts.get(attempt) is not peer:
             return {"is_wanted": False}
         if facts["error"] is not None:
             piece.error = error_from(facts["error"])
@@ -232,6 +232,7 @@ class Pool:
             piece.fetched = fetched_from(facts["fetched"], piece.part.transfer, attempt)
             self._longest_s = max(self._longest_s, anyio.current_time() - piece.since)
             self._note(piece, piece.fetched, facts)
+        del piece.attempts[attempt]
         piece.done.set()
         return {"is_wanted": True}
 

@@ -68,7 +68,11 @@ class Processes:
 
 
 def export_by_processes(
-    output: Path, *, tasks: int = 2, stage: Callable[[Orders], int] = stage_pieces, **settings: Any
+    output: Path | str,
+    *,
+    tasks: int = 2,
+    stage: Callable[[Orders], int] = stage_pieces,
+    **settings: Any,
 ) -> bulkfetch.ExportReport:
     return export_with(
         cast("SparkTasks", Processes(stage)),
@@ -109,7 +113,7 @@ def shown_by_spark(spark: Any, output: str, **settings: Any) -> dict[str, str]:
         while True:
             was_over = is_over.is_set()
             for place in ("environment", "sql", "jobs", "stages", "executors"):
-                with urllib.request.urlopen(f"{api}/{place}", timeout=10) as answer:
+                with urllib.request.urlopen(f"{api}/{place}", timeout=60) as answer:
                     shown.setdefault(place, []).append(answer.read().decode())
             for each in Path("/proc").glob("[0-9]*/cmdline"):
                 with suppress(OSError):  # it has ended

@@ -88,6 +88,24 @@ def test_a_run_continues_what_another_kind_of_run_has_begun(
     check(tmp_path, plain)
 
 
+def test_what_the_attempts_of_a_dead_driver_left_is_swept_by_the_next_run(
+    sandbox: SpawnedSandbox, plain: dict[str, str], tmp_path: Path
+) -> None:
+    given = settings_at(sandbox, **SMALL_PARTS)
+    bulkfetch.export(tmp_path, **given)
+    commit = next((tmp_path / "_bulkfetch" / "commits").iterdir()).stem
+    for left in (f"{commit}+00003~0123456789ab.part", "probe~0123456789ab"):
+        (tmp_path / "_bulkfetch" / "staging" / left).write_text("half of it")
+    kept = tmp_path / "_bulkfetch" / "staging" / f"{commit}+00003~notours.part"
+    kept.write_text("of another program")
+
+    bulkfetch.export(tmp_path, **given)
+
+    assert [*(tmp_path / "_bulkfetch" / "staging").iterdir()] == [kept]
+    kept.unlink()
+    check(tmp_path, plain)
+
+
 # --- What ends it.
 
 
