@@ -30,6 +30,7 @@ from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.show import show
 from bulkfetch.sandbox import Fault, RunningSandbox
+from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
@@ -75,6 +76,21 @@ async def test_a_mixed_tenant_is_one_archive_that_adds_up_and_is_the_same_each_t
         path.read_text() for path in (lake / "_bulkfetch").rglob("*.json*")
     )
     assert list((lake / "_bulkfetch/staging").iterdir()) == []
+
+
+async def test_the_report_says_which_cloud_has_no_exports(tmp_path: Path) -> None:
+    async with tenant(newest="2019-01", invoices=1, line_items=3) as sandbox:
+        given = {"base_url": sandbox.base_url, "token": Secret(sandbox.token)}
+        settings = Settings(**given, cloud="china")  # type: ignore[arg-type]  # of two kinds
+        report = await run_export(tmp_path / "china", settings)
+        assert (report.exit_code, report.notes) == (
+            0,
+            (
+                "cloud china has no billing export of Microsoft Graph: v1 is asked for all line items",
+            ),
+        )
+        public = await run_export(tmp_path / "public", settings_for(sandbox))
+        assert (public.exit_code, public.notes) == (0, ())
 
 
 async def test_what_is_archived_is_checked_once_a_day_for_the_last_two_periods(
