@@ -21,9 +21,10 @@ from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 pytestmark = pytest.mark.slow
 
 PART_ROWS, PAGE_SIZE = 70, 30
-SOME = ("office/billing_line_items", "azure/usage_line_items", "one_time/billing_line_items")
+SOME = ("office/billing_line_items", "one_time/usage_line_items", "one_time/billing_line_items")
 """Types whose columns are of all kinds."""
 OFFICE = {"provider": "office", "lineItemType": "billing_line_items"}
+ONE_TIME = {"provider": "one_time", "lineItemType": "billing_line_items"}
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,33 @@ def test_a_frame_has_all_values(
     registered: Spark, archived: dict[str, pa.Table], sandbox: SpawnedSandbox
 ) -> None:
     check_frames(registered, archived, sandbox)
+
+
+def test_line_items_of_microsoft_graph_have_a_source_of_their_own(
+    spark: Spark, tmp_path: Path
+) -> None:
+    tenant = ["--invoices", "12", "--line-items", "60", "--newest", "2024-05"]
+    with spawn(tenant) as sandbox:
+        given = {
+            **at(sandbox),
+            "graph_url": sandbox.graph_url,
+            "graph_token": sandbox.graph_token,
+        }
+        report = bulkfetch.export(tmp_path, **given, providers="graph")
+        spark.run(onspark.register, **given)
+        options = {"provider": "graph", "lineItemType": "reconciliation"}
+        found = spark.run(onspark.read, options)
+        with pytest.raises(SparkError, match="come from Microsoft Graph, in other columns"):
+            spark.run(onspark.count, ONE_TIME)
+
+    files = [
+        pq.ParquetFile(tmp_path / part.name).read()
+        for commit in report.committed
+        for part in commit.parts
+        if commit.transfer.line_item_type == "reconciliation"
+    ]
+    assert found.num_rows
+    assert same_values(in_order(found), in_order(pa.concat_tables(files)))
 
 
 def test_spark_3_5_has_frames_and_says_so(
