@@ -117,9 +117,10 @@ class Histories(RuleBasedStateMachine):
                 lambda server: run_into(self.root, server, WatchedDisk(filling(room)))
             )
 
-    @precondition(lambda self: self._says_what_it_is() or not any(self.root.iterdir()))
     @rule()
     def start_a_second_writer(self) -> None:
+        if any(self.root.iterdir()) and not self._says_what_it_is():
+            return  # not by a precondition: what a death left is not the same each time
         before = proved(self.root)
         store = prepare_directory(self.root, STATE)
         with store.locked(LOCK), pytest.raises(OutputLockedError):
@@ -149,7 +150,6 @@ class Histories(RuleBasedStateMachine):
 
     # What others do.
 
-    @precondition(lambda self: self._says_what_it_is())
     @rule(
         number=st.integers(0, 1000),
         change=st.sampled_from(["byte", "cut", "remove"]),
@@ -157,6 +157,8 @@ class Histories(RuleBasedStateMachine):
     )
     def alter_a_file(self, number: int, change: str, at: int) -> None:
         """Change a byte, cut or remove any file that is there."""
+        if not self._says_what_it_is():
+            return
         names = sorted(proved(self.root))
         path = self.root / names[number % len(names)]
         content = path.read_bytes()
