@@ -95,9 +95,9 @@ class _Reader:
         self._wanted = wanted
         self._schema = schema
 
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+    def read(self, partition: InputPartition | None) -> Iterator[pa.RecordBatch]:
         """Yield the rows of one part."""
-        if partition.value is None:  # what Spark reads where there is no partition
+        if partition is None or partition.value is None:  # there is no part; Spark 4.0 says None
             return
         with closing(read_batches(self._access, partition.value)) as batches:
             yield from select_columns(batches, self._schema)
