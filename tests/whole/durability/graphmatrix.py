@@ -2,9 +2,9 @@
 tests/whole/durability/graphmatrix.py`, or `--every 20` for a sample.
 
 On a disk each change ends the run, or fails as on a disk that is full or broken, once or from there
-on; in an object store (S3, by moto) it ends the run. After it, readers see one generation of each
-export, whole or not at all, and never two; an operation that was begun is found again. The same
-command then ends with the bytes of a run that nobody disturbed, and leaves nothing staged.
+on; in an object store (S3, by moto) it ends the run. After it, readers see rows of one generation
+of each export, each once or not at all, and never two; an operation that was begun is found again.
+The same command then ends with the bytes of a run that nobody disturbed, and leaves nothing staged.
 """
 
 from __future__ import annotations
@@ -157,13 +157,12 @@ class Trial:
         return []
 
     def _read(self, place: Place) -> Iterator[str]:
-        """Yield the exports of which readers see anything else than one generation, or whole parts
-        of it."""
+        """Yield the exports of which readers see anything else than rows of one generation, each
+        once: while parts give way, or come, some may be missing."""
         for name, generations in self.generations.items():
             rows = archived_rows(place.lake, name)
-            found = [compare(drawn[: len(rows)], rows).counts for drawn in generations]
-            is_torn = self.words[0] != "repair" and (0, 0, 0) not in found
-            if rows and is_torn:
+            found = [compare(drawn, rows).counts for drawn in generations]
+            if not any(counts[1:] == (0, 0) for counts in found):
                 yield f"{name}: lost, doubled, changed against each generation: {found}"
 
     def _go_on(self, place: Place) -> Iterator[str]:
