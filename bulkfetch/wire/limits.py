@@ -7,12 +7,12 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import anyio
 
-from bulkfetch.wire.pace import Pace, PacePolicy
+from bulkfetch.wire.pace import Pace, PacePolicy, Sent
 
 
 class Limit(Protocol):
@@ -77,6 +77,7 @@ class LimitPolicy:
     A number in flight that was refused is tried again after `retry_answers` healthy answers and
     `retry_waits` times the wait that the refusal cost. Both double each time it is refused again,
     at most `most_strikes` times: a failed trial costs a refused request and a wait of all requests.
+    Where the pace may have been refused instead, they are a tenth of that (`doubt`).
     """
 
     floor: int = 1
@@ -87,6 +88,8 @@ class LimitPolicy:
     retry_waits: float = 10.0
     most_strikes: int = 5
     trial_step: float = 0.1
+    growth: float = 0.25
+    doubt: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,12 @@ class Bound:
     """The wait that the refusal cost."""
     strikes: int = 1
     """How often this number was refused in a row."""
+    is_doubtful: bool = False
+    """Whether the pace may have been refused instead."""
     answers: int = 0
     """Healthy answers since."""
+    is_gone: bool = False
+    """Whether this number has been served since."""
 
 
 def raise_limit(
@@ -109,26 +116,31 @@ def raise_limit(
 ) -> float:
     """Return the limit after a healthy answer. `bound` is the number that was last refused.
 
-    It grows only while it is used: by one per answer until the first refusal, then by one per round
-    trip (additive increase, after Jacobson's congestion avoidance). It stops just below the refused
-    number until it is time to try that again.
+    It grows only while it is used: by one per answer until the first refusal, then by a quarter. It
+    stops just below the refused number until it is time to try that again, and there until that has
+    been served often enough.
     """
     if in_flight * 2 < limit:
         return limit
     if bound is None:
         grown = limit + 1
-    elif limit < bound.in_flight - 1:
-        grown = min(limit + 1 / limit, bound.in_flight - 1)
-    elif limit > bound.in_flight:
-        grown = limit + 1 / limit
+    elif not bound.is_gone and limit < bound.in_flight - 1:
+        grown = min(limit + policy.growth, bound.in_flight - 1)
+    elif in_flight < limit - 1:
+        grown = limit
+    elif bound.is_gone:
+        grown = limit + policy.growth
+    elif may_try_again(bound, now, policy):
+        grown = min(limit + policy.trial_step, bound.in_flight)
     else:
-        grown = limit + policy.trial_step if may_try_again(bound, now, policy) else limit
+        grown = limit
     return min(float(policy.ceiling), grown)
 
 
 def may_try_again(bound: Bound, now: float, policy: LimitPolicy) -> bool:
     """Return whether it is time to try the refused number again."""
-    patience = 2.0 ** (min(bound.strikes, policy.most_strikes) - 1)
+    doubt = policy.doubt if bound.is_doubtful else 1.0
+    patience = doubt * 2.0 ** (min(bound.strikes, policy.most_strikes) - 1)
     return (
         bound.answers >= policy.retry_answers * patience
         and now - bound.at >= policy.retry_waits * bound.wait_s * patience
@@ -140,7 +152,7 @@ def lower_limit(limit: float, *, in_flight: int, bound: Bound | None, policy: Li
 
     It is half of them, or one less where the last refusal was at about the same number.
     """
-    near = bound is not None and in_flight >= bound.in_flight * 0.75
+    near = bound is not None and not bound.is_gone and in_flight >= bound.in_flight * 0.75
     left = in_flight - 1.0 if near else in_flight * policy.decrease
     return max(float(policy.floor), min(left, limit))
 
@@ -149,7 +161,7 @@ def bound_after_refusal(
     before: Bound | None, in_flight: int, *, limit: float, now: float, wait_s: float
 ) -> Bound:
     """Return the bound after a refusal: the one before, confirmed again, or a new one."""
-    if before is not None and limit <= before.in_flight <= in_flight:
+    if before is not None and not before.is_gone and limit <= before.in_flight <= in_flight:
         return Bound(before.in_flight, now, wait_s, before.strikes + 1)
     return Bound(in_flight, now, wait_s)
 
@@ -163,6 +175,31 @@ class Slot:
     """How many requests were in flight then, with this one."""
     hold: int
     """How many holds there had been then."""
+    sent: Sent = field(default_factory=lambda: Sent(0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """What a refusal may be due to."""
+
+    number: bool
+    pace: bool
+
+
+def blame(slot: Slot, *, limit: int, bound: Bound | None, served_before: bool) -> Blame:
+    """Return what the refusal of a request with this slot may be due to.
+
+    A number that was `served_before` can only have come too fast. At the bound the number is to
+    blame, because all below it are served. It is not when the pace delayed the request and more
+    might have been in flight. What is left may be either.
+    """
+    if served_before:
+        return Blame(number=False, pace=True)
+    if bound is not None and not bound.is_gone and slot.in_flight >= bound.in_flight:
+        return Blame(number=True, pace=False)
+    if slot.sent.is_paced and slot.in_flight < limit:
+        return Blame(number=False, pace=True)
+    return Blame(number=True, pace=True)
 
 
 @dataclass(slots=True)
@@ -239,7 +276,7 @@ class AdaptiveLimit:
     @property
     def pace(self) -> float | None:
         """How many requests may be sent per second now; None means no bound."""
-        return self._pace.rate(self._clock())
+        return self._pace.rate
 
     @property
     def closed_s(self) -> float:
@@ -258,7 +295,7 @@ class AdaptiveLimit:
         try:
             async with self._turnstile:
                 was_due = await self._wait_for_admission()
-                self._pace.note_sent(
+                sent = self._pace.note_sent(
                     self._clock(), limit=self._limit, on_trial=self._is_trial(), was_due=was_due
                 )
                 self._in_flight += 1
@@ -266,7 +303,7 @@ class AdaptiveLimit:
             self._waiting -= 1
         self._round.most = max(self._round.most, self._in_flight)
         self._sent_since_hold += 1
-        slot = Slot(self._clock(), self._in_flight, self._holds)
+        slot = Slot(self._clock(), self._in_flight, self._holds, sent)
         try:
             yield slot
         finally:
@@ -281,9 +318,10 @@ class AdaptiveLimit:
         if slot.hold == self._holds:
             self._unserved_holds = 0
         self._served[slot.in_flight] += 1
-        self._pace.note_answer(now, latency_s=now - slot.taken_at)
+        self._pace.note_answer(latency_s=now - slot.taken_at)
         if self._bound is not None:
-            self._bound = replace(self._bound, answers=self._bound.answers + 1)
+            gone = self._bound.is_gone or self._has_served(self._bound.in_flight)
+            self._bound = replace(self._bound, answers=self._bound.answers + 1, is_gone=gone)
         used = self._round.note_answer(slot, now, self._in_flight)
         limit = raise_limit(
             self._limit, in_flight=used, bound=self._bound, now=now, policy=self._policy
@@ -293,18 +331,14 @@ class AdaptiveLimit:
     def note_throttled(self, slot: Slot, *, wait_s: float) -> None:
         """Note a throttled answer; no request is sent for `wait_s` seconds."""
         now = self._clock()
-        if slot.taken_at <= self._last_decrease:
-            self._closed_until = max(self._closed_until, now + wait_s)
-            return
-        self._last_decrease = now
-        nothing_new = self._unserved_holds > 0
-        too_fast = self._has_served(slot.in_flight)
-        self.hold(wait_s)
-        self._pace.note_throttled(now, reopens_at=self._closed_until, too_fast=too_fast)
-        if too_fast:
-            self._on_change("slowed", self.limit, self.pace)
-        elif not nothing_new:
-            self._lower(slot.in_flight, wait_s)
+        is_first = slot.taken_at > self._last_decrease
+        if is_first:
+            self._learn(slot, wait_s)
+            self._last_decrease = now
+            self.hold(wait_s)
+            self._pace.hold(self._closed_until)
+        self._pace.note_refused(slot.sent)
+        self._closed_until = max(self._closed_until, now + wait_s)
 
     def hold(self, wait_s: float, *, one_first: bool = False) -> None:
         """Hold all requests back for `wait_s` seconds.
@@ -330,16 +364,26 @@ class AdaptiveLimit:
         if in_flight == 1:
             return self._served.total() > 0
         served = sum(count for level, count in self._served.items() if level >= in_flight)
-        return served >= 2 * in_flight
+        return served >= 3 * in_flight
 
-    def _lower(self, in_flight: int, wait_s: float) -> None:
-        bound = bound_after_refusal(
-            self._bound, in_flight, limit=self._limit, now=self._clock(), wait_s=wait_s
-        )
-        limit = lower_limit(
-            self._limit, in_flight=in_flight, bound=self._bound, policy=self._policy
-        )
-        self._bound = bound
+    def _learn(self, slot: Slot, wait_s: float) -> None:
+        """Lower the limit, the pace or both after a refusal."""
+        served_before = self._has_served(slot.in_flight)
+        blamed = blame(slot, limit=self.limit, bound=self._bound, served_before=served_before)
+        if blamed.pace:
+            self._pace.slow_down(slot.sent, wait_s=wait_s)
+        if self._unserved_holds > 0:
+            return
+        if blamed.number:
+            self._lower(slot.in_flight, wait_s, is_doubtful=blamed.pace)
+        if blamed.pace:
+            self._on_change("slowed", self.limit, self.pace)
+
+    def _lower(self, in_flight: int, wait_s: float, *, is_doubtful: bool) -> None:
+        bound, now = self._bound, self._clock()
+        limit = lower_limit(self._limit, in_flight=in_flight, bound=bound, policy=self._policy)
+        bound = bound_after_refusal(bound, in_flight, limit=self._limit, now=now, wait_s=wait_s)
+        self._bound = replace(bound, is_doubtful=is_doubtful)
         for level in [level for level in self._served if level >= max(2, bound.in_flight)]:
             del self._served[level]
         self._set_limit(limit, "lowered")
@@ -351,7 +395,8 @@ class AdaptiveLimit:
             self._on_change(why, self.limit, self.pace)
 
     def _is_trial(self) -> bool:
-        return self._bound is not None and self.limit >= self._bound.in_flight
+        bound = self._bound
+        return bound is not None and not bound.is_gone and self.limit >= bound.in_flight
 
     def _is_full(self) -> bool:
         if self._unserved_holds > 1:

@@ -2,75 +2,174 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LATENESS_S = 0.05
 """How much of a delay in the event loop is made up for; more would be a burst."""
 _SMOOTHING = 0.1
-_LONG_AGO_S, _WELL_BELOW = 3.0, 0.97
-_MOST_ABOVE = 1.5
-"""A refused pace counts up to this multiple of the answers; what is above was a burst of ours."""
-_WINDOW_S = 5.0
-"""The rate of answers is that of the last seconds."""
+_SHORTEST_S = 0.02
+"""The shortest window in which a rate is measured: requests lose their spacing on the way."""
+_MOST_SENT = 1024
+"""How many requests are remembered until a refusal."""
+_MOST_REFUSALS = 6
+"""How many refusals in a row are explained together."""
+_BURSTS = tuple(1.1**power for power in range(60))
+"""The bursts that a server may allow, from 1 to 277 requests."""
+_TOLERANCE = 1.1
+"""How far the rates that explain two refusals may be apart, for the jitter of the network."""
+_BELOW, _ABOVE = 0.97, 1.02
+"""The pace starts so far below the likely rate, and rises at least so far above it."""
+_LIKELY = 0.6
+"""How far between the least and the most, by factors. Too fast costs little where bursts are."""
+_GONE = 1.5
+"""A bound is forgotten once so many times the rate that was refused is served."""
+_EARLY = 0.1
+"""In this part of the time that the pace takes to rise, a refusal is not expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class PacePolicy:
     """How a pace is learned, unless `learned` is false.
 
-    `ceiling` is a fixed bound in requests per second, None for no bound. The refused rate is
-    reached again after `return_s` seconds, or `return_waits` times the wait that the refusal cost,
-    whichever is longer. That time doubles with each further refusal at about the same rate, at most
-    `most_strikes` times.
+    `ceiling` is a fixed bound in requests per second, None for no bound. After a refusal the pace
+    rises to the most that the server may serve in `return_s` seconds, or in the wait that the
+    refusal cost if that is longer. Each further refusal that confirms the rate takes that time
+    times `patience`, at most `most_strikes` times. Before the first answer, a round trip is assumed
+    to take `first_latency_s`.
     """
 
     ceiling: float | None = None
     learned: bool = True
-    return_s: float = 4.0
-    return_waits: float = 4.0
-    most_strikes: int = 5
+    return_s: float = 1.0
+    patience: float = 4.0
+    most_strikes: int = 4
+    first_latency_s: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A request that was sent."""
+
+    at: float
+    is_paced: bool = False
+    """Whether the pace delayed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many requests were served in so many seconds."""
+
+    seconds: float
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The rate that was last refused, in requests per second."""
+    """What was served until a refusal."""
 
-    rate: float
-    start: float
-    """The pace right after the refusal."""
-    return_s: float
-    """After how many seconds the pace is at the refused rate again."""
+    windows: tuple[Window, ...]
+    """Windows that end at the refusal."""
+    since_empty: Window | None = None
+    """The window since the refusal before, when the server had nothing left."""
+
+    def rates(self, burst: float) -> tuple[float, float]:
+        """Return the least and the most requests per second of a server with this burst.
+
+        A server that refills a bucket of B requests at a rate R serves at most B + R·w in a window
+        of w seconds. When it refuses one more, it has served just that, in the window since the
+        bucket was last full, or in the one since it was last empty, without B.
+        """
+        least = max((window.count - burst) / window.seconds for window in self.windows)
+        most = max((window.count + 1 - burst) / window.seconds for window in self.windows)
+        if self.since_empty is not None:
+            least = max(least, self.since_empty.count / self.since_empty.seconds)
+            most = max(most, (self.since_empty.count + 1) / self.since_empty.seconds)
+        return max(0.0, least), most
+
+
+def refusal_after(served_at: Sequence[float], at: float, since_empty: Window | None) -> Refusal:
+    """Return what a refusal `at` this time shows, after requests were served at `served_at`."""
+    counts = [2**power for power in range(11) if 2**power < len(served_at)] + [len(served_at)]
+    windows = (Window(max(at - served_at[-count], _SHORTEST_S), count) for count in counts)
+    return Refusal(tuple(windows), since_empty)
+
+
+def explain(refusals: Sequence[Refusal]) -> tuple[float, float] | None:
+    """Return the least and the most requests per second of the servers that would have refused
+    as these `refusals` say; None if there is no such server.
+
+    One refusal leaves open what was burst and what was rate. Two after windows of different length
+    tell them apart.
+    """
+    explaining = []
+    for burst in _BURSTS:
+        rates = [refusal.rates(burst) for refusal in refusals]
+        least, most = max(low for low, _ in rates), min(high for _, high in rates)
+        if most > 0 and least <= most * _TOLERANCE:
+            explaining.append((min(least, most), max(least, most)))
+    if not explaining:
+        return None
+    return min(low for low, _ in explaining), max(high for _, high in explaining)
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What refusals show of the rate that the server serves, in requests per second."""
+
+    least: float
+    most: float
+    wait_s: float
+    """The wait that the last refusal cost, or the shortest time in which the pace rises."""
     strikes: int = 1
-    """How often about this rate was refused in a row."""
+    """How many refusals in a row show about this rate."""
 
 
-def learn_refusal(
-    before: Refusal | None, *, rate: float, elapsed_s: float, wait_s: float, policy: PacePolicy
-) -> Refusal:
-    """Return what a refusal shows that came `elapsed_s` after the gate opened, with answers at
-    `rate` until then.
+def learn(
+    known: Belief | None, refusals: Sequence[Refusal], wait_s: float, policy: PacePolicy
+) -> tuple[Belief, tuple[Refusal, ...]]:
+    """Return what `refusals` show, the last of which cost `wait_s`, and those that show it.
 
-    A server that refills a bucket of B requests at a rate R serves B + R·t of them in t seconds. So
-    the rate of a short time says little about R, and the rate of a long time is nearly R: the pace
-    drops to 60 % after an instant, and to 96 % after ten seconds.
+    The older ones are given up where no server explains them all: its limit has changed. Before
+    anything else is known, the burst is taken to be no more than comes in the wait.
     """
-    again = before is not None and 0.75 <= rate / before.rate <= 1.25
-    strikes = before.strikes + 1 if before and again else 1
-    doublings = min(strikes, policy.most_strikes) - 1
-    return_s = max(policy.return_s, policy.return_waits * wait_s) * 2.0**doublings
-    return Refusal(rate, rate * (1 - 0.4 / (1 + elapsed_s)), return_s, strikes)
+    while (bounds := explain(refusals)) is None:
+        refusals = refusals[1:]
+    all_served = refusals[-1].windows[-1]
+    least, most = bounds
+    least = min(most, max(least, all_served.count / (all_served.seconds + wait_s)))
+    strikes = known.strikes + 1 if known is not None and len(refusals) > 1 else 1
+    return Belief(least, most, max(wait_s, policy.return_s), strikes), tuple(refusals)
 
 
-def pace_after(refusal: Refusal, elapsed_s: float) -> float:
-    """Return the pace in requests per second, `elapsed_s` after the gate opened again.
+def return_s(belief: Belief, policy: PacePolicy) -> float:
+    """Return in how many seconds the pace rises to the most that the server may serve."""
+    confirmed = min(belief.strikes, policy.most_strikes) - 1
+    return belief.wait_s * math.pow(policy.patience, confirmed)
 
-    It rises evenly to the refused rate, and then faster and faster, as in CUBIC (RFC 9438): slowly
-    near the old bound, and quickly away from it if it is gone.
+
+def pace_after(belief: Belief, used_s: float, policy: PacePolicy) -> float:
+    """Return the pace in requests per second, after it was used for `used_s` seconds.
+
+    It starts just below the likely rate and rises by the same factor each second. Once it is above
+    all that the server was thought to serve, it rises faster and faster, as in CUBIC (RFC 9438).
     """
-    if elapsed_s <= refusal.return_s:
-        return refusal.start + (refusal.rate - refusal.start) * elapsed_s / refusal.return_s
-    return refusal.rate * (1 + (elapsed_s / refusal.return_s - 1) ** 2)
+    likely = belief.least * math.pow(belief.most / belief.least, _LIKELY)
+    rising_s = return_s(belief, policy)
+    start, most = likely * _BELOW, max(belief.most, likely * _ABOVE)
+    if used_s <= rising_s:
+        return start * math.pow(most / start, used_s / rising_s)
+    return most * (1 + ((used_s - rising_s) / (belief.wait_s * policy.patience)) ** 2)
+
+
+def is_surprising(belief: Belief, used_s: float, policy: PacePolicy) -> bool:
+    """Return whether a refusal now contradicts what was confirmed: the limit has changed."""
+    if belief.strikes < 2:
+        return False
+    is_early = used_s < _EARLY * return_s(belief, policy)
+    return is_early or pace_after(belief, used_s, policy) < belief.least
 
 
 class Pace:
@@ -82,78 +181,94 @@ class Pace:
 
     def __init__(self, policy: PacePolicy) -> None:
         self._policy = policy
-        self._refusal: Refusal | None = None
+        self._belief: Belief | None = None
+        self._refusals: tuple[Refusal, ...] = ()
+        self._refused_at: float | None = None
+        self._sent: deque[Sent] = deque(maxlen=_MOST_SENT)
+        self._sent_since_refusal = 0
+        self._used_s = 0.0
         self._opened_at: float | None = None
-        self._answered_at: deque[float] = deque()
-        self._latency_s = 0.0
+        self._latency_s: float | None = None
         self._next_at = float("-inf")
+        self._is_spread = False
 
-    def rate(self, now: float) -> float | None:
-        """Return how many requests per second may be sent now; None means no bound."""
-        learned, ceiling = self._learned_rate(now), self._policy.ceiling
+    @property
+    def rate(self) -> float | None:
+        """How many requests per second may be sent now; None means no bound."""
+        learned, ceiling = self._learned_rate(), self._policy.ceiling
         return min((rate for rate in (learned, ceiling) if rate is not None), default=None)
 
     def wait_s(self, now: float) -> float:
         """Return how long the next request has to wait, in seconds; negative if it is overdue."""
         return self._next_at - now
 
-    def note_sent(self, now: float, *, limit: float, on_trial: bool, was_due: bool) -> None:
-        """Note a request that was sent, of `limit` that may be in flight.
+    def note_sent(self, now: float, *, limit: float, on_trial: bool, was_due: bool) -> Sent:
+        """Note a request that is sent, of `limit` that may be in flight, and return it.
 
-        `was_due` says that it had to wait for the pace. `on_trial` says that this limit was refused
+        `was_due` says that it had to wait until now. `on_trial` says that this limit was refused
         before. Then, and in the first round trip after the gate opened, requests are spread over a
         round trip: their number is tried, not a burst.
         """
+        sent = Sent(now, is_paced=was_due and not self._is_spread)
+        self._sent.append(sent)
+        self._sent_since_refusal += 1
+        if sent.is_paced:
+            self._note_used()
         if self._opened_at is None:
             self._opened_at = now
-        spread = on_trial or now - self._opened_at < self._latency_s
-        rate = self.rate(now)
-        interval_s = max(1 / rate if rate else 0.0, self._latency_s / limit if spread else 0.0)
-        self._next_at = (max(self._next_at, now - _LATENESS_S) if was_due else now) + interval_s
+        latency_s = self._latency_s or self._policy.first_latency_s
+        spread = on_trial or not self._latency_s or now - self._opened_at < latency_s
+        spread_s = latency_s / limit if spread else 0.0
+        paced_s = 1 / rate if (rate := self.rate) else 0.0
+        self._is_spread = spread_s > paced_s
+        due_at = max(self._next_at, now - _LATENESS_S) if was_due else now
+        self._next_at = due_at + max(spread_s, paced_s)
+        return sent
 
-    def note_answer(self, now: float, *, latency_s: float) -> None:
+    def note_answer(self, *, latency_s: float) -> None:
         """Note an answer that was not throttled, and how long it took."""
-        self._answered_at.append(now)
-        while self._answered_at[0] < now - _WINDOW_S:
-            self._answered_at.popleft()
-        weight = _SMOOTHING if self._latency_s else 1.0
-        self._latency_s += weight * (latency_s - self._latency_s)
-        learned = self._learned_rate(now)
-        if self._refusal and learned is not None and learned > 1.5 * self._refusal.rate:
-            self._refusal = None  # the bound is gone
+        known_s = latency_s if self._latency_s is None else self._latency_s
+        self._latency_s = known_s + _SMOOTHING * (latency_s - known_s)
 
-    def note_throttled(self, now: float, *, reopens_at: float, too_fast: bool) -> None:
-        """Note a refusal, after which no request is sent until `reopens_at`.
+    def note_refused(self, sent: Sent) -> None:
+        """Note that a request was throttled: it was not served."""
+        if sent in self._sent:
+            self._sent.remove(sent)
+            self._sent_since_refusal -= 1
 
-        `too_fast` says whether to slow down. A refusal long after the one before, at a pace well
-        below the refused rate, has another reason. The rate that the server serves is between the
-        answers of the last seconds, while the pace rose, and the pace that was reached.
-        """
-        if self._has_another_reason(now) and self._opened_at is not None:
-            self._opened_at += reopens_at - now  # the pace continues to rise from where it was
-            return
-        answers = sum(at > now - _WINDOW_S for at in self._answered_at)
-        if self._policy.learned and too_fast and answers and self._opened_at is not None:
-            elapsed_s = max(now - self._opened_at, self._latency_s, 1e-3)
-            served, sent = answers / min(elapsed_s, _WINDOW_S), self._learned_rate(now)
-            reached = served if sent is None else max(served, min(sent, _MOST_ABOVE * served))
-            self._refusal = learn_refusal(
-                self._refusal,
-                rate=(served + reached) / 2,
-                elapsed_s=elapsed_s,
-                wait_s=reopens_at - now,
-                policy=self._policy,
-            )
+    def hold(self, reopens_at: float) -> None:
+        """Note that no request is sent until `reopens_at`."""
         self._opened_at = reopens_at
-        self._answered_at.clear()
 
-    def _has_another_reason(self, now: float) -> bool:
-        learned = self._learned_rate(now)
-        if self._refusal is None or self._opened_at is None or learned is None:
-            return False
-        return now - self._opened_at > _LONG_AGO_S and learned < _WELL_BELOW * self._refusal.rate
+    def slow_down(self, sent: Sent, *, wait_s: float) -> None:
+        """Learn from the refusal of a request that was `sent` too fast, and cost `wait_s`."""
+        sent_before = list(self._sent)
+        if sent in sent_before:
+            sent_before = sent_before[: sent_before.index(sent)]
+        if not sent_before or not self._policy.learned:
+            return
+        since_empty = None
+        if self._refused_at is not None:
+            later = len(self._sent) - len(sent_before)
+            served = self._sent_since_refusal - later
+            since_empty = Window(max(sent.at - self._refused_at, _SHORTEST_S), served)
+        refusal = refusal_after([each.at for each in sent_before], sent.at, since_empty)
+        if self._belief is not None and is_surprising(self._belief, self._used_s, self._policy):
+            self._refusals = ()
+        refusals = (*self._refusals, refusal)[-_MOST_REFUSALS:]
+        self._belief, self._refusals = learn(self._belief, refusals, wait_s, self._policy)
+        self._refused_at, self._sent_since_refusal, self._used_s = sent.at, 0, 0.0
+        self._sent.clear()
 
-    def _learned_rate(self, now: float) -> float | None:
-        if self._refusal is None or self._opened_at is None:
+    def _note_used(self) -> None:
+        """Let the pace rise: it does only while it is what delays requests."""
+        if self._belief is None or (rate := self._learned_rate()) is None:
+            return
+        self._used_s += 1 / rate
+        if rate > _GONE * self._belief.most:
+            self._belief, self._refusals = None, ()
+
+    def _learned_rate(self) -> float | None:
+        if self._belief is None:
             return None
-        return pace_after(self._refusal, max(0.0, now - self._opened_at))
+        return pace_after(self._belief, self._used_s, self._policy)

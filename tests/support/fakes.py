@@ -18,6 +18,7 @@ from bulkfetch.budget import Budget
 from bulkfetch.errors import NoProgressError
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.pace import PacePolicy
 from bulkfetch.wire.retry import RetryPolicy
 from bulkfetch.wire.session import Clock, Session
 from bulkfetch.wire.transport import Answer, Request
@@ -153,10 +154,15 @@ async def bench(
     budget: Budget | None = None,
 ) -> AsyncIterator[Bench]:
     """Open a session whose requests `answer` answers. Its time runs until the block ends, 30 s at
-    most."""
+    most. It sends at once what it may send, as after the first answer."""
     time, tokens, stats = VirtualTime(), FakeTokens(), RunStats()
     transport = FakeTransport(answer, time, latency)
-    adaptive = AdaptiveLimit(LimitPolicy(ceiling=limit), clock=lambda: time.now, sleep=time.wait)
+    adaptive = AdaptiveLimit(
+        LimitPolicy(ceiling=limit),
+        clock=lambda: time.now,
+        sleep=time.wait,
+        pace=PacePolicy(first_latency_s=0.0),
+    )
     session = Session(
         transport,
         tokens,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -12,15 +13,17 @@ from support.fakes import VirtualTime
 
 from bulkfetch.wire.limits import (
     AdaptiveLimit,
+    Blame,
     Bound,
     LimitPolicy,
     Slot,
+    blame,
     bound_after_refusal,
     lower_limit,
     may_try_again,
     raise_limit,
 )
-from bulkfetch.wire.pace import PacePolicy
+from bulkfetch.wire.pace import PacePolicy, Sent
 
 POLICY = LimitPolicy(ceiling=16)
 RIPE = Bound(8, at=0.0, answers=64)
@@ -41,16 +44,48 @@ def test_the_limit_grows_by_one_an_answer_until_something_is_refused() -> None:
     assert grown(16.0) == 16.0
 
 
-def test_the_limit_grows_by_one_a_round_trip_below_what_was_refused_and_stops_there() -> None:
+def test_the_limit_grows_by_a_quarter_an_answer_below_what_was_refused_and_stops_there() -> None:
     assert grown(4.0, Bound(8, at=0.0)) == 4.25
     assert grown(6.9, Bound(8, at=0.0)) == 7.0
     assert grown(7.0, Bound(8, at=0.0)) == 7.0
 
 
-def test_what_was_refused_is_tried_again_in_small_steps() -> None:
+def test_what_was_refused_is_tried_again_in_small_steps_and_not_exceeded() -> None:
     assert grown(7.0, RIPE) == pytest.approx(7.1)
-    assert grown(7.95, RIPE) == pytest.approx(8.05)
-    assert grown(8.05, RIPE) == pytest.approx(8.05 + 1 / 8.05)
+    assert grown(7.95, RIPE) == 8.0
+    assert grown(8.0, RIPE) == 8.0
+
+
+def test_the_limit_grows_past_a_number_that_is_served_again() -> None:
+    gone = replace(RIPE, is_gone=True)
+    assert grown(8.0, gone) == 8.25
+    assert grown(8.0, gone, in_flight=6) == 8.0
+
+
+def test_a_number_that_may_not_have_been_to_blame_is_tried_again_soon() -> None:
+    doubtful = Bound(8, at=0.0, wait_s=1.0, is_doubtful=True, answers=7)
+    assert may_try_again(doubtful, 1.0, POLICY)
+    assert not may_try_again(doubtful, 0.9, POLICY)
+
+
+def of(in_flight: int, *, is_paced: bool = False) -> Slot:
+    return Slot(0.0, in_flight, hold=0, sent=Sent(0.0, is_paced))
+
+
+def test_a_refusal_is_due_to_what_was_not_served_before() -> None:
+    number, pace, either = Blame(True, False), Blame(False, True), Blame(True, True)
+    bound = Bound(8, at=0.0)
+
+    def blamed(slot: Slot, bound: Bound | None = None, *, served_before: bool = False) -> Blame:
+        return blame(slot, limit=10, bound=bound, served_before=served_before)
+
+    assert blamed(of(6), served_before=True) == pace
+    assert blamed(of(6, is_paced=True)) == pace
+    assert blamed(of(6)) == either
+    assert blamed(of(10, is_paced=True)) == either
+    assert blamed(of(7), bound) == either
+    assert blamed(of(8, is_paced=True), bound) == number
+    assert blamed(of(8), replace(bound, is_gone=True)) == either
 
 
 def test_the_limit_does_not_grow_while_it_is_not_used() -> None:
@@ -106,6 +141,8 @@ def test_the_limit_stays_within_its_bounds(answers: list[tuple[bool, int]], ceil
 
 
 def new(time: VirtualTime, pace: PacePolicy | None = None, **policy: int) -> AdaptiveLimit:
+    """A limit that sends at once what it may send, as after the first answer."""
+    pace = pace or PacePolicy(first_latency_s=0.0)
     return AdaptiveLimit(LimitPolicy(**policy), clock=lambda: time.now, sleep=time.sleep, pace=pace)
 
 

@@ -1,120 +1,218 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.wire.pace import Pace, PacePolicy, Refusal, learn_refusal, pace_after
+from bulkfetch.wire.pace import (
+    Belief,
+    Pace,
+    PacePolicy,
+    Refusal,
+    Sent,
+    Window,
+    explain,
+    is_surprising,
+    learn,
+    pace_after,
+    refusal_after,
+    return_s,
+)
 
 POLICY = PacePolicy()
+KNOWN = Belief(least=90.0, most=100.0, wait_s=1.0)
 
 
-def refusal(
-    elapsed_s: float, before: Refusal | None = None, rate: float = 100.0, wait_s: float = 0.0
-) -> Refusal:
-    return learn_refusal(before, rate=rate, elapsed_s=elapsed_s, wait_s=wait_s, policy=POLICY)
+def refused(pace: float, rate: float, burst: float, *, left: float) -> Refusal:
+    """What is seen of a server with this rate and burst that had so much left, when it is asked at
+    an even pace until it refuses."""
+    served_at: list[float] = []
+    level, now = left, 0.0
+    while level >= 1:
+        served_at.append(now)
+        now += 1 / pace
+        level = min(burst, level - 1 + rate / pace)
+    return refusal_after(served_at, now, None)
 
 
-# --- The decisions.
+# --- What refusals show.
 
 
-@pytest.mark.parametrize(
-    ("elapsed_s", "start"), [(0.0, 60.0), (1.0, 80.0), (9.0, 96.0), (39.0, 99.0)]
+def test_one_refusal_leaves_open_what_was_burst_and_what_was_rate() -> None:
+    seen = explain([refused(pace=80.0, rate=60.0, burst=10, left=10)])
+    assert seen is not None
+    least, most = seen
+    assert least < 30
+    assert most == pytest.approx(80.0, rel=0.05)
+
+
+def test_two_refusals_after_windows_of_different_length_tell_burst_and_rate_apart() -> None:
+    seen = explain([refused(300.0, 60.0, 10, left=10), refused(65.0, 60.0, 10, left=10)])
+    assert seen is not None
+    least, most = seen
+    assert 54 < least <= 61
+    assert 60 <= most < 65
+
+
+@given(
+    st.floats(1.0, 500.0),
+    st.integers(1, 200),
+    st.lists(st.floats(1.2, 8.0), min_size=1, max_size=3),
 )
-def test_the_longer_a_rate_was_served_the_less_it_goes_down(elapsed_s: float, start: float) -> None:
-    assert refusal(elapsed_s).start == pytest.approx(start)
-
-
-def test_what_was_refused_is_reached_again_after_four_times_the_wait_that_it_cost() -> None:
-    assert refusal(1.0).return_s == 4.0
-    assert refusal(1.0, wait_s=57.0).return_s == 228.0
-
-
-def test_each_refusal_at_about_the_same_rate_doubles_the_time_until_the_next_trial() -> None:
-    first = refusal(1.0)
-    second = refusal(1.0, first, rate=110.0)
-    assert (second.strikes, second.return_s) == (2, 8.0)
-    assert refusal(1.0, second, rate=50.0).strikes == 1
-    many = first
-    for _ in range(50):
-        many = refusal(1.0, many)
-    assert many.return_s == 4.0 * 16
-
-
-def test_the_pace_rises_to_what_was_refused_and_then_away_from_it() -> None:
-    known = Refusal(rate=100.0, start=80.0, return_s=10.0)
-    assert [pace_after(known, seconds) for seconds in (0.0, 5.0, 10.0)] == [80.0, 90.0, 100.0]
-    assert pace_after(known, 11.0) == pytest.approx(101.0)
-    assert pace_after(known, 20.0) == pytest.approx(200.0)
-
-
-@given(st.floats(0, 1e4), st.floats(0.1, 1e4), st.floats(0, 1e3))
-def test_the_pace_never_falls_while_nothing_is_refused(
-    elapsed_s: float, rate: float, step_s: float
+def test_the_rate_of_a_server_is_among_those_that_explain_its_refusals(
+    rate: float, burst: int, paces: list[float]
 ) -> None:
-    known = refusal(elapsed_s, rate=rate)
-    assert 0 < pace_after(known, 0.0) <= pace_after(known, step_s) <= pace_after(known, 2 * step_s)
+    seen = explain([refused(pace * rate, rate, burst, left=burst) for pace in paces])
+    assert seen is not None
+    least, most = seen
+    assert least / 1.1 <= rate
+    if min(paces) * rate < 50:  # its windows are not too short to be measured
+        assert rate <= most * 1.1
+
+
+def test_what_was_served_since_the_server_had_nothing_left_was_refilled() -> None:
+    window = Window(0.5, 55)
+    assert Refusal((window,)).rates(burst=56) == (0.0, 0.0)
+    least, most = Refusal((window,), since_empty=Window(1.5, 90)).rates(burst=56)
+    assert least == 60.0
+    assert most == pytest.approx(182 / 3)
+
+
+def test_refusals_that_no_server_explains_are_of_a_limit_that_changed() -> None:
+    before, after = refused(62.0, 60.0, 2, left=2), refused(22.0, 20.0, 2, left=2)
+    assert explain([before, after]) is None
+    belief, kept = learn(KNOWN, [before, after], 1.0, POLICY)
+    assert kept == (after,)
+    assert belief.strikes == 1
+    assert belief.most == pytest.approx(22.0, rel=0.05)
+
+
+def test_a_first_burst_is_taken_to_be_no_more_than_comes_in_the_wait() -> None:
+    belief, _ = learn(None, [Refusal((Window(0.5, 90),))], 1.0, POLICY)
+    assert belief.least == 60.0
+
+
+# --- The pace after a refusal.
+
+
+def test_the_pace_starts_below_the_likely_rate_and_is_at_the_most_after_the_wait() -> None:
+    assert pace_after(KNOWN, 0.0, POLICY) == pytest.approx(0.97 * 90**0.4 * 100**0.6)
+    assert pace_after(KNOWN, 1.0, POLICY) == pytest.approx(100.0)
+    assert pace_after(KNOWN, 5.0, POLICY) == pytest.approx(200.0)
+
+
+def test_each_refusal_that_confirms_the_rate_quadruples_the_time_until_the_next() -> None:
+    returns = [return_s(Belief(90.0, 100.0, 1.0, strikes), POLICY) for strikes in (1, 2, 3, 4, 9)]
+    assert returns == [1.0, 4.0, 16.0, 64.0, 64.0]
+
+
+@given(
+    st.floats(0.01, 1e4), st.floats(1, 50), st.floats(1, 60), st.integers(1, 9), st.floats(0, 1e3)
+)
+def test_the_pace_never_falls_while_nothing_is_refused(
+    least: float, factor: float, wait_s: float, strikes: int, used_s: float
+) -> None:
+    known = Belief(least, least * factor, wait_s, strikes)
+    paces = [pace_after(known, used_s * part, POLICY) for part in (0, 0.1, 0.5, 0.99, 1)]
+    assert paces[0] > 0
+    assert all(later >= before * (1 - 1e-9) for before, later in pairwise(paces))
+
+
+def test_a_refusal_soon_after_the_rate_was_confirmed_is_a_surprise() -> None:
+    confirmed = Belief(98.0, 100.0, wait_s=1.0, strikes=3)
+    assert is_surprising(confirmed, 1.0, POLICY)
+    assert not is_surprising(confirmed, 10.0, POLICY)
+    assert not is_surprising(KNOWN, 0.0, POLICY)
 
 
 # --- The pace.
 
 
-def test_nothing_is_spaced_before_anything_was_refused() -> None:
+def send(pace: Pace, now: float, *, was_due: bool = False, on_trial: bool = False) -> Sent:
+    return pace.note_sent(now, limit=4.0, on_trial=on_trial, was_due=was_due)
+
+
+def slowed(rate: float = 10.0, policy: PacePolicy = POLICY) -> Pace:
+    """A pace that learned about this rate from a refusal after 20 s of it."""
+    pace = Pace(policy)
+    for number in range(int(20 * rate)):
+        send(pace, number / rate)
+        pace.note_answer(latency_s=0.1)
+    pace.slow_down(send(pace, 20.0), wait_s=1.0)
+    pace.hold(21.0)
+    return pace
+
+
+def test_nothing_is_spaced_once_the_round_trip_is_known_and_nothing_was_refused() -> None:
     pace = Pace(POLICY)
+    send(pace, 0.0)
+    pace.note_answer(latency_s=0.1)
     for _ in range(100):
-        pace.note_sent(1.0, limit=4.0, on_trial=False, was_due=False)
+        send(pace, 1.0)
     assert pace.wait_s(1.0) <= 0
-    assert pace.rate(1.0) is None
+    assert pace.rate is None
 
 
-def test_a_refusal_spaces_what_follows_by_the_rate_of_answers() -> None:
+def test_the_first_requests_are_spread_until_the_round_trip_is_known() -> None:
     pace = Pace(POLICY)
-    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
-    for number in range(1, 200):
-        pace.note_answer(number / 10, latency_s=0.1)
-    pace.note_throttled(20.0, reopens_at=21.0, too_fast=True)
-    assert pace.rate(21.0) == pytest.approx(10.0 * (1 - 0.4 / 21), rel=0.03)
-    pace.note_sent(22.0, limit=4.0, on_trial=False, was_due=True)
+    send(pace, 0.0)
+    assert pace.wait_s(0.0) == pytest.approx(0.05)
+    pace.note_answer(latency_s=0.1)
+    send(pace, 0.1)
+    assert pace.wait_s(0.1) <= 0
+
+
+def test_a_refusal_spaces_what_follows_by_the_rate_that_was_served() -> None:
+    pace = slowed()
+    assert pace.rate == pytest.approx(9.5, rel=0.05)
+    send(pace, 22.0, was_due=True)
     assert pace.wait_s(22.0) == pytest.approx(0.1, rel=0.6)
 
 
-def test_a_refusal_before_any_answer_teaches_no_pace() -> None:
+def test_a_refusal_before_anything_was_served_teaches_no_pace() -> None:
     pace = Pace(POLICY)
-    pace.note_throttled(1.0, reopens_at=2.0, too_fast=True)
-    assert pace.rate(2.0) is None
+    pace.slow_down(send(pace, 0.0), wait_s=1.0)
+    assert pace.rate is None
 
 
-def test_a_bound_that_is_gone_is_forgotten() -> None:
-    pace = Pace(POLICY)
-    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
-    for number in range(1, 50):
-        pace.note_answer(number / 10, latency_s=0.1)
-    pace.note_throttled(5.0, reopens_at=5.0, too_fast=True)
-    pace.note_answer(6.0, latency_s=0.1)
-    assert pace.rate(6.0) is not None
-    pace.note_answer(60.0, latency_s=0.1)
-    assert pace.rate(60.0) is None
+def test_a_pace_that_is_not_to_be_learned_is_not() -> None:
+    assert slowed(policy=PacePolicy(learned=False)).rate is None
+
+
+def test_a_bound_that_is_gone_is_forgotten_once_it_was_used_and_no_sooner() -> None:
+    pace = slowed()
+    for second in range(100):
+        send(pace, 30.0 + second)
+    assert pace.rate == pytest.approx(9.5, rel=0.05)
+    now = 200.0
+    while pace.rate is not None and now < 300.0:
+        now = max(now, now + pace.wait_s(now))
+        send(pace, now, was_due=True)
+    assert 202.0 < now < 220.0
 
 
 def test_a_fixed_bound_holds_whatever_was_learned() -> None:
     pace = Pace(PacePolicy(ceiling=2.0))
-    assert pace.rate(0.0) == 2.0
-    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
+    assert pace.rate == 2.0
+    send(pace, 0.0)
     assert pace.wait_s(0.0) == 0.5
+    assert slowed(policy=PacePolicy(ceiling=2.0)).rate == 2.0
 
 
 def test_a_delay_of_the_event_loop_is_caught_up_but_not_a_pause() -> None:
     pace = Pace(PacePolicy(ceiling=10.0))
-    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
-    pace.note_sent(0.13, limit=4.0, on_trial=False, was_due=True)
+    send(pace, 0.0)
+    send(pace, 0.13, was_due=True)
     assert pace.wait_s(0.13) == pytest.approx(0.07)
-    pace.note_sent(9.0, limit=4.0, on_trial=False, was_due=False)
+    send(pace, 9.0)
     assert pace.wait_s(9.0) == pytest.approx(0.1)
 
 
 def test_a_limit_on_trial_is_not_filled_by_a_burst() -> None:
     pace = Pace(POLICY)
-    pace.note_sent(0.0, limit=4.0, on_trial=False, was_due=False)
-    pace.note_answer(0.2, latency_s=0.2)
-    pace.note_sent(5.0, limit=4.0, on_trial=True, was_due=False)
+    send(pace, 0.0)
+    pace.note_answer(latency_s=0.2)
+    send(pace, 5.0, on_trial=True)
     assert pace.wait_s(5.0) == pytest.approx(0.05)

@@ -1,0 +1,48 @@
+"""What the adaptive limit gets out of servers that do not announce their limits."""
+
+from __future__ import annotations
+
+import pytest
+from support.throttling import Server, ask
+
+TWELVE_AT_ONCE = Server(in_flight=12)
+SIXTY_A_SECOND = Server(rate=60, burst=10)
+FOUR_A_SECOND = Server(rate=4)
+
+
+def jittery(server: Server, jitter_s: float) -> Server:
+    return Server(server.rate, server.burst, server.in_flight, jitter_s=jitter_s)
+
+
+@pytest.mark.parametrize("jitter_s", [0.0, 0.005])
+@pytest.mark.parametrize(
+    ("server", "used", "refused"),
+    [(TWELVE_AT_ONCE, 0.92, 0.01), (SIXTY_A_SECOND, 0.92, 0.01), (FOUR_A_SECOND, 0.87, 0.02)],
+    ids=["12 in flight", "60 a second", "4 a second"],
+)
+def test_a_hidden_limit_is_used_and_seldom_exceeded(
+    server: Server, used: float, refused: float, jitter_s: float
+) -> None:
+    """A refusal costs a second of the 120. Of 480 requests, 1 % are 4."""
+    outcome = ask(jittery(server, jitter_s), 120.0)
+    assert outcome.used >= used
+    assert outcome.refused_share <= refused
+
+
+def test_a_server_without_a_limit_is_not_slowed_down() -> None:
+    outcome = ask(Server(latency_s=0.3, jitter_s=0.02), 30.0)
+    assert outcome.refused == 0
+    assert outcome.used >= 0.98
+
+
+def test_a_storm_of_a_minute_is_waited_out_politely_and_forgotten() -> None:
+    outcome = ask(Server(jitter_s=0.005, shares=((0.0, 1.0), (30.0, 0.0), (90.0, 1.0))), 120.0)
+    during = [at for at in outcome.refused_at if at >= 35]
+    assert len(during) <= 60
+    assert outcome.used >= 0.92
+
+
+def test_a_limit_that_falls_to_a_third_is_followed() -> None:
+    outcome = ask(Server(60, 10, jitter_s=0.005, shares=((0.0, 1.0), (40.0, 0.33))), 90.0)
+    assert outcome.used >= 0.8
+    assert outcome.refused_share <= 0.02
