@@ -15,12 +15,14 @@
     _bulkfetch/failures.jsonl                               what no run could complete so far
     _bulkfetch/exports.json                                 which exports are awaited or checked
     _bulkfetch/runs/…, logs/…                               what each run did, request by request
+    _bulkfetch/tables/office/billing_line_items/1f0c….compacted   many small files, copied into one
 
 Beside a record `T.json` there may be `T.next`, the one that replaces it, and `T.<moment>.old`, the
 one that is being replaced. The 12 digits in a name are the first of the file's sha256.
 
 The logs of tables are in folders that begin with an underscore: `_delta_log/` in the folder of
-each table, and `_iceberg/`.
+each table, and `_iceberg/`. Beside the log of a table of copies, `_sources/` says what each copy is
+made of.
 """
 
 from __future__ import annotations
@@ -75,6 +77,10 @@ REFUSED = STATE / "refused"
 RUNS = STATE / "runs"
 LOGS = STATE / "logs"
 LOCK = STATE / "lock"
+COMPACTED = STATE / "tables"
+"""Holds tables of copies: no name of a copy ends as data does, so no glob counts its rows."""
+COMPACTED_STAGED = STAGING / "compacted.part"
+"""Where a copy is written until it is whole: there is one at a time."""
 
 _MAX_NAME = 72  # three of them and an ending have to fit into the 255 bytes of a file name
 _KEPT = 36
@@ -173,6 +179,26 @@ def copied_headers_name(sha256: str) -> PurePosixPath:
     return TABLES / headers_name(sha256)
 
 
+def compacted_folder(root: PurePosixPath) -> PurePosixPath:
+    """Return the folder of the copies of a `partition`."""
+    return COMPACTED.joinpath(*(folder.partition("=")[2] for folder in root.parts[1:]))
+
+
+def is_compacted(folder: PurePosixPath) -> bool:
+    """Return whether a folder is one that `compacted_folder` may name."""
+    return folder.parent.parent == COMPACTED
+
+
+def copy_name(folder: PurePosixPath, sha256: str) -> PurePosixPath:
+    """Return where a copy of line items is."""
+    return folder / f"{sha256[:DIGITS]}{COPY_ENDING}"
+
+
+def copy_record_name(copy: PurePosixPath) -> PurePosixPath:
+    """Return where the record is that says what a copy is made of."""
+    return copy.parent / "_sources" / f"{copy.stem}.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """What the name of a published file says: its record, its staged name, its sha256."""
@@ -206,6 +232,8 @@ def is_of_tables(name: PurePosixPath) -> bool:
     """Return whether a file belongs to tables: it is no data of the archive, and none of its
     records."""
     first, *folders = name.parts[:-1] or ("",)
+    if name.is_relative_to(COMPACTED):
+        return True
     if PurePosixPath(first) in DATA:
         return any(folder.startswith("_") for folder in folders)
     return first in (str(TABLES), ICEBERG)
@@ -327,6 +355,7 @@ def unbilled_of_commit(name: PurePosixPath) -> Transfer | None:
 
 DIGITS = 12
 """How many digits of its sha256 the name of a file has."""
+COPY_ENDING = ".compacted"
 _ENDING = rf"([0-9]{{5,}})-([0-9a-f]{{{DIGITS}}})\.parquet"
 _PARTITION = re.compile(r"(?:unbilled_)?line_items/provider=[^/]+/line_item_type=[^/]+")
 _PART = re.compile(rf"line_items/provider=([^/]+)/line_item_type=([^/]+)/([^/]+)-{_ENDING}")

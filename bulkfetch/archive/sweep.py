@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from bulkfetch.archive.layout import (
     ARCHIVE,
+    COMPACTED_STAGED,
     FAILURES,
     HEADERS_COMMIT,
     JOURNAL_SIDES,
@@ -34,7 +35,8 @@ _OPERATION = re.compile(r"[^+]+\+[^+]+\+[^+]+\+operation\.json(\.tmp)?")
 _OPERATION_ENDING = "+operation.json"
 """An operation outlives the run that began it."""
 _STAGED_DOCUMENT = re.compile(r"document\+[^+]+-(statement|receipt-[^+]+)\.part")
-_OURS = (_STAGED, _ATTEMPT, _PROBE, _STAGED_DOCUMENT, _OPERATION)
+_STAGED_COPY = re.compile(re.escape(COMPACTED_STAGED.name))
+_OURS = (_STAGED, _ATTEMPT, _PROBE, _STAGED_DOCUMENT, _STAGED_COPY, _OPERATION)
 _COPY = re.compile(r"^\.(.+)\.copy$")
 """A file that is being copied, where there are no hard links."""
 

@@ -683,6 +683,11 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
         choices=TABLE_FORMATS,
         help="the format of the tables; may be repeated",
     )
+    syncing.add_argument(
+        "--compact",
+        action="store_true",
+        help="also make tables of few large files, as copies in _bulkfetch/tables, of Delta alone",
+    )
     syncing.usage = f"{syncing.prog} [OPTION ...] --format FORMAT DIR"
 
 

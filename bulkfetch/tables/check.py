@@ -10,6 +10,7 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store
+from bulkfetch.tables.compact import damaged_copies
 from bulkfetch.tables.formats import load_format, used_formats
 from bulkfetch.tables.report import TableReport
 from bulkfetch.tables.sync import compare
@@ -36,7 +37,8 @@ def check_tables(store: Store, settings: Settings | None) -> tuple[list[Finding]
     for name in used:
         try:
             form = load_format(name)(store.location, wanted.names, settings)
-            findings += _faults(compare(form, wanted))
+            findings += _faults(compare(store, form, wanted))
+            findings += damaged_copies(store, form, wanted)
         except (OutputError, SettingsError, TableError) as error:
             unread.append(f"its {name} tables were not checked: {error}")
     return findings, unread
@@ -48,7 +50,7 @@ def _faults(tables: Iterable[TableReport]) -> Iterator[Finding]:
         if table.problem:
             yield Finding(table.root, table.problem)
         elif not table.is_current and not table.is_new:
-            what = ", ".join(_differences(table))
+            what = "is behind" if table.is_compacted else ", ".join(_differences(table))
             yield Finding(
                 table.root,
                 f"the {table.format} table {what}: `bulkfetch tables sync --format {table.format}` "

@@ -33,6 +33,8 @@ _NOT_TAKEN = frozenset({"deletionVectors", "columnMapping", "typeWidening"})
 _LONGEST = 600
 """Characters of what deltalake says in a message."""
 _KEPT = "interval 3650 days"
+READABLE_HOURS = 7 * 24
+"""A copy is kept so long behind its last version: readers that began with that can end."""
 _NOT_OPENED = "%\\"
 """Signs in addresses that deltalake takes for something else."""
 
@@ -102,6 +104,7 @@ class OpenDeltaTable:
 
     def __init__(self, where: str, root: PurePosixPath, table: DeltaTable) -> None:
         self._where = where
+        self._root = root
         self._table = table
         self._adds: dict[PurePosixPath, Mapping[str, Any]] = {
             root / unquote(add["path"]): add
@@ -135,6 +138,18 @@ class OpenDeltaTable:
                     partition_by=self._table.metadata().partition_columns,
                     commit_properties=_properties(run),
                 )
+
+    def unneeded(self) -> Collection[PurePosixPath]:
+        """Return the files that it does not have, and had none of the last days; none is removed
+        here."""
+        with _translating(self._where):
+            names = self._table.vacuum(
+                retention_hours=READABLE_HOURS,
+                dry_run=True,
+                full=True,
+                enforce_retention_duration=False,
+            )
+        return {self._root / unquote(name) for name in names}
 
     def _removed(self, name: PurePosixPath) -> RemoveAction:
         add = self._adds[name]

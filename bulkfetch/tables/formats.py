@@ -14,7 +14,7 @@ from bulkfetch.errors import OutputError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.location import Location
 from bulkfetch.storage.store import Store
-from bulkfetch.tables.wanted import DataFile, WantedTable
+from bulkfetch.tables.wanted import DataFile, Wanted, WantedTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,20 @@ class Table(Protocol):
         `run` is kept with the version, as `bulkfetch.run`.
         """
         ...
+
+    def unneeded(self) -> Collection[PurePosixPath]:
+        """Return the files in its folder that neither it nor a recent version of it has."""
+        ...
+
+
+def difference(table: Table, wanted: WantedTable, all_wanted: Wanted) -> Change:
+    """Return what a table lacks, and which of its files nothing asks for."""
+    there, asked_for = set(table.files), {file.name for file in wanted.files}
+    return Change(
+        added=tuple(file for file in wanted.files if file.name not in there),
+        removed=tuple(name for name in sorted(there - asked_for) if not all_wanted.may_stay(name)),
+        columns=tuple(field for field in wanted.arrow if field.name not in table.columns),
+    )
 
 
 class TableFormat(Protocol):

@@ -301,6 +301,10 @@ class OpenIcebergTable:
             if name in added or removed or change.columns:
                 self._tables.change(name, wanted, added.get(name, ()), removed, run)
 
+    def unneeded(self) -> Collection[PurePosixPath]:
+        """Return no file: it has the archive's own, which are never its to remove."""
+        return ()
+
 
 def by_table(root: PurePosixPath, files: Iterable[DataFile]) -> dict[str, list[DataFile]]:
     """Return files by the names of the tables that they belong to."""

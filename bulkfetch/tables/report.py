@@ -30,6 +30,8 @@ class TableReport:
     copies: int = 0
     """How many copies of files of the archive it lacks, although it names them."""
     problem: str = ""
+    is_compacted: bool = False
+    """Whether its files are copies of many files of the archive each."""
 
     @property
     def is_current(self) -> bool:
@@ -61,6 +63,7 @@ class TableReport:
             "name": self.name,
             "format": self.format,
             "root": self.root,
+            "compacted": self.is_compacted,
             "current": self.is_current,
             "new": self.is_new,
             "added": self.added,

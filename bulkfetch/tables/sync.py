@@ -15,21 +15,33 @@ from bulkfetch.archive.inventory import list_records, refuse_if_gone
 from bulkfetch.archive.layout import LOCK, RUNS, is_partition
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.publishing import Publishing, Settled
-from bulkfetch.errors import StorageError, TableError
+from bulkfetch.errors import OutputError, StorageError, TableError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
-from bulkfetch.tables.formats import Change, Table, TableFormat, load_format, used_formats
+from bulkfetch.tables.compact import compact_tables, compare_compacted, has_compacted
+from bulkfetch.tables.formats import (
+    Change,
+    Table,
+    TableFormat,
+    difference,
+    load_format,
+    used_formats,
+)
 from bulkfetch.tables.report import TableReport, TablesReport
 from bulkfetch.tables.wanted import DataFile, Wanted, WantedTable, emptied, read_wanted
+
+COMPACTED_FORMAT = "delta"
+"""The one format of compacted tables."""
 
 
 def sync_tables(
     output: str | Path,
     formats: Sequence[str],
     *,
+    compact: bool = False,
     settings: Settings | None = None,
     **keywords: Unpack[SettingsKeywords],
 ) -> TablesReport:
@@ -37,18 +49,28 @@ def sync_tables(
 
     `formats` are names of formats: `delta`. `output` and settings are those of `verify`. No data
     file is written or read: tables name the archive's own files. No server is asked. What one table
-    cannot do is in the report, and the others continue. Raises OutputError if `output` is not an
-    archive, if records of it are gone, if another run is writing to it, or if packages are missing;
+    cannot do is in the report, and the others continue.
+
+    `compact` makes second tables of line items, in `_bulkfetch/tables`, which have the rows of many
+    small files as copies in few large ones. An archive that has such tables keeps them.
+
+    Raises OutputError if `output` is not an archive, if records of it are gone, if another run is
+    writing to it, if packages are missing, or to `compact` for another format than Delta;
     StorageError and SettingsError.
     """
     settings = read_settings(settings, **keywords)
+    if compact and {*formats} != {COMPACTED_FORMAT}:
+        raise OutputError(
+            f"compacted tables are made in the format {COMPACTED_FORMAT} alone: sync other formats "
+            "by a command of their own, without --compact"
+        )
     for name in formats:
         load_format(name)  # raises what it has to say before anything changes
     store = _open(output, settings)
     with store.locked(LOCK):
         settled = Publishing(store).settle()
         refuse_if_gone(store, list_records(store))
-        return sync_store(store, formats, settings, output=output, settled=settled)
+        return sync_store(store, formats, settings, output=output, settled=settled, compact=compact)
 
 
 def tables_status(
@@ -67,7 +89,7 @@ def tables_status(
     reports: list[TableReport] = []
     for name in used_formats(store, wanted.names, settings):
         form = load_format(name)(store.location, wanted.names, settings)
-        reports += compare(form, wanted)
+        reports += compare(store, form, wanted)
     run = last_run(store)
     return TablesReport(str(output), run, tuple(reports), wanted.findings, written=False)
 
@@ -79,14 +101,20 @@ def sync_store(
     *,
     output: str | Path,
     settled: Settled | None = None,
+    compact: bool = False,
 ) -> TablesReport:
-    """Sync the tables of an archive whose lock is held and whose open records are settled."""
+    """Sync the tables of an archive whose lock is held and whose open records are settled.
+
+    Compacted tables are made if that is asked for, and kept up to date where the archive has some.
+    """
     wanted, run = read_wanted(store), last_run(store)
     reports: list[TableReport] = []
     for name in dict.fromkeys(formats):
         form = load_format(name)(store.location, wanted.names, settings)
         compared = [_compare(form, each, wanted) for each in _tables_of(form, wanted)]
         reports += [_sync_table(store, form, each, run) for each in compared]
+        if name == COMPACTED_FORMAT and (compact or has_compacted(form)):
+            reports += compact_tables(store, form, wanted, run)
     return TablesReport(
         str(output), run, tuple(reports), wanted.findings, settled=settled or Settled()
     )
@@ -97,19 +125,12 @@ def last_run(store: Store) -> str:
     return max((name.stem for name in store.list(RUNS) if name.suffix == ".json"), default="")
 
 
-def compare(form: TableFormat, wanted: Wanted) -> list[TableReport]:
+def compare(store: Store, form: TableFormat, wanted: Wanted) -> list[TableReport]:
     """Return what a sync would do to the tables of a format."""
-    return [_compare(form, each, wanted).report for each in _tables_of(form, wanted)]
-
-
-def difference(table: Table, wanted: WantedTable, all_wanted: Wanted) -> Change:
-    """Return what a table lacks, and which of its files nothing asks for."""
-    there, asked_for = set(table.files), {file.name for file in wanted.files}
-    return Change(
-        added=tuple(file for file in wanted.files if file.name not in there),
-        removed=tuple(name for name in sorted(there - asked_for) if not all_wanted.may_stay(name)),
-        columns=tuple(field for field in wanted.arrow if field.name not in table.columns),
-    )
+    reports = [_compare(form, each, wanted).report for each in _tables_of(form, wanted)]
+    if form.name == COMPACTED_FORMAT and has_compacted(form):
+        reports += compare_compacted(store, form, wanted)
+    return reports
 
 
 @dataclass(frozen=True, slots=True)

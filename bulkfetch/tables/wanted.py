@@ -14,6 +14,7 @@ from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.headers import HeadersCommit, parse_headers
 from bulkfetch.archive.inventory import list_records
 from bulkfetch.archive.layout import (
+    COMPACTED,
     DATA,
     HEADERS_COMMIT,
     INVOICES,
@@ -127,7 +128,7 @@ def read_wanted(store: Store) -> Wanted:
 
 def names_of_tables(store: Store) -> frozenset[PurePosixPath]:
     """Return the names of all files in the folders of data and of tables, logs among them."""
-    return frozenset(name for folder in (*DATA, TABLES) for name in store.list(folder))
+    return frozenset(name for folder in (*DATA, TABLES, COMPACTED) for name in store.list(folder))
 
 
 def emptied(root: PurePosixPath) -> WantedTable:

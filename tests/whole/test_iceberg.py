@@ -50,8 +50,8 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
-from bulkfetch.tables.formats import load_format
-from bulkfetch.tables.sync import difference, sync_tables, tables_status
+from bulkfetch.tables.formats import difference, load_format
+from bulkfetch.tables.sync import sync_tables, tables_status
 from bulkfetch.tables.wanted import read_wanted
 
 pytest.importorskip("pyiceberg", reason="the extra iceberg is not installed")

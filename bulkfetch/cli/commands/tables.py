@@ -13,7 +13,10 @@ from bulkfetch.tables.sync import sync_tables, tables_status
 def sync(arguments: argparse.Namespace) -> int:
     """Make the tables of an archive say what its commits say; no server is asked."""
     settings = load(arguments).settings
-    return _print(sync_tables(arguments.output, arguments.formats, settings=settings), arguments)
+    report = sync_tables(
+        arguments.output, arguments.formats, compact=arguments.compact, settings=settings
+    )
+    return _print(report, arguments)
 
 
 def status(arguments: argparse.Namespace) -> int:

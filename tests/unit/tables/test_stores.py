@@ -19,7 +19,7 @@ from support.tabled import claim, hashes, office, put, put_headers, read_committ
 from whole.durability.lakes import Lake
 
 import bulkfetch
-from bulkfetch.archive.layout import LOCK, partition
+from bulkfetch.archive.layout import LOCK, compacted_folder, partition
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.addresses import parse_address
 from bulkfetch.storage.opening import open_archive, open_container
@@ -100,6 +100,35 @@ def test_a_table_in_an_object_store_says_what_the_commits_say(lake: Lake) -> Non
         each for each in before.items() if "/B-" in each[0]
     }
     assert pa.table(read_table(lake, ROOT).get_add_actions()).num_rows == 4
+
+
+@pytest.mark.slow
+def test_a_compacted_table_in_an_object_store_has_the_rows_of_the_files(lake: Lake) -> None:
+    store = opened(lake)
+    with store.locked(LOCK):
+        claim(store)
+        for number in range(20):
+            put(store, office(f"A {number}"), 4)
+    folder = compacted_folder(ROOT)
+
+    for change in range(3):
+        store = opened(lake)
+        with store.locked(LOCK):
+            put(store, office("A 3"), 5 + change)
+            put_headers(store, "A 3")
+        report = bulkfetch.sync_tables(
+            lake.address, ["delta"], compact=True, settings=settings_of(lake)
+        )
+        again = bulkfetch.tables_status(lake.address, settings=settings_of(lake))
+
+        assert report.complete, report.lines()
+        assert again.complete, again.lines()
+        truth = read_committed(opened(lake), str(ROOT)).select(["invoice_id", "line_number"])
+        assert rows_of(lake, folder).to_dicts() == truth.to_pylist()
+    names = [name for name in lake.names() if name.endswith(".compacted")]
+    assert len(names) == 3
+    assert pa.table(read_table(lake, folder).get_add_actions()).num_rows == 1
+    assert "_bulkfetch/staging/compacted.part" not in lake.names()
 
 
 class _Empty(BaseHTTPRequestHandler):
