@@ -230,10 +230,10 @@ def published_as(name: PurePosixPath) -> Published | None:
 
 def is_of_tables(name: PurePosixPath) -> bool:
     """Return whether a file belongs to tables: it is no data of the archive, and none of its
-    records."""
+    records. Beside copies, others may have left files that readers of the archive count."""
     first, *folders = name.parts[:-1] or ("",)
     if name.is_relative_to(COMPACTED):
-        return True
+        return name.suffix != ".parquet" or DELTA_LOG in folders
     if PurePosixPath(first) in DATA:
         return any(folder.startswith("_") for folder in folders)
     return first in (str(TABLES), ICEBERG)

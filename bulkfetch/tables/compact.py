@@ -46,22 +46,25 @@ _DAMAGED = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a copy is made of; half of either is enough for it to be left as it is.
+    """How much a copy is made of; half of any is enough for it to be left as it is.
 
-    So a new invoice has at most half as much copied again. A million line items are about 100 MB. A
-    file of few rows takes a millisecond to open, so 5,000 of them take seconds.
+    So a new invoice has at most half as much copied again. A million line items are about 100 MB,
+    which readers take as one piece of work; rows of 10 kB are possible. A file of few rows takes a
+    millisecond to open, so 5,000 of them take seconds.
     """
 
     rows: int = 1_000_000
+    size_bytes: int = 128 << 20
     sources: int = 5_000
 
-    def are_half_reached(self, rows: int, sources: int) -> bool:
-        """Return whether a copy of so much is left as it is when others have to be made."""
-        return 2 * rows >= self.rows or 2 * sources >= self.sources
+    def are_half_reached(self, copy: Copy) -> bool:
+        """Return whether a copy is left as it is when others have to be made."""
+        is_large = 2 * copy.rows >= self.rows or 2 * copy.size_bytes >= self.size_bytes
+        return is_large or 2 * len(copy.sources) >= self.sources
 
 
 LIMITS = Limits()
-_READ_AT_ONCE = Limits(rows=50_000, sources=256)
+_READ_AT_ONCE = Limits(rows=50_000, size_bytes=32 << 20, sources=256)
 """How much is read side by side: the content of these files is in memory."""
 
 
@@ -121,8 +124,7 @@ def plan_copies(
         return all(name in wanted or may_stay(name) for name in copy.sources)
 
     def is_left(copy: Copy) -> bool:
-        is_full = limits.are_half_reached(copy.rows, len(copy.sources))
-        return is_full or not wanted.keys() >= {*copy.sources}
+        return limits.are_half_reached(copy) or not wanted.keys() >= {*copy.sources}
 
     kept = _without_overlap(filter(is_right, copies))
     if not wanted.keys() <= _sources_of(kept):
@@ -407,12 +409,13 @@ def _sources_of(copies: Iterable[Copy]) -> set[PurePosixPath]:
 def _grouped(files: Iterable[DataFile], limits: Limits) -> Iterator[tuple[DataFile, ...]]:
     """Divide files into groups, each within the limits or of a single file."""
     group: list[DataFile] = []
-    rows = 0
+    rows = size_bytes = 0
     for file in files:
-        if group and (rows + file.rows > limits.rows or len(group) == limits.sources):
+        rows, size_bytes = rows + file.rows, size_bytes + file.size_bytes
+        is_too_much = rows > limits.rows or size_bytes > limits.size_bytes
+        if group and (is_too_much or len(group) == limits.sources):
             yield tuple(group)
-            group, rows = [], 0
+            group, rows, size_bytes = [], file.rows, file.size_bytes
         group.append(file)
-        rows += file.rows
     if group:
         yield tuple(group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Context, Decimal
 from pathlib import PurePosixPath
 from typing import Any
@@ -58,10 +58,15 @@ def put(
     *,
     part_rows: int = 1000,
     publishing: Publishing | None = None,
+    without: Collection[str] = (),
 ) -> Commit:
-    """Publish a transfer of `rows` line items, in place of the one that is there."""
+    """Publish a transfer of `rows` line items, in place of the one that is there.
+
+    Its files are `without` some columns, as those of an older version may be.
+    """
     columns = columns or {}
-    schema = transfer.detail.columns.arrow
+    declared = transfer.detail.columns.arrow
+    schema = pa.schema([field for field in declared if field.name not in without])
     parts: list[CommittedPart] = []
     staged: dict[PurePosixPath, str] = {}
     for first in range(0, rows, part_rows):

@@ -13,12 +13,14 @@ from itertools import count
 from typing import Any
 from urllib.parse import unquote
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from support.objectservers import S3Server
 from support.storeproxy import Fault, FaultyProxy, ResetBefore, Seen
 from support.tabled import (
     AZURE,
+    OFFICE,
     claim,
     committed_files,
     hashes,
@@ -31,7 +33,7 @@ from support.tabled import (
 from whole.durability.lakes import Lake
 
 import bulkfetch
-from bulkfetch.archive.layout import LOCK
+from bulkfetch.archive.layout import LOCK, compacted_folder, partition
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
@@ -45,7 +47,7 @@ import sys
 import bulkfetch, deltalake
 print("ready", flush=True)
 sys.stdin.readline()
-report = bulkfetch.sync_tables(sys.argv[1], ["delta"])
+report = bulkfetch.sync_tables(sys.argv[1], ["delta"], compact="compact" in sys.argv)
 sys.exit(0 if report.complete else 1)
 """
 
@@ -74,12 +76,12 @@ def store_of(lake: Lake) -> Store:
     return open_archive(lake.address, bulkfetch.read_settings(**lake.flags()))
 
 
-def sync(lake: Lake) -> bulkfetch.TablesReport:
+def sync(lake: Lake, *, compact: bool = False) -> bulkfetch.TablesReport:
     settings = bulkfetch.read_settings(**lake.flags())
-    return bulkfetch.sync_tables(lake.address, ["delta"], settings=settings)
+    return bulkfetch.sync_tables(lake.address, ["delta"], compact=compact, settings=settings)
 
 
-def lay(lake: Lake) -> None:
+def lay(lake: Lake, *, compact: bool = False) -> None:
     """An archive whose tables are behind: files came, went and were replaced, a table is new."""
     store = store_of(lake)
     with store.locked(LOCK):
@@ -87,7 +89,7 @@ def lay(lake: Lake) -> None:
         put(store, office("A"), 25, part_rows=10)
         put(store, office("B"), 4)
         put_headers(store, "A", "B")
-    assert sync(lake).complete
+    assert sync(lake, compact=compact).complete
     store = store_of(lake)
     with store.locked(LOCK):
         put(store, office("A"), 31, part_rows=10)
@@ -107,7 +109,7 @@ def copied(lake: Lake) -> Lake:
     return other
 
 
-def sync_and_die(lake: Lake, server: S3Server, at: int) -> bool:
+def sync_and_die(lake: Lake, server: S3Server, at: int, *words: str) -> bool:
     """Sync in a process that is killed before change number `at`; return whether it was."""
     killing = Killing(at)
     with FaultyProxy(server.port, killing.decide) as proxy:
@@ -116,7 +118,7 @@ def sync_and_die(lake: Lake, server: S3Server, at: int) -> bool:
             for name, value in lake.flags(proxy.port).items()
         }
         with subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, lake.address],
+            [sys.executable, "-c", PROGRAM, lake.address, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -133,19 +135,24 @@ def sync_and_die(lake: Lake, server: S3Server, at: int) -> bool:
     return code != 0
 
 
-def tables_in(lake: Lake) -> Iterator[tuple[str, list[str]]]:
-    """Every table that is there, with its files, as others see it."""
+def options_of(lake: Lake) -> dict[str, str]:
     given = lake.server.options()
-    options = {
+    return {
         "AWS_ENDPOINT_URL": given["endpoint"],
         "AWS_ACCESS_KEY_ID": given["access_key_id"],
         "AWS_SECRET_ACCESS_KEY": given["secret_access_key"],
         "AWS_REGION": given["region"],
         "AWS_ALLOW_HTTP": "true",
     }
+
+
+def tables_in(lake: Lake) -> Iterator[tuple[str, list[str]]]:
+    """Every table that is there, with its files, as others see it."""
     roots = {name.partition("/_delta_log/")[0] for name in lake.names() if "/_delta_log/" in name}
     for root in sorted(roots):
-        table: Any = deltalake.DeltaTable(f"{lake.address}/{root}", storage_options=options)
+        table: Any = deltalake.DeltaTable(
+            f"{lake.address}/{root}", storage_options=options_of(lake)
+        )
         adds = pa.table(table.get_add_actions()).column("path").to_pylist()
         yield root, sorted(f"{root}/{unquote(name)}" for name in adds)
 
@@ -182,3 +189,37 @@ def test_a_sync_that_is_killed_before_any_change_is_finished_by_the_next(
         assert all(table.is_current for table in sync(trial).tables)
         assert hashes(store_of(trial)) == parts, at
     assert deaths >= 6 // EVERY
+
+
+@pytest.mark.slow
+def test_a_compaction_that_is_killed_before_any_change_leaves_rows_that_are_right_before_or_after(
+    s3_server: S3Server,
+) -> None:
+    lake = Lake(s3_server, prefix="archive")
+    s3_server.create(lake.container)
+    lay(lake, compact=True)
+    folder = compacted_folder(partition(*OFFICE))
+    before, after = rows_in(lake, folder), {("A", line) for line in range(31)}
+    deaths = 0
+
+    for at in count(1, 2 * EVERY):
+        trial = copied(lake)
+        if not sync_and_die(trial, s3_server, at, "compact"):
+            break
+        deaths += 1
+        if str(LOCK) in trial.names():  # it would expire, later
+            trial.remove(str(LOCK))
+        assert rows_in(trial, folder) in (before, after), at
+        assert sync(trial, compact=True).complete, at
+        assert rows_in(trial, folder) == after, at
+        assert rows_in(trial, compacted_folder(partition(*AZURE))) == {("C", n) for n in range(3)}
+        assert all(table.is_current for table in sync(trial).tables)
+    assert deaths >= 6 // EVERY
+
+
+def rows_in(lake: Lake, folder: object) -> set[tuple[str, int]]:
+    """The invoices and line numbers that a reader of a table sees, each once."""
+    scan = pl.scan_delta(f"{lake.address}/{folder}", storage_options=options_of(lake))
+    rows = scan.select("invoice_id", "line_number").collect().rows()
+    assert len({*rows}) == len(rows)
+    return {*rows}

@@ -261,6 +261,7 @@ def test_names_fit_a_file_system_however_long_all_three_are() -> None:
         ("_iceberg/csp/office/metadata/00000.metadata.json", True),
         ("_bulkfetch/tables/p/t/0123456789ab.compacted", True),
         ("_bulkfetch/tables/p/t/_delta_log/0.checkpoint.parquet", True),
+        ("_bulkfetch/tables/p/t/part-00000-of-others.parquet", False),
         ("line_items/provider=p/line_item_type=t/A-00000-0123456789ab.parquet", False),
         ("line_items/provider=p/line_item_type=t/_A.parquet", False),
         ("_bulkfetch/commits/A+p+t.json", False),

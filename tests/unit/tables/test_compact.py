@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -262,6 +263,44 @@ def test_a_damaged_copy_is_found_by_verify_and_made_again_once_removed(store: Lo
     assert_is_committed(store)
 
 
+def test_what_others_do_to_a_compacted_table_is_put_right_and_their_files_are_found(
+    store: LocalStore,
+) -> None:
+    put(store, office("A"), 3)
+    put(store, office("B"), 4)
+    put_headers(store, "A", "B")
+    compacted(store)
+    table = deltalake.DeltaTable(str(store.root / FOLDER))
+    table.delete("invoice_id = 'A'")
+    deltalake.write_deltalake(table, read_delta(store.root / FOLDER), mode="append")
+    assert read(store).num_rows == 8
+    own = copies(store)
+
+    assert not tables_status(store.root).complete
+    compacted(store)
+    found = faults(store)
+
+    assert_is_committed(store)
+    assert copies(store) == own
+    assert found.keys() == {
+        str(path.relative_to(store.root)) for path in (store.root / FOLDER).rglob("part-*.parquet")
+    }
+    assert all("no record names this file" in what for what in found.values())
+
+
+def test_columns_that_older_files_lack_are_null_in_a_copy(store: LocalStore) -> None:
+    put(store, office("A"), 3, without=["customerName", "quantity"])
+    compacted(store)
+    alone = read(store)
+    put(store, office("B"), 4, {"customerName": ["b"] * 4})
+    compacted(store)
+
+    rows = in_order(read(store))
+    assert alone["customerName"].null_count == 3
+    assert rows["customerName"].to_pylist() == [None] * 3 + ["b"] * 4
+    assert rows.schema.names == [*office("A").detail.columns.arrow.names]
+
+
 @pytest.mark.parametrize("others", [0, 2])
 def test_a_file_that_is_not_what_its_commit_says_is_not_copied(
     others: int, store: LocalStore
@@ -388,7 +427,7 @@ def copy_of(*sources: DataFile, name: str = "x") -> Copy:
     return Copy(FOLDER / name, 1, sum(source.rows for source in sources), "", names)
 
 
-LIMITS = Limits(rows=100, sources=10)
+LIMITS = Limits(rows=100, size_bytes=1000, sources=10)
 
 
 def test_files_are_grouped_by_invoice_within_the_limits() -> None:
@@ -403,6 +442,19 @@ def test_files_are_grouped_by_invoice_within_the_limits() -> None:
         [1] * 10,
         [1] * 2,
     ]
+
+
+def test_a_heavy_file_is_alone() -> None:
+    some = [
+        replace(file, size_bytes=size)
+        for file, size in zip(files(1, 1, 1), [9, 1001, 9], strict=True)
+    ]
+
+    plan = plan_copies(some, [], limits=LIMITS)
+    heavy = [replace(copy_of(file), size_bytes=file.size_bytes) for file in some]
+
+    assert plan.groups == tuple((file,) for file in some)
+    assert plan_copies(some, heavy[1:], limits=LIMITS).kept == (heavy[1],)
 
 
 def test_a_new_invoice_has_only_small_copies_made_again() -> None:
