@@ -6,10 +6,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
@@ -24,7 +24,7 @@ from support.tabled import claim, in_order, office, put, put_headers, read_commi
 from whole.durability.lakes import Lake
 
 import bulkfetch
-from bulkfetch.archive.layout import LOCK
+from bulkfetch.archive.layout import LOCK, compacted_folder
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
@@ -33,6 +33,7 @@ deltalake = pytest.importorskip("deltalake", reason="the extra delta is not inst
 
 pytestmark = pytest.mark.slow
 ROOT = "line_items/provider=office/line_item_type=billing_line_items"
+COPIES = str(compacted_folder(PurePosixPath(ROOT)))
 KEYS = ["provider", "line_item_type"]
 
 AMOUNT, DAY, NAME, QUANTITY = "totalForCustomer", "chargeStartDate", "customerName", "quantity"
@@ -92,6 +93,8 @@ class Laid:
     store: Store
     options: dict[str, str]
     secret: str = ""
+    root: str = ROOT
+    """The folder of the table that is read: that of the archive's own files, or of copies."""
 
     @property
     def truth(self) -> pa.Table:
@@ -103,7 +106,7 @@ def laid_on_disk(folder: Path) -> Iterator[Laid]:
     folder.mkdir(parents=True, exist_ok=True)
     store = open_archive(folder, None)
     lay(store)
-    assert bulkfetch.sync_tables(folder, ["delta"]).complete
+    assert bulkfetch.sync_tables(folder, ["delta"], compact=True).complete
     yield Laid(str(folder), SubTreeFileSystem(str(folder), LocalFileSystem()), store, {})
 
 
@@ -113,7 +116,7 @@ def laid_in_bucket(server: S3Server) -> Iterator[Laid]:
     server.create(lake.container)
     settings: Settings = bulkfetch.read_settings(**lake.flags())
     lay(open_archive(lake.address, settings))
-    assert bulkfetch.sync_tables(lake.address, ["delta"], settings=settings).complete
+    assert bulkfetch.sync_tables(lake.address, ["delta"], compact=True, settings=settings).complete
     given = server.options()
     place = f"127.0.0.1:{server.port}"
     keys = {"access_key": given["access_key_id"], "secret_key": given["secret_access_key"]}
@@ -136,7 +139,7 @@ def laid_in_bucket(server: S3Server) -> Iterator[Laid]:
 
 
 @pytest.fixture(scope="module", params=["disk", "s3"])
-def laid(
+def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Laid]:
     if request.param == "disk":
@@ -147,23 +150,28 @@ def laid(
             yield found
 
 
+@pytest.fixture(params=[ROOT, COPIES], ids=["files", "copies"])
+def laid(both: Laid, request: pytest.FixtureRequest) -> Laid:
+    return replace(both, root=request.param)
+
+
 def table_of(laid: Laid, version: int | None = None) -> Any:
-    address = f"{laid.address}/{ROOT}"
+    address = f"{laid.address}/{laid.root}"
     return deltalake.DeltaTable(address, version=version, storage_options=laid.options)
 
 
 def dataset_of(laid: Laid, version: int | None = None) -> ds.Dataset:
-    files = SubTreeFileSystem(ROOT, laid.files)
+    files = SubTreeFileSystem(laid.root, laid.files)
     return table_of(laid, version).to_pyarrow_dataset(filesystem=files)
 
 
 def scan_of(laid: Laid) -> pl.LazyFrame:
-    return pl.scan_delta(f"{laid.address}/{ROOT}", storage_options=laid.options or None)
+    return pl.scan_delta(f"{laid.address}/{laid.root}", storage_options=laid.options or None)
 
 
 def queries_of(laid: Laid, *queries: str) -> list[str]:
     """Return queries for DuckDB, with the table in place of TABLE."""
-    table = f"delta_scan('{laid.address}/{ROOT}')"
+    table = f"delta_scan('{laid.address}/{laid.root}')"
     return [laid.secret or "SELECT 1", *(query.replace("TABLE", table) for query in queries)]
 
 
@@ -228,8 +236,8 @@ def test_no_filter_of_a_hard_value_loses_a_row(laid: Laid, tmp_path: Path) -> No
     assert by_duckdb == right
 
 
-def test_a_filter_by_invoice_reads_its_files_alone(laid: Laid) -> None:
-    dataset = dataset_of(laid)
+def test_a_filter_by_invoice_reads_its_files_alone(both: Laid) -> None:
+    dataset = dataset_of(both)
     chosen = list(dataset.get_fragments(filter=pc.field("invoice_id") == "ONE-3"))
 
     assert len(chosen) == 1

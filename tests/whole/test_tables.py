@@ -25,7 +25,7 @@ from support.tabled import claim, committed_files, hashes, office, put
 from whole.durability.disks import WatchedDisk, dying, has_died
 from whole.durability.lakes import Lake
 
-from bulkfetch.archive.layout import RUNS
+from bulkfetch.archive.layout import RUNS, compacted_folder
 from bulkfetch.cli import main
 from bulkfetch.errors import OutputError, TableError
 from bulkfetch.runs.export import archive, export_async, writing_to
@@ -121,6 +121,25 @@ async def test_an_export_keeps_its_tables(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / f"_bulkfetch/runs/{runs[2]}.json").read_bytes())
     assert kept["tables"]["complete"]
     assert any(line.startswith("tables: 3 tables") for line in third.lines())
+
+
+async def test_an_export_keeps_the_compacted_tables_that_are_there(tmp_path: Path) -> None:
+    made_up = tenant()
+    await exported(tmp_path, made_up)
+    sync_tables(tmp_path, ["delta"], compact=True)
+    copies = str(compacted_folder(PurePosixPath(OFFICE_ROOT)))
+    charge(made_up, 31)
+
+    await exported(tmp_path, made_up)
+    without = in_table(tmp_path, copies)
+    found = verify(tmp_path)
+    charge(made_up, 40)
+    await exported(tmp_path, made_up, "delta")
+
+    assert without == {"A": 25, "B": 7}
+    assert copies in {finding.name for finding in found.findings}
+    assert in_table(tmp_path, copies) == {"A": 40, "B": 7}
+    assert verify(tmp_path).exit_code == 0
 
 
 async def test_a_reader_of_a_table_sees_an_invoice_or_none_of_it_at_every_step(
@@ -377,6 +396,11 @@ def test_the_commands_sync_a_sandbox_archive_and_show_what_differs(
 
     assert main(["tables", "sync", "lake", "--format", "delta", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
+    assert main(["tables", "sync", "lake", "--format", "delta", "--compact", "--json"]) == 0
+    compacted = json.loads(capsys.readouterr().out)
+    assert main(["verify", "lake"]) == 0
+    assert main(["tables", "sync", "lake", "--format", "iceberg", "--compact"]) == 2
+    assert "in the format delta alone" in capsys.readouterr().err
     assert main(["tables", "sync", "lake", "--format", "delta"]) == 0
     again = capsys.readouterr().out
     shutil.rmtree(tmp_path / "lake/tables/invoices/_delta_log")
@@ -384,6 +408,10 @@ def test_the_commands_sync_a_sandbox_archive_and_show_what_differs(
     status = capsys.readouterr().out
 
     assert {table["new"] for table in made["tables"]} == {True}
+    assert {table["new"] for table in compacted["tables"] if table["compacted"]} == {True}
+    assert sum(table["rows"] for table in compacted["tables"] if table["compacted"]) == sum(
+        table["rows"] for table in made["tables"] if "/" in table["name"]
+    )
     assert "unchanged" in again
     assert again.rstrip().endswith("0 changed")
     assert "not created yet" in status
