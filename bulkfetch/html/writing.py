@@ -76,7 +76,9 @@ class PageReport:
         unread = self.figures.unread
         lines = [f"UNREAD {each}" for each in unread[:_MOST]]
         if len(unread) > _MOST:
-            lines.append(f"UNREAD {len(unread) - _MOST:,} more; --json shows all")
+            lines.append(
+                f"UNREAD {len(unread) - _MOST:,} more; `bulkfetch report --json` shows all"
+            )
         return [*lines, f"{self.file}: {self._facts()}"]
 
     def _facts(self) -> str:

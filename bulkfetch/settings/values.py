@@ -332,7 +332,7 @@ def _read_options(value: object) -> Secret:
     except ValueError as problem:
         raise ValueError(f"must be options: {problem}") from None
     names = [word.partition("=")[0] for word in words if "=" in word]
-    if not words or len(names) < len(words) or not all(names):
+    if not words or len(names) < len(words) or not all(map(_OPTION_NAME.fullmatch, names)):
         raise ValueError(
             "must be options with spaces between them, each NAME=VALUE, as in "
             "`uri=https://… warehouse=…`"
@@ -358,6 +358,8 @@ def _show_number(number: float) -> str:
     return f"{number:.10g}"
 
 
+_OPTION_NAME = re.compile(r"(?=.{1,60}\Z)[a-z][a-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
+"""As `uri` and `header.X-Name`. A secret that stands where a name should is hardly one."""
 _PROGRAM = re.compile(r"(?:~(?=[/\\0-9])|[\w .():${}%/\\-])+")
 _LONGEST_NAME = 32
 """A program in PATH has a shorter name; a secret that was given in its place is longer."""

@@ -22,7 +22,7 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import URL, parse_options
 from bulkfetch.storage.addresses import parse_address
 from bulkfetch.storage.location import Location
-from bulkfetch.words import printable
+from bulkfetch.words import called, printable
 
 ARCHIVE, ROOT = "bulkfetch.archive", "bulkfetch.root"
 """The archive that a table belongs to, and its folder there, among the table's properties."""
@@ -113,7 +113,7 @@ def open_catalogue(location: Location, settings: Settings) -> tuple[Archive, Cat
         if in_store:
             raise SettingsError(
                 f"{location.address}: a SQLite catalogue is for an archive on a disk; for one in "
-                "an object store choose --catalog rest or --catalog glue"
+                f"an object store choose rest or glue ({called('catalog')})"
             )
         # not at the top: it loads SQLAlchemy
         from bulkfetch.tables.sqlitecatalog import SqliteCatalogue
@@ -123,7 +123,7 @@ def open_catalogue(location: Location, settings: Settings) -> tuple[Archive, Cat
     if settings.catalog == "glue" and not in_store:
         raise SettingsError(
             f"{location.address}: AWS Glue is for an archive in S3; for one on a disk leave "
-            "--catalog away, or choose --catalog rest"
+            f"{called('catalog')} away, or choose rest"
         )
     return _open_on_server(location, settings, options, in_store=in_store)
 
@@ -169,12 +169,14 @@ def _check(options: Mapping[str, str], settings: Settings) -> None:
     if settings.catalog == "sqlite":
         if options:
             raise SettingsError(
-                "catalog_options: the SQLite catalogue of an archive has no options; choose "
-                "--catalog rest or --catalog glue, or leave them away"
+                "catalog_options: the SQLite catalogue of an archive has no options; choose rest "
+                f"or glue ({called('catalog')}), or leave them away"
             )
         return
     for name in _RESERVED & options.keys():
-        raise SettingsError(f"catalog_options: leave {name} away; --catalog says what it is")
+        raise SettingsError(
+            f"catalog_options: leave {name} away; {called('catalog')} says what it is"
+        )
     for name in _ADDRESSES & options.keys():
         try:
             URL.read(options[name])
@@ -182,7 +184,7 @@ def _check(options: Mapping[str, str], settings: Settings) -> None:
             raise SettingsError(f"catalog_options: {name} {problem}") from None
     if settings.catalog == "rest" and "uri" not in options:
         raise SettingsError(
-            "--catalog rest needs the address of the catalogue: give it as catalog_options, as in "
+            "the catalogue rest needs an address: give it as catalog_options, as in "
             "`uri=https://host/path`"
         )
 

@@ -32,6 +32,7 @@ from bulkfetch.tables.formats import (
 )
 from bulkfetch.tables.report import TableReport, TablesReport
 from bulkfetch.tables.wanted import DataFile, Wanted, WantedTable, emptied, read_wanted
+from bulkfetch.words import called
 
 COMPACTED_FORMAT = "delta"
 """The one format of compacted tables."""
@@ -62,7 +63,7 @@ def sync_tables(
     if compact and {*formats} != {COMPACTED_FORMAT}:
         raise OutputError(
             f"compacted tables are made in the format {COMPACTED_FORMAT} alone: sync other formats "
-            "by a command of their own, without --compact"
+            f"by a command of their own, without {called('compact')}"
         )
     for name in formats:
         load_format(name)  # raises what it has to say before anything changes

@@ -260,6 +260,7 @@ def test_the_version_is_shown(run: Run) -> None:
 SERVICE = [setting.name for setting in settings_of("service", "sign_in")]
 PAGES = {"page_size", "invoice_page_size", "usage_period"}
 STORAGE = [setting.name for setting in settings_of("storage")]
+CATALOG = ["catalog", "catalog_namespace", "catalog_options"]
 EVERY = setting_names()
 
 
@@ -274,7 +275,7 @@ EVERY = setting_names()
         (["line-items"], {*SERVICE} - {"invoice_page_size"}),
         (["show"], ["money_tolerance", *STORAGE]),
         (["report"], ["money_tolerance", *STORAGE]),
-        (["verify"], ["money_tolerance", *STORAGE]),
+        (["verify"], ["money_tolerance", *STORAGE, *CATALOG]),
         (["repair"], EVERY),
         (["accept"], ["money_tolerance", *STORAGE]),
         (["config"], EVERY),

@@ -515,7 +515,7 @@ def test_an_archive_in_a_bucket_needs_a_catalogue_on_a_server(
     settings = settings_of(s3_server)
     claim(open_archive(address, settings))
 
-    with pytest.raises(SettingsError, match="choose --catalog rest or --catalog glue"):
+    with pytest.raises(SettingsError, match="choose rest or glue"):
         sync_tables(address, ["iceberg"], settings=settings)
 
 

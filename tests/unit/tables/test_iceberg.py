@@ -740,7 +740,7 @@ def test_options_are_refused_that_do_not_fit_the_catalogue(store: LocalStore) ->
     put(store, office("A"), 3)
     for given, words in [
         ({"catalog_options": "uri=https://x"}, "the SQLite catalogue of an archive has no options"),
-        ({"catalog": "rest"}, "--catalog rest needs the address of the catalogue"),
+        ({"catalog": "rest"}, "the catalogue rest needs an address"),
         ({"catalog": "rest", "catalog_options": "uri=http://example.com"}, "uri must begin with"),
         ({"catalog": "rest", "catalog_options": "uri=https://x type=glue"}, "leave type away"),
         ({"catalog": "glue"}, "AWS Glue is for an archive in S3"),
