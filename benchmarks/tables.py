@@ -1,14 +1,16 @@
 """What a sync of tables takes above the start of the program: the first one, one with nothing
-to do, and one after an invoice has changed.
+to do, and one after an invoice has changed; and what readers gain by copies of many small files.
 
     python benchmarks/tables.py            14 tables, 2,000 files: the figures of docs/benchmarks.md
     python benchmarks/tables.py --format iceberg
+    python benchmarks/tables.py --compact  5,000 invoices of 5 line items: those of docs/tables.md
     python benchmarks/tables.py --smoke    seconds, to see that it works
 
 The archive is that of a sandbox with all types. A sync of an archive without line items is the
 start of the program. With `--promise` the exit code is 1 if a first sync takes more than 5 s above
 it, or one with nothing to do more than 1 s. Results are also written as JSON to
-benchmarks/results/.
+benchmarks/results/. `--duckdb` is an interpreter with DuckDB, and `--extension` its extension for
+Delta.
 """
 
 from __future__ import annotations
@@ -27,6 +29,14 @@ from pathlib import Path
 
 from measuring import Finished, Table, announce, conditions, keep, run_measured
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.tabled import OFFICE, claim, office, put
+
+from bulkfetch.archive.layout import compacted_folder, partition
+from bulkfetch.archive.publishing import Publishing
+from bulkfetch.storage.disk import LocalStore
+
 BULKFETCH = (sys.executable, "-m", "bulkfetch")
 FIRST_S, NOTHING_S = 5.0, 1.0
 """What is promised for tables of 2,000 files together, above the start of the program."""
@@ -41,6 +51,23 @@ TABLE = Table(
         "peak MB": ">.0f",
     }
 )
+
+READS = Table({"program": "<40", "wall s": ">7.2f", "CPU s": ">7.2f", "peak MB": ">.0f"})
+POLARS = """
+import sys, polars as pl
+what, where = sys.argv[1:]
+scan = pl.scan_delta(where) if what == "table" else pl.scan_parquet(where)
+print(*scan.select(pl.col("totalForCustomer").sum(), pl.len()).collect().row(0))
+"""
+DUCKDB = """
+import sys, duckdb
+what, where, extension = sys.argv[1:]
+connection = duckdb.connect(config={"allow_unsigned_extensions": True})
+connection.execute(f"LOAD '{extension}'")
+source = "delta_scan" if what == "table" else "read_parquet"
+query = f"SELECT sum(totalForCustomer), count(*) FROM {source}('{where}')"
+print(*connection.execute(query).fetchall()[0])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +89,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--format", choices=["delta", "iceberg"], default="delta")
+    parser.add_argument("--compact", action="store_true", help="measure copies of small files")
+    parser.add_argument("--duckdb", help="an interpreter with DuckDB, to read with it too")
+    parser.add_argument("--extension", default="", help="the file of its extension for Delta")
     parser.add_argument("--invoices", type=int, default=372, help="of 11 types each, or 5")
     parser.add_argument("--line-items", type=int, default=20)
     parser.add_argument("--runs", type=int, default=5)
@@ -72,6 +102,12 @@ def main() -> int:
         arguments.invoices, arguments.line_items, arguments.runs = 2, 5, 1
     made = conditions()
     announce(made)
+    if arguments.compact:
+        invoices = 20 if arguments.smoke else 5000
+        with tempfile.TemporaryDirectory() as folder:
+            programs = measure_copies(Path(folder), invoices, arguments)
+        keep("tables-compacted", made, [programs])
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         lakes = make_archives(Path(folder), arguments.invoices, arguments.line_items)
         syncs = measure(lakes, arguments.format, arguments.runs)
@@ -85,6 +121,72 @@ def main() -> int:
     keep(f"tables-{arguments.format}", made, [asdict(each) for each in syncs])
     is_late = first.wall_s - start.wall_s > FIRST_S or nothing.wall_s - start.wall_s > NOTHING_S
     return 1 if arguments.promise and is_late else 0
+
+
+def measure_copies(folder: Path, invoices: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """Print what copies of many small files cost, and what each reader takes with and without."""
+    lake, one = folder / "lake", folder / "one.parquet"
+    lake.mkdir()
+    lay_small(LocalStore(lake), invoices)
+    sync = [*BULKFETCH, "tables", "sync", str(lake), "--format", "delta"]
+    copied, files = lake / compacted_folder(partition(*OFFICE)), lake / partition(*OFFICE)
+    READS.print_headings()
+    walls: dict[str, float] = {}
+
+    def run(name: str, command: list[str], runs: int = 1) -> bytes:
+        found = sorted((run_measured(command) for _ in range(runs)), key=lambda each: each.wall_s)
+        ended = found[runs // 2]
+        if ended.exit_code:
+            raise SystemExit(ended.errors.decode() or ended.output.decode())
+        READS.print_row(name, ended.wall_s, ended.cpu_s, ended.peak_mb)
+        walls[name] = ended.wall_s
+        return ended.output
+
+    run("sync", sync)
+    run("sync --compact, the first", [*sync, "--compact"])
+    run("sync --compact, nothing to do", [*sync, "--compact"], arguments.runs)
+    shutil.copy(next(copied.glob("*.compacted")), one)
+    sources = {
+        "the table of copies": ("table", copied),
+        "one file": ("file", one),
+        "the table of all files": ("table", files),
+        "a glob over all files": ("file", files / "*.parquet"),
+    }
+    readers: dict[str, tuple[list[str], list[str]]] = {
+        "Polars": ([sys.executable, "-c", POLARS], [])
+    }
+    if arguments.duckdb:
+        readers["DuckDB"] = ([arguments.duckdb, "-c", DUCKDB], [arguments.extension])
+    for reader, (program, behind) in readers.items():
+        answers = {
+            run(f"{reader}: {name}", [*program, kind, str(path), *behind], arguments.runs)
+            for name, (kind, path) in sources.items()
+        }
+        if len(answers) != 1:
+            raise SystemExit(f"{reader} reads different rows: {answers}")
+    for name, path in (("files", files), ("copies, their log and records", copied)):
+        walls[f"MB of {name}"] = size_of(path)
+        print(f"{name}: {size_of(path):.1f} MB")
+    return walls
+
+
+def lay_small(store: LocalStore, invoices: int) -> None:
+    """Archive invoices of 5 line items each, without a server."""
+    claim(store)
+    publishing = Publishing(store)
+    for number in range(invoices):
+        columns = {
+            "customerName": [f"customer {number % 50} {line}" for line in range(5)],
+            "totalForCustomer": [f"{number}.{line}" for line in range(5)],
+        }
+        put(store, office(f"D{number:09d}"), 5, columns, publishing=publishing)
+
+
+def size_of(folder: Path) -> float:
+    """Return how many MB the Parquet files of a folder have, or all of copies."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    data = [path for path in paths if path.suffix == ".parquet"] or paths
+    return sum(path.stat().st_size for path in data) / 1e6
 
 
 def make_archives(folder: Path, invoices: int, line_items: int) -> tuple[Path, Path]:
