@@ -117,6 +117,7 @@ def run(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
+@pytest.mark.slow
 def test_an_export_to_a_directory_loads_no_library_of_a_cloud(tmp_path: Path) -> None:
     program = (
         "import sys; from bulkfetch.cli import main; code = main(sys.argv[1:]); "
@@ -129,6 +130,7 @@ def test_an_export_to_a_directory_loads_no_library_of_a_cloud(tmp_path: Path) ->
     assert list(tmp_path.rglob("*.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "address", "missing", "extra"),
     [

@@ -73,6 +73,7 @@ STORES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STORES)
 def test_no_secret_of_an_object_store_is_logged_at_any_level(kind: str, tmp_path: Path) -> None:
     address, given = STORES[kind]

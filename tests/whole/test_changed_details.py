@@ -89,6 +89,7 @@ def superseded(root: Path) -> list[str]:
     return [path.name.split("+")[1] for path in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("then", "now"),
     [
@@ -498,6 +499,7 @@ async def test_a_run_that_dies_at_any_step_leaves_old_or_new(
     assert at > 40
 
 
+@pytest.mark.slow
 async def test_an_object_store_exchanges_details_as_a_disk_does(
     object_server: ObjectServer,
 ) -> None:

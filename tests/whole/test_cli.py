@@ -554,6 +554,7 @@ def test_an_export_needs_no_account_with_the_sandbox(run: Run) -> None:
     assert ended.json["rows"] == 16
 
 
+@pytest.mark.slow
 def test_archives_of_different_sandboxes_never_mix(run: Run, at_sandbox: SpawnedSandbox) -> None:
     small = ["--sandbox-invoices", "1", "--sandbox-line-items", "3", "--quiet"]
     assert run("export", "lake", "--sandbox", *small).code == 0
@@ -726,6 +727,7 @@ def test_a_directory_that_cannot_be_made_is_refused_with_its_whole_path(
         assert "/proc/lake" in ended.error
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_size_of_files_is_said_as_one(sandbox: SpawnedSandbox) -> None:
     words = ["export", "lake", "--quiet", "--base-url", sandbox.base_url, "--token", TOKEN]
     program = shlex.join([sys.executable, "-m", "bulkfetch", *words])
@@ -1636,6 +1638,7 @@ def test_a_signal_ends_a_run_that_nobody_answers() -> None:
     assert (ended.code, ended.err) == (130, "bulkfetch: interrupted\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such shell")
 @pytest.mark.parametrize(
     ("command", "code"),

@@ -69,6 +69,7 @@ async def test_an_export_goes_step_by_step() -> None:
         assert len(sandbox.graph.exporting.operations.begun) == 1
 
 
+@pytest.mark.slow
 async def test_its_files_are_saved_as_they_are_and_checked(tmp_path: Path) -> None:
     async with opened() as (client, sandbox):
         data = await client.exports.billed(INVOICE, "usage").save(tmp_path / "files")
@@ -83,6 +84,7 @@ async def test_its_files_are_saved_as_they_are_and_checked(tmp_path: Path) -> No
     assert data.lines == len(drawn)
 
 
+@pytest.mark.slow
 async def test_its_rows_are_arrow_batches_of_the_declared_columns() -> None:
     said: list[ExportedData] = []
     async with opened() as (client, sandbox):

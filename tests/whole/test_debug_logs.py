@@ -178,6 +178,7 @@ async def try_echoes(
         assert_nothing_shows(done, [TOKEN, *secrets, *signatures])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", S3_WAYS)
 async def test_an_export_to_s3_shows_no_secret(
     way: Any, s3_server: S3Server, tmp_path: Path
@@ -185,6 +186,7 @@ async def test_an_export_to_s3_shows_no_secret(
     await try_store(s3_server, way, "s3", f"logs-{way.__name__.replace('_', '-')}", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", AZURE_WAYS)
 async def test_an_export_to_azure_shows_no_secret(
     way: Any, azure_server: AzureServer, tmp_path: Path

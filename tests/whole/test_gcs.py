@@ -84,6 +84,7 @@ async def test_a_killed_run_is_gone_on_with_and_its_uploads_are_ended(
     assert lake.differences(clean) == []
 
 
+@pytest.mark.slow
 async def test_what_is_altered_is_found_and_mended(
     lake: GcsLake, invoices: Served, clean: dict[str, bytes]
 ) -> None:

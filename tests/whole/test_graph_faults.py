@@ -486,6 +486,7 @@ SIGN_INS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SIGN_INS, ids=lambda case: case.id)
 async def test_signing_in_to_graph_fails_for_graph_alone(
     case: Case,

@@ -390,6 +390,7 @@ async def test_a_fresh_sas_comes_from_whatever_gives_one(fresh_sas: str, locatio
         assert (await there.read()).rows == there.drawn()
 
 
+@pytest.mark.slow
 async def test_a_walk_continues_at_any_of_its_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "PAGE_BYTES", 20_000)
     async with opened(line_items=300) as there:

@@ -79,6 +79,7 @@ async def test_an_archive_has_the_bytes_that_it_has_on_a_disk(
     assert lake.read("_bulkfetch/lock") == b""
 
 
+@pytest.mark.slow
 async def test_parts_that_are_uploaded_in_pieces_have_them_too(
     lake: Lake, invoices: Served, clean: dict[str, bytes]
 ) -> None:
@@ -151,6 +152,7 @@ async def test_runs_that_are_killed_end_in_the_archive_of_an_undisturbed_one(
     assert tally.reads > 0
 
 
+@pytest.mark.slow
 async def test_a_second_writer_is_refused_while_the_first_one_writes(
     lake: Lake, invoices: Served, clean: dict[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,6 +201,7 @@ async def test_what_is_altered_lost_or_foreign_is_found_and_mended(
     assert lake.differences(clean) == []
 
 
+@pytest.mark.slow
 async def test_an_archive_whose_archive_file_is_lost_is_mended(
     lake: Lake, invoices: Served, clean: dict[str, bytes]
 ) -> None:
@@ -303,6 +306,7 @@ async def test_credentials_that_are_missing_are_told_before_anything_is_asked(
     assert invoices.requests == []
 
 
+@pytest.mark.slow
 async def test_readers_see_the_archive_where_it_is(lake: Lake, invoices: Served) -> None:
     await exported(lake, invoices)
 

@@ -68,6 +68,7 @@ def run(copy: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_toy_source_passes_its_tests_and_those_of_the_detail_table(copy: Path) -> None:
     run(
         copy,

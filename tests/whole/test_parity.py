@@ -140,6 +140,7 @@ async def opened() -> AsyncIterator[tuple[RunningSandbox, Client, dict[str, str]
             yield sandbox, client, names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=str)
 async def test_a_row_of_the_table_does_what_it_says_both_ways(row: Row, tmp_path: Path) -> None:
     async with opened() as (sandbox, client, names):

@@ -86,6 +86,7 @@ def test_no_thread_of_arrow_gets_hold_of_a_file_of_python(archive: Path) -> None
     assert {is_ours for _, is_ours in store.calls} == {True}
 
 
+@pytest.mark.slow
 def test_reading_an_archive_starts_no_thread_that_outlives_it(archive: Path) -> None:
     code = (
         "import os, sys; from bulkfetch.runs.verify import verify\n"

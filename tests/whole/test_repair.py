@@ -314,6 +314,7 @@ async def test_the_same_server_says_the_same_in_a_request_for_each_transfer_foun
     assert sum(each.provider == "onetime" for each in asked) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 5, 25, 26, 28, 40])
 @pytest.mark.parametrize("transfer", [NAMES[0], NAMES[2]], ids=str)
 async def test_another_number_of_line_items_is_found_and_refused_where_the_archived_add_up(
@@ -399,6 +400,7 @@ async def test_a_server_that_is_down_and_missing_credentials_are_errors(archive:
         await verify_against_server(report, replace(settings, token=None))
 
 
+@pytest.mark.slow
 async def test_an_invoice_that_charges_something_else_is_fetched_again_by_a_plain_export(
     archive: Path, tmp_path: Path
 ) -> None:
@@ -441,6 +443,7 @@ async def test_what_replaces_a_changed_invoice_comes_whole_or_not_at_all(archive
     assert verify(archive, deep=True).sound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts_gone", [0, 1])
 async def test_what_replaces_a_changed_invoice_is_not_lost_with_what_it_replaces(
     parts_gone: int, archive: Path
@@ -562,6 +565,7 @@ def with_usage(count: int, charged: float) -> MadeUp:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_changed_before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("lost", ["usage", "usage, headers", "all, headers stay"])
 async def test_a_changed_invoice_is_noticed_after_its_commits_were_made_again(

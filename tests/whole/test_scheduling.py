@@ -61,6 +61,7 @@ def run(folder: Path) -> int:
     ).returncode
 
 
+@pytest.mark.slow
 def test_the_script_exports_verifies_and_leaves_reports_that_say_what_is_wrong(
     job: Path, sandbox: SpawnedSandbox
 ) -> None:

@@ -130,6 +130,7 @@ async def test_nothing_is_continued_in_another_archive(
     assert len(files(scratch)) == 2
 
 
+@pytest.mark.slow
 async def test_where_no_place_is_writable_the_run_says_so_once_and_goes_on(
     lake: Lake, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

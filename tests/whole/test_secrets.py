@@ -125,6 +125,7 @@ SIGN_INS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", SIGN_INS)
 @pytest.mark.parametrize(
     "command",

@@ -100,6 +100,7 @@ def test_rows_that_were_altered_while_in_use_are_not_read_back(tmp_path: Path) -
 SIZES = [3, 1, 40, 5]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     what=st.sampled_from(sorted(DAMAGES)),

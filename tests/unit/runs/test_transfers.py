@@ -510,6 +510,7 @@ def altered(content: bytes) -> bytes:
     return content[:40] + bytes([content[40] ^ 1]) + content[41:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [staged_name(OFFICE, 0), staged_name(OFFICE, 1), journal_name(OFFICE, 0)]
 )

@@ -66,6 +66,7 @@ def the_tenant_with_every_pair() -> tuple[Tenant, dict[str, Invoice]]:
     }
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others() -> None:
     assert digest(SandboxOptions(seed=3)) == digest(SandboxOptions(seed=3))
     assert digest(SandboxOptions(seed=3)) != digest(SandboxOptions(seed=4))

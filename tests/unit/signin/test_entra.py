@@ -607,6 +607,7 @@ async def test_an_odd_answer_is_a_refusal_and_no_bug(body: bytes, tmp_path: Path
 # --- Every way, in the middle of a run.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", [way for way in Way if way is not Way.TOKEN], ids=lambda way: way.value
 )

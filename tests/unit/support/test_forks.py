@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.forks import run_bulkfetch
 
+pytestmark = pytest.mark.slow  # these test what tests use
+
 PACKAGES = Path(__file__).parents[3]
 COMMANDS = [
     (["config", "--json"], 0),

@@ -24,6 +24,8 @@ from support.objectservers import (
     opened,
 )
 
+pytestmark = pytest.mark.slow  # these test what tests use
+
 MIB = 1 << 20
 NAMES = ["a/b.parquet", "provider=x/é +%41#?&=y z.json", " lead", "c"]
 

@@ -36,6 +36,8 @@ from support.storeproxy import (
 )
 from support.wire import unused_port
 
+pytestmark = pytest.mark.slow  # these test what tests use
+
 MIB = 1 << 20
 
 

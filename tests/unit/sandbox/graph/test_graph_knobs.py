@@ -521,6 +521,7 @@ async def test_some_quirks_change_how_a_row_is_spelled_and_not_what_it_says(
     assert b'"UnitPrice":' in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [USAGE, CHARGES])
 @pytest.mark.parametrize("quirk", ["absent_keys", "nulls", "unknown_keys", "lists", "dates"])
 async def test_some_quirks_change_what_a_row_has(quirk: str, name: str) -> None:
