@@ -281,13 +281,13 @@ def _make(store: Store, compared: _Comparison, group: Sequence[DataFile]) -> Cop
 def _link(store: Store, source: PurePosixPath, copy: Copy) -> None:
     """Give a whole file the name of a copy, unless it is there; what else has the name goes."""
     folder = copy.name.parent
-    if store.size(copy.name) is not None:
-        if hash_of(store, copy.name) == copy.sha256:
-            return
-        store.unlink(copy.name)
     store.make_directory(folder)
-    store.link(source, copy.name)
-    store.sync_directory(folder)
+    is_there = store.size(copy.name) is not None
+    if is_there and hash_of(store, copy.name) != copy.sha256:
+        is_there = not store.unlink(copy.name)
+    if not is_there:
+        store.link(source, copy.name)
+    store.sync_directory(folder)  # a killed sync may have left the name before it was durable
 
 
 def _stage(store: Store, schema: pa.Schema, group: Sequence[DataFile]) -> tuple[int, str]:

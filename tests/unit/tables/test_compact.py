@@ -32,7 +32,13 @@ from support.tabled import (
 )
 from whole.durability.disks import Died, WatchedDisk, dying, filling
 
-from bulkfetch.archive.layout import LOCK, compacted_folder, copy_record_name, partition
+from bulkfetch.archive.layout import (
+    LOCK,
+    commit_name,
+    compacted_folder,
+    copy_record_name,
+    partition,
+)
 from bulkfetch.billing.details import DETAILS
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import OutputError
@@ -40,7 +46,7 @@ from bulkfetch.runs.prune import prune
 from bulkfetch.runs.verify import verify
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.disk import LocalStore
-from bulkfetch.tables.compact import Copy, Limits, plan_copies
+from bulkfetch.tables.compact import Copy, Limits, Plan, plan_copies
 from bulkfetch.tables.report import TableReport, TablesReport
 from bulkfetch.tables.sync import sync_store, sync_tables, tables_status
 from bulkfetch.tables.wanted import DataFile
@@ -192,6 +198,46 @@ def test_a_table_whose_last_invoice_is_withdrawn_has_no_rows(store: LocalStore) 
 
     assert read(store).num_rows == 0
     assert tables_status(store.root).complete
+
+
+def test_the_rows_of_a_commit_that_cannot_be_read_stay_in_both_tables(store: LocalStore) -> None:
+    for name in ("A", "B"):
+        put(store, office(name), 3)
+    compacted(store)
+    truth = read_committed(store, str(ROOT))
+    path = store.root / commit_name(office("A"))
+    path.write_bytes(path.read_bytes()[:-20])
+    put(store, office("C"), 4)
+
+    report = sync_tables(store.root, ["delta"])
+
+    rows = in_order(read(store))
+    assert not report.complete
+    assert rows.slice(0, 6) == truth
+    assert rows["invoice_id"].to_pylist()[6:] == ["C"] * 4
+    assert rows == in_order(read(store, ROOT))
+
+
+def test_what_a_killed_sync_left_under_the_name_of_a_copy_is_used_if_it_is_whole(
+    store: LocalStore,
+) -> None:
+    put(store, office("A"), 3)
+    put(store, office("B"), 3)
+    compacted(store)
+    (name,) = copies(store)
+    shutil.rmtree(store.root / FOLDER / "_delta_log")
+    shutil.rmtree(store.root / FOLDER / "_sources")
+    whole = (store.root / FOLDER / name).stat().st_ino
+
+    compacted(store)
+    used = (store.root / FOLDER / name).stat().st_ino
+    shutil.rmtree(store.root / FOLDER / "_sources")
+    (store.root / FOLDER / name).write_bytes(b"torn")
+    compacted(store)
+
+    assert used == whole
+    assert_is_committed(store)
+    assert copies(store) == {name}
 
 
 def test_a_copy_that_a_table_no_longer_has_is_removed_a_week_later(store: LocalStore) -> None:
@@ -488,6 +534,13 @@ def test_copies_of_the_same_files_do_not_both_count() -> None:
     best, other = copy_of(*some, name="best"), copy_of(*some[:1], name="other")
 
     assert plan_copies(some, [best, other], limits=LIMITS).kept == (best,)
+
+
+def test_a_copy_of_other_numbers_of_rows_than_the_commits_say_does_not_count() -> None:
+    some = files(5, 5)
+    wrong = replace(copy_of(*some), rows=9)
+
+    assert plan_copies(some, [wrong], limits=LIMITS) == Plan((), (tuple(some),))
 
 
 def test_a_copy_goes_with_one_of_its_files_unless_nobody_can_say_what_that_is() -> None:
