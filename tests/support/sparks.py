@@ -23,6 +23,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 AT_LENGTH = os.environ.get("BULKFETCH_TEST_SPARK") == "all"
 """Whether to try all that there is, as `.ci/long spark` does."""
+LONG = pytest.mark.skipif(not AT_LENGTH, reason="takes minutes: `.ci/long spark` runs it")
 SPARK_3_5 = "3.5"
 SPARK_4 = "4"
 _PANDAS = "pandas<3"

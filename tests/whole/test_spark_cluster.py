@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from support.distributed import NOTES, export_by_dying_tasks, settings_at, tree
-from support.sparks import ROOT, SPARK_4, Spark, open_spark, spark_python
+from support.sparks import LONG, ROOT, SPARK_4, Spark, open_spark, spark_python
 
 import bulkfetch
 from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, LONG]
 
 TENANT = ["--invoices", "4", "--line-items", "1500", "--latency-ms", "50"]
 SMALL_PARTS: dict[str, Any] = {"part_rows": 400, "page_size": 100, "max_in_flight": 4}

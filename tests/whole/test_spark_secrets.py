@@ -9,9 +9,9 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from support import onspark
 from support.replay import TOKEN, MadeUp, Served, invoice, serving
-from support.sparks import CONTROL, Spark
+from support.sparks import CONTROL, LONG, Spark
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, LONG]
 
 OFFICE = ("office", "billing_line_items")
 KNOWN = "D08000KNOWN"

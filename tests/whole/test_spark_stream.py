@@ -12,9 +12,9 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from support import onspark
 from support.replay import TOKEN, MadeUp, Served, invoice, serving
-from support.sparks import AT_LENGTH, Spark, SparkError, open_spark
+from support.sparks import AT_LENGTH, LONG, Spark, SparkError, open_spark
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, LONG]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "spark.md").read_text()
 REPLACE = re.findall(r"<!-- recipe: replace -->\n```python\n(.*?)^```$", PAGE, re.M | re.S)[0]
