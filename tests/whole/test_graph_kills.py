@@ -16,9 +16,11 @@ import anyio
 import pytest
 from support.graphoracle import archived_rows, compare
 
+from bulkfetch.archive.exports import read_exports
 from bulkfetch.archive.layout import FAILURES, LOCK
 from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import GraphOptions, RunningSandbox, SandboxOptions, serve
+from bulkfetch.storage.disk import LocalStore
 
 OPTIONS = SandboxOptions(
     invoices=4,
@@ -86,10 +88,17 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def known_to(lake: Path, names: list[str]) -> set[str]:
-    """Return which exports a killed run has the rows of, or has written down their operations."""
+    """Return which exports a killed run has the rows of, and has noted when, or has written down
+    their operations. Without the note a run asks once more whether there are newer data."""
     words = [path.name.split("+") for path in lake.rglob("*+graph+*+operation.json")]
     begun = {f"{line_item_type}/billed/{invoice}" for invoice, _, line_item_type, _ in words}
-    return begun | {name for name in names if archived_rows(lake, name)}
+    checked = {
+        f"{line_item_type}/billed/{invoice}"
+        for invoice, _, line_item_type in (
+            each.split("+") for each in read_exports(LocalStore(lake)).checked
+        )
+    }
+    return begun | {name for name in checked.intersection(names) if archived_rows(lake, name)}
 
 
 async def killed_and_run_again(lake: Path, clean: dict[str, bytes], kill_at: int) -> None:
