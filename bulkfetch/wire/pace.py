@@ -16,8 +16,9 @@ _MOST_SENT = 1024
 """How many requests are remembered until a refusal."""
 _MOST_REFUSALS = 6
 """How many refusals in a row are explained together."""
-_BURSTS = tuple(1.1**power for power in range(60))
-"""The bursts that a server may allow, from 1 to 277 requests."""
+_BURSTS = tuple(1.03**power for power in range(190))
+"""The bursts that a server may allow, from 1 to 266 requests, near enough to each other that one of
+them explains what any server refuses."""
 _TOLERANCE = 1.1
 """How far the rates that explain two refusals may be apart, for the jitter of the network."""
 _BELOW, _ABOVE = 0.97, 1.02

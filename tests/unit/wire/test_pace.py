@@ -57,7 +57,7 @@ def test_two_refusals_after_windows_of_different_length_tell_burst_and_rate_apar
 
 
 @given(
-    st.floats(1.0, 500.0),
+    st.floats(0.5, 6.0),  # windows of faster ones are too short to be measured
     st.integers(1, 200),
     st.lists(st.floats(1.2, 8.0), min_size=1, max_size=3),
 )
@@ -67,9 +67,7 @@ def test_the_rate_of_a_server_is_among_those_that_explain_its_refusals(
     seen = explain([refused(pace * rate, rate, burst, left=burst) for pace in paces])
     assert seen is not None
     least, most = seen
-    assert least / 1.1 <= rate
-    if min(paces) * rate < 50:  # its windows are not too short to be measured
-        assert rate <= most * 1.1
+    assert least / 1.1 <= rate <= most * 1.1
 
 
 def test_what_was_served_since_the_server_had_nothing_left_was_refilled() -> None:
