@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bulkfetch.engine.handle import Handle
-from bulkfetch.settings.declared import GROUPS, Settings, kind_of, settings_of
-from bulkfetch.settings.values import SECRET
+from bulkfetch.settings.declared import GROUPS, Settings, settings_of
+from bulkfetch.settings.values import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +42,25 @@ def own_access(settings: Settings, *, tasks: int, list_every_s: float = 60.0) ->
     """
     rate = settings.max_requests_per_second
     share = replace(
-        settings,
+        without_secrets(settings, "sign_in"),
         max_in_flight=max(1, settings.max_in_flight // tasks),
         max_requests_per_second=None if rate is None else rate / tasks,
-        **_no_secrets_of_storing(),
     )
     return Access(share, list_every_s=list_every_s)
 
 
 def without_credentials(settings: Settings) -> Settings:
-    """Return settings that cannot sign in, nor open an object store."""
+    """Return settings that cannot sign in, nor open an object store or a catalogue."""
     nobody: dict[str, Any] = {each.name: each.default for each in settings_of("sign_in")}
-    return replace(settings, **nobody, **_no_secrets_of_storing())
+    return replace(without_secrets(settings), **nobody)
 
 
-def _no_secrets_of_storing() -> dict[str, Any]:
-    """Return what takes those secrets out of settings that do not sign in: nobody stores
-    anything."""
-    signs_in = {each.name for each in settings_of("sign_in")}
-    return {
+def without_secrets(settings: Settings, *but: str) -> Settings:
+    """Return settings without any secret, those of the groups `but` aside."""
+    kept = {each.name for each in settings_of(*but)}
+    secret: dict[str, Any] = {
         each.name: None
         for each in settings_of(*GROUPS)
-        if kind_of(each) is SECRET and each.name not in signs_in
+        if each.name not in kept and isinstance(getattr(settings, each.name), Secret)
     }
+    return replace(settings, **secret)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,10 +17,8 @@ from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import EngineError
 from bulkfetch.runs.transfers import Fetched
-from bulkfetch.settings.declared import Settings
 from bulkfetch.stats import RunStats
 
-_SIGN_IN = ("token", "graph_token", "token_command", "client_secret", "refresh_token")
 _COUNTED = ("pages", "pages_discarded", "bytes_received", "requests", "retries", "throttled")
 
 
@@ -32,12 +30,6 @@ def pack(value: object) -> str:
 def unpack(text: str) -> Any:
     """Return the value that the driver has packed. The driver also sent the code that runs here."""
     return pickle.loads(base64.b64decode(text))  # noqa: S301  its certificate has proved it
-
-
-def settings_for_executors(settings: Settings) -> Settings:
-    """Return settings without what signs in: the coordinator hands out tokens."""
-    gone: dict[str, Any] = dict.fromkeys(_SIGN_IN)
-    return replace(settings, **gone)
 
 
 def describe_fetched(fetched: Fetched) -> dict[str, Any]:

@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from bulkfetch.archive.layout import ARCHIVE, probe_name
 from bulkfetch.archive.sweep import remove_attempts
+from bulkfetch.engine.access import without_secrets
 from bulkfetch.engine.coordinator import PARTNER_CENTER, Calls, Peer, coordinate, handle_at
 from bulkfetch.engine.executor import Orders, stage_pieces
-from bulkfetch.engine.orders import pack, settings_for_executors
+from bulkfetch.engine.orders import pack
 from bulkfetch.engine.pool import Pool
 from bulkfetch.errors import BulkfetchError, EngineError, SettingsError
 from bulkfetch.runs.export import archive, writing_to
@@ -301,7 +302,7 @@ class _Driver:
         settings = self.settings
         at_once = math.ceil(1.25 * settings.max_in_flight / self.place.tasks)
         told = {
-            "settings": pack(settings_for_executors(settings)),
+            "settings": pack(without_secrets(settings, "storage")),
             "probe": probe,
             "at_once": min(_MOST_AT_ONCE, at_once),
         }

@@ -4,10 +4,15 @@ import pickle
 
 import pytest
 
-from bulkfetch.engine.access import own_access, shared_access, without_credentials
+from bulkfetch.engine.access import (
+    own_access,
+    shared_access,
+    without_credentials,
+    without_secrets,
+)
 from bulkfetch.engine.handle import Handle
 from bulkfetch.errors import SettingsError
-from bulkfetch.settings.declared import Settings, settings_of
+from bulkfetch.settings.declared import GROUPS, Settings, settings_of
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 
@@ -47,6 +52,7 @@ def test_who_asks_by_a_coordinator_has_no_credentials() -> None:
         client_secret=Secret("hush"),
         refresh_token=Secret("hush"),
         storage_sas=Secret("hush"),
+        catalog_options=Secret("credential=hush"),
         sign_in="secret",
         base_url="https://example.org/v1",
         page_size=7,
@@ -67,3 +73,20 @@ def test_settings_without_credentials_are_the_defaults_of_signing_in() -> None:
     nobody, plain = without_credentials(SETTINGS), Settings()
 
     assert [getattr(nobody, name) for name in names] == [getattr(plain, name) for name in names]
+
+
+@pytest.mark.parametrize("group", ["sign_in", "storage"])
+def test_secrets_are_left_to_whom_they_are_for(group: str) -> None:
+    """Those of a catalogue, which only whoever syncs tables needs, go nowhere."""
+    secret = {
+        each.name: Secret(f"{each.name}=hush")
+        for each in settings_of(*GROUPS)
+        if "Secret" in str(Settings.__dataclass_fields__[each.name].type)
+    }
+    kept = {each.name for each in settings_of(group)} & secret.keys()
+
+    left = without_secrets(Settings(**secret), group)  # type: ignore[arg-type]  # all are secrets
+
+    assert {name for name in secret if getattr(left, name) is not None} == kept
+    assert "catalog_options" in secret
+    assert kept
