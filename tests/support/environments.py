@@ -15,10 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def environment(name: str, packages: Sequence[str], *, needed: str) -> Path:
+def environment(
+    name: str, packages: Sequence[str], *, needed: str, constraints: Sequence[str] = ()
+) -> Path:
     """Return the folder of programs of an environment with packages, made once and kept.
 
-    Skips if they cannot be installed, unless the variable `needed` says that they have to be.
+    `constraints` are versions as pip takes them. Skips if the packages cannot be installed, unless
+    the variable `needed` says that they have to be.
     """
     digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:8]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -27,30 +30,34 @@ def environment(name: str, packages: Sequence[str], *, needed: str) -> Path:
     if not folder.exists():
         making = folder.with_name(f"{folder.name}.{os.getpid()}")
         try:
-            _make(making, packages)
+            _make(making, packages, constraints)
             making.rename(folder)
         except (OSError, subprocess.SubprocessError) as error:
             if not folder.exists():  # another process may have made it meanwhile
-                _give_up(f"{name} could not be installed: {error}", needed)
+                give_up(f"{name} could not be installed: {error}", needed)
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return folder / "bin"
 
 
-def _make(folder: Path, packages: Sequence[str]) -> None:
+def _make(folder: Path, packages: Sequence[str], constraints: Sequence[str]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    versions = folder.with_name(f"{folder.name}.txt")
+    versions.write_text("\n".join(constraints))
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=60)
     subprocess.run(
         [
             *(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"),
-            *("--disable-pip-version-check", *packages),
+            *("--disable-pip-version-check", "--constraint", str(versions), *packages),
         ],
         check=True,
         timeout=400,
     )
+    versions.unlink()
 
 
-def _give_up(why: str, needed: str) -> None:
+def give_up(why: str, needed: str) -> None:
+    """Skip a test, or fail it if the variable `needed` says that it has to run."""
     if os.environ.get(needed):
         pytest.fail(why)
     pytest.skip(why)

@@ -5,20 +5,19 @@ PySpark is not installed where the tests run: it is large, and takes other versi
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.environments import environment, give_up
 
 ROOT = Path(__file__).parents[2]
 AT_LENGTH = os.environ.get("BULKFETCH_TEST_SPARK") == "all"
@@ -27,6 +26,7 @@ LONG = pytest.mark.skipif(not AT_LENGTH, reason="takes minutes: `.ci/long spark`
 SPARK_3_5 = "3.5"
 SPARK_4 = "4"
 _PANDAS = "pandas<3"
+_NEEDED = "CI_NEEDS_SPARK"
 _END_S = 30.0
 
 
@@ -42,7 +42,7 @@ def spark_python(version: str) -> str:
     it has to be.
     """
     if shutil.which("java") is None:
-        _give_up("there is no java: install openjdk-17-jre-headless")
+        give_up("there is no java: install openjdk-17-jre-headless", _NEEDED)
     return python_with(f"pyspark=={version}.*", _PANDAS)
 
 
@@ -50,48 +50,14 @@ def python_with(*packages: str) -> str:
     """The interpreter of an environment with packages and what the project needs, which is made
     once and kept; skips as `spark_python` does."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    packages = (*packages, *project["dependencies"])
-    digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    name = re.split("[=<>]", packages[0])[0]
-    folder = cache / "bulkfetch-tests" / f"{name}-python-{own}-{digest}"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        making = folder.with_name(f"{folder.name}.{os.getpid()}")
-        try:
-            _make_environment(making, packages)
-            making.rename(folder)
-        except (OSError, subprocess.SubprocessError) as error:
-            if not python.exists():  # another process may have made it meanwhile
-                _give_up(f"{packages[0]} could not be installed: {error}")
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
-    return str(python)
-
-
-def _make_environment(folder: Path, packages: Sequence[str]) -> None:
-    """Install packages, in the versions that are tested together but for those of Spark's own."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    constraints = folder.with_name(f"{folder.name}.txt")
-    constraints.write_text("\n".join(each for each in lines if not each.startswith("pandas==")))
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=60)
-    subprocess.run(
-        [
-            *(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"),
-            *("--disable-pip-version-check", "--constraint", str(constraints), *packages),
-        ],
-        check=True,
-        timeout=400,
+    folder = environment(
+        re.split("[=<>]", packages[0])[0],
+        (*packages, *project["dependencies"]),
+        needed=_NEEDED,
+        constraints=[each for each in lines if not each.startswith("pandas==")],  # Spark's own
     )
-    constraints.unlink()
-
-
-def _give_up(why: str) -> None:
-    if os.environ.get("CI_NEEDS_SPARK"):
-        pytest.fail(why)
-    pytest.skip(why)
+    return str(folder / "python")
 
 
 CONTROL = "control-in-the-configuration"
