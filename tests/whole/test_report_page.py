@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -25,7 +25,7 @@ from support.htmltree import Node, amount_of, read_html, table_of
 from support.objects_in_memory import Memory
 from support.objectservers import ObjectServer
 from support.replay import Asked, MadeUp, invoice, serving
-from whole.durability.disks import WatchedDisk
+from whole.durability.disks import ReadingStore
 from whole.durability.lakes import Lake
 
 import bulkfetch
@@ -184,25 +184,6 @@ def test_rescues_and_runs_are_those_of_the_records(exported: Path) -> None:
         keys = ("rows", "requests", "retries", "throttled")
         assert [amount_of(cell) for cell in row[3:7]] == [facts[key] for key in keys]
         assert row[7] == f"{facts['elapsed_s']:,.1f}"
-
-
-class ReadingStore(LocalStore):
-    """A store that writes down what is read, and refuses every change."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, WatchedDisk(self._refuse))
-        self.read_names: list[PurePosixPath] = []
-
-    def _refuse(self, what: str, path: Path, size: int) -> int:
-        raise AssertionError(f"{what} {path}")
-
-    def read(self, name: PurePosixPath) -> bytes | None:
-        self.read_names.append(name)
-        return super().read(name)
-
-    def open(self, name: PurePosixPath) -> BinaryIO:
-        self.read_names.append(name)
-        return super().open(name)
 
 
 def test_no_row_is_read_and_nothing_is_written_into_the_archive(lake: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -19,7 +19,7 @@ import pytest
 from support.objects_in_memory import Memory
 from support.objectservers import ObjectServer
 from support.replay import MadeUp, invoice, serving
-from whole.durability.disks import Died, WatchedDisk, counting, dying
+from whole.durability.disks import Died, ReadingStore, WatchedDisk, counting, dying
 from whole.durability.lakes import Lake
 from whole.durability.trial import run_into
 
@@ -202,25 +202,6 @@ def test_no_row_is_read_and_each_record_once(exported: Path) -> None:
     assert len(commits) == len(list(exported.glob("_bulkfetch/commits/*.json")))
     data = [name for name in store.read_names if PurePosixPath(name.parts[0]) in DATA]
     assert [name.parts[0] for name in data] == [str(INVOICES)]
-
-
-class ReadingStore(LocalStore):
-    """A store that writes down what is read, and refuses every change."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, WatchedDisk(self._refuse))
-        self.read_names: list[PurePosixPath] = []
-
-    def _refuse(self, what: str, path: Path, size: int) -> int:
-        raise AssertionError(f"{what} {path}")
-
-    def read(self, name: PurePosixPath) -> bytes | None:
-        self.read_names.append(name)
-        return super().read(name)
-
-    def open(self, name: PurePosixPath) -> BinaryIO:
-        self.read_names.append(name)
-        return super().open(name)
 
 
 def test_nothing_changes_and_a_folder_that_cannot_be_written_is_enough(lake: Path) -> None:

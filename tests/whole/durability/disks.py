@@ -6,11 +6,11 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any, BinaryIO
 
-from bulkfetch.storage.disk import Disk
+from bulkfetch.storage.disk import Disk, LocalStore
 
 Step = Callable[[str, Path, int], int]
 """Told what is about to happen to which file, and with how many bytes; returns how many of them to
@@ -358,3 +358,22 @@ def _apply(entries: dict[Path, int | None], change: dict[Path, int | str | None]
             entries.pop(path, None)
         else:
             entries[path] = number
+
+
+class ReadingStore(LocalStore):
+    """A store that writes down what is read, and refuses every change."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, WatchedDisk(self._refuse))
+        self.read_names: list[PurePosixPath] = []
+
+    def _refuse(self, what: str, path: Path, size: int) -> int:
+        raise AssertionError(f"{what} {path}")
+
+    def read(self, name: PurePosixPath) -> bytes | None:
+        self.read_names.append(name)
+        return super().read(name)
+
+    def open(self, name: PurePosixPath) -> BinaryIO:
+        self.read_names.append(name)
+        return super().open(name)
