@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from bulkfetch.tables.iceberg import table_name
 from bulkfetch.tables.sync import sync_tables
 
 KILLED = 137
+LIMIT_S = 120
 
 
 class Killer:
@@ -64,9 +66,10 @@ class Killer:
 
 
 def in_fork(work: Callable[[], object]) -> int:
-    """Return the exit code of a fork that does the work."""
+    """Return the exit code of a fork that does the work; SIGALRM ends it if it takes too long."""
     child = os.fork()
     if child == 0:
+        signal.alarm(LIMIT_S)
         code = 1
         try:
             work()

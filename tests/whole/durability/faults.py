@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import pickle
+import signal
 import sys
 import threading
 import traceback
@@ -23,6 +24,7 @@ from typing import Any
 KILLED = 77
 """The exit code of a command that was killed; bulkfetch has no such."""
 _CRASHED = 78
+_LIMIT_S = 120
 WORDS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "quota",
@@ -207,12 +209,14 @@ def run_forked(
 ) -> Ended:
     """Do `work` in a fork of this process, a change that is intercepted going wrong.
 
-    Returns how it ended. `work` returns an exit code, as commands do.
+    Returns how it ended. `work` returns an exit code, as commands do; work that takes too long is
+    ended by SIGALRM.
     """
     read_end, write_end = os.pipe()
     said = os.memfd_create("said")
     child = os.fork()
     if child == 0:
+        signal.alarm(_LIMIT_S)
         os.close(read_end)
         code = _CRASHED
         try:
