@@ -1,21 +1,25 @@
-"""A sync that is killed before any change of an object store, deltalake's own among them, leaves
-tables that read, and the next one puts them right."""
+"""A sync that is killed before any change of an object store or a disk, deltalake's own among them,
+leaves tables that read, and the next one puts them right."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
 import pytest
+from support.environments import give_up
 from support.objectservers import S3Server
 from support.storeproxy import Fault, FaultyProxy, ResetBefore, Seen
 from support.tabled import (
@@ -223,3 +227,46 @@ def rows_in(lake: Lake, folder: object) -> set[tuple[str, int]]:
     rows = scan.select("invoice_id", "line_number").collect().rows()
     assert len({*rows}) == len(rows)
     return {*rows}
+
+
+HISTORIES = (
+    *("first", "more", "replaced", "replacing", "optimized", "checkpointed", "narrow"),
+    *("compaction", "compacted"),
+)
+TRIALS = 0 if EVERY == 1 else 3
+"""How many deaths each history has, spread over its changes; 0 is one before every change."""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ends a process before a change of its files, compiled here."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        give_up("a kill before each change of a disk needs Linux and cc", "CI_NEEDS_LAKEHOUSE")
+    found = tmp_path_factory.mktemp("library") / "diskchanges.so"
+    source = Path(__file__).parents[1] / "support" / "diskchanges.c"
+    command = [str(compiler), "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, "-o", found, source], check=True, timeout=60)
+    return found
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_before_any_change_of_a_disk_is_finished_by_the_next(
+    library: Path, tmp_path: Path
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "support.tablekills", library, tmp_path, str(TRIALS), *HISTORIES],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LD_PRELOAD": str(library)},
+        capture_output=True,
+        text=True,
+        timeout=400 if TRIALS else 2400,
+    )
+
+    trials = [line.split() for line in ended.stdout.splitlines()]
+    assert ended.returncode == 0, ended.stderr
+    assert [trial for trial in trials if trial[2:] != ["137", "0"]] == [], ended.stderr
+    deaths = Counter(name for name, *_ in trials)
+    assert deaths.keys() == {*HISTORIES}
+    assert min(deaths.values()) >= 3
+    if not TRIALS:
+        assert deaths.total() > 200
