@@ -65,6 +65,7 @@ class DeltaFormat:
                 table = DeltaTable(self._address(root), storage_options=self._options())
             except TableNotFoundError:
                 return None
+            _refuse_foreign(table, root)
             _refuse_features(table)
             return OpenDeltaTable(self._location.at(root), root, table)
 
@@ -76,6 +77,7 @@ class DeltaFormat:
                 Schema.from_arrow(wanted.arrow),
                 [_added(file, wanted) for file in wanted.files],
                 partition_by=list(wanted.partition),
+                name=_mark_of(wanted.root),
                 configuration=_configuration(wanted),
                 storage_options=self._options(),
                 commit_properties=_properties(run),
@@ -162,6 +164,26 @@ class OpenDeltaTable:
         )
 
 
+def _mark_of(root: PurePosixPath) -> str:
+    """Return the name that a table of ours has in its metadata, by which it is known as ours.
+
+    It is there from version 0 on. No maintenance changes it, and nothing that others write into
+    the table, but a table that they put in its place has another one. It says the folder in the
+    archive, which may be moved or copied.
+    """
+    return f"bulkfetch {root}"
+
+
+def _refuse_foreign(table: DeltaTable, root: PurePosixPath) -> None:
+    """Raise ValueError for a table that bulkfetch has not made, or not for this folder."""
+    name = table.metadata().name or ""
+    if name != _mark_of(root):
+        made = f"it is named {name!r}" if name else "it has no name"
+        raise ValueError(
+            f"{made} and not {_mark_of(root)!r}, so others made it: move it elsewhere to keep it"
+        )
+
+
 def _refuse_features(table: DeltaTable) -> None:
     """Raise ValueError for a table whose files are not all that there is to its rows.
 
@@ -175,13 +197,13 @@ def _refuse_features(table: DeltaTable) -> None:
 
 
 def _refuse_unlike(table: DeltaTable, wanted: WantedTable) -> None:
-    """Raise ValueError for a table that the files of the archive do not fit: others made it, or
-    made it anew."""
+    """Raise ValueError for a table that the files of the archive do not fit any more: others have
+    written over it with another schema."""
     keys = table.metadata().partition_columns
     if keys != list(wanted.partition):
         raise ValueError(
-            f"it is partitioned by {', '.join(keys) or 'nothing'}, and not by "
-            f"{', '.join(wanted.partition) or 'nothing'}, so it is none of this archive"
+            f"others have partitioned it by {', '.join(keys) or 'nothing'}, and not by "
+            f"{', '.join(wanted.partition) or 'nothing'}"
         )
     there = {field.name.casefold(): (field.name, field.type) for field in table.schema().fields}
     fields = [(each.name, each.type) for each in Schema.from_arrow(wanted.arrow).fields]
@@ -195,7 +217,7 @@ def _refuse_unlike(table: DeltaTable, wanted: WantedTable) -> None:
             f"{', '.join(sorted({*differing}))}"
         )
     if fields and not there.keys() & {name.casefold() for name, _ in fields}:
-        raise ValueError("it has no column of the archive's files, so it is none of this archive")
+        raise ValueError("others have left it no column of the archive's files")
 
 
 def _root_of(name: PurePosixPath) -> PurePosixPath:

@@ -477,6 +477,35 @@ def test_a_table_of_others_is_refused_and_left_as_it_is(
     assert table_of(store.root, OFFICE_TABLE).scan().to_arrow().to_pydict() == {"x": [1]}
 
 
+@pytest.mark.parametrize("other", [None, "/elsewhere"])
+def test_a_table_of_our_columns_without_our_mark_is_refused_and_left_as_it_is(
+    other: str | None, store: LocalStore
+) -> None:
+    put(store, office("A"), 3)
+    put(store, unbilled("EUR"), 2)
+    synced(store)
+    catalog = catalog_of(store.root)
+    unbilled_table = next(each for each in tables_of(catalog) if each.startswith("unbilled"))
+    for name in (OFFICE_TABLE, unbilled_table):
+        with table_of(store.root, name).transaction() as change:
+            if other is None:
+                change.remove_properties("bulkfetch.archive")
+            else:
+                change.set_properties({"bulkfetch.archive": other})
+    put(store, office("A"), 4)
+    put(store, unbilled("EUR"), 3)
+    before = {name: paths_of(table) for name, table in tables_of(catalog).items()}
+
+    report = sync_tables(store.root, ["iceberg"])
+
+    whose = f"it belongs to {other}/" if other else "it belongs to something else"
+    for table in report.tables:
+        assert whose in table.problem, table
+        assert "rename or drop it, or choose another catalog_namespace" in table.problem
+    assert len(report.tables) == 2
+    assert {name: paths_of(table) for name, table in tables_of(catalog).items()} == before
+
+
 @pytest.mark.slow
 def test_a_verification_faults_what_others_did_to_a_table_and_nothing_else(
     store: LocalStore,

@@ -41,6 +41,7 @@ from bulkfetch.tables.wanted import read_wanted
 deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
 
 OFFICE_ROOT = str(partition(*OFFICE))
+KEYS = ("provider", "line_item_type")
 
 
 @pytest.fixture
@@ -275,50 +276,161 @@ def test_tables_of_others_in_folders_that_are_not_ours_are_left_alone(store: Loc
     assert deltalake.DeltaTable(str(store.root / "tables/own")).version() == 0
 
 
+FOREIGN: list[tuple[dict[str, list[object]], list[str]]] = [
+    ({"x": [1]}, []),
+    ({"invoice_id": ["A"], "y": ["b"]}, ["y"]),
+    ({"invoice_id": ["A"], "provider": ["p"], "line_item_type": ["t"]}, [*KEYS]),
+]
+
+
+@pytest.mark.parametrize(("foreign", "keys"), FOREIGN)
 @pytest.mark.parametrize(
-    ("foreign", "keys", "what"),
+    "name", [None, "sales", "bulkfetch line_items/provider=p/line_item_type=t"]
+)
+def test_a_table_of_others_in_a_folder_of_ours_is_refused_and_left_as_it_is(
+    name: str | None, foreign: dict[str, list[object]], keys: list[str], store: LocalStore
+) -> None:
+    put(store, office("A"), 3)
+    put(store, Transfer("A", *AZURE), 2)
+    put_headers(store, "A")
+    unused = str(partition("one_time", "billing_line_items"))
+    copies = "_bulkfetch/tables/office/billing_line_items"
+    places = {
+        OFFICE_ROOT: "office/billing_line_items",
+        unused: unused,
+        "tables/invoices": "invoices",
+        copies: "office/billing_line_items compacted",
+    }
+    for place in places:
+        path = str(store.root / place)
+        deltalake.write_deltalake(path, pa.table(foreign), partition_by=keys or None, name=name)
+
+    status = {table.name: table.problem for table in tables_status(store.root).tables}
+    report = sync_tables(store.root, ["delta"], compact=True)
+
+    problems = {table.name: table.problem for table in report.tables}
+    assert problems["azure/usage_line_items"] == ""
+    for place, table in places.items():
+        mark = f"and not 'bulkfetch {place}', so others made it: move it elsewhere to keep it; to"
+        assert mark in problems[table]
+        assert "remove its folder _delta_log and run `bulkfetch tables sync`" in problems[table]
+        assert problems[table] == status[table]
+        assert deltalake.DeltaTable(str(store.root / place)).version() == 0
+        shutil.rmtree(store.root / place / "_delta_log")
+    assert sync_tables(store.root, ["delta"], compact=True).complete
+
+
+def test_a_table_that_others_have_put_in_the_place_of_ours_is_refused(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    synced(store)
+    path = str(store.root / OFFICE_ROOT)
+    schema = deltalake.DeltaTable(path).schema()
+
+    deltalake.DeltaTable.create(path, schema, mode="overwrite", partition_by=[*KEYS])
+
+    assert "it has no name and not" in synced(store)["office/billing_line_items"].problem
+    assert deltalake.DeltaTable(path).version() == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "keys", "what"),
     [
-        ({"x": [1]}, [], "is partitioned by nothing, and not by provider, line_item_type"),
-        ({"invoice_id": ["A"], "y": ["b"]}, ["y"], "is partitioned by y, and not by provider"),
+        (
+            {"y": [1], "x": [1]},
+            ["x"],
+            "others have partitioned it by x, and not by provider, line_item_type",
+        ),
         (
             {"invoice_id": [1], "provider": ["office"], "line_item_type": ["t"]},
-            ["provider", "line_item_type"],
+            [*KEYS],
             "columns of other types or spellings than in the archive's files: invoice_id",
         ),
         (
             {"INVOICE_ID": ["A"], "provider": ["office"], "line_item_type": ["t"]},
-            ["provider", "line_item_type"],
+            [*KEYS],
             "columns of other types or spellings than in the archive's files: invoice_id",
         ),
     ],
 )
-def test_a_table_of_others_in_a_folder_of_ours_is_refused_and_left_as_it_is(
-    foreign: dict[str, list[object]], keys: list[str], what: str, store: LocalStore
+def test_a_table_of_ours_that_others_wrote_over_with_another_schema_is_refused(
+    written: dict[str, list[object]], keys: list[str], what: str, store: LocalStore
 ) -> None:
     put(store, office("A"), 3)
-    put(store, Transfer("A", *AZURE), 2)
-    unused = str(partition("one_time", "billing_line_items"))
-    for place in (OFFICE_ROOT, unused):
-        path = str(store.root / place)
-        deltalake.write_deltalake(path, pa.table(foreign), partition_by=keys or None)
+    synced(store)
+    path = str(store.root / OFFICE_ROOT)
 
-    tables = synced(store)
+    deltalake.write_deltalake(
+        path, pa.table(written), mode="overwrite", schema_mode="overwrite", partition_by=keys
+    )
 
-    assert what in tables["office/billing_line_items"].problem
-    assert tables["azure/usage_line_items"].problem == ""
-    assert deltalake.DeltaTable(str(store.root / OFFICE_ROOT)).version() == 0
-    if keys != ["provider", "line_item_type"]:
-        assert what in tables[unused].problem
-        assert deltalake.DeltaTable(str(store.root / unused)).version() == 0
+    assert what in synced(store)["office/billing_line_items"].problem
+    assert deltalake.DeltaTable(path).version() == 1
 
 
-def test_a_table_of_others_in_the_place_of_the_headers_is_refused(store: LocalStore) -> None:
+def maintain(path: Path) -> None:
+    """Do to a table what others may do: maintenance, properties, rows, versions that go."""
+    table = deltalake.DeltaTable(str(path))
+    table.alter.set_table_description("line items of our tenant")
+    table.alter.set_table_properties({"delta.checkpointInterval": "7", "delta.appendOnly": "false"})
+    table.alter.set_table_properties({"owner": "finance"}, raise_if_not_exists=False)
+    deltalake.write_deltalake(str(path), read_delta(path), mode="append")
+    deltalake.DeltaTable(str(path)).optimize.compact()
+    deltalake.DeltaTable(str(path)).vacuum(dry_run=False)
+    deltalake.DeltaTable(str(path)).restore(1)
+    deltalake.write_deltalake(
+        str(path), read_delta(path), mode="overwrite", schema_mode="overwrite", partition_by=[*KEYS]
+    )
+    table = deltalake.DeltaTable(str(path))
+    table.alter.set_table_properties({"delta.logRetentionDuration": "interval 0 days"})
+    table.create_checkpoint()
+    deltalake.DeltaTable(str(path)).cleanup_metadata()
+
+
+def test_a_table_stays_ours_whatever_maintenance_others_do(store: LocalStore) -> None:
+    put(store, office("A"), 3)
+    synced(store)
+    log = store.root / OFFICE_ROOT / "_delta_log"
+
+    maintain(store.root / OFFICE_ROOT)
+
+    assert not log.joinpath(f"{0:020}.json").exists()
+    assert synced(store)["office/billing_line_items"].problem == ""
+    assert_is_committed(store)
+
+
+def test_an_archive_that_was_copied_or_moved_keeps_its_tables(
+    store: LocalStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    put(store, office("A"), 3)
     put_headers(store, "A")
-    deltalake.write_deltalake(str(store.root / "tables/invoices"), pa.table({"x": [1]}))
+    assert sync_tables(store.root, ["delta"], compact=True).complete
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(store.root, folder / "copied")
+    store.root.rename(folder / "moved")
 
-    assert "so it is none of this archive" in synced(store)["invoices"].problem
+    for name in ("copied", "moved"):
+        other = LocalStore(folder / name)
+        assert all(table.is_current for table in synced(other).values())
+        put(other, office("B"), 2)
+        assert all(not table.problem for table in synced(other).values())
+        assert_is_committed(other)
 
-    assert deltalake.DeltaTable(str(store.root / "tables/invoices")).version() == 0
+
+def test_the_log_of_another_archive_says_what_the_commits_of_this_one_say(
+    store: LocalStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = LocalStore(tmp_path_factory.mktemp("other"))
+    claim(other)
+    put(other, office("B"), 5)
+    synced(other)
+    put(store, office("A"), 3)
+    shutil.copytree(
+        other.root / OFFICE_ROOT / "_delta_log", store.root / OFFICE_ROOT / "_delta_log"
+    )
+
+    assert synced(store)["office/billing_line_items"].removed == 1
+
+    assert_is_committed(store)
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
