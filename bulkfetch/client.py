@@ -18,7 +18,7 @@ import anyio.abc
 import anyio.to_thread
 import pyarrow as pa
 
-from bulkfetch.billing.apis import Routes
+from bulkfetch.billing.apis import Api, Routes, api_of
 from bulkfetch.billing.details import UNBILLED_PROVIDER, api_spelling
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
@@ -49,7 +49,7 @@ from bulkfetch.partnercenter.invoices import (
     get_invoice_page,
     walk_invoices,
 )
-from bulkfetch.partnercenter.parts import find_parts, read_batches, side_by_side
+from bulkfetch.partnercenter.parts import read_batches, side_by_side
 from bulkfetch.partnercenter.summaries import (
     Estimate,
     InvoiceSummary,
@@ -60,7 +60,7 @@ from bulkfetch.partnercenter.summaries import (
 from bulkfetch.runs.documents import save_document
 from bulkfetch.runs.export import walk_and_plan
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.sources import api_wanted, source_of
+from bulkfetch.runs.sources import api_wanted, parts_of, source_of
 from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.paths import file_at
@@ -199,10 +199,12 @@ class Client:
         found: dict[Transfer, list[Part]] = {each: [Part(each)] for each in plan.transfers}
 
         async def find(transfer: Transfer) -> None:
-            source = source_of(transfer, opened.fetcher)
-            found[transfer] = await find_parts(transfer, source, self.settings.part_rows)
+            found[transfer] = await parts_of(transfer, opened.fetcher)
 
         if split:
+            if opened.exports is not None:
+                of_graph = [each for each in plan.transfers if api_of(each) is Api.GRAPH]
+                opened.exports.exports.begin(of_graph, opened.fetcher.tasks)
             await side_by_side([partial(find, transfer) for transfer in plan.transfers])
         return [part for transfer in plan.transfers for part in found[transfer]]
 

@@ -47,6 +47,25 @@ class ExportedData:
         """The size of each file by its name."""
         return {blob.name: blob.size_bytes for blob in self.blobs}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the files, in the order in which they are read."""
+        return tuple(blob.name for blob in self.blobs)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of each file by its name."""
+        return {blob.name: blob.sha256 for blob in self.blobs}
+
+    def file_at(self, line: int) -> tuple[int, int]:
+        """Return the number of the file that has a row, and how many of its rows come before; the
+        number of files for a row behind the last one."""
+        for number, blob in enumerate(self.blobs):
+            if line < blob.lines:
+                return number, line
+            line -= blob.lines
+        return len(self.blobs), 0
+
     def is_same_data(self, other: ExportedData) -> bool:
         """Return whether the other is of the same generation: rows, order and split are the
         same."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
+from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import SettingsError
 
@@ -32,6 +33,9 @@ class Part:
     row_after: str | None = field(default=None, compare=False, repr=False)
     """A digest of the row behind its last one when it was planned; None if that was not asked
     for."""
+    export: ExportedData | None = field(default=None, compare=False, repr=False)
+    """The data of Microsoft Graph that its rows are of, where they were counted when it was
+    planned."""
 
     def __post_init__(self) -> None:
         if self.number < 0 or self.first_line < 0 or (self.rows is not None and self.rows < 1):
@@ -84,3 +88,22 @@ def parts_between(transfer: Transfer, rows_at: Mapping[int, str]) -> Iterator[Pa
                 first_row=rows_at.get(start),
                 row_after=None if end is None else rows_at[end],
             )
+
+
+def parts_of_export(transfer: Transfer, data: ExportedData, part_rows: int) -> list[Part]:
+    """Return the parts of an export, each of about one file, since a file is read from its start.
+
+    So that each makes whole files of an archive, all but the last have `part_rows` rows or a
+    multiple of that. What is less than half of it goes with the file before or behind.
+    """
+    ends = accumulate(blob.lines for blob in data.blobs)
+    nearest = {(end + part_rows // 2) // part_rows * part_rows for end in ends}
+    inner = sorted(line for line in nearest if 0 < line < data.lines)
+    if not inner:
+        return [Part(transfer)]
+    starts: list[int | None] = [0, *inner, None]
+    return [
+        Part(transfer, number, start, None if end is None else end - start, export=data)
+        for number, (start, end) in enumerate(pairwise(starts))
+        if start is not None
+    ]

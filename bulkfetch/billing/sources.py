@@ -59,6 +59,9 @@ class Walk(Generic[P]):
     until: int | None = None
     """The number of the first row that is not wanted; None means to the end. A source need not ask
     beyond it, nor check how the rows end, but the last page may have more rows."""
+    export: ExportedData | None = None
+    """The data of an export that the rows must be of, where they are known. Then it starts at
+    `start.line`, whatever the state of `start`, and `on_export` is not called."""
     on_export: Callable[[ExportedData], None] = lambda data: None
     """Called after the last page, where the rows come from an export: with what identifies it."""
 

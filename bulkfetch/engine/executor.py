@@ -17,6 +17,7 @@ import pyarrow as pa
 from bulkfetch.archive.layout import probe_name
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.archive.sweep import remove_attempt
+from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.parts import Part
 from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
@@ -213,7 +214,7 @@ class ForwardedExports:
         """Return the source of their rows, whose tasks run in a group."""
         return ExportSource(self, tasks, self.room)
 
-    async def access(self, transfer: Transfer) -> Access:
+    async def access(self, transfer: Transfer, known: ExportedData | None = None) -> Access:
         """Return the way to the files of one export. Raises what the driver meets."""
         piece = self.pieces[transfer]
         said = await self.remote.call("manifest", piece=piece)

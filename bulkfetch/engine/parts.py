@@ -53,7 +53,8 @@ async def plan_async(
     transfer have `part_rows` rows each (a setting), the last one as many as are left. For that, the
     service is asked for the first row of each part, and for a few rows past the end. With
     `split=False` nothing is asked, and each transfer is one part. Line items that come in a chain
-    of continuation tokens are one part in any case, and so are those that Microsoft Graph exports:
+    of continuation tokens are one part in any case. Those that Microsoft Graph exports have about
+    one part for each file: the exports are waited for, and the lines of several files counted.
     `new_commerce_api` decides which these are, as for an export.
 
     What is selected, and how settings are given, is as for `bulkfetch.export_async`, and so are the

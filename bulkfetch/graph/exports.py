@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import anyio.abc
@@ -136,8 +137,12 @@ class Exports:
             return False
         return True
 
-    async def access(self, transfer: Transfer) -> Access:
-        """Return the way to the files of an export. Raises what `look` raises."""
+    async def access(self, transfer: Transfer, known: ExportedData | None = None) -> Access:
+        """Return the way to the files of an export, or to those of data that are known, as long as
+        Microsoft Graph has them. Raises what `look` raises."""
+        if known is not None:
+            way = _Way(self.operations, transfer)
+            return Access(transfer, await way.find(known), way.renew, self._clock.now)
         ahead = self._ahead.pop(transfer, None)
         if ahead is None:
             return self.access_to(transfer, *await self.operations.export(transfer))
@@ -159,34 +164,46 @@ class _Way:
 
     operations: Operations
     transfer: Transfer
-    operation: Operation
+    operation: Operation | None = None
+
+    async def find(self, known: ExportedData) -> Manifest:
+        """Return the manifest of data that are known, or of those that came after them. Raises
+        TransferError."""
+        manifest = await self._by_id(known.manifest_id) if known.manifest_id else None
+        if manifest is None or manifest.etag != known.etag:
+            manifest = await self._anew()
+        return manifest
 
     async def renew(self, before: Manifest) -> Manifest:
         """Return a manifest with another SAS, or of other data. Raises TransferError."""
-        for find in (self._of_operation, self._by_id, self._anew):
-            manifest = await find(before)
+        by_id = partial(self._by_id, before.id)
+        for find in (self._of_operation, by_id, self._anew):
+            manifest = await find()
             if manifest is not None and (manifest.etag, manifest.sas) != (before.etag, before.sas):
                 return manifest
+        facts = self.operation and self.operation.facts
         raise TransferError(
             f"transfer {self.transfer}: Microsoft Graph gives no new access to its files, although "
-            f"the one it gave is refused: {self.operation.facts}"
+            f"the one it gave is refused: {facts}"
         )
 
-    async def _of_operation(self, _before: Manifest) -> Manifest | None:
+    async def _of_operation(self) -> Manifest | None:
+        if self.operation is None:
+            return None
         state, self.operation = await self.operations.poll(self.transfer, self.operation)
         if state is None or state.failure is not None or not state.is_ready:
             return None
         return await self.operations.manifest(self.transfer, state)
 
-    async def _by_id(self, before: Manifest) -> Manifest | None:
+    async def _by_id(self, manifest_id: str) -> Manifest | None:
         try:
-            return await self.operations.manifest_by_id(self.transfer, before.id)
+            return await self.operations.manifest_by_id(self.transfer, manifest_id)
         except TransferError as error:
             if isinstance(error.__cause__, HttpStatusError):
                 return None
             raise
 
-    async def _anew(self, _before: Manifest) -> Manifest | None:
+    async def _anew(self) -> Manifest:
         self.operation, manifest = await self.operations.export(self.transfer, anew=True)
         return manifest
 

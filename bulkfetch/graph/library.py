@@ -86,11 +86,11 @@ class BillingExport:
         exports = self.exports.sources.exports
         access = await exports.access(self.transfer)
         manifest = access.manifest
-        paths = [Path(folder) / blob.name for blob in manifest.blobs]
-        for parent in {path.parent for path in paths}:
+        paths = {name: Path(folder) / name for name in manifest.names}
+        for parent in {path.parent for path in paths.values()}:
             await anyio.to_thread.run_sync(_make_folder, parent)
         async with spooling(exports, self.exports.tasks, access, paths) as files:
-            return describe(manifest, [await file.result() for file in files])
+            return describe(manifest, [await each.result() for each in files.values()])
 
     async def batches(
         self, on_export: Callable[[ExportedData], None] = lambda data: None

@@ -311,7 +311,9 @@ class Operations:
 
     async def manifest_by_id(self, transfer: Transfer, manifest_id: str) -> Manifest:
         """Return the manifest of that id. Raises TransferError."""
-        return await self.manifest_at(transfer, _manifest_path(manifest_id))
+        manifest = await self.manifest_at(transfer, _manifest_path(manifest_id))
+        await self._check_tenant(transfer, manifest)
+        return manifest
 
     async def manifest_at(self, transfer: Transfer, path: str) -> Manifest:
         """Return the manifest at a path of Microsoft Graph. Raises TransferError."""

@@ -61,8 +61,8 @@ async def _first_row(exports: Exports, access: Access) -> Any:
         return None
     with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
         path = Path(folder) / "blob-0"
-        spooled = await spool(access.manifest.blobs[0], path, access, exports.accounts.session)
-        line = await anyio.to_thread.run_sync(_first_line, spooled.path)
+        await spool(access.manifest.blobs[0], path, access, exports.accounts.session)
+        line = await anyio.to_thread.run_sync(_first_line, path)
     return shape_of(loads(line)) if line else None
 
 

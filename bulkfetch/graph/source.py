@@ -6,8 +6,9 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol
@@ -16,7 +17,8 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from bulkfetch.billing.exports import ExportedData
+from bulkfetch.billing.exports import ExportedBlob, ExportedData
+from bulkfetch.billing.parts import Part, parts_of_export
 from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.pages import P
@@ -24,18 +26,21 @@ from bulkfetch.errors import (
     ContradictionError,
     ExpiredBookmarkError,
     MalformedBodyError,
+    RenewedExportError,
     StorageError,
     TransferError,
 )
 from bulkfetch.graph.exports import Accounts, Exports
 from bulkfetch.graph.lines import READ_BYTES, read_pages
-from bulkfetch.graph.manifests import Manifest
-from bulkfetch.graph.spool import Access, Spooled, spool
+from bulkfetch.graph.manifests import Blob, Manifest
+from bulkfetch.graph.spool import Access, spool
 from bulkfetch.storage.disk import explain
 from bulkfetch.wire.tasks import Task
 
 FOLDER = "bulkfetch-export-"
 """How the name of a folder begins in which the files of an export are kept for a while."""
+_MOST_RENEWALS = 3
+"""How often the lines of an export are counted whose data are made anew meanwhile."""
 _ETAG, _BLOB, _SKIPPED = "etag", "blob", "skipped"
 """Names in a bookmark: the version of the data, the file, and its lines before the page."""
 
@@ -75,8 +80,9 @@ class Files(Protocol):
         are."""
         ...
 
-    async def access(self, transfer: Transfer) -> Access:
-        """Return the way to the files of one export. Raises TransferError and StorageError."""
+    async def access(self, transfer: Transfer, known: ExportedData | None = None) -> Access:
+        """Return the way to the files of one export, or to those of data that are known, as long as
+        they are there. Raises TransferError and StorageError."""
         ...
 
     async def drop(self, transfer: Transfer) -> None:
@@ -100,6 +106,25 @@ class ExportSource:
         """Return None: where a line is, only its file tells."""
         return None
 
+    async def parts(self, transfer: Transfer, part_rows: int) -> list[Part]:
+        """Return the parts of an export: about one for each file, as `parts_of_export` cuts it.
+
+        The lines of several files are counted for that; one file is one part. So is an export that
+        cannot be had now: whoever reads that part meets the reason. Raises StorageError.
+        """
+        for _ in range(_MOST_RENEWALS):
+            try:
+                access = await self._exports.access(transfer)
+                if len(access.manifest.blobs) < 2:
+                    break
+                data = await count_lines(self._exports, self._tasks, access)
+                return parts_of_export(transfer, data, part_rows)
+            except RenewedExportError:
+                continue
+            except TransferError:
+                break
+        return [Part(transfer)]
+
 
 class _ExportWalk(Generic[P]):
     """One walk over the files of an export."""
@@ -115,36 +140,40 @@ class _ExportWalk(Generic[P]):
         self._line = walk.start.line
 
     async def pages(self) -> AsyncGenerator[PlacedPage[P], None]:
-        access = await self._exports.access(self._transfer)
+        access = await self._exports.access(self._transfer, self._walk.export)
         manifest = access.manifest
-        first = self._find_start(manifest)
+        start = self._find_start(manifest)
+        blobs = self._find_files(manifest, start)
         folder = await anyio.to_thread.run_sync(self._make_folder)
-        paths = [folder / f"blob-{number}" for number in range(len(manifest.blobs))]
+        paths = {blob.name: folder / f"blob-{number}" for number, blob in enumerate(blobs)}
         try:
             async with spooling(self._exports, self._tasks, access, paths) as files:
-                for number, file in enumerate(files):
-                    spooled = await file.result()
-                    if number < first:
+                for number, name in enumerate(manifest.names):
+                    if number < start.file or name not in files:
                         continue
-                    is_last_file = number == len(files) - 1
-                    async with aclosing(self._pages_of(spooled, manifest, is_last_file)) as pages:
+                    blob = await files[name].result()
+                    self._check_known(blob)
+                    skipped = start.skipped if number == start.file else 0
+                    pages = self._pages_of(blob, paths[name], skipped, manifest)
+                    async with aclosing(pages):
                         async for placed in pages:
                             yield placed
                     if self._walk.until is not None and self._line >= self._walk.until:
                         return
-                self._walk.on_export(describe(manifest, [await file.result() for file in files]))
-                await self._exports.drop(self._transfer)
+                if self._walk.export is None:
+                    all_blobs = [await files[name].result() for name in manifest.names]
+                    self._walk.on_export(describe(manifest, all_blobs))
+                    await self._exports.drop(self._transfer)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def _pages_of(
-        self, spooled: Spooled, manifest: Manifest, is_last_file: bool
+        self, blob: ExportedBlob, path: Path, skipped: int, manifest: Manifest
     ) -> AsyncGenerator[PlacedPage[P], None]:
         """Yield the pages of one file, decoded ahead of their turn."""
-        blob, state = spooled.blob, self._walk.start.state
-        count = _skipped(state) if state.get(_BLOB) == blob.name else 0
-        async with aclosing(self._decoded(spooled, count)) as pages:
+        count, is_last_file = skipped, blob.name == manifest.names[-1]
+        async with aclosing(self._decoded(blob, path, skipped)) as pages:
             async for page in pages:
                 here: dict[str, int | str | None] = {
                     _ETAG: manifest.etag,
@@ -164,10 +193,12 @@ class _ExportWalk(Generic[P]):
                 f"{count} rows were read of them"
             )
 
-    async def _decoded(self, spooled: Spooled, skipped: int) -> AsyncGenerator[P, None]:
+    async def _decoded(
+        self, blob: ExportedBlob, path: Path, skipped: int
+    ) -> AsyncGenerator[P, None]:
         """Yield the pages of a file in order, while the next ones are decoded, as far as there is
         room for them."""
-        texts = read_pages(chunks_of(spooled.path), skipped=skipped)
+        texts = read_pages(chunks_of(path), skipped=skipped)
         ahead: deque[Task[P]] = deque()
         is_over = False
         try:
@@ -185,12 +216,11 @@ class _ExportWalk(Generic[P]):
                 self._room.pages.release()
         except MalformedBodyError as error:
             raise TransferError(
-                f"transfer {self._transfer}, file {spooled.blob.name}, behind row {self._line}: "
-                f"{error}"
+                f"transfer {self._transfer}, file {blob.name}, behind row {self._line}: {error}"
             ) from error
         except OSError as error:
             raise StorageError(
-                f"a file of an export cannot be read again: {explain(error, spooled.path)}"
+                f"a file of an export cannot be read again: {explain(error, path)}"
             ) from error
         finally:
             texts.close()
@@ -233,39 +263,84 @@ class _ExportWalk(Generic[P]):
                 f"{explain(error, self._exports.scratch or Path(tempfile.gettempdir()))}"
             ) from error
 
-    def _find_start(self, manifest: Manifest) -> int:
-        """Return the number of the file where the walk starts. Raises ExpiredBookmarkError if the
-        data are others now."""
-        state = self._walk.start.state
+    def _find_start(self, manifest: Manifest) -> _Start:
+        """Return where the walk starts. Raises ExpiredBookmarkError, or RenewedExportError where
+        the data are known, if they are others now."""
+        known, state = self._walk.export, self._walk.start.state
+        if known is not None:
+            if (manifest.etag, manifest.names) != (known.etag, known.names):
+                raise self._renewed()
+            return _Start(*known.file_at(self._walk.start.line))
         if not state:
-            return 0
+            return _Start()
         name = state.get(_BLOB)
         if state.get(_ETAG) != manifest.etag or name not in manifest.names:
             raise ExpiredBookmarkError(
                 f"transfer {self._transfer}: Microsoft Graph has made its data anew since an "
                 "earlier run began to fetch them"
             )
-        return manifest.names.index(str(name))
+        return _Start(manifest.names.index(str(name)), _skipped(state))
+
+    def _find_files(self, manifest: Manifest, start: _Start) -> tuple[Blob, ...]:
+        """Return the files to fetch: all of them, as a commit describes all, unless it is known in
+        which ones the rows are."""
+        known, until = self._walk.export, self._walk.until
+        if known is None:
+            return manifest.blobs
+        end = len(manifest.blobs) if until is None else known.file_at(until - 1)[0] + 1
+        return manifest.blobs[start.file : end]
+
+    def _check_known(self, blob: ExportedBlob) -> None:
+        """Raise RenewedExportError if a file of data that are known has other bytes."""
+        known = {} if self._walk.export is None else self._walk.export.hashes
+        if known.get(blob.name, blob.sha256) != blob.sha256:
+            raise self._renewed()
+
+    def _renewed(self) -> RenewedExportError:
+        return RenewedExportError(
+            f"transfer {self._transfer}: Microsoft Graph has made its data anew since its parts "
+            "were planned"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a walk starts: in which file, and behind how many of its lines."""
+
+    file: int = 0
+    skipped: int = 0
+
+
+async def count_lines(exports: Files, tasks: anyio.abc.TaskGroup, access: Access) -> ExportedData:
+    """Count the lines of the files of an export, and return what identifies its data.
+
+    The files are fetched side by side, checked to be whole, and not kept. Raises TransferError:
+    RenewedExportError if the data are made anew meanwhile.
+    """
+    names = access.manifest.names
+    async with spooling(exports, tasks, access, dict.fromkeys(names)) as files:
+        return describe(access.manifest, [await files[name].result() for name in names])
 
 
 @asynccontextmanager
 async def spooling(
-    exports: Files, tasks: anyio.abc.TaskGroup, access: Access, paths: Sequence[Path]
-) -> AsyncIterator[list[Task[Spooled]]]:
-    """Fetch the files of an export side by side, each to its path; at the end, those that have not
-    come are given up."""
+    exports: Files, tasks: anyio.abc.TaskGroup, access: Access, paths: Mapping[str, Path | None]
+) -> AsyncIterator[dict[str, Task[ExportedBlob]]]:
+    """Fetch files of an export side by side, each to the path of its name, or only to be counted;
+    at the end, those that have not come are given up."""
     connect = exports.accounts.session
-    files = [
-        Task(tasks, partial(spool, blob, path, access, connect))
-        for blob, path in zip(access.manifest.blobs, paths, strict=True)
-    ]
+    files = {
+        blob.name: Task(tasks, partial(spool, blob, paths[blob.name], access, connect))
+        for blob in access.manifest.blobs
+        if blob.name in paths
+    }
     try:
         yield files
     finally:
         with anyio.CancelScope(shield=True):
-            for file in files:
+            for file in files.values():
                 file.cancel()
-            for file in files:
+            for file in files.values():
                 await file.ended()
 
 
@@ -281,7 +356,7 @@ def chunks_of(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def describe(manifest: Manifest, files: list[Spooled]) -> ExportedData:
+def describe(manifest: Manifest, blobs: Iterable[ExportedBlob]) -> ExportedData:
     """Return what identifies the data of an export."""
     return ExportedData(
         etag=manifest.etag,
@@ -290,5 +365,5 @@ def describe(manifest: Manifest, files: list[Spooled]) -> ExportedData:
         created=manifest.created,
         invoice_version=manifest.invoice_version,
         attribute_set=manifest.attribute_set,
-        blobs=tuple(file.blob for file in files),
+        blobs=tuple(blobs),
     )

@@ -45,30 +45,38 @@ _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
 _RENEWALS_IN_VAIN, _CHANGES = 2, 2
 
 
-@dataclass(frozen=True, slots=True)
-class Spooled:
-    """A file of an export that is here as a whole, and what was found out as it came."""
-
-    path: Path
-    blob: ExportedBlob
-
-
 class ChangedBlobError(RequestError):
     """The server has other bytes under the name of a file now."""
 
     reason = "contradiction"
 
 
+class _Nowhere:
+    """A file that keeps nothing of what is written to it."""
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def seek(self, offset: int) -> None:
+        pass
+
+    def truncate(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Spooling:
     """A file on its way to the folder: a Receiver of its bytes, which may come in several goes.
 
-    Its methods block.
+    Without a path, its bytes are checked and counted, and not kept. Its methods block.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.received = 0
         self._path = path
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO | _Nowhere | None = None
         self._etag = ""
         self._size: int | None = None
         self._sha256 = hashlib.sha256()
@@ -124,7 +132,7 @@ class Spooling:
         """Begin again, with whichever bytes the server has now."""
         self._begin_again("", None)
 
-    def finish(self, blob: Blob) -> Spooled:
+    def finish(self, blob: Blob) -> ExportedBlob:
         """Return the whole file. Raises MalformedBodyError if it is cut or damaged: then it has to
         come again; and StorageError."""
         try:
@@ -139,14 +147,13 @@ class Spooling:
             raise
         except OSError as error:
             raise _not_kept(self._path, error) from error
-        facts = ExportedBlob(
+        return ExportedBlob(
             name=blob.name,
             size_bytes=self.received,
             etag=self._etag,
             sha256=self._sha256.hexdigest(),
             lines=self._count.lines,
         )
-        return Spooled(self._path, facts)
 
     def close(self) -> None:
         """Close the file."""
@@ -164,16 +171,17 @@ class Spooling:
         self._etag, self._size, self.received = etag, size, 0
         self._sha256, self._count = hashlib.sha256(), LineCount()
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> BinaryIO | _Nowhere:
         if self._file is None:
-            self._file = self._path.open("wb")
+            self._file = _Nowhere() if self._path is None else self._path.open("wb")
         return self._file
 
 
-def _not_kept(path: Path, error: OSError) -> StorageError:
+def _not_kept(path: Path | None, error: OSError) -> StorageError:
+    folder = Path() if path is None else path.parent
     return StorageError(
         "a file of an export cannot be kept, compressed, until its rows are written: "
-        f"{explain(error, path.parent)}"
+        f"{explain(error, folder)}"
     )
 
 
@@ -244,9 +252,9 @@ def check_same(transfer: Transfer, before: Manifest, now: Manifest) -> None:
         )
 
 
-async def spool(blob: Blob, path: Path, access: Access, connect: Connect) -> Spooled:
-    """Fetch a file of an export to `path`, and return what was found out about it; `connect` gives
-    the session with a server.
+async def spool(blob: Blob, path: Path | None, access: Access, connect: Connect) -> ExportedBlob:
+    """Fetch a file of an export to `path`, or only count it, and return what was found out about
+    it; `connect` gives the session with a server.
 
     It continues where an answer broke off, and renews the SAS where that has lapsed. Raises
     RenewedExportError if the data are others now, another TransferError if the server does not give
@@ -339,7 +347,7 @@ def _meaning_of(error: BulkfetchError) -> _Meaning:
 
 async def _continue(
     blob: Blob, spooling: Spooling, access: Access, sas: Secret, session: Session
-) -> Spooled:
+) -> ExportedBlob:
     session.learn(sas)
     request = Request(
         access.manifest.path_of(blob),

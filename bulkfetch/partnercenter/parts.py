@@ -19,6 +19,8 @@ from bulkfetch.errors import (
     BulkfetchError,
     ContradictionError,
     HttpStatusError,
+    NothingExportedError,
+    RenewedExportError,
     StalePartError,
     TransferError,
 )
@@ -76,7 +78,8 @@ async def read_batches(part: Part, source: PageSource) -> AsyncGenerator[pa.Reco
     """
     transfer, line = part.transfer, part.first_line
     decoder = PageDecoder(transfer.invoice_id, transfer.detail.schema)
-    walk = Walk(transfer, decoder, _start_of(part, source), until=part.until)
+    start = _start_of(part, source)
+    walk = Walk(transfer, decoder, start, until=part.until, export=part.export)
     try:
         async with aclosing(source.pages(walk)) as pages:
             async for placed in pages:
@@ -91,8 +94,13 @@ async def read_batches(part: Part, source: PageSource) -> AsyncGenerator[pa.Reco
                     break
     except StalePartError:
         raise
+    except (RenewedExportError, NothingExportedError) as error:
+        if part.export is None:
+            raise
+        raise _stale(part, "Microsoft Graph has made its data anew, or has none now") from error
     except TransferError as error:
-        if line > part.first_line or not (line and _is_past_end(error)):
+        is_past_end = part.export is None and _is_past_end(error)
+        if line > part.first_line or not (line and is_past_end):
             raise
         raise _stale(part, f"there is no line {line} now") from error
     if part.until is not None and line < part.until:
@@ -123,6 +131,8 @@ async def side_by_side(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
 
 
 def _start_of(part: Part, source: PageSource) -> Bookmark:
+    if part.export is not None:
+        return Bookmark(part.first_line)
     if part.first_line == 0:
         return BEGINNING
     start = source.bookmark_at(part.first_line)

@@ -7,12 +7,15 @@ from decimal import Decimal
 
 from bulkfetch.billing.apis import Wanted
 from bulkfetch.billing.details import Paging
+from bulkfetch.billing.parts import Part
 from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import TransferError
+from bulkfetch.graph.source import ExportSource
 from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.partnercenter.chains import ChainSource
 from bulkfetch.partnercenter.offsets import OffsetSource
+from bulkfetch.partnercenter.parts import find_parts
 from bulkfetch.settings.declared import ServiceSettings, why_no_graph
 
 
@@ -53,3 +56,14 @@ def source_of(transfer: Transfer, fetcher: Fetcher) -> PageSource:
     No other code asks how a transfer is paged.
     """
     return _SOURCES[transfer.detail.paging](fetcher)
+
+
+async def parts_of(transfer: Transfer, fetcher: Fetcher) -> list[Part]:
+    """Return the parts of a transfer; one for all of it where they cannot be found now.
+
+    Raises SignInError, ServerUnavailableError or StorageError.
+    """
+    source, part_rows = source_of(transfer, fetcher), fetcher.settings.part_rows
+    if isinstance(source, ExportSource):
+        return await source.parts(transfer, part_rows)
+    return await find_parts(transfer, source, part_rows)

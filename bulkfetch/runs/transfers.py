@@ -237,6 +237,7 @@ async def _stage_part(part: Part, job: Job, staging: Staging) -> Fetched:
         total_column=schema.total,
         total=_sum_up([each.total for each in counts]),
         rescues=sum((each.rescues for each in counts), Counter()),
+        graph=part.export,
     )
     return Fetched(commit, tuple(staged))
 

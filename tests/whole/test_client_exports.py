@@ -25,12 +25,22 @@ from bulkfetch.errors import (
     NothingExportedError,
     RenewedExportError,
     SettingsError,
+    StalePartError,
     TransferError,
 )
 from bulkfetch.sandbox import Fault, Faults, GraphOptions, RunningSandbox, SandboxOptions, serve
+from bulkfetch.sandbox.faults import CHANGES
 from bulkfetch.settings.values import Secret
 
 INVOICE = "G000700185"
+
+
+def each_change() -> list[object]:
+    """Every way in which data are made anew; the first two belong to the quick tests."""
+    return [
+        pytest.param(change, marks=[] if change in ("rows", "beside") else pytest.mark.slow)
+        for change in CHANGES
+    ]
 
 
 @asynccontextmanager
@@ -51,6 +61,7 @@ async def opened(
             token=Secret(sandbox.token),
             graph_url=sandbox.graph.url,
             graph_token=Secret(sandbox.graph.token),
+            part_rows=10,
         ) as client,
     ):
         yield client, sandbox
@@ -128,6 +139,99 @@ async def test_batches_whose_data_are_made_anew_end_as_an_error() -> None:
                 batch
                 async for batch in client.read_batches(Part(Transfer(INVOICE, "graph", "usage")))
             ]
+
+
+def in_order(sandbox: RunningSandbox, name: str, tables: list[pa.Table]) -> bool:
+    """Whether tables, put together, are the rows of an export as they are now."""
+    table = pa.concat_tables(tables)
+    drawn = [json.loads(row, parse_float=Decimal) for row in sandbox.graph.exporting.rows(name)]
+    quantities = [row["Quantity"] for row in drawn]
+    lines = table.column("line_number").to_pylist()
+    return (lines, table.column("Quantity").to_pylist()) == ([*range(len(drawn))], quantities)
+
+
+async def test_an_export_of_several_files_is_planned_as_parts_that_ask_for_nothing_new() -> None:
+    """They are read by the manifest that was planned: nothing is exported again."""
+    async with opened(blobs=5) as (client, sandbox):
+        parts = await client.plan(bulkfetch.Selection(providers=["graph"]))
+        of_usage = [part for part in parts if part.transfer == Transfer(INVOICE, "graph", "usage")]
+        begun = len(sandbox.graph.exporting.operations.begun)
+        tables = [await client.read_part(pickle.loads(pickle.dumps(part))) for part in of_usage]
+        assert [part.first_line for part in of_usage] == [0, 10, 20, 30, 40]
+        assert in_order(sandbox, f"usage/billed/{INVOICE}", tables)
+        assert begun == len({part.transfer for part in parts})
+        assert len(sandbox.graph.exporting.operations.begun) == begun
+
+
+@pytest.mark.parametrize("change", each_change())
+async def test_parts_of_data_that_are_made_anew_are_not_mixed(change: str) -> None:
+    async with opened(blobs=3) as (client, sandbox):
+        first, second, _ = await planned(client)
+        before = await client.read_part(first)
+        sandbox.graph.exporting.renew(f"usage/billed/{INVOICE}", change)
+        with pytest.raises(StalePartError, match="plan them again"):
+            await client.read_part(second)
+        tables = [await client.read_part(part) for part in await planned(client)]
+        assert in_order(sandbox, f"usage/billed/{INVOICE}", tables)
+        assert before.num_rows == 20
+
+
+async def planned(client: bulkfetch.Client) -> list[Part]:
+    """The parts of the usage."""
+    wanted = bulkfetch.Selection(invoices=[INVOICE], line_item_types=["usage"])
+    return await client.plan(wanted)
+
+
+@pytest.mark.parametrize("change", each_change())
+async def test_a_part_whose_data_are_made_anew_while_it_is_read_is_stale(change: str) -> None:
+    rule = Fault("renewed_in_body", endpoint="blob", share=0.5, nth=(2,), change=change, times=1)
+    async with opened(rule, blobs=3) as (client, sandbox):
+        _, part, _ = await planned(client)
+        if change == "beside":  # the files of the plan are still there
+            assert (await client.read_part(part)).num_rows == 10
+        else:
+            with pytest.raises(StalePartError, match="plan them again"):
+                await client.read_part(part)
+        assert sandbox.graph.blob_stats.faults["renewed_in_body"] == 1
+
+
+async def test_data_that_are_made_anew_while_they_are_counted_are_counted_again() -> None:
+    rule = Fault("renewed_in_body", endpoint="blob", share=0.5, times=2)
+    async with opened(rule, blobs=3) as (client, sandbox):
+        tables = [await client.read_part(part) for part in await planned(client)]
+        assert len(tables) == 3
+        assert in_order(sandbox, f"usage/billed/{INVOICE}", tables)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (Fault("blob_cut", endpoint="blob"), "is cut"),
+        (Fault("status", endpoint="export", status=403), "403"),
+        pytest.param(Fault("blob_checksum", endpoint="blob"), "damaged", marks=pytest.mark.slow),
+        pytest.param(Fault("lost_blob", endpoint="operation"), "lists 2", marks=pytest.mark.slow),
+        pytest.param(Fault("doubled_blob", endpoint="operation"), "twice", marks=pytest.mark.slow),
+    ],
+)
+async def test_what_cannot_be_counted_is_one_part_and_reading_it_says_why(
+    rule: Fault, says: str
+) -> None:
+    async with opened(rule, blobs=3) as (client, _):
+        (part,) = await planned(client)
+        assert part == Part(part.transfer)
+        with pytest.raises(TransferError, match=says):
+            await client.read_part(part)
+        wanted = bulkfetch.Selection(providers=["office"])
+        assert len(await client.plan(wanted)) > 0
+
+
+async def test_a_file_with_other_bytes_than_were_counted_is_stale() -> None:
+    """As where a file is written over in place, and neither version nor names say so."""
+    rule = Fault("blob_lost_row", endpoint="blob", nth=(2,))
+    async with opened(rule, blobs=3) as (client, _):
+        _, part, _ = await planned(client)
+        with pytest.raises(StalePartError, match="plan them again"):
+            await client.read_part(part)
 
 
 @pytest.mark.parametrize(

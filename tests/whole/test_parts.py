@@ -93,21 +93,69 @@ def test_parts_of_both_apis_are_the_tables_of_an_export(
     """Legacy invoices, new commerce that v1 serves, and newer ones that Microsoft Graph exports."""
     tenant = ["--invoices", "12", "--line-items", "60", "--newest", "2024-05"]
     with spawn([*tenant, "--graph-blobs", "3"]) as sandbox:
-        given = at(sandbox, graph_url=sandbox.graph_url, graph_token=sandbox.graph_token)
-        parts = bulkfetch.plan(part_rows=100, **given)
-        pickled = [pickle.dumps(part) for part in parts]
-        tables = [*processes.map(partial(bulkfetch.read_part, **given), map(pickle.loads, pickled))]
-        report = bulkfetch.export(tmp_path, **given)
-
-    expected, found = exported(tmp_path, report), put_together(parts, tables)
-    assert expected.keys() == found.keys()
-    assert all(found[key].equals(table) for key, table in expected.items())
+        parts = check_against_export(sandbox, processes, tmp_path)
     of_graph = [part for part in parts if part.transfer.provider == "graph"]
     assert {part.transfer.line_item_type for part in of_graph} == {"reconciliation", "usage"}
     assert {part.transfer.provider for part in parts} > {"office", "one_time", "graph"}
-    assert all(part.rows is None and part.number == 0 for part in of_graph)
+    assert {part.number for part in of_graph} == {0, 1, 2}
+
+
+def check_against_export(
+    sandbox: SpawnedSandbox, processes: Executor, lake: Path, **selection: Any
+) -> list[bulkfetch.Part]:
+    """Plan parts, read them in other processes, and hold them against an export."""
+    given = at(sandbox, graph_url=sandbox.graph_url, graph_token=sandbox.graph_token, part_rows=20)
+    parts = bulkfetch.plan(**given, **selection)
+    pickled = [pickle.dumps(part) for part in parts]
+    tables = [*processes.map(partial(bulkfetch.read_part, **given), map(pickle.loads, pickled))]
+    report = bulkfetch.export(lake, **given, **selection)
+
+    expected, found = exported(lake, report), put_together(parts, tables)
+    assert expected.keys() == found.keys()
+    assert all(found[key].equals(table) for key, table in expected.items())
     said = b"".join(pickled) + repr(parts).encode()
     assert not [word for word in (sandbox.graph_token, "sig=", "sv=") if word.encode() in said]
+    return parts
+
+
+OF_GRAPH = ["--invoices", "2", "--line-items", "70", "--newest", "2024-05", "--amendments", "0"]
+FORMS: dict[str, tuple[list[str], str]] = {
+    "gzip members": (["--graph-blobs", "3"], 'kind = "blob_members"'),
+    "unzipped on the way": (["--graph-blobs", "4"], 'kind = "blob_unzipped"'),
+    "line ends of Windows": (["--graph-blobs", "3"], 'kind = "blob_crlf"'),
+    "blank lines": (["--graph-blobs", "3"], 'kind = "blob_blank_lines"'),
+    "no line end at the end": (["--graph-blobs", "3"], 'kind = "blob_last_line"'),
+    "no ranges": (["--graph-blobs", "3"], 'kind = "no_ranges"'),
+    "another order each time": (["--graph-blobs", "7", "--graph-order", "shuffled"], ""),
+    "a manifest by a link": (["--graph-blobs", "3", "--graph-location", "link"], ""),
+    "more blobs than parts": (["--graph-blobs", "30"], ""),
+    "odd rows": (["--graph-blobs", "3", "--graph-rows", "every"], ""),
+    "cut once": (["--graph-blobs", "3"], 'kind = "blob_cut"\nnth = [1, 3]'),
+    "broken off": (["--graph-blobs", "3"], 'kind = "reset_body"\nshare = 0.3\nnth = [1, 3, 5]'),
+    "a row too few once": (["--graph-blobs", "3"], 'kind = "blob_cut_line"\nnth = [2]'),
+    "a SAS that lapses": (["--graph-blobs", "3"], 'kind = "sas_lapses"\nshare = 0.4\nnth = [1, 3]'),
+    **{
+        f"a SAS that {call} renews": (
+            ["--graph-blobs", "3", "--graph-fresh-sas", call],
+            'kind = "sas_lapses"\nshare = 0.4\nnth = [1, 4]',
+        )
+        for call in ("manifest", "export")
+    },
+    "throttled": (["--graph-blobs", "3"], 'kind = "status"\nstatus = 503\nnth = [1, 3]'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_parts_of_an_export_in_any_form_are_the_tables_of_an_export(
+    form: str, processes: Executor, tmp_path: Path
+) -> None:
+    arguments, rule = FORMS[form]
+    faults = tmp_path / "faults.toml"
+    faults.write_text(f'[[fault]]\nendpoint = "blob"\n{rule}' if rule else "")
+    with spawn([*OF_GRAPH, *arguments, "--faults", str(faults)]) as sandbox:
+        parts = check_against_export(sandbox, processes, tmp_path / "lake", providers="graph")
+    assert {part.number for part in parts} >= {0, 1, 2}
 
 
 async def test_25_000_rows_of_two_details_are_planned_in_ten_requests() -> None:

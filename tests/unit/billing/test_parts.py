@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkfetch.billing.parts import Part, next_boundary, parts_between
+from bulkfetch.billing.exports import ExportedBlob, ExportedData
+from bulkfetch.billing.parts import Part, next_boundary, parts_between, parts_of_export
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import SettingsError
 
+USAGE = Transfer("G1", "graph", "usage")
 OFFICE = Transfer("D1", "office", "billing_line_items", charged=Decimal("1.50"))
 
 
@@ -43,6 +45,43 @@ def test_parts_cover_a_transfer_without_gap_or_overlap(lines: list[int]) -> None
     assert [part.until for part in parts] == [*sorted(lines), None]
     assert [part.row_after for part in parts[:-1]] == [part.first_row for part in parts[1:]]
     assert all(part.first_row == rows_at.get(part.first_line) for part in parts)
+
+
+def data_of(counts: list[int]) -> ExportedData:
+    blobs = [ExportedBlob(f"part-{n}", 9, "e", "0" * 64, lines) for n, lines in enumerate(counts)]
+    return ExportedData("etag", "id", "2", "", "", "full", tuple(blobs))
+
+
+@given(st.lists(st.integers(0, 3000), max_size=8), st.integers(1, 1200))
+def test_parts_of_an_export_cover_it_by_whole_files_of_an_archive(
+    counts: list[int], part_rows: int
+) -> None:
+    data = data_of(counts)
+
+    parts = parts_of_export(USAGE, data, part_rows)
+
+    assert [part.number for part in parts] == list(range(len(parts)))
+    assert (parts[0].first_line, parts[-1].until) == (0, None)
+    assert [part.until for part in parts[:-1]] == [part.first_line for part in parts[1:]]
+    assert all(part.first_line % part_rows == 0 for part in parts)
+    assert all(part.first_line < max(1, data.lines) for part in parts)
+    assert all(part.export == data for part in parts if len(parts) > 1)
+    ends = {sum(counts[: n + 1]) for n in range(len(counts))}
+    for line in (part.first_line for part in parts[1:]):
+        assert min(abs(end - line) for end in ends) <= part_rows / 2
+    for end in ends:  # no file of more than that is left in one part with another one
+        starts = [part.first_line for part in parts] + [data.lines]
+        assert min(abs(start - end) for start in starts) <= part_rows / 2
+
+
+@given(st.lists(st.integers(0, 40), max_size=8), st.data())
+def test_a_row_of_an_export_is_in_the_file_that_has_it(
+    counts: list[int], drawn: st.DataObject
+) -> None:
+    rows = [(number, row) for number, lines in enumerate(counts) for row in range(lines)]
+    line = drawn.draw(st.integers(0, len(rows)))
+
+    assert data_of(counts).file_at(line) == [*rows, (len(counts), 0)][line]
 
 
 def test_no_part_starts_at_a_row_that_is_like_another() -> None:
