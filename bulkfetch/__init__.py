@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from bulkfetch.errors import BulkfetchError as BulkfetchError
     from bulkfetch.html.writing import PageReport as PageReport
     from bulkfetch.html.writing import report as report
+    from bulkfetch.maintenance.accept import AcceptReport as AcceptReport
+    from bulkfetch.maintenance.accept import accept as accept
+    from bulkfetch.maintenance.recount import verify_against_server as verify_against_server
+    from bulkfetch.maintenance.repair import RepairReport as RepairReport
+    from bulkfetch.maintenance.repair import repair as repair
+    from bulkfetch.maintenance.repair import repair_async as repair_async
+    from bulkfetch.maintenance.show import ShowReport as ShowReport
+    from bulkfetch.maintenance.show import show as show
+    from bulkfetch.maintenance.verify import VerifyReport as VerifyReport
+    from bulkfetch.maintenance.verify import verify as verify
     from bulkfetch.partnercenter.invoices import InvoicePage as InvoicePage
     from bulkfetch.partnercenter.summaries import Estimate as Estimate
     from bulkfetch.partnercenter.summaries import InvoiceSummary as InvoiceSummary
     from bulkfetch.partnercenter.summaries import SummaryDetail as SummaryDetail
     from bulkfetch.partnercenter.whoami import LoginReport as LoginReport
     from bulkfetch.partnercenter.whoami import check_login as check_login
-    from bulkfetch.runs.accept import AcceptReport as AcceptReport
-    from bulkfetch.runs.accept import accept as accept
     from bulkfetch.runs.export import export as export
     from bulkfetch.runs.export import export_async as export_async
-    from bulkfetch.runs.recount import verify_against_server as verify_against_server
-    from bulkfetch.runs.repair import RepairReport as RepairReport
-    from bulkfetch.runs.repair import repair as repair
-    from bulkfetch.runs.repair import repair_async as repair_async
     from bulkfetch.runs.report import ExportReport as ExportReport
     from bulkfetch.runs.selection import Selection as Selection
-    from bulkfetch.runs.show import ShowReport as ShowReport
-    from bulkfetch.runs.show import show as show
-    from bulkfetch.runs.verify import VerifyReport as VerifyReport
-    from bulkfetch.runs.verify import verify as verify
     from bulkfetch.settings.declared import Settings as Settings
     from bulkfetch.settings.sources import read_settings as read_settings
     from bulkfetch.settings.values import Secret as Secret
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AcceptReport": "runs.accept",
+    "AcceptReport": "maintenance.accept",
     "BulkfetchError": "errors",
     "Client": "client",
     "Estimate": "partnercenter.summaries",
@@ -74,17 +74,17 @@ _HOMES = {
     "LoginReport": "partnercenter.whoami",
     "PageReport": "html.writing",
     "Part": "billing.parts",
-    "RepairReport": "runs.repair",
+    "RepairReport": "maintenance.repair",
     "Secret": "settings.values",
     "Selection": "runs.selection",
     "Settings": "settings.declared",
-    "ShowReport": "runs.show",
+    "ShowReport": "maintenance.show",
     "SummaryDetail": "partnercenter.summaries",
     "TableReport": "tables.report",
     "TablesReport": "tables.report",
     "TaxReceipt": "billing.invoices",
-    "VerifyReport": "runs.verify",
-    "accept": "runs.accept",
+    "VerifyReport": "maintenance.verify",
+    "accept": "maintenance.accept",
     "check_login": "partnercenter.whoami",
     "export": "runs.export",
     "export_async": "runs.export",
@@ -93,15 +93,15 @@ _HOMES = {
     "read_part": "engine.parts",
     "read_part_async": "engine.parts",
     "read_settings": "settings.sources",
-    "repair": "runs.repair",
-    "repair_async": "runs.repair",
+    "repair": "maintenance.repair",
+    "repair_async": "maintenance.repair",
     "report": "html.writing",
     "schema_of": "billing.details",
-    "show": "runs.show",
+    "show": "maintenance.show",
     "sync_tables": "tables.sync",
     "tables_status": "tables.sync",
-    "verify": "runs.verify",
-    "verify_against_server": "runs.recount",
+    "verify": "maintenance.verify",
+    "verify_against_server": "maintenance.recount",
 }
 """The module of each public name."""
 

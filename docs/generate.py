@@ -32,6 +32,7 @@ FOLDERS = (
     "html",
     "engine",
     "client",
+    "maintenance",
     "runs",
     "tables",
     "archive",

@@ -17,10 +17,10 @@ from bulkfetch.html.figures import Compared, Figures
 from bulkfetch.html.look import style
 from bulkfetch.html.markup import cut, named, style_sheet, tag, write
 from bulkfetch.html.tables import LONG, TEXT, Column, Row, lay_table, write_amount
+from bulkfetch.maintenance.show import ShowReport
 from bulkfetch.runs.former import unlisted_lines
 from bulkfetch.runs.openfailures import OpenFailure
 from bulkfetch.runs.reconcile import Verdict, say_verdicts
-from bulkfetch.runs.show import ShowReport
 from bulkfetch.words import counted, format_bytes
 
 GENERATOR = "bulkfetch report"

@@ -1,4 +1,4 @@
-"""Export, verify, repair: from the plan to the report.
+"""Export: from the plan to the report.
 
 Start with `export`, then `transfers`: one transfer from its first page to its commit.
 """

@@ -14,11 +14,11 @@ import anyio.to_thread
 from support.graphoracle import archived_rows, compare
 
 from bulkfetch.archive.layout import ARCHIVE
+from bulkfetch.maintenance.verify import VerifyReport, verify
 from bulkfetch.runs.export import archive, writing_to
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import VerifyReport, verify
 from bulkfetch.sandbox import Fault, Faults, GraphOptions, RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

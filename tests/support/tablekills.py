@@ -46,7 +46,7 @@ from support.tabled import (
 from bulkfetch.archive.layout import COMPACTED, compacted_folder, partition
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.runs.verify import verify
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.tables.leaving import Leaving

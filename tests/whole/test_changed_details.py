@@ -19,14 +19,14 @@ from whole.durability.disks import WatchedDisk, dying, has_died
 from whole.durability.lakes import Lake
 
 from bulkfetch.errors import BulkfetchError
-from bulkfetch.runs.accept import accept
+from bulkfetch.maintenance.accept import accept
+from bulkfetch.maintenance.prune import prune
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import archive, export_async, writing_to
-from bulkfetch.runs.prune import prune
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 

@@ -43,13 +43,13 @@ from bulkfetch.errors import (
     ServerUnavailableError,
     StorageError,
 )
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.documents import export_document, save_document
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.pdf import pdf
 from bulkfetch.settings.declared import Settings

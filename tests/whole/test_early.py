@@ -14,8 +14,8 @@ from support.replay import Asked, MadeUp, Served, invoice, serving
 
 from bulkfetch.archive.layout import LOCK, STAGING
 from bulkfetch.errors import DeadlineError, NotFoundError, RequestError, SignInError
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

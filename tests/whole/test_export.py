@@ -32,12 +32,12 @@ from bulkfetch.errors import (
     RequestError,
     SignInError,
 )
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async, plan_only
 from bulkfetch.runs.reconcile import Verdict
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

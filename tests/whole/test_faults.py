@@ -27,8 +27,8 @@ from support.wire import unused_port
 
 from bulkfetch.archive.layout import FAILURES, LOCK
 from bulkfetch.errors import BulkfetchError
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.process import spawn
 from bulkfetch.settings.declared import Settings

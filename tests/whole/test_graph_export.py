@@ -23,12 +23,12 @@ from support.graphlakes import (
 
 from bulkfetch.archive.commits import Commit, commit_names, parse_commit
 from bulkfetch.archive.exports import Exports, write_exports
-from bulkfetch.runs.accept import accept
+from bulkfetch.maintenance.accept import accept
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.show import show
 from bulkfetch.runs.export import plan_only
 from bulkfetch.runs.reconcile import Verdict
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.show import show
 from bulkfetch.sandbox import Fault, RunningSandbox
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

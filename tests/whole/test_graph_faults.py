@@ -28,8 +28,8 @@ from support.samples import first_of_each
 
 from bulkfetch.archive.layout import FAILURES
 from bulkfetch.errors import BulkfetchError
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, GraphOptions, RunningSandbox, SandboxOptions, serve
 from bulkfetch.sandbox.faults import CHANGES
 from bulkfetch.sandbox.graph.options import QUIRKS

@@ -18,7 +18,7 @@ from support.graphoracle import archived_rows, compare
 
 from bulkfetch.archive.exports import read_exports
 from bulkfetch.archive.layout import FAILURES, LOCK
-from bulkfetch.runs.verify import verify
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.sandbox import GraphOptions, RunningSandbox, SandboxOptions, serve
 from bulkfetch.storage.disk import LocalStore
 

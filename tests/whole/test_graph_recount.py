@@ -10,7 +10,7 @@ import pytest
 from support.graphlakes import archived, billed, check, run_export, settings_for, tenant, tree
 
 from bulkfetch.archive.findings import Finding
-from bulkfetch.runs.recount import verify_against_server
+from bulkfetch.maintenance.recount import verify_against_server
 from bulkfetch.sandbox import Fault, RunningSandbox
 from bulkfetch.settings.declared import Settings
 

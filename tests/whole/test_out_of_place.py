@@ -14,10 +14,10 @@ from support.replay import MadeUp, invoice, serving
 
 from bulkfetch.archive.layout import COMMITS, REFUSED, RUNS, STAGING, SUPERSEDED
 from bulkfetch.errors import DamagedError, OutputError
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.show import show
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.repair import repair_async
-from bulkfetch.runs.show import show
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

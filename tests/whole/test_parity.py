@@ -19,8 +19,8 @@ import pytest
 from support.forks import run_bulkfetch
 
 from bulkfetch.client import Client
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.partnercenter.invoices import InvoicePage
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

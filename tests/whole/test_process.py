@@ -17,8 +17,8 @@ import pytest
 from support.samples import crossed
 
 from bulkfetch.archive.headers import read_headers
+from bulkfetch.maintenance.verify import verify, verify_store
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.verify import verify, verify_store
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
@@ -89,7 +89,7 @@ def test_no_thread_of_arrow_gets_hold_of_a_file_of_python(archive: Path) -> None
 @pytest.mark.slow
 def test_reading_an_archive_starts_no_thread_that_outlives_it(archive: Path) -> None:
     code = (
-        "import os, sys; from bulkfetch.runs.verify import verify\n"
+        "import os, sys; from bulkfetch.maintenance.verify import verify\n"
         "import pyarrow.compute\n"
         "before = len(os.listdir('/proc/self/task'))\n"
         "assert verify(sys.argv[1], deep=True).sound\n"

@@ -40,9 +40,9 @@ from bulkfetch.archive.layout import (
     SUPERSEDED,
 )
 from bulkfetch.errors import DamagedError, OutputError, OutputLockedError, StorageError
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.repair import repair_async
-from bulkfetch.runs.verify import verify
 from bulkfetch.storage.disk import prepare_directory
 
 

@@ -38,11 +38,11 @@ from bulkfetch.archive.superseded import prune as prune_generations
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli import main
 from bulkfetch.errors import DamagedArchiveError, OutputError, OutputLockedError, StorageError
+from bulkfetch.maintenance.prune import prune
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.prune import prune
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import ALL, Secret
@@ -541,9 +541,9 @@ def test_an_archive_that_may_not_be_written_to_is_left_with_what_to_do(
     for path in (there, *there.rglob("*")):
         path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o555)
     program = [
-        "import os, datetime, bulkfetch.runs.prune as runs",
+        "import os, datetime, bulkfetch.maintenance.prune as work",
         "os.setuid(65534)",
-        f"runs.prune({str(there)!r}, older_than=datetime.timedelta(days=1))",
+        f"work.prune({str(there)!r}, older_than=datetime.timedelta(days=1))",
     ]
 
     ended = subprocess.run(

@@ -28,11 +28,11 @@ from bulkfetch.errors import (
     SettingsError,
     StorageError,
 )
+from bulkfetch.maintenance.recount import verify_against_server
+from bulkfetch.maintenance.repair import RepairReport, repair_async
+from bulkfetch.maintenance.verify import VerifyReport, verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.recount import verify_against_server
-from bulkfetch.runs.repair import RepairReport, repair_async
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import VerifyReport, verify
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.disk import LocalStore

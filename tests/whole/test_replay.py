@@ -29,10 +29,10 @@ from support.payloads import (
 )
 from support.replay import Replay, asked_of, folded, invoice, page, serving, text_of
 
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 
 RECORDED = [payload.name for payload in (*OFFICE_BILLING, *AZURE_BILLING, *AZURE_USAGE)]
 PREVIEW_LIST = [

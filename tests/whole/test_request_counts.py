@@ -11,9 +11,9 @@ from support.objects_in_memory import Memory
 from support.replay import MadeUp, invoice, serving
 
 from bulkfetch.archive.layout import ARCHIVE, DATA, SUPERSEDED
+from bulkfetch.maintenance.verify import verify_store
 from bulkfetch.runs.export import archive, writing_to
 from bulkfetch.runs.run import ExportOptions
-from bulkfetch.runs.verify import verify_store
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store

@@ -30,9 +30,9 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli import main
 from bulkfetch.cli.commands.show import lines_of
 from bulkfetch.errors import OutputError
+from bulkfetch.maintenance.show import Month, ShowReport, show, show_store
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.show import Month, ShowReport, show, show_store
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

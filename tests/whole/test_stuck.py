@@ -21,12 +21,12 @@ from bulkfetch.archive.layout import HEADERS_COMMIT, commit_name, next_name
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 from bulkfetch.errors import BulkfetchError, DamagedError
+from bulkfetch.maintenance.repair import RepairReport, repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import archive, export_async, writing_to
-from bulkfetch.runs.repair import RepairReport, repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 

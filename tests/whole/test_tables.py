@@ -28,13 +28,13 @@ from whole.durability.lakes import Lake
 from bulkfetch.archive.layout import RUNS, compacted_folder
 from bulkfetch.cli import main
 from bulkfetch.errors import OutputError, TableError
+from bulkfetch.maintenance.prune import prune
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.show import show
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import archive, export_async, writing_to
-from bulkfetch.runs.prune import prune
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
-from bulkfetch.runs.show import show
-from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import Disk, LocalStore
 from bulkfetch.tables import formats

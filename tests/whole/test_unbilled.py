@@ -34,14 +34,14 @@ from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 from bulkfetch.client import Client, python_value
 from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import NotFoundError, SettingsError
+from bulkfetch.maintenance.recount import verify_against_server
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import archive, export_async
 from bulkfetch.runs.plan import plan_export
 from bulkfetch.runs.reconcile import header_of, sole_transfers
-from bulkfetch.runs.recount import verify_against_server
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

@@ -11,11 +11,11 @@ import pytest
 from support.replay import MadeUp, invoice, serving
 
 from bulkfetch.archive.layout import HEADERS_COMMIT, RUNS
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.show import show
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
-from bulkfetch.runs.show import show
-from bulkfetch.runs.verify import verify
 
 OFFICE, AZURE = ("office", "billing_line_items"), ("azure", "billing_line_items")
 OVERLONG = "É" * 100

@@ -22,11 +22,11 @@ from bulkfetch.archive.commits import Commit, CommittedPart, parse_commit
 from bulkfetch.archive.headers import HeadersCommit
 from bulkfetch.archive.layout import ARCHIVE, FAILURES, HEADERS_COMMIT, LOCK, commit_name, part_name
 from bulkfetch.errors import OutputError
+from bulkfetch.maintenance.verify import VerifyReport, verify
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import VerifyReport, verify
 from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

@@ -15,10 +15,10 @@ from support.reference import items_of
 
 from bulkfetch.billing.details import DETAILS, Paging
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.maintenance.recount import verify_against_server
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions, Tenant
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
 from bulkfetch.settings.values import Secret

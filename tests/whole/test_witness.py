@@ -21,12 +21,12 @@ from whole.durability.trial import run_into
 from bulkfetch.archive.records import sealed
 from bulkfetch.archive.witness import Mark
 from bulkfetch.errors import NotFoundError, SignInError
-from bulkfetch.runs.accept import accept
+from bulkfetch.maintenance.accept import accept
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.reconcile import Verdict
-from bulkfetch.runs.repair import repair_async
 from bulkfetch.runs.report import ExportReport
-from bulkfetch.runs.verify import verify
 
 BILLING = "billing_line_items"
 OFFICE, AZURE = ("office", BILLING), ("azure", BILLING)

@@ -15,12 +15,12 @@ from support.forks import run_bulkfetch
 from support.replay import TOKEN, Asked, MadeUp, Served, invoice, serving
 
 from bulkfetch.archive.layout import SUPERSEDED
-from bulkfetch.runs.accept import accept
+from bulkfetch.maintenance.accept import accept
+from bulkfetch.maintenance.prune import prune
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.prune import prune
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.selection import Selection
-from bulkfetch.runs.verify import verify
 
 OFFICE = ("office", "billing_line_items")
 USAGE = ("one_time", "usage_line_items")

@@ -6,7 +6,7 @@ import argparse
 
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import COMPLETE, print_report
-from bulkfetch.runs.accept import accept as accept_differences
+from bulkfetch.maintenance.accept import accept as accept_differences
 
 
 def accept(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import COMPLETE, INCOMPLETE, print_report
-from bulkfetch.runs.prune import prune as prune_archive
+from bulkfetch.maintenance.prune import prune as prune_archive
 
 
 def prune(arguments: argparse.Namespace) -> int:

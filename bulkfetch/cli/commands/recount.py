@@ -11,7 +11,7 @@ from functools import partial
 from bulkfetch.cli.commands.verify import print_verification, verify_files
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import open_settings
-from bulkfetch.runs import recount
+from bulkfetch.maintenance import recount
 
 
 def verify_against_server(arguments: argparse.Namespace) -> int:

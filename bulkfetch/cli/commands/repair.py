@@ -7,7 +7,7 @@ import argparse
 from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import name_sandbox, open_settings
 from bulkfetch.cli.terminal import print_report
-from bulkfetch.runs.repair import RepairReport, repair_async
+from bulkfetch.maintenance.repair import RepairReport, repair_async
 from bulkfetch.stats import RunStats
 
 

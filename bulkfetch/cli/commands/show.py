@@ -10,10 +10,10 @@ from typing import Any
 from bulkfetch.cli.progress import format_duration
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import print_result, stdout_width
+from bulkfetch.maintenance.show import DocumentMonth, LastRun, Month, ShowReport, Snapshot
+from bulkfetch.maintenance.show import show as show_archive
 from bulkfetch.runs.former import unlisted_lines
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
-from bulkfetch.runs.show import DocumentMonth, LastRun, Month, ShowReport, Snapshot
-from bulkfetch.runs.show import show as show_archive
 from bulkfetch.words import Rows, counted, format_bytes, lay_out, printable, wrap_all
 
 _MOST = 20

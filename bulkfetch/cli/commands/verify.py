@@ -6,8 +6,8 @@ import argparse
 
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import print_result, stdout_width
-from bulkfetch.runs.verify import VerifyReport
-from bulkfetch.runs.verify import verify as verify_archive
+from bulkfetch.maintenance.verify import VerifyReport
+from bulkfetch.maintenance.verify import verify as verify_archive
 
 
 def verify(arguments: argparse.Namespace) -> int:

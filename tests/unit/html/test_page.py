@@ -21,9 +21,9 @@ from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.html.figures import Compared, Figures, Rescued
 from bulkfetch.html.history import History, Pace, RunFacts, Step
 from bulkfetch.html.page import make_page
+from bulkfetch.maintenance.show import LastRun, Snapshot
 from bulkfetch.runs.openfailures import OpenFailure
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
-from bulkfetch.runs.show import LastRun, Snapshot
 from bulkfetch.words import printable
 
 _TAGS = (

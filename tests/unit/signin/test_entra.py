@@ -21,8 +21,8 @@ from support.entra import CANARY, REFRESH, TENANT, Entra, credentials, entra, js
 
 from bulkfetch.client import Client
 from bulkfetch.errors import SettingsError, SignInError, StorageError
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
-from bulkfetch.runs.verify import verify
 from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.sandbox.tokens import USER
 from bulkfetch.settings.declared import CLOUDS, Settings, Way

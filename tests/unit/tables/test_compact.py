@@ -42,8 +42,8 @@ from bulkfetch.archive.layout import (
 from bulkfetch.billing.details import DETAILS
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import OutputError
-from bulkfetch.runs.prune import prune
-from bulkfetch.runs.verify import verify
+from bulkfetch.maintenance.prune import prune
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.tables.compact import Copy, Limits, Plan, plan_copies

@@ -31,7 +31,7 @@ from bulkfetch.archive.inventory import take_inventory
 from bulkfetch.archive.layout import partition
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import SettingsError, StorageError, TableError
-from bulkfetch.runs.verify import verify
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.tables.report import TableReport, TablesReport
 from bulkfetch.tables.sync import sync_tables, tables_status

@@ -31,7 +31,7 @@ from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli.parser import TABLE_FORMATS
 from bulkfetch.errors import OutputError, OutputLockedError
-from bulkfetch.runs.verify import verify
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.tables.formats import FORMATS
 from bulkfetch.tables.report import TableReport, TablesReport

@@ -39,10 +39,10 @@ from whole.durability.commands import print_conditions
 from whole.durability.trial import CUT, proved, run_into, tenant
 
 from bulkfetch.errors import OutputError
+from bulkfetch.maintenance.verify import verify_store
 from bulkfetch.runs.export import archive, writing_to
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
-from bulkfetch.runs.verify import verify_store
 from bulkfetch.settings.declared import Settings
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.addresses import parse_address

@@ -17,10 +17,10 @@ from whole.durability.disks import WatchedDisk, dying, has_died
 
 from bulkfetch.archive.layout import LINE_ITEMS
 from bulkfetch.errors import OutputError
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import archive, writing_to
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions
-from bulkfetch.runs.verify import verify
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import Disk, LocalStore
 

@@ -20,13 +20,13 @@ from bulkfetch.billing.sources import BEGINNING, Bookmark, PageSource, Walk
 from bulkfetch.billing.transfers import Transfer, transfer_of
 from bulkfetch.decoding.pages import PageDecoder
 from bulkfetch.errors import NothingExportedError, TransferError
+from bulkfetch.maintenance.verify import VerifyReport
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
 from bulkfetch.runlog import RunLog
 from bulkfetch.runs.exports import Graph, open_graph_with
 from bulkfetch.runs.sources import source_of
-from bulkfetch.runs.verify import VerifyReport
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings

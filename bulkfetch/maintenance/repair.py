@@ -31,15 +31,15 @@ from bulkfetch.billing.documents import Document
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError
-from bulkfetch.runs.completeness import find_selected
+from bulkfetch.maintenance.completeness import find_selected
+from bulkfetch.maintenance.recount import verify_against_server
+from bulkfetch.maintenance.verify import VerifyReport, verify_store
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
 from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.reconcile import WHOLE, archived_headers, header_of
-from bulkfetch.runs.recount import verify_against_server
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Repair
 from bulkfetch.runs.selection import selection_from
-from bulkfetch.runs.verify import VerifyReport, verify_store
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings

@@ -47,7 +47,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import DamagedArchiveError, DamagedError, StorageError
-from bulkfetch.runs.completeness import find_doubled, find_lacking, find_open, split_former
+from bulkfetch.maintenance.completeness import find_doubled, find_lacking, find_open, split_former
 from bulkfetch.runs.former import former_line, unlisted_lines
 from bulkfetch.runs.reconcile import (
     DISAGREEING,

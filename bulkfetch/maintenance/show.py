@@ -39,7 +39,8 @@ from bulkfetch.billing.documents import Document
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.errors import BulkfetchError, DamagedError, StorageError
-from bulkfetch.runs.completeness import find_doubled, find_lacking, find_open
+from bulkfetch.maintenance.completeness import find_doubled, find_lacking, find_open
+from bulkfetch.maintenance.verify import check_accepted, check_headers, read_archive_file
 from bulkfetch.runs.reconcile import (
     Circumstances,
     Header,
@@ -50,7 +51,6 @@ from bulkfetch.runs.reconcile import (
     reconcile,
     reconciliation_facts,
 )
-from bulkfetch.runs.verify import check_accepted, check_headers, read_archive_file
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
