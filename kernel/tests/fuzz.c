@@ -47,7 +47,7 @@ static int32_t try_call(call decode, const struct kernel_schema *with, const uin
 
 static bool has_by_bytes(const uint8_t *text, size_t length, const uint8_t *sought, size_t size) {
     for (size_t at = 0; at + size <= length; at++)
-        if (memcmp(text + at, sought, size) == 0)
+        if (!size || (text[at] == sought[0] && memcmp(text + at, sought, size) == 0))
             return true;
     return false;
 }

@@ -173,7 +173,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ASAN_OPTIONS": "quarantine_size_mb=8:malloc_context_size=4"},
+        env={**os.environ, "ASAN_OPTIONS": "quarantine_size_mb=1:malloc_context_size=4"},
     )
 
 
