@@ -50,9 +50,9 @@ def find_orphans(store: Store) -> dict[PurePosixPath, list[PurePosixPath]]:
 
 
 def _names_in(store: Store, record: PurePosixPath) -> list[PurePosixPath]:
-    content = store.read(record)
     try:
-        return [PurePosixPath(file.name) for file in parse_record(content or b"", record).files]
+        content = store.read(record) or b""
+        return [PurePosixPath(file.name) for file in parse_record(content, record).files]
     except DamagedError:
         return []
 
@@ -80,8 +80,8 @@ def rebuild_records(
     unproved: list[PurePosixPath] = []
     for name, files in sorted(find_orphans(store).items()):
         proved, left = _prove(store, files)
-        current = _read_record(store, name)
         try:
+            current = _read_record(store, name)
             has_its_files = current is not None and _has_its_files(store, current)
         except DamagedError:  # something else than a file is in the place of one
             unproved += files
@@ -105,7 +105,8 @@ def rebuild_records(
 
 
 def _read_record(store: Store, name: PurePosixPath) -> Record | None:
-    """Return a record, or None if it is gone or cannot be read."""
+    """Return a record, or None if it is gone or damaged. Raises DamagedError if something else than
+    a file is in its place."""
     content = store.read(name)
     try:
         return None if content is None else parse_record(content, name)

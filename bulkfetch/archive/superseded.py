@@ -167,7 +167,8 @@ def remove_old_views(store: Store, keep: int, names: Sequence[PurePosixPath]) ->
     """Delete generations of unbilled snapshots and of the table of headers beyond the last `keep`.
 
     `names` are all names below `superseded/`. The generation that is in place counts as the last;
-    where none is, all that are kept are older ones. Returns what was deleted.
+    where none is, all that are kept are older ones. Where something else than a file is in its
+    place, none is deleted. Returns what was deleted.
     """
     by_record: dict[PurePosixPath, list[Generation]] = {}
     for moment, files in _folders(names)[0].items():
@@ -178,7 +179,10 @@ def remove_old_views(store: Store, keep: int, names: Sequence[PurePosixPath]) ->
             by_record.setdefault(generation.record.record_name, []).append(generation)
     removed = []
     for name, found in by_record.items():
-        older = keep - (store.size(name) is not None)
+        try:
+            older = keep - (store.size(name) is not None)
+        except DamagedError:
+            continue
         for generation in found[: max(0, len(found) - older)]:
             remove_generation(store, generation)
             removed.append(generation)
@@ -246,12 +250,13 @@ class _Newer:
         self._of_invoice: dict[str, list[PurePosixPath]] | None = None
         inventory = take_inventory(store)
         self._unfinished = inventory.open | inventory.lacking
+        self._there = {each.record for each in inventory.records if each.what == "json"}
 
     def fault(self, record: Record) -> str:
         """Return why the generation has to stay, or "" if it may go."""
         if record.record_name in self._unfinished:
             return "what takes its place is not finished, or has lost its record"
-        if self._store.size(record.record_name) is not None:
+        if record.record_name in self._there:
             return self._fault(record.record_name)
         if not isinstance(record, Commit) or record.transfer.unbilled:
             return "nothing has taken its place"
@@ -298,10 +303,10 @@ class _Newer:
         return self._faults[name]
 
     def _check(self, name: PurePosixPath) -> str:
-        content = self._store.read(name)
-        if content is None:
-            return f"its invoice has a transfer that is not in the archive: {name}"
         try:
+            content = self._store.read(name)
+            if content is None:
+                return f"its invoice has a transfer that is not in the archive: {name}"
             record = parse_record(content, name)
             for file in record.files:
                 if hash_of(self._store, PurePosixPath(file.name)) != file.sha256:

@@ -424,8 +424,8 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allow-empty",
         action="store_true",
-        help="no error where the tenant does not have the selected providers, types or days (yet); "
-        "an --invoice that does not exist always is one",
+        help="no error where the tenant does not have the selected providers, types or days (yet), "
+        "or no invoice at all any more; an --invoice that does not exist always is one",
     )
     group.add_argument(
         "--unbilled",

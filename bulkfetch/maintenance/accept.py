@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from bulkfetch.archive.commits import read_commit
 from bulkfetch.archive.layout import LOCK
+from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.publishing import Publishing
 from bulkfetch.archive.witness import (
     Acceptance,
@@ -67,10 +68,12 @@ def accept(
     same. One that was accepted for the same reason before is left as it is. If one of the invoices
     cannot be accepted, none is. `output` and settings are those of `verify`. Raises NotFoundError
     for an invoice that the archive does not have, BulkfetchError for one that does not differ,
-    OutputError, StorageError and SettingsError.
+    OutputError if `output` is not an archive of this format, StorageError and SettingsError.
     """
     settings = read_settings(settings, **keywords)
     store = open_archive(output, settings)
+    if read_archive(store) is None:
+        raise refuse_no_archive(output)
     with store.locked(LOCK):
         Publishing(store).settle()
         found = _compare(store, invoices, settings)

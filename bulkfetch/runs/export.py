@@ -37,6 +37,7 @@ from bulkfetch.archive.exports import read_exports, write_exports
 from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.inventory import (
+    Inventory,
     count_records,
     recorded_selections,
     refuse_if_gone,
@@ -50,6 +51,7 @@ from bulkfetch.archive.layout import (
     STAGED_HEADERS,
     SUPERSEDED,
     TABLES,
+    invoice_of_commit,
     transfer_name,
 )
 from bulkfetch.archive.origin import (
@@ -106,7 +108,7 @@ from bulkfetch.runs.exports import (
 )
 from bulkfetch.runs.failures import Failure, failure_of, not_tried, odd_failure
 from bulkfetch.runs.openfailures import keep_failures, open_failures
-from bulkfetch.runs.plan import Plan, plan_export
+from bulkfetch.runs.plan import Plan, plan_export, refuse_empty_list
 from bulkfetch.runs.reconcile import Header, header_of, sole_transfers
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Run
@@ -218,7 +220,8 @@ async def export_async(
     `invoices`, `providers`, `line_item_types`, `unbilled`, `currencies`. Without any it is
     everything. What is selected and the tenant does not have raises NotFoundError, as a misspelt
     name would select nothing. With `allow_empty` it is a line of the report's `absent` instead, for
-    a tenant that may have it later; an invoice that does not exist always raises.
+    a tenant that may have it later; an invoice that does not exist always raises. So does, without
+    `allow_empty`, a list without any invoice if the archive has some.
 
     Settings come from `settings`, or else from the environment and the TOML file as for the command
     line. Keyword arguments named like settings (`token=…`, `page_size=…`) win over both; others
@@ -689,13 +692,23 @@ async def _plan_in_time(run: Run, found: Found, fetching: _Fetching, router: Rou
             f"the deadline of {run.settings.deadline_s:g} s has passed "
             "before all invoices were listed"
         )
+    if options.repair is not None:
+        return options.repair.narrow(plan)
+    _check_plan(plan, found.inventory, options)
+    return plan
+
+
+def _check_plan(plan: Plan, inventory: Inventory, options: ExportOptions) -> None:
+    """Raise NotFoundError if the service lists nothing of an archive that has invoices, or not what
+    is to be taken anew."""
+    if not options.allow_empty:
+        refuse_empty_list(plan, {*map(invoice_of_commit, inventory.commits)} - {""})
     listed = {invoice.id for invoice in plan.invoices}
-    if unknown := sorted(set(run.options.take_new) - listed):
+    if unknown := sorted(set(options.take_new) - listed):
         names = ", ".join(map(printable, unknown))
         raise NotFoundError(
             f"{called('take_new')}: invoice {names} is not among the selected invoices"
         )
-    return run.options.repair.narrow(plan) if run.options.repair else plan
 
 
 async def walk_and_plan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import product
@@ -100,6 +100,21 @@ def find_unlisted(
     gone = sorted(archived.keys() - plan.listed)
     return tuple(
         each for each in gone if selection.wants(Invoice(each, invoice_date=archived[each]))
+    )
+
+
+def refuse_empty_list(plan: Plan, archived: Collection[str]) -> None:
+    """Raise NotFoundError if the service lists no invoice at all, and some are `archived`.
+
+    One invoice may go; that all go at once is more likely a fault of the service, or of the
+    credentials.
+    """
+    if plan.listed or not archived:
+        return
+    raise NotFoundError(
+        f"the service lists no invoice at all, but the archive has {len(archived):,}; nothing was "
+        f"changed: check the credentials and run it again, or give {given_as('allow_empty', True)} "
+        "if the tenant has none any more"
     )
 
 

@@ -6,19 +6,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support.replay import MadeUp, invoice, serving
+from aiohttp import web
+from support.replay import Asked, MadeUp, invoice, page, serving
 
 from bulkfetch.archive.layout import COMMITS, REFUSED, RUNS, STAGING, SUPERSEDED
 from bulkfetch.errors import DamagedError, OutputError
+from bulkfetch.maintenance.prune import prune
 from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.show import show
 from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
 from bulkfetch.sandbox import SandboxOptions, serve
+from bulkfetch.sandbox.pdf import pdf
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 
@@ -108,11 +113,7 @@ async def test_something_else_in_the_place_of_a_file_is_one_finding_and_the_othe
     else:  # a record is gone that the last run counted
         with pytest.raises(OutputError, match="are gone since the last run"):
             await run(lake, more)
-    if where.startswith("line_items"):
-        assert await mend(lake, more) == 1
-    else:
-        with pytest.raises(DamagedError, match=r"in the place of a file|symbolic link"):
-            await mend(lake, more)
+    assert await mend(lake, more) == 1
 
     after = everything(lake)
     assert {name: after.get(name) for name in before if "invoices" not in name} == {
@@ -123,6 +124,67 @@ async def test_something_else_in_the_place_of_a_file_is_one_finding_and_the_othe
     path.write_bytes(whole)
     assert await run(lake, more) == 0
     assert verify(lake, deep=True).exit_code == 0
+
+
+@pytest.mark.parametrize("put", [put_directory, put_link])
+@pytest.mark.parametrize("name", ["commits/~unbilled-current-USD+*usage*", "documents/A-*"])
+async def test_something_else_in_the_place_of_any_record_stops_neither_a_repair_nor_a_prune(
+    name: str, put: Callable[[Path], None], tmp_path: Path
+) -> None:
+    root = tmp_path / "lake"
+    for charges in (2, 3):
+        await run_with_all(root, tenant(charges, f"{charges}"))
+    (path,) = find(root, f"_bulkfetch/{name}.json")
+    path.unlink()
+    put(path)
+    (part,) = find(root, "line_items/**/B-*.parquet")
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1])
+    kept = everything(root)
+
+    if put is put_link:
+        code = await run_with_all(root, tenant(3, "3"))
+        assert code == 1
+        assert part.read_bytes() == whole
+        part.write_bytes(whole[:-1])
+    assert await mend_all(root, tenant(3, "3")) == 1
+    assert part.read_bytes() == whole
+    if put is put_link:
+        pruned = prune(root, older_than=timedelta(0))
+        assert any("cannot be verified" in why for _, why in pruned.pruned.kept)
+        assert any(each.record.record_name.stem.startswith("A+") for each in pruned.pruned.removed)
+    assert tmp_path.joinpath("elsewhere").exists() == (put is put_link)
+    assert {each for each in kept if each.startswith(("documents/", "unbilled"))} <= {
+        *everything(root)
+    }
+
+
+async def run_with_all(root: Path, server_has: MadeUp) -> int:
+    """Export with documents and snapshots of what is not billed yet."""
+    async with serving(with_all(server_has)) as server:
+        flags: dict[str, Any] = {"documents": True, "unbilled": True, "currencies": ["USD"]}
+        return (await export_async(root, server.settings(), **flags)).exit_code
+
+
+async def mend_all(root: Path, server_has: MadeUp) -> int:
+    return await mend(root, with_all(server_has))
+
+
+def with_all(server_has: MadeUp) -> MadeUp:
+    """Return a tenant with a statement for each invoice, and other unbilled rows for each charge
+    of A."""
+    charges = len(server_has.rows["A", *OFFICE])
+
+    def answer(asked: Asked) -> web.Response | None:
+        if asked.invoice_id == "unbilled":
+            row = f'{{"customerName":"open {charges}"}}'
+            return page(f'{{"totalCount":1,"items":[{row}]}}'.encode())
+        if asked.invoice_id and not asked.provider:
+            content = pdf([asked.invoice_id, f"{charges}"], seed=1, padding=50)
+            return web.Response(body=content, content_type="application/pdf")
+        return None
+
+    return MadeUp(server_has.invoices, server_has.rows, answer)
 
 
 async def test_something_else_in_the_place_of_a_pdf_is_one_finding(tmp_path: Path) -> None:

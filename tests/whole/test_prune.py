@@ -38,6 +38,7 @@ from bulkfetch.archive.superseded import prune as prune_generations
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli import main
 from bulkfetch.errors import DamagedArchiveError, OutputError, OutputLockedError, StorageError
+from bulkfetch.maintenance.accept import accept
 from bulkfetch.maintenance.prune import prune
 from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.verify import verify
@@ -495,8 +496,17 @@ async def test_an_archive_that_is_written_to_is_not_pruned(lake: Path) -> None:
     assert kept(lake) == before
 
 
+_WRITING: dict[str, Callable[[Path], object]] = {
+    "prune": lambda root: prune(root, older_than=MONTH),
+    "accept": lambda root: accept(root, ["A"]),
+}
+
+
+@pytest.mark.parametrize("command", _WRITING)
 @pytest.mark.parametrize("made", ["nothing", "a folder", "a folder of others", "a file"])
-def test_what_is_no_archive_is_refused_and_left_as_it_is(made: str, tmp_path: Path) -> None:
+def test_what_is_no_archive_is_refused_and_left_as_it_is(
+    made: str, command: str, tmp_path: Path
+) -> None:
     root = tmp_path / "lake"
     if made == "a file":
         root.write_bytes(b"mine")
@@ -507,7 +517,7 @@ def test_what_is_no_archive_is_refused_and_left_as_it_is(made: str, tmp_path: Pa
     before = sorted(tmp_path.rglob("*"))
 
     with pytest.raises(OutputError, match="is not an archive of bulkfetch"):
-        prune(root, older_than=MONTH)
+        _WRITING[command](root)
 
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -11,6 +11,7 @@ import pytest
 from support.replay import MadeUp, invoice, serving
 
 from bulkfetch.archive.layout import HEADERS_COMMIT, RUNS
+from bulkfetch.errors import NotFoundError
 from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.show import show
 from bulkfetch.maintenance.verify import verify
@@ -77,6 +78,32 @@ async def test_a_run_that_did_not_ask_for_them_does_not_say_it(lake: Path) -> No
     assert len(show(lake).no_longer_listed) == 3, "the narrow run does not tell"
     await run(lake, tenant(*OLD, "N"))
     assert show(lake).no_longer_listed == ()
+
+
+async def test_a_list_without_any_invoice_is_taken_for_a_fault_unless_it_is_allowed(
+    lake: Path, tmp_path: Path
+) -> None:
+    def files() -> dict[Path, bytes]:
+        found = (path for path in lake.rglob("*") if path.is_file())
+        aside = ("_bulkfetch/logs", "_bulkfetch/lock")
+        names = {path.relative_to(lake): path for path in found}
+        return {
+            name: path.read_bytes()
+            for name, path in names.items()
+            if not name.as_posix().startswith(aside)
+        }
+
+    before = files()
+
+    with pytest.raises(NotFoundError, match="lists no invoice at all, but the archive has 3;"):
+        await run(lake, tenant())
+
+    assert files() == before
+    report = await run(lake, tenant(), allow_empty=True)
+    assert (report.exit_code, len(report.no_longer_listed)) == (0, 3)
+    assert len(find(lake, "line_items/**/*.parquet")) == 3
+    assert verify(lake, deep=True).exit_code == 0
+    assert (await run(tmp_path / "of a new tenant", tenant())).exit_code == 0
 
 
 async def test_an_invoice_that_is_listed_as_an_amendment_or_cannot_be_read_is_listed(
