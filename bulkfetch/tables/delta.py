@@ -16,7 +16,7 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from bulkfetch.archive.layout import DELTA_LOG
+from bulkfetch.archive.layout import DELTA_LOG, is_compacted
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import TableError
 from bulkfetch.logguard import hide_known
@@ -33,6 +33,7 @@ _NOT_TAKEN = frozenset({"deletionVectors", "columnMapping", "typeWidening"})
 _LONGEST = 600
 """Characters of what deltalake says in a message."""
 _KEPT = "interval 3650 days"
+_KEPT_OF_COPIES = "interval 30 days"
 READABLE_HOURS = 7 * 24
 """A copy is kept so long behind its last version: readers that began with that can end."""
 _NOT_OPENED = "%\\"
@@ -255,12 +256,22 @@ def _statistics(file: DataFile) -> dict[str, Any]:
 def _configuration(wanted: WantedTable) -> dict[str, str]:
     """Return the properties of a new table, which steer what other programs do to it."""
     bounded = sum(field.name in (INVOICE_ID, LINE_NUMBER) for field in wanted.schema)
+    # bounds of other columns, which only some files would have, lose rows
+    properties = {"delta.dataSkippingNumIndexedCols": str(bounded)}
+    if is_compacted(wanted.root):
+        # it is there to be opened fast: of a hundred versions since a checkpoint, each takes a
+        # third of a millisecond; and no old version can be read a week later
+        return {
+            **properties,
+            "delta.checkpointInterval": "10",
+            "delta.deletedFileRetentionDuration": _KEPT_OF_COPIES,
+            "delta.logRetentionDuration": _KEPT_OF_COPIES,
+        }
+    # VACUUM of others removes no file of ours before that; versions are the runs
     return {
-        # VACUUM of others removes no file of ours before that; versions are the runs
+        **properties,
         "delta.deletedFileRetentionDuration": _KEPT,
         "delta.logRetentionDuration": _KEPT,
-        # bounds of other columns, which only some files would have, lose rows
-        "delta.dataSkippingNumIndexedCols": str(bounded),
     }
 
 

@@ -269,6 +269,21 @@ def with_removal_of_long_ago(store: LocalStore) -> None:
     age(store)
 
 
+@pytest.mark.slow
+def test_a_compacted_table_is_opened_from_a_checkpoint_and_ten_versions_at_most(
+    store: LocalStore,
+) -> None:
+    for number in range(23):
+        put(store, office("A"), 1 + number)
+        compacted(store)
+
+    log = store.root / FOLDER / "_delta_log"
+    first, second = sorted(int(path.name[:20]) for path in log.glob("*.checkpoint.parquet"))
+    assert second - first == 10
+    assert deltalake.DeltaTable(str(store.root / FOLDER)).version() == 22 < second + 10
+    assert_is_committed(store)
+
+
 def test_a_copy_that_is_gone_or_has_no_record_is_made_again(store: LocalStore) -> None:
     put(store, office("A"), 3)
     put(store, office("B"), 3)
