@@ -142,6 +142,13 @@ def exported(transfer: Transfer) -> Transfer | None:
     )
 
 
+def are_same_items(these: Transfer, those: Transfer) -> bool:
+    """Return whether two transfers are of the same line items, one from each API."""
+    if these.unbilled or those.unbilled:
+        return False
+    return exported(these) == those or exported(those) == these
+
+
 def _joined(before: Transfer | None, new: Transfer) -> Transfer:
     """Return a transfer that also stands for what the same one found before does."""
     return new if before is None else replace(new, stands_for=(*before.stands_for, *new.stands_for))

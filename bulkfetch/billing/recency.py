@@ -28,17 +28,20 @@ class Nothing(Enum):
     UNAVAILABLE = "it is archived as unavailable"
 
 
-def decide_nothing(transfer: Transfer, archived_rows: int | None, today: date) -> Nothing:
+def decide_nothing(
+    transfer: Transfer, archived_rows: int | None, today: date, *, from_v1: bool = False
+) -> Nothing:
     """Decide what it means that Graph has nothing of a transfer.
 
-    `archived_rows` is how many rows the archive has of it, None if it does not have the transfer.
+    `archived_rows` is how many rows the archive has of it, None if it does not have the transfer;
+    `from_v1` says whether it has them from there.
     """
     if transfer.unbilled:
         return Nothing.STAYS if archived_rows else Nothing.EMPTY
+    if transfer.or_v1 and (archived_rows is None or from_v1):
+        return Nothing.ASK_V1
     if archived_rows is not None:
         return Nothing.STAYS
-    if transfer.or_v1:
-        return Nothing.ASK_V1
     if transfer.detail.is_charged and transfer.charged == 0:
         return Nothing.EMPTY
     return Nothing.NOT_YET if is_young(transfer, today) else Nothing.UNAVAILABLE

@@ -67,7 +67,7 @@ from bulkfetch.archive.records import Record
 from bulkfetch.archive.samples import open_run_log
 from bulkfetch.archive.superseded import remove_old_views, size_of
 from bulkfetch.archive.sweep import remove_staged, sweep, sweep_all_but, sweep_transfers
-from bulkfetch.billing.apis import ALL_V1, Api, Routes, Wanted, api_of
+from bulkfetch.billing.apis import ALL_V1, Api, Routes, Wanted, api_of, are_same_items
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
 from bulkfetch.billing.recency import young_until
@@ -103,6 +103,7 @@ from bulkfetch.runs.exports import (
     Graph,
     NotYet,
     Stays,
+    StaysFromV1,
     fetch_export,
     open_graph,
 )
@@ -497,8 +498,10 @@ class _Progress:
     """Exports that Microsoft Graph has answered for."""
     awaited: set[Transfer] = field(default_factory=set)
     """Exports of young invoices that Microsoft Graph does not have yet."""
-    for_v1: set[Transfer] = field(default_factory=set)
-    """Exports that Microsoft Graph does not have, and v1 may."""
+    for_v1: dict[Transfer, Collection[Transfer]] = field(default_factory=dict)
+    """Exports that Microsoft Graph does not have, and the transfers of v1 instead of them."""
+    stays_from_v1: dict[Transfer, Commit] = field(default_factory=dict)
+    """Those of these transfers that are archived, and stay."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -816,7 +819,9 @@ def _note_end(run: Run, transfer: Transfer, progress: _Progress) -> None:
 async def _take_export(transfer: Transfer, graph: Graph, job: Job, progress: _Progress) -> None:
     """Fetch an export and commit it, or note why there is nothing to commit."""
     vote = progress.vote
-    found = await fetch_export(transfer, job, graph, vote.archived.get(transfer), job.run.today)
+    former = vote.former.of(transfer.invoice_id)
+    from_v1 = {each: commit for each, commit in former.items() if are_same_items(each, transfer)}
+    found = await fetch_export(transfer, job, graph, vote.archived.get(transfer), from_v1)
     if not transfer.unbilled:
         progress.checked.add(transfer)
     match found:
@@ -832,16 +837,22 @@ async def _take_export(transfer: Transfer, graph: Graph, job: Job, progress: _Pr
                 "again"
             )
         case AskV1():
-            progress.for_v1.add(transfer)
+            progress.for_v1[transfer] = transfer.stands_for
             note = "Microsoft Graph does not have it, so v1 is asked"
+        case StaysFromV1(commits, note):
+            progress.for_v1[transfer] = commits.keys()
+            progress.stays_from_v1.update(commits)
+            job.run.stats.transfers_done += 1
     if note:
         progress.notes.append(f"{transfer}: {note}")
 
 
 def _turn_to_v1(run: Run, work: Work, progress: _Progress) -> Work:
     """Return the work with transfers of v1 in place of the exports that Graph does not have."""
-    now = work.with_v1(progress.for_v1, run.options.selection)
-    progress.vote.headers = {header.invoice_id: header for header in now.headers}
+    vote, stays = progress.vote, progress.stays_from_v1
+    now = work.with_v1(progress.for_v1, stays, run.options.selection)
+    vote.headers = {header.invoice_id: header for header in now.headers}
+    vote.archived, vote.former, vote.before = now.archived, now.former, {**vote.before, **stays}
     progress.to_do += Counter(each.invoice_id for each in {*now.pending} - {*work.pending})
     for each in progress.for_v1:
         _note_end(run, each, progress)

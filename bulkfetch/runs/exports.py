@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -230,17 +230,30 @@ class AskV1:
     """Microsoft Graph does not have it, and v1 may."""
 
 
-Exported: TypeAlias = Came | Stays | NotYet | AskV1
+@dataclass(frozen=True, slots=True)
+class StaysFromV1:
+    """Microsoft Graph does not have it: what is archived of it from v1 stays, and `note` says
+    so."""
+
+    commits: Mapping[Transfer, Commit]
+    note: str
+
+
+Exported: TypeAlias = Came | Stays | NotYet | AskV1 | StaysFromV1
 """What comes of an export."""
 
 
 async def fetch_export(
-    transfer: Transfer, job: Job, graph: Graph, archived: Commit | None, today: date
+    transfer: Transfer,
+    job: Job,
+    graph: Graph,
+    archived: Commit | None,
+    from_v1: Mapping[Transfer, Commit],
 ) -> Exported:
     """Fetch, decode and stage an export, unless the archive has the same data, or there is nothing.
 
-    `archived` is what the archive has of it; for unbilled line items it is looked up. Raises a
-    BulkfetchError.
+    `archived` is what the archive has of it; for unbilled line items it is looked up. `from_v1` is
+    what the archive has of the same line items from v1. Raises a BulkfetchError.
     """
     if transfer.unbilled:
         archived = await in_thread(job, partial(read_commit, job.run.store, transfer))
@@ -248,7 +261,9 @@ async def fetch_export(
         return await _fetch_or_stay(transfer, job, graph, archived)
     except NothingExportedError as error:
         await graph.exports.operations.drop(transfer)
-        return _nothing(transfer, archived, error.code or "unknown", today)
+        if archived is None and from_v1:
+            return _nothing_beside_v1(transfer, from_v1, error.code or "unknown", job.run.today)
+        return _nothing(transfer, archived, error.code or "unknown", job.run.today)
     except TransferError as error:
         explained = graph.explain(transfer, error)
         if explained is error:
@@ -303,6 +318,20 @@ def _compare(now: ExportedData, known: ExportedData) -> str:
         f"its files are others than before under the same eTag ({printable(now.etag)}), which "
         "contradicts itself: they count as new"
     )
+
+
+def _nothing_beside_v1(
+    transfer: Transfer, from_v1: Mapping[Transfer, Commit], code: str, today: date
+) -> Exported:
+    rows = sum(each.rows for each in from_v1.values())
+    if decide_nothing(transfer, rows, today, from_v1=True) is Nothing.ASK_V1:
+        return AskV1()
+    named = ", ".join(map(str, sorted(from_v1)))
+    note = (
+        f"Microsoft Graph has nothing of it now (code {code}), so what v1 gave of it stays "
+        f"({named}); it is asked again as long as the invoice is not the one that was archived"
+    )
+    return StaysFromV1(from_v1, note)
 
 
 def _nothing(transfer: Transfer, archived: Commit | None, code: str, today: date) -> Exported:

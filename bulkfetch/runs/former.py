@@ -10,6 +10,7 @@ from bulkfetch.archive.commits import Commit, parse_commit
 from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import COMMITS, commit_name, id_name
 from bulkfetch.archive.records import read
+from bulkfetch.billing.apis import are_same_items
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.reconcile import Header
@@ -39,6 +40,23 @@ class Former:
             {each: commit for each, commit in self.commits.items() if each.invoice_id in invoices},
             {each: why for each, why in self.unreadable.items() if each.invoice_id in invoices},
         )
+
+    def without(self, transfers: Collection[Transfer]) -> Former:
+        """Return the others."""
+        left = {each: commit for each, commit in self.commits.items() if each not in transfers}
+        return Former(left, self.unreadable)
+
+    def that_would_double(self, planned: Iterable[Transfer]) -> list[Transfer]:
+        """Return those whose line items planned transfers would bring once more, from another
+        API."""
+        by_invoice: dict[str, list[Transfer]] = {}
+        for each in planned:
+            by_invoice.setdefault(each.invoice_id, []).append(each)
+        return [
+            each
+            for each in (*self.commits, *self.unreadable)
+            if any(are_same_items(each, other) for other in by_invoice.get(each.invoice_id, ()))
+        ]
 
     @property
     def invoices(self) -> set[str]:

@@ -98,39 +98,54 @@ class Work:
     unnamed: tuple[str, ...] = ()
     """Files that readers see and that no record names, as far as the run reads the records."""
 
-    def with_v1(self, exports: Collection[Transfer], selection: Selection) -> Work:
-        """Return the work with transfers of v1 in place of exports that Graph does not have."""
-        instead = {each for transfer in exports for each in transfer.stands_for}
+    def with_v1(
+        self,
+        instead: Mapping[Transfer, Collection[Transfer]],
+        stays: Mapping[Transfer, Commit],
+        selection: Selection,
+    ) -> Work:
+        """Return the work with transfers of v1 `instead` of exports that Graph does not have.
+
+        Of these, what is archived either `stays`, or others may replace it.
+        """
+        come = {each for transfers in instead.values() for each in transfers}
         plan = [
             each
             for transfer in self.plan.transfers
-            for each in _instead(transfer, exports)
+            for each in _instead(transfer, instead)
             if each is transfer or wants_transfer(selection, each)
         ]
         headers = [
             replace(
                 header,
                 transfers=tuple(
-                    each for transfer in header.transfers for each in _instead(transfer, exports)
+                    each for transfer in header.transfers for each in _instead(transfer, instead)
                 ),
             )
             for header in self.headers
         ]
+        pending = [each for each in plan if each in self.pending or each in come - stays.keys()]
+        again = {each: commit for each, commit in self.former.commits.items() if each in pending}
         return replace(
             self,
             plan=replace(self.plan, transfers=tuple(plan)),
             headers=tuple(headers),
-            pending=tuple(each for each in plan if each in self.pending or each in instead),
+            pending=tuple(pending),
+            skipped={**self.skipped, **stays},
+            archived={**self.archived, **again},
+            former=self.former.without(come),
         )
 
 
 _NONE_THERE = "Microsoft Graph does not have it"
 
 
-def _instead(transfer: Transfer, exports: Collection[Transfer]) -> tuple[Transfer, ...]:
-    if transfer not in exports:
+def _instead(
+    transfer: Transfer, instead: Mapping[Transfer, Collection[Transfer]]
+) -> tuple[Transfer, ...]:
+    if transfer not in instead:
         return (transfer,)
-    return tuple(replace(each, why=_NONE_THERE) for each in transfer.stands_for)
+    return tuple(replace(each, why=_NONE_THERE) for each in instead[transfer])
 
 
 def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) -> Work:
@@ -176,7 +191,9 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
     left: list[Transfer | Document] = [*pending]
     left += [each for each in documents if each not in documents_skipped]
     all_former = find_former(run.store, headers, found.inventory)
-    former = all_former.only(whole_invoices(headers, {*planned, *besides}))
+    known_invoices = whole_invoices(headers, {*planned, *besides})
+    known_invoices |= {each.invoice_id for each in all_former.that_would_double(planned)}
+    former = all_former.only(known_invoices)
     set_apart = tuple(sorted({*all_former.commits} - {*former.commits}))
     blocked = _find_blocked(run, left, found, in_archive)
     blocked_former = _block_former(former, pending, found.settled, but={*archived, *blocked})

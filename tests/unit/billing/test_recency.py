@@ -75,6 +75,23 @@ def test_that_graph_has_nothing_means_one_of_five_things(
     assert decide_nothing(each, archived_rows, TODAY) is decision
 
 
+@pytest.mark.parametrize(
+    ("each", "decision"),
+    [
+        (transfer(), Nothing.STAYS),
+        (transfer(day=NEW), Nothing.STAYS),
+        (transfer("reconciliation", charged="0"), Nothing.STAYS),
+        (transfer(or_v1=True), Nothing.ASK_V1),
+        (transfer(or_v1=True, day=NEW), Nothing.ASK_V1),
+    ],
+)
+def test_what_the_archive_has_from_v1_stays_unless_v1_may_have_something_newer(
+    each: Transfer, decision: Nothing
+) -> None:
+    assert decide_nothing(each, 7, TODAY, from_v1=True) is decision
+    assert decide_nothing(each, 0, TODAY, from_v1=True) is decision
+
+
 def test_an_invoice_is_young_for_ten_days() -> None:
     days = [TODAY - timedelta(days=age) for age in range(20)]
     assert [is_young(transfer(day=day), TODAY) for day in days] == [True] * 10 + [False] * 10
