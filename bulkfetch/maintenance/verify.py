@@ -68,6 +68,7 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store, side_by_side
+from bulkfetch.storage.systemfiles import is_system_file
 from bulkfetch.tables.check import check_tables
 from bulkfetch.words import WIDE, Rows, counted, format_bytes, lay_out, printable, wrap_all
 
@@ -554,7 +555,8 @@ def _strays(store: Store, records: Iterable[Record]) -> Iterator[Finding]:
 
 def _strays_in_superseded(store: Store) -> list[Finding]:
     what = "no record of a replaced generation names this file"
-    return [Finding(str(name), what) for name in generations(store)[1]]
+    strays = (name for name in generations(store)[1] if not any(map(is_system_file, name.parts)))
+    return [Finding(str(name), what) for name in strays]
 
 
 def _named_by_records(

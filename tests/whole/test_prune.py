@@ -435,6 +435,20 @@ async def test_files_of_others_stay_are_named_and_stop_nothing(odd: str, lake: P
     assert (await export(lake, tenant(of_a=30))).exit_code == 0
 
 
+async def test_what_systems_leave_among_the_replaced_is_no_finding_and_stays(lake: Path) -> None:
+    folder = next(each for each in lake.joinpath(SUPERSEDED).iterdir() if each.is_dir())
+    left = [folder.parent / ".DS_Store", folder / "Thumbs.db", folder / ".nfs00000000000012"]
+    left.append(folder.parent / "@eaDir" / "of the disk")
+    left[-1].parent.mkdir()
+    for path in left:
+        path.write_bytes(b"theirs")
+
+    assert verify(lake).exit_code == 0
+    assert prune(lake, older_than=MONTH).complete
+    assert verify(lake).exit_code == 0
+    assert all(path.is_file() for path in left)
+
+
 def _swap_in_link(path: Path) -> None:
     target = path.parents[5] / "outside"
     path.rename(target)
