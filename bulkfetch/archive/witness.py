@@ -6,7 +6,7 @@ What runs found out is in one record, and what the user has accepted in another.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePosixPath
@@ -43,9 +43,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What runs found out about invoices that differ: how sure that is, by invoice id."""
+    """What runs found out about invoices that differ: how sure that is, by invoice id.
+
+    `kinds` are the names of details of which an invoice added up to its header before it changed.
+    """
 
     marks: Mapping[str, tuple[Difference, Mark]] = field(default_factory=dict)
+    kinds: frozenset[str] = frozenset()
 
     def mark_of(self, invoice_id: str, difference: Difference) -> Mark | None:
         """Return the mark of a difference; another difference of the same invoice has none."""
@@ -72,14 +76,22 @@ def read_evidence(store: Store) -> Evidence:
 
 def write_evidence(store: Store, evidence: Evidence) -> None:
     """Keep what a run found out. Raises StorageError."""
-    if not evidence.marks:
+    if not evidence.marks and not evidence.kinds:
         store.remove(WITNESS)
         return
     marks = {
         invoice_id: {**_amounts(difference), "mark": mark.value}
         for invoice_id, (difference, mark) in evidence.marks.items()
     }
-    _write(store, WITNESS, {"marks": marks})
+    _write(store, WITNESS, {"marks": marks, "kinds": sorted(evidence.kinds)})
+
+
+def remember_kinds(store: Store, kinds: frozenset[str]) -> None:
+    """Keep that invoices of these `kinds` added up, before what shows it is replaced. Raises
+    StorageError."""
+    known = read_evidence(store)
+    if not kinds <= known.kinds:
+        write_evidence(store, replace(known, kinds=known.kinds | kinds))
 
 
 def read_acceptances(store: Store) -> dict[str, Acceptance]:
@@ -131,7 +143,7 @@ def _evidence_of(facts: Mapping[str, Any]) -> Evidence:
         str(invoice_id): (_difference_of(each), Mark(each["mark"]))
         for invoice_id, each in facts["marks"].items()
     }
-    return Evidence(marks)
+    return Evidence(marks, frozenset(map(str, facts["kinds"])))
 
 
 def _acceptances_of(facts: Mapping[str, Any]) -> dict[str, Acceptance]:

@@ -67,6 +67,7 @@ from bulkfetch.archive.records import Record
 from bulkfetch.archive.samples import open_run_log
 from bulkfetch.archive.superseded import remove_old_views, size_of
 from bulkfetch.archive.sweep import remove_staged, sweep, sweep_all_but, sweep_transfers
+from bulkfetch.archive.witness import remember_kinds
 from bulkfetch.billing.apis import ALL_V1, Api, Routes, Wanted, api_of, are_same_items
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
@@ -587,6 +588,7 @@ async def _compare(run: Run, plan: Plan, found: Found, known: Kept) -> Work:
         inventory = await anyio.to_thread.run_sync(take_inventory, run.store)
         found = replace(found, inventory=inventory)
     work = await anyio.to_thread.run_sync(find_work, run, plan, found, known)
+    await anyio.to_thread.run_sync(remember_kinds, run.store, work.kinds)
     note_work(run, work)
     return work
 
@@ -862,7 +864,7 @@ def _turn_to_v1(run: Run, work: Work, progress: _Progress) -> Work:
 async def _ask_again(run: Run, progress: _Progress, fetching: _Fetching) -> None:
     """Ask once more about invoices that differ, and publish what was held back until now."""
     vote, share = progress.vote, Share(run.stats.requests)
-    await anyio.to_thread.run_sync(find_kinds, vote)
+    await anyio.to_thread.run_sync(find_kinds, vote, run.store)
     headers = await anyio.to_thread.run_sync(differing, vote, run)
 
     async def ask(header: Header) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
@@ -204,7 +204,7 @@ class Reconciliation:
 class Circumstances:
     """What decides how a difference counts, besides the invoice itself.
 
-    `kinds` are the names of details of which another invoice of the tenant adds up to its header.
+    `kinds` are the names of details of which an invoice of the tenant added up to its header.
     """
 
     kinds: frozenset[str] = frozenset()
@@ -219,7 +219,8 @@ def read_circumstances(store: Store, tolerance: Decimal | None) -> Circumstances
     accepted: Mapping[str, Acceptance] = {}
     with suppress(DamagedError):
         accepted = read_acceptances(store)
-    return Circumstances(frozenset(), read_evidence(store), accepted, tolerance)
+    evidence = read_evidence(store)
+    return Circumstances(evidence.kinds, evidence, accepted, tolerance)
 
 
 def reconcile(
@@ -248,6 +249,24 @@ def kinds_that_agree(
         if Charge(header.charged, header.currency).compare(answers) is Agreement.EQUAL:
             found |= {each.detail_name for each in header.unproven if commits[each].rows}
     return frozenset(found)
+
+
+def kinds_that_agreed(
+    headers: Iterable[Header], commits: Mapping[Transfer, Commit]
+) -> frozenset[str]:
+    """Return the names of the details of which an invoice added up to what its header charged when
+    these were committed."""
+    by_invoice: dict[str, list[Transfer]] = {}
+    for commit in commits.values():
+        by_invoice.setdefault(commit.transfer.invoice_id, []).append(commit.transfer)
+    then = []
+    for header in headers:
+        own = by_invoice.get(header.invoice_id, [])
+        charges = {(each.charged, each.currency) for each in own}
+        if len(charges) == 1:
+            ((charged, currency),) = charges
+            then.append(replace(header, charged=charged, currency=currency, transfers=tuple(own)))
+    return kinds_that_agree(then, commits)
 
 
 def counts(header: Header, kinds: frozenset[str]) -> bool:
@@ -308,7 +327,7 @@ def add_marks(
         agrees = each.verdict in (Verdict.AGREES, Verdict.WITHIN_ROUNDING)
         if mark is not None and mark is not Mark.UNCONFIRMED and not agrees:
             kept[each.invoice_id] = (difference, mark)
-    return Evidence(kept)
+    return replace(evidence, marks=kept)
 
 
 def exit_code(*, is_whole: bool, reconciliations: Iterable[Reconciliation]) -> int:

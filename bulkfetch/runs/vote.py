@@ -11,7 +11,7 @@ from bulkfetch.archive.digests import StoredRows, digests_of, published_rows
 from bulkfetch.archive.records import money
 from bulkfetch.archive.refused import keep_refused
 from bulkfetch.archive.sweep import remove_staged, remove_staged_again
-from bulkfetch.archive.witness import Difference, Mark
+from bulkfetch.archive.witness import Difference, Mark, read_evidence
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import TransferError
 from bulkfetch.runs.committed import OtherInvoices, has_changed
@@ -43,6 +43,7 @@ from bulkfetch.runs.witness import (
     Choice,
     Share,
     Source,
+    adds_up,
     choose,
     sum_of_answers,
     transfers_to_ask,
@@ -119,14 +120,18 @@ async def commit_first(fetched: Fetched, vote: Vote, job: Job) -> None:
     header = vote.headers.get(transfer.invoice_id)
     if header is None:
         return
-    adds_up = await in_thread(job, partial(_adds_up, header, vote, job.run))
-    if adds_up and header.invoice_id not in vote.settled:
+    is_settled = await in_thread(job, partial(_adds_up, header, vote, job.run))
+    if is_settled and header.invoice_id not in vote.settled:
         vote.settled.add(header.invoice_id)
         await settle(header, vote, job)
 
 
 def _adds_up(header: Header, vote: Vote, run: Run) -> bool:
-    """Return whether all of an invoice is here, and nothing has to be asked for once more."""
+    """Return whether all of an invoice is here and adds up, if it can be compared, so that nothing
+    has to be asked for once more.
+
+    How sure a difference is depends on what other invoices add up to: that is known at the end.
+    """
     is_here = all(
         transfer in vote.first or transfer in vote.before
         for transfer in header.transfers
@@ -134,15 +139,16 @@ def _adds_up(header: Header, vote: Vote, run: Run) -> bool:
     )
     if not is_here:
         return False
-    asked = find_asked(header, vote, run.store)
-    return not transfers_to_ask(_charge(header, vote, run), asked, counts=True)
+    asked, charge = find_asked(header, vote, run.store), _charge(header, vote, run)
+    is_clear = charge is None or adds_up(charge, asked)
+    return is_clear and not transfers_to_ask(charge, asked, counts=True)
 
 
-def find_kinds(vote: Vote) -> None:
+def find_kinds(vote: Vote, store: Store) -> None:
     """Learn which kinds of invoices are known to add up. Blocks."""
     headers = list(vote.headers.values())
     commits = {**vote.before, **vote.archived, **vote.committed}
-    vote.kinds = kinds_that_agree(headers, commits)
+    vote.kinds = read_evidence(store).kinds | kinds_that_agree(headers, commits)
     if any(not counts(header, vote.kinds) for header in vote.doubtful()):
         vote.kinds |= vote.others.kinds()
 

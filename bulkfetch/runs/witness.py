@@ -144,7 +144,7 @@ def transfers_to_ask(
     does not, these are all whose charges make it up and that were not confirmed yet; if its sum
     does not count, only those that would take the place of more rows.
     """
-    if _adds_up(charge, asked):
+    if adds_up(charge, asked):
         return _to_ask([each for each in asked if not each.is_charged and _lost_all(each)])
     suspects = [each for each in asked if each.is_charged or _lost_all(each)]
     if charge is None or not (counts or _is_empty(asked, charge)):
@@ -166,7 +166,8 @@ def _lost_all(each: Asked) -> bool:
     return each.is_short and each.first is not None and not each.first.rows
 
 
-def _adds_up(charge: Charge | None, asked: Sequence[Asked]) -> bool:
+def adds_up(charge: Charge | None, asked: Sequence[Asked]) -> bool:
+    """Return whether an invoice adds up to its charge with what was answered."""
     charged = [each for each in asked if each.is_charged]
     return bool(charge and _combination(charge, charged, with_archived=False))
 

@@ -41,6 +41,8 @@ from bulkfetch.runs.reconcile import (
     Verdict,
     add_marks,
     header_of,
+    kinds_that_agree,
+    kinds_that_agreed,
     read_circumstances,
     reconcile,
 )
@@ -97,6 +99,8 @@ class Work:
     """Archived invoices that were selected and that the service no longer lists."""
     unnamed: tuple[str, ...] = ()
     """Files that readers see and that no record names, as far as the run reads the records."""
+    kinds: frozenset[str] = frozenset()
+    """Names of details of which an invoice added up that this run may replace rows of."""
 
     def with_v1(
         self,
@@ -215,7 +219,19 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
         named=run.options.selection.invoices,
         unlisted=_find_unlisted(run, plan, found.inventory),
         unnamed=_find_unnamed(found.inventory, [*all_commits, *documents_skipped.values()]),
+        kinds=_find_kinds(headers, pending, in_archive, all_former),
     )
+
+
+def _find_kinds(
+    headers: Iterable[Header], pending: Iterable[Transfer], in_archive: Kept, former: Former
+) -> frozenset[str]:
+    """Return the kinds of invoices that added up, of those that lose rows of this archive."""
+    losing = {each.invoice_id for each in in_archive.archived(pending)} | former.invoices
+    if not losing:
+        return frozenset()
+    then = [header for header in headers if header.invoice_id in losing]
+    return kinds_that_agreed(then, {**in_archive.commits, **former.commits})
 
 
 def _find_unlisted(run: Run, plan: Plan, inventory: Inventory) -> tuple[str, ...]:
@@ -352,7 +368,7 @@ def _reconcile(
     found = reconcile(headers, commits, known)
     if all(each.verdict is not Verdict.RULE_NOT_CONFIRMED for each in found):
         return found
-    return reconcile(headers, commits, replace(known, kinds=others.kinds()))
+    return reconcile(headers, commits, replace(known, kinds=known.kinds | others.kinds()))
 
 
 def conclude(
@@ -362,10 +378,11 @@ def conclude(
     marks: Mapping[str, Mark],
 ) -> tuple[Reconciliation, ...]:
     """Compare the planned invoices with what is committed now, and keep how sure it is that some
-    differ. Blocks."""
+    differ, and which kinds added up of which none does now. Blocks."""
     found = _reconcile(run, work.headers, commits, work.others)
     before = read_evidence(run.store)
-    after = add_marks(before, found, marks)
+    shown = kinds_that_agree(work.headers, commits)
+    after = replace(add_marks(before, found, marks), kinds=before.kinds - shown)
     if after == before:
         return found
     write_evidence(run.store, after)

@@ -309,6 +309,49 @@ async def test_no_rows_at_all_count_whatever_the_kind_and_say_which_periods_v1_s
     assert "this one is March 2025" in report.reconciliations[0].why
 
 
+@pytest.mark.parametrize("how", ["it charges more", "taken anew", "another detail before"])
+async def test_a_kind_that_agreed_once_counts_also_after_the_invoice_that_showed_it_has_changed(
+    how: str, tmp_path: Path
+) -> None:
+    made_up = tenant(12, {ONE_TIME: [rows(12)]})
+    assert (await exported(tmp_path, made_up)).exit_code == 0
+    marketplace = ("marketplace", BILLING)
+    if how == "another detail before":
+        made_up.answers = {("D1", *marketplace): [rows(12)]}
+        made_up.walks.clear()
+        made_up.invoices[0] = invoice("D1", marketplace, totalCharges=12)
+        assert (await exported(tmp_path, made_up)).exit_code == 0
+        made_up.answers = {("D1", *ONE_TIME): []}
+        made_up.invoices[0] = invoice("D1", ONE_TIME, totalCharges=12)
+    charged = 12 if how == "taken anew" else 14
+    charge_now(made_up, charged, rows(15, name="n"))
+    anew = {"take_new": ["D1"]} if how != "it charges more" else {}
+
+    report = await exported(tmp_path, made_up, **anew)
+
+    assert (report.exit_code, mark_of(report)) == (4, Mark.CONFIRMED)
+    assert (await exported(tmp_path, made_up)).exit_code == 4
+    assert verify(tmp_path).exit_code == 4
+
+
+@pytest.mark.parametrize("kind", [OFFICE, ONE_TIME])
+async def test_what_a_run_that_died_did_not_note_is_confirmed_by_the_next_one(
+    kind: tuple[str, str], tmp_path: Path
+) -> None:
+    headers = [invoice("D1", kind, totalCharges=31), invoice("D2", kind, totalCharges=5)]
+    answers = {("D1", *kind): [rows(30)], ("D2", *kind): [rows(5)]}
+    made_up = Tenant(headers, {}, answers=answers)
+    assert (await exported(tmp_path, made_up)).exit_code == 4
+    (tmp_path / "_bulkfetch/witness.json").unlink()
+
+    report = await exported(tmp_path, made_up)
+
+    assert (report.exit_code, mark_of(report)) == (4, Mark.CONFIRMED)
+    asked = dict(made_up.walks)
+    assert (await exported(tmp_path, made_up)).exit_code == 4
+    assert made_up.walks == asked
+
+
 async def test_an_accepted_difference_is_not_asked_for_again_and_counts_as_agreeing(
     tmp_path: Path,
 ) -> None:

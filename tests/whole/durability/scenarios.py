@@ -137,6 +137,11 @@ def _says(charged: float, *answers: tuple[str, ...], b_rows: int = 0) -> Service
     return Service({"A": charged, "B": b_rows}, {A: answers, B: (names(b_rows, "b"),)})
 
 
+def _says_modern(charged: float, *answers: tuple[str, ...]) -> Service:
+    """Return a service with an invoice of a kind of which it is not known whether it adds up."""
+    return Service({"A": charged}, {detail("A", MODERN): answers})
+
+
 FIRST = _says(23, names(23, "a", kept=10), b_rows=7)
 SMALL = _says(4, names(4, "a"))
 CHANGED_SMALL = _says(5, names(5, "n"))
@@ -180,9 +185,25 @@ def _lose(*patterns: str) -> Callable[[Path], object]:
     return lose
 
 
+def _put_back_a_replaced_part(root: Path) -> None:
+    """Put a part of a replaced generation back beside the new ones, as a backup does."""
+    kept = _find(root, "_bulkfetch/superseded/*/A-00000-*.parquet.old")
+    folder = _find(root, "line_items/*/*/A-00000-*.parquet").parent
+    folder.joinpath(kept.name.removesuffix(".old")).write_bytes(kept.read_bytes())
+
+
 _A_COMMIT_FILE = f"_bulkfetch/commits/{A_COMMIT}.json"
 _FIRST_EXPORT = Step(EXPORT, FIRST)
 _SMALL_EXPORT = Step(EXPORT, SMALL)
+_DIFFERING_BESIDE = Service(
+    {"A": 4, "B": 7}, {A: (names(4, "a"),), detail("B", OFFICE): (names(4, "b"),)}
+)
+CHANGED_SMALL_BESIDE = replace(
+    _DIFFERING_BESIDE,
+    charges={"A": 5, "B": 7},
+    answers={**_DIFFERING_BESIDE.answers, A: (names(5, "n"),)},
+)
+_SMALL_AND_DIFFERING = (Step(EXPORT, _DIFFERING_BESIDE),)
 _TWO_GENERATIONS = (_SMALL_EXPORT, Step(EXPORT, CHANGED_SMALL))
 
 
@@ -200,6 +221,11 @@ SCENARIOS = (
     Scenario(
         "replacement, there and back", _TWO_GENERATIONS, Step(EXPORT, SMALL), may_go=(HEADERS,)
     ),
+    Scenario(
+        "replacement that does not add up",
+        (Step(EXPORT, _says_modern(4, names(4, "a"))),),
+        Step(EXPORT, _says_modern(5, names(6, "n"))),
+    ),
     Scenario("replacement by nothing", (_SMALL_EXPORT,), Step(EXPORT, _says(0, ()))),
     Scenario(
         "killed replacement, finished by an export",
@@ -216,6 +242,14 @@ SCENARIOS = (
         _replacement_killed(f"rename lake/{_A_COMMIT_FILE}"),
         Step(("prune", LAKE, "--older-than", "0d")),
         may_go=(A_COMMIT, HEADERS),
+    ),
+    Scenario(
+        "killed replacement, finished by an accept",
+        (
+            *_SMALL_AND_DIFFERING,
+            Step(EXPORT, CHANGED_SMALL_BESIDE, killed_before="remove lake/line_items/"),
+        ),
+        Step(("accept", LAKE, "B", "--reason", "agreed")),
     ),
     Scenario(
         "documents replaced",
@@ -262,6 +296,30 @@ SCENARIOS = (
         Step(("repair", LAKE), SMALL),
         damaged=(HEADERS,),
         keeps_more=True,
+    ),
+    Scenario(
+        "repair of a part that no record names",
+        (_FIRST_EXPORT, Step(EXPORT, CHANGED_WHOLLY), Step(alter=_put_back_a_replaced_part)),
+        Step(("repair", LAKE), CHANGED_WHOLLY),
+        damaged=(A_COMMIT,),
+    ),
+    Scenario(
+        "repair of a lost record of a document",
+        (
+            Step(WITH_DOCUMENTS, _with_statement("1", 2, "a")),
+            Step(alter=_lose("_bulkfetch/documents/A-statement.json")),
+        ),
+        Step(("repair", LAKE), _with_statement("1", 2, "a")),
+        damaged=(A_DOCUMENT,),
+    ),
+    Scenario(
+        "repair of a damaged snapshot",
+        (
+            Step(WITH_UNBILLED, _with_unbilled(0)),
+            Step(alter=_flip_a_bit("unbilled_line_items/*/*/period=current/*/*.parquet")),
+        ),
+        Step(("repair", LAKE), _with_unbilled(0)),
+        damaged=("~unbilled-current-USD+one_time+usage_line_items",),
     ),
     Scenario(
         "repair of a damaged document",
