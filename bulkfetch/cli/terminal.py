@@ -137,7 +137,15 @@ def print_failure(
 
 
 def print_page(page: str) -> None:
-    """Write a page of HTML to stdout. If the reader has gone, the exit code is no other."""
+    """Write a page of HTML to stdout. If the reader has gone, the exit code is no other.
+
+    Raises StorageError if it cannot be written, also where stdout is closed: other results may be
+    left unread, but to write the page is all that the command is for.
+    """
+    if getattr(sys.stdout, "name", None) == os.devnull:  # what `prepare_streams` has put there
+        raise StorageError(
+            "the page cannot be written: the standard output is closed; give a file instead of `-`"
+        )
     with suppress(ReaderGoneError):
         _write([page.removesuffix("\n")])
 

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -341,6 +343,28 @@ def test_the_page_goes_to_stdout_as_it_is(lake: Path, capsys: pytest.CaptureFixt
     assert printed.startswith("<!DOCTYPE html>\n<html")
     assert printed.endswith("</html>\n")
     read_html(printed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such shell")
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 1, "the page cannot be written: the standard output is closed; give a file"),
+        ("<&- >&- 2>&-", 1, ""),
+        ("1</dev/null", 1, "the standard output cannot be written to: Bad file descriptor"),
+        ("> /dev/null", 4, ""),
+        ("| head -c 1 > /dev/null", 4, ""),
+    ],
+)
+def test_a_page_that_nothing_could_take_is_an_error(
+    lake: Path, redirection: str, code: int, said: str
+) -> None:
+    line = f'set -o pipefail; "{sys.executable}" -m bulkfetch report {lake} --html - {redirection}'
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code
+    assert said in ended.stderr
+    assert bool(ended.stderr) == bool(said)
 
 
 def test_what_was_written_is_said_as_a_line_or_as_json(
