@@ -570,9 +570,10 @@ _ADVICE = {
 
 def explain(error: OSError, path: Path | PurePosixPath) -> str:
     """Return what the operating system refused, and what the reader can do."""
-    return f"{path}: {_advice(error)}"
+    return f"{path}: {advise(error.errno or 0) or error.strerror or str(error)}"
 
 
-def _advice(error: OSError) -> str:
-    known = _ADVICE.get(error.errno or 0)
-    return with_names(known) if known else error.strerror or str(error)
+def advise(number: int) -> str:
+    """Return what an error number of the operating system means, and what the reader can do; "" if
+    that is not known."""
+    return with_names(_ADVICE.get(number, ""))

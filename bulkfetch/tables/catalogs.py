@@ -82,6 +82,10 @@ class Catalogue(Protocol):
         """Return a table to change, None if there is none and it can be created."""
         ...
 
+    def why_lost(self, name: str) -> str:
+        """Say why a table that there was is not found any more, "" if there was none."""
+        ...
+
     def location(self, name: str) -> str | None:
         """Return where the own files of a new table go, None if the catalogue chooses it."""
         ...

@@ -49,7 +49,7 @@ def _faults(tables: Iterable[TableReport]) -> Iterator[Finding]:
     for table in tables:
         if table.problem:
             yield Finding(table.root, table.problem)
-        elif not table.is_current and not table.is_new:
+        elif not table.is_current and (table.lost or not table.is_new):
             what = "is behind" if table.is_compacted else ", ".join(_differences(table))
             yield Finding(
                 table.root,
@@ -59,7 +59,9 @@ def _faults(tables: Iterable[TableReport]) -> Iterator[Finding]:
 
 
 def _differences(table: TableReport) -> Iterator[str]:
-    if table.added:
+    if table.lost:
+        yield table.lost
+    elif table.added:
         yield f"lacks {counted(table.added, 'file')} that commits name"
     if table.removed:
         yield f"has {counted(table.removed, 'file')} that no commit names"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import time
@@ -21,6 +22,7 @@ from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import TableError
 from bulkfetch.logguard import hide_known
 from bulkfetch.settings.declared import Settings
+from bulkfetch.storage.disk import advise
 from bulkfetch.storage.location import Location
 from bulkfetch.tables.formats import Change
 from bulkfetch.tables.wanted import DataFile, WantedTable
@@ -36,6 +38,11 @@ _KEPT = "interval 3650 days"
 _KEPT_OF_COPIES = "interval 30 days"
 READABLE_HOURS = 7 * 24
 """A copy is kept so long behind its last version: readers that began with that can end."""
+_SYSTEM = re.compile(r"\(os error (\d+)\)")
+_STORE = re.compile(r"Generic (S3|MicrosoftAzure|GCS|LocalFileSystem|HTTP\b[^:]*?) error")
+"""How deltalake calls an error of a store; other generic errors are of the table."""
+_BACKTRACE = re.compile(r"\s0: (<unknown>|\S+)\s+1: .*", re.DOTALL)
+"""The calls inside of deltalake that it was in."""
 _NOT_OPENED = "%\\"
 """Signs in addresses that deltalake takes for something else."""
 
@@ -69,6 +76,10 @@ class DeltaFormat:
             _refuse_foreign(table, root)
             _refuse_features(table)
             return OpenDeltaTable(self._location.at(root), root, table)
+
+    def why_lost(self, wanted: WantedTable) -> str:
+        """Return "": a log names files by where they are beside it, so it is right anywhere."""
+        return ""
 
     def create(self, wanted: WantedTable, run: str) -> None:
         """Create a table with its files in version 0."""
@@ -306,12 +317,18 @@ def _translating(where: str) -> Iterator[None]:
 def _words(error: Exception) -> str:
     """Return in one line what deltalake says: a tree of causes, in colours."""
     text = re.sub(r"\x1b\[[0-9;]*m|↳", " ", str(error))
+    text = _BACKTRACE.sub("", text)
     return printable(hide_known(" ".join(text.split())))[:_LONGEST]
 
 
 def _advice(error: Exception) -> str:
+    text = str(error)
+    for number in map(int, _SYSTEM.findall(text)):
+        # a file of a log that is gone does not come back
+        if number != errno.ENOENT and (known := advise(number)):
+            return known
     is_missing = isinstance(error, FileNotFoundError)
-    if "Generic " in str(error) or (isinstance(error, OSError) and not is_missing):
+    if _STORE.search(text) or (isinstance(error, OSError) and not is_missing):
         return "the store refuses or does not answer: run the same command again"
     return (
         f"to give it up and start anew, remove its folder {DELTA_LOG} and run `bulkfetch tables "

@@ -77,6 +77,11 @@ class TableFormat(Protocol):
         """Return the table of a folder, None if there is none. Raises TableError."""
         ...
 
+    def why_lost(self, wanted: WantedTable) -> str:
+        """Say why a table that there was cannot be opened any more, where `open` finds none; ""
+        if there was none."""
+        ...
+
     def create(self, wanted: WantedTable, run: str) -> None:
         """Create a table with its files. Raises TableError."""
         ...

@@ -101,6 +101,12 @@ class IcebergFormat:
         return OpenIcebergTable(self, root, files, frozenset.intersection(*columns))
 
     @forgets_frames
+    def why_lost(self, wanted: WantedTable) -> str:
+        """Say why a table that there was is not in its catalogue any more, "" if there was none."""
+        found = map(self._catalogue.why_lost, by_table(wanted.root, wanted.files))
+        return next(filter(None, found), "")
+
+    @forgets_frames
     def create(self, wanted: WantedTable, run: str) -> None:
         """Create a table, and give it its files in its first snapshot.
 

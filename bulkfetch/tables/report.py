@@ -30,6 +30,8 @@ class TableReport:
     copies: int = 0
     """How many copies of files of the archive it lacks, although it names them."""
     problem: str = ""
+    lost: str = ""
+    """Why a table that there was has to be created again."""
     is_compacted: bool = False
     """Whether its files are copies of many files of the archive each."""
 
@@ -47,7 +49,7 @@ class TableReport:
             return "unchanged" if written else "up to date"
         words = []
         if self.is_new:
-            words.append("created" if written else "not created yet")
+            words.append(self._creation(written=written))
         if self.columns:
             words.append(f"+{counted(len(self.columns), 'column')}")
         if self.added or self.removed:
@@ -56,6 +58,11 @@ class TableReport:
         if self.copies:
             words.append("copied again" if written else "its file is gone")
         return ", ".join(words)
+
+    def _creation(self, *, written: bool) -> str:
+        if self.lost:
+            return "created again" if written else f"to be created again: it {self.lost}"
+        return "created" if written else "not created yet"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -72,6 +79,7 @@ class TableReport:
             "copies": self.copies,
             "files": self.files,
             "rows": self.rows,
+            "lost": self.lost or None,
             "problem": self.problem or None,
         }
 

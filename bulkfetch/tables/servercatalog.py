@@ -51,6 +51,10 @@ class ServerCatalogue:
                 self.catalog.create_namespace_if_not_exists(self._namespace[:length])
         return table
 
+    def why_lost(self, _name: str) -> str:
+        """Return "": what a server does not have has been dropped, or never was."""
+        return ""
+
     def location(self, name: str) -> str | None:
         """Return the folder of a new table's own files, None if the catalogue chooses it."""
         if self._folder is None:

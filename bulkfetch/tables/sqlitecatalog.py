@@ -67,6 +67,15 @@ class SqliteCatalogue:
             return None
         return _load(path)
 
+    def why_lost(self, name: str) -> str:
+        """Say why a table that there was is not found any more, "" if there was none."""
+        path = self._rows().get(name)
+        if path is not None and path.parent != self._metadata_folder(name):
+            return f"names files where the archive was before, by {path}"
+        if path is not None or self._versions(name):
+            return "is not in its catalogue in its newest version"
+        return ""
+
     def location(self, name: str) -> str:
         """Return the folder of a table's own files."""
         return str(self._metadata_folder(name).parent)

@@ -166,11 +166,13 @@ def _compare(form: TableFormat, wanted: WantedTable, all_wanted: Wanted) -> _Com
     )
     try:
         table = form.open(wanted.root)
+        lost = "" if table is not None else form.why_lost(wanted)
     except TableError as error:
         return _Comparison(wanted, replace(report, problem=str(error)), Change())
     if table is None:
         change = Change(added=wanted.files)
-        return _Comparison(wanted, replace(report, is_new=True, added=len(change.added)), change)
+        report = replace(report, is_new=True, added=len(change.added), lost=lost)
+        return _Comparison(wanted, report, change)
     change = difference(table, wanted, all_wanted)
     report = replace(
         report,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.tabled import read_delta
+from support.tabled import claim, office, put, read_delta
 
 from bulkfetch.errors import TableError
+from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.location import Location
 from bulkfetch.tables.formats import Change
+from bulkfetch.tables.sync import sync_tables
 from bulkfetch.tables.wanted import DataFile, WantedTable
 
 deltalake = pytest.importorskip("deltalake", reason="the extra delta is not installed")
@@ -27,6 +31,12 @@ NARROW = pa.schema(
     ]
 )
 WIDE = pa.schema([*NARROW, pa.field("day", pa.timestamp("us", "UTC"))])
+
+
+ANEW = (
+    "to give it up and start anew, remove its folder _delta_log and run `bulkfetch tables sync` "
+    "again, which writes a new one"
+)
 
 
 def write(lake: Path, invoice_id: str, schema: pa.Schema, first_line: int = 0) -> DataFile:
@@ -169,14 +179,47 @@ def test_a_table_whose_files_others_no_longer_take_as_they_are_is_refused(
             "answer: run the same command again",
         ),
         (
+            OSError("Generic MicrosoftAzure error\n ↳ Connection refused (os error 111)"),
+            "Generic MicrosoftAzure error Connection refused (os error 111); the store refuses or "
+            "does not answer: run the same command again",
+        ),
+        (
+            OSError("Generic LocalFileSystem error\n ↳ No space left on device (os error 28)"),
+            "Generic LocalFileSystem error No space left on device (os error 28); the disk is "
+            "full: free some space and run the same command again",
+        ),
+        (
+            OSError("Generic LocalFileSystem error\n ↳ Permission denied (os error 13)"),
+            "Generic LocalFileSystem error Permission denied (os error 13); permission denied: "
+            "check its owner and mode, and those of its folder",
+        ),
+        (
+            Exception(
+                "Json error: Encountered unexpected 't'\n   0: <unknown>\n   1: <unknown>\n   2: "
+                "start_thread\n             at ./nptl/pthread_create.c:442:8"
+            ),
+            f"Json error: Encountered unexpected 't'; {ANEW}",
+        ),
+        (
+            Exception("Generic DeltaTable error: No data source supplied to Write command."),
+            f"Generic DeltaTable error: No data source supplied to Write command.; {ANEW}",
+        ),
+        (
+            Exception("Kernel error: Generic delta kernel error: Expected contiguous commits"),
+            f"Kernel error: Generic delta kernel error: Expected contiguous commits; {ANEW}",
+        ),
+        (
+            OSError("Object at location 3.json not found: No such file (os error 2)"),
+            "Object at location 3.json not found: No such file (os error 2); the store refuses or "
+            "does not answer: run the same command again",
+        ),
+        (
             FileNotFoundError("Object at location 00000000000000000001.json not found"),
-            "Object at location 00000000000000000001.json not found; to give it up and start anew, "
-            "remove its folder _delta_log and run `bulkfetch tables sync` again, which writes a "
-            "new one",
+            f"Object at location 00000000000000000001.json not found; {ANEW}",
         ),
     ],
 )
-def test_nobody_is_told_to_remove_a_log_that_only_could_not_be_reached(
+def test_advice_is_of_the_disk_the_store_or_the_log_that_is_at_fault(
     error: Exception, advice: str
 ) -> None:
     from bulkfetch.tables.delta import _translating
@@ -185,3 +228,27 @@ def test_nobody_is_told_to_remove_a_log_that_only_could_not_be_reached(
         raise error
 
     assert str(raised.value) == f"lake/t: the table cannot be used: {advice}"
+
+
+LIMITED = """
+import resource, signal, sys
+import bulkfetch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+print(*(table.problem for table in bulkfetch.sync_tables(sys.argv[1], ["delta"]).tables))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.slow
+def test_what_the_system_refuses_deltalake_is_said_with_what_to_do(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    claim(store)
+    put(store, office("A"), 3)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, timeout=60
+    )
+
+    assert "(os error 27); the system allows no file so large (ulimit -f): raise" in ended.stdout
+    assert sync_tables(tmp_path, ["delta"]).complete

@@ -477,6 +477,7 @@ def test_a_table_of_others_is_refused_and_left_as_it_is(
     assert table_of(store.root, OFFICE_TABLE).scan().to_arrow().to_pydict() == {"x": [1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [None, "/elsewhere"])
 def test_a_table_of_our_columns_without_our_mark_is_refused_and_left_as_it_is(
     other: str | None, store: LocalStore
@@ -617,6 +618,57 @@ def test_a_moved_archive_has_tables_of_its_own_and_a_copy_leaves_the_original_al
     moved = LocalStore(tmp_path / "moved")
     synced(moved)
     assert_is_committed(moved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["moved", "catalogue gone", "row gone", "older row", "nothing"])
+def test_verify_and_status_say_the_same_of_tables_that_are_lost(
+    what: str, store: LocalStore, tmp_path: Path
+) -> None:
+    put(store, office("A"), 3)
+    put(store, unbilled("EUR"), 2)
+    put_headers(store, "A")
+    synced(store)
+    database = store.root / "_iceberg" / "catalog.db"
+    older = database.read_bytes()
+    if what == "moved":
+        store.root.rename(tmp_path / "moved")
+        store = LocalStore(tmp_path / "moved")
+        why = f"names files where the archive was before, by {database.parent}"
+    elif what == "catalogue gone":
+        database.unlink()
+        why = "is not in its catalogue in its newest version"
+    elif what == "row gone":
+        for name in tables_of(catalog_of(store.root)):
+            catalog_of(store.root).drop_table(f"csp.{name}")
+        why = "is not in its catalogue in its newest version"
+    elif what == "older row":
+        put(store, office("A"), 4)
+        put(store, unbilled("EUR"), 3)
+        put_headers(store, "B")
+        synced(store)
+        database.write_bytes(older)
+        why = "is not in its catalogue in its newest version"
+    else:
+        shutil.rmtree(store.root / "_iceberg")
+        database.parent.mkdir()
+        why = ""
+
+    status = tables_status(store.root)
+    findings = [str(each) for each in verify(store.root, files_only=True).findings]
+
+    if why:
+        assert len(status.tables) == len(findings) == 3
+        for table, finding in zip(status.tables, findings, strict=True):
+            assert why in table.state(written=False)
+            assert why in finding
+            assert "`bulkfetch tables sync --format iceberg` puts it right" in finding
+    else:
+        assert findings == []
+        assert all(table.state(written=False) == "up to date" for table in status.tables)
+    synced(store)
+    assert verify(store.root, files_only=True).findings == ()
+    assert_is_committed(store)
 
 
 @pytest.mark.parametrize(
