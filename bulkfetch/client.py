@@ -141,6 +141,7 @@ class Client:
                 self.stats,
                 tokens=self._graph_tokens,
                 keep=self._on_refresh_token,
+                budget=session.budget,
             )
             sources = ExportSources(await self._stack.enter_async_context(opened))
         fetcher = await self._stack.enter_async_context(

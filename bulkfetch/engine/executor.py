@@ -100,7 +100,8 @@ async def _open_executor(
                 settings, stats, log, tokens=remote.tokens(PARTNER_CENTER), limit=remote.limit
             )
         )
-        exports = ForwardedExports(remote, Accounts(Opening(settings, stats, log), stack))
+        opening = Opening(settings, stats, log, budget=session.budget)
+        exports = ForwardedExports(remote, Accounts(opening, stack), Room(session.budget))
         ended_empty: set[Transfer] = set()
         fetcher = await stack.enter_async_context(
             open_fetcher(
@@ -205,10 +206,10 @@ class ForwardedExports:
 
     remote: Remote
     accounts: Accounts
+    room: Room
     scratch: Path | None = None
     pieces: dict[Transfer, int] = field(default_factory=dict)
     """The piece of each transfer, by which the driver knows it."""
-    room: Room = field(default_factory=Room)
 
     def source(self, tasks: anyio.abc.TaskGroup) -> PageSource:
         """Return the source of their rows, whose tasks run in a group."""

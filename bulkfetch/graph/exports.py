@@ -13,6 +13,7 @@ import anyio.abc
 
 from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.budget import Budget
 from bulkfetch.errors import HttpStatusError, RenewedExportError, SettingsError, TransferError
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.operations import KeptOperations, Operation, Operations
@@ -36,8 +37,6 @@ BLOB_MANNER = Manner(
     request_id="x-ms-client-request-id",
     ends="its exports are given up",
 )
-_BODIES_BYTES = 16 << 20
-"""How much memory the answers of Microsoft Graph take; those of storage go to files."""
 
 
 class TokensOnDemand:
@@ -92,10 +91,13 @@ class Exports:
         *,
         clock: Clock,
         log: RunLog,
+        budget: Budget,
         scratch: Path | None = None,
     ) -> None:
         self.operations = operations
         self.accounts = accounts
+        self.budget = budget
+        """The memory of answers, and of pages until they are used."""
         self.scratch = scratch
         """Where files are kept until their rows are written; None means where temporary files
         are."""
@@ -218,6 +220,7 @@ async def open_exports(
     keep: Callable[[Secret], None] | None = None,
     kept: KeptOperations | None = None,
     scratch: Path | None = None,
+    budget: Budget | None = None,
     clock: Clock | None = None,
     today: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[Exports]:
@@ -225,19 +228,18 @@ async def open_exports(
 
     Nothing is sent, and nobody signs in, before the first export is asked for. `keep` is given each
     new refresh token, in a thread; `kept` keeps operations for later runs, and `scratch` is where
-    files are kept until their rows are written. Raises SettingsError where there is no Microsoft
-    Graph.
+    files are kept until their rows are written. What waits in memory is counted in `budget`, or in
+    one of its own. Raises SettingsError where there is no Microsoft Graph.
     """
     if settings.graph_url is None:
         raise SettingsError(why_no_graph(settings.cloud))
     log, clock = log or RunLog(), clock or Clock()
-    opening = Opening(settings, stats, log, clock)
+    budget = budget or Budget(settings.max_waiting_bytes)
+    opening = Opening(settings, stats, log, clock, budget)
     source = tokens or TokensOnDemand(lambda: graph_token_source(settings, log, keep))
     async with AsyncExitStack() as stack:
         graph = await stack.enter_async_context(
-            opening.session(
-                settings.graph_url, source, manner=GRAPH_MANNER, budget_bytes=_BODIES_BYTES
-            )
+            opening.session(settings.graph_url, source, manner=GRAPH_MANNER)
         )
         operations = Operations(
             graph,
@@ -249,4 +251,11 @@ async def open_exports(
             log=log,
             today=today,
         )
-        yield Exports(operations, Accounts(opening, stack), clock=clock, log=log, scratch=scratch)
+        yield Exports(
+            operations,
+            Accounts(opening, stack),
+            clock=clock,
+            log=log,
+            budget=budget,
+            scratch=scratch,
+        )

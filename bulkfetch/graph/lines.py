@@ -110,13 +110,15 @@ class Unzipper:
 
 
 class LineCount:
-    """Counts the lines of a file as it comes, blank ones aside."""
+    """Counts the lines of a file as it comes, blank ones aside, and keeps none of them."""
 
     def __init__(self) -> None:
         self.lines = 0
         self._unzipper = Unzipper()
-        self._rest = b""
-        """The start of the line that has not ended yet."""
+        self._length = 0
+        """How long the line is that has not ended yet."""
+        self._last = b""
+        """Its last byte so far that is not blank."""
 
     def feed(self, data: bytes) -> None:
         """Count the lines of the next bytes. Raises MalformedBodyError if they are damaged."""
@@ -126,8 +128,7 @@ class LineCount:
     def finish(self) -> None:
         """Count the last line. Raises MalformedBodyError if the file or that line is cut."""
         self._count(self._unzipper.finish())
-        last = self._rest.strip(_BLANK)
-        if last and not last.endswith(b"}"):
+        if self._last not in (b"", b"}"):
             raise MalformedBodyError("the last line is cut")
         self._count(b"\n")
 
@@ -136,14 +137,16 @@ class LineCount:
         start = lines = 0
         while (end := text.find(b"\n", start)) >= 0:
             # nearly all lines begin so, and need no copy to be known as not blank
-            if text[start] == _OPENING or self._rest.strip(_BLANK) or text[start:end].strip(_BLANK):
+            if text[start] == _OPENING or self._last or text[start:end].strip(_BLANK):
                 lines += 1
-            if self._rest:
-                self._rest = b""
+            if self._last:
+                self._last = b""
             start = end + 1
         self.lines += lines
-        self._rest += text[start:]
-        if len(self._rest) > _MAX_LINE_BYTES:
+        rest = text[start:]
+        self._length = len(rest) + (0 if start else self._length)
+        self._last = rest.rstrip(_BLANK)[-1:] or self._last
+        if self._length > _MAX_LINE_BYTES:
             raise MalformedBodyError(f"a line is longer than {_MAX_LINE_BYTES} bytes")
 
 

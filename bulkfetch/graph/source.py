@@ -21,6 +21,7 @@ from bulkfetch.billing.exports import ExportedBlob, ExportedData
 from bulkfetch.billing.parts import Part, parts_of_export
 from bulkfetch.billing.sources import Bookmark, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.budget import Budget, Claim
 from bulkfetch.decoding.pages import P
 from bulkfetch.errors import (
     ContradictionError,
@@ -31,7 +32,7 @@ from bulkfetch.errors import (
     TransferError,
 )
 from bulkfetch.graph.exports import Accounts, Exports
-from bulkfetch.graph.lines import READ_BYTES, read_pages
+from bulkfetch.graph.lines import PAGE_BYTES, READ_BYTES, read_pages
 from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.graph.spool import Access, spool
 from bulkfetch.storage.disk import explain
@@ -39,6 +40,8 @@ from bulkfetch.wire.tasks import Task
 
 FOLDER = "bulkfetch-export-"
 """How the name of a folder begins in which the files of an export are kept for a while."""
+_PAGE_COST = 2 * PAGE_BYTES
+"""What a page takes: its text, and its rows."""
 _MOST_RENEWALS = 3
 """How often the lines of an export are counted whose data are made anew meanwhile."""
 _ETAG, _BLOB, _SKIPPED = "etag", "blob", "skipped"
@@ -46,12 +49,23 @@ _ETAG, _BLOB, _SKIPPED = "etag", "blob", "skipped"
 
 
 class Room:
-    """How many pages all walks of a run may hold at once, and how many are decoded at once."""
+    """What all walks of a run share: the memory of their pages, and how many are decoded at
+    once."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
         cores = os.cpu_count() or 2
-        self.pages = anyio.Semaphore(cores + 2)
+        self.budget = budget
+        self.most_ahead = cores + 2
+        """So many pages of one walk wait at most."""
         self.decoding = anyio.CapacityLimiter(cores)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead(Generic[P]):
+    """A page that is decoded ahead of its turn, and its memory."""
+
+    task: Task[P]
+    claim: Claim
 
 
 class ExportSources:
@@ -59,7 +73,7 @@ class ExportSources:
 
     def __init__(self, exports: Exports) -> None:
         self.exports = exports
-        self._room = Room()
+        self._room = Room(exports.budget)
 
     def source(self, tasks: anyio.abc.TaskGroup) -> ExportSource:
         """Return the source, whose tasks run in a group."""
@@ -199,21 +213,25 @@ class _ExportWalk(Generic[P]):
         """Yield the pages of a file in order, while the next ones are decoded, as far as there is
         room for them."""
         texts = read_pages(chunks_of(path), skipped=skipped)
-        ahead: deque[Task[P]] = deque()
+        ahead: deque[_Ahead[P]] = deque()
         is_over = False
         try:
             while True:
-                while not is_over and await self._take_room(wait=not ahead):
-                    text = await self._next_text(texts)
+                while not is_over and (claim := await self._claim(len(ahead))) is not None:
+                    text = await self._next_text(texts, claim)
                     is_over = not text
                     if text:
-                        ahead.append(Task(self._tasks, partial(self._decode, text)))
+                        task = Task(self._tasks, partial(self._decode, text, claim))
+                        ahead.append(_Ahead(task, claim))
                 if not ahead:
                     return
-                page = await ahead[0].result()
+                first = ahead[0]
+                first.claim.take_turn()
+                page = await first.task.result()
+                first.claim.work()
                 yield page
                 ahead.popleft()
-                self._room.pages.release()
+                first.claim.close()
         except MalformedBodyError as error:
             raise TransferError(
                 f"transfer {self._transfer}, file {blob.name}, behind row {self._line}: {error}"
@@ -224,35 +242,44 @@ class _ExportWalk(Generic[P]):
             ) from error
         finally:
             texts.close()
-            for task in ahead:
-                task.cancel()
-                self._room.pages.release()
+            for each in ahead:
+                each.task.cancel()
+                each.claim.close()
 
-    async def _take_room(self, *, wait: bool) -> bool:
-        """Take the room of a page; return False if there is none, and none is waited for."""
-        if wait:
-            await self._room.pages.acquire()
-            return True
-        try:
-            self._room.pages.acquire_nowait()
-        except anyio.WouldBlock:
-            return False
-        return True
+    async def _claim(self, ahead: int) -> Claim | None:
+        """Return the memory of a page: waited for if it is the next, and if there are pages `ahead`
+        of it, None where there is no room."""
+        budget = self._room.budget
+        if ahead:
+            return budget.claim_ahead(_PAGE_COST) if ahead < self._room.most_ahead else None
+        claim = budget.claim()
+        claim.take_turn()
+        await _grow(claim, _PAGE_COST)
+        return claim
 
-    async def _next_text(self, texts: Iterator[bytes]) -> bytes:
-        """Return the text of the next page, and give its room back if there is none."""
+    async def _next_text(self, texts: Iterator[bytes], claim: Claim) -> bytes:
+        """Return the text of the next page, and give its memory back if there is none. A line may
+        make a page larger than it was reckoned."""
         text = b""
         try:
+            claim.work()
             text = await anyio.to_thread.run_sync(next, texts, b"")
         finally:
             if not text:
-                self._room.pages.release()
+                claim.close()
+        claim.shrink(2 * len(text))
+        if text:
+            await _grow(claim, 2 * len(text))
         return text
 
-    async def _decode(self, text: bytes) -> P:
-        return await anyio.to_thread.run_sync(
+    async def _decode(self, text: bytes, claim: Claim) -> P:
+        page = await anyio.to_thread.run_sync(
             self._walk.decoder.decode_lines, text, limiter=self._room.decoding
         )
+        claim.shrink(len(text))
+        if not claim.in_turn:  # else it is used at once
+            claim.rest()
+        return page
 
     def _make_folder(self) -> Path:
         try:
@@ -301,6 +328,15 @@ class _ExportWalk(Generic[P]):
             f"transfer {self._transfer}: Microsoft Graph has made its data anew since its parts "
             "were planned"
         )
+
+
+async def _grow(claim: Claim, size_bytes: int) -> None:
+    """Wait for memory, and give all of it back if that is given up."""
+    try:
+        await claim.grow(size_bytes)
+    except BaseException:
+        claim.close()
+        raise
 
 
 @dataclass(frozen=True, slots=True)

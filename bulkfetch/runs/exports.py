@@ -25,6 +25,7 @@ from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.recency import Nothing, decide_nothing
 from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.budget import Budget
 from bulkfetch.errors import (
     GraphAccessError,
     HttpStatusError,
@@ -178,6 +179,7 @@ async def open_graph(run: Run) -> AsyncIterator[Graph | None]:
         keep=run.options.on_refresh_token,
         kept=StoredOperations(run.store),
         scratch=scratch,
+        budget=run.session.budget,
     ) as graph:
         yield graph
 
@@ -191,6 +193,7 @@ async def open_graph_with(
     keep: Callable[[Secret], None] | None = None,
     kept: KeptOperations | None = None,
     scratch: Path | None = None,
+    budget: Budget | None = None,
 ) -> AsyncIterator[Graph | None]:
     """Open the way to Microsoft Graph, as `open_graph` does, without an archive."""
     if settings.graph_url is None:
@@ -198,7 +201,7 @@ async def open_graph_with(
         return
     tokens = GraphTokens(settings, log, keep)
     async with open_exports(
-        settings, stats, log, tokens=tokens, kept=kept, scratch=scratch
+        settings, stats, log, tokens=tokens, kept=kept, scratch=scratch, budget=budget
     ) as exports:
         yield Graph(settings, exports, ExportSources(exports), tokens)
 

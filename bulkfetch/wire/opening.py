@@ -29,6 +29,8 @@ class Opening:
     stats: RunStats
     log: RunLog = field(default_factory=RunLog)
     clock: Clock = field(default_factory=Clock)
+    budget: Budget | None = None
+    """The memory that all of them share; None means that each has what the settings say."""
 
     @asynccontextmanager
     async def session(
@@ -38,12 +40,10 @@ class Opening:
         *,
         manner: Manner = PARTNER_CENTER,
         limit: Limit | None = None,
-        budget_bytes: int | None = None,
     ) -> AsyncIterator[Session]:
         """Open a session with the server at `base_url`, and close its connections at the end.
 
-        `limit` takes the place of a limit of its own, and of the settings for it. What waits takes
-        at most `budget_bytes`, or what the settings say.
+        `limit` takes the place of a limit of its own, and of the settings for it.
         """
         settings, log = self.settings, self.log
         limit = limit or self._own_limit(base_url)
@@ -59,7 +59,7 @@ class Opening:
                 ),
                 clock=self.clock,
                 log=log,
-                budget=Budget(budget_bytes or settings.max_waiting_bytes),
+                budget=self.budget or Budget(settings.max_waiting_bytes),
                 mask=Mask(_secrets_of(settings)),
                 manner=manner,
             )

@@ -30,7 +30,7 @@ from bulkfetch.errors import (
     StorageError,
     TransferError,
 )
-from bulkfetch.graph import lines, spool
+from bulkfetch.graph import lines, source, spool
 from bulkfetch.graph.exports import Exports, open_exports
 from bulkfetch.graph.operations import KeptOperations, Operation
 from bulkfetch.graph.source import ExportSources
@@ -43,6 +43,7 @@ from bulkfetch.wire.session import Clock
 USAGE = "usage/billed/G000700185"
 
 
+CODES = ("EUR", "USD")
 HURRY = 100
 """How many times as fast the clock of a run goes."""
 
@@ -78,9 +79,9 @@ class There:
         )
         errors: list[BulkfetchError] = []
         async with anyio.create_task_group() as tasks:
-            source = ExportSources(self.exports).source(tasks)
+            exported = ExportSources(self.exports).source(tasks)
             try:
-                async with aclosing(source.pages(walk)) as pages:
+                async with aclosing(exported.pages(walk)) as pages:
                     async for placed in pages:
                         note(reading, placed, start.line)
             except BulkfetchError as error:
@@ -388,6 +389,39 @@ async def test_a_fresh_sas_comes_from_whatever_gives_one(fresh_sas: str, locatio
     rule = on_blob("sas_lapses", share=0.4, times=1)
     async with opened(rule, fresh_sas=fresh_sas, location=location) as there:
         assert (await there.read()).rows == there.drawn()
+
+
+@pytest.mark.parametrize("most_bytes", [100_000, 300_000])
+async def test_pages_of_all_walks_wait_within_one_budget(
+    most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "PAGE_BYTES", 10_000)
+    monkeypatch.setattr(source, "_PAGE_COST", 20_000)
+    names = [f"usage/unbilled/{when}/{code}" for when in ("current", "last") for code in CODES]
+    async with opened(line_items=300, settings={"max_waiting_bytes": most_bytes}) as there:
+        budget = there.exports.budget
+
+        async def read(name: str) -> None:
+            assert (await there.read(name)).rows == there.drawn(name)
+
+        async with anyio.create_task_group() as tasks:
+            for name in (USAGE, *names):
+                tasks.start_soon(read, name)
+        assert 20_000 < budget.peak <= most_bytes + 20_000
+        assert (budget.used, budget.claims) == (0, 0)
+
+
+async def test_a_walk_that_is_left_or_fails_gives_its_memory_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lines, "PAGE_BYTES", 10_000)
+    async with opened(on_blob("blob_not_json", path="*/billed/*"), line_items=300) as there:
+        unbilled = "usage/unbilled/current/EUR"
+        assert len((await there.read(unbilled, until=30)).rows) >= 30
+        assert (there.exports.budget.used, there.exports.budget.claims) == (0, 0)
+        with pytest.raises(TransferError, match="not JSON"):
+            await there.read()
+        assert (there.exports.budget.used, there.exports.budget.claims) == (0, 0)
 
 
 @pytest.mark.slow

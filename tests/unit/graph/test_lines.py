@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 
@@ -143,6 +144,41 @@ def test_a_cut_last_line_is_an_error_and_a_missing_line_end_is_not() -> None:
     for cut in (ROWS[:-1], ROWS[:-3], ROWS[:-6]):
         with pytest.raises(MalformedBodyError, match="the last line is cut"):
             count_of(gzip.compress(cut))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (b'{"a":1}\r\n{"a":2}\r\n', 2),
+        (b' {"a":1} \t\r\n \t\r\n{"a":2}', 2),
+        (b'\n\n{"a":1}\n\n', 1),
+        (b'\xef\xbb\xbf{"a":1}\n{"a":2}', 2),
+        (b'{"a":"\xe2\x80\xa8"}\n', 1),
+    ],
+)
+def test_lines_are_counted_the_same_in_pieces_of_any_size(
+    text: bytes, lines: int, size: int
+) -> None:
+    assert count_of(text, size).lines == lines
+
+
+def test_counting_keeps_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [b'{"a":"', *[b"x" * (1 << 16)] * 640, b'"}']
+    count = LineCount()
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            count.feed(piece)
+        count.finish()
+        assert count.lines == 1
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr(lines_module, "_MAX_LINE_BYTES", 1000)
+    for text in (b"x" * 1200, b"x" * 1200 + b"}\n", b'{"a":1}\n' + b"y" * 1200):
+        with pytest.raises(MalformedBodyError, match="a line is longer than 1000 bytes"):
+            count_of(text, 100)
 
 
 def test_a_byte_order_mark_is_left_out() -> None:
