@@ -296,10 +296,9 @@ REFUSED: dict[str, tuple[list[Fault], type[Exception], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 async def test_what_cannot_be_mended_is_a_failure_that_says_why(name: str, tmp_path: Path) -> None:
     rules, kind, words = REFUSED[name]
+    waits = {"operation_deadline_s": 20.0} if name == "never ready" else {}
     with pytest.raises(kind, match=words) as failed:
-        async with opened(
-            *rules, scratch=tmp_path, settings={"operation_deadline_s": 20.0}
-        ) as there:
+        async with opened(*rules, scratch=tmp_path, settings=waits) as there:
             await there.read()
     assert transfer_of(USAGE).invoice_id in str(failed.value)
     assert not left_in(tmp_path)
