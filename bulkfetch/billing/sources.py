@@ -54,8 +54,9 @@ class Walk(Generic[P]):
     """Makes pages of what the server sends, in the form that the caller wants."""
     start: Bookmark = BEGINNING
     """Where to start; the same source gave it, maybe in an earlier run."""
-    is_complete: Callable[[], bool] = lambda: False
-    """Returns True once the invoice's total confirms that all rows are here; False says nothing."""
+    is_complete: Callable[[P | None], bool] = lambda last: False
+    """Returns True once the invoice's total confirms that all rows are here, with those of a last
+    page, if any, that was not yielded yet; False says nothing."""
     until: int | None = None
     """The number of the first row that is not wanted; None means to the end. A source need not ask
     beyond it, nor check how the rows end, but the last page may have more rows."""
@@ -63,7 +64,7 @@ class Walk(Generic[P]):
     """The data of an export that the rows must be of, where they are known. Then it starts at
     `start.line`, whatever the state of `start`, and `on_export` is not called."""
     on_export: Callable[[ExportedData], None] = lambda data: None
-    """Called after the last page, where the rows come from an export: with what identifies it."""
+    """Called before the last pages, where the rows come from an export: with what identifies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class PlacedPage(Generic[P]):
     page: P
     start: Bookmark
     is_last: bool = False
-    """Whether the server said that no page follows."""
+    """Whether the server said that no page follows, and nothing contradicts it: no error comes
+    behind this page."""
 
 
 class PageSource(Protocol):

@@ -165,6 +165,10 @@ class _ExportWalk(Generic[P]):
                 for number, name in enumerate(manifest.names):
                     if number < start.file or name not in files:
                         continue
+                    is_last_file = number == len(manifest.names) - 1
+                    if is_last_file and self._walk.export is None:
+                        all_blobs = [await files[each].result() for each in manifest.names]
+                        self._walk.on_export(describe(manifest, all_blobs))
                     blob = await files[name].result()
                     self._check_known(blob)
                     skipped = start.skipped if number == start.file else 0
@@ -175,8 +179,8 @@ class _ExportWalk(Generic[P]):
                     if self._walk.until is not None and self._line >= self._walk.until:
                         return
                 if self._walk.export is None:
-                    all_blobs = [await files[name].result() for name in manifest.names]
-                    self._walk.on_export(describe(manifest, all_blobs))
+                    if not manifest.names:
+                        self._walk.on_export(describe(manifest, []))
                     await self._exports.drop(self._transfer)
         finally:
             with anyio.CancelScope(shield=True):

@@ -66,7 +66,7 @@ class ChainSource:
                 response = await self._decode(walk, body, chain.page_name)
                 del body
                 is_empty_end = chain.ends_empty(response, token)
-                if is_empty_end and not (chain.was_asked_twice or walk.is_complete()):
+                if is_empty_end and not (chain.was_asked_twice or walk.is_complete(None)):
                     chain.was_asked_twice = True
                     used.release()
                     task = self._ask(walk, chain.token, size)

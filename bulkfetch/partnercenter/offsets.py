@@ -64,7 +64,6 @@ class _OffsetWalk(Generic[P]):
         self._confirmed = 0
         self._has_page = self._is_over = False
         self._last: PageTask[Response[P]] | None = None
-        self._last_is_full = False
         self._page_bytes = 0
         """The memory of the largest page so far."""
         self._odd_rows = 0
@@ -81,6 +80,8 @@ class _OffsetWalk(Generic[P]):
                 rows, is_last = page.rows, envelope.next_link is None
                 self._is_over = is_last
                 self._check(response)
+                if is_last and self._until == math.inf:
+                    await self._check_end(page)
                 if rows:
                     self._fetcher.use(task)
                     yield PlacedPage(page, Bookmark(self._position), is_last)
@@ -88,13 +89,9 @@ class _OffsetWalk(Generic[P]):
                 task.release()
                 self._position += rows
                 self._has_page = False
-                self._last_is_full = rows == self._size
-                if self._position >= self._until or (is_last and self._until < math.inf):
-                    return
-                if is_last:
-                    await self._check_end()
-                    if self._position and not rows:
-                        self._fetcher.on_empty_end(self._transfer)
+                if is_last and self._position and not rows and self._until == math.inf:
+                    self._fetcher.on_empty_end(self._transfer)
+                if is_last or self._position >= self._until:
                     return
                 self._confirmed += 1
                 if rows != self._size:
@@ -112,7 +109,7 @@ class _OffsetWalk(Generic[P]):
         task = await self._task_at_position()
         # The page before said that another follows: ask for an empty page again, unless the
         # invoice confirms that all rows are here.
-        if not task.read().page.rows and self._position and not self._walk.is_complete():
+        if not task.read().page.rows and self._position and not self._walk.is_complete(None):
             self._discard(self._position)
             self._ask(self._position)
             task = await self._task_at_position()
@@ -234,9 +231,9 @@ class _OffsetWalk(Generic[P]):
         if what:
             raise self._contradiction(what)
 
-    async def _check_end(self) -> None:
-        """Compare the end with the total, if the server reports one, and with the pages requested
-        beyond it.
+    async def _check_end(self, last: P) -> None:
+        """Compare the end, behind the `last` page, with the total, if the server reports one, and
+        with the pages requested beyond it.
 
         Pages requested together with the last page come with it. They are waited for, but not for
         long: a server may never answer beyond the end. To wait for later ones would cost every
@@ -245,12 +242,12 @@ class _OffsetWalk(Generic[P]):
         """
         if what := self._seen.end():
             raise ContradictionError(f"transfer {self._transfer}: {what}")
+        end = self._position + last.rows
         due = [task for task in self._tasks.values() if self._is_due(task)]
-        is_complete = self._is_beyond(self._position) or self._walk.is_complete()
-        if self._last_is_full and not due and not is_complete:
-            if self._position not in self._tasks:
-                self._ask(self._position)
-            due = [self._tasks[self._position]]
+        if last.rows == self._size and not due and not self._is_surely(end, last):
+            if end not in self._tasks:
+                self._ask(end)
+            due = [self._tasks[end]]
         patience_s = self._fetcher.beyond_end_s
         if due and patience_s > 0:
             with anyio.move_on_after(max(patience_s, 2 * self._last_took_s())):
@@ -259,9 +256,13 @@ class _OffsetWalk(Generic[P]):
         for offset, task in self._tasks.items():
             if task.arrived is not None and self._is_news(task.arrived, offset):
                 raise ContradictionError(
-                    f"transfer {self._transfer}: its pages end after {self._position} rows, "
+                    f"transfer {self._transfer}: its pages end after {end} rows, "
                     f"but the {_page_at(offset)} has {task.arrived.page.rows} more"
                 )
+
+    def _is_surely(self, end: int, last: P) -> bool:
+        """Return whether the total or the invoice confirms that the rows end there."""
+        return self._is_beyond(end) or self._walk.is_complete(last)
 
     def _last_took_s(self) -> float:
         return 0.0 if self._last is None else self._last.ended_at - self._last.asked_at

@@ -178,7 +178,7 @@ async def _row_at(
     if start is None:
         return None
     decoder = PageDecoder(transfer.invoice_id, transfer.detail.schema)
-    walk = Walk(transfer, decoder, start, is_complete=lambda: not ask_twice, until=line + 1)
+    walk = Walk(transfer, decoder, start, is_complete=lambda _: not ask_twice, until=line + 1)
     try:
         async with aclosing(source.pages(walk)) as pages:
             async for placed in pages:

@@ -117,7 +117,14 @@ from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
 from bulkfetch.runs.sources import api_wanted, rank
 from bulkfetch.runs.transfers import Job, fetch_transfer
-from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds
+from bulkfetch.runs.vote import (
+    Vote,
+    ask_and_settle,
+    commit_first,
+    differing,
+    find_kinds,
+    is_sure,
+)
 from bulkfetch.runs.witness import Share
 from bulkfetch.runs.work import Found, Work, conclude, find_work, note_work
 from bulkfetch.settings.declared import CLOUDS, Settings, names_that_shape_files, why_no_graph
@@ -795,9 +802,13 @@ async def _fetch_transfers(run: Run, work: Work, progress: _Progress, fetching: 
             if graph is not None and api_of(transfer) is Api.GRAPH:
                 await _take_export(transfer, graph, job, progress)
                 return
-            begun = transfer in early
-            fetched = await (early.take(transfer) if begun else fetch_transfer(transfer, job))
-            await commit_first(fetched, progress.vote, job)
+            vote = progress.vote
+            if transfer in early:
+                fetched = await early.take(transfer)
+            else:
+                publishes = is_sure(transfer, vote)
+                fetched = await fetch_transfer(transfer, job, publishes=publishes)
+            await commit_first(fetched, vote, job)
 
         await _carry([transfer], commit, run, progress)
         if transfer not in progress.for_v1:  # else others take its place

@@ -107,6 +107,8 @@ class Fetched:
     staged: tuple[StagedPart, ...]
     discard_journal: Callable[[], None] = lambda: None
     """Called once the transfer is committed. Blocks."""
+    is_published: bool = False
+    """Whether readers see them already."""
 
     @property
     def rows(self) -> StoredRows:
@@ -115,14 +117,14 @@ class Fetched:
         return StoredRows(self.commit.rows, files)
 
 
-async def fetch_transfer(transfer: Transfer, job: Job) -> Fetched:
-    """Fetch, decode and stage one transfer.
+async def fetch_transfer(transfer: Transfer, job: Job, *, publishes: bool = False) -> Fetched:
+    """Fetch, decode and stage one transfer, and publish it if asked to.
 
     It continues behind the pages that an earlier run left, and, where the upload of a part is lost,
     behind those of this run. Raises a BulkfetchError; then it leaves nothing that readers see, and
-    keeps for a later run what it has taken.
+    keeps for a later run what it has taken, or what it has begun to publish.
     """
-    return await _until_uploaded(transfer, job, _resume_or_start)
+    return await _until_uploaded(transfer, job, partial(_resume_or_start, publishes=publishes))
 
 
 async def fetch_again(transfer: Transfer, job: Job) -> Fetched:
@@ -151,7 +153,7 @@ async def _until_settled(
     return await fetch(transfer, job)
 
 
-async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
+async def _resume_or_start(transfer: Transfer, job: Job, *, publishes: bool) -> Fetched:
     run, staging, helpers = job.run, _staging_of(transfer, job), job.run.options.helpers
     if transfer_name(transfer) in job.staged:
         intake = await in_thread(job, partial(_resume, job, staging))
@@ -159,7 +161,7 @@ async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
             facts = {"line": intake.start.line, "rows": intake.rows_adopted}
             run.log.note("resumed", transfer=str(transfer), **facts)
             try:
-                fetched = await _fetch(job, intake)
+                fetched = await _fetch(job, intake, publishes=publishes)
             except (ContradictionError, ExpiredBookmarkError) as error:
                 run.log.note("started_again", transfer=str(transfer), why=str(error))
                 await in_thread(job, staging.remove)
@@ -168,7 +170,7 @@ async def _resume_or_start(transfer: Transfer, job: Job) -> Fetched:
                 return fetched
     if helpers is not None:
         return await helpers.stager.fetch(transfer, job, is_again=False)
-    return await _fetch(job, _Intake(job, staging))
+    return await _fetch(job, _Intake(job, staging), publishes=publishes)
 
 
 def _resume(job: Job, staging: Staging) -> _Intake | None:
@@ -296,32 +298,58 @@ def _staging_of(
     return Staging(journals, transfer, settings, schema, is_again=is_again, attempt=attempt)
 
 
-async def _fetch(job: Job, intake: _Intake) -> Fetched:
-    """Fetch all pages. After an error, what is not kept is removed, and nothing is counted."""
+async def _fetch(job: Job, intake: _Intake, *, publishes: bool = False) -> Fetched:
+    """Fetch all pages, and publish them if asked to. After an error, what is not kept is removed,
+    and nothing is counted.
+
+    One thread does all that is left behind the last page: for a small transfer, handing work from
+    thread to thread costs as much as the work.
+    """
     stats, transfer = job.run.stats, intake.staging.transfer
-    if transfer.detail.paging is Paging.TOKEN:
-        stats.chains[str(transfer)] = 0
+    chain = str(transfer) if transfer.detail.paging is Paging.TOKEN else None
+    if chain is not None:
+        stats.chains[chain] = 0
     taken = PageCount()
+    fetched: Fetched | None = None
+    end = partial(_end, job.run, intake, publishes=publishes)
     walk = Walk(
         transfer, intake.decoder, intake.start, intake.adds_up, on_export=intake.note_export
     )
     try:
         async with aclosing(source_of(transfer, job.fetcher).pages(walk)) as pages:
             async for placed in pages:
-                await in_thread(job, partial(intake.take, placed))
-                if str(transfer) in stats.chains:
-                    stats.chains[str(transfer)] += 1
+                if placed.is_last:
+                    fetched = await in_thread(job, partial(end, placed))
+                else:
+                    await in_thread(job, partial(intake.take, placed))
+                if chain is not None:
+                    stats.chains[chain] += 1
                 page = placed.page
                 taken += stats.count(PageCount(1, page.rows, page.columns.rescues.total()))
                 del page, placed  # the next page may need the memory
-        return await in_thread(job, intake.finish)
+        if fetched is None:
+            fetched = await in_thread(job, end)
+        return fetched
     except BaseException as error:
         stats.count(-taken)
         with anyio.CancelScope(shield=True):
             await in_thread(job, partial(_give_up, intake, error))
         raise
     finally:
-        stats.chains.pop(str(transfer), None)
+        if chain is not None:
+            stats.chains.pop(chain, None)
+
+
+def _end(
+    run: Run, intake: _Intake, last: PlacedPage[Page] | None = None, *, publishes: bool
+) -> Fetched:
+    """Take the last page, if there is one, seal all parts, and publish them if asked to. Blocks."""
+    if last is not None:
+        intake.take(last)
+    fetched = intake.finish()
+    if publishes:
+        publish(run, fetched)
+    return replace(fetched, is_published=publishes)
 
 
 def _give_up(intake: _Intake, error: BaseException) -> None:
@@ -366,6 +394,7 @@ class _Intake:
         self._budget = job.fetcher.session.budget
         self._journal = Journal(staging, adopted)
         self._last_adopted: pa.RecordBatch | None = None
+        self._is_whole = False
         self._writer = PartWriter(
             job.run.store,
             staging.part_name,
@@ -404,7 +433,10 @@ class _Intake:
             self._release()
 
     def give_up(self) -> None:
-        """Close everything, and remove what no later run may continue behind."""
+        """Close everything, and remove what no later run may continue behind: nothing, once all
+        parts are sealed."""
+        if self._is_whole:
+            return
         self._journal.close()
         self._writer.abort(kept=self._journal.vouched)
 
@@ -452,20 +484,26 @@ class _Intake:
             graph=self._exported,
         )
         self._journal.close()
+        self._is_whole = True
         return Fetched(commit, tuple(staged), self._journal.discard)
 
     def note_export(self, data: ExportedData) -> None:
         """Note what identifies the data, where they come from an export."""
         self._exported = data
 
-    def adds_up(self) -> bool:
-        """Return whether the rows taken so far make up, to the cent, what the invoice charges.
+    def adds_up(self, last: Page | None = None) -> bool:
+        """Return whether the rows taken so far, with those of a `last` page, make up, to the cent,
+        what the invoice charges.
 
         An invoice that charges nothing confirms nothing.
         """
         if not self._is_sole or not self._transfer.charged:
             return False
-        return self.tally.total(self.decoder.schema) == self._transfer.charged
+        schema, tally = self.decoder.schema, self.tally
+        if last is not None:
+            tally = Tally(tally.rows, tally.total(schema), tally.rescues)
+            tally.add(last, schema)
+        return tally.total(schema) == self._transfer.charged
 
     @property
     def _total(self) -> Decimal | None:

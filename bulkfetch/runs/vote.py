@@ -105,6 +105,12 @@ class Vote:
         return [self.headers[each] for each in sorted(invoices) if each in self.headers]
 
 
+def is_sure(transfer: Transfer, vote: Vote) -> bool:
+    """Return whether a first answer can be published whatever it is: nothing is archived that it
+    would replace, or stand beside."""
+    return transfer not in vote.archived and transfer.invoice_id not in vote.former.invoices
+
+
 async def commit_first(fetched: Fetched, vote: Vote, job: Job) -> None:
     """Publish a first answer, unless it would replace what is archived: the whole invoice decides
     then."""
@@ -112,11 +118,11 @@ async def commit_first(fetched: Fetched, vote: Vote, job: Job) -> None:
     vote.first[transfer] = fetched
     if fetched.commit.unavailable is not None:  # asked again, Graph says the same
         vote.second[transfer] = fetched
-    if transfer.invoice_id in vote.former.invoices:
-        return  # once all of the invoice is here
-    if transfer not in vote.archived:
+    if is_sure(transfer, vote):
         await _publish(fetched, vote, job)
         return
+    if transfer.invoice_id in vote.former.invoices:
+        return  # once all of the invoice is here
     header = vote.headers.get(transfer.invoice_id)
     if header is None:
         return
@@ -298,7 +304,8 @@ def _why_former_stay(
 
 
 async def _publish(fetched: Fetched, vote: Vote, job: Job) -> None:
-    await in_thread(job, partial(publish, job.run, fetched))
+    if not fetched.is_published:
+        await in_thread(job, partial(publish, job.run, fetched))
     _count(fetched.commit, vote, job.run)
 
 

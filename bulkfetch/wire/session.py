@@ -83,6 +83,8 @@ PARTNER_CENTER = Manner(
 )
 _MAX_REFUSED = 4
 """How many tokens in a row may be refused for one request, if tokens have worked before."""
+_READ_AT_ONCE_BYTES = 32 << 10
+"""Up to this size a body is read on the thread of the event loop: a thread costs as much."""
 _CROWDED_HOLD_S = 1.0
 """How long no request is sent after this machine ran out of files, so that some connections end."""
 
@@ -229,7 +231,8 @@ class Session:
     async def get(
         self, request: Request, read: Callable[[bytes], T], claim: Claim | None = None
     ) -> T:
-        """Get one resource and return the result of `read` for its body; `read` runs in a thread.
+        """Get one resource and return the result of `read` for its body; of a large one, `read`
+        runs in a thread.
 
         If `read` raises MalformedBodyError, the body is requested again. With a `claim`, the caller
         closes it when the result has been used; else the result is not counted. Raises a
@@ -326,7 +329,7 @@ class Session:
         if request.receiver is None:
             content_type = answer.headers.get("content-type", "")
             read = partial(read_or_blame, read, content_type, self._mask.hide)
-        result = await self._read_in_budget(answer, claim, read)
+        result = await self._read_in_budget(request, answer, claim, read)
         self._note_good(request)
         return result
 
@@ -337,7 +340,9 @@ class Session:
         if request.receiver is None and request.method == "GET":
             self._known_good = replace(request, claim=None)
 
-    async def _read_in_budget(self, answer: Answer, claim: Claim, read: Callable[[bytes], T]) -> T:
+    async def _read_in_budget(
+        self, request: Request, answer: Answer, claim: Claim, read: Callable[[bytes], T]
+    ) -> T:
         """Return what `read` makes of the body, unzipped once there is memory for it; then the
         claim has as many bytes as the body."""
         size = len(answer.wire_body)
@@ -351,15 +356,17 @@ class Session:
         async def read_up_to(most: int) -> T:
             if answer.is_zipped:
                 await claim.grow(len(answer.wire_body) + most)
+            if most <= _READ_AT_ONCE_BYTES and request.receiver is None:
+                return unzip_and_read(most)
             return await anyio.to_thread.run_sync(
                 unzip_and_read, most, limiter=self.decoding, abandon_on_cancel=True
             )
 
-        claimed = answer.claimed_bytes() if answer.is_zipped else answer.max_bytes
+        claimed = answer.claimed_bytes() if answer.is_zipped else len(answer.wire_body)
         try:
             result = await read_up_to(claimed)
         except MalformedBodyError:
-            if claimed == answer.max_bytes:
+            if not answer.is_zipped or claimed == answer.max_bytes:
                 raise
             # it may have more members than the last, whose size is the one that is claimed
             result = await read_up_to(answer.max_bytes)

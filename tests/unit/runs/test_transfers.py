@@ -20,7 +20,7 @@ from support.replay import Asked, MadeUp, page, serving
 from whole.durability.disks import Died, WatchedDisk, dying
 
 from bulkfetch.archive.commits import Commit, read_commit
-from bulkfetch.archive.layout import STAGING, journal_name, staged_name
+from bulkfetch.archive.layout import STAGING, commit_name, journal_name, staged_name
 from bulkfetch.archive.publishing import Publishing, open_records
 from bulkfetch.archive.superseded import superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
@@ -33,7 +33,7 @@ from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, fetch_transfer, in_thread, publish
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.disk import LocalStore
+from bulkfetch.storage.disk import Disk, LocalStore
 
 OFFICE = Transfer("I", "office", "billing_line_items")
 TEAPOTS = Transfer("I", "teapots", "billing_line_items")
@@ -53,6 +53,7 @@ async def exported(
     transfer: Transfer = OFFICE,
     interrupt: Callable[[Asked], Any] = NO_INTERRUPTION,
     stats: RunStats | None = None,
+    publishes: bool = False,
     **settings: Any,
 ) -> Commit:
     """Export one transfer of a made-up tenant; the settings cut it into three parts of two pages
@@ -62,11 +63,17 @@ async def exported(
     async with serving(MadeUp([], {name: rows}, interrupt)) as server:
         run = server.settings(**cut)
         async with open_session(run, RunStats()) as session:
-            return await _in_group(transfer, session, run, store, stats or RunStats())
+            stats = stats or RunStats()
+            return await _in_group(transfer, session, run, store, stats, publishes)
 
 
 async def _in_group(
-    transfer: Transfer, session: Any, run: Any, store: LocalStore, stats: RunStats
+    transfer: Transfer,
+    session: Any,
+    run: Any,
+    store: LocalStore,
+    stats: RunStats,
+    publishes: bool,
 ) -> Commit:
     outcome: list[Commit | BaseException] = []
     async with anyio.create_task_group() as tasks:
@@ -76,8 +83,9 @@ async def _in_group(
             )
             fetcher = Fetcher(session, tasks, run)
             job = Job(archive, fetcher, staged=sweep_transfers(store, []))
-            fetched = await fetch_transfer(transfer, job)
-            await in_thread(job, partial(publish, archive, fetched))
+            fetched = await fetch_transfer(transfer, job, publishes=publishes)
+            if not publishes:
+                await in_thread(job, partial(publish, archive, fetched))
             outcome.append(fetched.commit)
         except anyio.get_cancelled_exc_class():
             raise
@@ -244,6 +252,27 @@ async def test_a_cancelled_transfer_leaves_whole_parts_and_its_journal(tmp_path:
     assert scope.cancelled_caught
     assert staged(LocalStore(tmp_path)) == ["00000.part", "00001.journal"]
     assert len(tree(tmp_path)) == 2
+
+
+class WithoutLinks(Disk):
+    """A disk that refuses every second name."""
+
+    def link(self, source: Path, target: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(target))
+
+
+@pytest.mark.parametrize("rows", [3, 27])
+async def test_what_a_run_began_to_publish_is_finished_without_the_server(
+    rows: int, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError):
+        await exported(LocalStore(tmp_path, WithoutLinks()), line_items(rows), publishes=True)
+    assert visible(tmp_path) == []
+
+    settled = Publishing(LocalStore(tmp_path)).settle()
+
+    assert settled.finished == (commit_name(OFFICE),)
+    assert assert_commit_is_kept(LocalStore(tmp_path))
 
 
 def assert_commit_is_kept(store: LocalStore) -> bool:
