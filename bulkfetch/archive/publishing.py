@@ -183,7 +183,7 @@ class Publishing:
                 store.sync_directory(name.parent)
             for directory in _directories(file.name for file in record.files):
                 store.make_directory(directory)
-            steps.write_next(content)
+            steps.write_next(content, record.files)
             steps.run()
         steps.tidy(record.files)
 
@@ -216,7 +216,7 @@ class Publishing:
         """Write a record whose files are in place already, where it or its files are lost or
         damaged."""
         steps = self._opened(record.record_name, {})
-        steps.write_next(record.to_json())
+        steps.write_next(record.to_json(), record.files)
         steps.run()
 
     def exchange(
@@ -250,9 +250,9 @@ class Publishing:
         self.store.sync_directory(STAGING)
         self.store.sync_directory(leaving[0].name.parent)
         for steps in leaving:
-            steps.write_next(withdrawal.to_json())
+            steps.write_next(withdrawal.to_json(), ())
         for steps, (record, _) in zip(arriving, coming, strict=True):
-            steps.write_next(record.to_json())
+            steps.write_next(record.to_json(), record.files)
         for steps in (*leaving, *arriving):
             steps.run()
         for record, staged in come:
@@ -465,11 +465,13 @@ class _Steps:
             if content is not None:
                 self.olds[moment] = content
 
-    def write_next(self, content: bytes) -> None:
-        """Record what is to come: from here on, it is finished whatever happens."""
+    def write_next(self, content: bytes, files: Iterable[FileFacts]) -> None:
+        """Record what is to come, with these files: from here on, it is finished whatever
+        happens."""
         self.store.put(next_name(self.name), content)
         self.store.sync_directory(self.name.parent)
         self.next = content
+        self._parsed = content, list(files)
 
     @property
     def withdrawal(self) -> Withdrawal | None:

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -115,11 +116,18 @@ class Staging:
         self._is_again = is_again
         self._attempt = attempt
         self.on_refusal = journals.on_refusal
-        self._shape = {
-            **journals.shape,
+        self._settings = settings
+        self._of_run = journals.shape
+
+    @cached_property
+    def _shape(self) -> dict[str, Any]:
+        """What shapes the rows: a journal of anything else is not continued."""
+        transfer, settings = self.transfer, self._settings
+        return {
+            **self._of_run,
             "format_version": FORMAT_VERSION,
             "schema_version": SCHEMA_VERSION,
-            "columns": hashlib.sha256(str(schema).encode()).hexdigest(),
+            "columns": hashlib.sha256(str(self.schema).encode()).hexdigest(),
             "pyarrow": pa.__version__,
             "part_rows": settings.part_rows,
             "row_group_rows": settings.row_group_rows,
