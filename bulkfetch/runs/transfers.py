@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -16,6 +24,7 @@ import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.archive.digests import StoredRows
+from bulkfetch.archive.footers import PartCount
 from bulkfetch.archive.journal import TakenPage
 from bulkfetch.archive.layout import (
     commit_name,
@@ -64,6 +73,8 @@ class Stager(Protocol):
         ...
 
 
+_COMPARED = 10
+"""A transfer that is resumed asks for this part of a page once more, to compare its rows."""
 _MOST_RENEWALS = 3
 """So often a transfer begins again because its export was made anew."""
 
@@ -316,7 +327,7 @@ async def _fetch(job: Job, intake: _Intake, *, publishes: bool = False) -> Fetch
         transfer, intake.decoder, intake.start, intake.adds_up, on_export=intake.note_export
     )
     try:
-        async with aclosing(source_of(transfer, job.fetcher).pages(walk)) as pages:
+        async with aclosing(intake.pages(walk)) as pages:
             async for placed in pages:
                 if placed.is_last:
                     fetched = await in_thread(job, partial(end, placed))
@@ -372,7 +383,9 @@ class _Intake:
     blocks.
 
     With what an earlier run left it continues behind that: it takes the pages from the last one on
-    that the earlier run took, and compares their rows with those of that page.
+    that the earlier run took, and compares their rows with those of that page. Where a page may
+    start at any row, it takes them from the last rows of that page on: they come with rows that are
+    missing, and so cost no request.
     """
 
     def __init__(self, job: Job, staging: Staging, adopted: Adopted | None = None) -> None:
@@ -394,6 +407,9 @@ class _Intake:
         self._budget = job.fetcher.session.budget
         self._journal = Journal(staging, adopted)
         self._last_adopted: pa.RecordBatch | None = None
+        """The rows of an earlier run from `start` on, to compare."""
+        self._source = source_of(transfer, job.fetcher)
+        self._rows_compared = max(1, settings.page_size // _COMPARED)
         self._is_whole = False
         self._writer = PartWriter(
             job.run.store,
@@ -415,6 +431,21 @@ class _Intake:
             self._release()
             self._last_adopted = rows
         self._journal.settle()
+        self._start_within_last_page()
+
+    def _start_within_last_page(self) -> None:
+        """Start with the last rows of an earlier run, if a page may start there."""
+        line = max(self.start.line, self.rows_adopted - self._rows_compared)
+        bookmark = self._source.bookmark_at(line)
+        if bookmark is None or self._last_adopted is None:
+            return
+        before = line - self.start.line
+        self.tally.add_rows(self._last_adopted.slice(0, before), self.decoder.schema)
+        self.start, self._last_adopted = bookmark, self._last_adopted.slice(before)
+
+    def pages(self, walk: Walk[Page]) -> AsyncGenerator[PlacedPage[Page], None]:
+        """Return the pages of a walk of the transfer."""
+        return self._source.pages(walk)
 
     def take(self, placed: PlacedPage[Page]) -> None:
         """Take the next page. Raises ContradictionError if its rows are not those that an earlier
@@ -534,6 +565,14 @@ class Tally:
         names = [field.name for field in schema.fields]
         amounts = page.columns.arrays[names.index(schema.total)]
         self._total = exact_sum((self._total, sum_of(amounts)))
+
+    def add_rows(self, rows: pa.RecordBatch, schema: LineItemSchema) -> None:
+        """Count rows of an earlier run."""
+        count = PartCount(schema.total)
+        count.add(rows)
+        self.rows += rows.num_rows
+        self.rescues.update(count.rescues)
+        self._total = exact_sum((self._total, count.total or Decimal(0)))
 
     def total(self, schema: LineItemSchema) -> Decimal | None:
         """Return the sum of the charges, or None if the type has none or one is not a number."""

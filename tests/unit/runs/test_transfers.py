@@ -218,7 +218,8 @@ async def test_an_error_in_the_middle_names_the_page_and_leaves_what_came_for_th
     await exported(store, line_items(27), transfer, asked_again.append)
 
     lines = sorted(int(asked.token or asked.offset or 0) for asked in asked_again)
-    assert lines[0] == max(0, broken - 5)  # the last page that came
+    # behind the first page there is no journal yet; a chain has to come to a page by its token
+    assert lines[0] == (0 if broken <= 5 else broken - (5 if transfer is CHAIN else 1))
     assert tree(store.root) == tree(clean.root)
 
 
@@ -325,8 +326,8 @@ async def test_a_run_killed_at_any_step_never_leaves_a_commit_without_its_parts_
         steps += 11
 
     assert steps > 10
-    # Without a journal, or from the second, third, fourth or fifth page on.
-    assert {27, 7} <= refetched <= {27, 22, 17, 12, 7}
+    # Without a journal, or from the last row of the second, third, fourth or fifth page on.
+    assert {27, 3} <= refetched <= {27, 18, 13, 8, 3}
 
 
 @pytest.mark.slow
@@ -499,7 +500,8 @@ async def test_what_is_continued_ends_in_the_same_bytes_wherever_pages_end(
         assert tree(store.root) == clean, line
         # The first page is written down with the second, or if it makes a part whole.
         has_journal = line > page_size or (line and page_size > part_rows)
-        assert stats.rows == (43 - line + page_size if has_journal else 43)
+        compared = page_size if transfer is CHAIN else 1
+        assert stats.rows == (43 - line + compared if has_journal else 43)
         assert (commit.total, commit.rescues) == (
             sum(map(Decimal, range(43)), Decimal("21.5")),
             {"colour": 43},
@@ -514,7 +516,7 @@ async def test_a_run_with_another_page_size_goes_on_as_well(tmp_path: Path) -> N
     await exported(store, numbered(43), page_size=2, stats=stats)
 
     assert tree(store.root) == clean
-    assert stats.rows == 43 - 28
+    assert stats.rows == 43 - 34
 
 
 @pytest.mark.parametrize(
@@ -675,4 +677,4 @@ async def test_a_type_that_nobody_declared_is_continued_too(tmp_path: Path) -> N
     await exported(store, numbered(27), TEAPOTS, stats=stats)
 
     assert tree(store.root) == clean
-    assert (stats.rows, stats.pages, stats.rows_resumed) == (7, 2, 25)
+    assert (stats.rows, stats.pages, stats.rows_resumed) == (3, 1, 25)
