@@ -23,8 +23,8 @@ from bulkfetch.stats import RunStats
 T = TypeVar("T")
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 2 << 20
-_M_TRIM_THRESHOLD, _SPARE_BYTES = -1, 32 << 20
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 5 << 19
+_M_TRIM_THRESHOLD, _SPARE_BYTES = -1, 64 << 20
 
 
 def run(
@@ -72,8 +72,9 @@ def _save_memory() -> None:
 
     With a heap for each thread and one of pyarrow, runs needed a quarter more memory at their peak,
     and took as long. What is freed in the middle of a heap does not go back to the system: with
-    pages of line items in the heap, 64 chains needed a quarter more again. To get every piece of
-    128 kB from the system saves 20 MB more, and costs a quarter of the CPU time in page faults.
+    pages of 4 MB in the heap, 64 chains needed a quarter more again. But every piece that comes
+    from the system costs page faults. With those of 128 kB that was a quarter of the CPU time; with
+    pages of 2 MB, and a heap that gave back all but 32 MB of what a row group freed, a twentieth.
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     if sys.platform == "linux":

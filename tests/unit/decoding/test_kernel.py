@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from bulkfetch.decoding.fields import UNDECLARED, Field, Kind, LineItemSchema
 from bulkfetch.decoding.jsontext import utf8_of
 from bulkfetch.decoding.kernel import KINDS, MAX_STRANGERS, Decoded, Kernels, find_items
 from bulkfetch.decoding.library import ABI, Refusal, load, load_from
-from bulkfetch.decoding.pages import PageDecoder, items_of_lines
+from bulkfetch.decoding.pages import Page, PageDecoder, Response, items_of_lines
 from bulkfetch.errors import MalformedBodyError
 
 HEADER = (Path(__file__).parents[3] / "kernel" / "kernel.h").read_text()
@@ -234,6 +235,62 @@ def test_a_page_with_a_changed_byte_is_as_on_the_exact_way(seed: int, data: st.D
         st.one_of(st.sampled_from(b'"\\{}[],: 0e.-n'), st.integers(0, 255))
     )
     reason(bytes(body))
+
+
+# Whatever a server sends
+
+PIECES = [
+    *(bytes([byte]) for byte in b'"\\{}[],:-+.0e \n\0\x1f\x0c\xff\xc3'),
+    *(b"\xc0\x80", b"\xe2\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"),  # no UTF-8
+    *(b"\xef\xbb\xbf", b"\xc2\xa0", b"\r\n", b"\\ud800", b"\\u0000", b"\\x"),
+    *(b"E9", b"e99999", b"{}", b"[]", b"null", b"nul", b"NaN", b'"":1,', b'"a":{"a":1,"a":2},'),
+    *(b'"items":[],', b'"Items":[],', b'"item\\u0073":[],', b'"totalCount":1,', b'"links":{},'),
+    *(b"[" * depth + b"]" * depth for depth in (50, 70, 300)),
+]
+ALL_SCHEMAS = {row.schema.resource: row.schema for row in DETAILS.values() if row.schema}.values()
+
+
+def spoil(body: bytes, draw: Random) -> bytes:
+    """Put a piece into a body, or in place of a byte; at either end, or anywhere; or cut it off."""
+    for _ in range(draw.choice((0, 1, 1, 1, 2, 3))):
+        at = draw.choice((0, len(body), *(draw.randrange(len(body) + 1) for _ in range(4))))
+        body = body[:at] + draw.choice(PIECES) + body[at + draw.randrange(2) :]
+    return body if draw.randrange(20) else body[: draw.randrange(len(body) + 1)]
+
+
+def name_of(schema: LineItemSchema | None) -> str:
+    return "undeclared" if schema is None else schema.resource
+
+
+def said(decode: Callable[[], Response[Page] | Page]) -> tuple[object, ...] | None:
+    """Return all that a body says, or None if it is malformed."""
+    try:
+        found = decode()
+    except MalformedBodyError:
+        return None
+    page = found.page if isinstance(found, Response) else found
+    for array in page.columns.arrays:
+        array.validate(full=True)
+    columns = page.columns
+    envelope = found.envelope if isinstance(found, Response) else None
+    return page.rows, columns.arrays, columns.rescued, columns.rescues, envelope
+
+
+@pytest.mark.parametrize("schema", [*ALL_SCHEMAS, None], ids=name_of)
+@given(st.integers(0, 2**64))
+def test_any_body_says_the_same_on_both_ways_or_is_malformed_on_both(
+    schema: LineItemSchema | None, seed: int
+) -> None:
+    draw, exact = Random(seed), Kernels()
+    exact.decode_page = lambda *_: None  # type: ignore[method-assign]
+    exact.decode_lines = lambda *_: None  # type: ignore[method-assign]
+    kernel_of(ONE_TIME)
+    ours, theirs = PageDecoder("D1", schema), PageDecoder("D1", schema, exact)
+    body = page(draw, draw, (schema or ONE_TIME).fields).encode()
+    lines = body[body.index(b"[") + 1 : body.rindex(b"]")].replace(b"},{", b"}\n{")
+    body, lines = spoil(body, draw), spoil(lines, draw)
+    assert said(lambda: ours.decode(body)) == said(lambda: theirs.decode(body))
+    assert said(lambda: ours.decode_lines(lines)) == said(lambda: theirs.decode_lines(lines))
 
 
 # Lines
