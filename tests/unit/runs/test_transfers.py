@@ -33,7 +33,8 @@ from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.transfers import Job, fetch_transfer, in_thread, publish
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.disk import Disk, LocalStore
+from bulkfetch.storage.disk import Disk as LocalDisk
+from bulkfetch.storage.disk import LocalStore
 
 OFFICE = Transfer("I", "office", "billing_line_items")
 TEAPOTS = Transfer("I", "teapots", "billing_line_items")
@@ -255,7 +256,7 @@ async def test_a_cancelled_transfer_leaves_whole_parts_and_its_journal(tmp_path:
     assert len(tree(tmp_path)) == 2
 
 
-class WithoutLinks(Disk):
+class WithoutLinks(LocalDisk):
     """A disk that refuses every second name."""
 
     def link(self, source: Path, target: Path) -> None:
