@@ -35,6 +35,7 @@ from bulkfetch.maintenance.completeness import find_selected
 from bulkfetch.maintenance.recount import verify_against_server
 from bulkfetch.maintenance.verify import VerifyReport, verify_store
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
+from bulkfetch.runs.exports import clear_spooled
 from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.reconcile import WHOLE, archived_headers, header_of
 from bulkfetch.runs.report import ExportReport
@@ -203,6 +204,7 @@ def _clear_staging(store: Store, report: VerifyReport) -> None:
     Where an invoice differs, an export may be about to replace what is committed: that stays.
     """
     sweep(store, open_records(store))
+    clear_spooled(store)
     if report.exit_code == WHOLE:
         sweep_transfers(store, [commit.transfer for commit in report.commits])
 

@@ -127,10 +127,16 @@ def scratch_of(run: Run) -> Path | None:
     if not isinstance(place, LocalStore):
         return None
     place.make_directory(STAGING)
-    scratch = place.root / STAGING
-    for left in scratch.glob(f"{FOLDER}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return scratch
+    clear_spooled(place)
+    return place.root / STAGING
+
+
+def clear_spooled(store: Store) -> None:
+    """Remove the files of exports that a killed run left on a disk, or one whose disk refused to
+    remove them. Blocks."""
+    if isinstance(store, LocalStore):
+        for left in (store.root / STAGING).glob(f"{FOLDER}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

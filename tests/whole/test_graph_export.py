@@ -410,6 +410,19 @@ async def test_a_damaged_part_of_an_export_is_exported_again_with_the_same_bytes
         assert_exact(lake, sandbox, name)
 
 
+async def test_files_of_exports_that_were_left_in_staging_go_with_the_next_run_or_repair(
+    tmp_path: Path,
+) -> None:
+    lake = tmp_path / "lake"
+    left = lake / "_bulkfetch/staging/bulkfetch-export-left/blob-0"
+    async with archived(lake) as (_, settings):
+        for again in (run_export(lake, settings), repair_async(lake, settings, source="a tenant")):
+            left.parent.mkdir(parents=True)
+            left.write_bytes(b"half a file")
+            assert (await again).exit_code == 0
+            assert list((lake / "_bulkfetch/staging").iterdir()) == []
+
+
 async def test_an_operation_outlives_the_run_that_began_it(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     never = Fault("operation_running", endpoint="operation", path="/usage/*")
