@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.documents import document_commits
+from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.headers import read_headers
 from bulkfetch.archive.inventory import recorded_selections
 from bulkfetch.archive.layout import (
@@ -50,6 +51,7 @@ from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore, prepare_directory
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
+from bulkfetch.tables.check import check_tables
 from bulkfetch.words import printable
 
 
@@ -58,13 +60,16 @@ class RepairReport:
     """What was faulty `before`, what was done about it, and what is still faulty `after`.
 
     The latter two are None if nothing had to be done. `finished` is what a killed run had begun to
-    replace.
+    replace. `tables` says what of the archive's tables is not what the archive has now, and
+    `unread_tables` why some were not checked.
     """
 
     before: VerifyReport
     export: ExportReport | None = None
     after: VerifyReport | None = None
     finished: tuple[str, ...] = ()
+    tables: tuple[Finding, ...] = ()
+    unread_tables: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -84,6 +89,8 @@ class RepairReport:
             "before": self.before.to_dict(),
             "export": self.export.to_dict() if self.export else None,
             "after": self.after.to_dict() if self.after else None,
+            "tables": [{"name": each.name, "what": each.what} for each in self.tables],
+            "unread_tables": list(self.unread_tables),
         }
 
     def lines(self) -> list[str]:
@@ -94,6 +101,7 @@ class RepairReport:
                 *finished,
                 *self.before.lines(),
                 "nothing is faulty and nothing is missing: nothing was fetched",
+                *self._table_lines(),
             ]
         found = [f"FOUND {finding}" for finding in self.before.findings]
         gone = [
@@ -101,7 +109,18 @@ class RepairReport:
             "put its files back from a copy"
             for each in self._faulty_of(self.export.no_longer_listed)
         ]
-        return [*finished, *found, *self.export.lines(), *self.after.lines(), *gone]
+        lines = [*finished, *found, *self.export.lines(), *self.after.lines(), *gone]
+        return [*lines, *self._table_lines()]
+
+    def _table_lines(self) -> list[str]:
+        """Say in one line what is to be done about tables, and in others which were not checked."""
+        lines = [f"NOTE {each}" for each in self.unread_tables]
+        if self.tables:
+            lines.append(
+                "NOTE tables of this archive do not say what it has now: run `bulkfetch tables "
+                "sync` with each of their formats; `bulkfetch tables status` shows which"
+            )
+        return lines
 
     def _faulty_of(self, invoices: Sequence[str]) -> list[str]:
         """Return those of some invoices of which something is still faulty."""
@@ -126,7 +145,8 @@ async def repair_async(
     Lost records are made again from the files that they named. What is faulty or missing is fetched
     again; until what replaces it is whole it stays, and then it is kept with what is superseded.
     `with_server` also asks the server how many rows each transfer has, and fetches those again that
-    differ. Settings and errors are those of `export_async`. Files of others are only reported.
+    differ. Tables are not changed: the report says whether they have to be synced. Settings and
+    errors are those of `export_async`. Files of others are only reported.
     """
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
@@ -140,16 +160,19 @@ async def repair_async(
             before = await verify_against_server(
                 before, settings, stats, on_refresh_token=on_refresh_token
             )
+        report = RepairReport(before, finished=finished)
         if before.sound:
             await anyio.to_thread.run_sync(_clear_staging, store, before)
-            return RepairReport(before, finished=finished)
-        plan = await anyio.to_thread.run_sync(_plan_repair, store, before)
-        options = ExportOptions(
-            output=str(output), source=source, repair=plan, on_refresh_token=on_refresh_token
-        )
-        export = await archive(options, settings, store, stats)
-        after = await anyio.to_thread.run_sync(_verify, store, output)
-    return RepairReport(before, export, after, finished)
+        else:
+            plan = await anyio.to_thread.run_sync(_plan_repair, store, before)
+            options = ExportOptions(
+                output=str(output), source=source, repair=plan, on_refresh_token=on_refresh_token
+            )
+            export = await archive(options, settings, store, stats)
+            after = await anyio.to_thread.run_sync(_verify, store, output)
+            report = RepairReport(before, export, after, finished)
+        tables, unread = await anyio.to_thread.run_sync(check_tables, store, settings)
+    return replace(report, tables=tuple(tables), unread_tables=tuple(unread))
 
 
 def repair(

@@ -345,7 +345,7 @@ async def archive(
             outcome = await _plan_and_fetch(replace(run, scratch=scratch), found)
     elapsed_s = anyio.current_time() - started
     report = await anyio.to_thread.run_sync(_make_report, run, outcome, elapsed_s)
-    if found.inventory.has_tables:
+    if found.inventory.has_tables and options.repair is None:  # a repair looks at all of them
         behind = await anyio.to_thread.run_sync(_formats_left_out, store, options, settings)
         report = _note_tables(report, behind)
     await anyio.to_thread.run_sync(_write_report, store, moment, report, outcome)

@@ -22,7 +22,7 @@ import pytest
 from support.objectservers import ObjectServer
 from support.replay import MadeUp, invoice, serving
 from support.tabled import claim, committed_files, hashes, office, put
-from whole.durability.disks import WatchedDisk, dying, has_died
+from whole.durability.disks import Died, Step, WatchedDisk, dying, has_died
 from whole.durability.lakes import Lake
 
 from bulkfetch.archive.layout import RUNS, compacted_folder
@@ -334,6 +334,65 @@ async def test_no_other_command_touches_a_log_or_takes_it_for_data(tmp_path: Pat
     assert logs_of(tmp_path) == before
     named = [name for names in committed_files(LocalStore(tmp_path)).values() for name in names]
     assert globbed(tmp_path) == sorted(tmp_path / name for name in named)
+
+
+@pytest.mark.parametrize("form", ["delta", "iceberg"])
+@pytest.mark.parametrize("what", ["same", "changed", "gone commit", "killed", "tables gone"])
+@pytest.mark.slow
+async def test_a_repair_says_whether_tables_have_to_be_synced(
+    what: str, form: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyiceberg", reason="the extra iceberg is not installed")
+    made_up = tenant()
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    await exported(lake, made_up, form)
+    store = LocalStore(lake)
+    (part, *_) = committed_files(store)[OFFICE_ROOT]
+    if what == "changed":
+        charge(made_up, 31)
+    if what in ("same", "changed"):
+        lake.joinpath(part).write_bytes(b"damaged")
+    elif what == "gone commit":
+        (commit,) = lake.glob("_bulkfetch/commits/B*azure*.json")
+        commit.unlink()
+    elif what == "killed":
+        charge(made_up, 31)
+        with pytest.RaisesGroup(Died, flatten_subgroups=True, allow_unwrapped=True):
+            await exported(lake, made_up, disk=WatchedDisk(die_in_the_middle()))
+    else:
+        shutil.rmtree(lake / "tables" / "invoices", ignore_errors=True)
+        shutil.rmtree(lake / "_iceberg", ignore_errors=True)
+
+    async with serving(made_up) as server:
+        report = await repair_async(lake, server.settings(**CUT))
+
+    says = [line for line in report.lines() if "tables" in line]
+    is_behind = bool(verify(lake).findings)
+    assert bool(report.tables) == is_behind
+    assert report.sound
+    if is_behind:
+        (line,) = says
+        assert line.startswith("NOTE tables of this archive do not say what it has now: run `bulk")
+    else:
+        assert says == []
+    assert sync_tables(lake, [form]).complete
+    assert verify(lake).findings == ()
+
+
+def die_in_the_middle() -> Step:
+    """Raise Died before the first part is published of what is about to be replaced."""
+    has_begun = is_dead = False
+
+    def step(what: str, path: Path, size: int) -> int:
+        nonlocal has_begun, is_dead
+        is_dead = is_dead or (has_begun and "line_items" in path.parts)
+        if is_dead:
+            raise Died
+        has_begun = has_begun or (what, path.suffix) == ("rename", ".old")
+        return size
+
+    return step
 
 
 def globbed(root: Path) -> list[Path]:
