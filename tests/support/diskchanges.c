@@ -7,6 +7,8 @@
    `what <tab> path <tab> other path <tab> size of the file`. */
 
 #define _GNU_SOURCE
+#undef _FILE_OFFSET_BITS /* it and the next give the names below other meanings */
+#undef _FORTIFY_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>

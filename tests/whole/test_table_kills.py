@@ -245,8 +245,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         give_up("a kill before each change of a disk needs Linux and cc", "CI_NEEDS_LAKEHOUSE")
     found = tmp_path_factory.mktemp("library") / "diskchanges.so"
     source = Path(__file__).parents[1] / "support" / "diskchanges.c"
-    command = [str(compiler), "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, "-o", found, source], check=True, timeout=60)
+    command = [str(compiler), "-shared", "-fPIC", "-o", str(found), str(source)]
+    subprocess.run(command, check=True, timeout=60)
     return found
 
 
