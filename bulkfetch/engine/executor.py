@@ -220,9 +220,11 @@ class ForwardedExports:
         piece = self.pieces[transfer]
         said = await self.remote.call("manifest", piece=piece)
 
-        async def renew(before: Manifest) -> Manifest:
+        async def renew(before: Manifest, *, anew: bool) -> Manifest:
             refused = digest_of(before.sas.reveal())
-            facts = await self.remote.call("renewed_manifest", piece=piece, refused=refused)
+            facts = await self.remote.call(
+                "renewed_manifest", piece=piece, refused=refused, anew=anew
+            )
             fresh: Manifest = unpack(facts["manifest"])
             return fresh
 

@@ -256,7 +256,7 @@ class Pool:
         """Return the same with another SAS than the one that was refused."""
         access = self._access[self._transfer_of(facts)]
         if digest_of(access.manifest.sas.reveal()) == facts["refused"]:
-            await access.replace(access.manifest.sas)
+            await access.replace(access.manifest.sas, anew=facts["anew"])
         return {"manifest": pack(access.manifest)}
 
     def _transfer_of(self, facts: Mapping[str, Any]) -> Transfer:

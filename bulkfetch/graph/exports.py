@@ -176,10 +176,11 @@ class _Way:
             manifest = await self._anew()
         return manifest
 
-    async def renew(self, before: Manifest) -> Manifest:
-        """Return a manifest with another SAS, or of other data. Raises TransferError."""
+    async def renew(self, before: Manifest, *, anew: bool) -> Manifest:
+        """Return a manifest with another SAS, or of other data; with `anew`, that of a new export.
+        Raises TransferError."""
         by_id = partial(self._by_id, before.id)
-        for find in (self._of_operation, by_id, self._anew):
+        for find in (self._anew,) if anew else (self._of_operation, by_id, self._anew):
             manifest = await find()
             if manifest is not None and (manifest.etag, manifest.sas) != (before.etag, before.sas):
                 return manifest

@@ -90,6 +90,11 @@ class Manifest:
         """Which attributes the rows have, as the directory says it: `full` or `basic`."""
         return _find(_FRAGMENT, self.directory)
 
+    def named(self, word: str) -> str:
+        """What a folder of the directory says after a word, as in `InvoiceId=…`; "" if none
+        does."""
+        return _find(re.compile(f"/{word}=([^/]+)", re.IGNORECASE), self.directory)
+
     @property
     def expires(self) -> datetime | None:
         """When the SAS ends, or None if it does not say."""

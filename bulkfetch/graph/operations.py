@@ -14,6 +14,7 @@ import orjson
 from bulkfetch.billing.spelling import path_segment
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
+    ContradictionError,
     ExportError,
     HttpStatusError,
     MalformedBodyError,
@@ -53,6 +54,8 @@ LONGEST_LIFE = timedelta(hours=24)
 _FIRST_POLL_S, _SECOND_POLL_S, _GROWTH, _LONGEST_POLL_S = 1.0, 5.0, 1.5, 60.0
 _SUBMITTED_AGAIN = 2
 """How often an export is asked for again that has failed."""
+_OF_OTHERS_AGAIN = 1
+"""How often one is asked for again whose files are those of another."""
 _FORGOTTEN_AGAIN = 1
 """How often one is asked for again that Graph no longer knows."""
 
@@ -147,6 +150,7 @@ class _Tries:
 
     failed: int = 0
     forgotten: int = 0
+    of_others: int = 0
 
 
 @dataclass(slots=True)
@@ -234,13 +238,20 @@ class Operations:
                 await self._keep(transfer, operation)
             place.note_accepted()
             state, operation = await self._wait(transfer, operation, ends_at)
-            if state is not None and state.failure is None:
-                return operation, await self.manifest(transfer, state)
+            why = "it is not known any more"
+            try:
+                if state is not None and state.failure is None:
+                    return operation, await self.manifest(transfer, state)
+            except ContradictionError as error:
+                tries.of_others += 1
+                if tries.of_others > _OF_OTHERS_AGAIN:
+                    raise
+                why, state, is_outliving = str(error), None, True
             await self.drop(transfer)
             if not is_outliving:
                 _check_again(transfer, operation, state, tries)
-            failure = state.failure if state else None
-            why = str(failure) if failure else "it is not known any more"
+            if state is not None and state.failure is not None:
+                why = str(state.failure)
             self._log.note("submitted_again", transfer=str(transfer), why=why)
             operation, is_outliving = None, False
 
@@ -300,19 +311,22 @@ class Operations:
             raise
 
     async def manifest(self, transfer: Transfer, state: OperationState) -> Manifest:
-        """Return the manifest that an operation leads to. Raises TransferError."""
+        """Return the manifest that an operation leads to. Raises TransferError: ContradictionError
+        if it is of another export than was asked for."""
         manifest = state.manifest
         if manifest is None and state.link is not None:
             manifest = await self.manifest_at(transfer, state.link)
         if manifest is None:
             raise TransferError(f"transfer {transfer}: its export has no manifest yet")
         await self._check_tenant(transfer, manifest)
+        check_belongs(transfer, manifest)
         return manifest
 
     async def manifest_by_id(self, transfer: Transfer, manifest_id: str) -> Manifest:
         """Return the manifest of that id. Raises TransferError."""
         manifest = await self.manifest_at(transfer, _manifest_path(manifest_id))
         await self._check_tenant(transfer, manifest)
+        check_belongs(transfer, manifest)
         return manifest
 
     async def manifest_at(self, transfer: Transfer, path: str) -> Manifest:
@@ -400,6 +414,23 @@ class Operations:
             return await self._session.ask(request, read)
         except (RequestError, ServerUnavailableError, SignInError) as error:
             raise TransferError(f"transfer {transfer}: Microsoft Graph: {error}") from error
+
+
+def check_belongs(transfer: Transfer, manifest: Manifest) -> None:
+    """Raise ContradictionError if the directory of an export says that it is of something else than
+    was asked for."""
+    wanted = {"Fragment": ATTRIBUTE_SET}
+    if transfer.unbilled:
+        wanted["Currency"] = transfer.unbilled[1]
+    else:
+        wanted["InvoiceId"] = transfer.invoice_id
+    for word, value in wanted.items():
+        found = manifest.named(word)
+        if found and found.casefold() != value.casefold():
+            raise ContradictionError(
+                f"transfer {transfer}: its export has files of {word}={printable(found)[:60]}, and "
+                f"{word}={printable(value)} was asked for, so nothing of it is taken"
+            )
 
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 from urllib.parse import parse_qs
 
 import anyio
@@ -41,6 +41,16 @@ _LEAST_LEFT_S, _LEAST_SHARE = 300.0, 0.1
 _REFUSED = (401, 403)
 _CHANGED = (404, 409, 410, 412, 416)
 Connect: TypeAlias = "Callable[[str], Awaitable[Session]]"
+
+
+class Renew(Protocol):
+    """Gives the manifest of an export with another SAS."""
+
+    async def __call__(self, before: Manifest, *, anew: bool) -> Manifest:
+        """Return it; with `anew`, that of a new export. Raises TransferError."""
+        ...
+
+
 _RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
 _RENEWALS_IN_VAIN, _CHANGES = 2, 2
 
@@ -189,12 +199,13 @@ def _not_kept(path: Path | None, error: OSError) -> StorageError:
 class Access:
     """The way to the files of one export: its manifest, whose SAS is renewed for all files at once.
 
-    `renew` returns the manifest with another SAS. `now` is a clock that only goes forwards.
+    `renew` returns the manifest with another SAS, that of a new export if `anew` says so. `now` is
+    a clock that only goes forwards.
     """
 
     transfer: Transfer
     manifest: Manifest
-    renew: Callable[[Manifest], Awaitable[Manifest]]
+    renew: Renew
     now: Callable[[], float]
     _renewed_at: float = field(init=False)
     _turn: anyio.Lock = field(init=False, default_factory=anyio.Lock)
@@ -208,14 +219,15 @@ class Access:
             await self.replace(self.manifest.sas)
         return self.manifest.sas
 
-    async def replace(self, refused: Secret) -> None:
-        """Get another SAS than `refused`, once for all files that need it.
+    async def replace(self, refused: Secret, *, anew: bool = False) -> None:
+        """Get another SAS than `refused`, once for all files that need it; `anew`, by a new export,
+        where files are gone although an earlier one still leads to them.
 
         Raises RenewedExportError if the data are others now, and TransferError.
         """
         async with self._turn:
             if self.manifest.sas == refused:
-                fresh = await self.renew(self.manifest)
+                fresh = await self.renew(self.manifest, anew=anew)
                 check_same(self.transfer, self.manifest, fresh)
                 self.manifest, self._renewed_at = fresh, self.now()
 
@@ -274,7 +286,7 @@ async def spool(blob: Blob, path: Path | None, access: Access, connect: Connect)
                         await access.replace(sas)
                     case _Meaning.CHANGED if changes < _CHANGES:
                         changes += 1
-                        await access.replace(sas)
+                        await access.replace(sas, anew=changes == _CHANGES)
                         await anyio.to_thread.run_sync(spooling.forget)
                     case _Meaning.BROKEN if not in_vain:
                         continue

@@ -91,6 +91,7 @@ KINDS: dict[str, str] = {
     "lost_blob": "a manifest without its last blob, whose blobCount has it",
     "doubled_blob": "a manifest with its last blob twice",
     "blob_path": "a manifest whose blob has another directory in its name",
+    "other_export": "a manifest of another invoice, or of another currency",
     "other_tenant": "a manifest of another partner's tenant",
     "other_format": "a manifest of a dataFormat that is not known",
     "no_etag": "a manifest without an eTag",

@@ -192,6 +192,8 @@ CASES = [
     always(18, "operation_failed", "export", "operation", code="7000", message="Hm."),
     # Manifests that lie.
     *[once(19, kind, "operation") for kind in ("blob_count", "lost_blob", "no_sas")],
+    once(25, "other_export", "operation"),
+    always(25, "other_export", "contradiction", "operation"),
     *[
         always(19, kind, "malformed_body", "operation")
         for kind in (

@@ -22,6 +22,7 @@ from bulkfetch.decoding.jsontext import dumps, loads
 from bulkfetch.decoding.pages import JsonDecoder, JsonPage
 from bulkfetch.errors import (
     BulkfetchError,
+    ContradictionError,
     ExpiredBookmarkError,
     ExportError,
     NothingExportedError,
@@ -421,6 +422,24 @@ async def test_a_walk_that_is_left_or_fails_gives_its_memory_back(
         with pytest.raises(TransferError, match="not JSON"):
             await there.read()
         assert (there.exports.budget.used, there.exports.budget.claims) == (0, 0)
+
+
+async def test_files_that_are_gone_although_their_export_leads_to_them_are_exported_anew() -> None:
+    """As where an operation goes on naming the files of data that were made anew."""
+    async with opened(on_blob("blob_gone", nth=(1, 2)), blobs=1) as there:
+        assert (await there.read()).rows == there.drawn()
+        assert len(there.sandbox.graph.exporting.operations.begun) == 2
+
+
+@pytest.mark.parametrize("name", [USAGE, "usage/unbilled/current/EUR"])
+async def test_files_of_another_export_are_asked_for_again_and_then_refused(name: str) -> None:
+    async with opened(on("other_export", "operation", times=1)) as there:
+        assert (await there.read(name)).rows == there.drawn(name)
+        assert len(there.sandbox.graph.exporting.operations.begun) == 2
+    async with opened(on("other_export", "any")) as there:
+        with pytest.raises(ContradictionError, match=r"=G999999999, and .* was asked for"):
+            await there.read(name)
+        assert len(there.sandbox.graph.exporting.operations.begun) == 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -232,11 +233,15 @@ def _one_more(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"blobCount": manifest["blobCount"] + 1}
 
 
+_OF_WHAT = re.compile("(InvoiceId|Currency)=[^/]+")
 BROKEN_MANIFESTS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "blob_count": _one_more,
     "lost_blob": lambda manifest: {"blobs": manifest["blobs"][:-1]},
     "doubled_blob": lambda manifest: {"blobs": [*manifest["blobs"], *manifest["blobs"][-1:]]},
     "other_tenant": lambda _manifest: {"partnerTenantId": str(uuid.UUID(int=7))},
+    "other_export": lambda manifest: {
+        "rootDirectory": _OF_WHAT.sub(r"\1=G999999999", manifest["rootDirectory"])
+    },
     "other_format": lambda _manifest: {"dataFormat": "parquet"},
     "no_etag": lambda _manifest: {"eTag": ""},
     "no_sas": lambda _manifest: {"sasToken": ""},
