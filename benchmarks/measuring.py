@@ -161,6 +161,27 @@ def stats_of(server: dict[str, Any]) -> dict[str, Any]:
         return found
 
 
+def cpu_s(but: int) -> float:
+    """Return the CPU time of this process and of all below it but one, those included that have
+    ended and were waited for."""
+    times: dict[int, tuple[int, float]] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = file.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        ticks = sum(map(int, words[11:15]))
+        times[int(file.parent.name)] = int(words[1]), ticks / os.sysconf("SC_CLK_TCK")
+    family, total = {os.getpid()}, times[os.getpid()][1]
+    while found := {each for each, (parent, _) in times.items() if parent in family} - {
+        *family,
+        but,
+    }:
+        total += sum(times[each][1] for each in found)
+        family |= found
+    return total
+
+
 def conditions() -> dict[str, Any]:
     """Say where and with what the figures were made.
 

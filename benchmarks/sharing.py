@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import anyio
-from measuring import Table, announce, conditions, keep, sandbox, stats_of
+from measuring import Table, announce, conditions, cpu_s, keep, sandbox, stats_of
 
 import bulkfetch
 from bulkfetch.billing.parts import Part
@@ -41,7 +41,10 @@ WAYS = ("one process", "alone", "share", "coordinator")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One cell: what was sent, what of it was refused, and how long it took."""
+    """One cell: what was sent, what of it was refused, and how long it took.
+
+    CPU time is that of all processes but the server's.
+    """
 
     server: str
     way: str
@@ -49,6 +52,7 @@ class Result:
     requests: int
     refused: int
     seconds: float
+    cpu_s: float
 
 
 def read_parts(handle: Handle | None, settings: Settings, parts: Sequence[Part]) -> int:
@@ -77,14 +81,15 @@ def measure(server: str, way: str, pages: int, processes: Executor) -> Result:
             base_url=served_at["base_url"], token=served_at["token"], page_size=PAGE_ROWS
         )
         parts = bulkfetch.plan(settings, part_rows=max(PAGE_ROWS, rows // 20))
-        before = stats_of(served_at)
+        before, cpu_before = stats_of(served_at), cpu_s(served_at["pid"])
         started = time.perf_counter()
         found = read_in(way, settings, parts, processes)
         seconds = time.perf_counter() - started
+        cpu = cpu_s(served_at["pid"]) - cpu_before
         after = stats_of(served_at)
     requests = after["requests"] - before["requests"]
     refused = after["throttled"] - before["throttled"]
-    return Result(server, way, found, requests, refused, seconds)
+    return Result(server, way, found, requests, refused, seconds, cpu)
 
 
 def read_in(way: str, settings: Settings, parts: Sequence[Part], processes: Executor) -> int:
@@ -117,6 +122,7 @@ TABLE = Table(
         "refused": ">",
         "share": ">6.1%",
         "s": ">6.1f",
+        "CPU s": ">6.2f",
     }
 )
 
@@ -146,7 +152,7 @@ def main() -> int:
                 results.append(asdict(result))
                 share = result.refused / max(1, result.requests)
                 counts = (result.rows, result.requests, result.refused)
-                TABLE.print_row(server, way, *counts, share, result.seconds)
+                TABLE.print_row(server, way, *counts, share, result.seconds, result.cpu_s)
     keep("sharing", made, results)
     return 0
 

@@ -11,7 +11,6 @@ one. The sandbox is a process of its own, and does not count.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -19,34 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measuring import Table, announce, conditions, keep, sandbox
+from measuring import Table, announce, conditions, cpu_s, keep, sandbox
 
 import bulkfetch
 
 INVOICES = 4
 DETAILS = ("office/billing_line_items", "azure/usage_line_items")
-_TICKS = os.sysconf("SC_CLK_TCK")
 TABLE = Table({"export": "<12", "rows": ">11,", "wall s": ">7.1f", "CPU s": ">7.1f"})
-
-
-def cpu_s(but: int) -> float:
-    """Return the CPU time of this process and of all below it but one, those included that have
-    ended and were waited for."""
-    times: dict[int, tuple[int, float]] = {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            words = file.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        times[int(file.parent.name)] = int(words[1]), sum(map(int, words[11:15])) / _TICKS
-    family, total = {os.getpid()}, times[os.getpid()][1]
-    while found := {each for each, (parent, _) in times.items() if parent in family} - {
-        *family,
-        but,
-    }:
-        total += sum(times[each][1] for each in found)
-        family |= found
-    return total
 
 
 def main() -> int:
