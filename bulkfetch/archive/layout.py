@@ -285,6 +285,12 @@ def attempt_name(transfer: Transfer, number: int, attempt: str) -> PurePosixPath
     return name.with_name(f"{name.stem}~{attempt}{name.suffix}")
 
 
+def attempt_record_name(transfer: Transfer, number: int, attempt: str) -> PurePosixPath:
+    """Return where it is written down that an attempt has staged its piece of a transfer, whose
+    first part is `number`."""
+    return attempt_name(transfer, number, attempt).with_suffix(".json")
+
+
 def probe_name(word: str) -> PurePosixPath:
     """Return where a file is that shows whether other processes see the archive."""
     return STAGING / f"probe~{word}"

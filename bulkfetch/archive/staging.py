@@ -6,6 +6,9 @@ that sealed the last of them. That much is made durable, then the journal before
 loss of power costs at most the pages since the last whole part. A part that no journal vouches for
 is worth nothing and is swept.
 
+Processes that do not hold the lock of the archive stage pieces of transfers, and write a record of
+each that is whole. If the run that gave them the work dies, the next one has the pieces.
+
 A transfer of one page has no journal, and the last page is in none: it makes the transfer whole.
 Where the archive cannot show an open file, as in an object store, journals are in a scratch
 directory of this machine; only what begins one behind a whole part is kept in the archive too, so
@@ -18,12 +21,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
+from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.archive.journal import (
     Checksum,
     JournalFile,
@@ -39,16 +44,25 @@ from bulkfetch.archive.layout import (
     STAGING,
     attempt_name,
     journal_name,
+    published_as,
     staged_again_name,
     staged_name,
     waiting_name,
 )
 from bulkfetch.archive.parts import StagedPart
 from bulkfetch.archive.publishing import hash_of
-from bulkfetch.archive.sweep import remove_attempt, remove_staged, remove_staged_again
+from bulkfetch.archive.records import sealed, unsealed
+from bulkfetch.archive.sweep import (
+    piece_records,
+    remove_attempt,
+    remove_staged,
+    remove_staged_again,
+)
+from bulkfetch.billing.exports import ExportedData
+from bulkfetch.billing.parts import Part
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.errors import StorageError
+from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.store import Store
 
@@ -89,6 +103,86 @@ class Adopted:
             next(records)
             for page, record in zip(self.pages, records, strict=False):
                 yield page, record.rows
+
+
+@dataclass(frozen=True, slots=True)
+class StagedPiece:
+    """A part of a transfer that an attempt of another process has staged."""
+
+    part: Part
+    attempt: str
+    commit: Commit
+    """That of a transfer which has nothing else."""
+    has_empty_end: bool = False
+    """Whether the service ended it with a page without rows."""
+
+    @property
+    def staged(self) -> tuple[StagedPart, ...]:
+        """Its files."""
+        return staged_by(self.attempt, self.commit)
+
+    @property
+    def record_name(self) -> PurePosixPath:
+        """Where it is written down."""
+        return self.staged[0].name.with_suffix(".json")
+
+    def write(self, store: Store, shape: Mapping[str, Any]) -> None:
+        """Write down that it is whole, with what shaped its rows. Raises StorageError."""
+        part = {name: getattr(self.part, name) for name in _PART_FACTS}
+        for each in self.staged:
+            store.settle(each.name)  # before its hash is vouched for
+        facts = {
+            "attempt": self.attempt,
+            "commit": describe_commit(self.commit),
+            "has_empty_end": self.has_empty_end,
+            "part": part,
+            "shape": shape,
+        }
+        store.write(self.record_name, sealed(facts, _PIECE_HASH))
+
+
+_PART_FACTS = ("number", "first_line", "rows", "first_row", "row_after")
+_PIECE_HASH = "piece_sha256"
+
+
+def describe_commit(commit: Commit) -> dict[str, Any]:
+    """Return what a process has staged of a transfer, as values that JSON can hold."""
+    return {
+        "total_column": commit.total_column,
+        "total": None if commit.total is None else f"{commit.total:f}",
+        "rescues": dict(commit.rescues),
+        "parts": [asdict(part) for part in commit.parts],
+        "graph": None if commit.graph is None else commit.graph.to_dict(),
+    }
+
+
+def commit_from(facts: Mapping[str, Any], transfer: Transfer) -> Commit:
+    """Return what `describe_commit` described. Raises KeyError, TypeError, ValueError or
+    ArithmeticError for anything else."""
+    parts = tuple(CommittedPart(**part) for part in facts["parts"])
+    total, graph = facts["total"], facts["graph"]
+    return Commit(
+        transfer,
+        rows=sum(part.rows for part in parts),
+        parts=parts,
+        total_column=facts["total_column"],
+        total=None if total is None else Decimal(total),
+        rescues=facts["rescues"],
+        graph=None if graph is None else ExportedData.from_dict(graph),
+    )
+
+
+def staged_by(attempt: str, commit: Commit) -> tuple[StagedPart, ...]:
+    """Return the files of a commit as an attempt has staged them. Raises ValueError for one that no
+    transfer has."""
+    found = []
+    for part in commit.parts:
+        published = published_as(PurePosixPath(part.name))
+        if published is None:
+            raise ValueError(part.name)
+        name = attempt_name(commit.transfer, published.number, attempt)
+        found.append(StagedPart(name, part.first_line, part.rows, part.size_bytes, part.sha256))
+    return tuple(found)
 
 
 class Staging:
@@ -187,6 +281,34 @@ class Staging:
         found = [self._read(store, side) for store in self.stores for side in JOURNAL_SIDES]
         whole = [each for each in found if each is not None]
         return max(whole, key=lambda each: (each.rows, each.store is self.place), default=None)
+
+    @property
+    def shape(self) -> Mapping[str, Any]:
+        """What shapes the rows: nothing that is staged of anything else is continued."""
+        return self._shape
+
+    def pieces(self) -> list[StagedPiece]:
+        """Return the pieces that attempts of an earlier run have staged, whole and of the same
+        shape."""
+        if not self.is_kept:
+            return []
+        names = piece_records(self.archive, self.transfer)
+        found = [self._read_piece(name) for name in names]
+        return [
+            each for each in found if each is not None and all(map(self._is_whole, each.staged))
+        ]
+
+    def _read_piece(self, name: PurePosixPath) -> StagedPiece | None:
+        """Read the record of a piece; one that cannot be read is worth nothing."""
+        try:
+            facts = unsealed(self.archive.read(name) or b"", _PIECE_HASH)
+            part = Part(self.transfer, **facts["part"])
+            commit = commit_from(facts["commit"], self.transfer)
+            piece = StagedPiece(part, facts["attempt"], commit, facts["has_empty_end"])
+            is_ours = facts["shape"] == self._shape and piece.record_name == name
+        except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, SettingsError):
+            return None
+        return piece if is_ours else None
 
     def _read(self, store: Store, side: int) -> Adopted | None:
         """Read a journal as far as it is whole; one that cannot be read is worth nothing."""

@@ -18,6 +18,7 @@ from bulkfetch.archive.layout import (
     STAGED_HEADERS,
     STAGING,
     attempt_name,
+    attempt_record_name,
     journal_name,
     operation_name,
     staged_again_name,
@@ -29,7 +30,7 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.storage.store import Store
 
 _STAGED = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}\.(part|again|journal|rows)")
-_ATTEMPT = re.compile(r"[^+]+\+[^+]+\+[^+]+\+[0-9]{5,}~[0-9a-f]{12}\.part")
+_ATTEMPT = re.compile(r"([^+]+\+[^+]+\+[^+]+)\+[0-9]{5,}~([0-9a-f]{12})\.(part|json|json\.tmp)")
 _PROBE = re.compile(r"probe~[0-9a-f]{12}")
 _OPERATION = re.compile(r"[^+]+\+[^+]+\+[^+]+\+operation\.json(\.tmp)?")
 _OPERATION_ENDING = "+operation.json"
@@ -92,6 +93,7 @@ def sweep_transfers(store: Store, done: Iterable[Transfer]) -> set[str]:
         name = transfer_name(transfer)
         if name in staged:
             remove_staged(store, transfer)
+            remove_pieces(store, transfer)
             store.unlink(operation_name(transfer))
             staged.discard(name)
     return staged
@@ -121,17 +123,48 @@ def remove_staged_again(store: Store, transfer: Transfer) -> None:
 
 
 def remove_attempt(store: Store, transfer: Transfer, first: int, attempt: str) -> None:
-    """Remove the parts that one attempt staged, from number `first` on."""
+    """Remove the parts that one attempt staged, from number `first` on, and their record."""
+    store.unlink(attempt_record_name(transfer, first, attempt))
     for number in count(first):
         if not store.unlink(attempt_name(transfer, number, attempt)):
             return
 
 
-def remove_attempts(store: Store) -> None:
-    """Remove what attempts of other processes left, once none of them is at work."""
-    store.look_again(STAGING)
+def piece_records(store: Store, transfer: Transfer) -> list[PurePosixPath]:
+    """Return the names of the records of what attempts have staged of a transfer, sorted."""
+    return [name for name in _names_of_attempts(store, transfer) if name.suffix == ".json"]
+
+
+def remove_pieces(store: Store, transfer: Transfer) -> None:
+    """Remove what attempts have staged of a transfer."""
+    for name in _names_of_attempts(store, transfer):
+        store.unlink(name)
+
+
+def _names_of_attempts(store: Store, transfer: Transfer) -> list[PurePosixPath]:
+    found = []
     for name in store.list(STAGING):
-        if _ATTEMPT.fullmatch(name.name) or _PROBE.fullmatch(name.name):
+        match = _ATTEMPT.fullmatch(name.name)
+        if match is not None and match[1] == transfer_name(transfer):
+            found.append(name)
+    return found
+
+
+def remove_attempts(store: Store, unfinished: Container[str] | None) -> None:
+    """Remove what attempts of other processes left, once none of them is at work.
+
+    What a later run can adopt stays, of the transfers with the names `unfinished`, or of all.
+    """
+    store.look_again(STAGING)
+    staged = store.list(STAGING)
+    pieces = {
+        name
+        for name in _adoptable_pieces(staged)
+        if unfinished is None or _transfer_name(name) in unfinished
+    }
+    for name in staged:
+        is_left = _ATTEMPT.fullmatch(name.name) or _PROBE.fullmatch(name.name)
+        if is_left and name not in pieces:
             store.unlink(name)
 
 
@@ -152,7 +185,21 @@ def _adoptable(staged: Iterable[PurePosixPath]) -> set[PurePosixPath]:
             if part not in there:
                 break
             found.add(part)
-    return found
+    return found | _adoptable_pieces(there)
+
+
+def _adoptable_pieces(staged: Iterable[PurePosixPath]) -> set[PurePosixPath]:
+    """Return the records of what attempts have staged, and the parts of these attempts."""
+    by_attempt: dict[tuple[str, str], set[PurePosixPath]] = {}
+    recorded = set()
+    for name in staged:
+        match = _ATTEMPT.fullmatch(name.name)
+        if match is None or match[3] == "json.tmp":
+            continue
+        by_attempt.setdefault((match[1], match[2]), set()).add(name)
+        if match[3] == "json":
+            recorded.add((match[1], match[2]))
+    return set().union(*(by_attempt[each] for each in recorded))
 
 
 def _transfer_name(staged: PurePosixPath) -> str:

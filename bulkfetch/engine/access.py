@@ -40,13 +40,18 @@ def own_access(settings: Settings, *, tasks: int, list_every_s: float = 60.0) ->
 
     A process sends at least one request at a time.
     """
+    return Access(share_of(settings, tasks, "sign_in"), list_every_s=list_every_s)
+
+
+def share_of(settings: Settings, tasks: int, *but: str) -> Settings:
+    """Return the settings of one of `tasks` processes that share what may be sent, without any
+    secret but those of the groups `but`."""
     rate = settings.max_requests_per_second
-    share = replace(
-        without_secrets(settings, "sign_in"),
+    return replace(
+        without_secrets(settings, *but),
         max_in_flight=max(1, settings.max_in_flight // tasks),
         max_requests_per_second=None if rate is None else rate / tasks,
     )
-    return Access(share, list_every_s=list_every_s)
 
 
 def without_credentials(settings: Settings) -> Settings:

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
+import orjson
 import pyarrow as pa
 
 from bulkfetch.archive.layout import probe_name
 from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.staging import StagedPiece, describe_commit
 from bulkfetch.archive.sweep import remove_attempt
-from bulkfetch.billing.exports import ExportedData
+from bulkfetch.billing.exports import ExportedBlob, ExportedData
 from bulkfetch.billing.parts import Part
 from bulkfetch.billing.sources import PageSource
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.engine.coordinator import PARTNER_CENTER, digest_of
 from bulkfetch.engine.handle import Handle
-from bulkfetch.engine.orders import Counted, describe_fetched, unpack
+from bulkfetch.engine.orders import Counted, unpack
 from bulkfetch.engine.remote import Remote, open_remote
 from bulkfetch.engine.reported import describe_error
-from bulkfetch.errors import BulkfetchError, EngineError, OutputError
+from bulkfetch.errors import BulkfetchError, EngineError, OutputError, RenewedExportError
 from bulkfetch.graph.exports import Accounts
 from bulkfetch.graph.manifests import Manifest
 from bulkfetch.graph.source import ExportSource, Room
-from bulkfetch.graph.spool import Access
+from bulkfetch.graph.spool import Access, spool
 from bulkfetch.partnercenter.ahead import open_fetcher
 from bulkfetch.partnercenter.connection import open_session
+from bulkfetch.partnercenter.parts import side_by_side
 from bulkfetch.runlog import RunLog
 from bulkfetch.runs.run import ExportOptions, Run
-from bulkfetch.runs.transfers import Fetched, Job, stage_attempt
+from bulkfetch.runs.transfers import Fetched, Job, in_thread, is_worth_keeping, stage_attempt
 from bulkfetch.settings.declared import Settings
+from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import open_for_attempts
 from bulkfetch.storage.store import Store
 from bulkfetch.wire.opening import Opening
+from bulkfetch.wire.session import TokenSource
 
 Staged = Callable[[Part, Fetched], None]
 """Called for each piece that is staged, before it is reported."""
@@ -55,6 +62,52 @@ class Orders:
     output: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShareOrders:
+    """What a task is sent that does not reach the driver: the pieces to stage, and all that it
+    needs for them. Spark sends it with the code of the task, and shows it nowhere."""
+
+    settings: Settings
+    """With credentials, and with the share of the limit that one task has."""
+    output: str
+    probe: str
+    pyarrow: str
+    """The version of the driver."""
+    pieces: tuple[Mapping[str, Any], ...]
+
+
+def stage_share(orders: ShareOrders, on_staged: Staged = lambda part, fetched: None) -> list[str]:
+    """Stage pieces without a coordinator; return what is to be reported of each, as JSON."""
+    return anyio.run(_stage_share, orders, on_staged)
+
+
+async def _stage_share(orders: ShareOrders, on_staged: Staged) -> list[str]:
+    settings, host = orders.settings, socket.gethostname()
+    if orders.pyarrow != pa.__version__:
+        return [_write(unable=differing_pyarrow(host, pa.__version__, orders.pyarrow))]
+    store, why = await _find_store(orders.output, settings, orders.probe)
+    if store is None:
+        return [_write(unable=unseen_archive(host, why))]
+    opening = _open_hands(orders.output, settings, store, token_source(settings))
+    said: list[str] = []
+    async with opening as hands:
+
+        async def stage(given: Mapping[str, Any]) -> None:
+            attempt = secrets.token_hex(6)  # Spark may run this task again
+            facts = await hands.stage({**given, "attempt": attempt}, on_staged)
+            said.append(_write(given=given["attempt"], **facts))
+
+        try:
+            await side_by_side([partial(stage, given) for given in orders.pieces])
+        except ExceptionGroup as group:  # whoever reads the log of the task wants the error itself
+            raise group.exceptions[0] from None
+    return said
+
+
+def _write(**facts: Any) -> str:
+    return orjson.dumps(facts).decode()
+
+
 def stage_pieces(orders: Orders, on_staged: Staged = lambda part, fetched: None) -> int:
     """Stage pieces until there are no more; return how many.
 
@@ -67,41 +120,65 @@ async def _stage_pieces(orders: Orders, on_staged: Staged) -> int:
     async with open_remote(orders.handle) as remote, AsyncExitStack() as stack:
         facts = await remote.call("join", pyarrow=pa.__version__, host=socket.gethostname())
         settings: Settings = unpack(facts["settings"])
-        store = await _open_store(orders, settings, facts["probe"], remote)
-        executor = await stack.enter_async_context(_open_executor(remote, orders, settings, store))
-        return await executor.work(facts["at_once"], on_staged)
+        store, why = await _find_store(orders.output, settings, facts["probe"])
+        if store is None:
+            await remote.call("refuse", why=why, host=socket.gethostname())
+            raise OutputError(why)
+        tokens = remote.tokens(PARTNER_CENTER)
+        hands = await stack.enter_async_context(
+            _open_hands(orders.output, settings, store, tokens, remote)
+        )
+        return await _Executor(remote, hands).work(facts["at_once"], on_staged)
 
 
-async def _open_store(orders: Orders, settings: Settings, probe: str, remote: Remote) -> Store:
-    """Return where to stage, once it has shown to be the archive of the driver."""
-    why = ""
+async def _find_store(output: str, settings: Settings, probe: str) -> tuple[Store | None, str]:
+    """Return where to stage, if it shows to be the archive of the driver, or why not."""
     try:
-        store = await anyio.to_thread.run_sync(open_for_attempts, orders.output, settings)
+        store = await anyio.to_thread.run_sync(open_for_attempts, output, settings)
         content = await anyio.to_thread.run_sync(store.read, probe_name(probe))
-        if content != probe.encode():
-            why = f"{orders.output} is another place there"
     except BulkfetchError as error:
-        why = str(error)
-    if not why:
-        return store
-    await remote.call("refuse", why=why, host=socket.gethostname())
-    raise OutputError(why)
+        return None, str(error)
+    if content != probe.encode():
+        return None, f"{output} is another place there"
+    return store, ""
+
+
+def differing_pyarrow(host: str, there: str, here: str) -> str:
+    """Say that an executor has another pyarrow than the driver, and what to do."""
+    return (
+        f"{host} has pyarrow {there}, the driver has {here}, and files would differ: install the "
+        "same version"
+    )
+
+
+def unseen_archive(host: str, why: str) -> str:
+    """Say that an executor does not see the archive, and what to do."""
+    return (
+        f"the executor on {host} does not see the archive: {why}. Give a directory that the driver "
+        "and all executors share, or an address in an object store"
+    )
 
 
 @asynccontextmanager
-async def _open_executor(
-    remote: Remote, orders: Orders, settings: Settings, store: Store
-) -> AsyncIterator[_Executor]:
-    """Open what pieces are fetched with."""
+async def _open_hands(
+    output: str,
+    settings: Settings,
+    store: Store,
+    tokens: TokenSource,
+    remote: Remote | None = None,
+) -> AsyncIterator[_Hands]:
+    """Open what pieces are fetched with: with the limit and the exports of a coordinator, if there
+    is one."""
     stats, log = RunStats(), RunLog()
     async with AsyncExitStack() as stack:
+        limit = None if remote is None else remote.limit
         session = await stack.enter_async_context(
-            open_session(
-                settings, stats, log, tokens=remote.tokens(PARTNER_CENTER), limit=remote.limit
-            )
+            open_session(settings, stats, log, tokens=tokens, limit=limit)
         )
-        opening = Opening(settings, stats, log, budget=session.budget)
-        exports = ForwardedExports(remote, Accounts(opening, stack), Room(session.budget))
+        exports = None
+        if remote is not None:
+            opening = Opening(settings, stats, log, budget=session.budget)
+            exports = ForwardedExports(remote, Accounts(opening, stack), Room(session.budget))
         ended_empty: set[Transfer] = set()
         fetcher = await stack.enter_async_context(
             open_fetcher(
@@ -113,10 +190,10 @@ async def _open_executor(
                 exports=exports,
             )
         )
-        options = ExportOptions(orders.output)
+        options = ExportOptions(output)
         run = Run(settings, options, store, session, stats, log, Publishing(store))
         sole: set[Transfer] = set()
-        yield _Executor(remote, Job(run, fetcher, sole), exports, Counted(stats), sole, ended_empty)
+        yield _Hands(Job(run, fetcher, sole), exports, Counted(stats), sole, ended_empty)
 
 
 def _count_discarded(stats: RunStats) -> None:
@@ -128,11 +205,7 @@ class _Executor:
     """Stages pieces, several at a time."""
 
     remote: Remote
-    job: Job
-    exports: ForwardedExports
-    counted: Counted
-    sole: set[Transfer]
-    ended_empty: set[Transfer]
+    hands: _Hands
 
     async def work(self, at_once: int, on_staged: Staged) -> int:
         """Stage pieces until there are no more; return how many. Raises EngineError if the
@@ -169,34 +242,73 @@ class _Executor:
         given = await self.remote.call("work")
         if given["piece"] is None:
             return False
-        part: Part = unpack(given["part"])
-        self.exports.pieces[part.transfer] = given["piece"]
-        if given["is_sole"]:
-            self.sole.add(part.transfer)
-        fetched, failure = None, None
-        try:
-            fetched = await stage_attempt(part, self.job, given["attempt"])
-            on_staged(part, fetched)
-        except BulkfetchError as error:
-            failure = describe_error(error)
-        said = await self.remote.call(
-            "result",
-            piece=given["piece"],
-            attempt=given["attempt"],
-            fetched=None if fetched is None else describe_fetched(fetched),
-            error=failure,
-            has_empty_end=part.transfer in self.ended_empty,
-            **self.counted.since(),
-        )
+        said = await self.remote.call("result", **await self.hands.stage(given, on_staged))
         if not said["is_wanted"]:
-            await self._remove(part, given["attempt"])
+            await self.hands.remove(given)
         return True
 
-    async def _remove(self, part: Part, attempt: str) -> None:
-        run = self.job.run
+
+@dataclass(frozen=True, slots=True)
+class _Hands:
+    """What a process stages pieces with."""
+
+    job: Job
+    exports: ForwardedExports | None
+    counted: Counted
+    sole: set[Transfer]
+    ended_empty: set[Transfer]
+
+    async def stage(self, given: Mapping[str, Any], on_staged: Staged) -> dict[str, Any]:
+        """Stage a piece that was given out; return what is to be reported of it."""
+        part: Part = unpack(given["part"])
+        if self.exports is not None:
+            self.exports.pieces[part.transfer] = given["piece"]
+        if given["is_sole"]:
+            self.sole.add(part.transfer)
+        fetched, counted, failure = None, None, None
+        try:
+            if given["file"]:
+                counted = await self._count(part.transfer, given["file"])
+            else:
+                fetched = await self._stage(part, given["attempt"], given["shape"])
+                on_staged(part, fetched)
+        except BulkfetchError as error:
+            failure = describe_error(error)
+        return {
+            "piece": given["piece"],
+            "attempt": given["attempt"],
+            "fetched": None if fetched is None else describe_commit(fetched.commit),
+            "counted": None if counted is None else asdict(counted),
+            "error": failure,
+            "has_empty_end": part.transfer in self.ended_empty,
+            **self.counted.since(),
+        }
+
+    async def remove(self, given: Mapping[str, Any]) -> None:
+        """Remove what was staged of a piece that nobody wants any more."""
+        run, part = self.job.run, unpack(given["part"])
         first = part.first_line // run.settings.part_rows
-        remove = partial(remove_attempt, run.store, part.transfer, first, attempt)
+        remove = partial(remove_attempt, run.store, part.transfer, first, given["attempt"])
         await anyio.to_thread.run_sync(remove)
+
+    async def _stage(self, part: Part, attempt: str, shape: Mapping[str, Any] | None) -> Fetched:
+        """Stage a part, and write down that it is, for a later run."""
+        fetched = await stage_attempt(part, self.job, attempt)
+        if shape is not None and is_worth_keeping(fetched, self.job):
+            has_empty_end = part.transfer in self.ended_empty
+            piece = StagedPiece(part, attempt, fetched.commit, has_empty_end)
+            await in_thread(self.job, partial(piece.write, self.job.run.store, shape))
+        return fetched
+
+    async def _count(self, transfer: Transfer, name: str) -> ExportedBlob:
+        """Count the lines of a file of an export. Raises TransferError."""
+        if self.exports is None:
+            raise EngineError("this process does not ask Microsoft Graph")
+        access = await self.exports.access(transfer)
+        for blob in access.manifest.blobs:
+            if blob.name == name:
+                return await spool(blob, None, access, self.exports.accounts.session)
+        raise RenewedExportError(f"the export of {transfer} has other files now")
 
 
 @dataclass(frozen=True, slots=True)

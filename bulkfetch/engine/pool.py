@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,19 +15,29 @@ import anyio.to_thread
 
 from bulkfetch.billing.apis import Api, api_of
 from bulkfetch.billing.details import Paging
-from bulkfetch.billing.parts import Part
+from bulkfetch.billing.exports import ExportedBlob, ExportedData
+from bulkfetch.billing.parts import Part, parts_of_export
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.engine.coordinator import Answer, Peer, digest_of
 from bulkfetch.engine.orders import add_counted, fetched_from, pack
 from bulkfetch.engine.reported import error_from
 from bulkfetch.errors import BulkfetchError, EngineError, StalePartError, TransferError
 from bulkfetch.graph.exports import Exports
+from bulkfetch.graph.source import describe
 from bulkfetch.graph.spool import Access
 from bulkfetch.partnercenter.parts import find_parts
 from bulkfetch.runs.exports import Graph
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.sources import source_of
-from bulkfetch.runs.transfers import Fetched, Job, adopt_attempts, in_thread, put_together
+from bulkfetch.runs.transfers import (
+    Fetched,
+    Job,
+    adopt_attempts,
+    in_thread,
+    kept_shape,
+    put_together,
+    stage_here,
+)
 from bulkfetch.stats import PageCount
 
 _MOST_LOST = 8
@@ -46,6 +57,11 @@ class Piece:
     number: int
     part: Part
     is_sole: bool
+    shape: Mapping[str, Any] | None
+    """What shapes its rows; None if no later run may have them."""
+    file: str = ""
+    """The file of an export whose lines are counted, instead of staging the part."""
+    counted: ExportedBlob | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
     fetched: Fetched | None = None
     error: BulkfetchError | None = None
@@ -64,13 +80,16 @@ class Pool:
     All of it is in one event loop.
     """
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(self, tasks: int, *, shares_exports: bool = True) -> None:
         self.tasks = tasks
         """How many executors there may be at once."""
+        self._shares_exports = shares_exports
+        """Whether executors fetch exports of Microsoft Graph; else this process does."""
         self.is_wanted = anyio.Event()
         """Set once there is work for the first time."""
         self.why_failed: EngineError | None = None
         self._is_over = False
+        self._present: set[Peer] = set()
         self._news = anyio.Event()
         self._pieces: dict[int, Piece] = {}
         self._waiting: deque[Piece] = deque()
@@ -94,14 +113,44 @@ class Pool:
         """Let executors fetch and stage a transfer. Raises what they report, and EngineError."""
         self._job = job
         self._access.pop(transfer, None)
+        is_here = api_of(transfer) is Api.GRAPH and not self._shares_exports
+        parts = [Part(transfer)] if is_here else await self._cut(transfer, job)
         try:
-            fetched = await self._fetch_parts(await self._cut(transfer, job), job)
+            if is_here:
+                staged = await stage_here(parts, job)
+            else:
+                staged = await self._stage(parts, job, is_kept=not is_again)
         except StalePartError as error:
             job.run.log.note("started_again", transfer=str(transfer), why=str(error))
-            fetched = await self._fetch_parts([Part(transfer)], job)
+            self._access.pop(transfer, None)
+            staged = await self._stage([Part(transfer)], job, is_kept=not is_again)
+        fetched = put_together(staged)
         if api_of(transfer) is Api.GRAPH:
             await self._exports(job).operations.drop(transfer)
         return await in_thread(job, partial(adopt_attempts, job.run, fetched, is_again=is_again))
+
+    async def take_out(self, peer: Peer, most: int) -> list[Mapping[str, Any]]:
+        """Return pieces of work, once there are some: a fair share of those that wait, and `most`
+        at most. There are none once the run is over."""
+        first = await self._give(peer, {})
+        if first["piece"] is None:
+            return []
+        fair = math.ceil(len(self._waiting) / self.tasks)
+        more = [await self._give(peer, {}) for _ in range(min(fair, most - 1))]
+        return [first, *(each for each in more if each["piece"] is not None)]
+
+    async def take_back(self, peer: Peer, facts: Mapping[str, Any]) -> None:
+        """Take what was reported of a piece, `given` out as one attempt and staged as another."""
+        piece = self._pieces.get(facts["piece"])
+        if piece is not None and piece.attempts.pop(facts["given"], None) is peer:
+            piece.attempts[facts["attempt"]] = peer
+        await self._take(peer, facts)
+
+    async def stage(self, parts: Sequence[Part], job: Job) -> list[Fetched]:
+        """Let executors stage parts of one transfer, and return them in order. Raises what `fetch`
+        raises, and StalePartError."""
+        self._job = job
+        return await self._stage(parts, job, is_kept=True)
 
     def fail(self, error: EngineError) -> None:
         """Let nobody wait any more: the executors cannot go on."""
@@ -115,8 +164,18 @@ class Pool:
         self._is_over = True
         self._tell()
 
+    def welcome(self, peer: Peer) -> None:
+        """Note that an executor takes part."""
+        self._present.add(peer)
+
+    async def wait_until_left(self) -> None:
+        """Wait until no executor is connected any more."""
+        while self._present:
+            await self._news.wait()
+
     def forget(self, peer: Peer) -> None:
         """Give the pieces of an executor that is gone to others."""
+        self._present.discard(peer)
         for piece in [*self._pieces.values()]:
             lost = [attempt for attempt, holder in piece.attempts.items() if holder is peer]
             for attempt in lost:
@@ -139,27 +198,51 @@ class Pool:
     async def _cut(self, transfer: Transfer, job: Job) -> list[Part]:
         """Return the parts in which a transfer is fetched: several where there are few transfers,
         and each page can be asked for by itself."""
-        is_few = job.run.stats.transfers < _FEW * self.tasks
-        detail = transfer.detail
-        if not is_few or detail.paging is not Paging.OFFSET or detail.schema is None:
+        if job.run.stats.transfers >= _FEW * self.tasks:
+            return [Part(transfer)]
+        detail, part_rows = transfer.detail, job.run.settings.part_rows
+        if api_of(transfer) is Api.GRAPH:
+            data = await self._count(transfer, job)
+            return [Part(transfer)] if data is None else parts_of_export(transfer, data, part_rows)
+        if detail.paging is not Paging.OFFSET or detail.schema is None:
             return [Part(transfer)]
         source = source_of(transfer, job.fetcher)
-        parts = await find_parts(transfer, source, job.run.settings.part_rows)
+        parts = await find_parts(transfer, source, part_rows)
         return parts if len(parts) > 1 else [Part(transfer)]
 
-    async def _fetch_parts(self, parts: list[Part], job: Job) -> Fetched:
-        pieces = [self._add(part, job) for part in parts]
+    async def _count(self, transfer: Transfer, job: Job) -> ExportedData | None:
+        """Let executors count the lines of the files of an export; None for one file, and for
+        files that cannot be had now: whoever reads them meets the reason."""
+        try:
+            manifest = (await self._access_to(transfer)).manifest
+            if len(manifest.blobs) < 2:
+                return None
+            part = Part(transfer)
+            pieces = [self._add(part, job, None, file=name) for name in manifest.names]
+            await self._finish(pieces)
+        except TransferError:
+            return None
+        return describe(manifest, [each.counted for each in pieces if each.counted is not None])
+
+    async def _stage(self, parts: Sequence[Part], job: Job, *, is_kept: bool) -> list[Fetched]:
+        shape = kept_shape(parts[0].transfer, job) if parts and is_kept else None
+        pieces = [self._add(part, job, shape) for part in parts]
+        try:
+            await self._finish(pieces)
+        except StalePartError:
+            await self._remove_staged(pieces, job)
+            raise
+        return [piece.fetched for piece in pieces if piece.fetched is not None]
+
+    async def _finish(self, pieces: Sequence[Piece]) -> None:
+        """Wait until pieces are done. Raises what executors report, and EngineError."""
         try:
             for piece in pieces:
                 await piece.done.wait()
                 if piece.error is not None:
                     raise piece.error
-                if piece.fetched is None:
+                if piece.fetched is None and piece.counted is None:
                     raise self.why_failed or EngineError("the executors have ended")
-            return put_together([piece.fetched for piece in pieces if piece.fetched is not None])
-        except BaseException:
-            await self._remove_staged(pieces, job)
-            raise
         finally:
             for piece in pieces:
                 del self._pieces[piece.number]
@@ -168,19 +251,20 @@ class Pool:
                     self._waiting.remove(piece)
 
     async def _remove_staged(self, pieces: list[Piece], job: Job) -> None:
-        """Remove what was staged of a transfer that is not put together."""
+        """Remove what was staged of a transfer that is another one now."""
 
         def remove() -> None:
             for piece in pieces:
                 for part in piece.fetched.staged if piece.fetched is not None else ():
+                    job.run.store.unlink(part.name.with_suffix(".json"))
                     job.run.store.unlink(part.name)
 
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(remove)
 
-    def _add(self, part: Part, job: Job) -> Piece:
+    def _add(self, part: Part, job: Job, shape: Mapping[str, Any] | None, file: str = "") -> Piece:
         self._numbers += 1
-        piece = Piece(self._numbers, part, is_sole=part.transfer in job.sole)
+        piece = Piece(self._numbers, part, part.transfer in job.sole, shape, file)
         self._pieces[piece.number] = piece
         if self.why_failed is not None:
             piece.done.set()
@@ -202,8 +286,14 @@ class Pool:
                 attempt = secrets.token_hex(6)
                 piece.attempts[attempt] = peer
                 piece.since = anyio.current_time()
-                given = {"part": pack(piece.part), "is_sole": piece.is_sole}
-                return {"piece": piece.number, "attempt": attempt, **given}
+                return {
+                    "piece": piece.number,
+                    "attempt": attempt,
+                    "part": pack(piece.part),
+                    "is_sole": piece.is_sole,
+                    "shape": piece.shape,
+                    "file": piece.file,
+                }
             with anyio.move_on_after(_OVERDUE_S / 4):
                 await news.wait()
         return {"piece": None}
@@ -228,6 +318,8 @@ class Pool:
             return {"is_wanted": False}
         if facts["error"] is not None:
             piece.error = error_from(facts["error"])
+        elif piece.file:
+            piece.counted = ExportedBlob(**facts["counted"])
         else:
             piece.fetched = fetched_from(facts["fetched"], piece.part.transfer, attempt)
             self._longest_s = max(self._longest_s, anyio.current_time() - piece.since)
@@ -247,10 +339,14 @@ class Pool:
 
     async def _give_manifest(self, peer: Peer, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what an export consists of, and what opens its files."""
-        transfer = self._transfer_of(facts)
+        access = await self._access_to(self._transfer_of(facts))
+        return {"manifest": pack(access.manifest)}
+
+    async def _access_to(self, transfer: Transfer) -> Access:
+        """Return the way to the files of an export, which is asked for once."""
         if transfer not in self._access:
             self._access[transfer] = await self._exports(self._job).access(transfer)
-        return {"manifest": pack(self._access[transfer].manifest)}
+        return self._access[transfer]
 
     async def _renew_manifest(self, peer: Peer, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the same with another SAS than the one that was refused."""

@@ -16,16 +16,26 @@ from typing import Any, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
+import orjson
 import pyarrow as pa
 
-from bulkfetch.archive.layout import ARCHIVE, probe_name
+from bulkfetch.archive.layout import ARCHIVE, probe_name, transfer_name
 from bulkfetch.archive.sweep import remove_attempts
-from bulkfetch.engine.access import without_secrets
+from bulkfetch.billing.transfers import Transfer
+from bulkfetch.engine.access import share_of, without_secrets
 from bulkfetch.engine.coordinator import PARTNER_CENTER, Calls, Peer, coordinate, handle_at
-from bulkfetch.engine.executor import Orders, stage_pieces
+from bulkfetch.engine.executor import (
+    Orders,
+    ShareOrders,
+    differing_pyarrow,
+    stage_pieces,
+    stage_share,
+    unseen_archive,
+)
 from bulkfetch.engine.orders import pack
 from bulkfetch.engine.pool import Pool
 from bulkfetch.errors import BulkfetchError, EngineError, SettingsError
+from bulkfetch.partnercenter.parts import side_by_side
 from bulkfetch.runs.export import archive, writing_to
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Helpers
@@ -38,6 +48,7 @@ from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import locate, prepare_output
 from bulkfetch.storage.store import Store
+from bulkfetch.wire.limits import AdaptiveLimit
 from bulkfetch.wire.opening import adaptive_limit
 from bulkfetch.words import printable
 
@@ -47,6 +58,8 @@ _MOST_AT_ONCE = 8
 """So many pieces an executor stages at a time: it has one core, usually."""
 _LEAVE_S = 20.0
 """How long executors may take to end once there is no more work; then Spark is told to end them."""
+_KILL_S = 10.0
+"""How long executors may be there behind the end of their tasks; then they are cut off."""
 _RAISED = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception)): (.+)$", re.M)
 
 
@@ -66,6 +79,7 @@ def export(
     host: str | None = None,
     listen: str | None = None,
     port: int = 0,
+    share: bool = False,
     **keywords: Unpack[ExportKeywords],
 ) -> ExportReport:
     """Archive a tenant as `bulkfetch.export` does, with the executors of a Spark session.
@@ -89,6 +103,10 @@ def export(
     `tasks` is how many tasks Spark runs, by default as many as it has places for, and never more
     than `max_in_flight`.
 
+    With `share` executors need not reach this process, as with Spark Connect: then the credentials
+    go with the code of the tasks, each task signs in by itself, and may send an equal share of
+    `max_in_flight` and `max_requests_per_second`. This process fetches exports of Microsoft Graph.
+
     Raises what `bulkfetch.export` raises, and EngineError where Spark gives up, executors do not
     reach the driver, or do not see `output`.
     """
@@ -104,13 +122,11 @@ def export(
         recheck=recheck,
         on_refresh_token=on_refresh_token,
     )
-    spark_tasks = SparkTasks(spark)
-    place = Place(
-        tasks or spark_tasks.places,
-        host or spark_tasks.host,
-        listen or (None if host else spark_tasks.listen),
-        port,
-    )
+    spark_tasks = SparkTasks(spark, share=share)
+    place = Place(tasks or spark_tasks.places, share=share)
+    if not share:
+        listen = listen or (None if host else spark_tasks.listen)
+        place = Place(place.tasks, host or spark_tasks.host, listen, port)
     return export_with(spark_tasks, place, settings, options, stats or RunStats())
 
 
@@ -119,26 +135,40 @@ class Place:
     """How many tasks there are, and where they find the driver."""
 
     tasks: int
-    host: str
+    host: str = ""
     listen: str | None = None
     port: int = 0
+    share: bool = False
+    """Whether they do not reach it: each has a share of the limit then."""
 
 
 class SparkTasks:
     """The tasks of a Spark session, each of which stages pieces.
 
-    Raises EngineError without PySpark, and for a session whose driver is another process.
+    Raises EngineError without PySpark, and, unless they `share` the limit, for a session whose
+    driver is another process.
     """
 
-    def __init__(self, spark: Any, stage: Callable[[Orders], int] = stage_pieces) -> None:
+    def __init__(
+        self,
+        spark: Any,
+        stage: Callable[[Orders], int] = stage_pieces,
+        stage_share: Callable[[ShareOrders], list[str]] = stage_share,
+        *,
+        share: bool = False,
+    ) -> None:
         self._spark = spark
         self._stage = stage
+        self._stage_share = stage_share
         self._group = f"bulkfetch-{secrets.token_hex(6)}"
+        self._context: Any = None
         if type(spark).__module__.startswith("pyspark.sql.connect"):
+            if share:
+                return
             raise EngineError(
                 "this session is one of Spark Connect, as serverless Spark has it: its driver is "
-                "another process, which executors cannot ask for tokens. Export with "
-                "bulkfetch.export, or read with bulkfetch.engine.source"
+                "another process, and executors may not reach this one to ask for tokens. Give "
+                "share=True, and the number of tasks at once as tasks="
             )
         try:
             self._context = spark.sparkContext
@@ -151,7 +181,12 @@ class SparkTasks:
 
     @property
     def places(self) -> int:
-        """How many tasks run at once."""
+        """How many tasks run at once. Raises SettingsError where the session does not say it."""
+        if self._context is None:
+            raise SettingsError(
+                "a session of Spark Connect does not say how many tasks it runs at once: give the "
+                "number as tasks="
+            )
         return max(1, int(self._context.defaultParallelism))
 
     @property
@@ -175,9 +210,25 @@ class SparkTasks:
         self._context.setJobGroup(self._group, "bulkfetch export", interruptOnCancel=True)
         self._spark.range(0, tasks, 1, tasks).mapInArrow(task, "pieces bigint").collect()
 
+    def run_share(self, orders: ShareOrders) -> list[str]:
+        """Stage pieces in one task; return what it reports. Blocks, and raises what Spark
+        raises."""
+        stage = self._stage_share
+
+        def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            return run_share_task(stage, orders, batches)
+
+        if self._context is not None:
+            self._context.setJobGroup(self._group, "bulkfetch export", interruptOnCancel=True)
+        rows = self._spark.range(0, 1, 1, 1).mapInArrow(task, "facts string").collect()
+        return [row["facts"] for row in rows]
+
     def cancel(self) -> None:
         """End all tasks. Blocks."""
-        self._context.cancelJobGroup(self._group)
+        if self._context is not None:
+            self._context.cancelJobGroup(self._group)
+        else:
+            self._spark.interruptAll()
 
 
 def run_task(
@@ -189,14 +240,27 @@ def run_task(
     yield pa.RecordBatch.from_pydict({"pieces": pa.array([stage(orders)], pa.int64())})
 
 
+def run_share_task(
+    stage: Callable[[ShareOrders], list[str]],
+    orders: ShareOrders,
+    batches: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """Stage the pieces of some orders in a task of Spark; yield what is to be reported."""
+    for _ in batches:  # the number of the task, which nobody needs
+        pass
+    yield pa.RecordBatch.from_pydict({"facts": pa.array(stage(orders), pa.string())})
+
+
 def export_with(
     spark_tasks: SparkTasks,
     place: Place,
     settings: Settings,
     options: ExportOptions,
     stats: RunStats,
+    limit: AdaptiveLimit | None = None,
 ) -> ExportReport:
-    """Do what `export` does, with tasks that are given."""
+    """Do what `export` does, with tasks that are given. `limit` is the one that all of them share,
+    for those who look at it."""
     if place.tasks < 1:
         raise SettingsError(f"tasks: must be at least 1, not {place.tasks}")
     path = locate(options.output)
@@ -207,6 +271,7 @@ def export_with(
         settings,
         options,
         output,
+        limit or adaptive_limit(settings),
     )
     return _run_in_thread(partial(driver.export, stats))
 
@@ -221,38 +286,45 @@ class _Driver:
     options: ExportOptions
     output: str
     """Where executors stage: the path is not relative, and as the driver has it."""
+    limit: AdaptiveLimit
 
     async def export(self, stats: RunStats) -> ExportReport:
         """Export, with the lock of the archive."""
         prepare = partial(prepare_output, self.output, self.settings, ARCHIVE)
         store = await anyio.to_thread.run_sync(prepare)
         async with writing_to(store):
+            unfinished: set[str] | None = None  # any of them may be
             try:
-                return await self._export(store, stats)
+                report = await self._export(store, stats)
+                failed = [each.transfer for each in report.failures]
+                unfinished = {transfer_name(each) for each in failed if isinstance(each, Transfer)}
+                return report
             finally:
                 with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(remove_attempts, store)
+                    await anyio.to_thread.run_sync(remove_attempts, store, unfinished)
 
     async def _export(self, store: Store, stats: RunStats) -> ExportReport:
         settings, options, place = self.settings, self.options, self.place
-        pool, probe = Pool(place.tasks), secrets.token_hex(6)
-        limit = adaptive_limit(settings)
+        pool = Pool(place.tasks, shares_exports=not place.share)
+        probe = secrets.token_hex(6)
         tokens = token_source(settings, keep=options.on_refresh_token)
         at = handle_at(place.host, place.port, settings, place.tasks)
         calls = Calls({**pool.answers, **self._greetings(pool, probe)}, pool.forget)
         shared = {PARTNER_CENTER: tokens}
+        run = partial(self._run_shares, pool, probe)
         async with AsyncExitStack() as stack:
-            handle = await stack.enter_async_context(
-                coordinate(limit, shared, at, listen=place.listen, calls=calls)
-            )
-            orders = Orders(handle, self.output)
-            await stack.enter_async_context(self._running(pool, store, orders, probe))
-            helped = replace(options, helpers=Helpers(pool, limit, tokens))
+            if not place.share:
+                handle = await stack.enter_async_context(
+                    coordinate(self.limit, shared, at, listen=place.listen, calls=calls)
+                )
+                run = partial(self._run_tasks, Orders(handle, self.output))
+            await stack.enter_async_context(self._running(pool, store, probe, run))
+            helped = replace(options, helpers=Helpers(pool, self.limit, tokens))
             return await archive(helped, settings, store, stats)
 
     @asynccontextmanager
     async def _running(
-        self, pool: Pool, store: Store, orders: Orders, probe: str
+        self, pool: Pool, store: Store, probe: str, run_tasks: Callable[[], Awaitable[None]]
     ) -> AsyncIterator[None]:
         """Run the tasks of Spark from when there is work to the end of the block."""
         ended = anyio.Event()
@@ -263,9 +335,10 @@ class _Driver:
             try:
                 write = partial(store.write, probe_name(probe), probe.encode())
                 await anyio.to_thread.run_sync(write)
-                run_tasks = partial(self.spark_tasks.run, orders, self.place.tasks)
-                await anyio.to_thread.run_sync(run_tasks)
+                await run_tasks()
                 pool.fail(EngineError("the tasks of Spark ended while there was work left"))
+            except EngineError as error:
+                pool.fail(error)
             except BulkfetchError as error:
                 pool.fail(EngineError(f"the tasks of Spark cannot begin: {error}"))
             except Exception as error:  # of Py4J and Java: Spark has given up
@@ -282,18 +355,51 @@ class _Driver:
             pool.end()
             with anyio.CancelScope(shield=True):
                 if pool.is_wanted.is_set():
-                    await self._end_tasks(ended)
+                    await self._end_tasks(ended, pool)
             tasks.cancel_scope.cancel()
         if raised is not None:
             raise raised
 
-    async def _end_tasks(self, ended: anyio.Event) -> None:
+    async def _run_tasks(self, orders: Orders) -> None:
+        """Run tasks that ask the driver for work, to their end."""
+        await anyio.to_thread.run_sync(self.spark_tasks.run, orders, self.place.tasks)
+
+    async def _run_shares(self, pool: Pool, probe: str) -> None:
+        """Run tasks that are sent their work, as many at once as there may be."""
+        settings, tasks = self.settings, self.place.tasks
+        share = share_of(settings, tasks, "sign_in", "storage")
+        most = min(_MOST_AT_ONCE, math.ceil(1.25 * share.max_in_flight))
+        threads = anyio.CapacityLimiter(tasks)
+
+        async def work(number: int) -> None:
+            peer = Peer(number, anyio.CancelScope())
+            while given := await pool.take_out(peer, most):
+                orders = ShareOrders(share, self.output, probe, pa.__version__, tuple(given))
+                for line in await self._run_share(orders, threads):
+                    facts = orjson.loads(line)
+                    if "unable" in facts:
+                        raise EngineError(facts["unable"])
+                    await pool.take_back(peer, facts)
+
+        await side_by_side([partial(work, number) for number in range(tasks)])
+
+    async def _run_share(self, orders: ShareOrders, threads: anyio.CapacityLimiter) -> list[str]:
+        """Run one task. Raises EngineError if Spark gives it up."""
+        run = partial(self.spark_tasks.run_share, orders)
+        try:
+            return await anyio.to_thread.run_sync(run, limiter=threads)
+        except Exception as error:  # of Py4J and Java
+            raise EngineError(_explain_end(str(error))) from error
+
+    async def _end_tasks(self, ended: anyio.Event, pool: Pool) -> None:
         """Let the tasks end, or have Spark end them."""
-        with anyio.move_on_after(_LEAVE_S):
+        with anyio.move_on_after(_LEAVE_S) as patience:
             await ended.wait()
-            return
-        await anyio.to_thread.run_sync(self.spark_tasks.cancel)
-        await ended.wait()
+        if patience.cancelled_caught:
+            await anyio.to_thread.run_sync(self.spark_tasks.cancel)
+            await ended.wait()
+        with anyio.move_on_after(_KILL_S):  # Spark may be killing attempts that it does not need
+            await pool.wait_until_left()
 
     def _greetings(
         self, pool: Pool, probe: str
@@ -309,24 +415,15 @@ class _Driver:
 
         async def join(peer: Peer, facts: Mapping[str, Any]) -> Mapping[str, Any]:
             if facts["pyarrow"] != pa.__version__:
-                pool.fail(
-                    EngineError(
-                        f"{facts['host']} has pyarrow {facts['pyarrow']}, the driver has "
-                        f"{pa.__version__}, and files would differ: install the same version"
-                    )
-                )
+                why = differing_pyarrow(facts["host"], facts["pyarrow"], pa.__version__)
+                pool.fail(EngineError(why))
             if pool.why_failed is not None:
                 raise pool.why_failed
+            pool.welcome(peer)
             return told
 
         async def refuse(peer: Peer, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-            pool.fail(
-                EngineError(
-                    f"the executor on {facts['host']} does not see the archive: {facts['why']}. "
-                    "Give a directory that the driver and all executors share, or an address in an "
-                    "object store"
-                )
-            )
+            pool.fail(EngineError(unseen_archive(facts["host"], facts["why"])))
             return {}
 
         return {"join": join, "refuse": refuse}

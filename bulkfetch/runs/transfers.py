@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -16,7 +17,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio.abc
 import anyio.to_thread
@@ -34,8 +35,9 @@ from bulkfetch.archive.layout import (
     transfer_name,
 )
 from bulkfetch.archive.parts import PartWriter, StagedPart
-from bulkfetch.archive.staging import Adopted, Journal, Journals, Staging
-from bulkfetch.archive.sweep import remove_staged, remove_staged_again
+from bulkfetch.archive.staging import Adopted, Journal, Journals, StagedPiece, Staging
+from bulkfetch.archive.sweep import remove_pieces, remove_staged, remove_staged_again
+from bulkfetch.billing.apis import Api, api_of
 from bulkfetch.billing.details import Paging
 from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.parts import Part
@@ -49,11 +51,12 @@ from bulkfetch.errors import (
     ContradictionError,
     ExpiredBookmarkError,
     RenewedExportError,
+    StalePartError,
     StorageError,
     UploadLostError,
 )
 from bulkfetch.partnercenter.ahead import Fetcher
-from bulkfetch.partnercenter.parts import read_batches
+from bulkfetch.partnercenter.parts import find_parts, read_batches
 from bulkfetch.runs.run import Run
 from bulkfetch.runs.sources import source_of
 from bulkfetch.stats import PageCount
@@ -70,6 +73,11 @@ class Stager(Protocol):
 
         Raises what `fetch_transfer` raises, and EngineError if the processes cannot go on.
         """
+        ...
+
+    async def stage(self, parts: Sequence[Part], job: Job) -> list[Fetched]:
+        """Stage parts of one transfer, and return them in order. Raises what `fetch` raises, and
+        StalePartError."""
         ...
 
 
@@ -167,6 +175,9 @@ async def _until_settled(
 async def _resume_or_start(transfer: Transfer, job: Job, *, publishes: bool) -> Fetched:
     run, staging, helpers = job.run, _staging_of(transfer, job), job.run.options.helpers
     if transfer_name(transfer) in job.staged:
+        complete = await _complete_pieces(transfer, job, staging)
+        if complete is not None:
+            return complete
         intake = await in_thread(job, partial(_resume, job, staging))
         if intake is not None:
             facts = {"line": intake.start.line, "rows": intake.rows_adopted}
@@ -182,6 +193,90 @@ async def _resume_or_start(transfer: Transfer, job: Job, *, publishes: bool) -> 
     if helpers is not None:
         return await helpers.stager.fetch(transfer, job, is_again=False)
     return await _fetch(job, _Intake(job, staging), publishes=publishes)
+
+
+async def _complete_pieces(transfer: Transfer, job: Job, staging: Staging) -> Fetched | None:
+    """Fetch what is missing of a transfer of which attempts of an earlier run have staged pieces.
+
+    Returns None where there is no such piece, or the transfer is not the one any more that was
+    planned then.
+    """
+    pieces = await in_thread(job, staging.pieces)
+    if not pieces:
+        return None
+    fetched = None
+    try:
+        parts = await _plan_again(transfer, job, pieces)
+        known = adoptable(parts, pieces)
+        if known:
+            fetched = await _complete(parts, known, job)
+    except (ContradictionError, StalePartError) as error:
+        job.run.log.note("started_again", transfer=str(transfer), why=str(error))
+    await in_thread(job, partial(remove_pieces, job.run.store, transfer))
+    return fetched
+
+
+async def _plan_again(transfer: Transfer, job: Job, pieces: Iterable[StagedPiece]) -> list[Part]:
+    """Return the parts of a transfer as they are now; one alone if that is staged."""
+    if any(piece.part == Part(transfer) for piece in pieces):
+        return [Part(transfer)]
+    return await find_parts(transfer, source_of(transfer, job.fetcher), job.run.settings.part_rows)
+
+
+def adoptable(parts: Iterable[Part], pieces: Iterable[StagedPiece]) -> dict[Part, StagedPiece]:
+    """Return the pieces that are parts as these are planned now: the rows at their ends are the
+    same."""
+
+    def key(part: Part) -> tuple[int, int | None, str | None, str | None]:
+        return part.first_line, part.rows, part.first_row, part.row_after
+
+    staged = {key(piece.part): piece for piece in pieces}
+    return {part: staged[key(part)] for part in parts if key(part) in staged}
+
+
+async def _complete(parts: Sequence[Part], known: Mapping[Part, StagedPiece], job: Job) -> Fetched:
+    """Stage the parts that are not known, and put all together."""
+    run, transfer = job.run, parts[0].transfer
+    missing = [part for part in parts if part not in known]
+    helpers = run.options.helpers
+    stage = stage_here if helpers is None else helpers.stager.stage
+    staged = dict(zip(missing, await stage(missing, job), strict=True))
+    staged |= {part: Fetched(piece.commit, piece.staged) for part, piece in known.items()}
+    whole = put_together([staged[part] for part in parts])
+    rows = sum(piece.commit.rows for piece in known.values())
+    run.log.note("resumed", transfer=str(transfer), pieces=len(known), rows=rows)
+    run.stats.rows_resumed += rows
+    if any(piece.has_empty_end for piece in known.values()):
+        job.fetcher.on_empty_end(transfer)
+    return await in_thread(job, partial(adopt_attempts, run, whole, is_again=False))
+
+
+def kept_shape(transfer: Transfer, job: Job) -> Mapping[str, Any] | None:
+    """Return what shapes the rows of a transfer of which a later run may have what is staged.
+
+    Of an export of Microsoft Graph it has not: the service keeps the export itself.
+    """
+    staging = _staging_of(transfer, job)
+    return staging.shape if staging.is_kept and api_of(transfer) is Api.V1 else None
+
+
+async def stage_here(parts: Sequence[Part], job: Job) -> list[Fetched]:
+    """Stage parts of one transfer in this process, one after the other."""
+    found = []
+    for part in parts:
+        attempt, shape = secrets.token_hex(6), kept_shape(part.transfer, job)
+        fetched = await stage_attempt(part, job, attempt)
+        # the end is asked for again: only then is it known how it came
+        if shape is not None and part.rows is not None and is_worth_keeping(fetched, job):
+            piece = StagedPiece(part, attempt, fetched.commit)
+            await in_thread(job, partial(piece.write, job.run.store, shape))
+        found.append(fetched)
+    return found
+
+
+def is_worth_keeping(fetched: Fetched, job: Job) -> bool:
+    """Return whether a later run would ask for several pages if it did not have this."""
+    return fetched.commit.rows > job.run.settings.page_size
 
 
 def _resume(job: Job, staging: Staging) -> _Intake | None:
@@ -293,6 +388,8 @@ def adopt_attempts(run: Run, fetched: Fetched, *, is_again: bool) -> Fetched:
         clear, name_of = remove_staged_again, staged_again_name
     clear(run.store, transfer)
     staged = []
+    for part in fetched.staged:
+        run.store.unlink(part.name.with_suffix(".json"))
     for number, part in enumerate(fetched.staged):
         run.store.link(part.name, name_of(transfer, number))
         run.store.unlink(part.name)

@@ -16,18 +16,21 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import bulkfetch
 from bulkfetch.billing.parts import Part
 from bulkfetch.engine import spark as engine
-from bulkfetch.engine.executor import Orders, stage_pieces
+from bulkfetch.engine.executor import Orders, ShareOrders, stage_pieces, stage_share
 from bulkfetch.engine.spark import Place, SparkTasks, export_with
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.transfers import Fetched
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.limits import AdaptiveLimit
+from bulkfetch.wire.opening import adaptive_limit
 
 SPAWN = multiprocessing.get_context("spawn")
 NOTES = "BULKFETCH_TEST_NOTES"
@@ -48,20 +51,27 @@ def tree(root: Path) -> dict[str, str]:
 class Processes:
     """Stands in for the tasks of Spark: each is a process, and is begun again when it dies."""
 
-    def __init__(self, stage: Callable[[Orders], int] = stage_pieces) -> None:
+    def __init__(self, stage: Callable[[Any], Any] = stage_pieces) -> None:
         self._stage = stage
         self._is_over = False
 
     def run(self, orders: Orders, tasks: int) -> None:
+        self._run(orders, tasks)
+
+    def run_share(self, orders: ShareOrders) -> list[str]:
+        (said,) = self._run(orders, 1)
+        return cast("list[str]", said)
+
+    def _run(self, orders: Orders | ShareOrders, tasks: int) -> list[Any]:
         for left in reversed(range(_TRIES)):
             try:
                 with ProcessPoolExecutor(tasks, mp_context=SPAWN) as pool:
-                    for each in [pool.submit(self._stage, orders) for _ in range(tasks)]:
-                        each.result()
-                return
+                    at_work = [pool.submit(self._stage, orders) for _ in range(tasks)]
+                    return [each.result() for each in at_work]
             except (BrokenProcessPool, RuntimeError):
                 if not left or self._is_over:
                     raise
+        raise AssertionError("the last try returns or raises")
 
     def cancel(self) -> None:
         self._is_over = True
@@ -71,12 +81,13 @@ def export_by_processes(
     output: Path | str,
     *,
     tasks: int = 2,
-    stage: Callable[[Orders], int] = stage_pieces,
+    stage: Callable[[Any], Any] = stage_pieces,
+    share: bool = False,
     **settings: Any,
 ) -> bulkfetch.ExportReport:
     return export_with(
         cast("SparkTasks", Processes(stage)),
-        Place(tasks, "127.0.0.1"),
+        Place(tasks, "" if share else "127.0.0.1", share=share),
         read_settings(**settings),
         ExportOptions(str(output)),
         RunStats(),
@@ -84,6 +95,17 @@ def export_by_processes(
 
 
 # --- In the process of a Spark session.
+
+
+def export_by_shares(spark: Any, output: str, **keywords: Any) -> dict[str, Any]:
+    return summary(engine.export(spark, output, share=True, **keywords))
+
+
+def export_by_dying_shares(spark: Any, output: str, **given: Any) -> dict[str, Any]:
+    settings = read_settings(**given)
+    tasks = SparkTasks(spark, stage_share=lose_shares, share=True)
+    place = Place(tasks.places, share=True)
+    return summary(export_with(tasks, place, settings, ExportOptions(output), RunStats()))
 
 
 def export_by_spark(spark: Any, output: str, **keywords: Any) -> dict[str, Any]:
@@ -94,12 +116,37 @@ def export_without_session(spark: Any, output: str, **keywords: Any) -> dict[str
     return summary(engine.export(None, output, **keywords))
 
 
-def export_by_dying_tasks(spark: Any, output: str, stage: str, **settings: Any) -> dict[str, Any]:
-    tasks = SparkTasks(spark, globals()[stage])
+class WatchedTasks(SparkTasks):
+    """Tasks of Spark that count the places which are held of a limit once all of them have ended.
+
+    The driver is still there then, and waits for nothing itself.
+    """
+
+    def __init__(self, spark: Any, stage: Callable[[Orders], int], limit: AdaptiveLimit) -> None:
+        super().__init__(spark, stage)
+        self.held = -1
+        self._limit = limit
+
+    def run(self, orders: Orders, tasks: int) -> None:
+        try:
+            super().run(orders, tasks)
+        finally:
+            ends_at = time.monotonic() + 10
+            while self._limit.in_flight and time.monotonic() < ends_at:
+                time.sleep(0.05)  # a connection that is cut takes a moment
+            self.held = self._limit.in_flight
+
+
+def export_by_tasks(
+    spark: Any, output: str, stage: str = "stage_pieces", **given: Any
+) -> dict[str, Any]:
+    """Export with tasks that do what a function of this module does."""
+    settings = read_settings(**given)
+    limit = adaptive_limit(settings)
+    tasks = WatchedTasks(spark, globals()[stage], limit)
     place = Place(tasks.places, tasks.host, tasks.listen)
-    options = ExportOptions(output)
-    report = export_with(tasks, place, read_settings(**settings), options, RunStats())
-    return summary(report)
+    report = export_with(tasks, place, settings, ExportOptions(output), RunStats(), limit)
+    return {**summary(report), "held": tasks.held}
 
 
 def shown_by_spark(spark: Any, output: str, **settings: Any) -> dict[str, str]:
@@ -126,7 +173,7 @@ def shown_by_spark(spark: Any, output: str, **settings: Any) -> dict[str, str]:
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        export_by_dying_tasks(spark, output, "show_nonce", **settings)
+        export_by_tasks(spark, output, "show_nonce", **settings)
     finally:
         is_over.set()
         thread.join()
@@ -141,6 +188,7 @@ def summary(report: bulkfetch.ExportReport) -> dict[str, Any]:
         "committed": len(report.committed),
         "failures": [each.message for each in report.failures],
         "requests": report.requests,
+        "rows_resumed": report.rows_resumed,
     }
 
 
@@ -148,6 +196,11 @@ def note(name: str, content: str = "") -> None:
     folder = os.environ.get(NOTES)
     if folder:
         Path(folder, f"{name}-{os.getpid()}").write_text(content)
+
+
+def noted(name: str) -> bool:
+    """Whether any process has noted that."""
+    return any(Path(os.environ[NOTES]).glob(f"{name}-*"))
 
 
 def task_of() -> tuple[int, int]:
@@ -192,6 +245,13 @@ def lose_attempts(orders: Orders) -> int:
     return stage_pieces(orders, *fates[attempt : attempt + 1])
 
 
+def lose_shares(orders: ShareOrders) -> list[str]:
+    """Of each task the first attempt raises behind its first piece, the second dies there."""
+    _, attempt = task_of()
+    fates = [after(1, "raise"), after(1, "exit")]
+    return stage_share(orders, *fates[attempt : attempt + 1])
+
+
 def lose_executor(orders: Orders) -> int:
     """The executor of the first task is killed, with all that it is doing."""
     task, attempt = task_of()
@@ -199,20 +259,22 @@ def lose_executor(orders: Orders) -> int:
     return stage_pieces(orders, *fates)
 
 
-def leave_early(orders: Orders) -> int:
-    """The first task does nothing, and the other waits until Spark has it run once more beside
-    itself."""
+def be_slow(orders: Orders) -> int:
+    """The first task does nothing. The other waits until Spark runs it once more beside itself, and
+    is slow then; both attempts stage pieces."""
     task, attempt = task_of()
     if task == 0:
         return 0
     note(f"attempt-{attempt}")
+    ends_at = time.monotonic() + 100
 
     def wait(part: Part, fetched: Fetched) -> None:
-        ends_at = time.monotonic() + 50
-        while attempt == 0 and time.monotonic() < ends_at:
-            if any(Path(os.environ[NOTES]).glob("attempt-1-*")):
-                return
+        note(f"staged-{attempt}")
+        if attempt > 0:
+            return
+        while time.monotonic() < ends_at and not noted("attempt-1"):
             time.sleep(0.1)
+        time.sleep(1)
 
     return stage_pieces(orders, wait)
 
@@ -222,11 +284,22 @@ def show_nonce(orders: Orders) -> int:
     return stage_pieces(orders)
 
 
+def note_parts(orders: Orders) -> int:
+    def take(part: Part, fetched: Fetched) -> None:
+        note(f"part-{part.number}-{part.transfer.provider}")
+
+    return stage_pieces(orders, take)
+
+
 # --- In processes that are not of Spark.
 
 
 def die_once(orders: Orders, how: str, folder: str, pieces: int) -> int:
     """The first process that comes to so many pieces dies."""
+    return stage_pieces(orders, perhaps_die(how, folder, pieces))
+
+
+def perhaps_die(how: str, folder: str, pieces: int) -> Callable[[Part, Fetched], None]:
     mine = Path(folder, "died")
 
     def perhaps(part: Part, fetched: Fetched) -> None:
@@ -239,7 +312,44 @@ def die_once(orders: Orders, how: str, folder: str, pieces: int) -> int:
                 return
             die(how)
 
-    return stage_pieces(orders, perhaps)
+    return perhaps
+
+
+def kill_driver(orders: Orders, folder: str, pieces: int) -> int:
+    """Stage pieces until there are so many in all processes, then kill the driver."""
+    mine = Path(folder, f"process-{os.getpid()}")
+    mine.touch()
+    driver = os.getppid()
+
+    def count(part: Part, fetched: Fetched) -> None:
+        Path(folder, f"piece-{part.number}").touch()
+        if len([*Path(folder).glob("piece-*")]) >= pieces:
+            os.kill(driver, signal.SIGKILL)
+
+    try:
+        return stage_pieces(orders, count)
+    finally:
+        mine.unlink()
+        if os.getppid() != driver:
+            os._exit(0)  # nobody tells a process of a pool whose parent is gone to end
+
+
+def export_until_killed(output: str, folder: str, pieces: int, settings: Mapping[str, Any]) -> None:
+    """Export with processes, which kill this one."""
+    stage = partial(kill_driver, folder=folder, pieces=pieces)
+    export_by_processes(output, stage=stage, **settings)
+
+
+SEVERAL_FILES = (
+    *("--invoices", "1", "--line-items", "3000", "--graph-since", "2020-01", "--graph-blobs", "3"),
+    *("--details", "one_time/billing_line_items"),
+)
+"""A tenant whose exports of Microsoft Graph have three files, of which one makes a part each."""
+
+
+def die_once_with_share(orders: ShareOrders, how: str, folder: str, pieces: int) -> list[str]:
+    """The first process that comes to so many pieces dies."""
+    return stage_share(orders, perhaps_die(how, folder, pieces))
 
 
 def settings_at(sandbox: Any, **more: Any) -> Mapping[str, Any]:

@@ -9,10 +9,11 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ _END_S = 30.0
 def versions() -> tuple[str, ...]:
     """The versions of Spark to try: the newest, or also the first that has data sources."""
     return (SPARK_4, "4.0") if AT_LENGTH else (SPARK_4,)
+
+
+def writing_versions() -> tuple[str, ...]:
+    """The versions of Spark to write archives with: also one without data sources."""
+    return (*versions(), SPARK_3_5) if AT_LENGTH else (SPARK_4,)
 
 
 def spark_python(version: str) -> str:
@@ -90,6 +96,10 @@ class Spark:
         self._process = process
         self.log = log
 
+    def kill(self) -> None:
+        """Kill it, as a machine does that is out of memory."""
+        self._process.kill()
+
     def run(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """Return what `function(spark, …)` returns there. Its module is imported there as well.
 
@@ -107,6 +117,53 @@ class Spark:
         if not is_good:
             raise SparkError(result)
         return result
+
+
+@contextmanager
+def open_cluster(folder: Path, *hosts: str) -> Iterator[str]:
+    """Start a cluster with one core on each of `hosts`, and yield its address.
+
+    A cluster of `local-cluster` is one host, on which Spark does not run an attempt beside another.
+    """
+    home = Path(spark_python(SPARK_4)).parents[1]
+    (program,) = home.glob("lib/python*/site-packages/pyspark/bin/spark-class")
+    deploy = "org.apache.spark.deploy"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"spark://127.0.0.1:{port}"
+    master = [f"{deploy}.master.Master", "--host", "127.0.0.1", "--port", str(port)]
+    size = ["--cores", "1", "--memory", "1g", "--work-dir", str(folder / "work")]
+    with ExitStack() as stack:
+
+        def start(host: str, *words: str) -> None:
+            log = stack.enter_context((folder / f"cluster-{host}.log").open("wb"))
+            process = subprocess.Popen(
+                [str(program), *words, "--webui-port", "0"],
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "SPARK_LOCAL_IP": host,
+                    "SPARK_DAEMON_MEMORY": "256m",
+                    "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+                },
+            )
+            stack.callback(_end, process)
+
+        start("127.0.0.1", *master)
+        for host in hosts:
+            start(host, f"{deploy}.worker.Worker", "--host", host, *size, address)
+        yield address
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.distributed import die_once, export_by_processes, settings_at, tree
+from support.distributed import (
+    NOTES,
+    SEVERAL_FILES,
+    SPAWN,
+    die_once,
+    die_once_with_share,
+    export_by_processes,
+    export_until_killed,
+    note_parts,
+    settings_at,
+    tree,
+)
 
 import bulkfetch
-from bulkfetch.engine.executor import Orders, stage_pieces
+from bulkfetch.engine.executor import Orders, ShareOrders, stage_pieces, stage_share
 from bulkfetch.errors import EngineError, OutputError, SignInError
 from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 
@@ -104,6 +117,106 @@ def test_what_the_attempts_of_a_dead_driver_left_is_swept_by_the_next_run(
     assert [*(tmp_path / "_bulkfetch" / "staging").iterdir()] == [kept]
     kept.unlink()
     check(tmp_path, plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["", "raise", "exit"])
+def test_processes_that_do_not_reach_the_driver_make_the_same_archive(
+    how: str, sandbox: SpawnedSandbox, plain: dict[str, str], tmp_path: Path
+) -> None:
+    stage: Any = stage_share
+    if how:
+        stage = partial(die_once_with_share, how=how, folder=str(tmp_path), pieces=1)
+    given = settings_at(sandbox, **SMALL_PARTS)
+    report = export_by_processes(tmp_path / "lake", stage=stage, share=True, **given)
+
+    assert (report.exit_code, report.failures) == (0, ())
+    assert (tmp_path / "died").exists() == bool(how)
+    check(tmp_path / "lake", plain)
+
+
+def elsewhere_with_share(orders: ShareOrders, output: str) -> list[str]:
+    return stage_share(dataclasses.replace(orders, output=output))
+
+
+def with_other_pyarrow(orders: ShareOrders) -> list[str]:
+    return stage_share(dataclasses.replace(orders, pyarrow="1.0"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        (partial(elsewhere_with_share, output="/nowhere"), "does not see the archive: .*/nowhere"),
+        (with_other_pyarrow, "has pyarrow .*, the driver has 1.0"),
+    ],
+)
+def test_a_process_with_a_share_that_cannot_take_part_ends_the_run_in_words(
+    stage: Any, why: str, sandbox: SpawnedSandbox, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=why):
+        export_by_processes(tmp_path, stage=stage, share=True, **settings_at(sandbox))
+
+
+@pytest.mark.slow
+def test_an_export_of_several_files_is_counted_and_then_staged_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    monkeypatch.setenv(NOTES, str(notes))
+    with spawn(SEVERAL_FILES) as sandbox:
+        given = settings_at(sandbox, **SMALL_PARTS, new_commerce_api="graph")
+        report = export_by_processes(tmp_path / "lake", stage=note_parts, **given)
+        bulkfetch.export(tmp_path / "whole", **given)
+
+    assert report.exit_code == 0
+    noted = {each.name.rpartition("-")[0] for each in notes.iterdir()}
+    assert noted == {f"part-{number}-graph" for number in range(3)}
+    check(tmp_path / "lake", tree(tmp_path / "whole"))
+
+
+# --- A driver that dies.
+
+ONE_LARGE = ["--invoices", "1", "--line-items", "4000", "--details", "office/billing_line_items"]
+
+
+def die_as_driver(output: Path, notes: Path, pieces: int, given: Mapping[str, Any]) -> None:
+    """Export with processes until so many pieces are staged; then the driver is killed, and all
+    others have ended as well."""
+    notes.mkdir()
+    driver = SPAWN.Process(
+        target=export_until_killed, args=(str(output), str(notes), pieces, dict(given))
+    )
+    driver.start()
+    driver.join(120)
+    assert driver.exitcode == -signal.SIGKILL
+    ends_at = time.monotonic() + 60
+    while [*notes.glob("process-*")] and time.monotonic() < ends_at:
+        time.sleep(0.1)
+    assert [*notes.glob("process-*")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["processes", "one process"])
+def test_what_is_staged_for_a_driver_that_is_killed_is_not_asked_for_again(
+    by: str, tmp_path: Path
+) -> None:
+    export: Any = export_by_processes if by == "processes" else bulkfetch.export
+    with spawn([*ONE_LARGE, "--latency-ms", "30"]) as sandbox:
+        given = settings_at(sandbox, **SMALL_PARTS)
+        whole = export_by_processes(tmp_path / "whole", **given)
+        lake = tmp_path / "lake"
+        die_as_driver(lake, tmp_path / "notes", 4, given)
+        records = [*(lake / "_bulkfetch" / "staging").glob("*.json")]
+        report = export(lake, **given)
+
+    assert len(records) >= 4
+    assert report.exit_code == 0
+    assert report.rows_resumed == 400 * len(records)
+    # each part has four pages, and its end is looked at
+    assert report.requests <= whole.requests - 4 * len(records)
+    check(lake, tree(tmp_path / "whole"))
 
 
 # --- What ends it.

@@ -12,13 +12,14 @@ import pytest
 from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.archive.layout import attempt_name, part_name, staged_name
 from bulkfetch.archive.parts import StagedPart
+from bulkfetch.archive.staging import Journals, describe_commit
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.engine.coordinator import Peer
-from bulkfetch.engine.orders import describe_fetched
 from bulkfetch.engine.pool import Pool
 from bulkfetch.engine.reported import describe_error
 from bulkfetch.errors import EngineError, TransferError
 from bulkfetch.runs.transfers import Fetched, Job
+from bulkfetch.settings.sources import read_settings
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
 
@@ -34,8 +35,10 @@ class Driver:
         self.store = LocalStore(root)
         self.stats = RunStats(transfers=100)  # so many that none is cut
         self.pool = Pool(2)
-        run = SimpleNamespace(stats=self.stats, store=self.store)
-        job = SimpleNamespace(run=run, sole=(), writing=None)
+        settings = read_settings(token="t")
+        run = SimpleNamespace(stats=self.stats, store=self.store, settings=settings)
+        journals = Journals(self.store, None)
+        job = SimpleNamespace(run=run, sole=(), writing=None, journals=journals)
         self.job = cast("Job", job)
         self.result: Fetched | None = None
         self.error: Exception | None = None
@@ -62,7 +65,7 @@ class Driver:
         facts = {
             "piece": given["piece"],
             "attempt": given["attempt"],
-            "fetched": None if error else describe_fetched(fetched),
+            "fetched": None if error else describe_commit(fetched.commit),
             "error": describe_error(error) if error else None,
         }
         said = await self.pool.answers["result"](peer, {**facts, **NOTHING})
