@@ -341,6 +341,19 @@ async def test_data_that_are_made_anew_meanwhile_are_never_mixed(change: str, mo
         assert reading.rows == there.drawn()
 
 
+@pytest.mark.slow
+async def test_rows_are_decoded_while_later_files_are_on_their_way() -> None:
+    async with opened() as there:
+        last = (await there.exports.manifest(transfer_of(USAGE))).names[-1]
+    async with opened(on_blob("delay", path=f"*{last}", seconds=2.0)) as there:
+        walk = Walk(transfer_of(USAGE), JsonDecoder())
+        async with anyio.create_task_group() as tasks:
+            pages = ExportSources(there.exports).source(tasks).pages(walk)
+            async with aclosing(pages):
+                came = [there.stats.bytes_received async for _ in pages]
+        assert came[0] < came[-1] == there.stats.bytes_received
+
+
 async def test_only_what_is_missing_of_a_file_comes_again() -> None:
     async with opened(on_blob("reset_body", share=0.5, nth=(1,)), line_items=3000) as there:
         reading = await there.read()
