@@ -58,9 +58,9 @@ from bulkfetch.partnercenter.summaries import (
     get_summary,
 )
 from bulkfetch.runs.documents import save_document
-from bulkfetch.runs.export import walk_and_plan
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import api_wanted, parts_of, source_of
+from bulkfetch.runs.walk import walk_and_plan
 from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.paths import file_at

@@ -26,9 +26,9 @@ from bulkfetch.archive.exports import Exports, write_exports
 from bulkfetch.maintenance.accept import accept
 from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.show import show
-from bulkfetch.runs.export import plan_only
 from bulkfetch.runs.reconcile import Verdict
 from bulkfetch.runs.selection import Selection
+from bulkfetch.runs.walk import plan_only
 from bulkfetch.sandbox import Fault, RunningSandbox
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret

@@ -16,11 +16,12 @@ from bulkfetch.cli.running import run
 from bulkfetch.cli.tenant import name_sandbox, open_settings
 from bulkfetch.cli.terminal import COMPLETE, print_report, print_result, say
 from bulkfetch.runs.committed import find_committed
-from bulkfetch.runs.export import export_async, plan_only
+from bulkfetch.runs.export import export_async
 from bulkfetch.runs.failures import failure_lines
 from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.selection import Selection
+from bulkfetch.runs.walk import plan_only
 from bulkfetch.settings.declared import CLOUDS, Settings, why_no_graph
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import may_exist, prepare_output

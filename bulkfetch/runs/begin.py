@@ -1,0 +1,151 @@
+"""What a run does before it fetches: it settles what was open, and says whose archive it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+
+from bulkfetch.archive.headers import stage_headers
+from bulkfetch.archive.inventory import recorded_selections, refuse_if_gone, take_inventory
+from bulkfetch.archive.layout import HEADERS_COMMIT, STAGED_HEADERS
+from bulkfetch.archive.origin import (
+    UNKNOWN_TENANT,
+    check_archive,
+    claim_archive,
+    read_archive,
+    wanted_api,
+)
+from bulkfetch.archive.orphans import rebuild_records
+from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.records import Record
+from bulkfetch.archive.sweep import sweep
+from bulkfetch.billing.apis import Wanted
+from bulkfetch.errors import DamagedArchiveError, DamagedError, SettingsError
+from bulkfetch.runs.committed import Router, add_charges, confirm_rebuilt
+from bulkfetch.runs.plan import Plan
+from bulkfetch.runs.reconcile import Header, header_of
+from bulkfetch.runs.run import ExportOptions, Run
+from bulkfetch.runs.sources import api_wanted
+from bulkfetch.runs.work import Found
+from bulkfetch.settings.declared import Settings, names_that_shape_files
+from bulkfetch.settings.values import is_loopback
+from bulkfetch.signin.tokens import claims_of
+from bulkfetch.storage.store import Store
+
+
+def settle_archive(publishing: Publishing, options: ExportOptions, settings: Settings) -> Found:
+    """Finish what a killed run left open, and check that this run may continue. Blocks.
+
+    Nothing else of an archive changes before the run has signed in and has the list of invoices.
+    Raises OutputError.
+    """
+    store = publishing.store
+    archive_file: Mapping[str, Any] | None = {}
+    try:
+        archive_file = read_archive(store)
+    except DamagedArchiveError:
+        if options.repair is None:
+            raise
+    settled = publishing.settle()
+    if options.repair is None and HEADERS_COMMIT in settled.stuck:
+        raise DamagedError(settled.stuck[HEADERS_COMMIT])
+    with suppress(DamagedArchiveError):  # a repair writes it again
+        check_archive(store, identity_of(settings, options.source))
+    inventory = take_inventory(store)
+    if options.repair is None:
+        refuse_if_gone(store, inventory.records)
+    sweep(store, inventory.open)
+    return Found(settled, inventory, has_archive_file=archive_file is not None)
+
+
+async def find_tenant(run: Run) -> str:
+    """Sign in, and return whose invoices the credentials open, UNKNOWN_TENANT if nothing says it.
+
+    Raises OutputError if the archive has those of another tenant, SettingsError if the token is not
+    of the tenant that the settings name.
+    """
+    named = (run.settings.tenant_id or "").casefold()
+    given = named if _TENANT.fullmatch(named) else ""
+    claimed = claims_of(await run.session.token()).get("tid")
+    claimed = claimed.casefold() if isinstance(claimed, str) else ""
+    if not _TENANT.fullmatch(claimed):
+        claimed = ""
+    if given and claimed and given != claimed:
+        raise SettingsError(
+            f"tenant_id is {given}, but the token is of tenant {claimed}: give the token of that "
+            "tenant, or leave tenant_id out; nothing was changed"
+        )
+    tenant = claimed or given or UNKNOWN_TENANT
+    with suppress(DamagedArchiveError):  # a repair writes it again
+        await anyio.to_thread.run_sync(check_archive, run.store, {"tenant": tenant})
+    return tenant
+
+
+_TENANT = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def identity_of(settings: Settings, source: str | None) -> dict[str, object]:
+    """Return what all runs into one archive share: whose invoices it has, and what shapes its
+    files."""
+    if source is None:
+        is_local = is_loopback(urlsplit(settings.base_url).hostname or "")
+        source = "a server on this machine" if is_local else settings.base_url
+    return {
+        "source": source,
+        "tenant_id": settings.tenant_id,
+        **{name: getattr(settings, name) for name in names_that_shape_files()},
+    }
+
+
+def open_router(run: Run, found: Found) -> Router:
+    """Return what chooses the API of each invoice. A repair leaves each where it is. Blocks."""
+    if run.options.repair is None:
+        return Router(run.store, {*found.inventory.commits}, api_of_run(run))
+    names = {each.record for each in found.inventory.records} | found.inventory.published.keys()
+    return Router(run.store, names, api_of_run(run), stays=True)
+
+
+def api_of_run(run: Run) -> Wanted:
+    """Return which API a run wants for new commerce; a repair wants what the archive does."""
+    known = None if run.options.repair is None else wanted_api(run.store)
+    return known or api_wanted(run.settings)
+
+
+def write_headers(run: Run, plan: Plan) -> None:
+    """Say whose archive it is, and write the table of headers: the first changes of a run."""
+    repair, store = run.options.repair, run.store
+    if repair is None:
+        claim(run)
+    else:
+        selections = recorded_selections(store)
+        claim_archive(store, _facts_of(run), *selections, anew=True, api=plan.routes.wanted)
+        listed = [header_of(invoice, plan.routes) for invoice in plan.invoices]
+        rebuild_records(run.publishing, partial(_prove, store, listed))
+    headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
+    staged = {STAGED_HEADERS: headers.sha256}
+    run.publishing.publish(headers, staged, by_content=repair is not None)
+
+
+def claim(run: Run) -> None:
+    """Say whose archive it is, and what was selected. Blocks."""
+    claim_archive(run.store, _facts_of(run), narrowing(run.options), api=api_wanted(run.settings))
+
+
+def _facts_of(run: Run) -> dict[str, object]:
+    return {**identity_of(run.settings, run.options.source), "tenant": run.tenant}
+
+
+def _prove(store: Store, listed: Sequence[Header], rebuilt: Sequence[Record]) -> list[Record]:
+    """Add to rebuilt records what only the headers of now tell."""
+    return add_charges(store, listed, confirm_rebuilt(store, listed, rebuilt))
+
+
+def narrowing(options: ExportOptions) -> dict[str, Any]:
+    """Return what an export is narrowed to, as `archive.json` keeps it."""
+    return {**options.selection.narrowing(), **({} if options.documents else {"documents": False})}
