@@ -120,6 +120,11 @@ class Budget:
         return len(self._claims)
 
     @property
+    def writers(self) -> int:
+        """How many writers of rows are open."""
+        return self._writers
+
+    @property
     def is_crowded(self) -> bool:
         """Whether nothing should begin that can wait."""
         return self.used >= _AHEAD * self.most_bytes

@@ -44,6 +44,11 @@ _FEW_ROWS = 100
 rows of 34 columns), and saves a sixth of the file; snappy takes 0.05 ms."""
 
 
+_WRITERS = 16
+"""With more writers than this, what a row group frees is given back to the system. What others hold
+lies in between, so that little of it is used again: 64 chains took 564 MB, and take 388. With one
+writer all of it is, and to give it back would cost an eighth of the CPU time."""
+
 _OWN_BUDGET_BYTES = 64 << 20
 """The budget of a writer that shares none."""
 
@@ -264,6 +269,9 @@ class PartWriter:
             self._forget_waiting()
             self._part = self._part or self._open(schema, group)
             self._part.write(group)
+            del group
+            if self._budget.writers > _WRITERS:
+                release_gaps()
         self._group_start, self._group_bytes = self._rows, 0
 
     def _collect(self) -> Iterator[pa.RecordBatch]:
@@ -312,6 +320,11 @@ class PartWriter:
         self._parts.append(self._part.seal(footer, first_line, rows))
         self._counts.append(self._count)
         self._part, self._count = None, PartCount(self._total_column)
+
+
+def release_gaps() -> None:
+    """Give memory back to the system that was freed between pieces that are in use."""
+    pa.default_memory_pool().release_unused()
 
 
 def weigh(rows: pa.RecordBatch) -> int:

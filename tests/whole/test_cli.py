@@ -1460,6 +1460,8 @@ def test_a_faulty_archive_is_repaired(run: Run, at_sandbox: SpawnedSandbox) -> N
         "before": run("verify", "lake", "--deep", "--json").json,
         "export": None,
         "after": None,
+        "tables": [],
+        "unread_tables": [],
     }
 
 

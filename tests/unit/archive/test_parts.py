@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulkfetch.archive import parts
 from bulkfetch.archive import parts as parts_module
 from bulkfetch.archive.footers import footer_of
 from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter, StagedPart, stage_table, weigh
@@ -462,6 +463,27 @@ def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
     given_up.abort()
 
     assert budget.used == 0
+
+
+@pytest.mark.parametrize(("others", "released"), [(16, 0), (17, 1)])
+def test_what_a_row_group_frees_among_many_writers_is_given_back(
+    others: int, released: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(parts, "release_gaps", lambda: calls.append(None))
+    budget = Budget(1 << 20)
+    writers = [
+        PartWriter(cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, budget=budget)
+        for _ in range(others + 1)
+    ]
+    for each in writers:
+        each.write(cut(rows(100), [100])[0])
+
+    writers[0].write(cut(rows(200, 100), [200])[0])
+
+    assert len(calls) == released
+    for each in writers:
+        each.abort()
 
 
 @settings(max_examples=25, deadline=None)
