@@ -103,6 +103,8 @@ class Budget:
         self.most_bytes = most_bytes
         self.peak = 0
         """The most bytes that were counted at once."""
+        self.most_writers = 0
+        """The most writers of rows that were open at once."""
         self._claims: set[Claim] = set()
         self._asks: list[_Ask] = []
         self._claimed = self._rows = self._encoders = self._writers = 0
@@ -120,11 +122,6 @@ class Budget:
         return len(self._claims)
 
     @property
-    def writers(self) -> int:
-        """How many writers of rows are open."""
-        return self._writers
-
-    @property
     def is_crowded(self) -> bool:
         """Whether nothing should begin that can wait."""
         return self.used >= _AHEAD * self.most_bytes
@@ -139,6 +136,7 @@ class Budget:
         """Count a writer of rows; `close_writer` ends it."""
         with self._rows_left:
             self._writers += 1
+            self.most_writers = max(self.most_writers, self._writers)
 
     def close_writer(self) -> None:
         """Count a writer of rows no longer."""

@@ -465,7 +465,7 @@ def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
     assert budget.used == 0
 
 
-@pytest.mark.parametrize(("others", "released"), [(16, 0), (17, 1)])
+@pytest.mark.parametrize(("others", "released"), [(15, 0), (16, 1)])
 def test_what_a_row_group_frees_among_many_writers_is_given_back(
     others: int, released: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
