@@ -48,6 +48,7 @@ from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import locate, prepare_output
 from bulkfetch.storage.store import Store
+from bulkfetch.tables.formats import load_format
 from bulkfetch.wire.limits import AdaptiveLimit
 from bulkfetch.wire.opening import adaptive_limit
 from bulkfetch.words import printable
@@ -73,6 +74,7 @@ def export(
     documents: bool = False,
     take_new: Collection[str] = (),
     recheck: bool = False,
+    tables: Collection[str] = (),
     on_refresh_token: Callable[[Secret], None] | None = None,
     stats: RunStats | None = None,
     tasks: int | None = None,
@@ -89,9 +91,10 @@ def export(
         report = export(spark, "/mnt/lake", token=secret_of_the_vault)
 
     The archive is the same, byte for byte, and so are selection, settings, keywords, report and
-    errors. The driver holds the lock, lists the invoices, publishes and commits; executors fetch
-    line items and stage them. A task that dies is run again by Spark, and its work goes to others
-    meanwhile. What was committed stays: the next run continues there, with Spark or without.
+    errors. The driver holds the lock, lists the invoices, publishes, commits and keeps `tables`;
+    executors fetch line items and stage them. A task that dies is run again by Spark, and its work
+    goes to others meanwhile. What was committed stays: the next run continues there, with Spark or
+    without.
 
     `output` is a directory that the driver and all executors see under this path, or an address in
     an object store. Executors have the credentials for it from the settings, or of their own.
@@ -113,6 +116,8 @@ def export(
     selected, given = split_keywords(selection, keywords)
     settings = read_settings(settings, **given)
     check_credentials(settings)
+    for name in tables:
+        load_format(name)  # raises what it has to say before anything is asked
     options = ExportOptions(
         output=str(output),
         selection=selected,
@@ -120,6 +125,7 @@ def export(
         documents=documents,
         take_new=tuple(take_new),
         recheck=recheck,
+        tables=tuple(tables),
         on_refresh_token=on_refresh_token,
     )
     spark_tasks = SparkTasks(spark, share=share)

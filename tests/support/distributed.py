@@ -83,13 +83,14 @@ def export_by_processes(
     tasks: int = 2,
     stage: Callable[[Any], Any] = stage_pieces,
     share: bool = False,
+    tables: tuple[str, ...] = (),
     **settings: Any,
 ) -> bulkfetch.ExportReport:
     return export_with(
         cast("SparkTasks", Processes(stage)),
         Place(tasks, "" if share else "127.0.0.1", share=share),
         read_settings(**settings),
-        ExportOptions(str(output)),
+        ExportOptions(str(output), tables=tables),
         RunStats(),
     )
 

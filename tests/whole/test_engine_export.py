@@ -26,6 +26,7 @@ from support.distributed import (
 
 import bulkfetch
 from bulkfetch.engine.executor import Orders, ShareOrders, stage_pieces, stage_share
+from bulkfetch.engine.spark import export as spark_export
 from bulkfetch.errors import EngineError, OutputError, SignInError
 from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 
@@ -63,6 +64,27 @@ def test_the_archive_of_several_processes_is_that_of_one(
     check(tmp_path, plain)
     again = export_by_processes(tmp_path, **settings_at(sandbox, **SMALL_PARTS))
     assert (again.committed, len(again.skipped)) == ((), len(report.committed))
+
+
+@pytest.mark.slow
+def test_tables_follow_the_archive_of_several_processes(
+    sandbox: SpawnedSandbox, tmp_path: Path
+) -> None:
+    pytest.importorskip("deltalake")
+    given = settings_at(sandbox, **SMALL_PARTS)
+
+    report = export_by_processes(tmp_path, tables=("delta",), **given)
+
+    assert report.tables is not None
+    assert report.tables.complete
+    assert bulkfetch.tables_status(tmp_path).complete
+    assert list((tmp_path / "line_items").rglob("_delta_log"))
+
+
+def test_a_format_that_is_none_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="'excel' is not a table format"):
+        spark_export(None, tmp_path / "lake", token="none", tables=["excel"])
+    assert not (tmp_path / "lake").exists()
 
 
 @pytest.mark.slow
