@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -150,6 +150,20 @@ def export_by_tasks(
     return {**summary(report), "held": tasks.held}
 
 
+def _own_commands() -> Iterator[str]:
+    """Yield the command lines of this process, and of all that it and its children have begun:
+    other tests, that run beside this one, show their tokens."""
+    own = {os.getpid()}
+    for number in sorted(int(each.name) for each in Path("/proc").glob("[0-9]*")):
+        with suppress(OSError):  # it has ended
+            status = Path(f"/proc/{number}/stat").read_text()
+            parent = int(status.rpartition(")")[2].split()[1])
+            if number in own or parent in own:
+                own.add(number)
+                command = Path(f"/proc/{number}/cmdline").read_bytes()
+                yield command.replace(b"\0", b" ").decode(errors="replace")
+
+
 def shown_by_spark(spark: Any, output: str, **settings: Any) -> dict[str, str]:
     """What is to be seen, during an export and after it: by place."""
     shown: dict[str, list[str]] = {}
@@ -163,10 +177,7 @@ def shown_by_spark(spark: Any, output: str, **settings: Any) -> dict[str, str]:
             for place in ("environment", "sql", "jobs", "stages", "executors"):
                 with urllib.request.urlopen(f"{api}/{place}", timeout=60) as answer:
                     shown.setdefault(place, []).append(answer.read().decode())
-            for each in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):  # it has ended
-                    command = each.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    shown.setdefault("processes", []).append(command)
+            shown.setdefault("processes", []).extend(_own_commands())
             if was_over:
                 return
             is_over.wait(0.5)
