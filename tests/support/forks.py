@@ -19,7 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import import_module
 from ipaddress import ip_address
@@ -54,6 +55,27 @@ def run_bulkfetch(
         code = _SERVER.ask(asked)
         assert code != _TIMED_OUT, f"{words} takes longer than {timeout_s:g} s"
         return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+
+
+def in_fork(work: Callable[[], object], within_s: int) -> int:
+    """Return the exit code of a fork that does the work; SIGALRM ends it if it takes too long.
+
+    For a process without threads but those of allocators.
+    """
+    child = os.fork()
+    if child == 0:
+        signal.alarm(within_s)
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class _Server:

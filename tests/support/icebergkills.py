@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from pyiceberg.exceptions import NoSuchNamespaceError
 from pyiceberg.io.pyarrow import PyArrowFile
 from sqlalchemy.orm import Session
+from support.forks import in_fork
 from support.icebergs import catalog_of, paths_of, rows_of, tables_of
 from support.tabled import committed_files, hashes, read_committed
 
@@ -65,23 +65,6 @@ class Killer:
         Session.commit = commit_or_die  # type: ignore[method-assign, assignment]  # a trial
 
 
-def in_fork(work: Callable[[], object]) -> int:
-    """Return the exit code of a fork that does the work; SIGALRM ends it if it takes too long."""
-    child = os.fork()
-    if child == 0:
-        signal.alarm(LIMIT_S)
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def sync(lake: Path, killer: Killer | None = None) -> None:
     if killer is not None:
         killer.watch()
@@ -110,8 +93,8 @@ def main(lake: Path, template: Path, every: int) -> None:
     for at in count(1, every):
         shutil.rmtree(lake, ignore_errors=True)
         shutil.copytree(template, lake)
-        ended = in_fork(lambda at=at: sync(lake, Killer(at)))  # type: ignore[misc]  # a default
-        good = in_fork(lambda: check(lake, template))
+        ended = in_fork(partial(sync, lake, Killer(at)), LIMIT_S)
+        good = in_fork(partial(check, lake, template), LIMIT_S)
         print(at, ended, good, flush=True)
         if ended != KILLED:
             return

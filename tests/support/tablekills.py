@@ -14,9 +14,7 @@ import ctypes
 import json
 import os
 import shutil
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -26,6 +24,7 @@ from urllib.parse import unquote
 
 import deltalake
 import pyarrow as pa
+from support.forks import in_fork
 from support.tabled import (
     AZURE,
     OFFICE,
@@ -284,26 +283,6 @@ def files_below(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-def in_fork(work: Callable[[], object]) -> int:
-    """Return the exit code of a fork that does the work, within a time.
-
-    This process itself opens no table: its only threads are those of allocators.
-    """
-    child = os.fork()
-    if child == 0:
-        code = 1
-        signal.alarm(_WITHIN_S)
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def try_history(library: str, name: str, folder: Path, trials: int) -> None:
     """Kill a sync before changes, and print what came of each. Raises ChildProcessError."""
     history = HISTORIES[name]
@@ -320,12 +299,12 @@ def try_history(library: str, name: str, folder: Path, trials: int) -> None:
             watching.watch_changes(os.fsencode(where), ctypes.c_long(at), os.fsencode(notes))
             history.sync(where)
 
-        return in_fork(work)
+        return in_fork(work, _WITHIN_S)
 
     before.mkdir(parents=True)
-    if in_fork(lambda: history.lay(before)) or run(after, 0):
+    if in_fork(lambda: history.lay(before), _WITHIN_S) or run(after, 0):
         raise ChildProcessError(f"{name}: the sync fails when nothing kills it")
-    if in_fork(lambda: check_notes(notes, before, after)):
+    if in_fork(lambda: check_notes(notes, before, after), _WITHIN_S):
         raise ChildProcessError(f"{name}: a change was not noted")
     lines = notes.read_text().splitlines()
     known = len(lines) + sum(line.startswith("write") for line in lines)
@@ -334,7 +313,7 @@ def try_history(library: str, name: str, folder: Path, trials: int) -> None:
         ended = run(lake, at)
         if ended == 0:
             return
-        seen = in_fork(lambda: look(lake, before, after, history))
+        seen = in_fork(lambda: look(lake, before, after, history), _WITHIN_S)
         print(name, at, ended, seen, flush=True)
 
 
