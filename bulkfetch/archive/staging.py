@@ -214,8 +214,8 @@ class Staging:
         self._of_run = journals.shape
 
     @cached_property
-    def _shape(self) -> dict[str, Any]:
-        """What shapes the rows: a journal of anything else is not continued."""
+    def shape(self) -> Mapping[str, Any]:
+        """What shapes the rows: nothing that is staged of anything else is continued."""
         transfer, settings = self.transfer, self._settings
         return {
             **self._of_run,
@@ -245,7 +245,7 @@ class Staging:
     def head(self, parts: Sequence[StagedPart]) -> dict[str, Any]:
         """Return what a journal says at its beginning: what it is of, and which parts are whole."""
         described = [{**asdict(part), "name": str(part.name)} for part in parts]
-        return {"shape": self._shape, "parts": described}
+        return {"shape": self.shape, "parts": described}
 
     @property
     def stores(self) -> tuple[Store, ...]:
@@ -282,11 +282,6 @@ class Staging:
         whole = [each for each in found if each is not None]
         return max(whole, key=lambda each: (each.rows, each.store is self.place), default=None)
 
-    @property
-    def shape(self) -> Mapping[str, Any]:
-        """What shapes the rows: nothing that is staged of anything else is continued."""
-        return self._shape
-
     def pieces(self) -> list[StagedPiece]:
         """Return the pieces that attempts of an earlier run have staged, whole and of the same
         shape."""
@@ -305,7 +300,7 @@ class Staging:
             part = Part(self.transfer, **facts["part"])
             commit = commit_from(facts["commit"], self.transfer)
             piece = StagedPiece(part, facts["attempt"], commit, facts["has_empty_end"])
-            is_ours = facts["shape"] == self._shape and piece.record_name == name
+            is_ours = facts["shape"] == self.shape and piece.record_name == name
         except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, SettingsError):
             return None
         return piece if is_ours else None
@@ -318,7 +313,7 @@ class Staging:
         with suppress(OSError), store.open(name) as file:
             records = read_records(file)
             head = next(records, None)
-            if head is None or head.facts.get("shape") != self._shape:
+            if head is None or head.facts.get("shape") != self.shape:
                 return None
             parts = tuple(
                 StagedPart(**{**part, "name": staged_name(self.transfer, number)})

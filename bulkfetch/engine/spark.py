@@ -36,7 +36,7 @@ from bulkfetch.engine.orders import pack
 from bulkfetch.engine.pool import Pool
 from bulkfetch.errors import BulkfetchError, EngineError, SettingsError
 from bulkfetch.partnercenter.parts import side_by_side
-from bulkfetch.runs.export import archive, writing_to
+from bulkfetch.runs.export import archive, refuse_unready, writing_to
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Helpers
 from bulkfetch.runs.selection import ExportKeywords, Selection, split_keywords
@@ -44,11 +44,9 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import token_source
-from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.opening import locate, prepare_output
 from bulkfetch.storage.store import Store
-from bulkfetch.tables.formats import load_format
 from bulkfetch.wire.limits import AdaptiveLimit
 from bulkfetch.wire.opening import adaptive_limit
 from bulkfetch.words import printable
@@ -115,9 +113,7 @@ def export(
     """
     selected, given = split_keywords(selection, keywords)
     settings = read_settings(settings, **given)
-    check_credentials(settings)
-    for name in tables:
-        load_format(name)  # raises what it has to say before anything is asked
+    refuse_unready(settings, tables)
     options = ExportOptions(
         output=str(output),
         selection=selected,

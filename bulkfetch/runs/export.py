@@ -168,9 +168,7 @@ async def export_async(
     """
     selected, given = split_keywords(selection, keywords)
     settings = read_settings(settings, **given)
-    check_credentials(settings)
-    for name in tables:
-        load_format(name)  # raises what it has to say before anything is asked
+    refuse_unready(settings, tables)
     options = ExportOptions(
         output=str(output),
         selection=selected,
@@ -185,6 +183,14 @@ async def export_async(
     store = await anyio.to_thread.run_sync(prepare_output, output, settings, ARCHIVE)
     async with writing_to(store):
         return await archive(options, settings, store, stats or RunStats())
+
+
+def refuse_unready(settings: Settings, tables: Collection[str]) -> None:
+    """Raise SettingsError without credentials, and OutputError for a format of tables that there is
+    not or that lacks its packages, before anything is asked."""
+    check_credentials(settings)
+    for name in tables:
+        load_format(name)
 
 
 @asynccontextmanager

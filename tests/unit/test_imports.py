@@ -40,8 +40,8 @@ IMPORTS = {
     "tables runs",
     "html": "settings decoding billing storage archive runs maintenance",
     "client": "settings decoding billing wire signin partnercenter graph archive runs",
-    "engine": "settings decoding billing storage wire signin partnercenter graph archive tables "
-    "runs client",
+    "engine": "settings decoding billing storage wire signin partnercenter graph archive runs "
+    "client",
     "cli": "settings decoding billing storage wire signin partnercenter graph archive tables runs "
     "maintenance html client sandbox",
     "sandbox": "",
