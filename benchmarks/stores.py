@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from exporting import Shape, export_command, serving
 from measuring import Table, announce, conditions, keep, run_client
-from support.objectservers import ObjectServer, S3Server, ServerMissingError, azurite, moto
-from support.storeproxy import Delay, FaultyProxy
+from support.stores.objectservers import ObjectServer, S3Server, ServerMissingError, azurite, moto
+from support.stores.storeproxy import Delay, FaultyProxy
 
 DETAIL = "office/billing_line_items"
 _NOT_COMPARED = ("_bulkfetch/runs/", "_bulkfetch/logs/", "_bulkfetch/lock")

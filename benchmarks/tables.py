@@ -32,7 +32,7 @@ from measuring import Finished, Table, announce, conditions, keep, run_measured
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.tabled import OFFICE, claim, office, put
+from support.tables.tabled import OFFICE, claim, office, put
 
 from bulkfetch.archive.layout import compacted_folder, partition
 from bulkfetch.archive.publishing import Publishing

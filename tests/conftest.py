@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.objectservers import (
+from support.spark.sparks import Spark, open_spark, versions, watched
+from support.stores.objectservers import (
     AzureServer,
     ObjectServer,
     S3Server,
@@ -19,7 +20,6 @@ from support.objectservers import (
     find_azurite,
     moto,
 )
-from support.sparks import Spark, open_spark, versions, watched
 
 # The servers of the tests are on loopback, where no proxy of a developer's network leads.
 for _name in [each for each in os.environ if each.lower().endswith("_proxy")]:

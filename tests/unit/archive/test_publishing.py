@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 import pytest
 from support import protocol_model as model
-from support.modelstore import (
+from support.stores.modelstore import (
     RECORD,
     RECORDS,
     FewMoments,

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from support.objects_in_memory import Memory as Bucket
+from support.stores.objects_in_memory import Memory as Bucket
 
 from bulkfetch.archive.layout import LOGS
 from bulkfetch.archive.samples import is_logged, open_run_log, read_memory

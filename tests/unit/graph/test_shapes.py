@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.graphlakes import settings_for, tenant
+from support.graph.graphlakes import settings_for, tenant
 
 from bulkfetch.billing.details import GRAPH
 from bulkfetch.billing.transfers import Transfer

@@ -10,8 +10,8 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.figures import AT
-from support.htmltree import amount_of, read_html, table_of
+from support.page.figures import AT
+from support.page.htmltree import amount_of, read_html, table_of
 
 from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.archive.headers import stage_headers

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.objects_in_memory import Memory
+from support.stores.objects_in_memory import Memory
 
 from bulkfetch.archive.layout import LOGS, RUNS
 from bulkfetch.archive.publishing import name_moment

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.figures import AT, figures, shown
-from support.htmltree import Node, amount_of, read_html, table_of
+from support.page.figures import AT, figures, shown
+from support.page.htmltree import Node, amount_of, read_html, table_of
 
 from bulkfetch.archive.findings import Finding
 from bulkfetch.billing.details import PROVIDERS

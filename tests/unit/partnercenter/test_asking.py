@@ -8,7 +8,7 @@ from random import Random
 import anyio
 import pytest
 from support.fakes import Reply, Sent, bench
-from support.offsetserver import OffsetServer
+from support.servers.offsetserver import OffsetServer
 
 from bulkfetch.billing.sources import Walk
 from bulkfetch.billing.transfers import Transfer

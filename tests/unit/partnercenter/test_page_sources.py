@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.fakes import Bench, Reply, Sent, Stall, answered, bench, one_after_the_other, page_body
-from support.offsetserver import PAST_ENDS, Chance, OffsetServer, chances, link
+from support.servers.offsetserver import PAST_ENDS, Chance, OffsetServer, chances, link
 
 from bulkfetch.billing.sources import PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer

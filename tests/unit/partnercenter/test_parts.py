@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.fakes import Reply, Sent, answered, bench, page_body
-from support.offsetserver import PAST_ENDS, Chance, OffsetServer, chances, link
+from support.servers.offsetserver import PAST_ENDS, Chance, OffsetServer, chances, link
 
 from bulkfetch.billing.parts import Part
 from bulkfetch.billing.sources import PageSource

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.entra import CANARY, TENANT, credentials, entra, of_user
+from support.servers.entra import CANARY, TENANT, credentials, entra, of_user
 
 from bulkfetch.client import Client
 from bulkfetch.errors import HttpStatusError

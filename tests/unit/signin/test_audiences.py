@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.entra import CANARY, REFRESH, TENANT, entra, of_user
+from support.servers.entra import CANARY, REFRESH, TENANT, entra, of_user
 
 from bulkfetch.errors import SettingsError, SignInError
 from bulkfetch.partnercenter.whoami import check_login

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.entra import CANARY, credentials, entra
+from support.servers.entra import CANARY, credentials, entra
 
 from bulkfetch.client import Client
 from bulkfetch.errors import SignInError

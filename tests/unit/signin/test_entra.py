@@ -17,7 +17,16 @@ import anyio
 import pytest
 import trustme
 from aiohttp import web
-from support.entra import CANARY, REFRESH, TENANT, Entra, credentials, entra, json_answer, of_user
+from support.servers.entra import (
+    CANARY,
+    REFRESH,
+    TENANT,
+    Entra,
+    credentials,
+    entra,
+    json_answer,
+    of_user,
+)
 
 from bulkfetch.client import Client
 from bulkfetch.errors import SettingsError, SignInError, StorageError

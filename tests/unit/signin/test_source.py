@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 from aiohttp import web
-from support.entra import credentials, entra, json_answer
+from support.servers.entra import credentials, entra, json_answer
 
 from bulkfetch.errors import SignInError
 from bulkfetch.partnercenter.connection import open_session

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from obstore.store import S3Store
-from support.objectservers import AzureServer, S3Server
+from support.stores.objectservers import AzureServer, S3Server
 
 from bulkfetch.errors import BulkfetchError, OutputError, SettingsError, StorageError
 from bulkfetch.settings.declared import Settings

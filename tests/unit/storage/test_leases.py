@@ -14,7 +14,7 @@ from typing import Any
 
 import obstore
 import pytest
-from support.objects_in_memory import Memory
+from support.stores.objects_in_memory import Memory
 
 from bulkfetch.archive.layout import LOCK
 from bulkfetch.errors import LockLostError, OutputError, OutputLockedError, StorageError

@@ -12,7 +12,7 @@ from typing import Any
 
 import obstore
 import pytest
-from support.objects_in_memory import Memory
+from support.stores.objects_in_memory import Memory
 
 from bulkfetch.archive.layout import ARCHIVE, LOCK, STATE
 from bulkfetch.errors import NameTakenError, StorageError

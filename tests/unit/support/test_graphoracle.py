@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from support.graphoracle import compare, instant
+from support.graph.graphoracle import compare, instant
 
 LINES = [
     b'{"Total":12.50,"Name":"a\xe2\x80\xa8b","Day":"2024-03-01T00:00:00Z","More":[1.0]}',

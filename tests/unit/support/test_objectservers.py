@@ -12,8 +12,8 @@ from pathlib import Path
 
 import obstore
 import pytest
-from support import objectservers
-from support.objectservers import (
+from support.stores import objectservers
+from support.stores.objectservers import (
     AZURITE_VARIABLE,
     ObjectServer,
     ServerFailedError,
@@ -163,7 +163,7 @@ def test_a_server_ends_when_the_tests_are_killed(
 ) -> None:
     program = f"""
 import tempfile, time
-from support import objectservers
+from support.stores import objectservers
 tempfile.tempdir = {str(tmp_path)!r}
 with objectservers.{start.__name__}() as server:
     print(server.port, flush=True)
@@ -198,7 +198,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
             super().__init__(args, **others)  # type: ignore[call-overload]  # whatever was passed
             processes.append(self)
 
-    monkeypatch.setattr("support.objectservers.subprocess.Popen", Watched)
+    monkeypatch.setattr("support.stores.objectservers.subprocess.Popen", Watched)
     return processes
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import obstore
 import pytest
 from obstore.exceptions import BaseError, GenericError
-from support.objectservers import AzureServer, ObjectServer, S3Server, opened
-from support.storeproxy import (
+from support.servers.wire import unused_port
+from support.stores.objectservers import AzureServer, ObjectServer, S3Server, opened
+from support.stores.storeproxy import (
     SERVER_BUSY,
     SLOW_DOWN,
     CutAnswer,
@@ -34,7 +35,6 @@ from support.storeproxy import (
     s3_error,
     throttle,
 )
-from support.wire import unused_port
 
 pytestmark = pytest.mark.slow  # these test what tests use
 

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from support.tabled import (
+from support.tables.tabled import (
     AZURE,
     OFFICE,
     claim,

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.tabled import claim, office, put, read_delta
+from support.tables.tabled import claim, office, put, read_delta
 
 from bulkfetch.errors import TableError
 from bulkfetch.storage.disk import LocalStore

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.gcsstandin import StandIn, gcs_before
-from support.objectservers import S3Server
-from support.tabled import claim, office, put
+from support.stores.gcsstandin import StandIn, gcs_before
+from support.stores.objectservers import S3Server
+from support.tables.tabled import claim, office, put
 from whole.durability.lakes import Lake
 
 import bulkfetch

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pytest
-from support.tabled import (
+from support.tables.tabled import (
     AZURE,
     OFFICE,
     claim,
@@ -43,7 +43,7 @@ from pyiceberg.io.pyarrow import parquet_files_to_data_files
 from pyiceberg.table import Table
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import StringType
-from support.icebergs import (
+from support.tables.icebergs import (
     catalog_of,
     delete_first_row,
     paths_of,

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.objectservers import AzureServer, ObjectServer
+from support.stores.objectservers import AzureServer, ObjectServer
 
 from bulkfetch.errors import StorageError
 from bulkfetch.settings.declared import Settings

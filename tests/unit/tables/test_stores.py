@@ -14,8 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import trustme
-from support.objectservers import ObjectServer, S3Server
-from support.tabled import claim, hashes, office, put, put_headers, read_committed
+from support.stores.objectservers import ObjectServer, S3Server
+from support.tables.tabled import claim, hashes, office, put, put_headers, read_committed
 from whole.durability.lakes import Lake
 
 import bulkfetch

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pytest
-from support.tabled import (
+from support.tables.tabled import (
     AZURE,
     OFFICE,
     claim,

@@ -6,7 +6,7 @@ import math
 from random import Random
 
 import pytest
-from support.throttling import Server, ask
+from support.servers.throttling import Server, ask
 
 TWELVE_AT_ONCE = Server(in_flight=12)
 SIXTY_A_SECOND = Server(rate=60, burst=10)

@@ -17,7 +17,7 @@ import trustme
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from support.wire import Connection, Serve, Wire, chunked, response, unused_port, wire
+from support.servers.wire import Connection, Serve, Wire, chunked, response, unused_port, wire
 
 from bulkfetch.billing.spelling import path_segment
 from bulkfetch.errors import (

@@ -27,9 +27,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import anyio
-from support.graphlakes import billed, tenant, tree
-from support.graphoracle import archived_rows, compare
-from support.objectservers import moto
+from support.graph.graphlakes import billed, tenant, tree
+from support.graph.graphoracle import archived_rows, compare
+from support.stores.objectservers import moto
 from whole.durability.commands import add_sample_flags, print_conditions
 from whole.durability.faults import KILLED, WORDS, Ended, Fault, run_forked
 from whole.durability.lakematrix import LakePlace

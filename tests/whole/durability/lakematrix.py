@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import obstore
 from azure.storage.blob import ContainerClient
-from support.objectservers import ObjectServer, azurite, moto
+from support.stores.objectservers import ObjectServer, azurite, moto
 from whole.durability.commands import add_sample_flags, print_conditions
 from whole.durability.faults import Change, Ended, Fault, Interceptor
 from whole.durability.lakes import Lake

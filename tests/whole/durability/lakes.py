@@ -33,8 +33,8 @@ import anyio
 import anyio.to_thread
 import pyarrow as pa
 import pyarrow.parquet as pq
-from support.objectservers import ObjectServer, S3Server, azurite, moto
 from support.replay import TOKEN, Served, serving
+from support.stores.objectservers import ObjectServer, S3Server, azurite, moto
 from whole.durability.commands import print_conditions
 from whole.durability.trial import CUT, proved, run_into, tenant
 

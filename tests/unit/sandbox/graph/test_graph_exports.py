@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from support.graphcalls import Clock, GraphCalls, blob_urls, graph_calls
+from support.graph.graphcalls import Clock, GraphCalls, blob_urls, graph_calls
 
 NEW, OLD = "G000700185", "G000700037"
 """Invoices of April 2024 and December 2023; their billing periods are a month before."""

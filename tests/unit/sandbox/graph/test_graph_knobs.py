@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.graphcalls import Answer, Clock, GraphCalls, blob_urls, graph_calls
+from support.graph.graphcalls import Answer, Clock, GraphCalls, blob_urls, graph_calls
 
 from bulkfetch.sandbox import Fault, GraphOptions, SandboxOptions, serve
 from bulkfetch.sandbox.faults import CHANGES

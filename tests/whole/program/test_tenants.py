@@ -1,0 +1,115 @@
+"""One archive, one tenant, whichever way the run signs in."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.replay import invoice
+from support.servers.wire import Connection, response, wire
+
+from bulkfetch import export_async
+from bulkfetch.errors import OutputError, SettingsError
+from bulkfetch.settings.declared import Settings
+from bulkfetch.settings.values import Secret
+
+ONE, TWO = (f"{digit * 8}-{digit * 4}-{digit * 4}-{digit * 4}-{digit * 12}" for digit in "12")
+OFFICE = ("office", "billing_line_items")
+
+
+def token_of(claims: Any) -> str:
+    return f"{_encode({'alg': 'none'})}.{_encode(claims)}.c2ln"
+
+
+def _encode(value: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+
+async def serve(connection: Connection, head: bytes) -> None:
+    body: dict[str, Any] = {"items": [invoice("D", OFFICE, totalCharges=1)]}
+    if b"/lineitems/" in head.split(b"\r\n")[0]:
+        body = {"items": [{"customerName": "D", "totalForCustomer": 1}]}
+    await connection.send(response(json.dumps(body).encode()))
+
+
+async def export_with(output: Path, token: str, **settings: Any) -> None:
+    async with wire(serve) as server:
+        await export_async(
+            output, Settings(base_url=server.base_url, token=Secret(token), **settings)
+        )
+
+
+def tenant_of(output: Path) -> object:
+    return json.loads((output / "_bulkfetch" / "archive.json").read_bytes())["tenant"]
+
+
+def tree(output: Path) -> dict[str, bytes]:
+    beside = ("logs", "archive.lock", "lock")
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in _files(output)
+        if not set(path.parts) & {*beside}
+    }
+
+
+def _files(output: Path) -> Iterator[Path]:
+    return (path for path in sorted(output.rglob("*")) if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"token": token_of({"tid": ONE})}, {"token": token_of({"tid": TWO})}),
+        ({"token": token_of({"tid": ONE})}, {"token": "opaque", "tenant_id": TWO}),
+        ({"token": "opaque", "tenant_id": ONE}, {"token": token_of({"tid": TWO})}),
+    ],
+)
+async def test_another_tenant_is_refused_before_any_change(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    await export_with(tmp_path, **first)
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match=f"of tenant {ONE}, and these .* of tenant {TWO}"):
+        await export_with(tmp_path, **second)
+    assert tree(tmp_path) == before
+
+
+async def test_a_tenant_that_a_token_did_not_tell_is_filled_in_by_a_later_run(
+    tmp_path: Path,
+) -> None:
+    await export_with(tmp_path, "opaque")
+    assert tenant_of(tmp_path) == "unknown"
+    await export_with(tmp_path, token_of({"tid": ONE.upper()}))
+    assert tenant_of(tmp_path) == ONE
+    await export_with(tmp_path, "opaque")
+    assert tenant_of(tmp_path) == ONE
+    with pytest.raises(OutputError):
+        await export_with(tmp_path, token_of({"tid": TWO}))
+
+
+@pytest.mark.parametrize(
+    "claims", [{}, {"tid": 5}, {"tid": None}, {"tid": ""}, {"tid": "x" * 50}, [], "tid", None]
+)
+async def test_a_token_with_odd_claims_tells_nothing(tmp_path: Path, claims: Any) -> None:
+    await export_with(tmp_path, token_of(claims))
+    assert tenant_of(tmp_path) == "unknown"
+
+
+async def test_a_token_of_another_tenant_than_the_settings_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=f"tenant_id is {ONE}, but the token is of tenant {TWO}"
+    ):
+        await export_with(tmp_path, token_of({"tid": TWO}), tenant_id=ONE)
+    assert [path for path in _files(tmp_path) if path.suffix == ".parquet"] == []
+
+
+async def test_a_domain_name_in_the_settings_is_not_compared_with_a_tenants_id(
+    tmp_path: Path,
+) -> None:
+    await export_with(tmp_path, token_of({"tid": ONE}), tenant_id="contoso.onmicrosoft.com")
+    assert tenant_of(tmp_path) == ONE
+    await export_with(tmp_path, token_of({"tid": ONE}))
