@@ -126,11 +126,11 @@ class Budget:
         """Whether nothing should begin that can wait."""
         return self.used >= _AHEAD * self.most_bytes
 
-    def may_keep(self, rows_bytes: int) -> bool:
-        """Return whether one of the open writers may keep so many bytes of rows in memory that can
-        be read back. Each has its share, so that rows of one that gets on slowly keep no other
-        waiting."""
-        return rows_bytes * max(1, self._writers) <= _ROWS * self.most_bytes
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes of rows that can be read back each of the open writers may keep in memory.
+        Each has its share, so that rows of one that gets on slowly keep no other waiting."""
+        return int(_ROWS * self.most_bytes) // max(1, self._writers)
 
     def open_writer(self) -> None:
         """Count a writer of rows; `close_writer` ends it."""

@@ -166,13 +166,16 @@ class PartWriter:
                 self._join_chunk()
 
     def release(self, read_back: ReadBack) -> None:
-        """Let the rows that wait be read back when their row group is full: they leave the memory
-        if the budget has no room for them."""
+        """Let the rows that wait be read back when their row group is full: the first leave the
+        memory until the budget has room for the others."""
         self._read_back = read_back
-        if not self._budget.may_keep(self.held_bytes):
-            self._budget.add_rows(-self.held_bytes)
-            for each in self._waiting:
-                each.rows = None
+        gone = most = self.held_bytes - self._budget.kept_bytes
+        for each in self._waiting:
+            if gone <= 0:
+                break
+            if each.rows is not None:
+                each.rows, gone = None, gone - each.size_bytes
+        self._budget.add_rows(min(0, gone - most))
 
     def finish(self, schema: pa.Schema, *, is_last: bool = True) -> list[StagedPart]:
         """Write what waits, seal the last part and return all parts; without rows there is an empty

@@ -556,7 +556,7 @@ class _Intake:
         self.tally.add(page, self.decoder.schema)
         if not is_known and not placed.is_last:
             self._staged.add(transfer_name(self._transfer))
-            at_once = not self._budget.may_keep(self._writer.held_bytes)
+            at_once = self._writer.held_bytes > self._budget.kept_bytes
             self._journal.take(taken, batch, self._writer.parts, at_once=at_once)
             self._release()
 

@@ -261,9 +261,9 @@ async def export_drawn(drawn: Drawn) -> tuple[dict[str, list[int]], Budget]:
                         kept.append(chance.choice(drawn.sizes))
                         budget.add_rows(kept[-1])
                         await at.time.wait(chance.random())
-                        if not (drawn.keeps_rows and budget.may_keep(sum(kept))):
-                            budget.add_rows(-sum(kept))
-                            kept.clear()
+                        most = budget.kept_bytes if drawn.keeps_rows else 0
+                        while sum(kept) > most:
+                            budget.add_rows(-kept.pop(0))
                 budget.add_rows(-sum(kept))
                 budget.close_writer()
 

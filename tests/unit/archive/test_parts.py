@@ -389,10 +389,10 @@ class Journal:
 
     def __init__(self) -> None:
         self.batches: list[pa.RecordBatch] = []
-        self.reads = 0
+        self.read_rows = 0
 
     def read(self, first: int, end: int) -> list[pa.RecordBatch]:
-        self.reads += 1
+        self.read_rows += end - first
         table = pa.Table.from_batches(self.batches)
         batches: list[pa.RecordBatch] = table.slice(first, end - first).to_batches()
         return batches
@@ -438,18 +438,22 @@ def test_the_bytes_of_a_part_do_not_depend_on_where_its_rows_waited(
     assert [store.content(part) for part in parts] == expected[1]
 
 
-def test_rows_that_wait_are_read_back_only_where_memory_is_crowded() -> None:
-    for roomy_bytes, reads in ((0, 1), (1 << 30, 0)):
-        journal, budget = Journal(), Budget(roomy_bytes * 8 // 3)
-        crowded = PartWriter(
-            cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, budget=budget
-        )
-        for batch in cut(rows(300), [100]):
-            crowded.write(batch)
-            journal.batches.append(batch)
-            crowded.release(journal.read)
+@pytest.mark.parametrize(("batches_kept", "rows_read"), [(0, 200), (1, 100), (2, 0)])
+def test_only_rows_that_memory_has_no_room_for_are_read_back(
+    batches_kept: int, rows_read: int
+) -> None:
+    first, _, last = cut(rows(300), [100])
+    room_bytes = batches_kept * max(each.get_total_buffer_size() for each in (first, last))
+    journal, budget = Journal(), Budget(-(-room_bytes * 8 // 3))
+    crowded = PartWriter(
+        cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, budget=budget
+    )
+    for batch in cut(rows(300), [100]):
+        crowded.write(batch)
+        journal.batches.append(batch)
+        crowded.release(journal.read)
 
-        assert journal.reads == reads
+    assert journal.read_rows == rows_read
 
 
 def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
