@@ -39,8 +39,8 @@ from bulkfetch.partnercenter.ahead import open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.parts import side_by_side
 from bulkfetch.runlog import RunLog
-from bulkfetch.runs.run import ExportOptions, Run
-from bulkfetch.runs.transfers import Fetched, Job, in_thread, is_worth_keeping, stage_attempt
+from bulkfetch.runs.pieces import is_worth_keeping, stage_attempt
+from bulkfetch.runs.run import ExportOptions, Fetched, Job, Run, in_thread
 from bulkfetch.settings.declared import Settings
 from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats

@@ -11,7 +11,7 @@ from typing import Any
 from bulkfetch.archive.staging import commit_from, staged_by
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import EngineError
-from bulkfetch.runs.transfers import Fetched
+from bulkfetch.runs.run import Fetched
 from bulkfetch.stats import RunStats
 
 _COUNTED = ("pages", "pages_discarded", "bytes_received", "requests", "retries", "throttled")

@@ -27,17 +27,9 @@ from bulkfetch.graph.source import describe
 from bulkfetch.graph.spool import Access
 from bulkfetch.partnercenter.parts import find_parts
 from bulkfetch.runs.exports import Graph
-from bulkfetch.runs.run import Run
+from bulkfetch.runs.pieces import adopt_attempts, kept_shape, put_together, stage_here
+from bulkfetch.runs.run import Fetched, Job, Run, in_thread
 from bulkfetch.runs.sources import source_of
-from bulkfetch.runs.transfers import (
-    Fetched,
-    Job,
-    adopt_attempts,
-    in_thread,
-    kept_shape,
-    put_together,
-    stage_here,
-)
 from bulkfetch.stats import PageCount
 
 _MOST_LOST = 8

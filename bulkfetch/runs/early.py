@@ -16,10 +16,10 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import BulkfetchError, TransferError
 from bulkfetch.runs.plan import wants_transfer
 from bulkfetch.runs.reconcile import Header
-from bulkfetch.runs.run import ExportOptions
+from bulkfetch.runs.run import ExportOptions, Fetched, Job
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import rank
-from bulkfetch.runs.transfers import Fetched, Job, fetch_transfer
+from bulkfetch.runs.transfers import fetch_transfer
 from bulkfetch.wire.tasks import Task
 
 

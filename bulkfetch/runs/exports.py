@@ -39,8 +39,8 @@ from bulkfetch.graph.exports import Exports, TokensOnDemand, open_exports
 from bulkfetch.graph.operations import BILLING, KeptOperations, Operation
 from bulkfetch.graph.source import FOLDER, ExportSources
 from bulkfetch.runlog import RunLog
-from bulkfetch.runs.run import Run
-from bulkfetch.runs.transfers import Fetched, Job, fetch_transfer, in_thread
+from bulkfetch.runs.run import Fetched, Job, Run, in_thread
+from bulkfetch.runs.transfers import fetch_transfer
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import advise_on_access, check_graph_token, graph_token_source

@@ -40,9 +40,9 @@ from bulkfetch.runs.exports import (
 )
 from bulkfetch.runs.failures import Failure, failure_of
 from bulkfetch.runs.reconcile import Header, sole_transfers
-from bulkfetch.runs.run import Run
+from bulkfetch.runs.run import Job, Run
 from bulkfetch.runs.sources import rank
-from bulkfetch.runs.transfers import Job, fetch_transfer
+from bulkfetch.runs.transfers import fetch_transfer
 from bulkfetch.runs.vote import Vote, ask_and_settle, commit_first, differing, find_kinds, is_sure
 from bulkfetch.runs.witness import Share
 from bulkfetch.runs.work import Work

@@ -1,17 +1,27 @@
-"""One run as a value: what it was asked for, where it writes, and what it asks with."""
+"""One run as a value: what it was asked for, what it works with, and what its transfers share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
+import anyio
+import anyio.to_thread
+
+from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.digests import StoredRows
 from bulkfetch.archive.origin import UNKNOWN_TENANT
+from bulkfetch.archive.parts import StagedPart
 from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.staging import Journals
 from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.parts import Part
 from bulkfetch.billing.transfers import Transfer
+from bulkfetch.decoding.kernel import Kernels
+from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.runlog import RunLog
 from bulkfetch.runs.plan import Plan
 from bulkfetch.runs.selection import Selection
@@ -22,8 +32,7 @@ from bulkfetch.storage.store import Store
 from bulkfetch.wire.limits import Limit
 from bulkfetch.wire.session import Session, TokenSource
 
-if TYPE_CHECKING:
-    from bulkfetch.runs.transfers import Stager
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,22 @@ class Repair:
             invoice for invoice in plan.invoices if self.headers or invoice.id in named
         )
         return replace(plan, invoices=invoices, transfers=(*transfers, *self.unbilled))
+
+
+class Stager(Protocol):
+    """Fetches transfers into staging in other processes."""
+
+    async def fetch(self, transfer: Transfer, job: Job, *, is_again: bool) -> Fetched:
+        """Fetch, decode and stage a transfer; with `is_again`, beside what is staged of it already.
+
+        Raises what `fetch_transfer` raises, and EngineError if the processes cannot go on.
+        """
+        ...
+
+    async def stage(self, parts: Sequence[Part], job: Job) -> list[Fetched]:
+        """Stage parts of one transfer, and return them in order. Raises what `fetch` raises, and
+        StalePartError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +155,58 @@ class Run:
     def staging_places(self) -> tuple[Store, ...]:
         """The stores in which something may be staged."""
         return (self.store,) if self.scratch is None else (self.store, self.scratch)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the transfers of a run share while they are fetched."""
+
+    run: Run
+    fetcher: Fetcher
+    sole: Collection[Transfer] = ()
+    """Transfers that make up all charges of their invoice."""
+    staged: set[str] = field(default_factory=set)
+    """Names of the transfers of which something may be staged."""
+    kernels: Kernels = field(init=False)
+    writing: anyio.CapacityLimiter = field(init=False)
+    """How many transfers may write at once."""
+    journals: Journals = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kernels", Kernels(self.run.stats.pages_exact))
+        object.__setattr__(self, "writing", anyio.CapacityLimiter(self.run.store.writers))
+        object.__setattr__(self, "journals", _journals_of(self.run))
+
+
+def _journals_of(run: Run) -> Journals:
+    """Return where the journals of a run are: in the archive, if what is written there can be read
+    at once."""
+
+    def note(name: str, error: Exception) -> None:
+        run.log.note("journal_given_up", name=name, why=str(error))
+
+    return Journals(run.store, run.open_files, {"tenant": run.tenant}, note)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """All line items of a transfer in staged parts, and the commit that would name them."""
+
+    commit: Commit
+    staged: tuple[StagedPart, ...]
+    discard_journal: Callable[[], None] = lambda: None
+    """Called once the transfer is committed. Blocks."""
+    is_published: bool = False
+    """Whether readers see them already."""
+
+    @property
+    def rows(self) -> StoredRows:
+        """Its rows, in the files that are staged."""
+        files = tuple((part.name, part.sha256) for part in self.staged)
+        return StoredRows(self.commit.rows, files)
+
+
+async def in_thread(job: Job, work: Callable[[], T]) -> T:
+    """Do blocking work in a thread, with as many at once as the store takes."""
+    with job.run.stats.at_storage():
+        return await anyio.to_thread.run_sync(work, limiter=job.writing)

@@ -25,14 +25,11 @@ from bulkfetch.runs.reconcile import (
     kinds_that_agree,
     read_circumstances,
 )
-from bulkfetch.runs.run import Run
+from bulkfetch.runs.run import Fetched, Job, Run, in_thread
 from bulkfetch.runs.transfers import (
-    Fetched,
-    Job,
     exchange,
     fetch_again,
     fetch_transfer,
-    in_thread,
     publish,
     stage_second,
 )

@@ -25,8 +25,7 @@ from bulkfetch.billing.parts import Part
 from bulkfetch.engine import spark as engine
 from bulkfetch.engine.executor import Orders, ShareOrders, stage_pieces, stage_share
 from bulkfetch.engine.spark import Place, SparkTasks, export_with
-from bulkfetch.runs.run import ExportOptions
-from bulkfetch.runs.transfers import Fetched
+from bulkfetch.runs.run import ExportOptions, Fetched
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit

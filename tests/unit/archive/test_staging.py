@@ -16,7 +16,7 @@ from bulkfetch.archive.staging import Journals, StagedPiece, Staging
 from bulkfetch.archive.sweep import remove_attempts, staged_transfers, sweep, sweep_transfers
 from bulkfetch.billing.parts import Part
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.runs.transfers import adoptable
+from bulkfetch.runs.pieces import adoptable
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.disk import LocalStore
 

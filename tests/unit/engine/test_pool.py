@@ -18,7 +18,7 @@ from bulkfetch.engine.coordinator import Peer
 from bulkfetch.engine.pool import Pool
 from bulkfetch.engine.reported import describe_error
 from bulkfetch.errors import EngineError, TransferError
-from bulkfetch.runs.transfers import Fetched, Job
+from bulkfetch.runs.run import Fetched, Job
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore

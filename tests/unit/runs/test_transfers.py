@@ -30,8 +30,8 @@ from bulkfetch.decoding.fields import MONEY
 from bulkfetch.errors import BulkfetchError, ContradictionError, StorageError, TransferError
 from bulkfetch.partnercenter.ahead import Fetcher
 from bulkfetch.partnercenter.connection import open_session
-from bulkfetch.runs.run import ExportOptions, Run
-from bulkfetch.runs.transfers import Job, fetch_transfer, in_thread, publish
+from bulkfetch.runs.run import ExportOptions, Job, Run, in_thread
+from bulkfetch.runs.transfers import fetch_transfer, publish
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import Disk as LocalDisk
 from bulkfetch.storage.disk import LocalStore
