@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,9 +16,11 @@ import pyarrow as pa
 
 from bulkfetch.archive.inventory import list_records
 from bulkfetch.archive.layout import (
+    DIGITS,
     FORMAT_VERSION,
     HEADERS_COMMIT,
     INVOICES,
+    REFUSED,
     STAGED_HEADERS,
     SUPERSEDED,
     headers_name,
@@ -28,7 +32,7 @@ from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import StoredFile, check_file, parse, read, sealed
 from bulkfetch.billing.invoices import Invoice, header_table
 from bulkfetch.billing.schemas import INVOICE_ARROW
-from bulkfetch.errors import DamagedError
+from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store, until_uploaded
 
 _OWN_HASH = "headers_sha256"
@@ -88,22 +92,29 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> HeadersCommit:
 
 
 def stage_headers(
-    store: Store, invoices: Sequence[Invoice], *, anew: bool = False
+    store: Store, invoices: Sequence[Invoice], *, from_all: bool = False
 ) -> HeadersCommit:
     """Stage the headers of `invoices`, and those of earlier runs that are not among them.
 
-    With `anew`, the table that is there is damaged: those of the newest one that was replaced are
-    taken instead. Raises StorageError.
+    These are in the table that is there. With `from_all` it may be damaged, or an older one: those
+    that it lacks are taken from all tables that were replaced or moved aside. Raises StorageError.
     """
-    table = header_table(invoices)
-    named = {invoice.id for invoice in invoices}
-    earlier = _read_replaced(store) if anew else read_headers(store)
-    if earlier is not None:
-        kept = [identifier.as_py() not in named for identifier in earlier.column("id")]
-        table = pa.concat_tables([table, earlier.filter(pa.array(kept, pa.bool_()))])
+    tables = [header_table(invoices), *(_all_earlier(store) if from_all else _earlier(store))]
+    table = _first_of_each(tables)
     table = table.sort_by([("invoiceDate", "ascending"), ("id", "ascending")])
     part = until_uploaded(partial(stage_table, store, STAGED_HEADERS, table))
     return HeadersCommit(part.rows, part.size_bytes, part.sha256)
+
+
+def _first_of_each(tables: Iterable[pa.Table]) -> pa.Table:
+    """Return one header of each invoice: that of the first table which has one."""
+    named: set[str] = set()
+    kept = []
+    for table in tables:
+        ids = table.column("id").to_pylist()
+        kept.append(table.filter(pa.array([each not in named for each in ids], pa.bool_())))
+        named.update(ids)
+    return pa.concat_tables(kept)
 
 
 def read_dates(store: Store) -> dict[str, datetime | None]:
@@ -142,19 +153,41 @@ def read_headers(store: Store) -> pa.Table | None:
     return None
 
 
-def _read_replaced(store: Store) -> pa.Table | None:
-    """Return the newest table that was replaced, is kept, and can be read."""
-    kept = [name for name in store.list(SUPERSEDED) if name.name == f"{HEADERS_COMMIT.name}.old"]
-    for name in sorted(kept, reverse=True):
-        try:
-            commit = read(store, name, _parse_as_headers)
-            if commit is not None:
-                table = _table(commit, store.read(superseded_name(name.parent.name, commit.name)))
-                if table.schema.equals(INVOICE_ARROW):
-                    return table
-        except DamagedError:
+def other_tables(store: Store) -> list[PurePosixPath]:
+    """Return the tables of headers that are in place although the record names another one."""
+    commit = read(store, HEADERS_COMMIT, parse_headers)
+    tables = [name for name in store.list(INVOICES) if published_as(name) is not None]
+    return [name for name in tables if commit is None or name != commit.name]
+
+
+def _earlier(store: Store) -> list[pa.Table]:
+    table = read_headers(store)
+    return [] if table is None else [table]
+
+
+def _all_earlier(store: Store) -> Iterator[pa.Table]:
+    """Return the table that is there, if it can be read, those that were replaced, the newest
+    first, and those that were moved aside."""
+    with suppress(DamagedError):
+        yield from filter(_has_columns, _earlier(store))
+    replaced = sorted(store.list(SUPERSEDED), reverse=True)
+    for name in (*replaced, *store.list(REFUSED / HEADERS_COMMIT.stem)):
+        kept = _KEPT.fullmatch(name.name)
+        if kept is None:
             continue
-    return None
+        with suppress(OSError, pa.ArrowException, StorageError):
+            content = store.read(name) or b""
+            table = parquet_file(pa.BufferReader(content)).read(use_threads=False)
+            if hashlib.sha256(content).hexdigest().startswith(kept[1]) and _has_columns(table):
+                yield table
+
+
+_KEPT = re.compile(rf".*{re.escape(headers_name('').stem)}([0-9a-f]{{{DIGITS}}})\.parquet\.old")
+"""The name of a table that was replaced or moved aside."""
+
+
+def _has_columns(table: pa.Table) -> bool:
+    return bool(table.schema.equals(INVOICE_ARROW))
 
 
 def _parse_as_headers(content: bytes, name: PurePosixPath) -> HeadersCommit | None:

@@ -40,7 +40,12 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.errors import BulkfetchError, DamagedError, StorageError
 from bulkfetch.maintenance.completeness import find_doubled, find_lacking, find_open
-from bulkfetch.maintenance.verify import check_accepted, check_headers, read_archive_file
+from bulkfetch.maintenance.verify import (
+    check_accepted,
+    check_headers,
+    find_strays,
+    read_archive_file,
+)
 from bulkfetch.runs.reconcile import (
     Circumstances,
     Header,
@@ -184,9 +189,10 @@ class LastRun:
 class ShowReport:
     """What an archive has, month by month, and what is missing or wrong.
 
-    `findings` are what the records alone tell: what is missing, what a run began and did not
-    finish, what is damaged. `verify` reads the files too. `runs` counts the reports that are there;
-    `broken_off` is when a later run began that left no report: it was killed, or is at work.
+    `findings` are what records and names alone tell: what is missing, what a run began and did not
+    finish, what is damaged, what readers see and no record names. `verify` reads the files too.
+    `runs` counts the reports that are there; `broken_off` is when a later run began that left no
+    report: it was killed, or is at work.
     """
 
     output: str
@@ -329,6 +335,8 @@ def read_contents(store: Store, output: str, tolerance: Decimal | None) -> Conte
     committed: set[Transfer | Document] = {*by_transfer, *(each.document for each in documents)}
     findings += look_at(COMMITS, [], lambda: list(find_open(store)))
     findings += find_doubled(commits)
+    if not being_written:
+        findings += look_at(STATE, [], lambda: list(find_strays(store, [*commits, *documents])))
     findings += look_at(STATE, [], lambda: find_lacking(store, archive, headers, committed))
     no_runs: tuple[int, LastRun | None] = (0, None)
     runs, last_run = look_at(RUNS, no_runs, lambda: _read_runs(store, findings))

@@ -309,7 +309,7 @@ def verify_store(
     documents, found_in_documents = _documents(store)
     findings += found_in_documents
     read_already: list[Record] = [*commits, *documents]
-    findings += look(findings, STATE, [], lambda: list(_strays(store, read_already)))
+    findings += look(findings, STATE, [], lambda: list(find_strays(store, read_already)))
     findings += look(findings, SUPERSEDED, [], lambda: _strays_in_superseded(store))
     headers, header_findings = check_headers(store, commits)
     by_transfer = {commit.transfer: commit for commit in commits}
@@ -321,7 +321,10 @@ def verify_store(
     if not files_only:
         committed: set[Transfer | Document] = set(by_transfer)
         committed |= {each.document for each in documents}
-        findings += find_lacking(store, archive, headers, committed)
+        nothing: list[Finding] = []
+        findings += look(
+            findings, STATE, nothing, lambda: find_lacking(store, archive, headers, committed)
+        )
     former, set_apart = split_former(commits, headers, findings)
     if not files_only:
         findings += former
@@ -528,7 +531,7 @@ def _are_contiguous(numbers: pa.Array, first: int) -> bool:
     return bool(pc.all(pc.equal(steps, 1), min_count=0).as_py())
 
 
-def _strays(store: Store, records: Iterable[Record]) -> Iterator[Finding]:
+def find_strays(store: Store, records: Iterable[Record]) -> Iterator[Finding]:
     """Find files that readers would take for data and that no record names, and what only looks
     like a record. `records` have been read already."""
     known, damaged = _named_by_records(store, records)
@@ -540,14 +543,13 @@ def _strays(store: Store, records: Iterable[Record]) -> Iterator[Finding]:
             continue
         is_data = PurePosixPath(name.parts[0]) in DATA and is_seen(name)
         if is_data or name.suffix == ".parquet":
-            what = "no record names this file, yet readers see it"
+            what = "no record names this file, yet readers see it; "
             if published is not None:
                 what += (
-                    "; if the file proves what it is, `bulkfetch repair` makes its record again, "
-                    "or moves it away where its record names others"
+                    "`bulkfetch repair` makes its record again, or moves it away where its record "
+                    "names others, if the file proves what it is; "
                 )
-            else:
-                what += "; if `bulkfetch repair` leaves it there, move it out of the archive"
+            what += "if `bulkfetch repair` leaves it there, move it out of the archive"
             yield Finding(str(name), what)
         elif name.parent in RECORDS and record_named(name) is None and is_seen(name):
             yield Finding(str(name), "is not a record of bulkfetch: move it out of the archive")
@@ -594,7 +596,11 @@ def check_headers(store: Store, commits: Sequence[Commit]) -> tuple[list[Header]
     invoices = {commit.transfer.invoice_id for commit in commits if not commit.transfer.unbilled}
     unnamed = sorted(invoices - set(table.column("id").to_pylist()))
     findings = [
-        Finding(_headers_file(store), f"lacks invoice {each!r}, which has line items")
+        Finding(
+            _headers_file(store),
+            f"lacks invoice {each!r}, which has line items; `bulkfetch repair` takes it from the "
+            "service's list or from an earlier table",
+        )
         for each in unnamed
     ]
     return headers_in(table, store), findings

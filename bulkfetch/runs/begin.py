@@ -127,7 +127,7 @@ def write_headers(run: Run, plan: Plan) -> None:
         claim_archive(store, _facts_of(run), *selections, anew=True, api=plan.routes.wanted)
         listed = [header_of(invoice, plan.routes) for invoice in plan.invoices]
         rebuild_records(run.publishing, partial(_prove, store, listed))
-    headers = stage_headers(store, plan.invoices, anew=bool(repair and repair.headers))
+    headers = stage_headers(store, plan.invoices, from_all=repair is not None)
     staged = {STAGED_HEADERS: headers.sha256}
     run.publishing.publish(headers, staged, by_content=repair is not None)
 

@@ -9,8 +9,9 @@ from pathlib import PurePosixPath
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.documents import committed_documents
 from bulkfetch.archive.exports import read_exports, write_exports
+from bulkfetch.archive.headers import other_tables
 from bulkfetch.archive.inventory import count_records, write_run_report
-from bulkfetch.archive.layout import SUPERSEDED, transfer_name
+from bulkfetch.archive.layout import SUPERSEDED, published_as, transfer_name
 from bulkfetch.archive.publishing import Settled
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.superseded import remove_old_views, size_of
@@ -84,6 +85,7 @@ def make_report(run: Run, outcome: Outcome, elapsed_s: float) -> ExportReport:
     plan = work.plan
     commits = {**progress.vote.before, **_stayed(progress.vote), **progress.vote.kept}
     commits |= progress.vote.committed
+    unnamed = _find_unnamed(run, work, progress)
     committed = (progress.vote.committed.get(transfer) for transfer in plan.transfers)
     documents = (progress.documents.get(document) for document in work.documents)
     return ExportReport(
@@ -118,15 +120,17 @@ def make_report(run: Run, outcome: Outcome, elapsed_s: float) -> ExportReport:
         superseded_bytes=size_of(run.store, outcome.left.superseded),
         new=_find_new(run, work, progress.vote),
         no_longer_listed=work.unlisted,
-        unnamed_files=_find_unnamed(work, progress),
+        unnamed_files=unnamed,
+        unrecorded_files=tuple(name for name in unnamed if published_as(PurePosixPath(name))),
     )
 
 
-def _find_unnamed(work: Work, progress: Progress) -> tuple[str, ...]:
+def _find_unnamed(run: Run, work: Work, progress: Progress) -> tuple[str, ...]:
     """Return what readers see although no record named it, nor does one that the run wrote."""
     records: list[Record] = [*progress.vote.committed.values(), *progress.documents.values()]
     named = {file.name for record in records for file in record.files}
-    return tuple(name for name in work.unnamed if name not in named)
+    headers = other_tables(run.store) if work.has_other_headers else []
+    return tuple(sorted({*map(str, headers), *work.unnamed} - named))
 
 
 def _find_new(run: Run, work: Work, vote: Vote) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +85,9 @@ class ExportReport:
     """Archived invoices that were selected and that the service no longer lists; they stay."""
     unnamed_files: tuple[str, ...] = ()
     """Files that readers see and that no record of the archive names; they stay."""
+    unrecorded_files: tuple[str, ...] = ()
+    """Those of them that have names of the archive's own: another generation of what is archived,
+    or what has lost its record."""
 
     tables: TablesReport | None = None
     """What was done to the tables that follow the archive; None without any."""
@@ -96,9 +99,11 @@ class ExportReport:
 
     @property
     def exit_code(self) -> int:
-        """0 if everything is committed and agrees, 1 if something is not committed or a table could
-        not be synced, 4 if only the numbers of an invoice disagree."""
-        is_whole = self.complete and (self.tables is None or self.tables.complete)
+        """0 if everything is committed and agrees, 1 if something is not committed, readers see
+        what has no record, or a table could not be synced, 4 if only the numbers of an
+        invoice disagree."""
+        is_synced = self.tables is None or self.tables.complete
+        is_whole = self.complete and is_synced and not self.unrecorded_files
         return exit_code(is_whole=is_whole, reconciliations=self.reconciliations)
 
     @property
@@ -150,6 +155,7 @@ class ExportReport:
             "absent": list(self.absent),
             "no_longer_listed": list(self.no_longer_listed),
             "unnamed_files": list(self.unnamed_files),
+            "unrecorded_files": list(self.unrecorded_files),
             "notes": list(self.notes),
             "awaited": list(map(str, self.awaited)),
             "records": dict(self.records),
@@ -249,13 +255,7 @@ class ExportReport:
             "its line items are kept as JSON text, in the column `item`"
             for name in self.undeclared
         ]
-        if self.unnamed_files:
-            number = len(self.unnamed_files)
-            more = "" if number == 1 else f" and {number - 1:,} more"
-            lines.append(
-                "WARNING readers see what no record names, so they may count line items twice: "
-                f"{printable(self.unnamed_files[0])}{more}; `bulkfetch verify` says what to do"
-            )
+        lines += self._unnamed_lines()
         lines += [
             f"WARNING transfer {each.transfer} is empty; {explanation(each.transfer)}"
             for each in self.committed
@@ -268,6 +268,23 @@ class ExportReport:
             lines.append(
                 "Run the same command again: what is committed is kept, "
                 "only what failed is fetched."
+            )
+        return lines
+
+    def _unnamed_lines(self) -> list[str]:
+        """Say which files no record names: those of the archive's own names are a fault."""
+        lines = []
+        if self.unrecorded_files:
+            lines.append(
+                "FAULT readers see archived files that no record names, so they may count line "
+                f"items twice: {_first_of(self.unrecorded_files)}; `bulkfetch repair` makes their "
+                "records again, or moves them to _bulkfetch/refused"
+            )
+        others = [name for name in self.unnamed_files if name not in self.unrecorded_files]
+        if others:
+            lines.append(
+                "WARNING readers see what no record names, so they may count line items twice: "
+                f"{_first_of(others)}; `bulkfetch verify` says what to do"
             )
         return lines
 
@@ -297,6 +314,12 @@ class ExportReport:
             f"{len(self.skipped):,} committed before, "
             f"{len(self.failures) - self._documents_failed:,} failed, of {invoices}"
         )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Name the first of some files, and say how many more there are."""
+    more = "" if len(names) == 1 else f" and {len(names) - 1:,} more"
+    return f"{printable(names[0])}{more}"
 
 
 def _table_lines(tables: TablesReport | None) -> list[str]:

@@ -99,6 +99,8 @@ class Work:
     """Archived invoices that were selected and that the service no longer lists."""
     unnamed: tuple[str, ...] = ()
     """Files that readers see and that no record names, as far as the run reads the records."""
+    has_other_headers: bool = False
+    """Whether there were more tables of headers than one when the run began."""
     kinds: frozenset[str] = frozenset()
     """Names of details of which an invoice added up that this run may replace rows of."""
 
@@ -219,6 +221,7 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
         named=run.options.selection.invoices,
         unlisted=_find_unlisted(run, plan, found.inventory),
         unnamed=_find_unnamed(found.inventory, [*all_commits, *documents_skipped.values()]),
+        has_other_headers=len(found.inventory.published.get(HEADERS_COMMIT, ())) > 1,
         kinds=_find_kinds(headers, pending, in_archive, all_former),
     )
 
@@ -252,9 +255,12 @@ def _find_unlisted(run: Run, plan: Plan, inventory: Inventory) -> tuple[str, ...
 def _find_unnamed(inventory: Inventory, records: Iterable[Record]) -> tuple[str, ...]:
     """Return the files that readers see and that no record names.
 
-    `records` are those that the run has read; of others it is not known what they name.
+    `records` are those that the run has read; of others that are there it is not known what they
+    name.
     """
     unnamed = list(map(str, inventory.foreign))
+    for lacking in inventory.lacking:
+        unnamed += map(str, inventory.published[lacking])
     for record in records:
         named = {file.name for file in record.files}
         there = inventory.published.get(record.record_name, ())

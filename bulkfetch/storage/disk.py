@@ -507,10 +507,7 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
         raise OutputError(f"the output directory cannot be used: {problem}") from error
     others = [name for name in names if name != marker.parts[0] and not is_system_file(name)]
     if others and not is_archive:
-        raise OutputError(
-            f"{root} is not empty and not an archive of bulkfetch (no {marker}); choose an empty "
-            "or new directory"
-        )
+        raise refuse_unmarked(str(root), marker, instead="directory")
     if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         if _is_read_only(root):
             refusal = OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -519,6 +516,14 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
             f"the output directory {root.absolute()} is not writable; check its owner and mode"
         )
     return LocalStore(root.resolve())
+
+
+def refuse_unmarked(where: str, marker: PurePosixPath, *, instead: str) -> OutputError:
+    """Return the error for an output that has files, but not the marker of an archive."""
+    return OutputError(
+        f"{where} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or "
+        f"new {instead}. If it was an archive, `bulkfetch repair` writes that file again"
+    )
 
 
 def _refuse_nested(root: Path, marker: PurePosixPath) -> None:

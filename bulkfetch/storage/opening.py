@@ -13,7 +13,7 @@ from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.paths import expand_address, expand_path
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.addresses import Address, Service, parse_address
-from bulkfetch.storage.disk import LocalStore, prepare_directory
+from bulkfetch.storage.disk import LocalStore, prepare_directory, refuse_unmarked
 from bulkfetch.storage.store import Store
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def prepare_output(output: str | Path, settings: StorageSettings, marker: PurePo
         return prepare_directory(address, marker)
     store = _open_object_store(address, settings)
     if store.lacks(marker):
-        raise OutputError(
-            f"{store.where} is not empty and not an archive of bulkfetch (no {marker}); choose an "
-            "empty or new prefix"
-        )
+        raise refuse_unmarked(store.where, marker, instead="prefix")
     return store
 
 

@@ -239,6 +239,16 @@ async def test_reports_of_runs_that_are_no_files_are_passed_over(lake: Path) -> 
         await run(lake)
 
 
+async def test_a_list_of_failures_that_is_no_file_hides_nothing_else(lake: Path) -> None:
+    lake.joinpath("_bulkfetch/failures.jsonl").mkdir()
+    (part,) = find(lake, "**/A-00000-*.parquet")
+    part.unlink()
+
+    for report in (verify(lake), show(lake)):
+        assert any("failures.jsonl" in str(finding) for finding in report.findings)
+    assert any(part.name in finding.name for finding in verify(lake).findings)
+
+
 async def test_copies_that_a_sync_tool_or_editor_leaves_are_no_records(lake: Path) -> None:
     records, parts = find(lake, f"{COMMITS}/*.json"), find(lake, "line_items/**/*.parquet")
     for path in [*records, *parts]:

@@ -429,7 +429,8 @@ def test_a_header_that_is_lacking_is_found(archive: Path) -> None:
     name = on_record(archive, table.slice(1))
 
     assert found(archive) == {
-        name: f"lacks invoice {table['id'][0].as_py()!r}, which has line items"
+        name: f"lacks invoice {table['id'][0].as_py()!r}, which has line items; `bulkfetch repair` "
+        "takes it from the service's list or from an earlier table"
     }
 
 
