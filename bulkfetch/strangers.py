@@ -6,6 +6,7 @@ import codecs
 import html
 import json
 import re
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,8 +32,13 @@ _HTML = re.compile(
 )
 _TITLES = ("title", "h1")
 """The elements that name a page."""
+_OTHERS = ("script", "style", "svg", "template")
+"""Elements whose content may have a title that is not that of the page."""
+_ZIPPED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+"""What gzip and deflate begin with."""
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _LONGEST_TITLE = 2000
-_EMPTY, _XML = "empty", "XML"
+_EMPTY, _XML, _PAGE = "empty", "XML", "an HTML page of a proxy or portal"
 _TAG = re.compile(r"<[^<>]{0,500}>")
 
 
@@ -67,22 +73,41 @@ def recognize(
 ) -> Stranger | None:
     """Return what a body is, or None if it is JSON, the beginning of JSON, or not text.
 
-    `hide` removes secrets from what is quoted of it.
+    What cannot be read is a page if `content_type` says so: portals compress in ways that nobody
+    asked for, or say that they do. `hide` removes secrets from what is quoted of it.
     """
-    text = _decode(body[:_LOOKED_AT_BYTES], content_type)
+    text = _decode(_unzip(body)[:_LOOKED_AT_BYTES], content_type)
     # without the NULs of UTF-16 that has no mark, whose words nothing would recognise
     text = text.replace("\0", "").lstrip("\ufeff \t\r\n\f")
     if not text:
         return Stranger(_EMPTY)
     markup = _skip_prologue(text)
-    if _HTML.match(markup) or ("html" in content_type.casefold() and markup.startswith("<")):
-        return Stranger("an HTML page of a proxy or portal", _title_of(markup, hide), is_page=True)
+    is_called_html = "html" in content_type.casefold()
+    if _HTML.match(markup) or (is_called_html and markup.startswith("<")):
+        return Stranger(_PAGE, _title_of(markup, hide), is_page=True)
     if text.startswith("<"):
         words = html.unescape(_TAG.sub(" ", markup[:4096]))
         return Stranger(_XML, _quote(words, _MAX_WORDS, hide))
-    if text[0] in '{["' or "\ufffd" in text[:200] or _is_json(text):
+    if "\ufffd" in text[:200]:
+        return Stranger(_PAGE, is_page=True) if is_called_html else None
+    if text[0] in '{["' or _is_json(text):
         return None
     return Stranger("plain text", _quote(text, _MAX_WORDS, hide))
+
+
+def _unzip(body: bytes) -> bytes:
+    """Return the beginning of what was compressed, whatever the headers say of it.
+
+    A stream that is cut or damaged is left as it is: half of a secret would not be recognised.
+    """
+    if not body.startswith(_ZIPPED):
+        return body
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        head = inflater.decompress(body, _LOOKED_AT_BYTES)
+    except zlib.error:
+        return body
+    return head if inflater.eof or len(head) == _LOOKED_AT_BYTES else body
 
 
 def _decode(head: bytes, content_type: str) -> str:
@@ -112,6 +137,8 @@ def _skip_prologue(text: str) -> str:
 def _title_of(markup: str, hide: Callable[[str], str]) -> str:
     """Return the title of a page in quotes, or else its first heading, or ""."""
     markup = _without_comments(markup)
+    for name in _OTHERS:
+        markup = _without_elements(name, markup)
     titles = (
         _quote(html.unescape(_content_of(name, markup)), _MAX_TITLE, hide) for name in _TITLES
     )
@@ -131,6 +158,12 @@ def _content_of(name: str, markup: str) -> str:
 def _without_comments(markup: str) -> str:
     first, *others = markup.split("<!--")
     return first + "".join(other.partition("-->")[2] for other in others)
+
+
+def _without_elements(name: str, markup: str) -> str:
+    first, *others = re.split(rf"<{name}(?=[\s/>])", markup, flags=re.IGNORECASE)
+    rests = (re.split(f"</{name}", other, maxsplit=1, flags=re.IGNORECASE) for other in others)
+    return first + "".join(rest[-1] for rest in rests if len(rest) > 1)
 
 
 def _quote(text: str, most: int, hide: Callable[[str], str]) -> str:

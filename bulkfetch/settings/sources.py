@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -46,6 +47,7 @@ _LOGGER = logging.getLogger("bulkfetch")
 _DEFAULT = "default"
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """What names the certificates of this machine for OpenSSL, requests and curl; the first counts."""
+_CERTIFICATE = re.compile(rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----")
 _CONFIG = f"{PREFIX}CONFIG"
 _LYING_FILE = "bulkfetch.toml"
 """A file of settings that is not read unless it is named: somebody else may have put it there."""
@@ -238,19 +240,35 @@ def _find_given(
 
 
 def _find_bundle(environ: Mapping[str, str], cwd: Path) -> tuple[_Given | None, tuple[str, ...]]:
-    """Return the certificates that other tools trust as well, and warnings of what is missing."""
+    """Return the certificates that other tools trust as well, and warnings of what is not used."""
     warnings: list[str] = []
     for variable in _BUNDLES:
         source = f"environment variable {variable}"
         named = cleaned(environ.get(variable, ""))
-        path = cwd / named
-        if named and path.is_file():
+        if not named:
+            continue
+        try:
+            path = cwd / expand_path(named, environ)
+            _check_bundle(path, named)
+        except ValueError as problem:
+            warnings.append(f"{source}: {problem}")
+        else:
             return _Given(path, source, cwd), tuple(warnings)
-        if named and path.is_dir():
-            warnings.append(f"{source}: {named} is a folder, and not used: SSL_CERT_DIR takes one")
-        elif named:
-            warnings.append(f"{source}: there is no file {named}, so it is not used")
     return None, tuple(warnings)
+
+
+def _check_bundle(path: Path, named: str) -> None:
+    """Raise ValueError if there are no certificates at a path."""
+    if path.is_dir():
+        raise ValueError(f"{named} is a folder, and not used: SSL_CERT_DIR takes one")
+    if not path.is_file():  # a pipe could be read only once
+        raise ValueError(f"there is no file {named}, so it is not used")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{named} cannot be read ({error.strerror}), and is not used") from None
+    if not _CERTIFICATE.search(content):
+        raise ValueError(f"{named} has no certificates in PEM, and is not used")
 
 
 def _read_given(name: str, given: _Given, environ: Mapping[str, str]) -> Any:

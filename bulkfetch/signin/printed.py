@@ -16,6 +16,16 @@ _NAMES = ("accesstoken", "token")
 """Keys that have a token, without case and underscores; the first that is there is taken."""
 _NOTHING = ("null", "none", "undefined", "true", "false")
 """What tools print for a value that is not there."""
+_ENDS = (
+    *("expireson", "expiresat", "expirationtimestamp", "expiresontimestamp"),
+    *("expiry", "expirationtime", "expires"),
+)
+"""Keys that have the moment at which a token ends, spelled likewise; the first that says one is
+taken."""
+_PARTS_OF_MOMENT = ("utcdatetime", "value", "datetime")
+"""Where Windows PowerShell has the moment, in the object that it prints for one."""
+_LATEST_IN_SECONDS = 1e11
+"""Later moments are in milliseconds, as JavaScript has them."""
 _DEEPEST = 5
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -124,13 +134,19 @@ def _check(token: str) -> None:
         raise ValueError(f"printed {len(token.splitlines())} lines, and not a token alone")
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("printed text that is no token: it has blanks, or is not visible ASCII")
+    if not re.fullmatch(r"[^\"'`=,;(){}<>\\]+=*", token):
+        raise ValueError(
+            "printed text that is no token: it has quotes, an equals sign in its middle, or other "
+            "signs that no token has"
+        )
 
 
 def _read_lifetime_s(facts: Mapping[str, Any]) -> float:
-    """Read `expires_in` in seconds, or the moment in `expires_on`; infinite without either."""
+    """Read `expires_in` in seconds, or the moment of the end; infinite without either."""
     if "expiresin" in facts:
         return lifetime_s(facts["expiresin"])
-    ends_at = _read_moment(facts.get("expireson"))
+    moments = (_read_moment(facts[name]) for name in _ENDS if name in facts)
+    ends_at = next((moment for moment in moments if moment is not None), None)
     return math.inf if ends_at is None else lifetime_s(ends_at - time.time())
 
 
@@ -139,13 +155,20 @@ def _read_moment(value: object) -> float | None:
 
     The Azure CLI prints local time without an offset.
     """
+    if isinstance(value, Mapping):
+        parts = {_plain(name): each for name, each in value.items()}
+        value = next((parts[name] for name in _PARTS_OF_MOMENT if name in parts), None)
     text = str(value)
     if match := _MOMENT_OF_DOTNET.fullmatch(text):
         return int(match[1]) / 1000
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        pass
+        return _read_iso(text)
+    return number if number <= _LATEST_IN_SECONDS else number / 1000
+
+
+def _read_iso(text: str) -> float | None:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):

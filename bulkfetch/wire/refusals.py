@@ -181,10 +181,18 @@ def read_or_blame(
         raise ForeignPageError(f"the answer is {stranger}, and not JSON") from error
 
 
+def refuse_page(answer: Answer, hide: Callable[[str], str]) -> None:
+    """Raise ForeignPageError if a body whose content coding cannot be undone is a web page."""
+    stranger = recognize(answer.wire_body, answer.headers.get("content-type", ""), hide=hide)
+    if stranger is not None and stranger.is_page:
+        raise ForeignPageError(f"the answer is {stranger}, and not JSON")
+
+
 def _fault_of(answer: Answer, hide: Callable[[str], str]) -> _Fault:
     """Read an error body in any form that the service, or a proxy before it, sends."""
     head = _head_of(answer)
-    stranger = recognize(head, answer.headers.get("content-type", ""), hide=hide)
+    content_type = answer.headers.get("content-type", "")
+    stranger = recognize(head or answer.wire_body, content_type, hide=hide)
     if stranger is not None:
         is_marked = stranger.is_page or stranger.is_xml
         return _Fault(

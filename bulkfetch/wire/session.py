@@ -37,7 +37,13 @@ from bulkfetch.stats import RunStats
 from bulkfetch.wire.echoes import REQUEST_ID
 from bulkfetch.wire.limits import Limit
 from bulkfetch.wire.masking import Mask
-from bulkfetch.wire.refusals import answer_id_of, lacks_user, read_or_blame, refusal
+from bulkfetch.wire.refusals import (
+    answer_id_of,
+    lacks_user,
+    read_or_blame,
+    refusal,
+    refuse_page,
+)
 from bulkfetch.wire.retry import (
     Attempts,
     RetryBudget,
@@ -317,7 +323,7 @@ class Session:
         else:
             clean = partial(self._clean, request, tries, read_body)
             content_type = answer.headers.get("content-type", "")
-            result = read_or_blame(clean, content_type, self._mask.hide, answer.body())
+            result = read_or_blame(clean, content_type, self._mask.hide, self._body_of(answer))
         self._note_good(request)
         return result
 
@@ -329,9 +335,21 @@ class Session:
         if request.receiver is None:
             content_type = answer.headers.get("content-type", "")
             read = partial(read_or_blame, read, content_type, self._mask.hide)
-        result = await self._read_in_budget(request, answer, claim, read)
+        try:
+            result = await self._read_in_budget(request, answer, claim, read)
+        except MalformedBodyError:
+            if request.receiver is None:
+                refuse_page(answer, self._mask.hide)
+            raise
         self._note_good(request)
         return result
+
+    def _body_of(self, answer: Answer) -> bytes:
+        try:
+            return answer.body()
+        except MalformedBodyError:
+            refuse_page(answer, self._mask.hide)
+            raise
 
     def _note_good(self, request: Request) -> None:
         """Note a success. One with a receiver would write its file again, and other methods than

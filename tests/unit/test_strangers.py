@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import random
 import time
+import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -34,6 +38,13 @@ PAGE = "an HTML page of a proxy or portal"
         ("<script>location.href='/login'</script>", None),
         ("<meta http-equiv=refresh content='0;url=/login'>", None),
         ("<html></html>", None),
+        ("<html><script>w('<title>no</title>')</script><title>Sign in</title>", "Sign in"),
+        (
+            "<html><SVG id=a><title>no</title></SVG><style>a</style ><title>Sign in</title>",
+            "Sign in",
+        ),
+        ("<html><template><title>no</title></template><svg/><svg></svg><h1>Bar</h1>", "Bar"),
+        ("<html><script><title>never closed</title>", None),
     ],
 )
 @pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
@@ -60,6 +71,27 @@ def test_a_page_is_known_by_its_title(page: str, title: str | None, charset: str
 )
 def test_a_page_is_read_in_its_charset(body: bytes, content_type: str) -> None:
     assert str(recognize(body, content_type)) == f'{PAGE} titled "Вход"'
+
+
+@pytest.mark.parametrize("content_type", ["", "text/html"])
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+def test_a_page_is_known_though_it_is_compressed(
+    compress: Callable[[bytes], bytes], content_type: str
+) -> None:
+    page = "<html><title>Вход</title>".encode()
+    rest = random.Random(1).randbytes(100_000).hex().encode()
+    for body in (page, page + rest):
+        assert str(recognize(compress(body), content_type)) == f'{PAGE} titled "Вход"'
+    cut = recognize(compress(page)[:-1], content_type)
+    assert str(cut) == (PAGE if content_type else "None")
+
+
+def test_what_cannot_be_read_is_a_page_if_it_is_called_one() -> None:
+    brotli = b"\x0b\x0c\x80<html>\xff\xfe\x80\x03"
+    assert str(recognize(brotli, "text/html")) == PAGE
+    assert str(recognize(brotli, "application/xhtml+xml")) == PAGE
+    assert recognize(brotli, "application/json") is None
+    assert recognize(gzip.compress(b'{"items": []}'), "text/html") is None
 
 
 @pytest.mark.parametrize(
@@ -109,6 +141,9 @@ def test_secrets_are_hidden_before_a_title_is_cut() -> None:
         b"<a" * 32_000,
         b"eyJ" * 21_000,
         b"\n" * 65_000,
+        b"<html>" + b"<script>" * 8_000,
+        b"<html>" + b"<svg></svg" * 6_000,
+        gzip.compress(b" " * 100_000_000),
     ],
 )
 def test_a_body_made_to_be_searched_for_long_is_not(body: bytes) -> None:

@@ -66,6 +66,9 @@ def test_a_token_is_found_however_it_is_printed(printed: str, end: str, encoding
         (f'"{TOKEN}', "not JSON"),
         (f"'{TOKEN}", "a quote at its beginning"),
         ("[" * 100_000, "not JSON"),
+        (f'"\\"{TOKEN}\\""', "signs that no token has"),
+        (f"access_token={TOKEN}", "signs that no token has"),
+        (f"`{TOKEN}`", "signs that no token has"),
         ("{}", "JSON without an accessToken"),
         ("[]", "JSON without an accessToken"),
         (f'{{"id_token": "{TOKEN}"}}', "JSON without an accessToken"),
@@ -93,17 +96,38 @@ def test_no_output_is_more_than_a_token_or_a_message(output: bytes) -> None:
     assert " " not in issued.token
 
 
-@pytest.mark.parametrize("name", ["expires_on", "expiresOn", "ExpiresOn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("expires_on", "expiresOn", "ExpiresOn"),
+        *("expires_at", "expiresAt", "expirationTimestamp", "expiry", "expires"),
+    ],
+)
 def test_the_end_of_a_token_is_read_in_each_spelling(name: str) -> None:
     ends_at = time.time() + 600
     utc = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ends_at))
     local = time.strftime("%Y-%m-%d %H:%M:%S.000000", time.localtime(ends_at))
-    moments = (ends_at, f"{utc}+00:00", f"{utc}.1234567Z", local, f"/Date({int(ends_at * 1000)})/")
+    of_dotnet = f"/Date({int(ends_at * 1000)})/"
+    moments = (
+        *(ends_at, str(int(ends_at)), int(ends_at * 1000)),
+        *(f"{utc}+00:00", f"{utc}.1234567Z", local, of_dotnet),
+        {"value": of_dotnet, "DateTime": "Saturday"},
+        {"DateTime": "/Date(0)/", "UtcDateTime": of_dotnet, "Offset": {"Hours": 1}},
+        {"DateTime": of_dotnet, "OffsetMinutes": 0},
+    )
     for moment in moments:
         issued = read_printed(json.dumps({"Token": "t", name: moment}))
         assert issued.lifetime_s == pytest.approx(600, abs=10), moment
 
 
-@pytest.mark.parametrize("moment", ["never", None, "", {}, "0001-01-01T00:00:00", 1e300])
+@pytest.mark.parametrize("others", [{"expiresOn": None}, {"expiresOn": "never"}, {}])
+def test_the_first_key_that_says_an_end_counts(others: dict[str, object]) -> None:
+    facts = {"token": "t", **others, "expiresOnTimestamp": (time.time() + 600) * 1000}
+    assert read_printed(json.dumps(facts)).lifetime_s == pytest.approx(600, abs=10)
+
+
+@pytest.mark.parametrize(
+    "moment", ["never", None, "", {}, {"DateTime": {}}, "0001-01-01T00:00:00", 1e300]
+)
 def test_an_end_that_says_nothing_is_none(moment: object) -> None:
     assert read_printed(json.dumps({"token": "t", "expiresOn": moment})).lifetime_s == math.inf

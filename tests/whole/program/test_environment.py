@@ -270,6 +270,22 @@ def try_certificates(place: Place) -> None:
         others["BULKFETCH_CA_FILE"] = ours
         source = "environment variable BULKFETCH_CA_FILE"
         assert place.setting("ca_file", **others) == (ours, source)
+        (place.home / "ca.pem").write_bytes(Path(ours).read_bytes())
+        for named in ("~/ca.pem", "$HOME/ca.pem", "%HOME%/ca.pem"):
+            assert place.run(*words, REQUESTS_CA_BUNDLE=named).returncode == 0, named
+    for content, said in (
+        (b"", "has no certificates in PEM, and is not used"),
+        (b"\x30\x82DER", "has no certificates in PEM, and is not used"),
+        (None, "is a folder, and not used"),
+    ):
+        odd = place.folder / said.partition(",")[0]
+        odd.write_bytes(content) if content is not None else odd.mkdir()
+        done = place.run("config", CURL_CA_BUNDLE=str(odd))
+        assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+        assert f"environment variable CURL_CA_BUNDLE: {odd} {said}" in done.stderr
+    done = place.run("config", CURL_CA_BUNDLE="$NOWHERE/ca.pem")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "environment variable CURL_CA_BUNDLE: the variable NOWHERE" in done.stderr
 
 
 def try_proxies(place: Place) -> None:

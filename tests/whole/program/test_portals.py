@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.server
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from bulkfetch.cli import main
 
 TOKEN = "s3cr3t-t0ken-of-24-signs"
 PAGE = b"<!DOCTYPE html><html><head><title>Hotel &amp; Bar</title></head></html>"
+UNNAMED = "an HTML page of a proxy or portal"
 NAMED = 'an HTML page of a proxy or portal titled "Hotel & Bar"'
 
 
@@ -92,6 +94,15 @@ def test_a_page_of_a_portal_is_named_by_every_command(
         (200, PAGE.decode().encode("utf-16"), {}, NAMED),
         (200, gzip.compress(PAGE, mtime=0), {"Content_Encoding": "gzip"}, NAMED),
         (403, gzip.compress(PAGE, mtime=0), {"Content_Encoding": "gzip"}, NAMED),
+        (200, PAGE, {"Content_Encoding": "gzip"}, NAMED),
+        (200, PAGE, {"Content_Encoding": "br", **HTML}, NAMED),
+        (200, gzip.compress(PAGE, mtime=0), HTML, NAMED),
+        (200, zlib.compress(PAGE), {"Content_Encoding": "deflate", **HTML}, NAMED),
+        (200, b"\x0b\x80\xff", {"Content_Encoding": "br", **HTML}, UNNAMED),
+        (403, PAGE, {"Content_Encoding": "gzip"}, NAMED),
+        (403, gzip.compress(PAGE, mtime=0), HTML, NAMED),
+        (403, zlib.compress(PAGE), {"Content_Encoding": "deflate"}, NAMED),
+        (403, b"\x0b\x80\xff", {"Content_Encoding": "br", **HTML}, UNNAMED),
         (403, PAGE + b"x" * 1_000_000, HTML, NAMED),
         (511, PAGE, HTML, NAMED),
         (511, b"", {}, "the network asks for a sign-in"),
