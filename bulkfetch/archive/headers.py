@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
+from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.inventory import list_records
 from bulkfetch.archive.layout import (
     DIGITS,
@@ -23,15 +25,20 @@ from bulkfetch.archive.layout import (
     REFUSED,
     STAGED_HEADERS,
     SUPERSEDED,
+    commit_name,
     headers_name,
     published_as,
     superseded_name,
 )
+from bulkfetch.archive.origin import wanted_api
 from bulkfetch.archive.parts import stage_table
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import StoredFile, check_file, parse, read, sealed
-from bulkfetch.billing.invoices import Invoice, header_table
-from bulkfetch.billing.schemas import INVOICE_ARROW
+from bulkfetch.billing.apis import routes_of
+from bulkfetch.billing.headers import Header, header_of
+from bulkfetch.billing.invoices import Invoice, details_of, header_table, tax_receipts_of
+from bulkfetch.billing.schemas import AMENDMENT_OF, INVOICE_ARROW
+from bulkfetch.decoding.jsontext import Json, loads
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store, until_uploaded
 
@@ -214,3 +221,74 @@ def _damaged(commit: HeadersCommit, what: str) -> DamagedError:
         f"{commit.name} is damaged ({what}); `bulkfetch repair` writes it again from the server's "
         "list"
     )
+
+
+def archived_headers(store: Store, commits: Iterable[PurePosixPath] | None = None) -> list[Header]:
+    """Return the headers that an archive keeps, as `headers_in` does; none where it has no table of
+    them yet. Blocks."""
+    table = read_headers(store)
+    return [] if table is None else headers_in(table, store, commits)
+
+
+def headers_in(
+    table: pa.Table, store: Store, commits: Iterable[PurePosixPath] | None = None
+) -> list[Header]:
+    """Return the headers of an archive's table of them.
+
+    Each has the transfers of the API that the archive has its line items from; where it has none
+    yet, of the one that the last run wanted. The names of all `commits` are listed if they are not
+    given. Blocks.
+    """
+    invoices = invoices_in(table)
+    there = set(commit_names(store) if commits is None else commits)
+    wanted = wanted_api(store) or "auto"
+    routes = routes_of(invoices, wanted, lambda each: commit_name(each) in there, stays=True)
+    return [header_of(invoice, routes) for invoice in invoices]
+
+
+def invoices_in(table: pa.Table) -> list[Invoice]:
+    """Return the invoices of an archive's table of headers."""
+    names = (
+        "id",
+        "invoiceDate",
+        "totalCharges",
+        "currencyCode",
+        "billingPeriodStartDate",
+        "invoiceDetails",
+        "taxReceipts",
+        "pdfDownloadLink",
+        AMENDMENT_OF,
+    )
+    columns = [table.column(name).to_pylist() for name in names]
+    return [_invoice_of_row(*row) for row in zip(*columns, strict=True)]
+
+
+def _invoice_of_row(
+    invoice_id: str,
+    invoice_date: datetime | None,
+    charged: Decimal | None,
+    currency: str | None,
+    billing_period_start: datetime | None,
+    details: str | None,
+    receipts: str | None,
+    statement: str | None,
+    amendment_of: str | None,
+) -> Invoice:
+    return Invoice(
+        invoice_id,
+        invoice_date,
+        charged,
+        currency_code=currency,
+        billing_period_start=billing_period_start,
+        amendment_of=amendment_of,
+        pdf_download_link=statement,
+        tax_receipts=tax_receipts_of(_json_in(receipts)),
+        details=details_of(_json_in(details), invoice_id),
+    )
+
+
+def _json_in(text: str | None) -> Json:
+    """Return what a column of JSON text says; None for null."""
+    if text is None:
+        return None
+    return loads(text.encode())

@@ -13,11 +13,12 @@ from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.findings import Finding, look
 from bulkfetch.archive.layout import FAILURES
 from bulkfetch.archive.records import money
+from bulkfetch.billing.headers import Header
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.html.history import History, read_history
 from bulkfetch.maintenance.show import Contents, ShowReport, month_of, read_contents
 from bulkfetch.runs.openfailures import OpenFailure, OpenFailures, read_failures
-from bulkfetch.runs.reconcile import Header, Reconciliation, Verdict
+from bulkfetch.runs.reconcile import Reconciliation, Verdict
 from bulkfetch.storage.store import Store
 from bulkfetch.words import counted
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from bulkfetch.archive.commits import read_commit
+from bulkfetch.archive.headers import archived_headers
 from bulkfetch.archive.layout import LOCK
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
 from bulkfetch.archive.publishing import Publishing
@@ -22,7 +23,6 @@ from bulkfetch.errors import BulkfetchError, DamagedError, NotFoundError
 from bulkfetch.runs.reconcile import (
     Reconciliation,
     Verdict,
-    archived_headers,
     read_circumstances,
     reconcile,
     reconciliation_dict,

@@ -23,12 +23,12 @@ from bulkfetch.archive.sweep import staged_transfers
 from bulkfetch.billing.apis import exported
 from bulkfetch.billing.details import GRAPH
 from bulkfetch.billing.documents import Document
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.runs.former import former_among, whole_invoices
 from bulkfetch.runs.openfailures import open_failures
 from bulkfetch.runs.plan import wants_transfer
-from bulkfetch.runs.reconcile import Header
 from bulkfetch.runs.selection import selection_from
 from bulkfetch.storage.store import Store
 

@@ -14,7 +14,7 @@ import anyio.to_thread
 from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.documents import document_commits
 from bulkfetch.archive.findings import Finding
-from bulkfetch.archive.headers import read_headers
+from bulkfetch.archive.headers import archived_headers, read_headers
 from bulkfetch.archive.inventory import recorded_selections
 from bulkfetch.archive.layout import (
     COMMITS,
@@ -29,6 +29,7 @@ from bulkfetch.archive.orphans import find_orphans
 from bulkfetch.archive.publishing import Publishing, Settled, open_records
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.documents import Document
+from bulkfetch.billing.headers import header_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError
@@ -38,7 +39,7 @@ from bulkfetch.maintenance.verify import VerifyReport, verify_store
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
 from bulkfetch.runs.exports import clear_spooled
 from bulkfetch.runs.plan import Plan
-from bulkfetch.runs.reconcile import WHOLE, archived_headers, header_of
+from bulkfetch.runs.reconcile import WHOLE
 from bulkfetch.runs.report import ExportReport
 from bulkfetch.runs.run import ExportOptions, Repair
 from bulkfetch.runs.selection import selection_from

@@ -36,6 +36,7 @@ from bulkfetch.archive.publishing import read_moment
 from bulkfetch.archive.records import Record, money
 from bulkfetch.archive.superseded import superseded_bytes
 from bulkfetch.billing.documents import Document
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.errors import BulkfetchError, DamagedError, StorageError
@@ -48,7 +49,6 @@ from bulkfetch.maintenance.verify import (
 )
 from bulkfetch.runs.reconcile import (
     Circumstances,
-    Header,
     Reconciliation,
     count_verdicts,
     exit_code,

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse_commit
 from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
 from bulkfetch.archive.findings import Finding, look
-from bulkfetch.archive.headers import parse_headers, read_headers
+from bulkfetch.archive.headers import headers_in, parse_headers, read_headers
 from bulkfetch.archive.inventory import is_seen, list_records, read_unlisted
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
@@ -41,6 +41,7 @@ from bulkfetch.archive.superseded import generations, superseded_bytes
 from bulkfetch.archive.witness import read_acceptances
 from bulkfetch.billing.details import Explained
 from bulkfetch.billing.documents import Document
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.rowrules import AMOUNTS, OddRows, has_rules, odd_rows_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
@@ -52,12 +53,10 @@ from bulkfetch.runs.former import former_line, unlisted_lines
 from bulkfetch.runs.reconcile import (
     DISAGREEING,
     WHOLE,
-    Header,
     Reconciliation,
     Verdict,
     differing_pairs,
     exit_code,
-    headers_in,
     read_circumstances,
     reconcile,
     reconciliation_facts,

@@ -94,20 +94,29 @@ async def read_batches(part: Part, source: PageSource) -> AsyncGenerator[pa.Reco
                     break
     except StalePartError:
         raise
-    except (RenewedExportError, NothingExportedError) as error:
-        if part.export is None:
-            raise
-        raise _stale(part, "Microsoft Graph has made its data anew, or has none now") from error
     except TransferError as error:
-        is_past_end = part.export is None and _is_past_end(error)
-        if line > part.first_line or not (line and is_past_end):
+        why = _why_stale(part, line, error)
+        if why is None:
             raise
-        raise _stale(part, f"there is no line {line} now") from error
+        raise _stale(part, why) from error
     if part.until is not None and line < part.until:
         raise _stale(part, f"it ends after {line} rows now")
     if part.first_line and line == part.first_line:
         raise _stale(part, f"there is no line {line} now")
     await _check_in_place(part, source)
+
+
+def _why_stale(part: Part, line: int, error: TransferError) -> str | None:
+    """Return why a part that was read up to `line` is not the one that was planned any more, or
+    None if the error does not mean that."""
+    is_exported = part.export is not None
+    if isinstance(error, (RenewedExportError, NothingExportedError)):
+        words = "Microsoft Graph has made its data anew, or has none now"
+        return words if is_exported else None
+    has_no_row = 0 < line == part.first_line
+    if has_no_row and not is_exported and _is_past_end(error):
+        return f"there is no line {line} now"
+    return None
 
 
 async def side_by_side(works: Sequence[Callable[[], Awaitable[None]]]) -> None:

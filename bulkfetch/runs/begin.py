@@ -26,10 +26,10 @@ from bulkfetch.archive.publishing import Publishing
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.sweep import sweep
 from bulkfetch.billing.apis import Wanted
+from bulkfetch.billing.headers import Header, header_of
 from bulkfetch.errors import DamagedArchiveError, DamagedError, SettingsError
 from bulkfetch.runs.committed import Router, add_charges, confirm_rebuilt
 from bulkfetch.runs.plan import Plan
-from bulkfetch.runs.reconcile import Header, header_of
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.sources import api_wanted
 from bulkfetch.runs.work import Found

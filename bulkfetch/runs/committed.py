@@ -12,20 +12,16 @@ from typing import TypeAlias
 
 from bulkfetch.archive.commits import Commit, read_commit
 from bulkfetch.archive.documents import CommittedDocument
+from bulkfetch.archive.headers import archived_headers
 from bulkfetch.archive.layout import commit_name
 from bulkfetch.archive.records import Record
 from bulkfetch.billing.apis import Routes, Wanted, counterparts, routes_of
 from bulkfetch.billing.details import GRAPH
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
-from bulkfetch.runs.reconcile import (
-    Header,
-    Verdict,
-    archived_headers,
-    kinds_that_agree,
-    reconcile,
-)
+from bulkfetch.runs.reconcile import Verdict, kinds_that_agree, reconcile
 from bulkfetch.storage.store import Store, side_by_side
 
 

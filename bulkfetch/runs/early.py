@@ -11,11 +11,11 @@ from typing import Any
 from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import id_name, invoice_in_name
 from bulkfetch.billing.apis import Api, api_of
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import BulkfetchError, TransferError
 from bulkfetch.runs.plan import wants_transfer
-from bulkfetch.runs.reconcile import Header
 from bulkfetch.runs.run import ExportOptions, Fetched, Job
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import rank

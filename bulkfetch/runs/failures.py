@@ -73,23 +73,28 @@ def _failure_of(transfer: Transfer | Document, error: BulkfetchError) -> Failure
     cause = error if isinstance(error, RequestError) else error.__cause__
     if not isinstance(cause, RequestError):
         return Failure(transfer, error.reason, str(error), advice_on(error))
-    facts, answer = cause.facts, cause if isinstance(cause, HttpStatusError) else None
-    because = ""
-    if isinstance(transfer, Transfer) and answer and not answer.is_page:
-        because = period_advice(transfer, answer.status)
-    return Failure(
-        transfer,
-        cause.reason,
-        str(error),
-        because or advice_on(error),
-        status=answer.status if answer else None,
-        code=answer.code if answer else None,
-        description=answer.description if answer else None,
-        path=facts.path if facts else None,
-        attempts=facts.attempts if facts else None,
-        request_id=facts.request_id if facts else None,
-        correlation_id=facts.correlation_id if facts else None,
+    failure = Failure(transfer, cause.reason, str(error), _advise(transfer, error, cause))
+    if isinstance(cause, HttpStatusError):
+        failure = replace(
+            failure, status=cause.status, code=cause.code, description=cause.description
+        )
+    facts = cause.facts
+    if facts is None:
+        return failure
+    return replace(
+        failure,
+        path=facts.path,
+        attempts=facts.attempts,
+        request_id=facts.request_id,
+        correlation_id=facts.correlation_id,
     )
+
+
+def _advise(transfer: Transfer | Document, error: BulkfetchError, cause: RequestError) -> str:
+    """Return what to do about a request that failed; its billing period may explain it."""
+    if isinstance(transfer, Transfer) and isinstance(cause, HttpStatusError) and not cause.is_page:
+        return period_advice(transfer, cause.status) or advice_on(error)
+    return advice_on(error)
 
 
 def odd_failure(invoice: OddInvoice) -> Failure:

@@ -16,6 +16,7 @@ from bulkfetch.archive.documents import CommittedDocument
 from bulkfetch.archive.sweep import remove_staged, sweep_transfers
 from bulkfetch.billing.apis import Api, api_of, are_same_items
 from bulkfetch.billing.documents import Document
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import (
     BulkfetchError,
@@ -39,7 +40,7 @@ from bulkfetch.runs.exports import (
     open_graph,
 )
 from bulkfetch.runs.failures import Failure, failure_of
-from bulkfetch.runs.reconcile import Header, sole_transfers
+from bulkfetch.runs.reconcile import sole_transfers
 from bulkfetch.runs.run import Job, Run
 from bulkfetch.runs.sources import rank
 from bulkfetch.runs.transfers import fetch_transfer

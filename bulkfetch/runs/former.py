@@ -11,9 +11,9 @@ from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import COMMITS, commit_name, id_name
 from bulkfetch.archive.records import read
 from bulkfetch.billing.apis import are_same_items
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
-from bulkfetch.runs.reconcile import Header
 from bulkfetch.storage.store import Store
 from bulkfetch.words import printable
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.commits import Commit
@@ -166,21 +167,29 @@ def write_report(store: Store, moment: str, report: ExportReport, outcome: Outco
 
 def write_failures(store: Store, moment: str, report: ExportReport, outcome: Outcome) -> None:
     """Keep the failures that stay open, of this run and of those before. Blocks."""
+    planned = _planned(outcome.work, open_failures(store))
+    find = partial(_find_committed, store)
+    keep_failures(store, report.failures, planned=planned, committed_of=find, at=moment)
 
-    def committed(failed: Sequence[Transfer | Document]) -> set[Transfer | Document]:
-        transfers = [each for each in failed if isinstance(each, Transfer)]
-        documents = [each for each in failed if isinstance(each, Document)]
-        return {*find_committed(store, transfers), *committed_documents(store, documents)}
 
-    work = outcome.work
-    planned: list[Transfer | Document] = [*work.plan.transfers, *work.documents]
-    # Each run reads all headers again, so that what it says of them is all there is to say.
-    wanted = work.named
+def _planned(work: Work, failed_before: Iterable[Transfer | Document]) -> list[Transfer | Document]:
+    """Return what a run planned, and of what failed before, that which is settled by its plan.
+
+    Each run reads all headers again, so that what it says of them is all there is to say.
+    """
     details = {header.invoice_id: header.transfers for header in work.headers}
-    for each in open_failures(store):
-        is_odd = is_whole_invoice(each) and (not wanted or each.invoice_id in wanted)
-        if is_odd or (
-            isinstance(each, Transfer) and each not in details.get(each.invoice_id, [each])
-        ):
+    planned: list[Transfer | Document] = [*work.plan.transfers, *work.documents]
+    for each in failed_before:
+        is_odd = is_whole_invoice(each) and (not work.named or each.invoice_id in work.named)
+        is_gone = each.invoice_id in details and each not in details[each.invoice_id]
+        if is_odd or (isinstance(each, Transfer) and is_gone):
             planned.append(each)
-    keep_failures(store, report.failures, planned=planned, committed_of=committed, at=moment)
+    return planned
+
+
+def _find_committed(
+    store: Store, failed: Sequence[Transfer | Document]
+) -> set[Transfer | Document]:
+    transfers = [each for each in failed if isinstance(each, Transfer)]
+    documents = [each for each in failed if isinstance(each, Document)]
+    return {*find_committed(store, transfers), *committed_documents(store, documents)}

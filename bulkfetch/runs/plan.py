@@ -69,24 +69,29 @@ def plan_export(
     if selection.unbilled and not currencies:
         absent.append("no invoice has a currency, so that of unbilled line items is unknown")
     if absent and not allow_empty:
-        advice = f"give {given_as('allow_empty', True)} if the tenant may not have it yet"
-        if selection.unbilled and not currencies:
-            currency = called("currencies", flag="--currency")
-            advice = f"give {currency}, as in EUR, or {advice.removeprefix('give ')}"
-        raise NotFoundError(f"{absent[0]}; {advice}")
+        lacks_currency = selection.unbilled and not currencies
+        raise NotFoundError(f"{absent[0]}; {_advise(lacks_currency=lacks_currency)}")
     transfers = [
         *_transfers_of(invoices, selection, routes),
         *_unbilled_of(currencies, selection, routes.unbilled),
     ]
     return Plan(
-        invoices,
-        tuple(dict.fromkeys(transfers)),
-        wanted_odd,
-        tuple(absent),
-        routes,
-        listed,
-        last_two_periods(map(billing_period_of, everything)),
+        invoices=invoices,
+        transfers=tuple(dict.fromkeys(transfers)),
+        odd=wanted_odd,
+        absent=tuple(absent),
+        routes=routes,
+        listed=listed,
+        recent_since=last_two_periods(map(billing_period_of, everything)),
     )
+
+
+def _advise(*, lacks_currency: bool) -> str:
+    """Return what to do if the tenant does not have what was selected."""
+    allow = f"{given_as('allow_empty', True)} if the tenant may not have it yet"
+    if not lacks_currency:
+        return f"give {allow}"
+    return f"give {called('currencies', flag='--currency')}, as in EUR, or {allow}"
 
 
 def find_unlisted(

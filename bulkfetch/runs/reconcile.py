@@ -11,18 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
-from bulkfetch.archive.commits import Commit, commit_names
-from bulkfetch.archive.headers import read_headers
-from bulkfetch.archive.layout import commit_name
-from bulkfetch.archive.origin import wanted_api
+from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.records import money
 from bulkfetch.archive.witness import (
     Acceptance,
@@ -32,14 +25,10 @@ from bulkfetch.archive.witness import (
     read_acceptances,
     read_evidence,
 )
-from bulkfetch.billing.apis import ALL_V1, Routes, routes_of
-from bulkfetch.billing.documents import Document, documents_of
-from bulkfetch.billing.invoices import Invoice, details_of, tax_receipts_of
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.money import Agreement, quantities_agree
-from bulkfetch.billing.schemas import AMENDMENT_OF
 from bulkfetch.billing.transfers import Transfer, explanation, needs_graph
 from bulkfetch.decoding.columns import exact_sum
-from bulkfetch.decoding.jsontext import loads
 from bulkfetch.errors import DamagedError
 from bulkfetch.runs.witness import Answer, Charge, sum_of_answers
 from bulkfetch.storage.store import Store
@@ -61,108 +50,6 @@ class Verdict(Enum):
     RULE_NOT_CONFIRMED = "rule not confirmed"
     DIFFERS = "differs"
     NOT_COMPARABLE = "not comparable"
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What an invoice header says that its line items are held against."""
-
-    invoice_id: str
-    charged: Decimal | None
-    currency: str | None
-    transfers: tuple[Transfer, ...]
-    invoice_date: datetime | None = None
-    documents: tuple[Document, ...] = ()
-    charging: tuple[Transfer, ...] = field(init=False, repr=False, compare=False)
-    """The transfers whose rows make up the invoice's charges, each row once."""
-
-    def __post_init__(self) -> None:
-        counting = [each for each in dict.fromkeys(self.transfers) if each.detail.is_charged]
-        providers = {transfer.provider for transfer in counting}
-        charging = tuple(each for each in counting if providers.isdisjoint(each.detail.repeats))
-        object.__setattr__(self, "charging", charging)
-
-    @property
-    def unproven(self) -> list[Transfer]:
-        """The charging transfers of a kind that was not seen to add up in real invoices."""
-        return [each for each in self.charging if not each.detail.is_observed]
-
-
-def header_of(invoice: Invoice, routes: Routes = ALL_V1) -> Header:
-    """Return what an invoice says of itself, with transfers from the APIs that `routes` say."""
-    transfers = routes.transfers_of(invoice)
-    return Header(
-        invoice.id,
-        invoice.total_charges,
-        invoice.currency_code,
-        transfers,
-        invoice_date=invoice.invoice_date,
-        documents=documents_of([invoice]),
-    )
-
-
-def archived_headers(store: Store, commits: Iterable[PurePosixPath] | None = None) -> list[Header]:
-    """Return the headers that an archive keeps, as `headers_in` does; none where it has no table of
-    them yet. Blocks."""
-    table = read_headers(store)
-    return [] if table is None else headers_in(table, store, commits)
-
-
-def headers_in(
-    table: pa.Table, store: Store, commits: Iterable[PurePosixPath] | None = None
-) -> list[Header]:
-    """Return the headers of an archive's table of them.
-
-    Each has the transfers of the API that the archive has its line items from; where it has none
-    yet, of the one that the last run wanted. The names of all `commits` are listed if they are not
-    given. Blocks.
-    """
-    invoices = invoices_in(table)
-    there = set(commit_names(store) if commits is None else commits)
-    wanted = wanted_api(store) or "auto"
-    routes = routes_of(invoices, wanted, lambda each: commit_name(each) in there, stays=True)
-    return [header_of(invoice, routes) for invoice in invoices]
-
-
-def invoices_in(table: pa.Table) -> list[Invoice]:
-    """Return the invoices of an archive's table of headers."""
-    names = (
-        "id",
-        "invoiceDate",
-        "totalCharges",
-        "currencyCode",
-        "billingPeriodStartDate",
-        "invoiceDetails",
-        "taxReceipts",
-        "pdfDownloadLink",
-        AMENDMENT_OF,
-    )
-    columns = [table.column(name).to_pylist() for name in names]
-    return [_invoice_of_row(*row) for row in zip(*columns, strict=True)]
-
-
-def _invoice_of_row(
-    invoice_id: str,
-    invoice_date: datetime | None,
-    charged: Decimal | None,
-    currency: str | None,
-    billing_period_start: datetime | None,
-    details: str | None,
-    receipts: str | None,
-    statement: str | None,
-    amendment_of: str | None,
-) -> Invoice:
-    return Invoice(
-        invoice_id,
-        invoice_date,
-        charged,
-        currency_code=currency,
-        billing_period_start=billing_period_start,
-        amendment_of=amendment_of,
-        pdf_download_link=statement,
-        tax_receipts=() if receipts is None else tax_receipts_of(loads(receipts.encode())),
-        details=() if details is None else details_of(loads(details.encode()), invoice_id),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,41 +242,42 @@ def _reconcile_one(
     known: Circumstances,
     kinds: frozenset[str],
 ) -> Reconciliation:
-    charged = None if header.charged is None else money(header.charged)
     charge = charge_of(header, known.tolerance)
     answers = _answers(header, commits)
-    listed = None if answers is None else sum_of_answers(answers)
-    if charge is None or charged is None or not answers or listed is None:
-        why = _explain_no_comparison(header, commits)
-        return Reconciliation(
-            header.invoice_id,
-            Verdict.NOT_COMPARABLE,
-            charged,
-            why=why,
-            lacks_charges=answers is None,
-        )
-    difference = Difference(charged, money(listed))
+    listed = sum_of_answers(answers) if answers else None
+    if charge is None or not answers or listed is None:
+        return _not_comparable(header, commits, lacks_charges=answers is None)
+    difference = Difference(money(charge.amount), money(listed))
+    accepted = known.accepted.get(header.invoice_id)
     is_empty = not any(answer.rows for answer in answers)
+    lacking = _unavailable(header, commits)
     verdict, mark = _judge(
-        header.invoice_id,
         charge.compare(answers),
-        difference,
-        known,
+        known.evidence.mark_of(header.invoice_id, difference),
+        is_accepted=accepted is not None and accepted.difference == difference,
+        is_lacking=bool(lacking),
         counts=is_empty or counts(header, kinds),
     )
-    lacking = _unavailable(header, commits)
-    if lacking and verdict is not Verdict.ACCEPTED:
-        accepted = known.accepted.get(header.invoice_id)
-        is_accepted = accepted is not None and accepted.difference == difference
-        verdict = Verdict.ACCEPTED if is_accepted else Verdict.DIFFERS
-        mark = None if is_accepted else Mark.CONFIRMED
-    why = _explain(verdict, mark, header, kinds, known.accepted.get(header.invoice_id))
-    if lacking and verdict is Verdict.DIFFERS:
+    differs = verdict is Verdict.DIFFERS
+    why = _explain(verdict, mark, header, kinds, accepted)
+    if lacking and differs:
         why = lacking
-    if is_empty and verdict is Verdict.DIFFERS:
+    if is_empty and differs:
         why = "; ".join([why, *_advise_on_periods(header)])
     return Reconciliation(
         header.invoice_id, verdict, difference.charged, difference.listed, why, mark
+    )
+
+
+def _not_comparable(
+    header: Header, commits: Mapping[Transfer, Commit], *, lacks_charges: bool
+) -> Reconciliation:
+    return Reconciliation(
+        header.invoice_id,
+        Verdict.NOT_COMPARABLE,
+        None if header.charged is None else money(header.charged),
+        why=_explain_no_comparison(header, commits),
+        lacks_charges=lacks_charges,
     )
 
 
@@ -410,22 +298,27 @@ def _unavailable(header: Header, commits: Mapping[Transfer, Commit]) -> str:
 
 
 def _judge(
-    invoice_id: str,
     agreement: Agreement | None,
-    difference: Difference,
-    known: Circumstances,
+    mark: Mark | None,
     *,
+    is_accepted: bool,
+    is_lacking: bool,
     counts: bool,
 ) -> tuple[Verdict, Mark | None]:
-    """Return the verdict on an invoice, and if it differs, how sure that is."""
-    if agreement is Agreement.EQUAL:
+    """Return the verdict on an invoice, and if it differs, how sure that is.
+
+    `mark` is what is known of this difference. Where Graph had nothing (`is_lacking`), amounts that
+    agree prove nothing: what is missing may charge as well. A difference `counts` if the rule of
+    such an invoice was seen to hold.
+    """
+    if agreement is Agreement.EQUAL and not is_lacking:
         return Verdict.AGREES, None
-    if agreement is Agreement.WITHIN_ROUNDING:
+    if agreement is Agreement.WITHIN_ROUNDING and not is_lacking:
         return Verdict.WITHIN_ROUNDING, None
-    accepted = known.accepted.get(invoice_id)
-    if accepted and accepted.difference == difference:
+    if is_accepted:
         return Verdict.ACCEPTED, None
-    mark = known.evidence.mark_of(invoice_id, difference)
+    if is_lacking:
+        return Verdict.DIFFERS, Mark.CONFIRMED
     if not counts and mark is not Mark.UNSTABLE:
         return Verdict.RULE_NOT_CONFIRMED, None
     return Verdict.DIFFERS, mark or Mark.UNCONFIRMED

@@ -185,6 +185,25 @@ class ExportReport:
         """Return the report as lines of text."""
         lines = [f"{self.output}: {self._outcome()}"]
         lines += [f"NOTE {each}" for each in (*self.absent, *self.notes)]
+        lines += self._fetched_lines()
+        lines += self._document_lines()
+        lines += self._change_lines()
+        lines += reconciliation_lines(self.reconciliations)
+        lines += self._kept_lines()
+        lines += self._rescue_lines()
+        lines += self._warning_lines()
+        lines += _table_lines(self.tables)
+        lines += failure_lines(self.failures)
+        if self.failures:
+            lines.append(
+                "Run the same command again: what is committed is kept, "
+                "only what failed is fetched."
+            )
+        return lines
+
+    def _fetched_lines(self) -> list[str]:
+        """Say how many line items this run has committed, how fast, and how they were decoded."""
+        lines = []
         if self.committed:
             rate = (self.rows - self.rows_resumed) / max(self.elapsed_s, 1e-9)
             lines.append(
@@ -205,13 +224,20 @@ class ExportReport:
                 f"{pages} decoded without the kernel, which gives the same rows and takes longer: "
                 f"{', '.join(reasons)}"
             )
-        if self.documents or self.documents_skipped or self._documents_failed:
-            megabytes = sum(each.size_bytes for each in self.documents) / 1e6
-            lines.append(
-                f"{counted(len(self.documents), 'document')} saved, {megabytes:,.1f} MB, "
-                f"{len(self.documents_skipped):,} saved before, {self._documents_failed:,} failed"
-            )
-        lines += [
+        return lines
+
+    def _document_lines(self) -> list[str]:
+        if not (self.documents or self.documents_skipped or self._documents_failed):
+            return []
+        megabytes = sum(each.size_bytes for each in self.documents) / 1e6
+        return [
+            f"{counted(len(self.documents), 'document')} saved, {megabytes:,.1f} MB, "
+            f"{len(self.documents_skipped):,} saved before, {self._documents_failed:,} failed"
+        ]
+
+    def _change_lines(self) -> list[str]:
+        """Say what is not as it was at the runs before, and what was asked for once more."""
+        lines = [
             f"CHANGED {each}: its invoice charges something else than when it was archived"
             for each in self.changed
         ]
@@ -232,7 +258,11 @@ class ExportReport:
                 "not add up"
             )
         lines += [f"FINISHED {each}: an earlier run had begun it" for each in self.finished]
-        lines += reconciliation_lines(self.reconciliations)
+        return lines
+
+    def _kept_lines(self) -> list[str]:
+        """Say how much is kept of what was replaced."""
+        lines = []
         if self.removed_views:
             lines.append(
                 f"{counted(self.removed_views, 'old generation')} of unbilled snapshots and of the "
@@ -243,14 +273,22 @@ class ExportReport:
                 f"{format_bytes(self.superseded_bytes)} of replaced files are kept in "
                 "_bulkfetch/superseded (`bulkfetch prune` deletes old ones)"
             )
-        if self.rescues:
-            named = [f"{printable(name)} {count:,}" for name, count in self.rescues.most_common(8)]
-            are = "is" if self.rescues.total() == 1 else "are"
-            lines.append(
-                f"{counted(self.rescues.total(), 'value')} that no column holds exactly {are} kept "
-                f"as JSON in the column _rescued: {', '.join(named)}"
-            )
-        lines += [
+        return lines
+
+    def _rescue_lines(self) -> list[str]:
+        rescues = self.rescues
+        if not rescues:
+            return []
+        named = [f"{printable(name)} {count:,}" for name, count in rescues.most_common(8)]
+        are = "is" if rescues.total() == 1 else "are"
+        return [
+            f"{counted(rescues.total(), 'value')} that no column holds exactly {are} kept "
+            f"as JSON in the column _rescued: {', '.join(named)}"
+        ]
+
+    def _warning_lines(self) -> list[str]:
+        """Warn of what may be lacking, or be read twice."""
+        lines = [
             f"WARNING this version does not know the line-item type {printable(name)}: "
             "its line items are kept as JSON text, in the column `item`"
             for name in self.undeclared
@@ -261,15 +299,7 @@ class ExportReport:
             for each in self.committed
             if not each.rows and not each.transfer.unbilled and needs_graph(each.transfer)
         ]
-        lines += self._nothing_unbilled()
-        lines += _table_lines(self.tables)
-        lines += failure_lines(self.failures)
-        if self.failures:
-            lines.append(
-                "Run the same command again: what is committed is kept, "
-                "only what failed is fetched."
-            )
-        return lines
+        return [*lines, *self._nothing_unbilled()]
 
     def _unnamed_lines(self) -> list[str]:
         """Say which files no record names: those of the archive's own names are a fault."""

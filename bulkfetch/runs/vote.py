@@ -12,13 +12,13 @@ from bulkfetch.archive.records import money
 from bulkfetch.archive.refused import keep_refused
 from bulkfetch.archive.sweep import remove_staged, remove_staged_again
 from bulkfetch.archive.witness import Difference, Mark, read_evidence
+from bulkfetch.billing.headers import Header
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import TransferError
 from bulkfetch.runs.committed import OtherInvoices, has_changed
 from bulkfetch.runs.failures import Failure
 from bulkfetch.runs.former import Former
 from bulkfetch.runs.reconcile import (
-    Header,
     answer_of,
     charge_of,
     counts,

@@ -12,6 +12,7 @@ from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.inventory import Inventory
 from bulkfetch.archive.layout import invoice_of_commit
 from bulkfetch.billing.apis import ALL_V1, Routes
+from bulkfetch.billing.headers import header_of
 from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
 from bulkfetch.errors import DeadlineError, NotFoundError
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
@@ -22,7 +23,7 @@ from bulkfetch.runs.committed import Router
 from bulkfetch.runs.early import find_early, invoices_in_use, may_begin_early
 from bulkfetch.runs.fetching import Fetching, find_staged
 from bulkfetch.runs.plan import Plan, plan_export, refuse_empty_list
-from bulkfetch.runs.reconcile import header_of, sole_transfers
+from bulkfetch.runs.reconcile import sole_transfers
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.selection import Selection
 from bulkfetch.runs.sources import api_wanted

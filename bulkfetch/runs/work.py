@@ -28,6 +28,7 @@ from bulkfetch.archive.records import Record, read
 from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
 from bulkfetch.billing.apis import Api, api_of
 from bulkfetch.billing.documents import Document, documents_of
+from bulkfetch.billing.headers import Header, header_of
 from bulkfetch.billing.recency import Recheck
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError
@@ -36,11 +37,9 @@ from bulkfetch.runs.failures import Failure, failure_of
 from bulkfetch.runs.former import Former, find_former, whole_invoices
 from bulkfetch.runs.plan import Plan, find_unlisted, wants_transfer
 from bulkfetch.runs.reconcile import (
-    Header,
     Reconciliation,
     Verdict,
     add_marks,
-    header_of,
     kinds_that_agree,
     kinds_that_agreed,
     read_circumstances,
@@ -154,54 +153,44 @@ def _instead(
     return tuple(replace(each, why=_NONE_THERE) for each in instead[transfer])
 
 
+@dataclass(frozen=True, slots=True)
+class _Divided:
+    """The planned transfers that are committed: those that are skipped, and those that are not."""
+
+    skipped: dict[Transfer, Commit]
+    archived: dict[Transfer, Commit]
+    changed: tuple[Transfer, ...]
+    """Those of `archived` whose invoice has changed since."""
+
+
 def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) -> Work:
     """Compare a plan with what the archive has; `known` was read before. Blocks."""
-    headers = tuple(header_of(invoice, plan.routes) for invoice in plan.invoices)
     planned = set(plan.transfers)
+    headers = tuple(header_of(invoice, plan.routes) for invoice in plan.invoices)
     details = dict.fromkeys(each for header in headers for each in header.transfers)
-    in_archive = read_kept(run.store, (*plan.transfers, *details), known)
-    all_commits = in_archive.commits.values()
+    kept = read_kept(run.store, (*plan.transfers, *details), known)
+    besides = kept.whole(each for each in details if each not in planned)
     listed = {each.invoice_id for each in headers}
     others = OtherInvoices(run.store, listed, found.inventory.commits)
-    repair = run.options.repair
-    if repair:
-        kept = [each for each in plan.transfers if each not in repair.faulty]
-    else:  # what is not billed yet changes from day to day
-        kept = [each for each in plan.transfers if not each.unbilled]
-    kept = [each for each in kept if each.invoice_id not in run.options.take_new]
-    skipped = in_archive.committed(kept)
-    pending = [transfer for transfer in plan.transfers if transfer not in skipped]
-    archived = in_archive.archived(each for each in pending if not each.unbilled)
-    besides = in_archive.whole(each for each in details if each not in planned)
-    changed = in_archive.changed(archived)
-    if repair is None:
-        compared = _reconcile(run, headers, besides | archived | skipped, others)
-        accepted = _invoices(compared, Verdict.ACCEPTED)
-        skipped |= {each: archived[each] for each in changed if each.invoice_id in accepted}
-        doubtful = _invoices(compared, Verdict.DIFFERS, but=Mark.CONFIRMED)
-        again = {each for each in skipped if each.invoice_id in doubtful}
-        archived |= {each: skipped.pop(each) for each in again if each.detail.is_charged}
-        archived |= {each: skipped.pop(each) for each in _to_recheck(run, plan, skipped)}
-        pending = [transfer for transfer in plan.transfers if transfer not in skipped]
-    taken = run.options.take_new
+    divided = _divide(run, plan, kept)
+    if run.options.repair is None:
+        commits = besides | divided.archived | divided.skipped
+        divided = _ask_again(run, plan, divided, _reconcile(run, headers, commits, others))
+    skipped, taken = divided.skipped, run.options.take_new
     archived = {
         each: commit
-        for each, commit in archived.items()
+        for each, commit in divided.archived.items()
         if each not in skipped and each.invoice_id not in taken
     }
-    documents = documents_of(plan.invoices)
-    if not run.options.documents:
-        documents = tuple(each for each in documents if repair and repair.documents(each))
-    sound = [each for each in documents if not repair or each not in repair.faulty]
-    documents_skipped = committed_documents(run.store, sound)
+    pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    documents, documents_skipped = _find_documents(run, plan)
     left: list[Transfer | Document] = [*pending]
     left += [each for each in documents if each not in documents_skipped]
     all_former = find_former(run.store, headers, found.inventory)
     known_invoices = whole_invoices(headers, {*planned, *besides})
     known_invoices |= {each.invoice_id for each in all_former.that_would_double(planned)}
     former = all_former.only(known_invoices)
-    set_apart = tuple(sorted({*all_former.commits} - {*former.commits}))
-    blocked = _find_blocked(run, left, found, in_archive)
+    blocked = _find_blocked(run, left, found, kept)
     blocked_former = _block_former(former, pending, found.settled, but={*archived, *blocked})
     blocked |= blocked_former
     return Work(
@@ -212,18 +201,60 @@ def find_work(run: Run, plan: Plan, found: Found, known: Kept = NOTHING_READ) ->
         others=others,
         besides=besides,
         archived=archived,
-        changed=tuple(each for each in changed if each not in skipped),
+        changed=tuple(each for each in divided.changed if each not in skipped),
         documents=documents,
         documents_skipped=documents_skipped,
         former=former.only(former.invoices - {each.invoice_id for each in blocked_former}),
-        set_apart=set_apart,
+        set_apart=tuple(sorted({*all_former.commits} - {*former.commits})),
         blocked=tuple(blocked.values()),
         named=run.options.selection.invoices,
         unlisted=_find_unlisted(run, plan, found.inventory),
-        unnamed=_find_unnamed(found.inventory, [*all_commits, *documents_skipped.values()]),
+        unnamed=_find_unnamed(
+            found.inventory, [*kept.commits.values(), *documents_skipped.values()]
+        ),
         has_other_headers=len(found.inventory.published.get(HEADERS_COMMIT, ())) > 1,
-        kinds=_find_kinds(headers, pending, in_archive, all_former),
+        kinds=_find_kinds(headers, pending, kept, all_former),
     )
+
+
+def _divide(run: Run, plan: Plan, kept: Kept) -> _Divided:
+    """Divide the planned transfers that are committed by their commits alone."""
+    repair, taken = run.options.repair, run.options.take_new
+    if repair:
+        may_stay = [each for each in plan.transfers if each not in repair.faulty]
+    else:  # what is not billed yet changes from day to day
+        may_stay = [each for each in plan.transfers if not each.unbilled]
+    skipped = kept.committed(each for each in may_stay if each.invoice_id not in taken)
+    pending = [transfer for transfer in plan.transfers if transfer not in skipped]
+    archived = kept.archived(each for each in pending if not each.unbilled)
+    return _Divided(skipped, archived, kept.changed(archived))
+
+
+def _ask_again(
+    run: Run, plan: Plan, divided: _Divided, compared: Iterable[Reconciliation]
+) -> _Divided:
+    """Divide them by what their invoices charge as well: a difference that was accepted is skipped,
+    one that is not sure is asked for again. Blocks."""
+    accepted = _invoices(compared, Verdict.ACCEPTED)
+    doubtful = _invoices(compared, Verdict.DIFFERS, but=Mark.CONFIRMED)
+    skipped, archived = dict(divided.skipped), dict(divided.archived)
+    skipped |= {each: archived[each] for each in divided.changed if each.invoice_id in accepted}
+    again = [each for each in skipped if each.invoice_id in doubtful and each.detail.is_charged]
+    archived |= {each: skipped.pop(each) for each in again}
+    archived |= {each: skipped.pop(each) for each in _to_recheck(run, plan, skipped)}
+    return _Divided(skipped, archived, divided.changed)
+
+
+def _find_documents(
+    run: Run, plan: Plan
+) -> tuple[tuple[Document, ...], dict[Document, CommittedDocument]]:
+    """Return the documents that are wanted, and those of them that are committed. Blocks."""
+    repair = run.options.repair
+    documents = documents_of(plan.invoices)
+    if not run.options.documents:
+        documents = tuple(each for each in documents if repair and repair.documents(each))
+    sound = [each for each in documents if not repair or each not in repair.faulty]
+    return documents, committed_documents(run.store, sound)
 
 
 def _find_kinds(

@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 
 from bulkfetch.archive.commits import Commit
+from bulkfetch.archive.headers import headers_in
 from bulkfetch.archive.witness import Acceptance, Difference, Evidence, Mark
+from bulkfetch.billing.headers import Header, header_of
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, header_table, invoice_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.jsontext import loads
 from bulkfetch.runs.reconcile import (
     Circumstances,
-    Header,
     Reconciliation,
     Verdict,
     differing_pairs,
     exit_code,
-    header_of,
-    headers_in,
     kinds_that_agree,
     reconcile,
     reconciliation_lines,

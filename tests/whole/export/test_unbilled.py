@@ -28,6 +28,7 @@ from bulkfetch.archive.layout import (
     part_name,
     unbilled_of_commit,
 )
+from bulkfetch.billing.headers import header_of
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail
 from bulkfetch.billing.spelling import PERIODS
 from bulkfetch.billing.transfers import Transfer, unbilled_transfer
@@ -39,7 +40,7 @@ from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import archive, export_async
 from bulkfetch.runs.plan import plan_export
-from bulkfetch.runs.reconcile import header_of, sole_transfers
+from bulkfetch.runs.reconcile import sole_transfers
 from bulkfetch.runs.run import ExportOptions
 from bulkfetch.runs.selection import Selection
 from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, serve
