@@ -26,10 +26,11 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import token_source
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.messages import Request, Transport
 from bulkfetch.wire.pace import PacePolicy
 from bulkfetch.wire.retry import RetryPolicy
 from bulkfetch.wire.session import Clock, Session
-from bulkfetch.wire.transport import Request, Transport, open_transport
+from bulkfetch.wire.transport import open_transport
 
 LATENCY_MS = 100
 

@@ -22,8 +22,8 @@ from bulkfetch.errors import (
     TransferError,
 )
 from bulkfetch.settings.declared import Settings
+from bulkfetch.wire.messages import Request
 from bulkfetch.wire.session import Session
-from bulkfetch.wire.transport import Request
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from bulkfetch.partnercenter.ahead import Fetcher, PageTask, may_shrink, page_er
 from bulkfetch.partnercenter.belonging import check_self_link
 from bulkfetch.partnercenter.seen import SeenPages, is_sendable
 from bulkfetch.settings.declared import Settings
-from bulkfetch.wire.transport import Request
+from bulkfetch.wire.messages import Request
 
 _MAX_EMPTY_PAGES = 100
 """A chain with so many empty pages in a row that still names another is taken for endless."""

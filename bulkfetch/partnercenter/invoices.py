@@ -21,8 +21,8 @@ from bulkfetch.errors import (
     NotFoundError,
 )
 from bulkfetch.partnercenter.ahead import Fetcher, PageTask, pages_to_ask
+from bulkfetch.wire.messages import Request
 from bulkfetch.wire.session import Session
-from bulkfetch.wire.transport import Request
 
 _MAX_LIST_PAGES = 100_000
 _MAX_PAGES_WITHOUT_NEWS = 10

@@ -22,7 +22,7 @@ from bulkfetch.partnercenter.ahead import (
 )
 from bulkfetch.partnercenter.belonging import check_self_link
 from bulkfetch.partnercenter.seen import SeenPages
-from bulkfetch.wire.transport import Request
+from bulkfetch.wire.messages import Request
 
 _SPARE_ROWS, _SPARE_PAGES = 8000, 4
 """How much to request beyond the limit, so that it stays full while a page is decoded, written or

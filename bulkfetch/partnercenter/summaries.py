@@ -11,8 +11,8 @@ from bulkfetch.decoding.columns import UNFIT, decimal_of
 from bulkfetch.decoding.jsontext import Json, Pairs, loads, utf8_of
 from bulkfetch.decoding.pages import page_of
 from bulkfetch.errors import MalformedBodyError
+from bulkfetch.wire.messages import Request
 from bulkfetch.wire.session import Session
-from bulkfetch.wire.transport import Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from bulkfetch.archive.publishing import Publishing
 from bulkfetch.billing.documents import Document
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store, until_uploaded_async
+from bulkfetch.wire.messages import Request
 from bulkfetch.wire.session import Session
-from bulkfetch.wire.transport import Request
 
 _HEADERS = {"Accept": "application/pdf", "Accept-Encoding": "identity"}
 """PDFs are compressed in themselves."""

@@ -46,8 +46,8 @@ from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secrets
 from bulkfetch.signin.ways import way_of
 from bulkfetch.strangers import Stranger, recognize
+from bulkfetch.wire.connecting import ssl_context, words_of
 from bulkfetch.wire.retry import THROTTLED, retry_after_s
-from bulkfetch.wire.transport import ssl_context, words_of
 from bulkfetch.words import called, printable
 
 _HTTP_TIMEOUT_S = 30

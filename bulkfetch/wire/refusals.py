@@ -22,8 +22,8 @@ from bulkfetch.errors import (
     RequestError,
 )
 from bulkfetch.strangers import recognize
+from bulkfetch.wire.messages import Answer
 from bulkfetch.wire.retry import is_failing, is_throttled, retry_after_s
-from bulkfetch.wire.transport import Answer
 from bulkfetch.words import printable, with_names
 
 _MAX_FAULT_BYTES = 64 << 10

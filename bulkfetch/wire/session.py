@@ -37,6 +37,7 @@ from bulkfetch.stats import RunStats
 from bulkfetch.wire.echoes import REQUEST_ID
 from bulkfetch.wire.limits import Limit
 from bulkfetch.wire.masking import Mask
+from bulkfetch.wire.messages import Answer, Request, Transport
 from bulkfetch.wire.refusals import (
     answer_id_of,
     lacks_user,
@@ -58,7 +59,6 @@ from bulkfetch.wire.retry import (
     may_wait,
     outage_hold_s,
 )
-from bulkfetch.wire.transport import Answer, Request, Transport
 
 T = TypeVar("T")
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, Protocol
-from urllib.parse import urlencode, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import anyio.to_thread
 from aiohttp.connector import Connection
-from isal import isal_zlib
 from yarl import URL
 
 from bulkfetch.budget import Claim
@@ -31,7 +29,6 @@ from bulkfetch.errors import (
     NoProgressError,
     ProxyError,
     RequestError,
-    SettingsError,
     TooManyFilesError,
     UntrustedServerError,
 )
@@ -39,138 +36,20 @@ from bulkfetch.logguard import guard_logs
 from bulkfetch.settings.declared import ServiceSettings
 from bulkfetch.settings.proxies import Proxy, route_to, secrets_of_proxies
 from bulkfetch.settings.proxyfaults import ProxyFault, fault_of_connection, fault_of_status
-from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.connecting import one_line, ssl_context, words_in, words_of
 from bulkfetch.wire.echoes import REQUEST_ID, Echoes
-from bulkfetch.words import called, printable
+from bulkfetch.wire.messages import Answer, Receiver, Request
+from bulkfetch.words import called
 
 _READ_BUFFER_BYTES = 128 << 10
 _MAX_HEADER_BYTES = 64 << 10
 """The limit of one header. aiohttp's is 8 kB; other services send continuation tokens of 30 kB."""
 _SLOWEST_BYTES_PER_S = 1000.0
-_MAX_WORDS = 200
-_INFLATE_STEP_BYTES = 4 << 20
 _CLAIM_STEP_BYTES = 256 << 10
-_MAX_GZIP_MEMBERS = 1000
 _TRIED_AGAIN = (401, 408, 429)
 _OF_GATEWAYS = (502, 504)
 """What a server answers that only hands requests on."""
-_GZIP = 31  # zlib's name for: a gzip header, a trailing checksum, the largest window
-
-
-class Receiver(Protocol):
-    """Takes the body of a success in pieces, so that it is never in memory as a whole.
-
-    `begin` and `write` block.
-    """
-
-    @property
-    def kept(self) -> int:
-        """How many bytes came that need not come again."""
-        ...
-
-    def headers(self) -> Mapping[str, str]:
-        """Return what the next attempt asks for besides, given what came before."""
-        ...
-
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Begin, or begin again; called for each attempt that is answered, with its status and its
-        headers by lower-case name. Raises StorageError, and RequestError for an answer that does
-        not continue what came before."""
-        ...
-
-    def write(self, data: bytes) -> None:
-        """Take the next bytes. Raises StorageError."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request below the base URL. `path` begins with a slash and is already percent-encoded.
-
-    With a `receiver`, the answer of a success has no body, unless the body has a content coding and
-    is not taken `as_stored`.
-    """
-
-    path: str
-    query: tuple[tuple[str, str], ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    receiver: Receiver | None = field(default=None, compare=False)
-    claim: Claim | None = field(default=None, compare=False, repr=False)
-    """What the body takes its memory from, if that is bounded."""
-    fresh: bool = field(default=False, compare=False)
-    """Whether it goes over a new connection."""
-    method: str = "GET"
-    body: bytes | None = None
-    """JSON to send."""
-    accepts: tuple[int, ...] = (200,)
-    """The statuses that are a success."""
-    secret: Secret | None = field(default=None, compare=False, repr=False)
-    """The end of the query, already percent-encoded, which opens what the path names."""
-    as_stored: bool = False
-    """Whether the body may have any length, and is taken with its content coding."""
-    waits: bool = True
-    """Whether it is sent again where it was throttled; else who sends it has a limit of its own."""
-
-    @property
-    def target(self) -> str:
-        """The path and the query without its secret, to append to the base URL."""
-        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
-
-    @property
-    def secret_target(self) -> str:
-        """The same with the secret: never shown."""
-        if self.secret is None:
-            return self.target
-        return f"{self.target}{'&' if self.query else '?'}{self.secret.reveal()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer: status, headers by lower-case name, and the body as received."""
-
-    status: int
-    # what a server repeats of a request is not shown
-    headers: Mapping[str, str] = field(repr=False)
-    wire_body: bytes = field(repr=False)
-    max_bytes: int = 256 << 20
-
-    @property
-    def is_zipped(self) -> bool:
-        """Whether the body takes more memory once its content coding is undone."""
-        return "gzip" in self.headers.get("content-encoding", "").casefold()
-
-    def claimed_bytes(self) -> int:
-        """Return the size of the body without its content coding, as its last bytes claim it."""
-        claimed = int.from_bytes(self.wire_body[-4:], "little")
-        return max(len(self.wire_body), min(claimed, self.max_bytes))
-
-    def body(self, *, max_bytes: int | None = None) -> bytes:
-        """Return the body without its content coding. CPU-bound: call it in a thread.
-
-        Raises MalformedBodyError if the stream is cut, has data after its end, or expands beyond
-        `max_bytes`.
-        """
-        coding = self.headers.get("content-encoding", "identity").strip(" \t").casefold()
-        if coding in ("", "identity"):
-            return self.wire_body
-        if coding not in ("gzip", "x-gzip"):
-            raise MalformedBodyError(
-                f"the body has the content coding {printable(coding)[:40]!r} instead of gzip"
-            )
-        return gunzip(self.wire_body, max_bytes=max_bytes or self.max_bytes)
-
-
-class Transport(Protocol):
-    """Sends one request; unit tests have a fake."""
-
-    async def send(self, request: Request, headers: Mapping[str, str]) -> Answer | None:
-        """Send once and return the whole answer, or None if a reused connection was closed.
-
-        None means that the server closed the idle connection just as it was used again: that is not
-        a failure. Raises a RequestError other than HttpStatusError.
-        """
-        ...
 
 
 @dataclass(slots=True)
@@ -342,7 +221,7 @@ class AiohttpTransport:
             response.close()
             raise MisdirectedError(
                 f"the answer to request {headers[REQUEST_ID]} says that it belongs to request "
-                f"{printable(echoed or '')[:_MAX_WORDS]}"
+                f"{one_line(echoed or '')}"
             )
 
     async def _read_body(
@@ -352,56 +231,69 @@ class AiohttpTransport:
         patience: asyncio.Timeout,
         request: Request,
     ) -> bytes:
+        """Return the body of an answer; that of a success goes to the receiver, if there is one."""
         is_success = response.status in request.accepts
-        is_streamed = is_success and (request.as_stored or "content-encoding" not in headers)
-        receiver = request.receiver if is_streamed else None
-        claim = request.claim if receiver is None else None
         if is_success and not _is_framed(response):
             raise MalformedBodyError(
                 "the answer has neither a length nor chunks, so a cut could not be detected"
             )
+        body, receiver = b"", request.receiver
+        is_coded = "content-encoding" in headers and not request.as_stored
+        if receiver is not None and is_success and not is_coded:
+            await self._hand_over(response, headers, patience, request, receiver)
+        else:
+            body = await self._collect(response, patience, request.claim)
+        patience.reschedule(None)
+        return body
+
+    async def _collect(
+        self, response: aiohttp.ClientResponse, patience: asyncio.Timeout, claim: Claim | None
+    ) -> bytes:
+        """Return a body whose memory is claimed as it comes."""
         settings, now = self._settings, asyncio.get_running_loop().time
-        received = 0
         length = min(response.content_length or 0, settings.max_page_bytes)
         await _take_memory(claim, length, patience)
         # Joining chunks would take twice the memory. A buffer of the whole length need not grow:
         # growing moved a page of 2,000 line items several times, 2 ms of CPU for each.
-        content = io.BytesIO(bytes(length if receiver is None else 0))
-        begun_at = now()
-        if receiver is not None:
-            await anyio.to_thread.run_sync(receiver.begin, response.status, headers)
-        while not response.content.at_eof():
-            patience.reschedule(now() + settings.read_timeout_s)
-            chunk = await response.content.readany()
-            if claim is not None and received + len(chunk) > claim.held:
-                waited_at = now()
-                await _take_memory(claim, received + len(chunk) + _CLAIM_STEP_BYTES, patience)
-                begun_at += now() - waited_at
-            if receiver is None:
-                content.write(chunk)
-            else:
-                await anyio.to_thread.run_sync(receiver.write, chunk)
+        content = io.BytesIO(bytes(length))
+        received, begun_at = 0, now()
+        while chunk := await self._next_chunk(response, patience):
             received += len(chunk)
-            self._stats.bytes_received += len(chunk)
-            is_bounded = receiver is None or not request.as_stored
-            if is_bounded and received > settings.max_page_bytes:
-                raise MalformedBodyError(
-                    f"the body is larger than {settings.max_page_bytes} bytes "
-                    f"({called('max_page_bytes')})"
-                )
-            elapsed_s = now() - begun_at
-            if is_too_slow(received, elapsed_s, patience_s=settings.read_timeout_s):
-                raise NoProgressError(
-                    f"the body came too slowly: {received:,} bytes in {elapsed_s:.0f} s"
-                )
-            if is_bounded and elapsed_s > settings.patience_s:
-                raise NoProgressError(
-                    f"the body did not end within {settings.patience_s:g} s "
-                    f"({called('patience_s')}): {received:,} bytes so far"
-                )
-        patience.reschedule(None)
-        content.truncate(received if receiver is None else 0)
+            if claim is not None and received > claim.held:
+                waited_at = now()
+                await _take_memory(claim, received + _CLAIM_STEP_BYTES, patience)
+                begun_at += now() - waited_at
+            content.write(chunk)
+            check_progress(received, now() - begun_at, settings, is_bounded=True)
+        content.truncate(received)
         return content.getvalue()
+
+    async def _hand_over(
+        self,
+        response: aiohttp.ClientResponse,
+        headers: Mapping[str, str],
+        patience: asyncio.Timeout,
+        request: Request,
+        receiver: Receiver,
+    ) -> None:
+        """Hand a body to the receiver, piece by piece."""
+        now = asyncio.get_running_loop().time
+        received, begun_at = 0, now()
+        await anyio.to_thread.run_sync(receiver.begin, response.status, headers)
+        while chunk := await self._next_chunk(response, patience):
+            received += len(chunk)
+            await anyio.to_thread.run_sync(receiver.write, chunk)
+            is_bounded = not request.as_stored
+            check_progress(received, now() - begun_at, self._settings, is_bounded=is_bounded)
+
+    async def _next_chunk(
+        self, response: aiohttp.ClientResponse, patience: asyncio.Timeout
+    ) -> bytes:
+        """Return the bytes of a body that have come, b"" at its end. Raises TimeoutError."""
+        patience.reschedule(asyncio.get_running_loop().time() + self._settings.read_timeout_s)
+        chunk = await response.content.readany()
+        self._stats.bytes_received += len(chunk)
+        return chunk
 
 
 def _proxy_error(fault: ProxyFault, status: int | None = None) -> ProxyError:
@@ -433,6 +325,27 @@ def _is_framed(response: aiohttp.ClientResponse) -> bool:
 def is_too_slow(received: int, elapsed_s: float, *, patience_s: float) -> bool:
     """Return whether a body comes at less than 1 kB/s, not counting the first `patience_s`."""
     return elapsed_s > patience_s + received / _SLOWEST_BYTES_PER_S
+
+
+def check_progress(
+    received: int, elapsed_s: float, settings: ServiceSettings, *, is_bounded: bool
+) -> None:
+    """Check how a body comes, of which so many bytes were `received` in `elapsed_s` seconds.
+
+    Raises MalformedBodyError if it is too large, and NoProgressError if it comes too slowly. One
+    that is not bounded may have any size, and take as long as it needs for that.
+    """
+    if is_bounded and received > settings.max_page_bytes:
+        raise MalformedBodyError(
+            f"the body is larger than {settings.max_page_bytes} bytes ({called('max_page_bytes')})"
+        )
+    if is_too_slow(received, elapsed_s, patience_s=settings.read_timeout_s):
+        raise NoProgressError(f"the body came too slowly: {received:,} bytes in {elapsed_s:.0f} s")
+    if is_bounded and elapsed_s > settings.patience_s:
+        raise NoProgressError(
+            f"the body did not end within {settings.patience_s:g} s "
+            f"({called('patience_s')}): {received:,} bytes so far"
+        )
 
 
 async def _note_reuse(
@@ -496,23 +409,6 @@ def _host_and_port(base_url: str) -> str:
     return f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
 
-_NO_SUCH_HOST = "there is no host of that name: check its spelling, and the name server"
-_CONNECTION_WORDS = {
-    errno.ECONNREFUSED: "it refuses connections: does a server listen there, and let you through?",
-    errno.ENETUNREACH: "there is no route to it: is this machine online?",
-    errno.EHOSTUNREACH: "there is no route to it: is this machine online?",
-    errno.ETIMEDOUT: "it does not answer: a firewall may be in between",
-    errno.ECONNRESET: "it closes the connection at once",
-}
-
-
-def words_of(error: OSError) -> str:
-    """Say why no connection could be made, and what to check."""
-    if isinstance(error, socket.gaierror) or "DNS" in type(error).__name__:
-        return _NO_SUCH_HOST
-    return _CONNECTION_WORDS.get(error.errno or 0) or f"it cannot be reached ({_words(error)})"
-
-
 @asynccontextmanager
 async def open_transport(
     settings: ServiceSettings,
@@ -546,51 +442,7 @@ async def open_transport(
         )
 
 
-def gunzip(body: bytes, *, max_bytes: int) -> bytes:
-    """Return the content of a gzip body of one or more members.
-
-    Raises MalformedBodyError if it is cut, damaged, has data after its end, or expands beyond
-    `max_bytes`.
-    """
-    content = io.BytesIO()
-    for _ in range(_MAX_GZIP_MEMBERS):
-        inflater = isal_zlib.decompressobj(wbits=_GZIP)
-        while not inflater.eof:
-            try:
-                part = inflater.decompress(body, _INFLATE_STEP_BYTES)
-            # the stubs of isal declare its exception as an int
-            except isal_zlib.error as error:  # type: ignore[misc]
-                raise MalformedBodyError(f"the gzip body is damaged ({error})") from error
-            if not part and not inflater.eof:
-                raise MalformedBodyError("the gzip body is cut")
-            if content.tell() + len(part) > max_bytes:
-                raise MalformedBodyError(
-                    f"the body expands beyond {max_bytes} bytes ({called('max_page_bytes')})"
-                )
-            content.write(part)
-            body = inflater.unconsumed_tail
-        body = inflater.unused_data
-        if not body:
-            return content.getvalue()
-    raise MalformedBodyError(f"the gzip body has more than {_MAX_GZIP_MEMBERS} members")
-
-
-def ssl_context(settings: ServiceSettings) -> ssl.SSLContext:
-    """Return a context that trusts the system's authorities and those in `ca_file`."""
-    context = ssl.create_default_context()
-    if settings.ca_file is not None:
-        try:
-            context.load_verify_locations(settings.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                f"ca_file {settings.ca_file} is not a readable PEM bundle: {error}"
-            ) from error
-    return context
-
-
 def _words(error: Exception) -> str:
-    """Return the text of an exception on one line, or its name if it has none."""
-    text = str(error)
-    if isinstance(error, aiohttp.ClientResponseError):
-        text = error.message.partition("\n")[0]  # later lines quote bytes of the answer
-    return printable(text)[:_MAX_WORDS].strip() or type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError):  # later lines quote bytes of the answer
+        return one_line(error.message.partition("\n")[0]) or type(error).__name__
+    return words_in(error)

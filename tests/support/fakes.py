@@ -18,10 +18,10 @@ from bulkfetch.budget import Budget
 from bulkfetch.errors import NoProgressError
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.messages import Answer, Request
 from bulkfetch.wire.pace import PacePolicy
 from bulkfetch.wire.retry import RetryPolicy
 from bulkfetch.wire.session import Clock, Session
-from bulkfetch.wire.transport import Answer, Request
 
 
 class VirtualTime:

@@ -31,9 +31,9 @@ from bulkfetch.runs.sources import source_of
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.messages import Request
 from bulkfetch.wire.retry import RetryPolicy
 from bulkfetch.wire.session import Session
-from bulkfetch.wire.transport import Request
 
 
 @pytest.mark.parametrize("seed", range(20))

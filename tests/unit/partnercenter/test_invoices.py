@@ -41,7 +41,7 @@ from bulkfetch.runs.plan import plan_export
 from bulkfetch.runs.selection import Selection
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
-from bulkfetch.wire.transport import Request
+from bulkfetch.wire.messages import Request
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from bulkfetch.sandbox import RunningSandbox, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.transport import Request
+from bulkfetch.wire.messages import Request
 
 LEGACY = Transfer("D1", "office", "billing_line_items")
 MODERN = Transfer("G1", "one_time", "billing_line_items", currency="USD")

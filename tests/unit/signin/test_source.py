@@ -15,8 +15,8 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import FixedToken, SignIn, token_source
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.messages import Request
 from bulkfetch.wire.retry import RetryPolicy
-from bulkfetch.wire.transport import Request
 
 CANARY = "canary-Secret~123"
 

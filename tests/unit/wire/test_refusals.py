@@ -19,8 +19,8 @@ from bulkfetch.errors import (
     TransferError,
 )
 from bulkfetch.wire.masking import Mask
+from bulkfetch.wire.messages import Answer
 from bulkfetch.wire.refusals import advice, advice_on, refusal
-from bulkfetch.wire.transport import Answer
 from bulkfetch.words import printable
 
 TOKEN = "eyJ0eXAiOiJKV1Qi.eyJhdWQiOiJodHRwczov.c2lnbmF0dXJl"

@@ -22,9 +22,9 @@ from bulkfetch.errors import (
     SignInError,
     TooManyFilesError,
 )
+from bulkfetch.wire.messages import Answer, Request
 from bulkfetch.wire.refusals import advice_on
 from bulkfetch.wire.retry import RetryPolicy
-from bulkfetch.wire.transport import Answer, Request
 
 ANYTHING = Request("/invoices/D1", (("size", "5"),))
 

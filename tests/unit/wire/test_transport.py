@@ -33,15 +33,9 @@ from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.messages import Answer, Request, gunzip
 from bulkfetch.wire.retry import Attempts, RetryPolicy, may_retry
-from bulkfetch.wire.transport import (
-    AiohttpTransport,
-    Answer,
-    Request,
-    gunzip,
-    is_too_slow,
-    open_transport,
-)
+from bulkfetch.wire.transport import AiohttpTransport, is_too_slow, open_transport
 
 BODY = b'{"items":[' + b",".join(b'{"n":%d}' % number for number in range(500)) + b"]}"
 ANYTHING = Request("/x")

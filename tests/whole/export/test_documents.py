@@ -56,8 +56,8 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import Disk, LocalStore, prepare_directory
+from bulkfetch.wire.messages import Answer, Request
 from bulkfetch.wire.refusals import needs_user
-from bulkfetch.wire.transport import Answer, Request
 
 SMALL = SandboxOptions(invoices=4, line_items=5, amendments=1)
 PDF = pdf(["Statement"], seed=1, padding=3000)

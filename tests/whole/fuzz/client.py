@@ -18,9 +18,10 @@ from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.limits import AdaptiveLimit, LimitPolicy
+from bulkfetch.wire.messages import Request
 from bulkfetch.wire.retry import RetryPolicy
 from bulkfetch.wire.session import Clock, Session
-from bulkfetch.wire.transport import AiohttpTransport, Request, open_transport
+from bulkfetch.wire.transport import AiohttpTransport, open_transport
 
 _HANG_S = 5.0
 _TIMEOUT_S = 0.1

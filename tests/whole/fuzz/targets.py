@@ -36,9 +36,9 @@ from bulkfetch.decoding.pages import JsonDecoder, PageDecoder, page_of, peek
 from bulkfetch.errors import MalformedBodyError, RequestError
 from bulkfetch.partnercenter.invoices import _page_from
 from bulkfetch.wire.masking import Mask
+from bulkfetch.wire.messages import Answer, gunzip
 from bulkfetch.wire.refusals import refusal
 from bulkfetch.wire.retry import retry_after_s
-from bulkfetch.wire.transport import Answer, gunzip
 
 Check = Callable[[bytes], None]
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from bulkfetch.sandbox import SandboxOptions
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.transport import Request
+from bulkfetch.wire.messages import Request
 
 API, LOGIN = "partnercenter.test", "login.test"
 USER_INFO = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}"

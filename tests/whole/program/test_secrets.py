@@ -23,7 +23,7 @@ from bulkfetch.sandbox import Fault, Faults, SandboxOptions, serve
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.transport import Request
+from bulkfetch.wire.messages import Request
 
 CANARY = "canary-token-0123456789abcdef"
 REFRESH_CANARY = "canary-refresh-0123456789abcdef"
