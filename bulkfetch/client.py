@@ -182,7 +182,7 @@ class Client:
         allow_empty: bool = False,
         split: bool = True,
     ) -> list[Part]:
-        """Return the parts that `bulkfetch.plan` describes."""
+        """Return the parts that `bulkfetch.plan` describes. Raises what it does."""
         opened = self.opened()
         plan = await walk_and_plan(
             opened.fetcher,
@@ -212,7 +212,7 @@ class Client:
     async def read_batches(self, part: Part) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield the rows of a part as Arrow record batches, as `bulkfetch.read_part` describes it.
 
-        They count once the generator has ended without an error.
+        They count once the generator has ended without an error. Raises what `read_part` does.
         """
         source = source_of(part.transfer, self.opened().fetcher)
         rows = 0

@@ -18,7 +18,7 @@ from bulkfetch.archive.layout import (
     published_as,
     record_named,
 )
-from bulkfetch.archive.records import check_file, money, parse, read, sealed
+from bulkfetch.archive.records import amount_in, check_file, money_text, parse, read, sealed
 from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
@@ -115,16 +115,14 @@ class Commit:
             "invoice_id": self.transfer.invoice_id,
             "provider": self.transfer.provider,
             "line_item_type": self.transfer.line_item_type,
-            "charged": None
-            if self.transfer.charged is None
-            else f"{money(self.transfer.charged):f}",
+            "charged": money_text(self.transfer.charged),
             "currency": self.transfer.currency,
             **({"period": self.transfer.unbilled[0]} if self.transfer.unbilled else {}),
             **({"rebuilt": True, "is_whole": self.is_whole} if self.rebuilt else {}),
             **({"unavailable": asdict(self.unavailable)} if self.unavailable else {}),
             "rows": self.rows,
             "total_column": self.total_column,
-            "total": None if self.total is None else f"{money(self.total):f}",
+            "total": money_text(self.total),
             "rescues": dict(self.rescues),
             "parts": [
                 {
@@ -163,7 +161,7 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
         facts["line_item_type"],
         (facts["period"], facts["currency"]) if "period" in facts else (),
         currency=facts["currency"],
-        charged=None if facts["charged"] is None else Decimal(facts["charged"]),
+        charged=amount_in(facts["charged"]),
     )
     if commit_name(transfer) != name:
         raise ValueError(f"it belongs to {transfer}")
@@ -172,7 +170,7 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
         rows=facts["rows"],
         parts=tuple(CommittedPart(**part) for part in facts["parts"]),
         total_column=facts["total_column"],
-        total=None if facts["total"] is None else Decimal(facts["total"]),
+        total=amount_in(facts["total"]),
         rescues=facts["rescues"],
         rebuilt=facts.get("rebuilt", False),
         is_whole=facts.get("is_whole", True),

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -18,7 +17,15 @@ from bulkfetch.archive.layout import (
     document_name,
     record_named,
 )
-from bulkfetch.archive.records import StoredFile, check_file, money, parse, read, sealed
+from bulkfetch.archive.records import (
+    StoredFile,
+    amount_in,
+    check_file,
+    money_text,
+    parse,
+    read,
+    sealed,
+)
 from bulkfetch.billing.documents import Document
 from bulkfetch.errors import DamagedError, ForeignPageError, MalformedBodyError, StorageError
 from bulkfetch.storage.disk import explain
@@ -65,7 +72,7 @@ class CommittedDocument:
             "format_version": FORMAT_VERSION,
             "invoice_id": self.document.invoice_id,
             "receipt_id": self.document.receipt_id or None,
-            "charged": None if charged is None else f"{money(charged):f}",
+            "charged": money_text(charged),
             "name": str(self.name),
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
@@ -193,7 +200,7 @@ def parse_document(content: bytes, name: PurePosixPath) -> CommittedDocument:
 
 
 def _document_of(name: PurePosixPath, facts: dict[str, Any]) -> CommittedDocument:
-    charged = None if facts["charged"] is None else Decimal(facts["charged"])
+    charged = amount_in(facts["charged"])
     document = Document(facts["invoice_id"], facts["receipt_id"] or "", charged)
     committed = CommittedDocument(document, facts["size_bytes"], facts["sha256"])
     check_file(committed.files[0])

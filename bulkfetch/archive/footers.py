@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 
 from bulkfetch.archive.layout import FORMAT_VERSION
-from bulkfetch.archive.records import money, sealed, unsealed
+from bulkfetch.archive.records import amount_in, money_text, sealed, unsealed
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
@@ -57,7 +57,7 @@ class Footer:
             "first_line": self.first_line,
             "rows": self.rows,
             "total_column": self.total_column,
-            "total": None if self.total is None else f"{money(self.total):f}",
+            "total": money_text(self.total),
             "rescues": dict(self.rescues),
             "is_last": self.is_last,
         }
@@ -90,7 +90,7 @@ def _footer_of(content: bytes) -> Footer:
         first_line=facts["first_line"],
         rows=facts["rows"],
         total_column=facts["total_column"],
-        total=None if facts["total"] is None else Decimal(facts["total"]),
+        total=amount_in(facts["total"]),
         rescues=facts["rescues"],
         is_last=facts["is_last"],
     )

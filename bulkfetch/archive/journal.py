@@ -21,6 +21,7 @@ import orjson
 import pyarrow as pa
 from isal import isal_zlib
 
+from bulkfetch.archive.records import amount_in, amount_text
 from bulkfetch.billing.sources import Bookmark
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.disk import explain
@@ -57,7 +58,7 @@ class TakenPage:
         return {
             "place": self.start.to_dict(),
             "rows": self.rows,
-            "total": None if self.total is None else f"{self.total:f}",
+            "total": amount_text(self.total),
             "rescues": dict(self.rescues),
         }
 
@@ -68,7 +69,7 @@ class TakenPage:
         return cls(
             Bookmark.from_dict(facts["place"]),
             facts["rows"],
-            None if total is None else Decimal(total),
+            amount_in(total),
             facts["rescues"],
         )
 

@@ -79,6 +79,27 @@ def money(amount: Decimal) -> Decimal:
     return Decimal(f"{whole}.{fraction.rstrip('0').ljust(2, '0')}")
 
 
+def money_text(amount: Decimal | None) -> str | None:
+    """Return the text of an amount as `money` writes it; None for none."""
+    if amount is None:
+        return None
+    return f"{money(amount):f}"
+
+
+def amount_text(amount: Decimal | None) -> str | None:
+    """Return the text of an amount, digit by digit; None for none."""
+    if amount is None:
+        return None
+    return f"{amount:f}"
+
+
+def amount_in(text: str | None) -> Decimal | None:
+    """Return the amount that a text is; None for none. Raises ArithmeticError for another text."""
+    if text is None:
+        return None
+    return Decimal(text)
+
+
 def sealed(facts: Mapping[str, Any], key: str) -> bytes:
     """Write `facts` as JSON, with the hash of all of them under `key`."""
     return _dumps({**facts, key: _hash(facts)})

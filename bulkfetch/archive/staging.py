@@ -21,7 +21,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from decimal import Decimal
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
@@ -51,7 +50,7 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.parts import StagedPart
 from bulkfetch.archive.publishing import hash_of
-from bulkfetch.archive.records import sealed, unsealed
+from bulkfetch.archive.records import amount_in, amount_text, sealed, unsealed
 from bulkfetch.archive.sweep import (
     piece_records,
     remove_attempt,
@@ -149,7 +148,7 @@ def describe_commit(commit: Commit) -> dict[str, Any]:
     """Return what a process has staged of a transfer, as values that JSON can hold."""
     return {
         "total_column": commit.total_column,
-        "total": None if commit.total is None else f"{commit.total:f}",
+        "total": amount_text(commit.total),
         "rescues": dict(commit.rescues),
         "parts": [asdict(part) for part in commit.parts],
         "graph": None if commit.graph is None else commit.graph.to_dict(),
@@ -166,7 +165,7 @@ def commit_from(facts: Mapping[str, Any], transfer: Transfer) -> Commit:
         rows=sum(part.rows for part in parts),
         parts=parts,
         total_column=facts["total_column"],
-        total=None if total is None else Decimal(total),
+        total=amount_in(total),
         rescues=facts["rescues"],
         graph=None if graph is None else ExportedData.from_dict(graph),
     )
@@ -228,7 +227,7 @@ class Staging:
             "invoice_id": transfer.invoice_id,
             "provider": transfer.provider,
             "line_item_type": transfer.line_item_type,
-            "charged": None if transfer.charged is None else f"{transfer.charged:f}",
+            "charged": amount_text(transfer.charged),
             "currency": transfer.currency,
         }
 

@@ -199,9 +199,8 @@ def invoice_of(
     invoice_id = _name(value.get("id")) if isinstance(value, Pairs) else None
     if not isinstance(value, Pairs) or not invoice_id:
         raise MalformedBodyError("the body is JSON, but not an invoice: an object with an `id`")
-    if len([key for key, _ in value if key in _KEYS_THAT_DECIDE]) != len(
-        {key for key, _ in value if key in _KEYS_THAT_DECIDE}
-    ):
+    deciding = [key for key, _ in value if key in _KEYS_THAT_DECIDE]
+    if len(deciding) != len({*deciding}):
         raise MalformedBodyError(
             f"invoice {invoice_id!r} has one of the keys {', '.join(_KEYS_THAT_DECIDE)} twice"
         )
@@ -213,12 +212,12 @@ def invoice_of(
     details = details_of(value.get("invoiceDetails"), invoice_id)
     if odd is not None:
         odd.extend(odd_amendments)
-    total, paid = decimal_of(value.get("totalCharges")), decimal_of(value.get("paidAmount"))
+    nested_at = (place for place, field in enumerate(value) if _is_nested(*field))
     return Invoice(
         id=invoice_id,
         invoice_date=moment_of(value.get("invoiceDate")),
-        total_charges=None if total is UNFIT else total,
-        paid_amount=None if paid is UNFIT else paid,
+        total_charges=_amount_of(value.get("totalCharges")),
+        paid_amount=_amount_of(value.get("paidAmount")),
         currency_code=text_of(value.get("currencyCode")),
         document_type=text_of(value.get("documentType")),
         invoice_type=text_of(value.get("invoiceType")),
@@ -235,9 +234,7 @@ def invoice_of(
         source_text=dumps(
             Pairs(_record_of(key, inner) for key, inner in value if not _is_nested(key, inner))
         ),
-        amendments_at=next(
-            (place for place, field in enumerate(value) if _is_nested(*field)), None
-        ),
+        amendments_at=next(nested_at, None),
     )
 
 
@@ -318,6 +315,13 @@ def _odd_name(value: Json) -> str:
 def text_of(value: Json) -> str | None:
     """Return a text, or None for anything else."""
     return str(value) if isinstance(value, str) else None
+
+
+def _amount_of(value: Json) -> Decimal | None:
+    amount = decimal_of(value)
+    if amount is UNFIT:
+        return None
+    return amount
 
 
 def moment_of(value: Json) -> datetime | None:

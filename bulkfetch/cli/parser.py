@@ -187,7 +187,7 @@ class _Parser(argparse.ArgumentParser):
         raise ParserExit(USAGE, message, advice)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End the command, after a message to stderr if there is one."""
+        """Raise ParserExit to end the command, after a message to stderr if there is one."""
         if message:
             sys.stderr.write(message)
         raise ParserExit(status)

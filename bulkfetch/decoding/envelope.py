@@ -68,16 +68,24 @@ def envelope_of(page: Mapping[str, Any]) -> Envelope:
     if next_link is None and _says_something(following):
         raise MalformedBodyError("the body is a page, but its next link has no uri")
     token = next_link.continuation_token if next_link else None
-    field = _value(page, "continuationToken")
-    total = _value(page, "totalCount")
     return Envelope(
-        total_count=total
-        if isinstance(total, int) and not isinstance(total, bool) and total >= 0
-        else None,
+        total_count=_count(_value(page, "totalCount")),
         self_link=_link(_value(links, "self")),
         next_link=next_link,
-        continuation_token=token or (field if isinstance(field, str) and field.strip() else None),
+        continuation_token=token or _token(_value(page, "continuationToken")),
     )
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return None
+    return value
+
+
+def _token(value: Any) -> str | None:
+    if isinstance(value, str) and value.strip():
+        return value
+    return None
 
 
 def _value(mapping: Any, name: str) -> Any:
@@ -93,11 +101,9 @@ def _value(mapping: Any, name: str) -> Any:
 
 
 def _says_something(link: Any) -> bool:
-    return (
-        any(value is not None for value in link.values())
-        if isinstance(link, Mapping)
-        else link is not None
-    )
+    if isinstance(link, Mapping):
+        return any(value is not None for value in link.values())
+    return link is not None
 
 
 def _link(value: Any) -> Link | None:

@@ -437,7 +437,8 @@ class Coordinator:
         return 0 if self._limit is None else self._limit.limit
 
     def start(self) -> None:
-        """Start it; the thread ends with the process at the latest."""
+        """Start it; the thread ends with the process at the latest. Raises EngineError if it cannot
+        start, or has started already."""
         if self._thread is not None:
             raise EngineError("this coordinator has started already: make another, or share it")
         self._thread = threading.Thread(target=self._run, name="bulkfetch coordinator", daemon=True)

@@ -63,7 +63,8 @@ class LineItems(DataSource):  # type: ignore[misc]  # pyspark is not there for m
         return PartReader(self.access, self._wanted, self._chosen(schema))
 
     def streamReader(self, schema: StructType) -> ChangeReader:  # noqa: N802  Spark's name
-        """Return what reads the line items of invoices that are new or have changed."""
+        """Return what reads the line items of invoices that are new or have changed. Raises
+        SettingsError for unbilled ones."""
         if self._wanted.selection.unbilled:
             raise SettingsError(
                 "option 'unbilled': a stream has no unbilled line items, because nothing says when "

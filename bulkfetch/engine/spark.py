@@ -262,7 +262,7 @@ def export_with(
     limit: AdaptiveLimit | None = None,
 ) -> ExportReport:
     """Do what `export` does, with tasks that are given. `limit` is the one that all of them share,
-    for those who look at it."""
+    for those who look at it. Raises what `export` does."""
     if place.tasks < 1:
         raise SettingsError(f"tasks: must be at least 1, not {place.tasks}")
     path = locate(options.output)
@@ -436,7 +436,7 @@ def _explain_end(words: str) -> str:
     found = _RAISED.findall(words)
     ours = [text for kind, text in found if kind in ("EngineError", "OutputError", "SettingsError")]
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    why = ours[0] if ours else lines[0] if lines else "it does not say why"
+    why = next(iter([*ours, *lines]), "it does not say why")
     return (
         f"Spark has given up its tasks: {printable(why)[:500]}; what was committed stays, and the "
         "logs of the executors say more"

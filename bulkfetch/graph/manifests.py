@@ -197,19 +197,25 @@ def _manifest_of(said: Mapping[str, Any], graph_url: str) -> Manifest:
     for name, spelled in _NEEDED.items():
         if not _text(said, name) and (blobs or name == "etag"):
             raise MalformedBodyError(f"the manifest is incomplete: it has no `{spelled}`")
-    sas = _text(said, "sastoken").strip().removeprefix("?")
-    if blobs and (not _SAS.fullmatch(sas) or "#" in sas):
-        raise MalformedBodyError("the `sasToken` of the manifest cannot be part of an address")
+    sas, directory = _text(said, "sastoken").strip().removeprefix("?"), ""
+    if blobs:
+        _check_sas(sas)
+        directory = _directory(_text(said, "rootdirectory"), graph_url)
     return Manifest(
         id=_text(said, "id"),
         etag=_text(said, "etag"),
         schema_version=_text(said, "schemaversion"),
         created=_text(said, "createddatetime"),
         tenant=_text(said, "partnertenantid"),
-        directory=_directory(_text(said, "rootdirectory"), graph_url) if blobs else "",
+        directory=directory,
         sas=Secret(sas),
         blobs=tuple(blobs),
     )
+
+
+def _check_sas(sas: str) -> None:
+    if not _SAS.fullmatch(sas) or "#" in sas:
+        raise MalformedBodyError("the `sasToken` of the manifest cannot be part of an address")
 
 
 _NEEDED = {"etag": "eTag", "sastoken": "sasToken", "rootdirectory": "rootDirectory"}

@@ -165,10 +165,8 @@ class _ExportWalk(Generic[P]):
                 for number, name in enumerate(manifest.names):
                     if number < start.file or name not in files:
                         continue
-                    is_last_file = number == len(manifest.names) - 1
-                    if is_last_file and self._walk.export is None:
-                        all_blobs = [await files[each].result() for each in manifest.names]
-                        self._walk.on_export(describe(manifest, all_blobs))
+                    if name == manifest.names[-1]:
+                        await self._note_data(manifest, files)
                     blob = await files[name].result()
                     self._check_known(blob)
                     skipped = start.skipped if number == start.file else 0
@@ -178,13 +176,20 @@ class _ExportWalk(Generic[P]):
                             yield placed
                     if self._walk.until is not None and self._line >= self._walk.until:
                         return
+                if not manifest.names:
+                    await self._note_data(manifest, files)
                 if self._walk.export is None:
-                    if not manifest.names:
-                        self._walk.on_export(describe(manifest, []))
                     await self._exports.drop(self._transfer)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
+
+    async def _note_data(self, manifest: Manifest, files: Mapping[str, Task[ExportedBlob]]) -> None:
+        """Say what identifies the data, once all files are here; who asked for data that it knows
+        has that already."""
+        if self._walk.export is None:
+            blobs = [await files[each].result() for each in manifest.names]
+            self._walk.on_export(describe(manifest, blobs))
 
     async def _pages_of(
         self, blob: ExportedBlob, path: Path, skipped: int, manifest: Manifest

@@ -151,12 +151,8 @@ def _lay_tiles(figures: Figures) -> Iterator[Element]:
     yield _tile("Size", format_bytes(shown.size_bytes), of_files)
     yield _agreement_tile(shown)
     lacking, failed = len(shown.findings_missing), len(figures.failures)
-    yield _tile(
-        "Not complete",
-        f"{lacking:,}",
-        f"{failed:,} of them failed" if failed else "transfers and documents",
-        "bad" if lacking else "good",
-    )
+    what = f"{failed:,} of them failed" if failed else "transfers and documents"
+    yield _tile("Not complete", f"{lacking:,}", what, "bad" if lacking else "good")
     faults = len(shown.findings_wrong)
     yield _tile("Faults", f"{faults:,}", "in the records", "bad" if faults else "good")
     yield _tile("Rescued values", f"{shown.rescued:,}", "kept as exact JSON")
@@ -180,7 +176,9 @@ def _agreement_tile(shown: ShowReport) -> Element:
         if number
     ]
     differ = f"{differing:,} differ" if differing != 1 else "1 differs"
-    mark = "bad" if differing else "good" if agreeing else None
+    mark = "good" if agreeing else None
+    if differing:
+        mark = "bad"
     return _tile("Invoices that agree", f"{agreeing:,}", ", ".join([differ, *words]), mark)
 
 

@@ -193,7 +193,7 @@ class PageTask(Generic[T]):
         return self.read()
 
     def read(self) -> T:
-        """Return what was read of the answer, which has come."""
+        """Return what was read of the answer. Raises TransferError if none has come."""
         if self.arrived is None:
             raise TransferError("a page was given up before it came")
         return self.arrived

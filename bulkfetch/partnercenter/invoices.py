@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -223,24 +223,26 @@ async def walk_list(
             yield ListedInvoices(tuple(listed.add(page)), place is None)
             if place is None:
                 listed.check_end(page.envelope, ahead.beyond())
-            elif place in asked:
-                raise ContradictionError(
-                    "the invoice list leads in circles: its next page is offset "
-                    f"{place.offset} again"
-                )
-            elif listed.idle >= _MAX_PAGES_WITHOUT_NEWS:
-                raise ContradictionError(
-                    f"the invoice list makes no progress: the last {listed.idle} pages "
-                    f"(up to offset {place.offset}) had no new invoice"
-                )
-            elif len(asked) >= _MAX_LIST_PAGES:
-                raise ContradictionError(
-                    f"the invoice list does not end after {_MAX_LIST_PAGES} pages"
-                )
+            elif what := _why_endless(place, asked, idle_pages=listed.idle):
+                raise ContradictionError(f"the invoice list {what}")
     finally:
         ahead.close()
     if listed.unread and (odd is None or not listed.facts):
         raise MalformedBodyError(next(iter(listed.unread.values())).problem)
+
+
+def _why_endless(place: _Place, asked: Collection[_Place], *, idle_pages: int) -> str:
+    """Return why a list would never end that has `place` as its next page, "" if it may end."""
+    if place in asked:
+        return f"leads in circles: its next page is offset {place.offset} again"
+    if idle_pages >= _MAX_PAGES_WITHOUT_NEWS:
+        return (
+            f"makes no progress: the last {idle_pages} pages "
+            f"(up to offset {place.offset}) had no new invoice"
+        )
+    if len(asked) >= _MAX_LIST_PAGES:
+        return f"does not end after {_MAX_LIST_PAGES} pages"
+    return ""
 
 
 class _Listed:

@@ -210,26 +210,12 @@ class _OffsetWalk(Generic[P]):
     def _check(self, response: Response[P]) -> None:
         """Compare the page at `position` with what was asked for, and with the pages before it."""
         page, envelope, position = response.page, response.envelope, self._position
-        said = envelope.self_link.offset if envelope.self_link else None
-        following = envelope.next_link
-        if said is not None and said != position:
-            raise self._contradiction(
-                f"was asked for offset {position} and answered with offset {said}"
-            )
-        if following is None and envelope.continuation_token is not None:
-            raise self._contradiction("gives a continuation token, but no next link")
-        if following is not None and not page.rows:
-            raise self._contradiction("is empty, yet says that another page follows")
-        if following is not None and following.offset not in (None, position + page.rows):
-            raise self._contradiction(
-                f"has {page.rows} rows, "
-                f"yet says that the next page starts at offset {following.offset}"
-            )
-        if page.rows > self._size and not self._is_first:
-            raise self._contradiction(f"has {page.rows} rows where {self._size} were asked for")
-        what = self._seen.add(page, _page_at(position), total=envelope.total_count)
+        what = contradiction_of(envelope, page.rows, position)
+        if not what and page.rows > self._size and not self._is_first:
+            what = f"has {page.rows} rows where {self._size} were asked for"
+        what = what or self._seen.add(page, _page_at(position), total=envelope.total_count)
         if what:
-            raise self._contradiction(what)
+            raise ContradictionError(f"transfer {self._transfer}: the {_page_at(position)} {what}")
 
     async def _check_end(self, last: P) -> None:
         """Compare the end, behind the `last` page, with the total, if the server reports one, and
@@ -293,10 +279,23 @@ class _OffsetWalk(Generic[P]):
         if rows in (_size_in_links(envelope), odd_before):
             self._size, self._confirmed = rows, 1
 
-    def _contradiction(self, what: str) -> ContradictionError:
-        return ContradictionError(
-            f"transfer {self._transfer}: the {_page_at(self._position)} {what}"
-        )
+
+def contradiction_of(envelope: Envelope, rows: int, position: int) -> str | None:
+    """Return how the links of a page with so many rows contradict each other, or that it was asked
+    for at the offset `position`; None if they do not."""
+    said = envelope.self_link.offset if envelope.self_link else None
+    following = envelope.next_link
+    if said is not None and said != position:
+        return f"was asked for offset {position} and answered with offset {said}"
+    if following is None and envelope.continuation_token is not None:
+        return "gives a continuation token, but no next link"
+    if following is None:
+        return None
+    if not rows:
+        return "is empty, yet says that another page follows"
+    if following.offset not in (None, position + rows):
+        return f"has {rows} rows, yet says that the next page starts at offset {following.offset}"
+    return None
 
 
 def even_size(rows: float, *, most: int) -> int:

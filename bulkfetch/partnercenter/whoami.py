@@ -80,35 +80,34 @@ class LoginReport:
             False: f"cannot be asked for: {self.why_not_graph}",
             None: "not known: the token for Microsoft Graph does not say what it allows",
         }
-        factors = {True: "yes", False: "no; from April 2026 on the service wants it of users"}
+        factors = {
+            True: "yes",
+            False: "no; from April 2026 on the service wants it of users",
+            None: None,
+        }
+        nobody = "not known: the token does not say"
+        if self.kind == "app":
+            nobody = "none: an app alone"
         facts = [
             ("signed in by", self.way),
-            (
-                "user",
-                self.user
-                or (
-                    "none: an app alone"
-                    if self.kind == "app"
-                    else "not known: the token does not say"
-                ),
-            ),
+            ("user", self.user or nobody),
             ("app", self.app),
             ("tenant", self.tenant),
             ("token is for", self.audience),
             ("allows", ", ".join(self.rights) or None),
-            (
-                "second factor",
-                factors[self.multi_factor] if self.multi_factor is not None else None,
-            ),
+            ("second factor", factors[self.multi_factor]),
             ("expires", None if self.expires_at is None else _until(self.expires_at, now)),
-            ("invoices", f"cannot be read: {self.invoices}" if self.invoices else "can be read"),
-            (
-                "for users only",
-                f"cannot be read: {self.users_only}" if self.users_only else "can be read",
-            ),
+            ("invoices", _readable(self.invoices)),
+            ("for users only", _readable(self.users_only)),
             ("Graph's exports", exports[self.graph]),
         ]
         return [f"{name:<15} {printable(value)}" for name, value in facts if value is not None]
+
+
+def _readable(why_not: str) -> str:
+    if why_not:
+        return f"cannot be read: {why_not}"
+    return "can be read"
 
 
 async def check_login(

@@ -208,11 +208,9 @@ def _find_absent_days(selection: Selection, everything: Iterable[Invoice]) -> It
     if selection.since is None and selection.until is None:
         return
     dates = [each.invoice_date for each in everything if each.invoice_date]
-    there_are = (
-        f"they are dated {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}"
-        if dates
-        else ("no invoice has a date")
-    )
+    there_are = "no invoice has a date"
+    if dates:
+        there_are = f"they are dated {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}"
     what = "no invoice that was named is" if selection.invoices else "this tenant has no invoice"
     yield f"{what} dated {_days_of(selection)}; {there_are}"
 

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from bulkfetch.archive.commits import Commit
-from bulkfetch.archive.records import money
+from bulkfetch.archive.records import amount_text, money
 from bulkfetch.archive.witness import (
     Acceptance,
     Difference,
@@ -374,9 +374,9 @@ def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:
         "invoice_id": each.invoice_id,
         "verdict": each.verdict.value,
         "mark": None if each.mark is None else each.mark.value,
-        "charged": None if each.charged is None else f"{each.charged:f}",
-        "listed": None if each.listed is None else f"{each.listed:f}",
-        "difference": None if each.difference is None else f"{each.difference:f}",
+        "charged": amount_text(each.charged),
+        "listed": amount_text(each.listed),
+        "difference": amount_text(each.difference),
         "why": each.why or None,
     }
 

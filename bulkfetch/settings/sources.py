@@ -131,13 +131,12 @@ def read_settings(
         for message in (*loaded.warnings, *loaded.notes):
             _LOGGER.warning("%s", message)
         return loaded.settings
-    given: dict[str, Any] = {
-        name: _read_given(name, _Given(value, called(name), Path()), os.environ)
-        if name in setting_names()
-        else value
-        for name, value in keywords.items()
-        if value is not None
-    }
+    given: dict[str, Any] = {}
+    for name, value in keywords.items():
+        if value is not None and name in setting_names():
+            given[name] = _read_given(name, _Given(value, called(name), Path()), os.environ)
+        elif value is not None:
+            given[name] = value
     if "config" in given:
         raise SettingsError(f"{called('config')}: names a file, but settings are given already")
     return replace(settings, **given)

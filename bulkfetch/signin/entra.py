@@ -125,11 +125,10 @@ def _sign_in_with_managed_identity(settings: SignInSettings, audience: Audience)
     where = "the managed identity endpoint of this machine"
     with entra_client(settings, where, allow_http=True) as http:
         name = settings.managed_identity
-        identity = (
-            msal.SystemAssignedManagedIdentity()
-            if name == "system"
-            else msal.UserAssignedManagedIdentity(client_id=name)
-        )
+        if name == "system":
+            identity = msal.SystemAssignedManagedIdentity()
+        else:
+            identity = msal.UserAssignedManagedIdentity(client_id=name)
         client = msal.ManagedIdentityClient(identity, http_client=http)
         answer = client.acquire_token_for_client(resource=audience.resource)
         return token_of_answer(answer, settings, http)
@@ -499,11 +498,12 @@ def refusal_of(
             f"this machine's clock is {skew_words(http.skew_s)} that of the server: set it, and "
             "run the command again"
         )
-    return (
-        f"signing in was refused: {description}"
-        + (f" (correlation id {correlation})" if correlation else "")
-        + (f"; {advice}" if advice else "")
-    )
+    message = f"signing in was refused: {description}"
+    if correlation:
+        message += f" (correlation id {correlation})"
+    if advice:
+        message += f"; {advice}"
+    return message
 
 
 def skew_words(skew_s: float) -> str:

@@ -140,7 +140,8 @@ class LocalStore:
         """Do nothing: a sealed file is durable already."""
 
     def link(self, source: PurePosixPath, target: PurePosixPath) -> None:
-        """Give a whole file a second name, which must be free; copy it where links do not exist."""
+        """Give a whole file a second name, which must be free; copy it where links do not exist.
+        Raises NameTakenError, and StorageError."""
         with self._refusals(target):
             here, there = self._file(source), self._path(target)
             self._make_directory(target.parent)
@@ -175,7 +176,7 @@ class LocalStore:
     def put(self, name: PurePosixPath, content: bytes) -> None:
         """Write a small file under a free name; its content is durable, its entry is not yet.
 
-        A write that fails may leave half of it.
+        A write that fails may leave half of it. Raises NameTakenError, and StorageError.
         """
         with self._refusals(name):
             self._check_root()

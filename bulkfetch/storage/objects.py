@@ -227,7 +227,9 @@ class Objects:
         return Entry(len(content), datetime.now(UTC), found["e_tag"], found["version"])
 
     def copy(self, source: PurePosixPath, name: PurePosixPath, size: int) -> Entry:
-        """Copy an object within the store, replacing `name`, and wait until the copy is whole."""
+        """Copy an object within the store, replacing `name`, and wait until the copy is whole.
+
+        Raises StorageError."""
 
         def copy() -> None:
             obstore.copy(self._store, str(source), str(name), overwrite=True)

@@ -139,9 +139,5 @@ def problem_of(error: BaseException) -> Problem:
     if stranger is not None and stranger.is_page:
         words = printable(f"the store answers {status[1]}: {stranger}")
         return Problem(words, int(status[1]), is_page=True)
-    words = " ".join(each[1] for each in (code, message) if each)
-    return Problem(
-        printable(f"the store answers {status[1]}{f' {words}' if words else ''}"),
-        int(status[1]),
-        code[1] if code else "",
-    )
+    words = " ".join([status[1], *(each[1] for each in (code, message) if each)])
+    return Problem(printable(f"the store answers {words}"), int(status[1]), code[1] if code else "")

@@ -344,12 +344,12 @@ def _check(file: DataFile, sha256: str) -> None:
 def _with_columns(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Return rows with the columns of a table; those that they lack are null."""
     there = {*batch.schema.names}
-    columns = [
-        _as_type(batch.column(field.name), field.type)
-        if field.name in there
-        else pa.nulls(batch.num_rows, field.type)
-        for field in schema
-    ]
+    columns = []
+    for field in schema:
+        if field.name in there:
+            columns.append(_as_type(batch.column(field.name), field.type))
+        else:
+            columns.append(pa.nulls(batch.num_rows, field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -130,7 +130,7 @@ class IcebergFormat:
         removed: Collection[PurePosixPath],
         run: str,
     ) -> None:
-        """Commit a change of one table as one snapshot."""
+        """Commit a change of one table as one snapshot. Raises TableError."""
         with translating(self._where(name)):
             table = self._to_write(name, wanted)
             there = self.files(table)

@@ -86,7 +86,8 @@ def show_summaries(arguments: argparse.Namespace) -> int:
 
 
 def save_document(arguments: argparse.Namespace) -> int:
-    """Save a statement or a tax receipt."""
+    """Save a statement or a tax receipt. Raises SettingsError if the directory of its
+    file is not there."""
     document = Document(arguments.invoice, arguments.receipt or "")
     file: Path = arguments.file or Path(f"{document_stem(document)}.pdf")
     if not file.parent.is_dir():

@@ -24,7 +24,7 @@ from bulkfetch.words import TextTable, main_columns, printable
 
 
 def print_line_items(arguments: argparse.Namespace) -> int:
-    """Print the line items of one detail."""
+    """Print the line items of one detail. Raises TransferError if the service does not know it."""
     if arguments.json and (arguments.table or arguments.columns is not None):
         arguments.parser.error("--json prints whole line items: leave out --table and --columns")
     with open_settings(arguments) as settings:

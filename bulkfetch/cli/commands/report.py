@@ -13,7 +13,7 @@ _STDOUT = "-"
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the page to a file, or to stdout."""
+    """Write the page to a file, or to stdout. Raises SettingsError for a page and JSON at once."""
     to_stdout = arguments.html == _STDOUT
     if to_stdout and arguments.json:
         raise SettingsError("--html - prints the page, and --json prints facts: give one of them")

@@ -9,7 +9,8 @@ from bulkfetch.sandbox import options_from_arguments, run
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """Serve the sandbox until a signal ends it."""
+    """Serve the sandbox until a signal ends it. Raises SettingsError for options that contradict
+    each other."""
     try:
         options = options_from_arguments(arguments)
     except ValueError as error:

@@ -25,7 +25,8 @@ class _Shown:
 
 
 def show_schema(arguments: argparse.Namespace) -> int:
-    """Print the columns of one line-item type, or of all."""
+    """Print the columns of one line-item type, or of all. Raises SettingsError for a type that is
+    not known."""
     schemas = _find_schemas()
     if arguments.detail is not None:
         if arguments.detail not in schemas:

@@ -42,7 +42,7 @@ class Manifests:
         return export if export and self.id_of(export) == manifest_id.lower() else None
 
     def directory(self, export: Export) -> str:
-        """Return the path of the blobs that an export has now."""
+        """Return the path of the blobs of an export. Raises LookupError if it has none now."""
         generation = self._exports.generation(export)
         drawn = self._exports.drawn(export)
         if drawn is None:
@@ -75,7 +75,8 @@ class Manifests:
         return None
 
     def manifest(self, export: Export, *, root: str, sas: str) -> dict[str, Any]:
-        """Return the manifest of the data that an export has now, as JSON to be."""
+        """Return the manifest of the data that an export has now, as JSON to be. Raises LookupError
+        if it has none."""
         generation = self._exports.generation(export)
         drawn = self._exports.drawn(export)
         if drawn is None:
