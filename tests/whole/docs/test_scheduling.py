@@ -90,6 +90,23 @@ def test_the_script_exports_verifies_and_leaves_reports_that_say_what_is_wrong(
     assert json.loads((job / "report.verify").read_text())
 
 
+@pytest.mark.parametrize(
+    ("exported", "verified", "ended"),
+    [(0, 0, 0), (0, 1, 1), (0, 4, 4), (4, 0, 4), (4, 4, 4), (4, 1, 1), (1, 4, 1), (2, 1, 2)],
+)
+def test_the_script_ends_with_the_worse_of_both_exit_codes(
+    exported: int, verified: int, ended: int, tmp_path: Path
+) -> None:
+    (script,) = blocks("bash")
+    (tmp_path / "invoices.env").touch()
+    program = tmp_path / "bulkfetch"
+    program.write_text(f"#!/bin/sh\n[ $1 = export ] && exit {exported}\nexit {verified}\n")
+    program.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["/bin/sh", "-c", script, "invoices.sh", "lake", "report"]
+    assert subprocess.run(command, cwd=tmp_path, env=path, timeout=60).returncode == ended
+
+
 def test_the_units_of_systemd_start_a_command_that_there_is() -> None:
     service, timer = (unit_of(text) for text in blocks("ini"))
     program, *words = shlex.split(service["Service"]["ExecStart"])
