@@ -11,7 +11,7 @@ from bulkfetch.html.charts import Words, draw_line
 from bulkfetch.html.history import History, Pace, RunFacts, Step
 from bulkfetch.html.markup import tag
 from bulkfetch.html.tables import LONG, TEXT, Column, Row, lay_table
-from bulkfetch.maintenance.show import LastRun
+from bulkfetch.maintenance.pastruns import LastRun
 from bulkfetch.words import counted, format_bytes
 
 _COLUMNS = (

@@ -14,7 +14,7 @@ from bulkfetch.html.figures import Charges, Figures
 from bulkfetch.html.look import SHARED, colours_of
 from bulkfetch.html.markup import cut, named, tag
 from bulkfetch.html.tables import LONG, TEXT, Cell, Column, Row, lay_table, write_amount
-from bulkfetch.maintenance.show import Snapshot
+from bulkfetch.maintenance.months import Snapshot
 from bulkfetch.words import counted
 
 

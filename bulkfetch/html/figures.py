@@ -16,7 +16,8 @@ from bulkfetch.archive.records import money
 from bulkfetch.billing.headers import Header
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.html.history import History, read_history
-from bulkfetch.maintenance.show import Contents, ShowReport, month_of, read_contents
+from bulkfetch.maintenance.months import month_of
+from bulkfetch.maintenance.show import Contents, ShowReport, read_contents
 from bulkfetch.runs.openfailures import OpenFailure, OpenFailures, read_failures
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
 from bulkfetch.storage.store import Store

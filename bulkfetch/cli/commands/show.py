@@ -10,7 +10,9 @@ from typing import Any
 from bulkfetch.cli.progress import format_duration
 from bulkfetch.cli.tenant import load
 from bulkfetch.cli.terminal import print_result, stdout_width
-from bulkfetch.maintenance.show import DocumentMonth, LastRun, Month, ShowReport, Snapshot
+from bulkfetch.maintenance.months import DocumentMonth, Month, Snapshot
+from bulkfetch.maintenance.pastruns import LastRun
+from bulkfetch.maintenance.show import ShowReport
 from bulkfetch.maintenance.show import show as show_archive
 from bulkfetch.runs.former import unlisted_lines
 from bulkfetch.runs.reconcile import Reconciliation, Verdict

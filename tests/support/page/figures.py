@@ -10,7 +10,8 @@ from typing import Any
 from bulkfetch.archive.findings import Finding
 from bulkfetch.html.figures import Charges, Compared, Figures
 from bulkfetch.html.history import History
-from bulkfetch.maintenance.show import Month, ShowReport, Snapshot
+from bulkfetch.maintenance.months import Month, Snapshot
+from bulkfetch.maintenance.show import ShowReport
 
 AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 

@@ -21,7 +21,8 @@ from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.html.figures import Compared, Figures, Rescued
 from bulkfetch.html.history import History, Pace, RunFacts, Step
 from bulkfetch.html.page import make_page
-from bulkfetch.maintenance.show import LastRun, Snapshot
+from bulkfetch.maintenance.months import Snapshot
+from bulkfetch.maintenance.pastruns import LastRun
 from bulkfetch.runs.openfailures import OpenFailure
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
 from bulkfetch.words import printable

@@ -30,7 +30,8 @@ from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli import main
 from bulkfetch.cli.commands.show import lines_of
 from bulkfetch.errors import OutputError
-from bulkfetch.maintenance.show import Month, ShowReport, show, show_store
+from bulkfetch.maintenance.months import Month
+from bulkfetch.maintenance.show import ShowReport, show, show_store
 from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
 from bulkfetch.sandbox import SandboxOptions, serve
