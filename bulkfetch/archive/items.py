@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 
-from bulkfetch.archive.commits import parse_commit
+from bulkfetch.archive.commits import Commit, parse_commit
 from bulkfetch.archive.documents import parse_document
 from bulkfetch.archive.headers import parse_headers
 from bulkfetch.archive.layout import COMMITS, DOCUMENT_COMMITS, HEADER_COMMITS
@@ -24,3 +24,14 @@ def parse_record(content: bytes, name: PurePosixPath) -> Record:
     Every name in it has been checked to be one that this very record can have.
     """
     return _PARSE[name.parent](content, name)
+
+
+def is_whole(record: Record) -> bool:
+    """Return whether all files of a record are known to be there: of a rebuilt commit they may not
+    be."""
+    return not isinstance(record, Commit) or record.is_whole
+
+
+def is_rebuilt(record: Record) -> bool:
+    """Return whether a record was made from files that were in place before it."""
+    return isinstance(record, Commit) and record.rebuilt

@@ -14,7 +14,7 @@ from bulkfetch.archive.documents import CommittedDocument
 from bulkfetch.archive.footers import Footer, footer_of
 from bulkfetch.archive.headers import HeadersCommit
 from bulkfetch.archive.inventory import list_published, list_records
-from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.items import is_whole, parse_record
 from bulkfetch.archive.layout import (
     COMMITS,
     DOCUMENT_COMMITS,
@@ -91,7 +91,7 @@ def rebuild_records(
             unproved += left
             continue
         record, others = _record_from(store, name, proved)
-        if current is not None and not getattr(record, "is_whole", record is not None):
+        if current is not None and (record is None or not is_whole(record)):
             record, others = None, [file for file, _ in proved]
         unproved += [*left, *others]
         if record is not None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from bulkfetch.archive.inventory import list_published, list_records
-from bulkfetch.archive.items import parse_record
+from bulkfetch.archive.items import is_rebuilt, is_whole, parse_record
 from bulkfetch.archive.layout import (
     DATA,
     DIGITS,
@@ -568,7 +568,7 @@ class _Steps:
         if self.olds or self.current is None:
             return bool(self.olds)
         try:
-            return not getattr(parse_record(self.current, self.name), "is_whole", True)
+            return not is_whole(parse_record(self.current, self.name))
         except DamagedError:
             return True
 
@@ -787,4 +787,4 @@ def _is_rebuilt(content: bytes | None, name: PurePosixPath) -> bool:
     """Return whether a record was made from files that were in place before it."""
     if content is None or parse_withdrawal(content, name) is not None:
         return False
-    return bool(getattr(parse_record(content, name), "rebuilt", False))
+    return is_rebuilt(parse_record(content, name))

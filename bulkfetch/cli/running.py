@@ -45,7 +45,7 @@ def run(
     farewell = partial(say_farewell, arguments, as_json=arguments.prints_json)
 
     async def work_with_progress() -> T:
-        async with _open_progress(progress, is_live):
+        async with _open_progress(progress, is_live=is_live):
             return await work()
 
     async def work_until_signal() -> T | Signalled:
@@ -60,7 +60,7 @@ def run(
     return outcome
 
 
-def _open_progress(stats: RunStats | None, is_live: bool) -> AbstractAsyncContextManager[None]:
+def _open_progress(stats: RunStats | None, *, is_live: bool) -> AbstractAsyncContextManager[None]:
     if stats is None:
         return nullcontext()
     return show_progress(stats, stream=sys.stderr, terminal=is_live, clock=anyio.current_time)

@@ -110,8 +110,7 @@ class Exports:
         Graph takes."""
         for transfer in transfers:
             if transfer not in self._ahead:
-                work = Task(tasks, lambda each=transfer: self.operations.export(each))  # type: ignore[misc]  # mypy cannot type a lambda's default
-                self._ahead[transfer] = work
+                self._ahead[transfer] = Task(tasks, partial(self.operations.export, transfer))
 
     async def look(self, transfer: Transfer) -> Access:
         """Return the way to the files of an export of a transfer. One that was begun ahead is kept

@@ -107,7 +107,10 @@ def read_history(store: Store) -> tuple[History, list[Finding]]:
     reports = sorted((name for name in names if read_moment(name.stem)), reverse=True)
     runs: list[RunFacts] = []
     for found in side_by_side(store, lambda name: _read_run(store, name), reports[:MOST_RUNS]):
-        (runs if isinstance(found, RunFacts) else lost).append(found)  # type: ignore[arg-type]
+        if isinstance(found, RunFacts):
+            runs.append(found)
+        else:
+            lost.append(found)
     pace = look(lost, LOGS, None, lambda: _find_pace(store, lost))
     return History(tuple(runs), len(reports), pace), lost
 
