@@ -463,7 +463,9 @@ def python_value(value: Json) -> Any:
     """
     if isinstance(value, Number):
         is_whole = value.lstrip("-").isdigit() and len(value) <= _MAX_INT_DIGITS
-        return int(value) if is_whole else Decimal(value)
+        if is_whole:
+            return int(value)
+        return Decimal(value)
     if isinstance(value, Pairs):
         return {name: python_value(inner) for name, inner in value}
     if isinstance(value, list):

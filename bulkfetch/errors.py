@@ -155,7 +155,9 @@ class RequestError(BulkfetchError):
         self.facts = facts
 
     def __str__(self) -> str:
-        return self.message if self.facts is None else f"{self.message}: {self.facts}"
+        if self.facts is None:
+            return self.message
+        return f"{self.message}: {self.facts}"
 
 
 class ConnectionFailedError(RequestError):

@@ -35,7 +35,9 @@ class _Change:
 
     @property
     def age_s(self) -> float:
-        return 0.0 if self.since is None else self.seen_at - self.since
+        if self.since is None:
+            return 0.0
+        return self.seen_at - self.since
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +214,18 @@ class RunStats:
 
     def elapsed_s(self, now: float) -> float:
         """Return the seconds since the first sample, 0 before it."""
-        return 0.0 if self.started_at is None else max(0.0, now - self.started_at)
+        if self.started_at is None:
+            return 0.0
+        return max(0.0, now - self.started_at)
 
     def rows_per_s(self, now: float) -> float:
         """Return the rows per second of about the last 10 s, 0 before the first sample."""
         if not self._samples:
             return 0.0
         since, rows = self._samples[0]
-        return max(0, self.rows - rows) / (now - since) if now > since else 0.0
+        if now > since:
+            return max(0, self.rows - rows) / (now - since)
+        return 0.0
 
     def time_left_s(self, now: float) -> float | None:
         """Estimate the seconds left; None while there is nothing to estimate from.
@@ -237,4 +243,6 @@ class RunStats:
         rows_to_come = self.rows_committed / self.transfers_done * to_come
         rows_left = rows_to_come - (self.rows - self.rows_committed)
         rate = self.rows_per_s(now)
-        return rows_left / rate if rate and rows_left > 0 else None
+        if rate and rows_left > 0:
+            return rows_left / rate
+        return None

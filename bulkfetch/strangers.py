@@ -89,7 +89,9 @@ def recognize(
         words = html.unescape(_TAG.sub(" ", markup[:4096]))
         return Stranger(_XML, _quote(words, _MAX_WORDS, hide))
     if "\ufffd" in text[:200]:
-        return Stranger(_PAGE, is_page=True) if is_called_html else None
+        if is_called_html:
+            return Stranger(_PAGE, is_page=True)
+        return None
     if text[0] in '{["' or _is_json(text):
         return None
     return Stranger("plain text", _quote(text, _MAX_WORDS, hide))
@@ -107,7 +109,9 @@ def _unzip(body: bytes) -> bytes:
         head = inflater.decompress(body, _LOOKED_AT_BYTES)
     except zlib.error:
         return body
-    return head if inflater.eof or len(head) == _LOOKED_AT_BYTES else body
+    if inflater.eof or len(head) == _LOOKED_AT_BYTES:
+        return head
+    return body
 
 
 def _decode(head: bytes, content_type: str) -> str:
@@ -175,7 +179,9 @@ def _quote(text: str, most: int, hide: Callable[[str], str]) -> str:
     shown = " ".join(printable(hide(text)).split()) if text else ""
     if len(shown) > most:
         shown = f"{shown[: most - 1].rstrip()}…"
-    return f'"{shown}"' if shown else ""
+    if shown:
+        return f'"{shown}"'
+    return ""
 
 
 def _is_json(text: str) -> bool:

@@ -49,7 +49,9 @@ def speaking_of_flags() -> Iterator[None]:
 def called(name: str, *, flag: str = "") -> str:
     """Return what the reader knows a setting or an argument by: `--page-size` on the command line,
     `page_size=` in Python."""
-    return flag or "--" + name.replace("_", "-") if _FLAGS[0] else f"{name}="
+    if _FLAGS[0]:
+        return flag or "--" + name.replace("_", "-")
+    return f"{name}="
 
 
 def given_as(name: str, value: object) -> str:
@@ -58,7 +60,9 @@ def given_as(name: str, value: object) -> str:
     A flag that needs no value is given alone.
     """
     if _FLAGS[0]:
-        return called(name) if value is True else f"{called(name)} {value}"
+        if value is True:
+            return called(name)
+        return f"{called(name)} {value}"
     return f"{called(name)}{value!r}"
 
 
@@ -161,7 +165,9 @@ def lay_out(rows: Rows, width: int) -> list[str]:
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     full = list(zip(*columns, strict=True))
     lines = _aligned(full)
-    return lines if all(width_of(line) <= width for line in lines) else _sentences(full, width)
+    if all(width_of(line) <= width for line in lines):
+        return lines
+    return _sentences(full, width)
 
 
 def _aligned(rows: Rows) -> list[str]:
@@ -219,7 +225,9 @@ def width_of(text: str) -> int:
 def _width_of_character(character: str) -> int:
     if combining(character):
         return 0
-    return 2 if east_asian_width(character) in "WF" else 1
+    if east_asian_width(character) in "WF":
+        return 2
+    return 1
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
@@ -229,7 +237,9 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 def counted(number: int, noun: str) -> str:
     """Return a number and what it counts, in the plural unless it is 1."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    if number == 1:
+        return f"{number:,} {noun}"
+    return f"{number:,} {noun}s"
 
 
 def format_bytes(count: int) -> str:

@@ -176,7 +176,9 @@ def committed_documents(
             committed = read(store, document_commit_name(document), parse_document)
             if committed is None or _has_changed(document, committed):
                 return None
-            return committed if store.size(committed.name) == committed.size_bytes else None
+            if store.size(committed.name) == committed.size_bytes:
+                return committed
+            return None
         except DamagedError:
             return None
 

@@ -33,7 +33,9 @@ class Finding:
 
     def __str__(self) -> str:
         is_named = self.name in self.what.partition(": ")[0]
-        return self.what if is_named else f"{self.name}: {self.what}"
+        if is_named:
+            return self.what
+        return f"{self.name}: {self.what}"
 
 
 def look(

@@ -108,7 +108,9 @@ class PartCount:
     def total(self) -> Decimal | None:
         """The sum of the charges, or None if there is none or one of them is not a number."""
         is_known = self.total_column is not None and not self.rescues[self.total_column]
-        return self._total if is_known else None
+        if is_known:
+            return self._total
+        return None
 
     def add(self, rows: pa.RecordBatch, rescues: Mapping[str, int] | None = None) -> None:
         """Count rows; their rescues are read unless they are given."""

@@ -169,7 +169,9 @@ def other_tables(store: Store) -> list[PurePosixPath]:
 
 def _earlier(store: Store) -> list[pa.Table]:
     table = read_headers(store)
-    return [] if table is None else [table]
+    if table is None:
+        return []
+    return [table]
 
 
 def _all_earlier(store: Store) -> Iterator[pa.Table]:
@@ -227,7 +229,9 @@ def archived_headers(store: Store, commits: Iterable[PurePosixPath] | None = Non
     """Return the headers that an archive keeps, as `headers_in` does; none where it has no table of
     them yet. Blocks."""
     table = read_headers(store)
-    return [] if table is None else headers_in(table, store, commits)
+    if table is None:
+        return []
+    return headers_in(table, store, commits)
 
 
 def headers_in(

@@ -166,7 +166,9 @@ def document_named(name: PurePosixPath) -> Document | None:
     document = Document(
         unquote(invoice if receipt else match[1].removesuffix("-statement")), unquote(receipt)
     )
-    return document if document_stem(document) == match[1] else None
+    if document_stem(document) == match[1]:
+        return document
+    return None
 
 
 def headers_name(sha256: str) -> PurePosixPath:
@@ -342,7 +344,9 @@ def invoice_of_commit(name: PurePosixPath) -> str:
     Of an overlong id it is the short form that names have.
     """
     invoice = invoice_in_name(name)
-    return "" if invoice.startswith("~unbilled-") else unquote(invoice)
+    if invoice.startswith("~unbilled-"):
+        return ""
+    return unquote(invoice)
 
 
 def invoice_in_name(record: PurePosixPath) -> str:

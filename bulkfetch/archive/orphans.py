@@ -109,7 +109,9 @@ def _read_record(store: Store, name: PurePosixPath) -> Record | None:
     a file is in its place."""
     content = store.read(name)
     try:
-        return None if content is None else parse_record(content, name)
+        if content is None:
+            return None
+        return parse_record(content, name)
     except DamagedError:
         return None
 
@@ -156,7 +158,9 @@ def _single_from(
     size = store.size(file) or 0
     if name.parent == DOCUMENT_COMMITS:
         document = document_named(file)
-        return None if document is None else CommittedDocument(document, size, digest)
+        if document is None:
+            return None
+        return CommittedDocument(document, size, digest)
     try:
         with store.open(file) as content:
             return HeadersCommit(parquet_file(content).metadata.num_rows, size, digest)
@@ -183,7 +187,9 @@ def _commit_from(
     if not parts:
         return None, unproved
     commit = _commit_of(footers, [part for _, part in parts])
-    return (commit, unproved) if commit.record_name == name else (None, [f for f, _ in proved])
+    if commit.record_name == name:
+        return (commit, unproved)
+    return (None, [f for f, _ in proved])
 
 
 def _read_footer(store: Store, file: PurePosixPath) -> Footer | None:

@@ -98,7 +98,9 @@ def read_moment(name: str) -> datetime | None:
         moment = datetime.strptime(name, _MOMENT).replace(tzinfo=UTC)
     except ValueError:
         return None
-    return moment if name_moment(moment) == name else None
+    if name_moment(moment) == name:
+        return moment
+    return None
 
 
 def next_moment(names: Iterable[str]) -> datetime:
@@ -106,7 +108,9 @@ def next_moment(names: Iterable[str]) -> datetime:
     found = (moment for name in names if (moment := read_moment(name)) is not None)
     last = max((each for each in found if each.year < _LAST_YEAR), default=None)
     now = datetime.now(UTC)
-    return now if last is None else max(now, last + _INSTANT)
+    if last is None:
+        return now
+    return max(now, last + _INSTANT)
 
 
 def begin_run(store: Store) -> str:
@@ -390,7 +394,9 @@ class _Settling:
 
     def _coming_in_place_of(self, name: PurePosixPath) -> Iterable[PurePosixPath]:
         withdrawal = self.leaving.get(name)
-        return [each for each in withdrawal.coming if each in self.opened] if withdrawal else []
+        if withdrawal:
+            return [each for each in withdrawal.coming if each in self.opened]
+        return []
 
     def _read_withdrawal(self, steps: _Steps) -> bool:
         if steps.withdrawal is not None:
@@ -735,7 +741,9 @@ class _Steps:
         return self._parsed[1]
 
     def _wanted_files(self) -> list[FileFacts]:
-        return self._files_of(self.current) if self.next is None else self._new_files()
+        if self.next is None:
+            return self._files_of(self.current)
+        return self._new_files()
 
     def _files_of(self, content: bytes | None) -> list[FileFacts]:
         """Return the files of a record that was there before; a damaged one names none."""

@@ -152,7 +152,9 @@ def read(
 ) -> R | None:
     """Return a record, or None if there is none. Raises DamagedError."""
     content = store.read(name)
-    return None if content is None else parse_record(content, name)
+    if content is None:
+        return None
+    return parse_record(content, name)
 
 
 def check_file(file: FileFacts) -> None:

@@ -302,7 +302,9 @@ class Staging:
             is_ours = facts["shape"] == self.shape and piece.record_name == name
         except (KeyError, TypeError, ValueError, ArithmeticError, IndexError, SettingsError):
             return None
-        return piece if is_ours else None
+        if is_ours:
+            return piece
+        return None
 
     def _read(self, store: Store, side: int) -> Adopted | None:
         """Read a journal as far as it is whole; one that cannot be read is worth nothing."""
@@ -367,7 +369,9 @@ class Journal:
     @property
     def vouched(self) -> int:
         """How many whole parts a later run can adopt."""
-        return self._sealed if self._staging.is_kept else 0
+        if self._staging.is_kept:
+            return self._sealed
+        return 0
 
     @property
     def can_read_back(self) -> bool:

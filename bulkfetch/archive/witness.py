@@ -54,7 +54,9 @@ class Evidence:
     def mark_of(self, invoice_id: str, difference: Difference) -> Mark | None:
         """Return the mark of a difference; another difference of the same invoice has none."""
         found, mark = self.marks.get(invoice_id, (None, None))
-        return mark if found == difference else None
+        if found == difference:
+            return mark
+        return None
 
 
 @dataclass(frozen=True, slots=True)

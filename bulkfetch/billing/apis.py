@@ -42,7 +42,9 @@ class Api(Enum):
 
 def api_of(transfer: Transfer) -> Api:
     """Return the API that a transfer is asked at."""
-    return Api.GRAPH if transfer.provider == GRAPH else Api.V1
+    if transfer.provider == GRAPH:
+        return Api.GRAPH
+    return Api.V1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ class Routes:
     @property
     def unbilled(self) -> Api:
         """The API that has line items that are on no invoice yet."""
-        return Api.V1 if self.wanted == "v1" else Api.GRAPH
+        if self.wanted == "v1":
+            return Api.V1
+        return Api.GRAPH
 
 
 ALL_V1 = Routes("v1")
@@ -151,7 +155,9 @@ def are_same_items(these: Transfer, those: Transfer) -> bool:
 
 def _joined(before: Transfer | None, new: Transfer) -> Transfer:
     """Return a transfer that also stands for what the same one found before does."""
-    return new if before is None else replace(new, stands_for=(*before.stands_for, *new.stands_for))
+    if before is None:
+        return new
+    return replace(new, stands_for=(*before.stands_for, *new.stands_for))
 
 
 def counterparts(invoice: Invoice) -> dict[tuple[str, str], tuple[Transfer, list[Transfer]]]:

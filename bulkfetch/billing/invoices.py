@@ -252,7 +252,9 @@ def tax_receipts_of(value: Json) -> tuple[TaxReceipt, ...]:
 
 def _link_without_token(value: Json) -> str | None:
     link = text_of(value)
-    return link.partition("?")[0] if link and _WITH_HOST.match(link) else link
+    if link and _WITH_HOST.match(link):
+        return link.partition("?")[0]
+    return link
 
 
 def _list_of(value: Json, name: str, invoice_id: str) -> list[Json]:
@@ -279,9 +281,9 @@ def _record_of(key: str, value: Json) -> tuple[str, Json]:
 def _receipts_of(value: Json) -> Json:
     if isinstance(value, list):
         return [_receipts_of(each) for each in value]
-    return (
-        Pairs(_record_of(key, inner) for key, inner in value) if isinstance(value, Pairs) else value
-    )
+    if isinstance(value, Pairs):
+        return Pairs(_record_of(key, inner) for key, inner in value)
+    return value
 
 
 def _detail_of(value: Json, invoice_id: str) -> InvoiceDetail:
@@ -304,17 +306,23 @@ def _link_of(detail: Pairs) -> str | None:
 
 def _name(value: Json) -> str | None:
     """Return a text that can name something in a request and on disk: a lone surrogate cannot."""
-    return str(value) if type(value) is str and is_unicode(value) else None
+    if type(value) is str and is_unicode(value):
+        return str(value)
+    return None
 
 
 def _odd_name(value: Json) -> str:
     """Return an id as a text, also one that is a number; "" if there is none."""
-    return str(value) if isinstance(value, str | Number) and is_unicode(str(value)) else ""
+    if isinstance(value, str | Number) and is_unicode(str(value)):
+        return str(value)
+    return ""
 
 
 def text_of(value: Json) -> str | None:
     """Return a text, or None for anything else."""
-    return str(value) if isinstance(value, str) else None
+    if isinstance(value, str):
+        return str(value)
+    return None
 
 
 def _amount_of(value: Json) -> Decimal | None:
@@ -327,4 +335,6 @@ def _amount_of(value: Json) -> Decimal | None:
 def moment_of(value: Json) -> datetime | None:
     """Return a date of the API to the microsecond below, in UTC, or None for anything else."""
     instant = parse_date(value) if type(value) is str else None
-    return None if instant is None else _EPOCH + timedelta(microseconds=instant.microseconds)
+    if instant is None:
+        return None
+    return _EPOCH + timedelta(microseconds=instant.microseconds)

@@ -55,7 +55,9 @@ def compare_amounts(
         return Agreement.EQUAL
     limit = rounding_limit(charged, rows=rows, tolerance=tolerance)
     is_rounding = _distance(listed, charged) <= limit
-    return Agreement.WITHIN_ROUNDING if is_rounding else Agreement.NONE
+    if is_rounding:
+        return Agreement.WITHIN_ROUNDING
+    return Agreement.NONE
 
 
 def rounding_limit(charged: Decimal, *, rows: int, tolerance: Decimal | None = None) -> Decimal:

@@ -48,7 +48,9 @@ class Part:
     @property
     def until(self) -> int | None:
         """The line number of the row behind its last one; None if it goes to the end."""
-        return None if self.rows is None else self.first_line + self.rows
+        if self.rows is None:
+            return None
+        return self.first_line + self.rows
 
     def __str__(self) -> str:
         lines = f"from line {self.first_line} on"
@@ -65,7 +67,9 @@ def next_boundary(there: int, missing: int | None) -> int | None:
     """
     if missing is None:
         return max(1, 2 * there)
-    return (there + missing) // 2 if missing - there > 1 else None
+    if missing - there > 1:
+        return (there + missing) // 2
+    return None
 
 
 def parts_between(transfer: Transfer, rows_at: Mapping[int, str]) -> Iterator[Part]:

@@ -37,14 +37,18 @@ def decide_nothing(
     `from_v1` says whether it has them from there.
     """
     if transfer.unbilled:
-        return Nothing.STAYS if archived_rows else Nothing.EMPTY
+        if archived_rows:
+            return Nothing.STAYS
+        return Nothing.EMPTY
     if transfer.or_v1 and (archived_rows is None or from_v1):
         return Nothing.ASK_V1
     if archived_rows is not None:
         return Nothing.STAYS
     if transfer.detail.is_charged and transfer.charged == 0:
         return Nothing.EMPTY
-    return Nothing.NOT_YET if is_young(transfer, today) else Nothing.UNAVAILABLE
+    if is_young(transfer, today):
+        return Nothing.NOT_YET
+    return Nothing.UNAVAILABLE
 
 
 def is_young(transfer: Transfer, today: date) -> bool:
@@ -55,7 +59,9 @@ def is_young(transfer: Transfer, today: date) -> bool:
 
 def young_until(transfer: Transfer) -> date | None:
     """Return until when the invoice of a transfer counts as young; None if it has no date."""
-    return None if transfer.invoiced_on is None else transfer.invoiced_on + YOUNG
+    if transfer.invoiced_on is None:
+        return None
+    return transfer.invoiced_on + YOUNG
 
 
 @dataclass(frozen=True, slots=True)

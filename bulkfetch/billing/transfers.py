@@ -122,7 +122,9 @@ def unbilled_transfer(
 
 def periods_of(provider: str) -> tuple[str, ...]:
     """Return the periods whose line items may be unbilled, in the words of the provider's API."""
-    return EXPORTED_PERIODS if provider == GRAPH else PERIODS
+    if provider == GRAPH:
+        return EXPORTED_PERIODS
+    return PERIODS
 
 
 def transfer_of(invoice: Invoice, detail: InvoiceDetail) -> Transfer:
@@ -179,7 +181,9 @@ def period_advice(transfer: Transfer, status: int | None) -> str:
     is not."""
     if status is None or not 400 <= status < 500 or status in _NOT_CAUSED_BY_THE_PERIOD:
         return ""
-    return explanation(transfer) if needs_graph(transfer) else ""
+    if needs_graph(transfer):
+        return explanation(transfer)
+    return ""
 
 
 _NOT_CAUSED_BY_THE_PERIOD = (401, 408, 429)
@@ -218,7 +222,9 @@ def own_path(link: str, transfer: Transfer) -> str | None:
     path = _VERSION.sub("", path)
     if not _PATH.fullmatch(path):
         return None
-    return path if _leads_to(path.split("/")[1:], transfer) else None
+    if _leads_to(path.split("/")[1:], transfer):
+        return path
+    return None
 
 
 _PATH = re.compile(r"(/[\w-][\w.~-]*)+", re.ASCII)
@@ -231,7 +237,9 @@ def _path_alone(link: str) -> str | None:
         parts = urlsplit(link)
     except ValueError:  # brackets that are not an IPv6 address
         return None
-    return None if parts.scheme or parts.netloc or parts.query else parts.path
+    if parts.scheme or parts.netloc or parts.query:
+        return None
+    return parts.path
 
 
 def _leads_to(segments: Sequence[str], transfer: Transfer) -> bool:

@@ -66,7 +66,9 @@ def _run(words: list[str]) -> int:
     except ParserExit as stop:  # 0 after --help, 2 after a usage error
         if as_json and stop.problem:
             print_failure("usage", stop.problem, USAGE, advice=stop.advice)
-        return stop.code if isinstance(stop.code, int) else USAGE
+        if isinstance(stop.code, int):
+            return stop.code
+        return USAGE
     except ReaderGoneError:
         return COMPLETE
     except (SettingsError, OutputError) as error:

@@ -138,7 +138,9 @@ def prints_json(words: Sequence[str]) -> bool:
 
 def _before_dashes(words: Sequence[str]) -> Sequence[str]:
     """Return the words before `--`, after which none is a flag."""
-    return words[: words.index("--")] if "--" in words else words
+    if "--" in words:
+        return words[: words.index("--")]
+    return words
 
 
 class ParserExit(SystemExit):
@@ -211,7 +213,9 @@ def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn
 
 def _suggest(word: str, known: Sequence[str]) -> str:
     close = get_close_matches(word, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    if close:
+        return f", did you mean {close[0]}?"
+    return ""
 
 
 def add_settings(

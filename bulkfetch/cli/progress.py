@@ -170,7 +170,9 @@ def _documents(stats: RunStats) -> list[str]:
 def _transfers(stats: RunStats) -> str:
     counts = _of(stats.transfers_ended, stats.transfers)
     notes = ", ".join(_unusual(stats))
-    return f"{counts} ({notes})" if notes else counts
+    if notes:
+        return f"{counts} ({notes})"
+    return counts
 
 
 def _unusual(stats: RunStats) -> list[str]:
@@ -184,7 +186,9 @@ def _unusual(stats: RunStats) -> list[str]:
 
 def _waiting(stats: RunStats, now: float) -> list[str]:
     waits_for = printable(stats.waits_for(now))
-    return [waits_for] if waits_for else []
+    if waits_for:
+        return [waits_for]
+    return []
 
 
 def _troubles(stats: RunStats) -> list[str]:
@@ -194,7 +198,9 @@ def _troubles(stats: RunStats) -> list[str]:
 
 def _time_left(stats: RunStats, now: float) -> list[str]:
     left_s = stats.time_left_s(now)
-    return [f"about {format_duration(left_s)} left"] if left_s else []
+    if left_s:
+        return [f"about {format_duration(left_s)} left"]
+    return []
 
 
 def show_final_line(stats: RunStats, stream: TextIO, now: float) -> None:

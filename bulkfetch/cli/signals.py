@@ -68,7 +68,9 @@ async def run_until_signal(
         tasks.cancel_scope.cancel()
     if errors:
         raise errors[0]
-    return outcome[0] if outcome else Signalled(received[0])
+    if outcome:
+        return outcome[0]
+    return Signalled(received[0])
 
 
 def _start_watchdog(patience_s: float, number: int, farewell: Callable[[int], object]) -> None:

@@ -160,7 +160,9 @@ class _Report(Protocol):
 
 def stdout_width() -> int:
     """Return how many columns lines for people may take: those of the terminal, if it is one."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return WIDE
 
 
 def print_report(report: _Report, *, as_json: bool) -> None:

@@ -142,7 +142,9 @@ def _text(value: Json) -> tuple[Value | None, bool]:
 
 def _decimal(value: Json) -> tuple[Value | None, bool]:
     number = decimal_of(value)
-    return (None, False) if number is UNFIT else (number, True)
+    if number is UNFIT:
+        return (None, False)
+    return (number, True)
 
 
 def _integer(value: Json) -> tuple[Value | None, bool]:
@@ -154,11 +156,15 @@ def _integer(value: Json) -> tuple[Value | None, bool]:
 
 def _date(value: Json) -> tuple[Value | None, bool]:
     instant = parse_date(value) if type(value) is str else None
-    return (None, False) if instant is None else instant
+    if instant is None:
+        return (None, False)
+    return instant
 
 
 def _boolean(value: Json) -> tuple[Value | None, bool]:
-    return (value, True) if isinstance(value, bool) else (None, False)
+    if isinstance(value, bool):
+        return (value, True)
+    return (None, False)
 
 
 def _text_list(value: Json) -> tuple[Value | None, bool]:
@@ -182,7 +188,9 @@ def _object_type(value: Json) -> tuple[Value | None, bool]:
 
 
 def _json(value: Json) -> tuple[Value | None, bool]:
-    return (dumps(value), True) if isinstance(value, (list, Pairs)) else (None, False)
+    if isinstance(value, (list, Pairs)):
+        return (dumps(value), True)
+    return (None, False)
 
 
 def decimal_of(value: Json, integral_digits: int = 14) -> Decimal | _Unfit:
@@ -238,4 +246,6 @@ _CONVERTERS: dict[Kind, Callable[[Json], tuple[Value | None, bool]]] = {
 def sum_of(amounts: pa.Array | pa.ChunkedArray) -> Decimal:
     """Add up a column of money, nulls aside, in a type wide enough that nothing can wrap."""
     total = pc.sum(amounts.cast(pa.decimal256(76, 24))).as_py()
-    return Decimal(0) if total is None else Decimal(total)
+    if total is None:
+        return Decimal(0)
+    return Decimal(total)

@@ -38,7 +38,9 @@ class Link:
             self.uri.partition("?")[2].partition("#")[0].replace("?", "&")
         )  # samples have a second "?"
         values = [value for key, value in parse_qsl(query) if key.casefold() == name]
-        return int(values[0]) if values and _WHOLE_NUMBER.fullmatch(values[0]) else None
+        if values and _WHOLE_NUMBER.fullmatch(values[0]):
+            return int(values[0])
+        return None
 
 
 @dataclass(frozen=True, slots=True)

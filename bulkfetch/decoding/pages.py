@@ -304,7 +304,9 @@ def _keys_in(text: bytes) -> int:
         found = orjson.loads(text)
     except orjson.JSONDecodeError:
         return 0
-    return len(found) if isinstance(found, dict) else 0
+    if isinstance(found, dict):
+        return len(found)
+    return 0
 
 
 def _repeats_a_key(value: Json) -> bool:
@@ -322,7 +324,9 @@ def _plain(value: Json) -> Any:
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     if isinstance(value, Number):
-        return int(value) if value.lstrip("-").isdigit() and len(value) <= 20 else float(value)
+        if value.lstrip("-").isdigit() and len(value) <= 20:
+            return int(value)
+        return float(value)
     return value
 
 
@@ -333,4 +337,6 @@ def _said_instead(top: Pairs) -> str:
         for name, value in top
         if name in ("code", "description", "message", "error")
     ]
-    return f"; it says: {', '.join(said)[:200]}" if said else ""
+    if said:
+        return f"; it says: {', '.join(said)[:200]}"
+    return ""

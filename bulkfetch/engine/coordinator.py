@@ -429,12 +429,16 @@ class Coordinator:
     @property
     def in_flight(self) -> int:
         """How many requests are in flight, those of all processes together."""
-        return 0 if self._limit is None else self._limit.in_flight
+        if self._limit is None:
+            return 0
+        return self._limit.in_flight
 
     @property
     def limit(self) -> int:
         """How many requests may be in flight now."""
-        return 0 if self._limit is None else self._limit.limit
+        if self._limit is None:
+            return 0
+        return self._limit.limit
 
     def start(self) -> None:
         """Start it; the thread ends with the process at the latest. Raises EngineError if it cannot

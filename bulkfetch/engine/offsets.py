@@ -53,4 +53,6 @@ def _amount_in_words(amount: Decimal | None) -> str:
     none."""
     if amount is None:
         return ""
-    return "0" if amount == 0 else f"{amount.normalize():f}"
+    if amount == 0:
+        return "0"
+    return f"{amount.normalize():f}"

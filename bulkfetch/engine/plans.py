@@ -51,7 +51,9 @@ class Plans:
 def write_plan(parts: Sequence[Part]) -> str:
     """Return a plan as text, or "" for one that is too long to be kept."""
     text = base64.b64encode(zlib.compress(pickle.dumps(list(parts)))).decode()
-    return text if len(text) <= _MOST_CHARACTERS else ""
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return ""
 
 
 def read_plan(text: str) -> list[Part] | None:

@@ -195,12 +195,16 @@ class Pool:
         detail, part_rows = transfer.detail, job.run.settings.part_rows
         if api_of(transfer) is Api.GRAPH:
             data = await self._count(transfer, job)
-            return [Part(transfer)] if data is None else parts_of_export(transfer, data, part_rows)
+            if data is None:
+                return [Part(transfer)]
+            return parts_of_export(transfer, data, part_rows)
         if detail.paging is not Paging.OFFSET or detail.schema is None:
             return [Part(transfer)]
         source = source_of(transfer, job.fetcher)
         parts = await find_parts(transfer, source, part_rows)
-        return parts if len(parts) > 1 else [Part(transfer)]
+        if len(parts) > 1:
+            return parts
+        return [Part(transfer)]
 
     async def _count(self, transfer: Transfer, job: Job) -> ExportedData | None:
         """Let executors count the lines of the files of an export; None for one file, and for

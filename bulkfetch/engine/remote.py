@@ -253,7 +253,9 @@ class RemoteLimit:
     @property
     def limit(self) -> int:
         """How many requests may be in flight now, those of all processes together."""
-        return int(self._heard["limit"]) if self._share is None else self._share.limit
+        if self._share is None:
+            return int(self._heard["limit"])
+        return self._share.limit
 
     @property
     def idle(self) -> int:
@@ -274,7 +276,9 @@ class RemoteLimit:
     @property
     def holds_in_vain(self) -> int:
         """How often all requests were held since the last healthy answer."""
-        return self._holds_in_vain if self._share is None else self._share.holds_in_vain
+        if self._share is None:
+            return self._holds_in_vain
+        return self._share.holds_in_vain
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot | int]:
@@ -352,7 +356,9 @@ class RemoteLimit:
             raise
         finally:
             del self._granted[number]
-        return number if self._share is None else None
+        if self._share is None:
+            return number
+        return None
 
     def _leave(self, number: int) -> None:
         self._left += 1

@@ -37,7 +37,9 @@ class Failure:
     message: str
 
     def __str__(self) -> str:
-        return f"code {self.code}: {self.message}" if self.message else f"code {self.code}"
+        if self.message:
+            return f"code {self.code}: {self.message}"
+        return f"code {self.code}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,9 @@ def expiry_of(sas: Secret) -> datetime | None:
         moment = datetime.fromisoformat(ends)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment.tzinfo:
+        return moment
+    return moment.replace(tzinfo=UTC)
 
 
 def _manifest_of(said: Mapping[str, Any], graph_url: str) -> Manifest:
@@ -290,14 +294,20 @@ def _fold(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(said: Mapping[str, Any], name: str) -> str:
     value = said.get(name)
-    return value if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return value
+    return ""
 
 
 def _shown(value: object) -> str:
     """Return a text or a number of the service as text that is safe to show."""
-    return printable(str(value))[:_MAX_SHOWN] if isinstance(value, str | int) else ""
+    if isinstance(value, str | int):
+        return printable(str(value))[:_MAX_SHOWN]
+    return ""
 
 
 def _find(pattern: re.Pattern[str], text: str) -> str:
     found = pattern.search(unquote(text))
-    return found[1] if found else ""
+    if found:
+        return found[1]
+    return ""

@@ -63,7 +63,9 @@ async def _first_row(exports: Exports, access: Access) -> Any:
         path = Path(folder) / "blob-0"
         await spool(access.manifest.blobs[0], path, access, exports.accounts.session)
         line = await anyio.to_thread.run_sync(_first_line, path)
-    return shape_of(loads(line)) if line else None
+    if line:
+        return shape_of(loads(line))
+    return None
 
 
 def _first_line(path: Path) -> bytes:
@@ -79,7 +81,9 @@ def shape_of(value: Json) -> Any:
     if isinstance(value, Pairs):
         return {_name(key): _shape_of_field(key, inner) for key, inner in value}
     if isinstance(value, list):
-        return ["of none"] if not value else [f"of {len(value):,}", shape_of(value[0])]
+        if not value:
+            return ["of none"]
+        return [f"of {len(value):,}", shape_of(value[0])]
     if isinstance(value, Number):
         return f"number {_picture(str(value))}"
     if isinstance(value, str):
@@ -107,7 +111,9 @@ def _shape_of_text(text: str) -> str:
 
 def _name(key: str) -> str:
     """Return the name of a field, unless it could be a value."""
-    return key if _PLAIN_NAME.fullmatch(key) else "a name of other characters"
+    if _PLAIN_NAME.fullmatch(key):
+        return key
+    return "a name of other characters"
 
 
 def _picture(text: str) -> str:

@@ -260,7 +260,9 @@ class _ExportWalk(Generic[P]):
         of it, None where there is no room."""
         budget = self._room.budget
         if ahead:
-            return budget.claim_ahead(_PAGE_COST) if ahead < self._room.most_ahead else None
+            if ahead < self._room.most_ahead:
+                return budget.claim_ahead(_PAGE_COST)
+            return None
         claim = budget.claim()
         claim.take_turn()
         await _grow(claim, _PAGE_COST)
@@ -391,7 +393,9 @@ async def spooling(
 
 def _skipped(state: object) -> int:
     count = state.get(_SKIPPED) if isinstance(state, dict) else 0
-    return count if isinstance(count, int) else 0
+    if isinstance(count, int):
+        return count
+    return 0
 
 
 def chunks_of(path: Path) -> Iterator[bytes]:

@@ -95,7 +95,9 @@ class Spooling:
     @property
     def kept(self) -> int:
         """How many bytes are here: the next answer continues behind them."""
-        return self.received if self._etag else 0
+        if self._etag:
+            return self.received
+        return 0
 
     def headers(self) -> Mapping[str, str]:
         """Ask for what is not here yet, of the very bytes that began to come."""
@@ -251,7 +253,9 @@ def life_of(sas: Secret) -> float | None:
         )
     except (ValueError, TypeError):
         return None
-    return life.total_seconds() if life > timedelta() else None
+    if life > timedelta():
+        return life.total_seconds()
+    return None
 
 
 def check_same(transfer: Transfer, before: Manifest, now: Manifest) -> None:
@@ -354,7 +358,9 @@ def _meaning_of(error: BulkfetchError) -> _Meaning:
         return _Meaning.REFUSED
     if isinstance(error, HttpStatusError) and error.status in _CHANGED:
         return _Meaning.CHANGED
-    return _Meaning.BROKEN if is_failing(error) else _Meaning.OTHER
+    if is_failing(error):
+        return _Meaning.BROKEN
+    return _Meaning.OTHER
 
 
 async def _continue(

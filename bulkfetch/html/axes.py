@@ -53,7 +53,9 @@ def lay_slots(months: Collection[str]) -> list[Slot]:
         slots = _lay(numbers, unit)
         if len(slots) <= _MOST_SLOTS:
             break
-    return [*slots, Slot(-1, -1, NO_DATE)] if "" in months else slots
+    if "" in months:
+        return [*slots, Slot(-1, -1, NO_DATE)]
+    return slots
 
 
 def lay_rows(months: Collection[str]) -> list[Slot]:
@@ -65,7 +67,9 @@ def lay_rows(months: Collection[str]) -> list[Slot]:
         if slots and number > slots[-1].last + 1:
             slots.append(_gap(slots[-1].last + 1, number - 1))
         slots.append(Slot(number, number, _name(number, 1)))
-    return [*slots, Slot(-1, -1, NO_DATE)] if "" in months else slots
+    if "" in months:
+        return [*slots, Slot(-1, -1, NO_DATE)]
+    return slots
 
 
 def _lay(numbers: Collection[int], unit: int) -> list[Slot]:
@@ -93,7 +97,9 @@ def _name(first: int, unit: int) -> str:
         return f"{year:04d}-{month + 1:02d}"
     if unit == 3:
         return f"{year:04d} Q{month // 3 + 1}"
-    return f"{year:04d}" if unit == 12 else f"{year:04d} to {year + unit // 12 - 1:04d}"
+    if unit == 12:
+        return f"{year:04d}"
+    return f"{year:04d} to {year + unit // 12 - 1:04d}"
 
 
 def choose_labels(slots: Sequence[Slot], room: int, most: int) -> list[int]:
@@ -188,4 +194,6 @@ def shorten(amount: Decimal) -> str:
 
 def _plain(number: Decimal) -> str:
     text = f"{number:,f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    if "." in text:
+        return text.rstrip("0").rstrip(".")
+    return text

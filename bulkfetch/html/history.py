@@ -135,7 +135,9 @@ def _read_run(store: Store, name: PurePosixPath) -> RunFacts | Finding:
 
 def _number(facts: Mapping[str, Any], name: str) -> int | None:
     value = facts.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return None
 
 
 def _find_pace(store: Store, lost: list[Finding]) -> Pace | None:

@@ -44,7 +44,9 @@ def named(text: str) -> Element:
 
 def cut(text: str) -> str:
     """Return a text, or its beginning if it is very long."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 1]}…"
 
 
 def style_sheet(css: str) -> Element:

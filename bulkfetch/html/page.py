@@ -288,7 +288,9 @@ def _lay_failures(failures: Sequence[OpenFailure]) -> Iterator[Element]:
 
 def _write_run(at: str) -> str:
     moment = read_moment(at)
-    return at if moment is None else write_moment(moment)
+    if moment is None:
+        return at
+    return write_moment(moment)
 
 
 def _lay_rescued(figures: Figures) -> Iterator[Element]:

@@ -106,4 +106,6 @@ def _shown(cell: Cell) -> Child:
 
 
 def _decimals(cell: Cell) -> int:
-    return len(write_amount(cell).partition(".")[2]) if isinstance(cell, Decimal) else 0
+    if isinstance(cell, Decimal):
+        return len(write_amount(cell).partition(".")[2])
+    return 0

@@ -49,7 +49,9 @@ class PageReport:
     @property
     def exit_code(self) -> int:
         """That of `show`, and 1 if something could not be read."""
-        return 1 if self.figures.unread else self.figures.shown.exit_code
+        if self.figures.unread:
+            return 1
+        return self.figures.shown.exit_code
 
     def __repr__(self) -> str:
         # short: a notebook shows it, and the page would fill many screens

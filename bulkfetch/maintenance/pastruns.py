@@ -107,4 +107,6 @@ def find_broken_off(store: Store, last_run: LastRun | None) -> datetime | None:
 def moment_of_log(name: PurePosixPath) -> datetime | None:
     """Return when the run began that has a log, or a piece of one, of that name."""
     match = _LOG.fullmatch(name.name)
-    return read_moment(match[1]) if match else None
+    if match:
+        return read_moment(match[1])
+    return None

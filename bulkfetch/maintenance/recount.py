@@ -176,4 +176,6 @@ def _name(invoice_id: str) -> str:
 
 
 def _amount(amount: Decimal | None) -> str:
-    return "nothing" if amount is None else f"{money(amount):f}"
+    if amount is None:
+        return "nothing"
+    return f"{money(amount):f}"

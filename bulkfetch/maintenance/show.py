@@ -321,4 +321,6 @@ def _size_below(store: Store, directory: PurePosixPath) -> int:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    if isinstance(value, str):
+        return value
+    return None

@@ -63,7 +63,9 @@ class Fetcher:
     @property
     def idle(self) -> int:
         """How many more pages may be asked for ahead of their turn now."""
-        return self.session.idle if self.places is None else self.places()
+        if self.places is None:
+            return self.session.idle
+        return self.places()
 
     def use(self, task: PageTask[T]) -> None:
         """Note that the page of a task is used now."""

@@ -326,7 +326,9 @@ def _collection_total(page: InvoicePage) -> int:
     Most totals count the page only.
     """
     total = page.envelope.total_count or 0
-    return total if total > len(page.items) else 0
+    if total > len(page.items):
+        return total
+    return 0
 
 
 def _page_from(body: bytes) -> InvoicePage:

@@ -251,7 +251,9 @@ class _OffsetWalk(Generic[P]):
         return self._is_beyond(end) or self._walk.is_complete(last)
 
     def _last_took_s(self) -> float:
-        return 0.0 if self._last is None else self._last.ended_at - self._last.asked_at
+        if self._last is None:
+            return 0.0
+        return self._last.ended_at - self._last.asked_at
 
     def _is_due(self, task: PageTask[Response[P]]) -> bool:
         """Return whether `task` was sent at about the time of the last page's request, and so

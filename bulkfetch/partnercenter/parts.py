@@ -112,7 +112,9 @@ def _why_stale(part: Part, line: int, error: TransferError) -> str | None:
     is_exported = part.export is not None
     if isinstance(error, (RenewedExportError, NothingExportedError)):
         words = "Microsoft Graph has made its data anew, or has none now"
-        return words if is_exported else None
+        if is_exported:
+            return words
+        return None
     has_no_row = 0 < line == part.first_line
     if has_no_row and not is_exported and _is_past_end(error):
         return f"there is no line {line} now"
@@ -191,7 +193,9 @@ async def _row_at(
     try:
         async with aclosing(source.pages(walk)) as pages:
             async for placed in pages:
-                return None if placed.is_last else _digest(decoder.batch(placed.page, line))
+                if placed.is_last:
+                    return None
+                return _digest(decoder.batch(placed.page, line))
     except TransferError as error:
         if not _is_past_end(error):
             raise

@@ -87,12 +87,16 @@ def _summary_of(value: Json) -> InvoiceSummary:
 
 def _amount(value: Json) -> Decimal | None:
     amount = decimal_of(value)
-    return None if amount is UNFIT else amount
+    if amount is UNFIT:
+        return None
+    return amount
 
 
 def _day(value: Json) -> datetime | None:
     moment = moment_of(value)
-    return None if moment is None or moment.year == 1 else moment
+    if moment is None or moment.year == 1:
+        return None
+    return moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +134,6 @@ def _estimate_of(entry: Pairs) -> Estimate:
 
 
 def _text(value: Json) -> str:
-    return str(value) if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return str(value)
+    return ""

@@ -181,7 +181,9 @@ def _end_of(claims: dict[str, Any], tokens: TokenSource) -> datetime | None:
     if isinstance(tokens, SignIn) and tokens.lifetime_s < 1e9:
         return datetime.now(UTC) + timedelta(seconds=tokens.lifetime_s)
     end = claims.get("exp")
-    return datetime.fromtimestamp(end, UTC) if isinstance(end, int) and 0 < end < 1e11 else None
+    if isinstance(end, int) and 0 < end < 1e11:
+        return datetime.fromtimestamp(end, UTC)
+    return None
 
 
 def _until(moment: datetime, now: datetime) -> str:
@@ -192,4 +194,6 @@ def _until(moment: datetime, now: datetime) -> str:
 
 
 def _text(value: object) -> str | None:
-    return str(value) if isinstance(value, str) and value else None
+    if isinstance(value, str) and value:
+        return str(value)
+    return None

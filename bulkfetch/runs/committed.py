@@ -230,7 +230,9 @@ def _invoice_of(record: Record) -> str:
     headers."""
     if isinstance(record, Commit):
         return record.transfer.invoice_id
-    return record.document.invoice_id if isinstance(record, CommittedDocument) else ""
+    if isinstance(record, CommittedDocument):
+        return record.document.invoice_id
+    return ""
 
 
 def has_changed(now: Transfer, then: Transfer) -> bool:

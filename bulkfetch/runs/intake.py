@@ -264,7 +264,9 @@ class Intake:
 
     @property
     def _total(self) -> Decimal | None:
-        return None if self.schema is None else self.tally.total(self.schema)
+        if self.schema is None:
+            return None
+        return self.tally.total(self.schema)
 
     def _changed(self, what: str) -> ContradictionError:
         return ContradictionError(
@@ -302,7 +304,9 @@ class Tally:
 
     def total(self, schema: LineItemSchema) -> Decimal | None:
         """Return the sum of the charges, or None if the type has none or one is not a number."""
-        return None if schema.total is None or self.rescues[schema.total] else self._total
+        if schema.total is None or self.rescues[schema.total]:
+            return None
+        return self._total
 
 
 def name_parts(
@@ -335,4 +339,6 @@ def staging_of(
 def sum_up(totals: Sequence[Decimal | None]) -> Decimal | None:
     """Return the sum, or None if one of them is not known."""
     known = [each for each in totals if each is not None]
-    return exact_sum(known) if len(known) == len(totals) else None
+    if len(known) == len(totals):
+        return exact_sum(known)
+    return None

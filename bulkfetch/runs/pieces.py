@@ -90,7 +90,9 @@ def kept_shape(transfer: Transfer, job: Job) -> Mapping[str, Any] | None:
     Of an export of Microsoft Graph it has not: the service keeps the export itself.
     """
     staging = staging_of(transfer, job)
-    return staging.shape if staging.is_kept and api_of(transfer) is Api.V1 else None
+    if staging.is_kept and api_of(transfer) is Api.V1:
+        return staging.shape
+    return None
 
 
 async def stage_here(parts: Sequence[Part], job: Job) -> list[Fetched]:

@@ -226,14 +226,18 @@ def exit_code(*, is_whole: bool, reconciliations: Iterable[Reconciliation]) -> i
     differing = [each for each in reconciliations if each.verdict is Verdict.DIFFERS]
     if not is_whole or any(each.mark is Mark.UNSTABLE for each in differing):
         return LACKING
-    return DISAGREEING if differing else WHOLE
+    if differing:
+        return DISAGREEING
+    return WHOLE
 
 
 def _answers(header: Header, commits: Mapping[Transfer, Commit]) -> list[Answer] | None:
     """Return what is committed of the charges of an invoice, or None if some is not."""
     found = [commits.get(transfer) for transfer in header.charging]
     answers = [answer_of(commit) for commit in found if commit is not None]
-    return answers if len(answers) == len(found) else None
+    if len(answers) == len(found):
+        return answers
+    return None
 
 
 def _reconcile_one(
@@ -365,7 +369,9 @@ def _explain_no_comparison(header: Header, commits: Mapping[Transfer, Commit]) -
     if not header.charging:
         return "it has no details with charges"
     missing = [str(each) for each in header.charging if each not in commits]
-    return f"not exported: {', '.join(missing)}" if missing else "some charges are not numbers"
+    if missing:
+        return f"not exported: {', '.join(missing)}"
+    return "some charges are not numbers"
 
 
 def reconciliation_dict(each: Reconciliation) -> dict[str, Any]:

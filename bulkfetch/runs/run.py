@@ -149,12 +149,16 @@ class Run:
     @property
     def open_files(self) -> Store | None:
         """Where files are that are read while they grow: in the archive, or else in `scratch`."""
-        return self.store if self.store.shows_open_files else self.scratch
+        if self.store.shows_open_files:
+            return self.store
+        return self.scratch
 
     @property
     def staging_places(self) -> tuple[Store, ...]:
         """The stores in which something may be staged."""
-        return (self.store,) if self.scratch is None else (self.store, self.scratch)
+        if self.scratch is None:
+            return (self.store,)
+        return (self.store, self.scratch)
 
 
 @dataclass(frozen=True, slots=True)

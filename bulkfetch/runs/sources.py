@@ -21,7 +21,9 @@ from bulkfetch.settings.declared import ServiceSettings, why_no_graph
 
 def api_wanted(settings: ServiceSettings) -> Wanted:
     """Return which API a run wants for new commerce: v1 where there is no Microsoft Graph."""
-    return "v1" if settings.graph_url is None else settings.new_commerce_api
+    if settings.graph_url is None:
+        return "v1"
+    return settings.new_commerce_api
 
 
 def _source_of_exports(fetcher: Fetcher) -> PageSource:

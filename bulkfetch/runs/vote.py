@@ -382,7 +382,9 @@ def _charge(header: Header, vote: Vote, run: Run) -> Charge | None:
     """Return what an invoice charges, if all that makes it up is here."""
     known = vote.known(header)
     is_here = header.charging and all(transfer in known for transfer in header.charging)
-    return charge_of(header, run.settings.money_tolerance) if is_here else None
+    if is_here:
+        return charge_of(header, run.settings.money_tolerance)
+    return None
 
 
 def _counts(header: Header, vote: Vote) -> bool:

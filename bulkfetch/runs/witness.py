@@ -66,7 +66,9 @@ class Charge:
         )
         has_empty = any(not answer.rows for answer in answers)
         is_rounding = agreement is Agreement.WITHIN_ROUNDING
-        return Agreement.NONE if is_rounding and has_empty else agreement
+        if is_rounding and has_empty:
+            return Agreement.NONE
+        return agreement
 
     def is_met_by(self, answers: Collection[Answer]) -> bool:
         """Return whether the answers add up to the charge."""
@@ -77,7 +79,9 @@ def sum_of_answers(answers: Iterable[Answer]) -> Decimal | None:
     """Return what all answers add up to, or None if one of their charges is no number."""
     totals = [answer.total if answer.rows else Decimal(0) for answer in answers]
     known = [total for total in totals if total is not None]
-    return exact_sum(known) if len(known) == len(totals) else None
+    if len(known) == len(totals):
+        return exact_sum(known)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +257,9 @@ def _mark(charge: Charge | None, charged: Sequence[Asked], *, counts: bool) -> M
     if not (counts or _is_empty(charged, charge)):
         return None
     is_confirmed = all(each.is_confirmed for each in charged)
-    return Mark.CONFIRMED if is_confirmed else Mark.UNCONFIRMED
+    if is_confirmed:
+        return Mark.CONFIRMED
+    return Mark.UNCONFIRMED
 
 
 class Share:

@@ -314,7 +314,9 @@ def _to_recheck(run: Run, plan: Plan, skipped: Mapping[Transfer, Commit]) -> lis
 
 
 def _unavailable_since(commit: Commit) -> date | None:
-    return None if commit.unavailable is None else date.fromisoformat(commit.unavailable.since)
+    if commit.unavailable is None:
+        return None
+    return date.fromisoformat(commit.unavailable.since)
 
 
 def _block_former(

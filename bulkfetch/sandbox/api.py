@@ -63,7 +63,9 @@ class Asked:
         value = self.value(name)
         if value and not (value.isascii() and value.isdigit()):
             raise ValueError(name)
-        return int(value) if value else None
+        if value:
+            return int(value)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,15 @@ class Stream:
         """A link to this stream with those paging parameters."""
         pairs = [*self.kept_query, *paging.items()]
         query = "&".join(f"{quote(name)}={quote(str(value))}" for name, value in pairs)
-        return f"{self.base_uri}?{query}" if query else self.base_uri
+        if query:
+            return f"{self.base_uri}?{query}"
+        return self.base_uri
 
     def uri_at(self, place: Place | None) -> str:
         """A link to a page of it; None is the request that names no size."""
-        return self.uri(size=place.size, offset=place.offset) if place else self.uri()
+        if place:
+            return self.uri(size=place.size, offset=place.offset)
+        return self.uri()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +139,9 @@ class InvoiceApi:
                 return self._unbilled(asked)
             case ["invoices", _]:
                 invoice = self._tenant.find(asked.path[1])
-                return (
-                    success(invoice_json(self._tenant, invoice))
-                    if invoice
-                    else _no_invoice(asked.path[1])
-                )
+                if invoice:
+                    return success(invoice_json(self._tenant, invoice))
+                return _no_invoice(asked.path[1])
             case ["invoices", _, "lineitems"]:
                 return self._by_query(asked)
             case ["invoices", _, "lineitems", provider, line_item_type]:
@@ -150,7 +154,9 @@ class InvoiceApi:
         unpaged = size is None and not offset
 
         def uri(place: Place | None) -> str | None:
-            return f"/invoices?size={place.size}&offset={place.offset}" if place else None
+            if place:
+                return f"/invoices?size={place.size}&offset={place.offset}"
+            return None
 
         chosen = invoices[page.start : page.start + page.rows]
         return collection(

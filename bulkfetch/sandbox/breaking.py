@@ -267,7 +267,9 @@ REWRITES: dict[str, Rewrite] = {
 
 def short_token(token: str | None) -> str | None:
     """The continuation token as the API wrote it, before it was made long."""
-    return token.partition("~")[0] if token else token
+    if token:
+        return token.partition("~")[0]
+    return token
 
 
 # Other bytes.

@@ -283,7 +283,9 @@ def _read_value(name: str, value: Any, default: Any) -> Any:
 
 def _nearest(name: str, known: Any) -> str:
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(known)}"
 
 
 @dataclass(frozen=True, slots=True)

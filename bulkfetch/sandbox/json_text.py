@@ -26,7 +26,9 @@ def number(units: int, decimals: int, *, plain: bool) -> str:
     sign, digits = ("-" if units < 0 else ""), f"{abs(units):0{decimals + 1}d}"
     whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :].rstrip("0")
     if not fraction:
-        return f"{sign}{whole}" if plain else f"{sign}{whole}.0"
+        if plain:
+            return f"{sign}{whole}"
+        return f"{sign}{whole}.0"
     return f"{sign}{whole}.{fraction}"
 
 

@@ -90,7 +90,9 @@ class RowStyle:
     @property
     def sign(self) -> int:
         """1 for charges, -1 for credits."""
-        return -1 if self.credit else 1
+        if self.credit:
+            return -1
+        return 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +421,9 @@ class _OneTimeShape:
     flat_key: bool
 
     def spelled(self, value: str) -> str:
-        return f'"{value}"' if self.as_text else value
+        if self.as_text:
+            return f'"{value}"'
+        return value
 
     def instant(self, month: str, day: int, ticks: str) -> str:
         if self.pacific:

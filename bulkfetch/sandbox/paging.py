@@ -75,7 +75,9 @@ def offset_page(
 def _past_end(total: int, size: int, offset: int, answer: str) -> Page | PastEnd:
     if answer == "repeat":
         return plain_page(total, size, max(total - 1, 0) // size * size)
-    return plain_page(total, size, offset) if answer == "empty" else PastEnd(answer)
+    if answer == "empty":
+        return plain_page(total, size, offset)
+    return PastEnd(answer)
 
 
 def _shorten(page: Page, total: int, size: int, options: SandboxOptions) -> Page:
@@ -92,7 +94,9 @@ def total_count(page_rows: int, total: int, options: SandboxOptions) -> int:
     """Return `totalCount`: the rows of this page, as in the API, unless an option changes it."""
     if options.lying_total:
         return max(total - 1, 0)
-    return total if options.true_total else page_rows
+    if options.true_total:
+        return total
+    return page_rows
 
 
 def write_token(seed: int, stream: str, place: Place) -> str:
@@ -114,7 +118,9 @@ def read_token(seed: int, stream: str, token: str) -> Place | None:
         return None
     offset, size = _PLACE.unpack(raw[: _PLACE.size])
     place = Place(size, offset)
-    return place if write_token(seed, stream, place) == token else None
+    if write_token(seed, stream, place) == token:
+        return place
+    return None
 
 
 def _proof(seed: int, stream: str, packed: bytes) -> bytes:

@@ -66,7 +66,9 @@ class InvoiceSite:
         bearer = request.headers.get("Authorization", "").partition(" ")[2].strip()
         asked = Asked(words, tuple(request.query.items()), token)
         reply = self._api.answer(asked, is_user=self._tokens.is_of_user(bearer))
-        return await self._stalled() if isinstance(reply, Stalled) else reply
+        if isinstance(reply, Stalled):
+            return await self._stalled()
+        return reply
 
     def _unauthorized(self, request: web.Request) -> Reply | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -182,7 +184,9 @@ def _plain(status: int, body: bytes) -> Reply:
 def _marked(pieces: list[bytes], bom: str) -> list[bytes]:
     if bom == "utf16":
         return [b"\xff\xfe", b"".join(pieces).decode().encode("utf-16-le")]
-    return [b"\xef\xbb\xbf", *pieces] if bom == "utf8" else pieces
+    if bom == "utf8":
+        return [b"\xef\xbb\xbf", *pieces]
+    return pieces
 
 
 def _service_headers(request: web.Request) -> dict[str, str]:

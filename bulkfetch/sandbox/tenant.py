@@ -65,7 +65,9 @@ class Invoice:
     @property
     def path_id(self) -> str:
         """The id that stands in the path of its line items, in the query form."""
-        return "unbilled" if self.is_open else self.id
+        if self.is_open:
+            return "unbilled"
+        return self.id
 
     @property
     def billing_period(self) -> str:
@@ -90,7 +92,9 @@ class Invoice:
     @property
     def link_id(self) -> str:
         """The id that stands in links."""
-        return self.id if self.style.early else f"{self.kind}-{self.id}"
+        if self.style.early:
+            return self.id
+        return f"{self.kind}-{self.id}"
 
     def detail(self, provider: str, line_item_type: str) -> Detail | None:
         """That detail, if this invoice offers it."""
@@ -134,7 +138,9 @@ class Tenant:
         """The invoice or amendment of that id, bare or with its kind before it, in any case."""
         prefix, _, bare = invoice_id.lower().rpartition("-")
         invoice = self._by_id.get(bare)
-        return invoice if invoice and prefix in ("", invoice.kind.lower()) else None
+        if invoice and prefix in ("", invoice.kind.lower()):
+            return invoice
+        return None
 
     def row_bytes(self, invoice_id: str, provider: str, line_item_type: str, index: int) -> bytes:
         """One line item as JSON. Raises LookupError if the tenant does not have it."""
@@ -236,7 +242,9 @@ def _day(options: SandboxOptions) -> int:
 
 
 def _kind_of(pair: str) -> str:
-    return LEGACY if pair.split("/")[0] in LEGACY_PROVIDERS else MODERN
+    if pair.split("/")[0] in LEGACY_PROVIDERS:
+        return LEGACY
+    return MODERN
 
 
 def _draw_unreconciled(options: SandboxOptions) -> dict[int, int]:

@@ -91,7 +91,9 @@ class Tokens:
         if token == self._options.graph.token:
             return GRAPH
         issued = self._known.get(token)
-        return issued.audience if issued and issued.end > self._clock() else None
+        if issued and issued.end > self._clock():
+            return issued.audience
+        return None
 
     def opens_invoices(self, token: str) -> bool:
         """Return whether a bearer token opens the invoice API now."""

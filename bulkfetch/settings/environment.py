@@ -148,4 +148,6 @@ def working_directory() -> Path:
 
 
 def _below(folder: str, *names: str) -> str:
-    return os.path.join(folder, *names) if folder else ""
+    if folder:
+        return os.path.join(folder, *names)
+    return ""

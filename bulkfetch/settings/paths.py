@@ -89,7 +89,9 @@ def _expand_home(path: str, environ: Mapping[str, str]) -> str:
 
 def _home_of_user(name: str) -> str:
     try:
-        return pwd.getpwnam(name).pw_dir if pwd else ""
+        if pwd:
+            return pwd.getpwnam(name).pw_dir
+        return ""
     except (KeyError, ValueError):
         return ""
 

@@ -85,7 +85,9 @@ class Route:
     why: str
 
     def __str__(self) -> str:
-        return "direct" if self.proxy is None else str(self.proxy)
+        if self.proxy is None:
+            return "direct"
+        return str(self.proxy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,9 @@ def _given_proxy(
         # in a CGI program HTTP_PROXY is the header Proxy of a request: anybody may send it
         names.remove("HTTP_PROXY")
     variable = _first_of(environ, *names)
-    return (cleaned(environ[variable]), f"environment variable {variable}") if variable else None
+    if variable:
+        return (cleaned(environ[variable]), f"environment variable {variable}")
+    return None
 
 
 def _why_none(scheme: str, environ: Mapping[str, str]) -> str:
@@ -314,7 +318,9 @@ def headers_for_requests(proxy: str) -> dict[str, str]:
     """Return what a proxy is told, whose address requests has; it would send credentials as
     Latin-1."""
     credentials = parse_proxy(proxy, THE_SETTING).authorization()
-    return {"Proxy-Authorization": credentials} if credentials else {}
+    if credentials:
+        return {"Proxy-Authorization": credentials}
+    return {}
 
 
 def for_obstore(route: Route) -> dict[str, Any]:

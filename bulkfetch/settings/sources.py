@@ -366,7 +366,9 @@ def _note_lying_file(cwd: Path) -> tuple[str, ...]:
 def _login_file(environ: Mapping[str, str]) -> Path | None:
     """Return the default of `login_file`, or None if no home is known."""
     folder = user_folder(environ)
-    return Path(folder, "login.json") if folder else None
+    if folder:
+        return Path(folder, "login.json")
+    return None
 
 
 def _parse_file(cwd: Path, shown: str, *, asked_by: str) -> _File:

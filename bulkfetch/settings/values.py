@@ -103,7 +103,9 @@ def _quote(value: object) -> str:
         shown = repr(value)
     except ValueError:  # an integer of more digits than Python prints
         return "a far larger number"
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    if len(shown) <= 60:
+        return shown
+    return f"{shown[:57]}..."
 
 
 def whole_number(low: int, high: int | None = None) -> ValueKind:
@@ -133,7 +135,9 @@ def _read_number_or_all(value: object) -> int:
 
 
 def _show_number_or_all(number: int) -> str:
-    return "all" if number >= ALL else str(number)
+    if number >= ALL:
+        return "all"
+    return str(number)
 
 
 NUMBER_OR_ALL = ValueKind("N|all", _read_number_or_all, _show_number_or_all)
@@ -145,7 +149,9 @@ def _integer(value: object) -> int | None:
             return int(value)
         except ValueError:
             return None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return None
 
 
 def _number_between(low: float, high: float, right: str) -> Callable[[object], float]:

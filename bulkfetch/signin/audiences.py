@@ -60,4 +60,6 @@ def rights_of(claims: Mapping[str, Any]) -> tuple[str, ...]:
     scopes, roles = claims.get("scp"), claims.get("roles")
     if isinstance(scopes, str) and scopes.strip():
         return tuple(scopes.split())
-    return tuple(each for each in roles if isinstance(each, str)) if isinstance(roles, list) else ()
+    if isinstance(roles, list):
+        return tuple(each for each in roles if isinstance(each, str))
+    return ()

@@ -75,7 +75,9 @@ def _run(
 
 
 def _ending(code: int) -> str:
-    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    if code < 0:
+        return f"was ended by signal {-code}"
+    return f"ended with exit code {code}"
 
 
 def _reason(errors: str, output: str, settings: SignInSettings) -> str:

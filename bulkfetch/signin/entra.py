@@ -168,7 +168,9 @@ def _kept_login(settings: SignInSettings) -> Login | None:
     """Return the login that is kept. One that cannot be read does not matter if the settings have a
     refresh token."""
     try:
-        return read_login(settings.login_file) if settings.login_file else None
+        if settings.login_file:
+            return read_login(settings.login_file)
+        return None
     except SettingsError as error:
         if settings.refresh_token is None:
             raise
@@ -263,7 +265,9 @@ def _refusal_of_connection(error: BaseException | None) -> OSError | None:
     """Return what the system said of a connection that could not be made, or None."""
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-            return error if error.errno else None
+            if error.errno:
+                return error
+            return None
         error = error.__cause__ or error.__context__
     return None
 
@@ -433,7 +437,9 @@ def _proof(settings: SignInSettings) -> object:
     """Return the secret, or the certificate with its key, in the form that msal takes."""
     file = settings.client_certificate
     if file is None or way_of(settings) is Way.SECRET:
-        return settings.client_secret.reveal() if settings.client_secret else None
+        if settings.client_secret:
+            return settings.client_secret.reveal()
+        return None
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -518,4 +524,6 @@ def _code_of(answer: Mapping[str, Any]) -> str:
     if isinstance(codes, list) and codes:
         return str(codes[0])
     words = str(answer.get("error_description") or "")
-    return words.removeprefix("AADSTS").partition(":")[0] if words.startswith("AADSTS") else ""
+    if words.startswith("AADSTS"):
+        return words.removeprefix("AADSTS").partition(":")[0]
+    return ""

@@ -147,7 +147,9 @@ def _read_lifetime_s(facts: Mapping[str, Any]) -> float:
         return lifetime_s(facts["expiresin"])
     moments = (_read_moment(facts[name]) for name in _ENDS if name in facts)
     ends_at = next((moment for moment in moments if moment is not None), None)
-    return math.inf if ends_at is None else lifetime_s(ends_at - time.time())
+    if ends_at is None:
+        return math.inf
+    return lifetime_s(ends_at - time.time())
 
 
 def _read_moment(value: object) -> float | None:
@@ -165,7 +167,9 @@ def _read_moment(value: object) -> float | None:
         number = float(text)
     except ValueError:
         return _read_iso(text)
-    return number if number <= _LATEST_IN_SECONDS else number / 1000
+    if number <= _LATEST_IN_SECONDS:
+        return number
+    return number / 1000
 
 
 def _read_iso(text: str) -> float | None:

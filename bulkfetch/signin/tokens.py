@@ -35,7 +35,9 @@ def lifetime_s(value: object) -> float:
         seconds = float(str(value))
     except ValueError:
         return math.inf
-    return seconds if 0 < seconds <= 1e9 else math.inf
+    if 0 < seconds <= 1e9:
+        return seconds
+    return math.inf
 
 
 def claims_of(token: str) -> dict[str, Any]:
@@ -47,7 +49,9 @@ def claims_of(token: str) -> dict[str, Any]:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except ValueError:
         return {}
-    return claims if isinstance(claims, dict) else {}
+    if isinstance(claims, dict):
+        return claims
+    return {}
 
 
 def without_secrets(value: object, settings: SignInSettings, *others: str) -> str:
@@ -59,4 +63,6 @@ def without_secrets(value: object, settings: SignInSettings, *others: str) -> st
     secrets = (each.reveal() for each in ours if each is not None)
     text = hide_known(Mask((*secrets, *words, *others)).hide(text))
     lines = text.strip().splitlines()
-    return printable(lines[0])[:300] if lines else "no reason given"
+    if lines:
+        return printable(lines[0])[:300]
+    return "no reason given"

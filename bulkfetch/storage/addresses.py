@@ -34,7 +34,9 @@ class Address:
 
     def key(self, name: object) -> str:
         """Return the key, in the container, of the object `name` of the archive."""
-        return f"{self.prefix}/{name}" if self.prefix else str(name)
+        if self.prefix:
+            return f"{self.prefix}/{name}"
+        return str(name)
 
     @property
     def plain(self) -> str:
@@ -139,11 +141,15 @@ def _local_path(scheme: str, slashes: str, rest: str) -> str:
     if scheme == "dbfs":
         # a cluster shows its volumes under their own name, and all else below /dbfs
         is_mounted = rest.startswith(("Volumes/", "dbfs/"))
-        return path if is_mounted else f"/dbfs{path}"
+        if is_mounted:
+            return path
+        return f"/dbfs{path}"
     if len(slashes) == 2 and not rest.startswith("localhost/"):
         return "/…"  # the name of another machine
     path = "/" + unquote(rest.removeprefix("localhost/"))
-    return path[1:] if re.match(r"/[A-Za-z]:", path) else path
+    if re.match(r"/[A-Za-z]:", path):
+        return path[1:]
+    return path
 
 
 def _azure_address(text: str) -> Address:

@@ -114,7 +114,9 @@ def _find_key(settings: StorageSettings, connection: dict[str, str]) -> AzureCon
     sas = connection.get("SharedAccessSignature") or first_variable(
         "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"
     )
-    return _sas_options(sas) if sas else None
+    if sas:
+        return _sas_options(sas)
+    return None
 
 
 def _key_options(key: str) -> AzureConfig:

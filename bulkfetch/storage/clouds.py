@@ -120,7 +120,9 @@ def _ask_for_tunnel(proxy: Proxy, url: str) -> int | None:
         connection.connect()
     except (OSError, HTTPException) as error:
         refused = re.search(r"Tunnel connection failed: ([1-5][0-9]{2})", str(error))
-        return int(refused[1]) if refused else None
+        if refused:
+            return int(refused[1])
+        return None
     finally:
         connection.close()
     return None
@@ -131,7 +133,9 @@ def trusted_certificates(settings: StorageSettings) -> str | bool:
 
     `ca_file` is used if there is a `storage_endpoint`: it is for that server, not for the clouds.
     """
-    return str(settings.ca_file) if settings.ca_file and settings.storage_endpoint else True
+    if settings.ca_file and settings.storage_endpoint:
+        return str(settings.ca_file)
+    return True
 
 
 def _retry_config(patience_s: float) -> Any:

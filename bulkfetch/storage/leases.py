@@ -250,5 +250,7 @@ def _start_of(pid: int) -> str:
     """Return when a process was started, in ticks since the machine was; "" without a process."""
     with suppress(OSError, IndexError):
         facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if facts[0] in "ZX" else facts[19]
+        if facts[0] in "ZX":
+            return ""
+        return facts[19]
     return ""

@@ -291,7 +291,9 @@ class Objects:
     def where(self, name: PurePosixPath) -> str:
         """Return what messages call an object."""
         shown = str(self.address).rstrip("/")
-        return shown if name == PurePosixPath() else f"{shown}/{name}"
+        if name == PurePosixPath():
+            return shown
+        return f"{shown}/{name}"
 
     def _retry(self, name: PurePosixPath, verb: str, call: Callable[[], T]) -> T:
         """Call until it works, the store refuses for good, or patience is over.
@@ -445,4 +447,6 @@ def _condition_for(entry: Entry) -> Any:
 
 def _advice(problem: Problem, verb: str) -> str:
     advice = problem.advice(verb)
-    return f"; {advice}" if advice else ""
+    if advice:
+        return f"; {advice}"
+    return ""

@@ -211,7 +211,9 @@ class ObjectStore:
         if name in self._held:
             return len(self._held[name])
         entry = self._index.get(name)
-        return None if entry is None else entry.size
+        if entry is None:
+            return None
+        return entry.size
 
     def look_again(self, directory: PurePosixPath) -> None:
         """Notice the objects below a directory that other processes have written meanwhile."""
@@ -343,7 +345,9 @@ class AttemptObjects(ObjectStore):
     def read(self, name: PurePosixPath) -> bytes | None:
         """Return the content of a small file, or None if there is none."""
         stored = self._objects.get(name)
-        return None if stored is None else stored.content
+        if stored is None:
+            return None
+        return stored.content
 
 
 class _Reader(io.RawIOBase):

@@ -78,4 +78,6 @@ def _check_owner(folder: Path) -> None:
 
 def _user() -> str:
     """Return what tells the directories of users apart where they share a place."""
-    return f"-{os.geteuid()}" if hasattr(os, "geteuid") else ""
+    if hasattr(os, "geteuid"):
+        return f"-{os.geteuid()}"
+    return ""

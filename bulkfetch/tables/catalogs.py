@@ -232,10 +232,14 @@ def translating(where: str) -> Iterator[None]:
 def _of_aws() -> tuple[type[Exception], ...]:
     """Return the errors of botocore, if it is what was asked."""
     module = sys.modules.get("botocore.exceptions")
-    return () if module is None else (module.BotoCoreError, module.ClientError)
+    if module is None:
+        return ()
+    return (module.BotoCoreError, module.ClientError)
 
 
 def _words(error: Exception) -> str:
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     text = printable(hide_known(first or type(error).__name__))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}…"

@@ -354,7 +354,9 @@ def _with_columns(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _as_type(column: pa.Array, of: pa.DataType) -> pa.Array:
-    return column if column.type == of else column.cast(of)
+    if column.type == of:
+        return column
+    return column.cast(of)
 
 
 def _remove_unneeded(store: Store, form: TableFormat, root: PurePosixPath) -> None:
@@ -374,7 +376,9 @@ def _read_copies(store: Store, root: PurePosixPath, names: Collection[PurePosixP
         if copy_record_name(name) not in names:
             return None
         copy = _parse_copy(store.read(copy_record_name(name)) or b"", name)
-        return copy if copy is not None and store.size(name) == copy.size_bytes else None
+        if copy is not None and store.size(name) == copy.size_bytes:
+            return copy
+        return None
 
     there = [name for name in names if name.parent == root and name.suffix == COPY_ENDING]
     return [copy for copy in side_by_side(store, read_one, sorted(there)) if copy is not None]
@@ -389,7 +393,9 @@ def _parse_copy(content: bytes, name: PurePosixPath) -> Copy | None:
         copy = Copy(name, facts["size_bytes"], facts["rows"], facts["sha256"], sources)
     except (ValueError, KeyError, TypeError):
         return None
-    return copy if copy_name(name.parent, copy.sha256) == name else None
+    if copy_name(name.parent, copy.sha256) == name:
+        return copy
+    return None
 
 
 def _without_overlap(copies: Iterable[Copy]) -> list[Copy]:

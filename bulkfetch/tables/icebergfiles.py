@@ -60,7 +60,9 @@ def container_of(location: str) -> tuple[Address, PurePosixPath] | None:
     scheme, _, rest = location.partition("://")
     bucket, _, key = rest.partition("/")
     address = parse_address(f"{scheme}://{bucket}")
-    return None if address is None else (address, PurePosixPath(key))
+    if address is None:
+        return None
+    return (address, PurePosixPath(key))
 
 
 class Containers:

@@ -46,7 +46,9 @@ class TableReport:
         if self.problem:
             return "failed"
         if self.is_current:
-            return "unchanged" if written else "up to date"
+            if written:
+                return "unchanged"
+            return "up to date"
         words = []
         if self.is_new:
             words.append(self._creation(written=written))
@@ -61,8 +63,12 @@ class TableReport:
 
     def _creation(self, *, written: bool) -> str:
         if self.lost:
-            return "created again" if written else f"to be created again: it {self.lost}"
-        return "created" if written else "not created yet"
+            if written:
+                return "created again"
+            return f"to be created again: it {self.lost}"
+        if written:
+            return "created"
+        return "not created yet"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, for JSON."""
@@ -148,7 +154,9 @@ class TablesReport:
     def outcome(self) -> str:
         """How many tables there are, and what became of them."""
         if not self.tables:
-            return "no tables" if self.written else "no tables; `bulkfetch tables sync` makes them"
+            if self.written:
+                return "no tables"
+            return "no tables; `bulkfetch tables sync` makes them"
         failed = sum(bool(each.problem) for each in self.tables)
         changed = sum(not each.is_current for each in self.tables) - failed
         words = [counted(len(self.tables), "table")]

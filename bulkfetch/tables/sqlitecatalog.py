@@ -62,7 +62,9 @@ class SqliteCatalogue:
             return None
         if path.parent != self._metadata_folder(name):
             table = _load(path)
-            return None if table is None or ROOT in table.properties else table
+            if table is None or ROOT in table.properties:
+                return None
+            return table
         if any(_follows(each, path) for each in self._newer(name, path)):
             return None
         return _load(path)
@@ -167,7 +169,9 @@ def _load(path: Path) -> Table | None:
 
 def _version(path: Path) -> int:
     found = _METADATA.fullmatch(path.name)
-    return int(found[1]) if found else -1
+    if found:
+        return int(found[1])
+    return -1
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -160,7 +160,9 @@ def _table_of(commit: Commit) -> WantedTable:
 def _keys_of(root: PurePosixPath) -> tuple[str, ...]:
     """Return the partition columns of the table of a folder that `is_partition`."""
     keys = (PROVIDER, LINE_ITEM_TYPE)
-    return (*keys, PERIOD, CURRENCY) if root.is_relative_to(UNBILLED_LINE_ITEMS) else keys
+    if root.is_relative_to(UNBILLED_LINE_ITEMS):
+        return (*keys, PERIOD, CURRENCY)
+    return keys
 
 
 def _files_of(commit: Commit, table: WantedTable) -> list[DataFile]:

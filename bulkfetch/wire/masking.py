@@ -51,4 +51,6 @@ class Mask:
         for each in list(self._in_data.values()):
             if has(clean, each.core_bytes) or (plain is not None and has(plain, each.core_bytes)):
                 clean = each.hide_in_bytes(clean)
-        return body if clean is text else clean
+        if clean is text:
+            return body
+        return clean

@@ -77,7 +77,9 @@ class Request:
     @property
     def target(self) -> str:
         """The path and the query without its secret, to append to the base URL."""
-        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+        if self.query:
+            return f"{self.path}?{urlencode(self.query)}"
+        return self.path
 
     @property
     def secret_target(self) -> str:

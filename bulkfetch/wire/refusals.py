@@ -160,7 +160,9 @@ def _target_of(answer: Answer) -> str:
         host = urlsplit(answer.headers.get("location", "")).hostname
     except ValueError:
         return ""
-    return f", to {printable(host)[:_MAX_WORDS]}" if host else ""
+    if host:
+        return f", to {printable(host)[:_MAX_WORDS]}"
+    return ""
 
 
 def read_or_blame(
@@ -211,7 +213,9 @@ def _fault_of(answer: Answer, hide: Callable[[str], str]) -> _Fault:
     except ValueError:
         return _Fault(description=_quote(text, hide))
     fault = _read_fault(said, hide) if isinstance(said, dict) else _Fault()
-    return fault if fault != _Fault() or not said else _Fault(description=_quote(said, hide))
+    if fault != _Fault() or not said:
+        return fault
+    return _Fault(description=_quote(said, hide))
 
 
 def _head_of(answer: Answer) -> bytes:
@@ -226,7 +230,9 @@ def _head_of(answer: Answer) -> bytes:
     except zlib.error:  # it is damaged, or another coding
         return b""
     is_cut = not inflater.eof and len(head) < most
-    return b"" if is_cut else head
+    if is_cut:
+        return b""
+    return head
 
 
 def _read_fault(said: Mapping[str, Any], hide: Callable[[str], str]) -> _Fault:
@@ -263,7 +269,9 @@ def _show(value: Any, most: int, hide: Callable[[str], str]) -> str | None:
 
 def _quote(value: Any, hide: Callable[[str], str]) -> str | None:
     shown = _show(value, 100, hide)
-    return f'"{shown.strip()}"' if shown else None
+    if shown:
+        return f'"{shown.strip()}"'
+    return None
 
 
 def needs_user(path: str) -> bool:
@@ -299,7 +307,9 @@ def advice_on(error: BulkfetchError) -> str:
     if isinstance(cause, HttpStatusError) and lacks_user(cause):
         return _NEEDS_USER
     if isinstance(cause, HttpStatusError) and cause.is_page:
-        return _GATEWAY if is_failing(cause) or is_throttled(cause) else _PORTAL
+        if is_failing(cause) or is_throttled(cause):
+            return _GATEWAY
+        return _PORTAL
     if isinstance(cause, HttpStatusError):
         return advice(cause.reason, cause.status)
     return advice(cause.reason if isinstance(cause, RequestError) else error.reason)

@@ -622,7 +622,9 @@ class Session:
 
 
 def _kept(request: Request) -> int:
-    return 0 if request.receiver is None else request.receiver.kept
+    if request.receiver is None:
+        return 0
+    return request.receiver.kept
 
 
 def _too_long_message(error: HttpStatusError) -> str:
@@ -632,7 +634,9 @@ def _too_long_message(error: HttpStatusError) -> str:
 
 
 def _failing(error: RequestError) -> str:
-    return "the proxy is failing" if isinstance(error, ProxyError) else "the server is failing"
+    if isinstance(error, ProxyError):
+        return "the proxy is failing"
+    return "the server is failing"
 
 
 def _read_reply(read: Callable[[Reply], T], answer: Answer, facts: RequestFacts, body: bytes) -> T:

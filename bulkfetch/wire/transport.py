@@ -154,12 +154,16 @@ class AiohttpTransport:
     def _proxy_headers(self) -> dict[str, str]:
         proxy = self._route.proxy
         credentials = proxy.authorization() if proxy is not None else None
-        return {"Proxy-Authorization": credentials} if credentials else {}
+        if credentials:
+            return {"Proxy-Authorization": credentials}
+        return {}
 
     @property
     def _plain_proxy_headers(self) -> dict[str, str]:
         """What a request tells a proxy that reads it."""
-        return {} if self._is_tunnelled else self._proxy_headers
+        if self._is_tunnelled:
+            return {}
+        return self._proxy_headers
 
     @property
     def _through_proxy(self) -> dict[str, Any]:

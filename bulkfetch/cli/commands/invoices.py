@@ -129,7 +129,9 @@ def list_estimates(arguments: argparse.Namespace) -> int:
 
 
 def _day_of(moment: datetime | None) -> date | None:
-    return moment.date() if moment else None
+    if moment:
+        return moment.date()
+    return None
 
 
 def _summary_row(kind: str | None, summary: InvoiceSummary) -> dict[str, object]:

@@ -62,7 +62,9 @@ def _check_login(arguments: argparse.Namespace, settings: Settings) -> int:
                 f"the shapes cannot be saved: {explain(error, arguments.save_shapes)}"
             ) from error
         say(f"saved in {arguments.save_shapes}: names and kinds of values, and no value")
-    return INCOMPLETE if report.invoices else COMPLETE
+    if report.invoices:
+        return INCOMPLETE
+    return COMPLETE
 
 
 async def _find_shapes(settings: Settings) -> dict[str, Any]:

@@ -14,4 +14,6 @@ def prune(arguments: argparse.Namespace) -> int:
     settings = load(arguments).settings
     report = prune_archive(arguments.output, older_than=arguments.older_than, settings=settings)
     print_report(report, as_json=arguments.json)
-    return COMPLETE if report.complete else INCOMPLETE
+    if report.complete:
+        return COMPLETE
+    return INCOMPLETE

@@ -26,4 +26,6 @@ def status(arguments: argparse.Namespace) -> int:
 
 def _print(report: TablesReport, arguments: argparse.Namespace) -> int:
     print_result(report.to_dict() if arguments.json else report.lines(stdout_width()))
-    return COMPLETE if report.complete else INCOMPLETE
+    if report.complete:
+        return COMPLETE
+    return INCOMPLETE

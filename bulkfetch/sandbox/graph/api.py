@@ -180,7 +180,9 @@ class GraphApi:
         root = exporting.honeypot_url if foreign else exporting.blob_url
         manifest = exporting.manifests.manifest(export, root=root, sas=sas)
         change = BROKEN_MANIFESTS.get(call.fault.kind) if call.fault else None
-        return {**manifest, **change(manifest)} if change else manifest
+        if change:
+            return {**manifest, **change(manifest)}
+        return manifest
 
     def _url(self, call: Call) -> str:
         exporting = self._exporting
@@ -191,7 +193,9 @@ class GraphApi:
 def export_of(words: tuple[str, ...], body: bytes) -> Export | None:
     """Return what a POST asks for, for those who only want its name; None if that is unclear."""
     asked = _asked(Call("POST", words, body=body, media_type="application/json"))
-    return asked if isinstance(asked, Export) else None
+    if isinstance(asked, Export):
+        return asked
+    return None
 
 
 def _asked(call: Call) -> Export | str:
@@ -226,7 +230,9 @@ def _asked(call: Call) -> Export | str:
 def _state_type(operation: Operation, *, is_ready: bool) -> str:
     if not is_ready:
         return "runningOperation"
-    return "failedOperation" if operation.code else "exportSuccessOperation"
+    if operation.code:
+        return "failedOperation"
+    return "exportSuccessOperation"
 
 
 def _one_more(manifest: Mapping[str, Any]) -> dict[str, Any]:

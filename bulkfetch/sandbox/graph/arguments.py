@@ -47,7 +47,9 @@ def _words(value: str) -> tuple[str, ...]:
 
 
 def _quirks(value: str) -> tuple[str, ...]:
-    return tuple(QUIRKS) if value == "every" else _words(value)
+    if value == "every":
+        return tuple(QUIRKS)
+    return _words(value)
 
 
 def _add_words(group: argparse._ArgumentGroup, name: str, words: str, read: Any = _words) -> None:

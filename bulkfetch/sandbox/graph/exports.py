@@ -265,7 +265,9 @@ def _turned(start: int, end: int, count: int, generation: Generation) -> list[tu
     turn = count // 3 if generation.split % 2 else 0
     edge = count - turn
     runs = [(start + turn, min(end, edge) - start)] if start < edge else []
-    return runs if end <= edge else [*runs, (max(start, edge) - edge, end - max(start, edge))]
+    if end <= edge:
+        return runs
+    return [*runs, (max(start, edge) - edge, end - max(start, edge))]
 
 
 def gzip_of(segments: Iterator[bytes]) -> bytes:

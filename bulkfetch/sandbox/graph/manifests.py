@@ -39,7 +39,9 @@ class Manifests:
     def find(self, manifest_id: str) -> Export | None:
         """Return what a manifest is of, if its data are still current."""
         export = self._exports_by_id.get(manifest_id.lower())
-        return export if export and self.id_of(export) == manifest_id.lower() else None
+        if export and self.id_of(export) == manifest_id.lower():
+            return export
+        return None
 
     def directory(self, export: Export) -> str:
         """Return the path of the blobs of an export. Raises LookupError if it has none now."""

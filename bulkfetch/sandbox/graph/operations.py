@@ -71,9 +71,13 @@ class Operations:
         """Return its status, as the options spell it."""
         not_started, running, succeeded, failed = self._options.statuses
         if self.is_ready(operation, now):
-            return failed if operation.code else succeeded
+            if operation.code:
+                return failed
+            return succeeded
         elapsed = now - operation.created_at
-        return not_started if elapsed < self._options.operation_s * _STARTS_AFTER else running
+        if elapsed < self._options.operation_s * _STARTS_AFTER:
+            return not_started
+        return running
 
 
 def _message(export: Export, code: str) -> str:

@@ -258,11 +258,15 @@ def _unknown_keys(row: Row, index: int) -> Row:
 
 
 def _text_numbers(row: Row, index: int) -> Row:
-    return _with_numbers(row, lambda value: f'"{value}"') if index % 3 == 0 else row
+    if index % 3 == 0:
+        return _with_numbers(row, lambda value: f'"{value}"')
+    return row
 
 
 def _exponents(row: Row, index: int) -> Row:
-    return _with_numbers(row, _with_exponent) if index % 4 == 1 else row
+    if index % 4 == 1:
+        return _with_numbers(row, _with_exponent)
+    return row
 
 
 def _with_numbers(row: Row, spell: Callable[[str], str]) -> Row:

@@ -47,10 +47,14 @@ class GraphSite:
     def _export(self, kind: str, words: tuple[str, ...], body: bytes) -> Export | None:
         if kind == "operation":
             operation = self._exporting.operations.find(words[-1])
-            return operation.export if operation else None
+            if operation:
+                return operation.export
+            return None
         if kind == "manifest":
             return self._exporting.manifests.find(words[-1])
-        return export_of(words, body) if kind == "export" and len(words) == 6 else None
+        if kind == "export" and len(words) == 6:
+            return export_of(words, body)
+        return None
 
     async def reply(self, request: web.Request, fault: Fault | None) -> Reply:
         """Return the answer to a request."""
