@@ -198,7 +198,9 @@ class RunStats:
         if self.in_flight and silent_s >= _SILENCE_S:
             return f"no answer from the server for {silent_s:.0f} s"
         if retry_s > 0 and not self.in_flight:
-            why = f"{self.retry_of}, " if self.retry_of else ""
+            why = ""
+            if self.retry_of:
+                why = f"{self.retry_of}, "
             return f"{why}trying again in {retry_s} s"
         return self._last_chain()
 

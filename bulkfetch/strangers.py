@@ -176,7 +176,9 @@ def _quote(text: str, most: int, hide: Callable[[str], str]) -> str:
     It is cut last: half of a secret would not be recognised.
     """
     text = " ".join(text[:_MAX_QUOTED_FROM].split())
-    shown = " ".join(printable(hide(text)).split()) if text else ""
+    shown = ""
+    if text:
+        shown = " ".join(printable(hide(text)).split())
     if len(shown) > most:
         shown = f"{shown[: most - 1].rstrip()}…"
     if shown:

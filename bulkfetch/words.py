@@ -142,7 +142,9 @@ class TextTable:
         return _line_of(cells, self._widths, self._at_right)
 
     def _cell(self, value: Any) -> str:
-        text = "" if value is None else printable(str(value))
+        text = ""
+        if value is not None:
+            text = printable(str(value))
         if width_of(text) <= self._max_width:
             return text
         while width_of(text) >= self._max_width:

@@ -25,7 +25,9 @@ class Document:
     @property
     def path(self) -> str:
         """Where the service has it, below the base URL."""
-        receipt = f"/receipts/{path_segment(self.receipt_id)}" if self.receipt_id else ""
+        receipt = ""
+        if self.receipt_id:
+            receipt = f"/receipts/{path_segment(self.receipt_id)}"
         return f"/invoices/{path_segment(self.invoice_id)}{receipt}/documents/statement"
 
     def __str__(self) -> str:

@@ -287,8 +287,10 @@ def _receipts_of(value: Json) -> Json:
 
 
 def _detail_of(value: Json, invoice_id: str) -> InvoiceDetail:
-    provider = _name(value.get("billingProvider")) if isinstance(value, Pairs) else None
-    line_item_type = _name(value.get("invoiceLineItemType")) if isinstance(value, Pairs) else None
+    provider = line_item_type = None
+    if isinstance(value, Pairs):
+        provider = _name(value.get("billingProvider"))
+        line_item_type = _name(value.get("invoiceLineItemType"))
     if not isinstance(value, Pairs) or provider is None or line_item_type is None:
         raise MalformedBodyError(
             f"invoice {invoice_id!r} has a detail without billingProvider and invoiceLineItemType"

@@ -83,7 +83,9 @@ def progress_line(stats: RunStats, now: float) -> str:
 def final_line(stats: RunStats, now: float) -> str:
     """Return one line about a run that has ended."""
     elapsed_s = stats.elapsed_s(now)
-    rate = f" ({stats.rows / elapsed_s:,.0f}/s)" if elapsed_s > 0 else ""
+    rate = ""
+    if elapsed_s > 0:
+        rate = f" ({stats.rows / elapsed_s:,.0f}/s)"
     return ", ".join(
         [
             f"invoices {_of(stats.invoices_done, stats.invoices)}",

@@ -126,7 +126,9 @@ def _refusal(name: str) -> str:
                 f"bulkfetch.engine.source.register(spark, {setting}=…)"
             )
     close = difflib.get_close_matches(plain, _BY_LOWER_CASE, n=1, cutoff=0.6)
-    meant = f"did you mean {_BY_LOWER_CASE[close[0]]!r}? " if close else ""
+    meant = ""
+    if close:
+        meant = f"did you mean {_BY_LOWER_CASE[close[0]]!r}? "
     return f"there is no option {name!r}: {meant}there are {', '.join(OPTIONS)}"
 
 

@@ -36,7 +36,9 @@ def lay_runs(history: History) -> Iterator[Element]:
 
 def _row(each: RunFacts) -> Row:
     run = each.run
-    seconds = None if run.elapsed_s is None else tag("span", f"{run.elapsed_s:,.1f}")
+    seconds = None
+    if run.elapsed_s is not None:
+        seconds = tag("span", f"{run.elapsed_s:,.1f}")
     return Row(
         [
             write_moment(run.began_at),

@@ -220,7 +220,9 @@ def _lay_reconciliation(figures: Figures) -> Iterator[Element]:
 def _compared_row(each: Compared) -> Row:
     result = each.result
     date = each.invoiced_at
-    day = "" if date is None else f"{date.year:04d}-{date:%m-%d}"
+    day = ""
+    if date is not None:
+        day = f"{date.year:04d}-{date:%m-%d}"
     verdict = tag("span", result.verdict.value, class_=f"badge {_GRAVE[result.verdict]}")
     amounts = result.difference, each.currency, result.charged, result.listed
     return Row([result.invoice_id, verdict, *amounts, day, result.why])

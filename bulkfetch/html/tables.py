@@ -66,7 +66,9 @@ def lay_table(
         tag("tfoot", _line(foot, columns, decimals)) if foot else None,
     )
     left = len(rows) - len(shown)
-    more = tag("p", f"{counted(left, 'row')} more: {all_at}", class_="muted") if left else None
+    more = None
+    if left:
+        more = tag("p", f"{counted(left, 'row')} more: {all_at}", class_="muted")
     region = tag("div", made, class_="scroll", role="region", aria_label=caption, tabindex=0)
     return tag("div", region, more)
 

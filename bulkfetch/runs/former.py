@@ -111,7 +111,9 @@ def unlisted_lines(invoices: Sequence[str]) -> list[str]:
     if not invoices:
         return []
     first = ", ".join(map(printable, invoices[:_MOST_NAMED]))
-    more = f" and {len(invoices) - _MOST_NAMED:,} more" if len(invoices) > _MOST_NAMED else ""
+    more = ""
+    if len(invoices) > _MOST_NAMED:
+        more = f" and {len(invoices) - _MOST_NAMED:,} more"
     what = "invoice" if len(invoices) == 1 else f"{len(invoices):,} invoices:"
     return [
         f"NOTE the service no longer lists {what} {first}{more}; what is archived of "

@@ -79,7 +79,9 @@ class Reconciliation:
 
     def __str__(self) -> str:
         invoice = f"invoice {printable(self.invoice_id)}"
-        why = f" ({self.why})" if self.why else ""
+        why = ""
+        if self.why:
+            why = f" ({self.why})"
         if self.difference in (None, 0):
             verdict = "lacks line items" if self.verdict is Verdict.DIFFERS else self.verdict.value
             return f"{invoice}: {verdict}{why}"
@@ -350,7 +352,9 @@ def _explain(
     if verdict is Verdict.WITHIN_ROUNDING:
         return "within rounding"
     if verdict is Verdict.ACCEPTED and accepted:
-        reason = f": {printable(accepted.reason)}" if accepted.reason else ""
+        reason = ""
+        if accepted.reason:
+            reason = f": {printable(accepted.reason)}"
         return f"accepted at {accepted.at}{reason}"
     if verdict is Verdict.RULE_NOT_CONFIRMED:
         names = sorted({each.detail_name for each in header.unproven} - kinds)

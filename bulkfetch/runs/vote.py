@@ -335,7 +335,9 @@ def _refuse(transfer: Transfer, failure: Failure, vote: Vote, run: Run) -> None:
 
 def _failure(each: Asked, charge: Charge | None) -> Failure:
     now, then = each.second or each.first, each.archived
-    charged = "" if charge is None else f", the invoice charges {money(charge.amount):f}"
+    charged = ""
+    if charge is not None:
+        charged = f", the invoice charges {money(charge.amount):f}"
     message = (
         f"transfer {each.transfer}: the service lists {_describe(now)} now, the archive has "
         f"{_describe(then)}{charged}: what is archived stays"
@@ -374,7 +376,9 @@ def _advise_to_take(transfer: Transfer) -> str:
 def _describe(answer: Answer | None) -> str:
     if answer is None:
         return "nothing"
-    amount = "" if answer.total is None else f" that add up to {money(answer.total):f}"
+    amount = ""
+    if answer.total is not None:
+        amount = f" that add up to {money(answer.total):f}"
     return f"{counted(answer.rows, 'line item')}{amount}"
 
 

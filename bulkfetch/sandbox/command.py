@@ -226,7 +226,9 @@ def _number(group: argparse._ArgumentGroup, name: str, words: str) -> None:
 
 def _text(group: argparse._ArgumentGroup, name: str, words: str) -> None:
     default = _default(name)
-    shown = f" (default: {default})" if default else ""
+    shown = ""
+    if default:
+        shown = f" (default: {default})"
     group.add_argument(f"--{name}", default=default, help=f"{words}{shown}")
 
 

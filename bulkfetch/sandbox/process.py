@@ -61,9 +61,13 @@ def spawn(arguments: Sequence[str] = ()) -> Iterator[SpawnedSandbox]:
 
 
 def _read_announcement(process: subprocess.Popen[str]) -> SpawnedSandbox:
-    line = process.stdout.readline() if process.stdout else ""
+    line = ""
+    if process.stdout:
+        line = process.stdout.readline()
     if not line:
-        words = process.stderr.read().strip() if process.stderr else ""
+        words = ""
+        if process.stderr:
+            words = process.stderr.read().strip()
         lines = words.splitlines() or ["it gave no reason"]
         raise SettingsError(f"the sandbox did not start: {lines[-1]}")
     facts = json.loads(line)

@@ -60,9 +60,13 @@ def collection(
         links["next"] = link(next_uri, {"MS-ContinuationToken": token} if token else None)
     if previous_uri:
         links["previous"] = link(previous_uri)
-    head = f'"continuationToken":{text(token)},' if token and token_on_top else ""
+    head = ""
+    if token and token_on_top:
+        head = f'"continuationToken":{text(token)},'
     head = f'{{{head}"totalCount":{total_count},"items":['
-    linked = f'"links":{obj(links)},' if links else ""
+    linked = ""
+    if links:
+        linked = f'"links":{obj(links)},'
     tail = f'],{linked}"attributes":{object_type("Collection")}}}'
     return Reply(200, [head.encode(), *items, tail.encode()], line_items=line_items)
 

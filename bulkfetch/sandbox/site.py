@@ -128,7 +128,9 @@ class InvoiceSite:
         is_json = reply.media_type == "application/json"
         parts = _marked(reply.pieces, self._options.bom) if marked and is_json else reply.pieces
         utf16 = marked and self._options.bom == "utf16"
-        charset = "; charset=utf-8" if reply.from_service and is_json and not utf16 else ""
+        charset = ""
+        if reply.from_service and is_json and not utf16:
+            charset = "; charset=utf-8"
         headers = {"Content-Type": f"{reply.media_type}{charset}", **reply.headers}
         if reply.from_service:
             headers |= _service_headers(request)

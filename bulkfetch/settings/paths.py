@@ -50,7 +50,9 @@ def expand_address(address: str, environ: Mapping[str, str] | None = None) -> st
     known = os.environ if environ is None else environ
     scheme, separator, rest = address.partition("://")
     own = re.match(r"\$(web|root|logs)(?=[/@]|$)", rest)
-    kept = own[0] if own else ""
+    kept = ""
+    if own:
+        kept = own[0]
     return (
         scheme
         + separator

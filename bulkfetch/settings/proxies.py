@@ -157,7 +157,9 @@ def _given_proxy(
 
 def _why_none(scheme: str, environ: Mapping[str, str]) -> str:
     """Say that no proxy is set, and name a variable that is, but not for this scheme."""
-    variable = _first_of(environ, "http_proxy", "HTTP_PROXY") if scheme == "https" else None
+    variable = None
+    if scheme == "https":
+        variable = _first_of(environ, "http_proxy", "HTTP_PROXY")
     if variable is None:
         return "no proxy is set"
     return f"HTTPS_PROXY is not set; {variable} is not for https"

@@ -250,7 +250,9 @@ def _quote_path(value: object) -> str:
 
 def _read_url(value: object) -> str:
     """Read an address. It is never repeated: it may hold credentials by mistake."""
-    text = value.strip() if isinstance(value, str) else ""
+    text = ""
+    if isinstance(value, str):
+        text = value.strip()
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port  # reading a wrong port raises ValueError

@@ -330,7 +330,9 @@ class _Adapter(HTTPAdapter):
             )
         status, stranger = response.status_code, self._recognize(response)
         if status == THROTTLED or status >= 500:
-            words = f": {stranger}" if stranger is not None and stranger.is_page else ""
+            words = ""
+            if stranger is not None and stranger.is_page:
+                words = f": {stranger}"
             headers = {name.lower(): value for name, value in response.headers.items()}
             return HttpStatusError(
                 f"signing in at {self._where} failed: it answered {status}{words}",

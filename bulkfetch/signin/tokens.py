@@ -58,7 +58,9 @@ def without_secrets(value: object, settings: SignInSettings, *others: str) -> st
     """Return the first line of a text from elsewhere, with all of our secrets removed."""
     text = str(value)
     ours = (settings.client_secret, settings.refresh_token, settings.token)
-    command = settings.token_command.reveal() if settings.token_command else ""
+    command = ""
+    if settings.token_command:
+        command = settings.token_command.reveal()
     words = [word for word in re.split(r"[\s'\"=;,]+", command) if len(word) >= _LONG_WORD]
     secrets = (each.reveal() for each in ours if each is not None)
     text = hide_known(Mask((*secrets, *words, *others)).hide(text))

@@ -77,7 +77,9 @@ def _check(way: Way, settings: SignInSettings) -> Way:
         return way
     nouns = ", ".join(_NOUNS[name] for name in missing)
     nouns = " and ".join(nouns.rsplit(", ", 1))
-    hint = ", or sign in with `bulkfetch login`" if way is Way.USER else ""
+    hint = ""
+    if way is Way.USER:
+        hint = ", or sign in with `bulkfetch login`"
     choice, ways_to_give = given_as("sign_in", way.value), ", ".join(map(_how_to_give, missing))
     raise SettingsError(f"`{choice}` needs {nouns}: give {ways_to_give}{hint}")
 

@@ -186,7 +186,9 @@ class ObjectStore:
 
     def list(self, directory: PurePosixPath) -> list[PurePosixPath]:
         """Return the names of all files below `directory`, sorted."""
-        below = f"{directory}/" if directory.parts else ""
+        below = ""
+        if directory.parts:
+            below = f"{directory}/"
         marker = f"{_UPLOADS}/"
         texts = [(str(name), name) for name in self._names()]
         return sorted(

@@ -283,7 +283,9 @@ class Session:
                 error.message = self._mask.hide(error.message)
                 error.args = (error.message,)
                 error.__traceback__ = None  # frames below have the token, and what repeats it
-                answer_id = error.answer_id if isinstance(error, HttpStatusError) else ""
+                answer_id = ""
+                if isinstance(error, HttpStatusError):
+                    answer_id = error.answer_id
                 error.facts = self._facts(request, tries, answer_id or tries.answer_id)
                 # its message says what the frames below would
                 error = error.with_traceback(None)

@@ -191,7 +191,9 @@ class AiohttpTransport:
             return None
         match error:
             case aiohttp.ClientHttpProxyError():
-                asks = error.headers.get("Proxy-Authenticate", "") if error.headers else ""
+                asks = ""
+                if error.headers:
+                    asks = error.headers.get("Proxy-Authenticate", "")
                 fault = fault_of_status(self._route, proxy, error.status, asks)
                 return _proxy_error(fault, error.status)
             case aiohttp.ClientConnectorError() if not _is_of(error, proxy):

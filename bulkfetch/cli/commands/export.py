@@ -135,8 +135,12 @@ def _api_words(transfer: Transfer) -> str:
     """Say which API a transfer of new commerce is for, and why; of others it is clear."""
     if not transfer.detail.is_new_commerce:
         return ""
-    others = f", which has {', '.join(_in_v1(transfer))}" if transfer.stands_for else ""
-    why = f": {transfer.why}" if transfer.why else ""
+    others = ""
+    if transfer.stands_for:
+        others = f", which has {', '.join(_in_v1(transfer))}"
+    why = ""
+    if transfer.why:
+        why = f": {transfer.why}"
     return f" from {_API_NAMES[api_of(transfer)]}{others}{why}"
 
 
@@ -152,7 +156,9 @@ def _plan_lines(
 ) -> list[str]:
     lines = [f"NOTE {each}" for each in plan.absent]
     for transfer in plan.transfers:
-        note = " (committed)" if transfer in done.transfers else ""
+        note = ""
+        if transfer in done.transfers:
+            note = " (committed)"
         lines.append(f"{transfer}{note}{_api_words(transfer)}")
     to_fetch = len(plan.transfers) - len(done.transfers)
     lines.append(

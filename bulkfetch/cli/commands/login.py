@@ -42,7 +42,9 @@ def login(arguments: argparse.Namespace) -> int:
         }
         print_result({**facts, "login_file": str(settings.login_file)})
     else:
-        user = f" as {kept.username}" if kept.username else ""
+        user = ""
+        if kept.username:
+            user = f" as {kept.username}"
         print_result([f"signed in{user}; kept in {settings.login_file}"])
     return COMPLETE
 

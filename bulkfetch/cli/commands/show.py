@@ -71,7 +71,9 @@ _NO_DATE = "no date"
 def _opening(report: ShowReport) -> Iterator[str]:
     dates = [each.month for each in report.months if each.month]
     ends = dict.fromkeys([min(dates), max(dates)]) if dates else {}
-    span = f" of {' to '.join(ends)}" if ends else ""
+    span = ""
+    if ends:
+        span = f" of {' to '.join(ends)}"
     yield (
         f"{report.output}: {counted(report.invoices, 'invoice')}{span}, "
         f"{counted(report.rows, 'line item')}, {format_bytes(report.size_bytes)}"
@@ -93,7 +95,9 @@ def _opening(report: ShowReport) -> Iterator[str]:
 
 
 def _run_words(run: LastRun) -> str:
-    took = "" if run.elapsed_s is None else f", took {format_duration(run.elapsed_s)}"
+    took = ""
+    if run.elapsed_s is not None:
+        took = f", took {format_duration(run.elapsed_s)}"
     what = run.command
     if run.selection is not None:
         what += f" of {_selection_words(run.selection)}"

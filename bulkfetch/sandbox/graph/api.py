@@ -128,7 +128,9 @@ class GraphApi:
     def _state(self, call: Call, operation: Operation) -> Reply:
         now, operations = self._world.clock(), self._exporting.operations
         is_ready = operations.is_ready(operation, now) and not call.has("operation_running")
-        status = operations.status(operation, now) if is_ready else ""
+        status = ""
+        if is_ready:
+            status = operations.status(operation, now)
         body = {
             "@odata.context": f"{_CONTEXT}/operations/$entity",
             "@odata.type": f"{_TYPE}.{_state_type(operation, is_ready=is_ready)}",

@@ -54,7 +54,9 @@ def _quirks(value: str) -> tuple[str, ...]:
 
 def _add_words(group: argparse._ArgumentGroup, name: str, words: str, read: Any = _words) -> None:
     default = getattr(GraphOptions(), name)
-    shown = f" (default: {','.join(default)})" if default else ""
+    shown = ""
+    if default:
+        shown = f" (default: {','.join(default)})"
     group.add_argument(
         f"--graph-{name}", type=read, default=default, metavar="WORDS", help=f"{words}{shown}"
     )
