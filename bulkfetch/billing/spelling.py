@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from bulkfetch.errors import SettingsError
@@ -40,10 +40,11 @@ def read_day(value: Day) -> date:
     """Return the day of a date, of a datetime, or of the ISO text of either.
 
     A datetime is the day that it has in UTC, because invoice dates are in UTC; without a timezone
-    it is taken as UTC. Raises SettingsError for anything else.
+    it is taken as UTC. A datetime of numpy is one of its day. Raises SettingsError for anything
+    else, such as a month of pandas, which is many days.
     """
     try:
-        given = _parse_day(value) if isinstance(value, str) else value
+        given = _parse_day(value) if isinstance(value, str) else _plain_day(value)
         if isinstance(given, datetime) and given.tzinfo:
             given = given.astimezone(UTC)
         return date(given.year, given.month, given.day)
@@ -51,6 +52,21 @@ def read_day(value: Day) -> date:
         raise SettingsError(
             f"must be a day such as 2024-12-31, not {printable(repr(value))}"
         ) from None
+
+
+def _plain_day(value: Any) -> date:
+    """Return a date as it is, and that of numpy's datetime64, which has no year or day of its own.
+
+    Raises TypeError for anything else, and for a datetime64 of a month or a year.
+    """
+    kind = type(value)
+    if (kind.__module__, kind.__name__) == ("numpy", "datetime64"):
+        if re.search(r"\[[YMW]\]", str(value.dtype)):
+            raise TypeError(f"{value.dtype} has no day")
+        value = value.astype("datetime64[D]").item()
+    if not isinstance(value, date):
+        raise TypeError(f"{kind.__name__} is not a date")
+    return value
 
 
 def _parse_day(text: str) -> date:

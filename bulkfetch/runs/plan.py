@@ -51,9 +51,9 @@ def plan_export(
     `routes` say which API to ask for each.
 
     Raises NotFoundError for a selected invoice that is not there. A selected provider or line-item
-    type that no invoice has, days without an invoice, and unbilled line items of an unknown
-    currency are an error too, or with `allow_empty` lines of the plan's `absent`: a young tenant
-    may have them later.
+    type that no invoice has, or none of the selected ones, days without an invoice, and unbilled
+    line items of an unknown currency are an error too, or with `allow_empty` lines of the plan's
+    `absent`: a young tenant may have them later.
     """
     everything = list(flatten_once(walked))
     unread = tuple(odd)
@@ -66,6 +66,8 @@ def plan_export(
     if not invoices and not wanted_odd and not selection.unbilled:
         wanted = [each for each in everything if each.id in selection.invoices]
         absent += _find_absent_days(selection, wanted or everything)
+    if not absent and not wanted_odd and not selection.unbilled:
+        absent += _find_absent_pairs(selection, invoices, routes)
     if selection.unbilled and not currencies:
         absent.append("no invoice has a currency, so that of unbilled line items is unknown")
     if absent and not allow_empty:
@@ -203,6 +205,22 @@ def _find_absent_details(
                 )
 
 
+def _find_absent_pairs(
+    selection: Selection, invoices: Sequence[Invoice], routes: Routes
+) -> Iterator[str]:
+    """Say that none of the selected invoices has a selected detail, though others may have one."""
+    wanted = {"provider": selection.providers, "line-item type": selection.line_item_types}
+    if not invoices or not any(wanted.values()) or _transfers_of(invoices, selection, routes):
+        return
+    others = {
+        f"{each.provider}/{each.line_item_type}"
+        for each in _transfers_of(invoices, Selection(), routes)
+    }
+    there_are = ", ".join(map(printable, sorted(others))) or "none at all"
+    named = (f"{what} {' or '.join(map(repr, names))}" for what, names in wanted.items() if names)
+    yield f"no selected invoice has details of {' and '.join(named)}; there are {there_are}"
+
+
 def _find_absent_days(selection: Selection, everything: Iterable[Invoice]) -> Iterator[str]:
     """Say that no invoice has a date within the selected days: a year may be misspelt."""
     if selection.since is None and selection.until is None:
@@ -225,8 +243,10 @@ def _days_of(selection: Selection) -> str:
 
 def _transfers_of(
     invoices: Iterable[Invoice], selection: Selection, routes: Routes
-) -> Iterable[Transfer]:
-    for invoice in invoices:
-        for transfer in routes.transfers_of(invoice):
-            if wants_transfer(selection, transfer):
-                yield transfer
+) -> list[Transfer]:
+    return [
+        transfer
+        for invoice in invoices
+        for transfer in routes.transfers_of(invoice)
+        if wants_transfer(selection, transfer)
+    ]

@@ -199,4 +199,4 @@ def _read_names(name: str, value: Names) -> tuple[str, ...]:
     for each in names:
         if not isinstance(each, str):
             raise SettingsError(f"{name}: must be names, which are text: not {each!r}")
-    return names
+    return tuple(map(str, names))  # numpy has texts of its own

@@ -16,10 +16,15 @@ try:
 except ImportError:
     pwd = None  # type: ignore[assignment]  # Windows has no list of users; mypy sees a module only
 
-_DOLLAR = r"\$(?P<escaped>\$)|\$(?P<plain>[A-Za-z_][A-Za-z0-9_]*)|\$\{(?P<braced>[^{}]*)\}"
+_DOLLAR = (
+    r"\$(?P<escaped>\$)|\$(?P<plain>[A-Za-z_][A-Za-z0-9_]*)|\$\{(?P<braced>[^{}]*)\}"
+    r"|(?P<odd>\$[{(])"
+)
 _PERCENT = r"%(?P<per_cent>(?![0-9A-Fa-f]{2}%)[A-Za-z_][A-Za-z0-9_]*)%"
 _VARIABLE = re.compile(f"{_DOLLAR}|{_PERCENT}")
 """Variables in a path. `%C3%` is half a percent-encoded letter, and no variable."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.()]*")
+"""The name of a variable, also one of Windows; a shell would take more between braces."""
 _VARIABLE_OF_ADDRESS = re.compile(_DOLLAR)
 
 
@@ -68,10 +73,12 @@ def _expand_variables(pattern: re.Pattern[str], text: str, environ: Mapping[str,
             return "$"
         name = names["plain"] or names["braced"] or names.get("per_cent") or ""
         value = cleaned(environ.get(name, ""))
-        if not value:
-            escape = "" if names.get("per_cent") else ", or write $$ for a $"
-            raise ValueError(f"the variable {name} in {text!r} is not set: set it{escape}")
-        return value
+        if value:
+            return value
+        escape = "" if names.get("per_cent") else ", or write $$ for a $"
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{found[0]} in {text!r} is no variable: write ${{NAME}}{escape}")
+        raise ValueError(f"the variable {name} in {text!r} is not set: set it{escape}")
 
     return pattern.sub(value_of, text)
 

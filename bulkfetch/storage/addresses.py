@@ -62,6 +62,9 @@ _PLAIN_SCHEMES = {Service.S3: "s3", Service.GCS: "gs", Service.AZURE: "az"}
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+"
 """The scheme of an address; a single letter is a drive of Windows."""
 _LOCAL_SCHEMES = ("file", "dbfs")
+_AROUND = " \t\r\n\ufeff\"'"
+_WRAPPED = re.compile(r"\"[^\"]*\"|'[^']*'", re.DOTALL)
+"""What a file, or a command that no shell reads, leaves around an address or a path."""
 _EXAMPLES = (
     "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, "
     "abfss://container@account.dfs.core.windows.net/prefix, or the path of a directory"
@@ -111,6 +114,9 @@ def _refuse_misspelt(text: str) -> None:
 
     `s3:/bucket` is what pathlib makes of an address. Spark calls files `dbfs:/…` and `file:/…`.
     """
+    bare = text.strip(_AROUND)
+    if bare != text and (re.match(rf"{_SCHEME}:[/\\]", bare) or _WRAPPED.fullmatch(text)):
+        raise OutputError("there are quotes or blanks around the address: leave them out")
     match = re.match(rf"({_SCHEME}):([/\\]*)", text)
     if match is None:
         return

@@ -32,26 +32,23 @@ def print_line_items(arguments: argparse.Namespace) -> int:
             run(arguments, lambda: _print_pages(arguments, settings))
         except TransferError as error:
             refusal = error.__cause__
-            if isinstance(refusal, HttpStatusError) and _is_of_names(refusal):
-                raise TransferError(f"{error}. {_explain_refusal(arguments)}") from refusal
+            if isinstance(refusal, HttpStatusError) and (why := _explain(refusal, arguments)):
+                raise TransferError(f"{error}. {why}") from refusal
             raise
     return COMPLETE
 
 
-def _is_of_names(refusal: HttpStatusError) -> bool:
-    """Return whether the service refuses the names of a detail."""
-    return refusal.status in (400, 404) and not refusal.is_page
-
-
-def _explain_refusal(arguments: argparse.Namespace) -> str:
-    """Say what may be wrong with line items that were asked for by name and refused."""
+def _explain(refusal: HttpStatusError, arguments: argparse.Namespace) -> str:
+    """Say what may be wrong with line items that were asked for by name and refused, as far as the
+    advice on the status does not; "" if nothing is known."""
+    if refusal.status not in (400, 404) or refusal.is_page:
+        return ""
     transfer = Transfer(
         arguments.invoice, api_spelling(arguments.provider), api_spelling(arguments.line_item_type)
     )
-    hints = ["`bulkfetch invoices list` shows the invoices and their details"]
-    if why := explanation(transfer):
-        hints.append(why)
-    return "; ".join(hints)
+    listed = "`bulkfetch invoices list` shows the invoices and their details"
+    hints = [listed if refusal.status == 400 else "", explanation(transfer)]
+    return "; ".join(filter(None, hints))
 
 
 async def _print_pages(arguments: argparse.Namespace, settings: Settings) -> None:

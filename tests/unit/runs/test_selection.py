@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -32,6 +33,9 @@ JANUARY = date(2024, 1, 31)
         "2024-01-31T00:00:00Z",
         "2024-02-01T05:29:59+05:30",
         pd.Timestamp("2024-01-31 10:00"),
+        np.datetime64("2024-01-31"),
+        np.datetime64("2024-01-31T23:59:59.999999999"),
+        np.str_("2024-01-31"),
     ],
     ids=repr,
 )
@@ -56,7 +60,11 @@ def test_a_datetime_and_its_iso_text_are_the_same_day(moment: datetime) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["", "yesterday", "2024-13-01", "01/02/2024", 20240131, 1.5, True, b"2024-01-31", pd.NaT, []],
+    [
+        *("", "yesterday", "2024-13-01", "01/02/2024", 20240131, 1.5, True, b"2024-01-31", []),
+        *(pd.NaT, pd.Period("2024-01"), pd.Period("2024-01-31")),
+        *(np.datetime64("NaT"), np.datetime64("2024-01"), np.datetime64("2024")),
+    ],
     ids=repr,
 )
 def test_what_is_no_day_is_refused_by_its_name(given: Any) -> None:
@@ -67,6 +75,7 @@ def test_what_is_no_day_is_refused_by_its_name(given: Any) -> None:
 def test_names_may_be_one_text_or_several_and_are_never_letters() -> None:
     assert Selection(providers="azure") == Selection(providers=["azure"])
     assert Selection(invoices={"D1": 1}).invoices == ("D1",)
+    assert type(Selection(invoices=np.array(["D1"])).invoices[0]) is str
     assert Selection(line_item_types=iter(["a", "b"])).line_item_types == ("a", "b")
     assert Selection(unbilled=True, currencies=["eur"]).currencies == ("EUR",)
 

@@ -50,6 +50,24 @@ def test_a_variable_that_is_not_set_is_an_error_that_names_it(path: str) -> None
         expand_path(path, ENVIRON)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["${MISSING:-/tmp}/x", "${MISSING-x}", "${LAKE%/}", "${}", "a/${LAKE", "$(pwd)/x", "${LAKE:"],
+)
+def test_what_only_a_shell_understands_becomes_no_folder(path: str) -> None:
+    words = r"is no variable: write \$\{NAME\}, or write \$\$ for a \$"
+    with pytest.raises(ValueError, match=words):
+        expand_path(path, ENVIRON)
+    with pytest.raises(ValueError, match=words):
+        expand_address(f"s3://bucket/{path}", ENVIRON)
+
+
+def test_a_variable_of_windows_may_have_brackets_in_its_name() -> None:
+    assert expand_path("${ProgramFiles(x86)}", {"ProgramFiles(x86)": "C:\\P"}) == "C:\\P"
+    with pytest.raises(ValueError, match=r"the variable ProgramFiles\(x86\) in"):
+        expand_path("${ProgramFiles(x86)}", ENVIRON)
+
+
 def test_an_empty_variable_would_lead_elsewhere_and_counts_as_not_set() -> None:
     with pytest.raises(ValueError, match="EMPTY"):
         expand_path("$EMPTY/lake", ENVIRON)

@@ -128,6 +128,20 @@ def test_what_is_no_address_is_refused(text: str, words: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        *(" s3://bucket/a", "s3://bucket/a\r", "'s3://bucket/a'", '"s3:/bucket"', "'gs://b/a"),
+        *('"file:/data"', '"abfss:/c@acct.dfs.core.windows.net/a" ', '"/data/lake"', "'lake'"),
+        '"az://c/a?sig=CANARY"',
+    ],
+)
+def test_what_quotes_or_blanks_are_around_is_no_directory(text: str) -> None:
+    with pytest.raises(OutputError, match="quotes or blanks around the address") as caught:
+        parse_address(text)
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "https://acct.blob.core.windows.net/c/a?sv=2022&sig=CANARY",
         "az://c/a?sig=CANARY",
         "s3://id:CANARY@bucket/a",
@@ -152,7 +166,20 @@ def test_a_key_is_the_name_below_the_prefix() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["lake", "./s3:/lake", "C:/lake", "C:\\lake", "/data/s3:/x", "a:b", "backup:x", "."]
+    "text",
+    [
+        "lake",
+        "./s3:/lake",
+        "C:/lake",
+        "C:\\lake",
+        "/data/s3:/x",
+        "a:b",
+        "backup:x",
+        ".",
+        " a",
+        "it's",
+        "'a' 'b'",
+    ],
 )
 def test_a_path_is_no_address(text: str) -> None:
     assert parse_address(text) is None

@@ -1016,7 +1016,10 @@ def test_an_unknown_invoice_is_an_error(run: Run, at_sandbox: SpawnedSandbox) ->
         assert "there is no invoice" in ended.error
     ended = run("line-items", "nope", "office", "billing_line_items")
     assert ended.code == 1
-    assert "`bulkfetch invoices list` shows the invoices and their details" in ended.error
+    assert ended.error.count("`bulkfetch invoices list` shows the invoices") == 1
+    ended = run("line-items", an_invoice(run, "office"), "no such", "billing_line_items")
+    assert ended.code == 1
+    assert ended.error.count("`bulkfetch invoices list` shows the invoices") == 1
 
 
 def an_invoice(run: Run, provider: str) -> str:
