@@ -190,13 +190,15 @@ def blame(slot: Slot, *, limit: int, bound: Bound | None, served_before: bool) -
     """Return what the refusal of a request with this slot may be due to.
 
     A number that was `served_before` can only have come too fast. At the bound the number is to
-    blame, because all below it are served. It is not when the pace delayed the request and more
-    might have been in flight. What is left may be either.
+    blame, because all below it are served. Where that was in doubt when it was refused for the
+    first time, and the pace delayed the request, it may be either. The number is not to blame when
+    the pace delayed the request and more might have been in flight. What is left may be either.
     """
     if served_before:
         return Blame(number=False, pace=True)
     if bound is not None and not bound.is_gone and slot.in_flight >= bound.in_flight:
-        return Blame(number=True, pace=False)
+        in_doubt = bound.is_doubtful and bound.strikes == 1
+        return Blame(number=True, pace=in_doubt and slot.sent.is_paced)
     if slot.sent.is_paced and slot.in_flight < limit:
         return Blame(number=False, pace=True)
     return Blame(number=True, pace=True)

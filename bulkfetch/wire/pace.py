@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _LATENESS_S = 0.05
 """How much of a delay in the event loop is made up for; more would be a burst."""
@@ -16,19 +16,18 @@ _MOST_SENT = 1024
 """How many requests are remembered until a refusal."""
 _MOST_REFUSALS = 6
 """How many refusals in a row are explained together."""
-_BURSTS = tuple(1.03**power for power in range(190))
-"""The bursts that a server may allow, from 1 to 266 requests, near enough to each other that one of
-them explains what any server refuses."""
-_TOLERANCE = 1.1
-"""How far the rates that explain two refusals may be apart, for the jitter of the network."""
+_BURSTS = (*range(1, 34), *(1.03**power for power in range(119, 190)))
+"""The bursts that a server may allow, up to 266 requests: whole numbers, and from 34 on near enough
+to each other that one of them explains what any server refuses."""
+_TOLERANCES = (1.01, 1.03, 1.1)
+"""How far the rates that explain two refusals may be apart, for the jitter of the network: the
+smallest with which a server explains all of them."""
 _BELOW, _ABOVE = 0.97, 1.02
 """The pace starts so far below the likely rate, and rises at least so far above it."""
 _LIKELY = 0.6
 """How far between the least and the most, by factors. Too fast costs little where bursts are."""
 _GONE = 1.5
 """A bound is forgotten once so many times the rate that was refused is served."""
-_EARLY = 0.1
-"""In this part of the time that the pace takes to rise, a refusal is not expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +36,16 @@ class PacePolicy:
 
     `ceiling` is a fixed bound in requests per second, None for no bound. After a refusal the pace
     rises to the most that the server may serve in `return_s` seconds, or in the wait that the
-    refusal cost if that is longer. Each further refusal that confirms the rate takes that time
-    times `patience`, at most `most_strikes` times. Before the first answer, a round trip is assumed
-    to take `first_latency_s`.
+    refusal cost if that is longer, but at least in `return_requests` requests: fewer would not
+    measure a rate. Each further refusal that confirms the rate takes that time times `patience`, at
+    most `most_strikes` times. Before the first answer, a round trip is assumed to take
+    `first_latency_s`.
     """
 
     ceiling: float | None = None
     learned: bool = True
     return_s: float = 1.0
+    return_requests: int = 8
     patience: float = 4.0
     most_strikes: int = 4
     first_latency_s: float = 0.2
@@ -105,15 +106,17 @@ def explain(refusals: Sequence[Refusal]) -> tuple[float, float] | None:
     One refusal leaves open what was burst and what was rate. Two after windows of different length
     tell them apart.
     """
-    explaining = []
+    bounds = []
     for burst in _BURSTS:
         rates = [refusal.rates(burst) for refusal in refusals]
         least, most = max(low for low, _ in rates), min(high for _, high in rates)
-        if most > 0 and least <= most * _TOLERANCE:
-            explaining.append((min(least, most), max(least, most)))
-    if not explaining:
-        return None
-    return min(low for low, _ in explaining), max(high for _, high in explaining)
+        if most > 0:
+            bounds.append((least, most))
+    for tolerance in _TOLERANCES:
+        explaining = [each for each in bounds if each[0] <= each[1] * tolerance]
+        if explaining:
+            return min(map(min, explaining)), max(map(max, explaining))
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,8 @@ def learn(
 def return_s(belief: Belief, policy: PacePolicy) -> float:
     """Return in how many seconds the pace rises to the most that the server may serve."""
     confirmed = min(belief.strikes, policy.most_strikes) - 1
-    return belief.wait_s * math.pow(policy.patience, confirmed)
+    first_s = max(belief.wait_s, policy.return_requests / belief.most)
+    return first_s * math.pow(policy.patience, confirmed)
 
 
 def pace_after(belief: Belief, used_s: float, policy: PacePolicy) -> float:
@@ -162,15 +166,46 @@ def pace_after(belief: Belief, used_s: float, policy: PacePolicy) -> float:
     start, most = likely * _BELOW, max(belief.most, likely * _ABOVE)
     if used_s <= rising_s:
         return start * math.pow(most / start, used_s / rising_s)
-    return most * (1 + ((used_s - rising_s) / (belief.wait_s * policy.patience)) ** 2)
+    doubling_s = max(rising_s, belief.wait_s * policy.patience)
+    return most * (1 + ((used_s - rising_s) / doubling_s) ** 2)
 
 
 def is_surprising(belief: Belief, used_s: float, policy: PacePolicy) -> bool:
     """Return whether a refusal now contradicts what was confirmed: the limit has changed."""
-    if belief.strikes < 2:
-        return False
-    is_early = used_s < _EARLY * return_s(belief, policy)
-    return is_early or pace_after(belief, used_s, policy) < belief.least
+    return belief.strikes > 1 and pace_after(belief, used_s, policy) < belief.least
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A refusal, and all that is needed to learn from it once more."""
+
+    at: float
+    """When the request that was refused was sent."""
+    served: tuple[Sent, ...]
+    """The requests sent before it, since the refusal before, as far as they are remembered."""
+    count: int
+    """How many there were."""
+    wait_s: float
+    empty_at: float | None
+    """When the refusal before was."""
+    known: Belief | None
+    refusals: tuple[Refusal, ...]
+
+    def without(self, sent: Sent) -> Lesson:
+        """Return the lesson where a request was not served that was thought to be."""
+        served = tuple(each for each in self.served if each is not sent)
+        return replace(self, served=served, count=self.count - 1)
+
+    def learn(self, policy: PacePolicy) -> tuple[Belief | None, tuple[Refusal, ...]]:
+        """Return what is believed after it, and the refusals that show it."""
+        if not self.served:
+            return self.known, self.refusals
+        since_empty = None
+        if self.empty_at is not None:
+            since_empty = Window(max(self.at - self.empty_at, _SHORTEST_S), self.count)
+        refusal = refusal_after([each.at for each in self.served], self.at, since_empty)
+        refusals = (*self.refusals, refusal)[-_MOST_REFUSALS:]
+        return learn(self.known, refusals, self.wait_s, policy)
 
 
 class Pace:
@@ -184,6 +219,9 @@ class Pace:
         self._policy = policy
         self._belief: Belief | None = None
         self._refusals: tuple[Refusal, ...] = ()
+        self._lesson: Lesson | None = None
+        """The last refusal; some that were sent before it may be refused as well."""
+        self._is_learned = False
         self._refused_at: float | None = None
         self._sent: deque[Sent] = deque(maxlen=_MOST_SENT)
         self._sent_since_refusal = 0
@@ -236,6 +274,8 @@ class Pace:
         if sent in self._sent:
             self._sent.remove(sent)
             self._sent_since_refusal -= 1
+        elif self._lesson is not None and sent in self._lesson.served:
+            self._lesson, self._is_learned = self._lesson.without(sent), False
 
     def hold(self, reopens_at: float) -> None:
         """Note that no request is sent until `reopens_at`."""
@@ -243,33 +283,38 @@ class Pace:
 
     def slow_down(self, sent: Sent, *, wait_s: float) -> None:
         """Learn from the refusal of a request that was `sent` too fast, and cost `wait_s`."""
-        sent_before = list(self._sent)
-        if sent in sent_before:
-            sent_before = sent_before[: sent_before.index(sent)]
-        if not sent_before or not self._policy.learned:
+        served = list(self._sent)
+        if sent in served:
+            served = served[: served.index(sent)]
+        if not served or not self._policy.learned:
             return
-        since_empty = None
-        if self._refused_at is not None:
-            later = len(self._sent) - len(sent_before)
-            served = self._sent_since_refusal - later
-            since_empty = Window(max(sent.at - self._refused_at, _SHORTEST_S), served)
-        refusal = refusal_after([each.at for each in sent_before], sent.at, since_empty)
-        if self._belief is not None and is_surprising(self._belief, self._used_s, self._policy):
-            self._refusals = ()
-        refusals = (*self._refusals, refusal)[-_MOST_REFUSALS:]
-        self._belief, self._refusals = learn(self._belief, refusals, wait_s, self._policy)
+        known, refusals = self._believe(), self._refusals
+        if known is not None and is_surprising(known, self._used_s, self._policy):
+            refusals = ()
+        count = self._sent_since_refusal - (len(self._sent) - len(served))
+        self._lesson = Lesson(
+            sent.at, tuple(served), count, wait_s, self._refused_at, known, refusals
+        )
+        self._is_learned = False
         self._refused_at, self._sent_since_refusal, self._used_s = sent.at, 0, 0.0
         self._sent.clear()
 
+    def _believe(self) -> Belief | None:
+        """Return what the refusals so far show."""
+        if self._lesson is not None and not self._is_learned:
+            self._belief, self._refusals = self._lesson.learn(self._policy)
+            self._is_learned = True
+        return self._belief
+
     def _note_used(self) -> None:
         """Let the pace rise: it does only while it is what delays requests."""
-        if self._belief is None or (rate := self._learned_rate()) is None:
+        belief, rate = self._believe(), self._learned_rate()
+        if belief is None or rate is None:
             return
         self._used_s += 1 / rate
-        if rate > _GONE * self._belief.most:
-            self._belief, self._refusals = None, ()
+        if rate > _GONE * belief.most:
+            self._belief, self._refusals, self._lesson = None, (), None
 
     def _learned_rate(self) -> float | None:
-        if self._belief is None:
-            return None
-        return pace_after(self._belief, self._used_s, self._policy)
+        belief = self._believe()
+        return None if belief is None else pace_after(belief, self._used_s, self._policy)

@@ -19,17 +19,15 @@ def jittery(server: Server, jitter_s: float) -> Server:
 
 @pytest.mark.parametrize("jitter_s", [0.0, 0.005])
 @pytest.mark.parametrize(
-    ("server", "used", "refused"),
-    [(TWELVE_AT_ONCE, 0.92, 0.01), (SIXTY_A_SECOND, 0.92, 0.01), (FOUR_A_SECOND, 0.87, 0.02)],
+    "server",
+    [TWELVE_AT_ONCE, SIXTY_A_SECOND, FOUR_A_SECOND],
     ids=["12 in flight", "60 a second", "4 a second"],
 )
-def test_a_hidden_limit_is_used_and_seldom_exceeded(
-    server: Server, used: float, refused: float, jitter_s: float
-) -> None:
+def test_a_hidden_limit_is_used_and_seldom_exceeded(server: Server, jitter_s: float) -> None:
     """A refusal costs a second of the 120. Of 480 requests, 1 % are 4."""
     outcome = ask(jittery(server, jitter_s), 120.0)
-    assert outcome.used >= used
-    assert outcome.refused_share <= refused
+    assert outcome.used >= 0.92
+    assert outcome.refused_share <= 0.01
 
 
 def test_a_server_without_a_limit_is_not_slowed_down() -> None:

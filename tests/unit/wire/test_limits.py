@@ -86,6 +86,10 @@ def test_a_refusal_is_due_to_what_was_not_served_before() -> None:
     assert blamed(of(7), bound) == either
     assert blamed(of(8, is_paced=True), bound) == number
     assert blamed(of(8), replace(bound, is_gone=True)) == either
+    assert blamed(of(8, is_paced=True), replace(bound, is_doubtful=True)) == either
+    assert blamed(of(8), replace(bound, is_doubtful=True)) == number
+    again = replace(bound, is_doubtful=True, strikes=2)
+    assert blamed(of(8, is_paced=True), again) == number
 
 
 def test_the_limit_does_not_grow_while_it_is_not_used() -> None:

@@ -78,6 +78,13 @@ def test_what_was_served_since_the_server_had_nothing_left_was_refilled() -> Non
     assert most == pytest.approx(182 / 3)
 
 
+def test_the_bursts_count_that_explain_refusals_best() -> None:
+    """Some others explain these with rates that are a tenth apart: from 3.4 to 4.5."""
+    seen = explain([refused(8.0, 4.0, 3, left=3), refused(4.4, 4.0, 3, left=3)])
+    assert seen is not None
+    assert seen == pytest.approx((3.83, 4.02), rel=0.01)
+
+
 def test_refusals_that_no_server_explains_are_of_a_limit_that_changed() -> None:
     before, after = refused(62.0, 60.0, 2, left=2), refused(22.0, 20.0, 2, left=2)
     assert explain([before, after]) is None
@@ -106,6 +113,18 @@ def test_each_refusal_that_confirms_the_rate_quadruples_the_time_until_the_next(
     assert returns == [1.0, 4.0, 16.0, 64.0, 64.0]
 
 
+def test_a_slow_pace_rises_over_as_many_requests_as_measure_a_rate() -> None:
+    assert return_s(Belief(1.0, 2.0, wait_s=1.0), POLICY) == 4.0
+    assert return_s(Belief(1.0, 2.0, wait_s=1.0, strikes=2), POLICY) == 16.0
+    assert return_s(Belief(1.0, 2.0, wait_s=5.0), POLICY) == 5.0
+
+
+def test_what_was_confirmed_for_long_is_left_as_slowly() -> None:
+    """A bucket of 40 would serve half as much again for so long that its limit seemed gone."""
+    confirmed = Belief(9.0, 9.1, wait_s=1.0, strikes=4)
+    assert pace_after(confirmed, 64.0 + 32.0, POLICY) == pytest.approx(1.25 * 9.18, rel=0.01)
+
+
 @given(
     st.floats(0.01, 1e4), st.floats(1, 50), st.floats(1, 60), st.integers(1, 9), st.floats(0, 1e3)
 )
@@ -118,11 +137,12 @@ def test_the_pace_never_falls_while_nothing_is_refused(
     assert all(later >= before * (1 - 1e-9) for before, later in pairwise(paces))
 
 
-def test_a_refusal_soon_after_the_rate_was_confirmed_is_a_surprise() -> None:
+def test_a_refusal_below_what_was_confirmed_is_a_surprise() -> None:
     confirmed = Belief(98.0, 100.0, wait_s=1.0, strikes=3)
     assert is_surprising(confirmed, 1.0, POLICY)
     assert not is_surprising(confirmed, 10.0, POLICY)
-    assert not is_surprising(KNOWN, 0.0, POLICY)
+    assert not is_surprising(Belief(90.0, 100.0, wait_s=1.0, strikes=3), 0.1, POLICY)
+    assert not is_surprising(Belief(98.0, 100.0, wait_s=1.0), 0.0, POLICY)
 
 
 # --- The pace.
@@ -172,6 +192,29 @@ def test_a_refusal_spaces_what_follows_by_the_rate_that_was_served() -> None:
 def test_a_refusal_before_anything_was_served_teaches_no_pace() -> None:
     pace = Pace(POLICY)
     pace.slow_down(send(pace, 0.0), wait_s=1.0)
+    assert pace.rate is None
+
+
+def test_what_turns_out_to_be_refused_as_well_was_not_served() -> None:
+    """The first of a burst to be told that it is refused need not be the first that was."""
+    told, exact = slowed(), slowed()
+    for pace, refused_too in ((told, 3), (exact, 0)):
+        pace.note_answer(latency_s=0.1)
+        sent = [send(pace, 21.5 + number / 100) for number in range(3 + refused_too)]
+        last = send(pace, 21.6)
+        pace.slow_down(last, wait_s=1.0)
+        for each in [last, *sent[3:]]:
+            pace.note_refused(each)
+    assert told.rate == exact.rate
+
+
+def test_a_refusal_teaches_nothing_once_all_before_it_were_refused_as_well() -> None:
+    pace = Pace(POLICY)
+    others, first = [send(pace, 0.0), send(pace, 0.01)], send(pace, 0.02)
+    pace.slow_down(first, wait_s=1.0)
+    assert pace.rate is not None
+    for each in [first, *others]:
+        pace.note_refused(each)
     assert pace.rate is None
 
 
