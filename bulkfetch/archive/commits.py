@@ -18,7 +18,15 @@ from bulkfetch.archive.layout import (
     published_as,
     record_named,
 )
-from bulkfetch.archive.records import amount_in, check_file, money_text, parse, read, sealed
+from bulkfetch.archive.records import (
+    amount_in,
+    check_file,
+    misplaced,
+    money_text,
+    parse,
+    read,
+    sealed,
+)
 from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.schemas import SCHEMA_VERSION
 from bulkfetch.billing.transfers import Transfer
@@ -164,7 +172,7 @@ def _commit_of(name: PurePosixPath, facts: dict[str, Any]) -> Commit:
         charged=amount_in(facts["charged"]),
     )
     if commit_name(transfer) != name:
-        raise ValueError(f"it belongs to {transfer}")
+        raise misplaced(name, transfer)
     commit = Commit(
         transfer=transfer,
         rows=facts["rows"],

@@ -21,6 +21,7 @@ from bulkfetch.archive.records import (
     StoredFile,
     amount_in,
     check_file,
+    misplaced,
     money_text,
     parse,
     read,
@@ -206,6 +207,8 @@ def _document_of(name: PurePosixPath, facts: dict[str, Any]) -> CommittedDocumen
     document = Document(facts["invoice_id"], facts["receipt_id"] or "", charged)
     committed = CommittedDocument(document, facts["size_bytes"], facts["sha256"])
     check_file(committed.files[0])
-    if (committed.record_name, str(committed.name)) != (name, facts["name"]):
-        raise ValueError(f"it belongs to {document}")
+    if committed.record_name != name:
+        raise misplaced(name, document)
+    if str(committed.name) != facts["name"]:
+        raise ValueError(f"{facts['name']!r} is not the name of {document}")
     return committed

@@ -17,6 +17,8 @@ from bulkfetch.archive.layout import (
     RECORDS,
     RUNS,
     SUPERSEDED,
+    invoice_in_name,
+    invoice_of_commit,
     is_of_tables,
     published_as,
     record_named,
@@ -26,6 +28,8 @@ from bulkfetch.storage.store import Store
 from bulkfetch.storage.systemfiles import is_system_file
 
 _REPORTS_READ = 30
+_OWNER = ("tenant", "source")
+"""What reports say of whose invoices an archive has; "" is not known."""
 _COUNTED = {"transfers": COMMITS, "documents": DOCUMENT_COMMITS}
 
 
@@ -61,6 +65,16 @@ class Inventory:
             for each in self.records
             if each.what == "json" and each.name.parent == COMMITS
         ]
+
+    @property
+    def invoices(self) -> set[str]:
+        """The invoices of all commits and parts, as names have them."""
+        records = {each.record for each in self.records} | self.published.keys()
+        return {
+            invoice_in_name(record)
+            for record in records
+            if record.parent == COMMITS and invoice_of_commit(record)
+        }
 
     @property
     def open(self) -> set[PurePosixPath]:
@@ -185,6 +199,20 @@ def read_unlisted(store: Store) -> tuple[str, ...]:
         if isinstance(unlisted, list) and not narrowed:
             return tuple(map(str, unlisted))
     return ()
+
+
+def recorded_owner(store: Store) -> dict[str, str]:
+    """Return the tenant and the source that the newest reports name, for an archive file that is
+    lost: what a report does not know is taken from an earlier one."""
+    owner: dict[str, str] = {}
+    for name in sorted(store.list(RUNS), reverse=True)[:_REPORTS_READ]:
+        try:
+            facts = orjson.loads(store.read(name) or b"")
+            said = {what: facts[what] for what in _OWNER if facts.get(what)}
+        except (ValueError, TypeError, KeyError, AttributeError, DamagedError):
+            continue
+        owner = {**said, **owner}
+    return owner
 
 
 def recorded_selections(store: Store) -> list[dict[str, Any]]:

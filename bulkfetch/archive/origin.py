@@ -32,10 +32,11 @@ def check_archive(store: Store, facts: Mapping[str, Any]) -> None:
     Raises OutputError if it is of another format, or if what it was made from, or what shapes its
     files, differs: one archive never mixes two.
     """
-    _check_facts(read_archive(store) or {}, facts)
+    check_facts(read_archive(store) or {}, facts)
 
 
-def _check_facts(found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def check_facts(found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Check the `facts` of a run against those `found` in an archive. Raises OutputError."""
     wanted = _wanted(facts)
     differing = [name for name in wanted if _differs(found.get(name), wanted[name])]
     if "part_rows" in differing and _follow(found) and _follow(wanted):
@@ -67,7 +68,7 @@ def claim_archive(
     except DamagedArchiveError:
         if not anew:
             raise
-    _check_facts(found, facts)
+    check_facts(found, facts)
     selections = found.get("selections", [])
     for selection in selected:
         selections = join_selections(selections, selection)

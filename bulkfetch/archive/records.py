@@ -132,6 +132,14 @@ def _without(line: bytes, content: bytes) -> bytes:
     return before.removesuffix(b",") + behind
 
 
+def misplaced(name: PurePosixPath, owner: object) -> DamagedError:
+    """Return the error for a sound record that has the name of another one."""
+    return DamagedError(
+        f"{name} is not in its place: it belongs to {owner}; run `bulkfetch repair`, and if that "
+        "leaves it, move it out of the archive and run it again"
+    )
+
+
 def parse(content: bytes, name: PurePosixPath, key: str, build: Callable[[dict[str, Any]], R]) -> R:
     """Read a record of the current format. Raises DamagedError if it is not what was written.
 

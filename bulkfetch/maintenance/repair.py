@@ -15,9 +15,10 @@ from bulkfetch.archive.commits import commit_names
 from bulkfetch.archive.documents import document_commits
 from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.headers import archived_headers, read_headers
-from bulkfetch.archive.inventory import recorded_selections
+from bulkfetch.archive.inventory import list_published, recorded_selections
 from bulkfetch.archive.layout import (
     COMMITS,
+    DATA,
     DOCUMENT_COMMITS,
     STATE,
     commit_name,
@@ -35,7 +36,7 @@ from bulkfetch.billing.transfers import Transfer, is_whole_invoice
 from bulkfetch.errors import DamagedArchiveError, DamagedError, OutputError
 from bulkfetch.maintenance.completeness import find_selected
 from bulkfetch.maintenance.recount import verify_against_server
-from bulkfetch.maintenance.verify import VerifyReport, verify_store
+from bulkfetch.maintenance.verify import REPAIR_MENDS, VerifyReport, verify_store
 from bulkfetch.runs.export import archive, refuse_in_event_loop, writing_to
 from bulkfetch.runs.exports import clear_spooled
 from bulkfetch.runs.plan import Plan
@@ -54,6 +55,11 @@ from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
 from bulkfetch.tables.check import check_tables
 from bulkfetch.words import printable
+
+_LEFT = (
+    "This repair could not mend what is left. Run it again for what failed; put back from a copy "
+    "what the service no longer has; move out of the archive what is not of it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,9 @@ class RepairReport:
             "put its files back from a copy"
             for each in self._faulty_of(self.export.no_longer_listed)
         ]
-        lines = [*finished, *found, *self.export.lines(), *self.after.lines(), *gone]
+        after = self.after.lines()
+        left = [_LEFT if line == REPAIR_MENDS else line for line in after]
+        lines = [*finished, *found, *self.export.lines(), *left, *gone]
         return [*lines, *self._table_lines()]
 
     def _table_lines(self) -> list[str]:
@@ -203,11 +211,17 @@ def repair(
 
 
 def _open(output: str | Path, settings: Settings) -> Store:
-    """Open an archive, also one whose archive file is gone. Raises OutputError if it is none."""
+    """Open an archive, also one that has lost its archive file, or all but what readers read.
+
+    Raises OutputError if it is none.
+    """
     store = open_archive(output, settings)
-    if not store.list(STATE):
+    if not store.list(STATE) and not list_published(store):
         raise OutputError(f"{output} is not an archive of bulkfetch: it has no {STATE}")
-    return prepare_directory(store.root, STATE) if isinstance(store, LocalStore) else store
+    if not isinstance(store, LocalStore):
+        return store
+    marker = next(each for each in (STATE, *DATA) if store.list(each))
+    return prepare_directory(store.root, marker)
 
 
 def _verify(store: Store, output: str | Path) -> VerifyReport:

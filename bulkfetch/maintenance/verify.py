@@ -17,7 +17,7 @@ from bulkfetch.archive.commits import Commit, CommittedPart, commit_names, parse
 from bulkfetch.archive.documents import CommittedDocument, document_commits, parse_document
 from bulkfetch.archive.findings import Finding, look
 from bulkfetch.archive.headers import headers_in, parse_headers, read_headers
-from bulkfetch.archive.inventory import is_seen, list_records, read_unlisted
+from bulkfetch.archive.inventory import is_seen, list_published, list_records, read_unlisted
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import (
     ACCEPTED,
@@ -75,6 +75,8 @@ _READ_BYTES = 1 << 20
 _BEING_WRITTEN = (
     "A run is writing to this archive now: what it has not finished may show as missing or damaged."
 )
+
+REPAIR_MENDS = "`bulkfetch repair` fetches again what is faulty or missing, and nothing else."
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +213,7 @@ class VerifyReport:
         if self.being_written:
             lines.append("A run is writing to this archive: verify again when it has ended.")
         elif not self.sound:
-            lines.append(
-                "`bulkfetch repair` fetches again what is faulty or missing, and nothing else."
-            )
+            lines.append(REPAIR_MENDS)
         return lines
 
     def __repr__(self) -> str:
@@ -390,11 +390,15 @@ def read_archive_file(store: Store) -> tuple[dict[str, Any] | None, list[Finding
         archive = read_archive(store)
     except DamagedArchiveError as error:
         return None, [Finding(str(ARCHIVE), str(error))]
-    if archive is None and not commit_names(store) and store.size(HEADERS_COMMIT) is None:
+    if archive is None and not _has_records(store) and not list_published(store):
         raise refuse_no_archive(store.where)
     if archive is None:
         return None, [Finding(str(ARCHIVE), "is missing; `bulkfetch repair` writes it again")]
     return archive, []
+
+
+def _has_records(store: Store) -> bool:
+    return bool(commit_names(store)) or store.size(HEADERS_COMMIT) is not None
 
 
 def check_accepted(store: Store) -> list[Finding]:

@@ -12,11 +12,17 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 
 from bulkfetch.archive.headers import stage_headers
-from bulkfetch.archive.inventory import recorded_selections, refuse_if_gone, take_inventory
+from bulkfetch.archive.inventory import (
+    recorded_owner,
+    recorded_selections,
+    refuse_if_gone,
+    take_inventory,
+)
 from bulkfetch.archive.layout import HEADERS_COMMIT, STAGED_HEADERS
 from bulkfetch.archive.origin import (
     UNKNOWN_TENANT,
     check_archive,
+    check_facts,
     claim_archive,
     read_archive,
     wanted_api,
@@ -46,16 +52,16 @@ def settle_archive(publishing: Publishing, options: ExportOptions, settings: Set
     Raises OutputError.
     """
     store = publishing.store
-    archive_file: Mapping[str, Any] | None = {}
+    archive_file: Mapping[str, Any] | None = None
     try:
         archive_file = read_archive(store)
-    except DamagedArchiveError:
+    except DamagedArchiveError:  # a repair writes it again
         if options.repair is None:
             raise
     settled = publishing.settle()
     if options.repair is None and HEADERS_COMMIT in settled.stuck:
         raise DamagedError(settled.stuck[HEADERS_COMMIT])
-    with suppress(DamagedArchiveError):  # a repair writes it again
+    if archive_file is not None:
         check_archive(store, identity_of(settings, options.source))
     inventory = take_inventory(store)
     if options.repair is None:
@@ -82,9 +88,23 @@ async def find_tenant(run: Run) -> str:
             "tenant, or leave tenant_id out; nothing was changed"
         )
     tenant = claimed or given or UNKNOWN_TENANT
+    facts = {"tenant": tenant, "source": identity_of(run.settings, run.options.source)["source"]}
+    known = await anyio.to_thread.run_sync(_check_owner, run.store, facts)
+    return known if tenant == UNKNOWN_TENANT else tenant
+
+
+def _check_owner(store: Store, facts: Mapping[str, Any]) -> str:
+    """Return the tenant that an archive names, or the reports of its runs where its archive file is
+    lost. Raises OutputError if it is another one than that of this run."""
+    owner: Mapping[str, Any] | None = None
     with suppress(DamagedArchiveError):  # a repair writes it again
-        await anyio.to_thread.run_sync(check_archive, run.store, {"tenant": tenant})
-    return tenant
+        owner = read_archive(store)
+    if owner is None:
+        owner = recorded_owner(store)
+        check_facts(owner, facts)
+    else:
+        check_archive(store, {"tenant": facts["tenant"]})
+    return str(owner.get("tenant", UNKNOWN_TENANT))
 
 
 _TENANT = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -13,6 +13,7 @@ from bulkfetch.archive.exports import read_exports, write_exports
 from bulkfetch.archive.headers import other_tables
 from bulkfetch.archive.inventory import count_records, write_run_report
 from bulkfetch.archive.layout import SUPERSEDED, published_as, transfer_name
+from bulkfetch.archive.origin import UNKNOWN_TENANT
 from bulkfetch.archive.publishing import Settled
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.superseded import remove_old_views, size_of
@@ -20,7 +21,7 @@ from bulkfetch.archive.sweep import sweep_all_but
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.recency import young_until
 from bulkfetch.billing.transfers import Transfer, is_whole_invoice
-from bulkfetch.runs.begin import narrowing
+from bulkfetch.runs.begin import identity_of, narrowing
 from bulkfetch.runs.committed import find_committed
 from bulkfetch.runs.failures import Failure, not_tried, odd_failure
 from bulkfetch.runs.fetching import Progress
@@ -121,6 +122,8 @@ def make_report(run: Run, outcome: Outcome, elapsed_s: float) -> ExportReport:
         superseded_bytes=size_of(run.store, outcome.left.superseded),
         new=_find_new(run, work, progress.vote),
         no_longer_listed=work.unlisted,
+        tenant="" if run.tenant == UNKNOWN_TENANT else run.tenant,
+        source=str(identity_of(run.settings, run.options.source)["source"]),
         unnamed_files=unnamed,
         unrecorded_files=tuple(name for name in unnamed if published_as(PurePosixPath(name))),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import product
 
+from bulkfetch.archive.layout import ARCHIVE, id_name
 from bulkfetch.billing.apis import ALL_V1, Api, Routes, names_in_v1, unbilled_details
 from bulkfetch.billing.details import NEW_COMMERCE, api_spelling
 from bulkfetch.billing.invoices import Invoice, InvoiceDetail, OddInvoice, flatten_once
@@ -15,7 +16,7 @@ from bulkfetch.billing.recency import last_two_periods
 from bulkfetch.billing.transfers import Transfer, billing_period_of, periods_of, unbilled_transfer
 from bulkfetch.errors import NotFoundError
 from bulkfetch.runs.selection import Selection
-from bulkfetch.words import called, given_as, printable
+from bulkfetch.words import called, counted, given_as, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,18 @@ def refuse_empty_list(plan: Plan, archived: Collection[str]) -> None:
         f"the service lists no invoice at all, but the archive has {len(archived):,}; nothing was "
         f"changed: check the credentials and run it again, or give {given_as('allow_empty', True)} "
         "if the tenant has none any more"
+    )
+
+
+def refuse_other_list(plan: Plan, archived: Collection[str]) -> None:
+    """Raise NotFoundError if the service lists none of the invoices that are `archived`, named as
+    files are: two tenants have none in common."""
+    if not archived or not {id_name(each) for each in plan.listed}.isdisjoint(archived):
+        return
+    raise NotFoundError(
+        f"the service lists none of the {counted(len(archived), 'invoice')} of this archive, which "
+        f"has lost {ARCHIVE}: the credentials may be of another tenant; nothing was changed. Sign "
+        "in to the tenant that it is of, or put that file back from a copy"
     )
 
 

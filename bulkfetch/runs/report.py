@@ -83,6 +83,10 @@ class ExportReport:
     """Invoices of which this run archived the first line items."""
     no_longer_listed: tuple[str, ...] = ()
     """Archived invoices that were selected and that the service no longer lists; they stay."""
+    tenant: str = ""
+    """Whose invoices these are, "" if neither the settings nor the token say it."""
+    source: str = ""
+    """Where they come from."""
     unnamed_files: tuple[str, ...] = ()
     """Files that readers see and that no record of the archive names; they stay."""
     unrecorded_files: tuple[str, ...] = ()
@@ -140,6 +144,8 @@ class ExportReport:
         return {
             "output": encodable(self.output),
             "complete": self.complete,
+            "tenant": self.tenant,
+            "source": self.source,
             "invoices": self.invoices,
             "transfers_committed": len(self.committed),
             "transfers_skipped": len(self.skipped),

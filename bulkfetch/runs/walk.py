@@ -9,7 +9,7 @@ from functools import partial
 import anyio.to_thread
 
 from bulkfetch.archive.commits import commit_names
-from bulkfetch.archive.inventory import Inventory
+from bulkfetch.archive.inventory import Inventory, recorded_owner
 from bulkfetch.archive.layout import invoice_of_commit
 from bulkfetch.billing.apis import ALL_V1, Routes
 from bulkfetch.billing.headers import header_of
@@ -22,7 +22,7 @@ from bulkfetch.runs.begin import api_of_run, claim
 from bulkfetch.runs.committed import Router
 from bulkfetch.runs.early import find_early, invoices_in_use, may_begin_early
 from bulkfetch.runs.fetching import Fetching, find_staged
-from bulkfetch.runs.plan import Plan, plan_export, refuse_empty_list
+from bulkfetch.runs.plan import Plan, plan_export, refuse_empty_list, refuse_other_list
 from bulkfetch.runs.reconcile import sole_transfers
 from bulkfetch.runs.run import ExportOptions, Run
 from bulkfetch.runs.selection import Selection
@@ -90,9 +90,18 @@ async def plan_in_time(run: Run, found: Found, fetching: Fetching, router: Route
             "before all invoices were listed"
         )
     if options.repair is not None:
+        if not found.has_archive_file:
+            await anyio.to_thread.run_sync(_check_owner, run, plan, found.inventory)
         return options.repair.narrow(plan)
     _check_plan(plan, found.inventory, options)
     return plan
+
+
+def _check_owner(run: Run, plan: Plan, inventory: Inventory) -> None:
+    """Raise NotFoundError if an archive without an archive file is not known to be of the tenant of
+    this run, and the service lists none of its invoices. Blocks."""
+    if run.tenant != recorded_owner(run.store).get("tenant"):
+        refuse_other_list(plan, inventory.invoices)
 
 
 def _check_plan(plan: Plan, inventory: Inventory, options: ExportOptions) -> None:

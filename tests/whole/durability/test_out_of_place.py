@@ -249,6 +249,24 @@ async def test_a_list_of_failures_that_is_no_file_hides_nothing_else(lake: Path)
     assert any(part.name in finding.name for finding in verify(lake).findings)
 
 
+async def test_a_copy_of_a_record_under_the_name_of_another_is_to_be_moved_away(lake: Path) -> None:
+    copy = lake / COMMITS / "C+office+billing_line_items.json"
+    shutil.copy(lake / COMMITS / "A+office+billing_line_items.json", copy)
+
+    async with serving(tenant()) as server:
+        report = await repair_async(lake, server.settings())
+
+    assert report.exit_code == 1
+    assert report.after is not None
+    (finding,) = report.after.findings
+    assert "it belongs to A office/billing_line_items" in str(finding)
+    assert str(finding).endswith("move it out of the archive and run it again")
+    assert report.lines()[-1].startswith("This repair could not mend what is left.")
+    copy.unlink()
+    assert await mend(lake) == 0
+    assert verify(lake, deep=True).exit_code == await run(lake) == 0
+
+
 async def test_copies_that_a_sync_tool_or_editor_leaves_are_no_records(lake: Path) -> None:
     records, parts = find(lake, f"{COMMITS}/*.json"), find(lake, "line_items/**/*.parquet")
     for path in [*records, *parts]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from support.replay import invoice
 from support.servers.wire import Connection, response, wire
 
 from bulkfetch import export_async
-from bulkfetch.errors import OutputError, SettingsError
+from bulkfetch.errors import BulkfetchError, OutputError, SettingsError
+from bulkfetch.maintenance.repair import repair_async
+from bulkfetch.maintenance.verify import verify
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 
@@ -30,7 +33,8 @@ def _encode(value: Any) -> str:
 
 
 async def serve(connection: Connection, head: bytes) -> None:
-    body: dict[str, Any] = {"items": [invoice("D", OFFICE, totalCharges=1)]}
+    name = "E" if token_of({"tid": TWO}).encode() in head else "D"
+    body: dict[str, Any] = {"items": [invoice(name, OFFICE, totalCharges=1)]}
     if b"/lineitems/" in head.split(b"\r\n")[0]:
         body = {"items": [{"customerName": "D", "totalForCustomer": 1}]}
     await connection.send(response(json.dumps(body).encode()))
@@ -41,6 +45,12 @@ async def export_with(output: Path, token: str, **settings: Any) -> None:
         await export_async(
             output, Settings(base_url=server.base_url, token=Secret(token), **settings)
         )
+
+
+async def repair_with(output: Path, token: str) -> int:
+    async with wire(serve) as server:
+        settings = Settings(base_url=server.base_url, token=Secret(token))
+        return (await repair_async(output, settings)).exit_code
 
 
 def tenant_of(output: Path) -> object:
@@ -113,3 +123,47 @@ async def test_a_domain_name_in_the_settings_is_not_compared_with_a_tenants_id(
     await export_with(tmp_path, token_of({"tid": ONE}), tenant_id="contoso.onmicrosoft.com")
     assert tenant_of(tmp_path) == ONE
     await export_with(tmp_path, token_of({"tid": ONE}))
+
+
+LOST = {
+    "the archive file": ["archive.json"],
+    "reports too": ["archive.json", "runs"],
+    "the table of headers too": ["archive.json", "runs", "headers"],
+    "all": [""],
+}
+
+
+@pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
+async def test_a_repair_of_what_lost_its_archive_file_takes_no_other_tenant(
+    lost: list[str], tmp_path: Path
+) -> None:
+    own, other = token_of({"tid": ONE}), token_of({"tid": TWO})
+    await export_with(tmp_path, own)
+    remove(tmp_path, lost)
+    before = tree(tmp_path)
+
+    with pytest.raises(BulkfetchError, match=r"another tenant|credentials are of tenant"):
+        await repair_with(tmp_path, other)
+
+    assert tree(tmp_path) == before
+    assert await repair_with(tmp_path, own) == 0
+    assert tenant_of(tmp_path) == ONE
+    assert verify(tmp_path, deep=True).exit_code == 0
+    assert [path.name[0] for path in _files(tmp_path / "line_items")] == ["D"]
+
+
+def remove(output: Path, names: list[str]) -> None:
+    for name in names:
+        path = output / "_bulkfetch" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+async def test_a_tenant_that_only_reports_name_is_kept_by_a_repair_whose_token_tells_nothing(
+    tmp_path: Path,
+) -> None:
+    await export_with(tmp_path, token_of({"tid": ONE}))
+    tmp_path.joinpath("_bulkfetch/archive.json").write_bytes(b"\0" * 100)
+
+    assert await repair_with(tmp_path, "opaque") == 0
+
+    assert tenant_of(tmp_path) == ONE
