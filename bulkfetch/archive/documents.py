@@ -29,7 +29,7 @@ from bulkfetch.archive.records import (
 )
 from bulkfetch.billing.documents import Document
 from bulkfetch.errors import DamagedError, ForeignPageError, MalformedBodyError, StorageError
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 from bulkfetch.storage.store import Store, side_by_side
 from bulkfetch.strangers import recognize
 

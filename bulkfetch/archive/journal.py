@@ -24,7 +24,7 @@ from isal import isal_zlib
 from bulkfetch.archive.records import amount_in, amount_text
 from bulkfetch.billing.sources import Bookmark
 from bulkfetch.errors import DamagedError, StorageError
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 from bulkfetch.storage.store import Store
 
 _MAGIC = b"page"

@@ -23,7 +23,7 @@ from bulkfetch.archive.footers import SPARK_VERSION, Footer, PartCount
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.budget import Budget
 from bulkfetch.errors import StorageError
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 from bulkfetch.storage.store import Store
 
 CHUNK_ROWS = 10_000

@@ -20,7 +20,7 @@ from bulkfetch.errors import StorageError
 from bulkfetch.graph.manifests import Manifest, OperationState
 from bulkfetch.graph.operations import Operation, Operations
 from bulkfetch.graph.source import ExportSources, describe, spooling
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from bulkfetch.graph.exports import Accounts, Exports
 from bulkfetch.graph.lines import PAGE_BYTES, READ_BYTES, read_pages
 from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.graph.spool import Access, spool
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 from bulkfetch.wire.tasks import Task
 
 FOLDER = "bulkfetch-export-"

@@ -30,7 +30,7 @@ from bulkfetch.errors import (
 from bulkfetch.graph.lines import LineCount
 from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.settings.values import Secret
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 from bulkfetch.wire.messages import Request
 from bulkfetch.wire.retry import is_failing
 from bulkfetch.wire.session import Reply, Session

@@ -19,8 +19,9 @@ from bulkfetch.settings.keywords import SettingsKeywords
 from bulkfetch.settings.paths import expand_path
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.addresses import parse_address
-from bulkfetch.storage.disk import Disk, explain
+from bulkfetch.storage.disk import Disk
 from bulkfetch.storage.opening import locate, open_archive
+from bulkfetch.storage.refusals import explain
 from bulkfetch.words import counted, encodable, format_bytes, given_as
 
 _OWN = (*(directory.name for directory in DATA), "tables")

@@ -50,7 +50,8 @@ from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.disk import LocalStore, prepare_directory
+from bulkfetch.storage.directories import prepare_directory
+from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.opening import open_archive
 from bulkfetch.storage.store import Store
 from bulkfetch.tables.check import check_tables

@@ -15,7 +15,8 @@ import orjson
 from bulkfetch.errors import SettingsError, StorageError
 from bulkfetch.logguard import forgets_frames
 from bulkfetch.settings.values import Secret
-from bulkfetch.storage.disk import Disk, explain
+from bulkfetch.storage.disk import Disk
+from bulkfetch.storage.refusals import explain
 from bulkfetch.words import called
 
 

@@ -18,8 +18,7 @@ from bulkfetch.errors import (
     StorageError,
 )
 from bulkfetch.storage.location import Location
-from bulkfetch.storage.systemfiles import is_system_file
-from bulkfetch.words import with_names
+from bulkfetch.storage.refusals import AGAIN, explain
 
 try:
     import fcntl
@@ -463,7 +462,7 @@ def _refuse_other(path: str, mode: int) -> None:
             "put the directory or file itself in its place"
         )
     what = "a directory is" if stat.S_ISDIR(mode) else "a pipe, a socket or a device is"
-    raise DamagedError(f"{path}: {what} in the place of a file: move it elsewhere and {_AGAIN}")
+    raise DamagedError(f"{path}: {what} in the place of a file: move it elsewhere and {AGAIN}")
 
 
 def _identify(root: Path) -> tuple[int, int] | None:
@@ -489,100 +488,6 @@ def _directory(path: Path) -> Iterator[int | None]:
         os.close(handle)
 
 
-def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
-    """Return the store of an output directory, creating the directory if it does not exist.
-
-    Raises OutputError if it is not a directory, is not writable, or has files but is not an
-    archive, or if it is inside one. `marker` is the file that every archive has.
-    """
-    _refuse_nested(root, marker)
-    try:
-        _make_durably(root)
-        names = os.listdir(root)
-        is_archive = root.joinpath(marker).exists()
-    except (FileExistsError, NotADirectoryError):
-        file = next((each for each in root.parents if each.exists() and not each.is_dir()), root)
-        raise OutputError(f"{file} is a file; the output must be a directory") from None
-    except OSError as error:
-        problem = explain(error, root.absolute())
-        raise OutputError(f"the output directory cannot be used: {problem}") from error
-    others = [name for name in names if name != marker.parts[0] and not is_system_file(name)]
-    if others and not is_archive:
-        raise refuse_unmarked(str(root), marker, instead="directory")
-    if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        if _is_read_only(root):
-            refusal = OSError(errno.EROFS, os.strerror(errno.EROFS))
-            raise OutputError(explain(refusal, root.absolute()))
-        raise OutputError(
-            f"the output directory {root.absolute()} is not writable; check its owner and mode"
-        )
-    return LocalStore(root.resolve())
-
-
-def refuse_unmarked(where: str, marker: PurePosixPath, *, instead: str) -> OutputError:
-    """Return the error for an output that has files, but not the marker of an archive."""
-    return OutputError(
-        f"{where} is not empty and not an archive of bulkfetch (no {marker}); choose an empty or "
-        f"new {instead}. If it was an archive, `bulkfetch repair` writes that file again"
-    )
-
-
-def _refuse_nested(root: Path, marker: PurePosixPath) -> None:
-    """Raise OutputError for a new archive inside another: who reads the outer one by a pattern
-    would count both."""
-    if os.path.lexists(root / marker):
-        return
-    parents = Path(os.path.realpath(root)).parents
-    outer = next((each for each in parents if os.path.exists(each / marker)), None)
-    if outer is not None:
-        raise OutputError(f"{root} is inside the archive {outer}; choose a directory elsewhere")
-
-
-def _is_read_only(path: Path) -> bool:
-    """Return whether a file system is mounted read-only."""
-    return hasattr(os, "statvfs") and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-
-
-def _make_durably(path: Path) -> None:
-    """Create a directory and its parents durably: they survive a loss of power. Raises OSError."""
-    if not os.path.lexists(path) and path.parent != path:
-        _make_durably(path.parent)
-        path.mkdir(exist_ok=True)
-        Disk().sync_directory(path.parent)
-    else:
-        path.mkdir(exist_ok=True)  # raises FileExistsError if it is a file
-
-
 def _unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-_AGAIN = "run the same command again"
-_ADVICE = {
-    errno.ENOSPC: f"the disk is full: free some space and {_AGAIN}",
-    errno.EDQUOT: f"the disk quota is used up: free some space and {_AGAIN}",
-    errno.EROFS: f"the file system is read-only: make it writable and {_AGAIN}",
-    errno.EACCES: "permission denied: check its owner and mode, and those of its folder",
-    errno.EPERM: "operation not permitted: check its owner and mode, and those of its folder",
-    errno.ENOENT: f"the file is gone; if another program removed it, {_AGAIN}",
-    errno.EISDIR: f"a directory is in the place of a file: move it elsewhere and {_AGAIN}",
-    errno.ENOTDIR: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
-    errno.EEXIST: f"a file is in the place of a directory: move it elsewhere and {_AGAIN}",
-    errno.EFBIG: f"the system allows no file so large (ulimit -f): raise that, and {_AGAIN}",
-    errno.ENAMETOOLONG: "the name is too long for the file system: choose a shorter output path",
-    errno.ESTALE: f"the network file system has lost it: mount it again, and {_AGAIN}",
-    errno.EIO: f"the disk reports an error: check it, then {_AGAIN}",
-    errno.EMFILE: "too many files are open: raise the limit (ulimit -n) or lower {max_in_flight}",
-}
-
-
-def explain(error: OSError, path: Path | PurePosixPath) -> str:
-    """Return what the operating system refused, and what the reader can do."""
-    return f"{path}: {advise(error.errno or 0) or error.strerror or str(error)}"
-
-
-def advise(number: int) -> str:
-    """Return what an error number of the operating system means, and what the reader can do; "" if
-    that is not known."""
-    return with_names(_ADVICE.get(number, ""))

@@ -13,7 +13,8 @@ from bulkfetch.settings.declared import StorageSettings
 from bulkfetch.settings.paths import expand_address, expand_path
 from bulkfetch.settings.sources import read_settings
 from bulkfetch.storage.addresses import Address, Service, parse_address
-from bulkfetch.storage.disk import LocalStore, prepare_directory, refuse_unmarked
+from bulkfetch.storage.directories import prepare_directory, refuse_unmarked
+from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from bulkfetch.storage.disk import LocalStore, explain
+from bulkfetch.storage.disk import LocalStore
+from bulkfetch.storage.refusals import explain
 
 _NEEDED_BYTES = 256 << 20
 """With less, a few large transfers could fill the disk for other programs."""

@@ -22,8 +22,8 @@ from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER
 from bulkfetch.errors import TableError
 from bulkfetch.logguard import hide_known
 from bulkfetch.settings.declared import Settings
-from bulkfetch.storage.disk import advise
 from bulkfetch.storage.location import Location
+from bulkfetch.storage.refusals import advise
 from bulkfetch.tables.formats import Change
 from bulkfetch.tables.wanted import DataFile, WantedTable
 from bulkfetch.words import printable

@@ -23,7 +23,7 @@ from sqlalchemy import URL
 
 from bulkfetch.archive.layout import ICEBERG
 from bulkfetch.errors import TableError
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 from bulkfetch.tables.catalogs import ROOT
 
 CATALOG = "bulkfetch"

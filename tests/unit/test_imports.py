@@ -32,7 +32,7 @@ IMPORTS = {
     "wire": "settings decoding.jsontext decoding.searching",
     "signin": "settings storage wire",
     "partnercenter": "settings decoding billing wire signin",
-    "graph": "settings decoding billing storage.disk wire signin",
+    "graph": "settings decoding billing storage.refusals wire signin",
     "archive": "settings decoding billing storage",
     "tables": "settings decoding billing storage archive",
     "runs": "settings decoding billing storage wire signin partnercenter graph archive tables",

@@ -21,7 +21,7 @@ from bulkfetch.signin.device import log_in
 from bulkfetch.signin.logins import remove_login
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.disk import explain
+from bulkfetch.storage.refusals import explain
 
 
 def login(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,8 @@ from bulkfetch.errors import (
     OutputLockedError,
     StorageError,
 )
-from bulkfetch.storage.disk import Disk, LocalStore, prepare_directory
+from bulkfetch.storage.directories import prepare_directory
+from bulkfetch.storage.disk import Disk, LocalStore
 
 NAME = PurePosixPath("_bulkfetch/staging/part")
 PUBLISHED = PurePosixPath("line_items/part.parquet")

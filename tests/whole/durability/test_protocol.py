@@ -46,7 +46,8 @@ from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.verify import verify
 from bulkfetch.runs.export import export_async
 from bulkfetch.runs.reconcile import Reconciliation, Verdict
-from bulkfetch.storage.disk import LocalStore, prepare_directory
+from bulkfetch.storage.directories import prepare_directory
+from bulkfetch.storage.disk import LocalStore
 
 
 class Histories(RuleBasedStateMachine):

@@ -55,7 +55,8 @@ from bulkfetch.sandbox.pdf import pdf
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.disk import Disk, LocalStore, prepare_directory
+from bulkfetch.storage.directories import prepare_directory
+from bulkfetch.storage.disk import Disk, LocalStore
 from bulkfetch.wire.messages import Answer, Request
 from bulkfetch.wire.refusals import needs_user
 

@@ -47,7 +47,8 @@ from bulkfetch.sandbox import Fault, Faults, RunningSandbox, SandboxOptions, ser
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.storage.disk import Disk, LocalStore, prepare_directory
+from bulkfetch.storage.directories import prepare_directory
+from bulkfetch.storage.disk import Disk, LocalStore
 
 TYPES = ("billing_line_items", "usage_line_items")
 OPEN = Selection(unbilled=True)
