@@ -23,8 +23,9 @@ from bulkfetch.settings.declared import Settings, why_no_graph
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.source import graph_token_source
 from bulkfetch.stats import RunStats
+from bulkfetch.wire.manners import Manner
 from bulkfetch.wire.opening import Opening
-from bulkfetch.wire.session import Clock, Manner, Session, TokenSource
+from bulkfetch.wire.session import Clock, Session, TokenSource
 from bulkfetch.wire.tasks import Task
 
 GRAPH_MANNER = Manner(

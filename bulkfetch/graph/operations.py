@@ -37,9 +37,9 @@ from bulkfetch.graph.manifests import (
 )
 from bulkfetch.runlog import RunLog
 from bulkfetch.signin.tokens import claims_of
-from bulkfetch.wire.messages import Request
+from bulkfetch.wire.messages import Reply, Request
 from bulkfetch.wire.retry import is_throttled, retry_after_s
-from bulkfetch.wire.session import Clock, Reply, Session
+from bulkfetch.wire.session import Clock, Session
 from bulkfetch.words import called, printable
 
 T = TypeVar("T")

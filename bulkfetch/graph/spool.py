@@ -31,9 +31,9 @@ from bulkfetch.graph.lines import LineCount
 from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.settings.values import Secret
 from bulkfetch.storage.refusals import explain
-from bulkfetch.wire.messages import Request
+from bulkfetch.wire.messages import Reply, Request
 from bulkfetch.wire.retry import is_failing
-from bulkfetch.wire.session import Reply, Session
+from bulkfetch.wire.session import Session
 from bulkfetch.words import printable
 
 _LEAST_LEFT_S, _LEAST_SHARE = 300.0, 0.1

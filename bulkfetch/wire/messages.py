@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from isal import isal_zlib
 
 from bulkfetch.budget import Claim
-from bulkfetch.errors import MalformedBodyError
+from bulkfetch.errors import MalformedBodyError, RequestFacts
 from bulkfetch.settings.values import Secret
 from bulkfetch.words import called, printable
 
@@ -123,6 +123,17 @@ class Answer:
                 f"the body has the content coding {printable(coding)[:40]!r} instead of gzip"
             )
         return gunzip(self.wire_body, max_bytes=max_bytes or self.max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A small answer that is a success, and what identifies its request."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    """By lower-case name."""
+    body: bytes = field(repr=False)
+    facts: RequestFacts
 
 
 class Transport(Protocol):

@@ -14,10 +14,11 @@ from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
 from bulkfetch.wire.echoes import Echoes
 from bulkfetch.wire.limits import AdaptiveLimit, Limit, LimitPolicy
+from bulkfetch.wire.manners import PARTNER_CENTER, Manner
 from bulkfetch.wire.masking import Mask
 from bulkfetch.wire.pace import PacePolicy
 from bulkfetch.wire.retry import RetryPolicy
-from bulkfetch.wire.session import PARTNER_CENTER, Clock, Manner, Session, TokenSource
+from bulkfetch.wire.session import Clock, Session, TokenSource
 from bulkfetch.wire.transport import open_transport
 
 

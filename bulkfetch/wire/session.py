@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any, Protocol, TypeVar
@@ -34,10 +34,11 @@ from bulkfetch.runlog import RunLog
 from bulkfetch.settings.declared import default_of
 from bulkfetch.settings.values import Secret
 from bulkfetch.stats import RunStats
-from bulkfetch.wire.echoes import REQUEST_ID
 from bulkfetch.wire.limits import Limit
+from bulkfetch.wire.manners import PARTNER_CENTER, Manner
 from bulkfetch.wire.masking import Mask
-from bulkfetch.wire.messages import Answer, Request, Transport
+from bulkfetch.wire.messages import Answer, Reply, Request, Transport
+from bulkfetch.wire.reading import read_in_budget
 from bulkfetch.wire.refusals import (
     answer_id_of,
     lacks_user,
@@ -59,38 +60,12 @@ from bulkfetch.wire.retry import (
     may_wait,
     outage_hold_s,
 )
+from bulkfetch.wire.tries import Outage, Tries
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How a server wants to be asked: the headers of all requests, and what their id is called.
-
-    Only some servers take an id that all requests of a run share. `ends` is what a failure of the
-    server ends.
-    """
-
-    headers: Mapping[str, str]
-    request_id: str
-    correlation_id: str | None = None
-    ends: str = "the run ends"
-
-
-PARTNER_CENTER = Manner(
-    {
-        "Accept": "application/json",
-        "Accept-Encoding": "gzip",
-        "MS-Contract-Version": "v1",
-        "MS-PartnerCenter-Application": "bulkfetch",
-    },
-    request_id=REQUEST_ID,
-    correlation_id="MS-CorrelationId",
-)
 _MAX_REFUSED = 4
 """How many tokens in a row may be refused for one request, if tokens have worked before."""
-_READ_AT_ONCE_BYTES = 32 << 10
-"""Up to this size a body is read on the thread of the event loop: a thread costs as much."""
 _CROWDED_HOLD_S = 1.0
 """How long no request is sent after this machine ran out of files, so that some connections end."""
 
@@ -114,61 +89,6 @@ class Clock:
     now: Callable[[], float] = anyio.current_time
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
     draw: Callable[[], float] = Random().random
-
-
-@dataclass(slots=True)
-class _Tries:
-    """The attempts of one logical request so far."""
-
-    request_id: str
-    """The same for all attempts: the service treats them as one request."""
-    started_at: float
-    """When the first attempt began."""
-    sent: int = 0
-    """How many attempts were sent."""
-    sent_at: float = 0.0
-    """When the last one was sent."""
-    failed: int = 0
-    """Failures that use up attempts: not throttled ones, nor those while the server was down."""
-    malformed: int = 0
-    """Failures of these with a malformed body."""
-    stalled: int = 0
-    """Failures of these for lack of progress."""
-    throttled: int = 0
-    """How many attempts were throttled."""
-    token: str = field(default="", repr=False)
-    """The token that was sent last."""
-    misdirected: bool = False
-    """Whether an answer belonged to another request."""
-    refused: int = 0
-    """How many tokens were refused in a row, with a 401."""
-    answer_id: str = ""
-    """The id that the server gave its last answer that was a success."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A small answer that is a success, and what identifies its request."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    """By lower-case name."""
-    body: bytes = field(repr=False)
-    facts: RequestFacts
-
-
-@dataclass(slots=True)
-class _Outage:
-    """A possible outage of the server."""
-
-    failures: int = 0
-    """Failures in a row, over all requests."""
-    holds: int = 0
-    """How often all requests were held for it."""
-    held_at: float = float("-inf")
-    """When they were last held."""
-    is_down: bool = False
-    """Whether the server also failed on a request that it has served before."""
 
 
 class Session:
@@ -203,7 +123,7 @@ class Session:
         self._clock = clock
         self.log = log or RunLog()
         self._patience = RetryBudget(patience_s=policy.patience_s)
-        self._outage = _Outage()
+        self._outage = Outage()
         self._limit_told = 0
         """What the count of all limits has of this session's."""
         if manner is PARTNER_CENTER:  # it is asked first
@@ -268,9 +188,9 @@ class Session:
         self,
         request: Request,
         claim: Claim,
-        attempt: Callable[[Request, _Tries, Claim], Awaitable[T]],
+        attempt: Callable[[Request, Tries, Claim], Awaitable[T]],
     ) -> T:
-        tries = _Tries(str(uuid4()), self._clock.now())
+        tries = Tries(str(uuid4()), self._clock.now())
         reserved = claim.held
         while True:
             kept = _kept(request)
@@ -296,14 +216,14 @@ class Session:
                 await self._wait_or_give_up(error, tries)
             self._stats.retries += 1
 
-    def _note_progress(self, tries: _Tries) -> None:
+    def _note_progress(self, tries: Tries) -> None:
         """Note that an answer broke off behind bytes that need not come again: the server works,
         and what failed before says nothing any more."""
         tries.failed = tries.malformed = tries.stalled = 0
-        self._outage = _Outage()
+        self._outage = Outage()
         self._patience.note_success(self._clock.now())
 
-    def _facts(self, request: Request, tries: _Tries, answer_id: str) -> RequestFacts:
+    def _facts(self, request: Request, tries: Tries, answer_id: str) -> RequestFacts:
         return RequestFacts(
             request.method,
             request.path,
@@ -314,7 +234,7 @@ class Session:
         )
 
     async def _ask_once(
-        self, request: Request, tries: _Tries, claim: Claim, read: Callable[[Reply], T]
+        self, request: Request, tries: Tries, claim: Claim, read: Callable[[Reply], T]
     ) -> T:
         answer = await self._send_within_limit(request, tries, claim)
         tries.answer_id = answer_id_of(answer.headers)
@@ -330,17 +250,20 @@ class Session:
         return result
 
     async def _get_once(
-        self, request: Request, tries: _Tries, claim: Claim, read: Callable[[bytes], T]
+        self, request: Request, tries: Tries, claim: Claim, read: Callable[[bytes], T]
     ) -> T:
         answer = await self._send_within_limit(request, tries, claim)
         read = partial(self._clean, request, tries, read)
         if request.receiver is None:
             content_type = answer.headers.get("content-type", "")
             read = partial(read_or_blame, read, content_type, self._mask.hide)
+        has_receiver = request.receiver is not None
         try:
-            result = await self._read_in_budget(request, answer, claim, read)
+            result = await read_in_budget(
+                answer, claim, read, self.decoding, at_once=not has_receiver
+            )
         except MalformedBodyError:
-            if request.receiver is None:
+            if not has_receiver:
                 refuse_page(answer, self._mask.hide)
             raise
         self._note_good(request)
@@ -360,40 +283,7 @@ class Session:
         if request.receiver is None and request.method == "GET":
             self._known_good = replace(request, claim=None)
 
-    async def _read_in_budget(
-        self, request: Request, answer: Answer, claim: Claim, read: Callable[[bytes], T]
-    ) -> T:
-        """Return what `read` makes of the body, unzipped once there is memory for it; then the
-        claim has as many bytes as the body."""
-        size = len(answer.wire_body)
-
-        def unzip_and_read(most: int) -> T:
-            nonlocal size
-            body = answer.body(max_bytes=most)
-            size = len(body)
-            return read(body)
-
-        async def read_up_to(most: int) -> T:
-            if answer.is_zipped:
-                await claim.grow(len(answer.wire_body) + most)
-            if most <= _READ_AT_ONCE_BYTES and request.receiver is None:
-                return unzip_and_read(most)
-            return await anyio.to_thread.run_sync(
-                unzip_and_read, most, limiter=self.decoding, abandon_on_cancel=True
-            )
-
-        claimed = answer.claimed_bytes() if answer.is_zipped else len(answer.wire_body)
-        try:
-            result = await read_up_to(claimed)
-        except MalformedBodyError:
-            if not answer.is_zipped or claimed == answer.max_bytes:
-                raise
-            # it may have more members than the last, whose size is the one that is claimed
-            result = await read_up_to(answer.max_bytes)
-        claim.shrink(size)
-        return result
-
-    def _clean(self, request: Request, tries: _Tries, read: Callable[[bytes], T], body: bytes) -> T:
+    def _clean(self, request: Request, tries: Tries, read: Callable[[bytes], T], body: bytes) -> T:
         """Return what `read` makes of a body without our secrets."""
         # documents stay what the server said, byte by byte
         clean = self._mask.hide_in_body(body) if request.receiver is None else body
@@ -401,7 +291,7 @@ class Session:
             self.log.note("secret_hidden", path=request.path, request_id=tries.request_id)
         return read(clean)
 
-    async def _wait_or_give_up(self, error: RequestError, tries: _Tries) -> None:
+    async def _wait_or_give_up(self, error: RequestError, tries: Tries) -> None:
         """Return when the request may be tried again; raise `error`, or what ends the run."""
         if isinstance(error, HttpStatusError) and error.status == 401 and self._tokens is not None:
             await self._renew_token(error, tries, self._tokens)
@@ -418,7 +308,7 @@ class Session:
         self._stats.will_retry(self._clock.now(), wait_s, why=_failing(error))
         await self._clock.sleep(wait_s)
 
-    def _count(self, error: RequestError, tries: _Tries) -> None:
+    def _count(self, error: RequestError, tries: Tries) -> None:
         """Count a failure against the request, unless the server is down, and against the budget.
 
         Raises `error` if the request ends, and ServerUnavailableError if the run ends.
@@ -449,12 +339,10 @@ class Session:
             f"run the same command again later; its last failure: {error}"
         )
 
-    def _silence_s(self, tries: _Tries) -> float:
+    def _silence_s(self, tries: Tries) -> float:
         return self._clock.now() - max(self._patience.last_success, tries.started_at)
 
-    async def _renew_token(
-        self, error: HttpStatusError, tries: _Tries, tokens: TokenSource
-    ) -> None:
+    async def _renew_token(self, error: HttpStatusError, tries: Tries, tokens: TokenSource) -> None:
         """Renew the token at once, so that the next requests wait for it and are not refused too.
 
         If a new token is refused, the run ends. If tokens have worked before, this one may just
@@ -483,12 +371,12 @@ class Session:
                 raise
         raise error from None
 
-    def _check_patience(self, error: RequestError, tries: _Tries) -> None:
+    def _check_patience(self, error: RequestError, tries: Tries) -> None:
         silence_s = self._silence_s(tries)
         if not may_wait(tries.throttled, silence_s, self._policy):
             raise ServerUnavailableError(self._unavailable_message(error, silence_s)) from error
 
-    async def _note_outage(self, error: RequestError, tries: _Tries) -> None:
+    async def _note_outage(self, error: RequestError, tries: Tries) -> None:
         """Hold all requests once so many failed in a row that the server may be down.
 
         A request that it has served before is sent again. If it is answered, the server is up, and
@@ -496,7 +384,7 @@ class Session:
         """
         if not is_failing(error):
             if isinstance(error, HttpStatusError):
-                self._outage = _Outage()
+                self._outage = Outage()
             return
         outage = self._outage
         outage.failures += 1
@@ -505,7 +393,7 @@ class Session:
         outage.held_at = self._clock.now()
         self._limit.hold(0.0, one_first=True)
         if self._known_good is not None and await self._serves(self._known_good):
-            self._outage = _Outage()
+            self._outage = Outage()
             self._limit.release()
             return
         outage.is_down = self._known_good is not None
@@ -518,7 +406,7 @@ class Session:
 
     async def _serves(self, request: Request) -> bool:
         """Send `request` now, before all that wait; return whether the server can answer it."""
-        tries = _Tries(str(uuid4()), self._clock.now(), token=await self.token())
+        tries = Tries(str(uuid4()), self._clock.now(), token=await self.token())
         self._stats.retries += 1
         try:
             await self._send_once(request, tries)
@@ -526,7 +414,7 @@ class Session:
             return not is_failing(error)
         return True
 
-    def _note(self, event: str, error: RequestError, tries: _Tries, wait_s: float) -> None:
+    def _note(self, event: str, error: RequestError, tries: Tries, wait_s: float) -> None:
         status = error.status if isinstance(error, HttpStatusError) else None
         self.log.note(
             event,
@@ -539,7 +427,7 @@ class Session:
             request_id=tries.request_id,
         )
 
-    async def _send_within_limit(self, request: Request, tries: _Tries, claim: Claim) -> Answer:
+    async def _send_within_limit(self, request: Request, tries: Tries, claim: Claim) -> Answer:
         await self.token()  # no request takes a slot while the token is being renewed
         async with self._limit.slot() as slot:
             claim.work()
@@ -560,7 +448,7 @@ class Session:
                 self._tell_limit()
             self._limit.note_answer(slot)
             self._good_token = tries.token
-            self._outage = _Outage()
+            self._outage = Outage()
             self.log.trace(
                 "answered",
                 path=request.path,
@@ -574,9 +462,7 @@ class Session:
         self._stats.limit += self._limit.limit - self._limit_told
         self._limit_told = self._limit.limit
 
-    def _note_crowded(
-        self, request: Request, error: RequestError, tries: _Tries, slot: Any
-    ) -> None:
+    def _note_crowded(self, request: Request, error: RequestError, tries: Tries, slot: Any) -> None:
         """Hold all requests if the server, or this machine, refuses this one as too much.
 
         Whoever does not wait for that has a limit of its own, which was met, and not this one.
@@ -597,7 +483,7 @@ class Session:
             why = "server says come back in" if error.retry_after_s else "throttled, resuming in"
             self._stats.held(why, self._clock.now() + wait_s)
 
-    async def _send_once(self, request: Request, tries: _Tries) -> Answer:
+    async def _send_once(self, request: Request, tries: Tries) -> Answer:
         """Send, and send again if the server had closed the idle connection. That is no failure."""
         answer = await self._send(request, tries)
         if answer is None:
@@ -611,7 +497,7 @@ class Session:
             return answer
         raise refusal(answer, hide=self._mask.hide)
 
-    async def _send(self, request: Request, tries: _Tries) -> Answer | None:
+    async def _send(self, request: Request, tries: Tries) -> Answer | None:
         tries.sent += 1
         self._stats.requests += 1
         manner = self._manner
