@@ -37,6 +37,7 @@ from bulkfetch.graph.manifests import Blob, Manifest
 from bulkfetch.graph.spool import Access, spool
 from bulkfetch.storage.refusals import explain
 from bulkfetch.wire.tasks import Task
+from bulkfetch.words import called
 
 FOLDER = "bulkfetch-export-"
 """How the name of a folder begins in which the files of an export are kept for a while."""
@@ -296,9 +297,10 @@ class _ExportWalk(Generic[P]):
         try:
             return Path(tempfile.mkdtemp(prefix=FOLDER, dir=self._exports.scratch))
         except OSError as error:
+            why = explain(error, Path(error.filename).parent) if error.filename else error.strerror
             raise StorageError(
-                "there is no place for the files of an export: "
-                f"{explain(error, self._exports.scratch or Path(tempfile.gettempdir()))}"
+                f"there is no place for the files of an export: {why}; "
+                f"give {called('scratch_dir')} a directory that can be written"
             ) from error
 
     def _find_start(self, manifest: Manifest) -> _Start:

@@ -104,9 +104,16 @@ def scratch_folders(
     """Return the folders that may hold passing files of the user, the best first.
 
     That is the folder for caches, where XDG_CACHE_HOME or the system has it, then the one for
-    temporary files.
+    temporary files. There is none where nothing can be written.
     """
-    return (*filter(None, [_FOR_CACHES.find(environ, platform)]), tempfile.gettempdir())
+    return tuple(filter(None, [_FOR_CACHES.find(environ, platform), _temporary_folder()]))
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # as in a container whose file system is read-only
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

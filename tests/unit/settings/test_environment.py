@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from bulkfetch.settings.environment import (
     home_of,
     is_service_link,
     own_variables,
+    scratch_folders,
     user_folder,
 )
 from bulkfetch.settings.sources import load_settings
@@ -192,3 +194,14 @@ def test_only_the_settings_read_the_environment() -> None:
         if _READS_ENVIRONMENT.search(path.read_text(encoding="utf-8"))
     }
     assert reading == {"settings"}
+
+
+def test_where_nothing_can_be_written_there_is_no_folder_for_passing_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert scratch_folders({"HOME": "/home/me"}, "linux") == ("/home/me/.cache", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/none"])
+    assert scratch_folders({}, "linux") == ()
+    assert scratch_folders({"HOME": "/home/me"}, "linux") == ("/home/me/.cache",)

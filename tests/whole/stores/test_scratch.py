@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from support.graph import graphlakes
 from support.replay import Asked, MadeUp, Served, invoice, serving
 from support.stores.objectservers import ObjectServer
 from whole.durability.lakes import Lake
 from whole.durability.trial import CUT, MODERN, OFFICE, proved, rows, run_into
 
 import bulkfetch
+from bulkfetch.errors import StorageError
 
 ROWS = 43
 
@@ -38,7 +41,7 @@ def lake(object_server: ObjectServer) -> Lake:
 
 
 async def exported(
-    lake: Lake, made_up: MadeUp, scratch: Path, **given: Any
+    lake: Lake, made_up: MadeUp, scratch: Path | None, **given: Any
 ) -> tuple[bulkfetch.ExportReport, Served]:
     async with serving(made_up) as server:
         settings = server.settings(
@@ -160,3 +163,34 @@ async def test_a_page_that_is_torn_is_asked_for_again(lake: Lake, tmp_path: Path
     assert asked_first(server) == {30, 34}
     assert report.complete
     assert lake.differences(await clean(tmp_path)) == []
+
+
+@pytest.mark.slow
+async def test_on_a_machine_that_can_write_nothing_an_archive_in_a_store_is_written_nevertheless(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose file system is read-only."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/none"])
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/none")
+
+    report, _ = await exported(lake, tenant(), None)
+
+    assert report.complete
+    assert lake.differences(await clean(tmp_path)) == []
+
+
+@pytest.mark.slow
+async def test_where_exports_of_graph_find_no_place_the_run_says_so(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/none"])
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/none")
+
+    async with graphlakes.tenant() as sandbox:
+        settings = graphlakes.settings_for(sandbox, **lake.flags())
+        with pytest.raises(StorageError, match="no place for the files of an export: ") as ended:
+            await bulkfetch.export_async(lake.address, settings)
+
+    assert "give scratch_dir= a directory that can be written" in str(ended.value)
