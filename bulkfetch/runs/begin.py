@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -41,7 +40,7 @@ from bulkfetch.runs.sources import api_wanted
 from bulkfetch.runs.work import Found
 from bulkfetch.settings.declared import Settings, names_that_shape_files
 from bulkfetch.settings.values import is_loopback
-from bulkfetch.signin.tokens import claims_of
+from bulkfetch.signin.tokens import is_tenant_id, tenant_in
 from bulkfetch.storage.store import Store
 
 
@@ -77,11 +76,8 @@ async def find_tenant(run: Run) -> str:
     of the tenant that the settings name.
     """
     named = (run.settings.tenant_id or "").casefold()
-    given = named if _TENANT.fullmatch(named) else ""
-    claimed = claims_of(await run.session.token()).get("tid")
-    claimed = claimed.casefold() if isinstance(claimed, str) else ""
-    if not _TENANT.fullmatch(claimed):
-        claimed = ""
+    given = named if is_tenant_id(named) else ""
+    claimed = tenant_in(await run.session.token())
     if given and claimed and given != claimed:
         raise SettingsError(
             f"tenant_id is {given}, but the token is of tenant {claimed}: give the token of that "
@@ -105,9 +101,6 @@ def _check_owner(store: Store, facts: Mapping[str, Any]) -> str:
     else:
         check_archive(store, {"tenant": facts["tenant"]})
     return str(owner.get("tenant", UNKNOWN_TENANT))
-
-
-_TENANT = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def identity_of(settings: Settings, source: str | None) -> dict[str, object]:

@@ -55,13 +55,20 @@ _REFUSED = (401, 403)
 class GraphTokens:
     """Tokens for Microsoft Graph that open its billing export.
 
-    What one of them is refused, all would be: after that no request is sent any more.
+    What one of them is refused, all would be: after that no request is sent any more. So it is if
+    one is of another tenant than `tenant`, "" if that is not known.
     """
 
     def __init__(
-        self, settings: Settings, log: RunLog, keep: Callable[[Secret], None] | None = None
+        self,
+        settings: Settings,
+        log: RunLog,
+        keep: Callable[[Secret], None] | None = None,
+        *,
+        tenant: str = "",
     ) -> None:
         self._settings = settings
+        self._tenant = tenant
         self._tokens = TokensOnDemand(lambda: graph_token_source(settings, log, keep))
         self._refused: tuple[str, str] | None = None
         self._turn = anyio.Lock()
@@ -83,7 +90,7 @@ class GraphTokens:
             if self._refused is None:
                 try:
                     token = await ask()
-                    check_graph_token(self._settings, token)
+                    check_graph_token(self._settings, token, self._tenant)
                     return token
                 except GraphAccessError as error:
                     self.refuse(error.why, error.advice)
@@ -186,6 +193,7 @@ async def open_graph(run: Run) -> AsyncIterator[Graph | None]:
         kept=StoredOperations(run.store),
         scratch=scratch,
         budget=run.session.budget,
+        tenant=run.tenant,
     ) as graph:
         yield graph
 
@@ -200,12 +208,13 @@ async def open_graph_with(
     kept: KeptOperations | None = None,
     scratch: Path | None = None,
     budget: Budget | None = None,
+    tenant: str = "",
 ) -> AsyncIterator[Graph | None]:
     """Open the way to Microsoft Graph, as `open_graph` does, without an archive."""
     if settings.graph_url is None:
         yield None
         return
-    tokens = GraphTokens(settings, log, keep)
+    tokens = GraphTokens(settings, log, keep, tenant=tenant)
     async with open_exports(
         settings, stats, log, tokens=tokens, kept=kept, scratch=scratch, budget=budget
     ) as exports:

@@ -27,7 +27,7 @@ from bulkfetch.signin.audiences import (
     why_not_for_graph,
 )
 from bulkfetch.signin.command import token_of_command
-from bulkfetch.signin.tokens import Issued, claims_of
+from bulkfetch.signin.tokens import Issued, claims_of, is_tenant_id, tenant_in
 from bulkfetch.signin.ways import way_of
 from bulkfetch.wire.retry import (
     Attempts,
@@ -84,11 +84,18 @@ def _policy(settings: SignInSettings) -> RetryPolicy:
     return RetryPolicy(max_attempts=min(settings.max_attempts, _MAX_SIGN_IN_ATTEMPTS))
 
 
-def check_graph_token(settings: SignInSettings, token: str) -> None:
-    """Check by its claims that a token opens the billing export.
+def check_graph_token(settings: SignInSettings, token: str, tenant: str = "") -> None:
+    """Check by its claims that a token opens the billing export, that of `tenant` if it is known.
 
     Raises GraphAccessError, which says what to do.
     """
+    own = tenant_in(token)
+    if is_tenant_id(tenant) and own and own != tenant:
+        raise GraphAccessError(
+            f"the token for Microsoft Graph is of tenant {own}, and the invoices are of tenant "
+            f"{tenant}",
+            "sign in to the tenant of the invoices for both",
+        )
     if why := why_not_for_graph(claims_of(token)):
         raise GraphAccessError(why, advise_on_access(settings))
 
@@ -166,6 +173,7 @@ class SignIn:
         self.lifetime_s = math.inf
         """For how long the current token is valid from its arrival; infinite if unknown."""
         self._current: str | None = None
+        self._tenant = ""
         self._renew_at = math.inf
 
     async def token(self) -> str:
@@ -177,11 +185,24 @@ class SignIn:
         async with self._lock:
             if self._current is None or self._current == refused or self._now() >= self._renew_at:
                 issued = await self._sign_in()
+                self._refuse_other_tenant(issued.token)
                 self._current = issued.token
                 self.lifetime_s = issued.lifetime_s
                 margin_s = min(_MARGIN_S, issued.lifetime_s * _MARGIN_SHARE)
                 self._renew_at = self._now() + issued.lifetime_s - margin_s
             return self._current
+
+    def _refuse_other_tenant(self, token: str) -> None:
+        """Raise SignInError for a token of another tenant than the one before: the answers to both
+        would lie in one archive. What a token does not say contradicts nothing."""
+        tenant = tenant_in(token)
+        before, self._tenant = self._tenant, tenant or self._tenant
+        if before and tenant and tenant != before:
+            raise SignInError(
+                f"the new token is of tenant {tenant}, and the one before was of tenant {before}: "
+                "the account was changed while the run was at work. Sign in to the first tenant "
+                "again, and run the same command; nothing was asked with the new token"
+            )
 
     async def _sign_in(self) -> Issued:
         attempts = 0

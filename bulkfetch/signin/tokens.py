@@ -54,6 +54,21 @@ def claims_of(token: str) -> dict[str, Any]:
     return {}
 
 
+def tenant_in(token: str) -> str:
+    """Return the tenant that a token is of, by its claims; "" if they do not say it."""
+    tenant = claims_of(token).get("tid")
+    named = tenant.casefold() if isinstance(tenant, str) else ""
+    return named if is_tenant_id(named) else ""
+
+
+def is_tenant_id(text: str) -> bool:
+    """Return whether a text in small letters is the id of a tenant, and no domain name."""
+    return _TENANT.fullmatch(text) is not None
+
+
+_TENANT = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
 def without_secrets(value: object, settings: SignInSettings, *others: str) -> str:
     """Return the first line of a text from elsewhere, with all of our secrets removed."""
     text = str(value)

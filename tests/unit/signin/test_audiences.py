@@ -168,6 +168,17 @@ def test_an_app_without_the_permission_is_told_what_to_add_and_no_token_is_shown
     check_graph_token(given, "opaque")
 
 
+def test_a_token_for_graph_of_another_tenant_than_the_invoices_is_refused() -> None:
+    settings = Settings(token=Secret("t"), graph_token=Secret("g"))
+    other = "22222222-2222-2222-2222-222222222222"
+    claims = {"aud": GRAPH, "roles": [PERMISSION]}
+    with pytest.raises(SignInError, match=f"is of tenant {other}, and the invoices are of tenant"):
+        check_graph_token(settings, jwt(**claims, tid=other), TENANT)
+    for token in (jwt(**claims, tid=TENANT.upper()), jwt(**claims), "opaque"):
+        check_graph_token(settings, token, TENANT)
+    check_graph_token(settings, jwt(**claims, tid=other), "unknown")
+
+
 async def test_a_check_of_the_login_says_what_graph_allows(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
         there.now = time.time()

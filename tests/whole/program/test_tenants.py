@@ -14,7 +14,7 @@ from support.replay import invoice
 from support.servers.wire import Connection, response, wire
 
 from bulkfetch import export_async
-from bulkfetch.errors import BulkfetchError, OutputError, SettingsError
+from bulkfetch.errors import BulkfetchError, OutputError, SettingsError, SignInError
 from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.verify import verify
 from bulkfetch.settings.declared import Settings
@@ -123,6 +123,34 @@ async def test_a_domain_name_in_the_settings_is_not_compared_with_a_tenants_id(
     await export_with(tmp_path, token_of({"tid": ONE}), tenant_id="contoso.onmicrosoft.com")
     assert tenant_of(tmp_path) == ONE
     await export_with(tmp_path, token_of({"tid": ONE}))
+
+
+async def test_a_token_of_another_tenant_half_way_ends_the_run_before_it_is_used(
+    tmp_path: Path,
+) -> None:
+    """As where a person signs in to another tenant elsewhere while a token command is in use."""
+    own, other = token_of({"tid": ONE}), token_of({"tid": TWO})
+    mark, command = tmp_path / "asked", tmp_path / "token.sh"
+    command.write_text(
+        f"#!/bin/sh\nif [ -e {mark} ]; then echo {other}; else touch {mark}; echo {own}; fi\n"
+    )
+    command.chmod(0o755)
+    heads: list[bytes] = []
+
+    async def expire(connection: Connection, head: bytes) -> None:
+        heads.append(head)
+        if b"/lineitems/" in head.split(b"\r\n")[0] and own.encode() in head:
+            await connection.send(response(b"{}", status="401 Unauthorized"))
+        else:
+            await serve(connection, head)
+
+    async with wire(expire) as server:
+        settings = Settings(base_url=server.base_url, token_command=Secret(str(command)))
+        with pytest.raises(SignInError, match=f"of tenant {TWO}, .* before was of tenant {ONE}"):
+            await export_async(tmp_path / "lake", settings)
+
+    assert not [head for head in heads if other.encode() in head]
+    assert not list(_files(tmp_path / "lake" / "line_items"))
 
 
 LOST = {
