@@ -34,6 +34,7 @@ from bulkfetch.billing.documents import Document
 from bulkfetch.billing.headers import Header
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import BulkfetchError, StorageError
+from bulkfetch.maintenance.checks import check_accepted, check_headers, read_archive_file
 from bulkfetch.maintenance.completeness import find_doubled, find_lacking, find_open
 from bulkfetch.maintenance.months import (
     DocumentMonth,
@@ -45,12 +46,7 @@ from bulkfetch.maintenance.months import (
     invoices_of,
 )
 from bulkfetch.maintenance.pastruns import LastRun, find_broken_off, read_runs
-from bulkfetch.maintenance.verify import (
-    check_accepted,
-    check_headers,
-    find_strays,
-    read_archive_file,
-)
+from bulkfetch.maintenance.strays import find_strays
 from bulkfetch.runs.reconcile import (
     Circumstances,
     Reconciliation,
