@@ -186,13 +186,14 @@ def _office(seed: int, index: int, style: RowStyle) -> RowTemplate:
     subtotal = amount + discount
     tax = subtotal * 95 // 1000
     total = subtotal + tax
-    charge = (
-        ("PRORATE FEE WHEN RENEW" if prorated else "CYCLE FEE") if unit_cents else "PURCHASE FEE"
-    )
+    charge, start, end = "CYCLE FEE", _day("this", 5), _day("next", 4)
+    if prorated:
+        charge, start, end = "PRORATE FEE WHEN RENEW", _day("last", 12), _day("this", 4)
+    if not unit_cents:
+        charge = "PURCHASE FEE"
+    if style.credit and not style.early:
+        charge = "CANCEL"
     offer_text = text(offer)
-    start, end = (
-        (_day("last", 12), _day("this", 4)) if prorated else (_day("this", 5), _day("next", 4))
-    )
     plain = index % 3 == 2
     row = {
         "partnerId": text(_partner(seed)),
@@ -221,7 +222,7 @@ def _office(seed: int, index: int, style: RowStyle) -> RowTemplate:
         "subscriptionEndDate": _day("next", 5),
         "chargeStartDate": start,
         "chargeEndDate": end,
-        "chargeType": text(charge if style.early else ("CANCEL" if style.credit else charge)),
+        "chargeType": text(charge),
         "unitPrice": money(unit_cents, plain=plain),
         "quantity": str(quantity),
         "amount": money(amount, plain=plain),
@@ -523,7 +524,9 @@ def _charge_fields(
     draws: Draws, index: int, shape: _OneTimeShape, charge: OneTimeCharge
 ) -> dict[str, str]:
     plain = index % 6 != 0
-    kind = "cancelImmediate" if charge.is_credit else ("new" if shape.as_text else "New")
+    kind = "new" if shape.as_text else "New"
+    if charge.is_credit:
+        kind = "cancelImmediate"
     return {
         "chargeType": text(kind),
         "unitPrice": shape.spelled(money(charge.unit, plain=plain)),

@@ -280,9 +280,9 @@ def _invoice(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> I
 
 
 def _details(options: SandboxOptions, *, kind: str, age: int, of_kind: int) -> tuple[Detail, ...]:
-    usual = (
-        (OFFICE_ONLY if of_kind % 3 == 1 else LEGACY_DETAILS) if kind == LEGACY else MODERN_DETAILS
-    )
+    usual: tuple[str, ...] = MODERN_DETAILS
+    if kind == LEGACY:
+        usual = OFFICE_ONLY if of_kind % 3 == 1 else LEGACY_DETAILS
     pairs = [pair for pair in options.details or usual if _kind_of(pair) == kind]
     return tuple(_detail(pair, _line_items(options, pair, age)) for pair in dict.fromkeys(pairs))
 

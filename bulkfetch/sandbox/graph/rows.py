@@ -138,6 +138,9 @@ def _usage(seed: int, index: int, _style: RowStyle) -> tuple[Row, int]:
     category, subcategory, meter, region, unit = _METERS[index % len(_METERS)]
     group, entitlement = f"rg-{customer.subscription[:8]}-{index % 20:02d}", draws.guid()
     earned = index % 4 == 1
+    percentage = "null" if index % 6 == 2 else "0"
+    if earned:
+        percentage = "15"
     pretax = number(draws.between(10**12, 10**16), 15, plain=True)
     price = number(draws.between(10**13, 10**15), 16, plain=True)
     info = {
@@ -206,7 +209,7 @@ def _usage(seed: int, index: int, _style: RowStyle) -> tuple[Row, int]:
         "PCToBCExchangeRateDate": _day("last", 1),
         "EntitlementId": text(entitlement),
         "EntitlementDescription": '"Partner Subscription"',
-        "PartnerEarnedCreditPercentage": "15" if earned else ("null" if index % 6 == 2 else "0"),
+        "PartnerEarnedCreditPercentage": percentage,
         "CreditPercentage": "100" if index % 10 == 3 else "0",
         "CreditType": '"Partner Earned Credit Applied"' if earned else '"Credit Not Applied"',
         "BenefitOrderID": '""',
