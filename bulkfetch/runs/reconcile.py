@@ -333,7 +333,8 @@ def _judge(
 _MARKS = {
     Mark.UNCONFIRMED: "not confirmed yet: the next export asks for it once more",
     Mark.CONFIRMED: "confirmed: asked twice, the service gave the same rows; "
-    "`bulkfetch accept` records a difference that is understood",
+    "`bulkfetch accept` records a difference that is understood, "
+    "`bulkfetch export --take-new` asks for the invoice again",
     Mark.UNSTABLE: "unstable: asked twice, the service gave other rows; "
     "the next export asks for it once more",
 }

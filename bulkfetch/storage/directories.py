@@ -24,8 +24,7 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
         names = os.listdir(root)
         is_archive = root.joinpath(marker).exists()
     except (FileExistsError, NotADirectoryError):
-        file = next((each for each in root.parents if each.exists() and not each.is_dir()), root)
-        raise OutputError(f"{file} is a file; the output must be a directory") from None
+        raise _refuse_what_is_there(root) from None
     except OSError as error:
         problem = explain(error, root.absolute())
         raise OutputError(f"the output directory cannot be used: {problem}") from error
@@ -40,6 +39,18 @@ def prepare_directory(root: Path, marker: PurePosixPath) -> LocalStore:
             f"the output directory {root.absolute()} is not writable; check its owner and mode"
         )
     return LocalStore(root.resolve())
+
+
+def _refuse_what_is_there(root: Path) -> OutputError:
+    """Return the error for an output that is a file, or below one, or a link to nothing."""
+    way = (root, *root.parents)
+    if lost := next((each for each in way if each.is_symlink() and not each.exists()), None):
+        return OutputError(
+            f"{lost} is a symbolic link to {os.readlink(lost)}, which is not there: mount it or "
+            "make that directory, or choose another one"
+        )
+    file = next((each for each in root.parents if each.exists() and not each.is_dir()), root)
+    return OutputError(f"{file} is a file; the output must be a directory")
 
 
 def refuse_unmarked(where: str, marker: PurePosixPath, *, instead: str) -> OutputError:

@@ -241,6 +241,17 @@ def test_an_output_directory_is_created_with_its_parents(tmp_path: Path) -> None
     assert store.root.is_dir()
 
 
+@pytest.mark.parametrize("below", ["", "lake"])
+def test_a_link_to_what_is_not_mounted_is_said_to_be_one(below: str, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "mount")
+
+    with pytest.raises(
+        OutputError, match=r"link is a symbolic link to .*mount, which is not there"
+    ):
+        prepare_directory(link / below, ARCHIVE)
+
+
 def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
     tmp_path.joinpath("holiday.jpg").write_bytes(b"")
 
