@@ -1,6 +1,6 @@
 """The peak memory of an export, for tenants that ask for much of it.
 
-    python benchmarks/memory.py            the figures of docs/benchmarks.md: half an hour
+    python benchmarks/memory.py            the figures of docs/benchmarks.md: an hour
     python benchmarks/memory.py --smoke    seconds, to see that it works
 
 Long transfers, many chains of usage side by side, many invoices, line items of 10 kB, and zipped
@@ -47,6 +47,7 @@ CASES = (
     Case("64 chains of usage", Shape(64, 60_000), USAGE, ("--max-in-flight", "64")),
     Case("line items of 10 kB", Shape(4, 60_000), own_server=True),
     Case("20,000 invoices", Shape(20_000, 5)),
+    Case("100,000 invoices", Shape(100_000, 5)),
     Case("8 zipped pages of 255 MiB", Shape(8, 10), own_server=True, page_bytes=255 << 20),
 )
 SMOKE = (

@@ -31,7 +31,7 @@ from bulkfetch.archive.layout import (
     superseded_name,
 )
 from bulkfetch.archive.origin import wanted_api
-from bulkfetch.archive.parts import stage_table
+from bulkfetch.archive.parts import release_gaps, stage_table
 from bulkfetch.archive.reading import parquet_file
 from bulkfetch.archive.records import StoredFile, check_file, parse, read, sealed
 from bulkfetch.billing.apis import routes_of
@@ -110,6 +110,8 @@ def stage_headers(
     table = _first_of_each(tables)
     table = table.sort_by([("invoiceDate", "ascending"), ("id", "ascending")])
     part = until_uploaded(partial(stage_table, store, STAGED_HEADERS, table))
+    del tables, table
+    release_gaps()  # of 100,000 headers 70 MB, which stayed until the end of the run
     return HeadersCommit(part.rows, part.size_bytes, part.sha256)
 
 

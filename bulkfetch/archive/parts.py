@@ -43,12 +43,6 @@ _FEW_ROWS = 100
 """Below, compressing each column with zstd takes longer than all the rest (0.6 of 1.3 ms for 20
 rows of 34 columns), and saves a sixth of the file; snappy takes 0.05 ms."""
 
-
-_WRITERS = 16
-"""Once there were more writers than this, what a row group frees is given back to the system. What
-others hold lies in between, so that little of it is used again: 64 chains took 564 MB, and take
-398. With one writer all of it is, and to give it back would cost an eighth of the CPU time."""
-
 _OWN_BUDGET_BYTES = 64 << 20
 """The budget of a writer that shares none."""
 
@@ -273,8 +267,8 @@ class PartWriter:
             self._part = self._part or self._open(schema, group)
             self._part.write(group)
             del group
-            if self._budget.most_writers > _WRITERS:
-                release_gaps()
+        if self._budget.take_time_to_give_back():
+            release_gaps()
         self._group_start, self._group_bytes = self._rows, 0
 
     def _collect(self) -> Iterator[pa.RecordBatch]:

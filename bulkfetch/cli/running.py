@@ -75,7 +75,8 @@ def _save_memory() -> None:
     pages of 4 MB in the heap, 64 chains needed a quarter more again. But every piece that comes
     from the system costs page faults. With those of 128 kB that was a quarter of the CPU time; with
     pages of 2 MB, and a heap that gave back all but 32 MB of what a row group freed, a twentieth;
-    to keep 64 MB takes 40 MB more at most, and `PartWriter` gives it back where there are many.
+    to keep 64 MB takes 40 MB more at most. What lies free in the middle, `PartWriter` gives back
+    from time to time.
     """
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     if sys.platform == "linux":

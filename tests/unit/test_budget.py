@@ -370,3 +370,21 @@ async def test_a_body_that_drips_is_cut_off_by_the_patience_of_its_request() -> 
         with anyio.fail_after(10), pytest.raises(RequestError) as caught:
             await session.get(Request("/x"), len)
     assert "the body did not end within 0.5 s (patience_s=)" in str(caught.value)
+
+
+@pytest.mark.parametrize(("writers", "expected"), [(1, 1), (2, 2), (8, 8), (100, 8), (0, 0)])
+def test_memory_is_given_back_more_often_the_more_writers_were_open_at_once(
+    writers: int, expected: int
+) -> None:
+    budget = Budget(64)
+    for _ in range(writers):
+        budget.open_writer()
+    for _ in range(writers):
+        budget.close_writer()
+    times = 0
+    for _ in range(8):
+        with budget.encoding(64):
+            pass
+        times += budget.take_time_to_give_back()
+
+    assert times == expected

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from whole.durability.disks import Died, WatchedDisk, dying
 
+from bulkfetch.archive import headers
 from bulkfetch.archive.headers import HeadersCommit, read_headers, stage_headers
 from bulkfetch.archive.layout import HEADERS_COMMIT, INVOICES, STAGED_HEADERS
 from bulkfetch.archive.publishing import Publishing
@@ -51,6 +53,19 @@ def test_headers_are_kept_in_the_order_of_their_dates(tmp_path: Path) -> None:
 
     assert ids(store) == ["B", "C", "A"]
     assert pq.read_schema(table_of(store)).equals(INVOICE_ARROW)
+
+
+def test_memory_goes_back_to_the_system_once_no_table_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoices = [header(f"D{number}", state="x" * 100) for number in range(2000)]
+    before, left = pa.total_allocated_bytes(), []
+    monkeypatch.setattr(headers, "release_gaps", lambda: left.append(pa.total_allocated_bytes()))
+
+    stage_headers(LocalStore(tmp_path), invoices)
+
+    assert len(left) == 1
+    assert left[0] - before < 100_000
 
 
 def test_no_invoices_are_a_table_without_rows(tmp_path: Path) -> None:

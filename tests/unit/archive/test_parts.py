@@ -469,21 +469,23 @@ def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
     assert budget.used == 0
 
 
-@pytest.mark.parametrize(("others", "released"), [(15, 0), (16, 1)])
-def test_what_a_row_group_frees_among_many_writers_is_given_back(
+@pytest.mark.parametrize(("others", "released"), [(0, 1), (7, 8)])
+def test_what_row_groups_free_is_given_back_more_often_the_more_writers_there_are(
     others: int, released: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[None] = []
     monkeypatch.setattr(parts, "release_gaps", lambda: calls.append(None))
-    budget = Budget(1 << 20)
+    group_bytes = sum(each.get_total_buffer_size() for each in cut(rows(300), [300]))
+    budget = Budget(group_bytes)
     writers = [
-        PartWriter(cast(Any, Memory()), name_of, part_rows=1000, row_group_rows=300, budget=budget)
+        PartWriter(cast(Any, Memory()), name_of, part_rows=9000, row_group_rows=300, budget=budget)
         for _ in range(others + 1)
     ]
     for each in writers:
-        each.write(cut(rows(100), [100])[0])
+        each.write(cut(rows(1), [1])[0])
 
-    writers[0].write(cut(rows(200, 100), [200])[0])
+    for group in range(8):
+        writers[0].write(cut(rows(300, 300 * group), [300])[0])
 
     assert len(calls) == released
     for each in writers:
