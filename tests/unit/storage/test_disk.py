@@ -262,7 +262,8 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("lost+found/", ".snapshot/", ".zfs/", "aquota.user"),
+        *("lost+found/", ".snapshot/", ".zfs/", "aquota.user", "quota.group", ".glusterfs/"),
+        *(".autorelabel", "Icon\r", ".ipynb_checkpoints/"),
         *(".DS_Store", ".Trashes/", ".Spotlight-V100/", ".fseventsd/", "._lake"),
         *("Thumbs.db", "desktop.ini", "Desktop.ini", "System Volume Information/", "$RECYCLE.BIN/"),
         *("@eaDir/", ".Trash-1000/", ".nfs000000000012ab34", ".gitkeep", ".keep"),
