@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
-from bulkfetch.cli.parser import ParserExit, parse, prints_json
+from bulkfetch.cli.flags import ParserExit
+from bulkfetch.cli.parser import parse, prints_json
 from bulkfetch.cli.terminal import (
     BUG,
     COMPLETE,

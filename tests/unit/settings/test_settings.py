@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import bulkfetch
-from bulkfetch.cli.parser import add_settings
+from bulkfetch.cli.flags import add_settings
 from bulkfetch.errors import SettingsError
 from bulkfetch.settings.declared import (
     CLOUDS,
