@@ -148,9 +148,13 @@ def _return_to(then: str, now: str) -> str:
         words = f"give --sandbox --sandbox-seed {seed} --sandbox-line-items {line_items}"
         if details:
             return f"{words} --sandbox-details {details}"
-        return f"{words}, without --sandbox-details" if ", details " in now else words
+        if ", details " in now:
+            return f"{words}, without --sandbox-details"
+        return words
     words = f"give {given_as('base_url', then)}" if "://" in then else "use the first again"
-    return f"leave out --sandbox, and {words}" if _SANDBOX.fullmatch(now) else words
+    if _SANDBOX.fullmatch(now):
+        return f"leave out --sandbox, and {words}"
+    return words
 
 
 def refuse_no_archive(output: object) -> OutputError:
@@ -167,7 +171,9 @@ def read_archive(store: Store) -> dict[str, Any] | None:
     Raises OutputError if it is of another format, DamagedArchiveError if it cannot be read.
     """
     content = store.read(ARCHIVE)
-    return None if content is None else _parse_archive(content)
+    if content is None:
+        return None
+    return _parse_archive(content)
 
 
 def _parse_archive(content: bytes) -> dict[str, Any]:

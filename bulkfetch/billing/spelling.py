@@ -14,7 +14,9 @@ from bulkfetch.words import printable
 def path_segment(name: str) -> str:
     """Escape a name from the server, so that it is one segment of a path and no more."""
     escaped = quote(name, safe="")
-    return escaped.replace(".", "%2E") if set(name) <= {"."} else escaped
+    if set(name) <= {"."}:
+        return escaped.replace(".", "%2E")
+    return escaped
 
 
 PERIODS = ("current", "previous")

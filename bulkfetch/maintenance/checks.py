@@ -217,7 +217,9 @@ def check_documents(store: Store) -> tuple[list[CommittedDocument], list[Finding
 def _why_unreadable(store: Store, name: PurePosixPath, error: Exception) -> str:
     """Return what is wrong with a file that could not be read."""
     try:
-        return str(error) if store.size(name) is not None else "is missing"
+        if store.size(name) is not None:
+            return str(error)
+        return "is missing"
     except StorageError:
         return str(error)
 

@@ -44,7 +44,9 @@ def find_usage_differences(store: Store, by_transfer: Mapping[Transfer, Commit])
 
 
 def _quantity(quantity: Decimal | None) -> str:
-    return "none" if quantity is None else f"{money(quantity):f}"
+    if quantity is None:
+        return "none"
+    return f"{money(quantity):f}"
 
 
 def _quantities(

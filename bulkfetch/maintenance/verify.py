@@ -104,7 +104,9 @@ class VerifyReport:
         """0 if nothing is faulty and no number differs, 1 if something is faulty, 4 if only numbers
         differ."""
         code = exit_code(is_whole=self.sound, reconciliations=self.reconciliations)
-        return DISAGREEING if code == WHOLE and self.usage else code
+        if code == WHOLE and self.usage:
+            return DISAGREEING
+        return code
 
     @property
     def transfers(self) -> int:
@@ -154,7 +156,9 @@ class VerifyReport:
         """Return the report as lines of text, of `width` columns if their words allow it."""
         table = lay_out(self._rows(), width) if self.commits else []
         lines = [*table, *wrap_all(self._findings(), width)]
-        return [*wrap_all([_BEING_WRITTEN], width), *lines] if self.being_written else lines
+        if self.being_written:
+            return [*wrap_all([_BEING_WRITTEN], width), *lines]
+        return lines
 
     def _findings(self) -> list[str]:
         """Say what is wrong, and what there is in all."""
@@ -164,14 +168,18 @@ class VerifyReport:
         lines += [f"NOTE {each}" for each in (*self.odd_rows, *self.unread_tables)]
         if self.not_exported:
             first = ", ".join(map(str, self.not_exported[:3]))
-            more = " …" if len(self.not_exported) > 3 else ""
+            more = ""
+            if len(self.not_exported) > 3:
+                more = " …"
             lines.append(
                 f"not exported: {counted(len(self.not_exported), 'detail')} of these invoices, "
                 f"{first}{more}"
             )
         lines += [former_line(each) for each in self.set_apart]
         lines += unlisted_lines(self.no_longer_listed)
-        documents = f", {counted(len(self.documents), 'document')}" if self.documents else ""
+        documents = ""
+        if self.documents:
+            documents = f", {counted(len(self.documents), 'document')}"
         lines.append(f"{self._what()}{documents}: {self._verdict()}")
         if self.superseded_bytes:
             lines.append(

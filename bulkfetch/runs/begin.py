@@ -76,7 +76,9 @@ async def find_tenant(run: Run) -> str:
     of the tenant that the settings name.
     """
     named = (run.settings.tenant_id or "").casefold()
-    given = named if is_tenant_id(named) else ""
+    given = ""
+    if is_tenant_id(named):
+        given = named
     claimed = tenant_in(await run.session.token())
     if given and claimed and given != claimed:
         raise SettingsError(
@@ -86,7 +88,9 @@ async def find_tenant(run: Run) -> str:
     tenant = claimed or given or UNKNOWN_TENANT
     facts = {"tenant": tenant, "source": identity_of(run.settings, run.options.source)["source"]}
     known = await anyio.to_thread.run_sync(_check_owner, run.store, facts)
-    return known if tenant == UNKNOWN_TENANT else tenant
+    if tenant == UNKNOWN_TENANT:
+        return known
+    return tenant
 
 
 def _check_owner(store: Store, facts: Mapping[str, Any]) -> str:

@@ -73,7 +73,9 @@ async def plan_in_time(run: Run, found: Found, fetching: Fetching, router: Route
     """Return the plan of a run. Raises DeadlineError if the deadline passes before it is made."""
     plan: Plan | None = None
     fetcher, options = fetching.job.fetcher, run.options
-    begin = partial(_begin_early, run, found, fetching) if may_begin_early(options) else None
+    begin = None
+    if may_begin_early(options):
+        begin = partial(_begin_early, run, found, fetching)
     with anyio.CancelScope(deadline=run.ends_at):
         plan = await walk_and_plan(
             fetcher,

@@ -57,8 +57,12 @@ def claims_of(token: str) -> dict[str, Any]:
 def tenant_in(token: str) -> str:
     """Return the tenant that a token is of, by its claims; "" if they do not say it."""
     tenant = claims_of(token).get("tid")
-    named = tenant.casefold() if isinstance(tenant, str) else ""
-    return named if is_tenant_id(named) else ""
+    named = ""
+    if isinstance(tenant, str):
+        named = tenant.casefold()
+    if is_tenant_id(named):
+        return named
+    return ""
 
 
 def is_tenant_id(text: str) -> bool:

@@ -273,7 +273,9 @@ class AdaptiveLimit:
     @property
     def idle(self) -> int:
         """How many more requests may be in flight now; none while some wait."""
-        return 0 if self._waiting else max(0, self.limit - self._in_flight)
+        if self._waiting:
+            return 0
+        return max(0, self.limit - self._in_flight)
 
     @property
     def pace(self) -> float | None:

@@ -317,4 +317,6 @@ class Pace:
 
     def _learned_rate(self) -> float | None:
         belief = self._believe()
-        return None if belief is None else pace_after(belief, self._used_s, self._policy)
+        if belief is None:
+            return None
+        return pace_after(belief, self._used_s, self._policy)
