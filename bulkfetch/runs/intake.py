@@ -23,7 +23,7 @@ from bulkfetch.billing.exports import ExportedData
 from bulkfetch.billing.sources import BEGINNING, PlacedPage, Walk
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.columns import exact_sum, sum_of
-from bulkfetch.decoding.fields import UNDECLARED, LineItemSchema
+from bulkfetch.decoding.fields import LineItemSchema
 from bulkfetch.decoding.pages import Page, PageDecoder
 from bulkfetch.errors import ContradictionError, StorageError
 from bulkfetch.runs.run import Fetched, Job, in_thread
@@ -127,16 +127,7 @@ class Intake:
         self._source = source_of(transfer, job.fetcher)
         self._rows_compared = max(1, settings.page_size // _COMPARED)
         self._is_whole = False
-        self._writer = PartWriter(
-            job.run.store,
-            staging.part_name,
-            part_rows=settings.part_rows,
-            row_group_rows=settings.row_group_rows,
-            budget=self._budget,
-            adopted=() if adopted is None else adopted.parts,
-            transfer=transfer,
-            total_column=None if declared is None else declared.total,
-        )
+        self._writer = open_writer(job, staging, adopted=() if adopted is None else adopted.parts)
 
     def replay(self, adopted: Adopted) -> None:
         """Take the pages that an earlier run took. Raises StorageError."""
@@ -325,12 +316,31 @@ def name_parts(
     )
 
 
+def open_writer(
+    job: Job, staging: Staging, *, adopted: Sequence[StagedPart] = (), first_part: int = 0
+) -> PartWriter:
+    """Return what writes the rows of a staged transfer, behind `adopted` parts or from the part
+    with the number `first_part` on."""
+    settings, transfer = job.run.settings, staging.transfer
+    return PartWriter(
+        job.run.store,
+        staging.part_name,
+        part_rows=settings.part_rows,
+        row_group_rows=settings.row_group_rows,
+        budget=job.fetcher.session.budget,
+        adopted=adopted,
+        first_part=first_part,
+        transfer=transfer,
+        total_column=transfer.detail.columns.total,
+    )
+
+
 def staging_of(
     transfer: Transfer, job: Job, *, is_again: bool = False, attempt: str = ""
 ) -> Staging:
     """Return where a transfer is staged: in its place, with `is_again` beside it, or as an
     `attempt`, which has no journal."""
-    schema = (transfer.detail.schema or UNDECLARED).arrow
+    schema = transfer.detail.columns.arrow
     journals = replace(job.journals, place=None) if attempt else job.journals
     settings = job.run.settings
     return Staging(journals, transfer, settings, schema, is_again=is_again, attempt=attempt)

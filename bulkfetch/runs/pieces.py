@@ -14,7 +14,6 @@ import anyio
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.layout import staged_again_name, staged_name
-from bulkfetch.archive.parts import PartWriter
 from bulkfetch.archive.staging import StagedPiece, Staging
 from bulkfetch.archive.sweep import remove_pieces, remove_staged, remove_staged_again
 from bulkfetch.billing.apis import Api, api_of
@@ -22,7 +21,7 @@ from bulkfetch.billing.parts import Part
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import ContradictionError, StalePartError
 from bulkfetch.partnercenter.parts import find_parts, read_batches
-from bulkfetch.runs.intake import Intake, name_parts, staging_of, sum_up, take_pages
+from bulkfetch.runs.intake import Intake, name_parts, open_writer, staging_of, sum_up, take_pages
 from bulkfetch.runs.run import Fetched, Job, Run, in_thread
 from bulkfetch.runs.sources import source_of
 from bulkfetch.stats import PageCount
@@ -129,18 +128,9 @@ async def stage_attempt(part: Part, job: Job, attempt: str) -> Fetched:
 
 async def _stage_part(part: Part, job: Job, staging: Staging) -> Fetched:
     """Stage a part whose transfer has several."""
-    transfer, settings, schema = part.transfer, job.run.settings, part.transfer.detail.columns
-    first = part.first_line // settings.part_rows
-    writer = PartWriter(
-        job.run.store,
-        staging.part_name,
-        part_rows=settings.part_rows,
-        row_group_rows=settings.row_group_rows,
-        budget=job.fetcher.session.budget,
-        first_part=first,
-        transfer=transfer,
-        total_column=schema.total,
-    )
+    transfer, schema = part.transfer, part.transfer.detail.columns
+    first = part.first_line // job.run.settings.part_rows
+    writer = open_writer(job, staging, first_part=first)
     try:
         batches = read_batches(part, source_of(transfer, job.fetcher))
         async with aclosing(batches):
