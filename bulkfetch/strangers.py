@@ -82,19 +82,23 @@ def recognize(
     if not text:
         return Stranger(_EMPTY)
     markup = _skip_prologue(text)
-    is_called_html = "html" in content_type.casefold()
-    if _HTML.match(markup) or (is_called_html and markup.startswith("<")):
+    if _HTML.match(markup) or (page_by_type(content_type) and markup.startswith("<")):
         return Stranger(_PAGE, _title_of(markup, hide), is_page=True)
     if text.startswith("<"):
         words = html.unescape(_TAG.sub(" ", markup[:4096]))
         return Stranger(_XML, _quote(words, _MAX_WORDS, hide))
     if "\ufffd" in text[:200]:
-        if is_called_html:
-            return Stranger(_PAGE, is_page=True)
-        return None
+        return page_by_type(content_type)
     if text[0] in '{["' or _is_json(text):
         return None
     return Stranger("plain text", _quote(text, _MAX_WORDS, hide))
+
+
+def page_by_type(content_type: str) -> Stranger | None:
+    """Return what the headers say of a body that cannot be read: a page, or None."""
+    if "html" in content_type.casefold():
+        return Stranger(_PAGE, is_page=True)
+    return None
 
 
 def _unzip(body: bytes) -> bytes:

@@ -45,7 +45,7 @@ from bulkfetch.signin.audiences import Audience
 from bulkfetch.signin.logins import Login, read_login, write_login
 from bulkfetch.signin.tokens import Issued, claims_of, lifetime_s, without_secrets
 from bulkfetch.signin.ways import way_of
-from bulkfetch.strangers import Stranger, recognize
+from bulkfetch.strangers import Stranger, page_by_type, recognize
 from bulkfetch.wire.connecting import ssl_context, words_of
 from bulkfetch.wire.retry import THROTTLED, retry_after_s
 from bulkfetch.words import called, printable
@@ -247,6 +247,8 @@ def entra_client(
             yield http
     except requests.RequestException as error:
         words = without_secrets(error, settings)
+        if isinstance(error, requests.exceptions.ContentDecodingError):
+            words = "the content coding of the answer is damaged"
         # requests raises the same type for a connection that breaks during the TLS handshake
         if "certificate" in str(error).casefold():
             raise SignInError(f"{where} cannot be trusted with the secret: {words}") from None
@@ -352,7 +354,14 @@ class _Adapter(HTTPAdapter):
     def _recognize(self, response: requests.Response) -> Stranger | None:
         content_type = response.headers.get("Content-Type", "")
         hide = partial(without_secrets, settings=self._settings)
-        return recognize(response.content, content_type, hide=hide)
+        try:
+            content = response.content
+        except requests.exceptions.ContentDecodingError:
+            page = page_by_type(content_type)  # what came is lost
+            if page is None:
+                raise
+            return page
+        return recognize(content, content_type, hide=hide)
 
     def _send_by_route(
         self, request: requests.PreparedRequest, *args: Any, **kwargs: Any

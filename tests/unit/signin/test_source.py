@@ -184,6 +184,33 @@ async def test_a_page_of_a_portal_instead_of_a_token_is_named(tmp_path: Path, st
             await credentials(there.settings()).token()
 
 
+@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+async def test_a_page_that_claims_to_be_compressed_is_named_as_one(
+    tmp_path: Path, coding: str, status: int
+) -> None:
+    async with entra(tmp_path) as there:
+        there.meddle = lambda _: web.Response(
+            status=status,
+            body=b"<html><title>Hotel</title>",
+            content_type="text/html",
+            headers={"Content-Encoding": coding},
+        )
+        with pytest.raises(SignInError, match="an HTML page of a proxy or portal") as refused:
+            await credentials(there.settings()).token()
+    assert "decode" not in str(refused.value)
+
+
+async def test_a_damaged_answer_is_asked_for_again(tmp_path: Path) -> None:
+    damaged = [web.Response(body=b"{}", headers={"Content-Encoding": "gzip"})]
+    async with entra(tmp_path) as there:
+        there.meddle = lambda request: (
+            damaged.pop() if damaged and request.path.endswith("/token") else None
+        )
+        assert await credentials(there.settings()).token()
+    assert damaged == []
+
+
 async def test_a_token_is_asked_for_once_however_many_wait(tmp_path: Path) -> None:
     async with entra(tmp_path) as there:
         source = credentials(there.settings())
