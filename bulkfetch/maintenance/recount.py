@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Unpack
 
 import anyio
+import anyio.to_thread
 
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.findings import Finding
@@ -25,6 +26,7 @@ from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import walk_invoices
 from bulkfetch.runlog import RunLog
+from bulkfetch.runs.begin import check_owner, tenant_of
 from bulkfetch.runs.exports import Graph, open_graph_with
 from bulkfetch.runs.sources import source_of
 from bulkfetch.settings.declared import Settings
@@ -33,6 +35,7 @@ from bulkfetch.settings.sources import read_settings
 from bulkfetch.settings.values import Secret
 from bulkfetch.signin.ways import check_credentials
 from bulkfetch.stats import RunStats
+from bulkfetch.storage.opening import open_archive
 from bulkfetch.words import printable
 
 
@@ -51,8 +54,8 @@ async def verify_against_server(
     export of Microsoft Graph it takes the export, and one request for the length of each file:
     the rows are fetched and counted only where version, names or lengths are others.
     Settings and `on_refresh_token` are those of `export_async`. Raises SettingsError without
-    credentials, and SignInError, ServerUnavailableError or RequestError if the server cannot be
-    asked.
+    credentials, OutputError with those of another tenant, and SignInError, RequestError or
+    ServerUnavailableError if the server cannot be asked.
     """
     settings = read_settings(settings, **keywords)
     check_credentials(settings)
@@ -62,6 +65,9 @@ async def verify_against_server(
         open_graph_with(settings, stats, RunLog(), keep=on_refresh_token) as graph,
         open_fetcher(session, settings, exports=graph and graph.sources) as fetcher,
     ):
+        tenant = await tenant_of(settings, session)
+        store = await anyio.to_thread.run_sync(open_archive, report.output, settings)
+        await anyio.to_thread.run_sync(check_owner, store, {"tenant": tenant})
         invoices = [each async for each in walk_invoices(fetcher, size=settings.invoice_page_size)]
         listed = {invoice.id: invoice for invoice in flatten(invoices)}
         findings = [

@@ -42,6 +42,7 @@ from bulkfetch.settings.declared import Settings, names_that_shape_files
 from bulkfetch.settings.values import is_loopback
 from bulkfetch.signin.tokens import is_tenant_id, tenant_in
 from bulkfetch.storage.store import Store
+from bulkfetch.wire.session import Session
 
 
 def settle_archive(publishing: Publishing, options: ExportOptions, settings: Settings) -> Found:
@@ -75,27 +76,35 @@ async def find_tenant(run: Run) -> str:
     Raises OutputError if the archive has those of another tenant, SettingsError if the token is not
     of the tenant that the settings name.
     """
-    named = (run.settings.tenant_id or "").casefold()
-    given = ""
-    if is_tenant_id(named):
-        given = named
-    claimed = tenant_in(await run.session.token())
-    if given and claimed and given != claimed:
-        raise SettingsError(
-            f"tenant_id is {given}, but the token is of tenant {claimed}: give the token of that "
-            "tenant, or leave tenant_id out; nothing was changed"
-        )
-    tenant = claimed or given or UNKNOWN_TENANT
+    tenant = await tenant_of(run.settings, run.session)
     facts = {"tenant": tenant, "source": identity_of(run.settings, run.options.source)["source"]}
-    known = await anyio.to_thread.run_sync(_check_owner, run.store, facts)
+    known = await anyio.to_thread.run_sync(check_owner, run.store, facts)
     if tenant == UNKNOWN_TENANT:
         return known
     return tenant
 
 
-def _check_owner(store: Store, facts: Mapping[str, Any]) -> str:
+async def tenant_of(settings: Settings, session: Session) -> str:
+    """Sign in, and return whose invoices the credentials open, UNKNOWN_TENANT if nothing says it.
+
+    Raises SettingsError if the token is not of the tenant that the settings name.
+    """
+    named = (settings.tenant_id or "").casefold()
+    given = ""
+    if is_tenant_id(named):
+        given = named
+    claimed = tenant_in(await session.token())
+    if given and claimed and given != claimed:
+        raise SettingsError(
+            f"tenant_id is {given}, but the token is of tenant {claimed}: give the token of that "
+            "tenant, or leave tenant_id out; nothing was changed"
+        )
+    return claimed or given or UNKNOWN_TENANT
+
+
+def check_owner(store: Store, facts: Mapping[str, Any]) -> str:
     """Return the tenant that an archive names, or the reports of its runs where its archive file is
-    lost. Raises OutputError if it is another one than that of this run."""
+    lost. Raises OutputError if it is another one than the `facts` say. Blocks."""
     owner: Mapping[str, Any] | None = None
     with suppress(DamagedArchiveError):  # a repair writes it again
         owner = read_archive(store)

@@ -18,7 +18,7 @@ from bulkfetch.errors import DeadlineError, NotFoundError
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
 from bulkfetch.partnercenter.invoices import ListedInvoices, walk_list
-from bulkfetch.runs.begin import api_of_run, claim
+from bulkfetch.runs.begin import api_of_run, check_owner, claim, tenant_of
 from bulkfetch.runs.committed import Router
 from bulkfetch.runs.early import find_early, invoices_in_use, may_begin_early
 from bulkfetch.runs.fetching import Fetching, find_staged
@@ -53,6 +53,9 @@ async def plan_only(
         open_session(settings, stats) as session,
         open_fetcher(session, settings) as fetcher,
     ):
+        if store is not None:
+            tenant = await tenant_of(settings, session)
+            await anyio.to_thread.run_sync(check_owner, store, {"tenant": tenant})
         return await walk_and_plan(
             fetcher,
             selection,

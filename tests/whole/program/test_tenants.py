@@ -13,12 +13,14 @@ import pytest
 from support.replay import invoice
 from support.servers.wire import Connection, response, wire
 
-from bulkfetch import export_async
+from bulkfetch import Selection, export_async, verify_against_server
 from bulkfetch.errors import BulkfetchError, OutputError, SettingsError, SignInError
 from bulkfetch.maintenance.repair import repair_async
 from bulkfetch.maintenance.verify import verify
+from bulkfetch.runs.walk import plan_only
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.values import Secret
+from bulkfetch.storage.disk import LocalStore
 
 ONE, TWO = (f"{digit * 8}-{digit * 4}-{digit * 4}-{digit * 4}-{digit * 12}" for digit in "12")
 OFFICE = ("office", "billing_line_items")
@@ -123,6 +125,23 @@ async def test_a_domain_name_in_the_settings_is_not_compared_with_a_tenants_id(
     await export_with(tmp_path, token_of({"tid": ONE}), tenant_id="contoso.onmicrosoft.com")
     assert tenant_of(tmp_path) == ONE
     await export_with(tmp_path, token_of({"tid": ONE}))
+
+
+async def test_a_plan_and_a_comparison_with_the_server_refuse_another_tenant_too(
+    tmp_path: Path,
+) -> None:
+    """They would say that all invoices are gone, and that others are to be fetched."""
+    await export_with(tmp_path, token_of({"tid": ONE}))
+    report, store = verify(tmp_path), LocalStore(tmp_path)
+
+    async with wire(serve) as server:
+        settings = Settings(base_url=server.base_url, token=Secret(token_of({"tid": TWO})))
+        for asked in (
+            plan_only(settings, Selection(), store=store),
+            verify_against_server(report, settings),
+        ):
+            with pytest.raises(OutputError, match=f"credentials are of tenant {TWO}"):
+                await asked
 
 
 async def test_a_token_of_another_tenant_half_way_ends_the_run_before_it_is_used(
