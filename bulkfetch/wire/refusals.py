@@ -43,8 +43,9 @@ _MEANINGS = {
     "900150": "the role lacks the right",
 }
 """What the documented codes mean, for answers without a description."""
+_NEEDS_CREDENTIALS = 407
 _MEANINGS_OF_STATUS = {
-    407: "a proxy asks for credentials",
+    _NEEDS_CREDENTIALS: "a proxy asks for credentials",
     511: "the network asks for a sign-in",
 }
 """What statuses mean that the service itself never gives."""
@@ -82,7 +83,7 @@ _ADVICE_BY_STATUS = {
         "it does not exist (any more), or belongs to another tenant: `bulkfetch invoices list` "
         "shows the invoices of this one"
     ),
-    407: (
+    _NEEDS_CREDENTIALS: (
         "give the proxy with a user and a password, as http://user:password@host:port, in {proxy} "
         "or HTTPS_PROXY; `bulkfetch config` shows which one applies"
     ),
@@ -133,8 +134,9 @@ def refusal(answer: Answer, *, hide: Callable[[str], str] = str) -> RequestError
     fault = _fault_of(answer, hide)
     if fault.code is None:  # Azure Storage says it there, and to a HEAD there alone
         fault = replace(fault, code=_show(answer.headers.get("x-ms-error-code"), _MAX_CODE, hide))
-    if answer.status in _MEANINGS_OF_STATUS and not fault.description:
-        fault = replace(fault, description=_MEANINGS_OF_STATUS[answer.status])
+    if answer.status in _MEANINGS_OF_STATUS:  # most proxies and portals send a page with it
+        said = filter(None, (_MEANINGS_OF_STATUS[answer.status], fault.description))
+        fault = replace(fault, description=", with ".join(said))
     return HttpStatusError(
         f"the server answered {answer.status}{fault.words}",
         status=answer.status,
@@ -306,7 +308,7 @@ def advice_on(error: BulkfetchError) -> str:
         return cause.advice
     if isinstance(cause, HttpStatusError) and lacks_user(cause):
         return _NEEDS_USER
-    if isinstance(cause, HttpStatusError) and cause.is_page:
+    if isinstance(cause, HttpStatusError) and cause.is_page and cause.status != _NEEDS_CREDENTIALS:
         if is_failing(cause) or is_throttled(cause):
             return _GATEWAY
         return _PORTAL

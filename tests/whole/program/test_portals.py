@@ -104,7 +104,9 @@ def test_a_page_of_a_portal_is_named_by_every_command(
         (403, zlib.compress(PAGE), {"Content_Encoding": "deflate"}, NAMED),
         (403, b"\x0b\x80\xff", {"Content_Encoding": "br", **HTML}, UNNAMED),
         (403, PAGE + b"x" * 1_000_000, HTML, NAMED),
-        (511, PAGE, HTML, NAMED),
+        (511, PAGE, HTML, f"the network asks for a sign-in, with {NAMED}"),
+        (407, PAGE, HTML, f"a proxy asks for credentials, with {NAMED}"),
+        (407, b"no entry", {}, 'a proxy asks for credentials, with "no entry"'),
         (511, b"", {}, "the network asks for a sign-in"),
         (407, b"", {}, "a proxy asks for credentials"),
         (200, b"", {}, "the body is empty"),
@@ -143,6 +145,19 @@ def test_a_title_that_repeats_the_token_is_shown_without_it(
         err = capsys.readouterr().err
         assert "no entry for ***" in err
         assert TOKEN[:8] not in err
+
+
+@pytest.mark.parametrize("body", [b"", b"no entry", PAGE])
+def test_a_proxy_that_asks_for_credentials_is_told_them_not_signed_in_to(
+    body: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["invoices", "list"], ["export", "lake", "--quiet"]):
+        with portal(407, body, **HTML) as (base_url, _):
+            assert main([*words, "--base-url", base_url]) == 1
+        err = capsys.readouterr().err
+        assert err.count("a proxy asks for credentials") == 1
+        assert err.count("http://user:password@host:port") == 1
+        assert "in a browser" not in err
 
 
 def test_a_gateway_that_fails_with_a_page_is_tried_again(
