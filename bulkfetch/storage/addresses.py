@@ -114,8 +114,7 @@ def _refuse_misspelt(text: str) -> None:
 
     `s3:/bucket` is what pathlib makes of an address. Spark calls files `dbfs:/…` and `file:/…`.
     """
-    bare = text.strip(_AROUND)
-    if bare != text and (re.match(rf"{_SCHEME}:[/\\]", bare) or _WRAPPED.fullmatch(text)):
+    if _is_wrapped(text):
         raise OutputError("there are quotes or blanks around the address: leave them out")
     match = re.match(rf"({_SCHEME}):([/\\]*)", text)
     if match is None:
@@ -139,6 +138,15 @@ def _refuse_misspelt(text: str) -> None:
         f"bulkfetch cannot write to {scheme}:{slashes} addresses; use {_EXAMPLES}; for a directory "
         "of that name write ./ before it"
     )
+
+
+def _is_wrapped(text: str) -> bool:
+    """Return whether there are quotes or blanks around an address, or a path that says where it
+    starts."""
+    bare = text.strip(_AROUND)
+    is_address = bare != text and re.match(rf"{_SCHEME}:[/\\]", bare)
+    has_start = text[:1] != bare[:1] and bare.startswith(("~", "/"))
+    return bool(is_address or has_start or text.endswith(("\r", "\n")) or _WRAPPED.fullmatch(text))
 
 
 def _local_path(scheme: str, slashes: str, rest: str) -> str:

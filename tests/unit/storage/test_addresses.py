@@ -130,6 +130,7 @@ def test_what_is_no_address_is_refused(text: str, words: str) -> None:
     [
         *(" s3://bucket/a", "s3://bucket/a\r", "'s3://bucket/a'", '"s3:/bucket"', "'gs://b/a"),
         *('"file:/data"', '"abfss:/c@acct.dfs.core.windows.net/a" ', '"/data/lake"', "'lake'"),
+        *(" ~/lake", "\t/data/lake", "'~/lake", "lake\r", "/data/lake\n"),
         '"az://c/a?sig=CANARY"',
     ],
 )
