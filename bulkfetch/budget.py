@@ -12,10 +12,12 @@ because they let others go.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 
@@ -26,11 +28,15 @@ _ROWS = 3 / 8
 """The share up to which rows that can be read back from a disk wait in memory."""
 _ENCODERS = 2
 """How many row groups may be encoded at once: more than cores gain nothing."""
-_ENCODED = 8
+_ENCODED = 16
 """Memory that lies free goes back to the system each time that so many times the budget were
 encoded, divided by the most writers that were open at once. Each writer more leaves more pieces in
 use between those that are freed, and so less of these that others can use. With one writer this
-costs a fiftieth of the CPU time; an eighth if it were done behind each row group."""
+costs a hundredth of the CPU time; an eighth if it were done behind each row group."""
+_GROWN = 13 / 4
+_ENCODED_THEN = 1 / 2
+"""It goes back sooner, behind so many times the budget, while the process takes `_GROWN` times the
+budget more than at the start of the run."""
 
 
 @dataclass(eq=False, slots=True)
@@ -97,6 +103,29 @@ class _Ask:
         return max(0, self.size_bytes - self.claim.held)
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of this process in bytes, now and at its peak; None where it is not known."""
+
+    now: int | None = None
+    peak: int | None = None
+
+
+def read_memory() -> Memory:
+    """Return the memory of this process."""
+    try:
+        import resource  # not at the top: Windows does not have it
+    except ImportError:
+        return Memory()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = most if sys.platform == "darwin" else most * 1024
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:  # not Linux
+        return Memory(peak=peak)
+    return Memory(int(pages) * resource.getpagesize(), peak)
+
+
 class Budget:
     """Counts the bytes of one run that wait, and lets no more wait than `most_bytes`.
 
@@ -104,8 +133,10 @@ class Budget:
     rows are counted from any thread.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, read_memory: Callable[[], Memory] = read_memory) -> None:
         self.most_bytes = most_bytes
+        self._read_memory = read_memory
+        self._at_start = read_memory().now
         self.peak = 0
         """The most bytes that were counted at once."""
         self._claims: set[Claim] = set()
@@ -228,13 +259,21 @@ class Budget:
             self.add_rows(-size_bytes)
 
     def take_time_to_give_back(self) -> bool:
-        """Return whether enough was encoded that memory which lies free should go back to the
-        system; then the next time is behind as much again."""
+        """Return whether memory that lies free should go back to the system now; then the next time
+        is behind more rows."""
         with self._rows_left:
-            if self._encoded * self._most_writers < _ENCODED * self.most_bytes:
-                return False
-            self._encoded = 0
-            return True
+            is_time = self._encoded * self._most_writers >= _ENCODED * self.most_bytes
+            if not is_time and self._encoded >= _ENCODED_THEN * self.most_bytes:
+                is_time = self._has_grown()
+            if is_time:
+                self._encoded = 0
+            return is_time
+
+    def _has_grown(self) -> bool:
+        now = self._read_memory().now
+        if now is None or self._at_start is None:
+            return False
+        return now - self._at_start >= _GROWN * self.most_bytes
 
     def _may_encode(self, size_bytes: int) -> Callable[[], bool]:
         def may_encode() -> bool:

@@ -3,18 +3,17 @@ what was logged kept."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
 
 from bulkfetch.archive.runlogs import KeptLog, open_log
+from bulkfetch.budget import Memory, read_memory
 from bulkfetch.runlog import RunLog
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.store import Store
@@ -44,29 +43,6 @@ SAMPLE_S = 5.0
 """How often a sample is taken."""
 _ALL_UNTIL, _THEN_EVERY = 720, 12
 """The log has each sample of the first hour, then one of each minute: 3 MB in a week."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The memory of this process in bytes, now and at its peak; None where it is not known."""
-
-    now: int | None = None
-    peak: int | None = None
-
-
-def read_memory() -> Memory:
-    """Return the memory of this process."""
-    try:
-        import resource  # not at the top: Windows does not have it
-    except ImportError:
-        return Memory()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = most if sys.platform == "darwin" else most * 1024
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:  # not Linux
-        return Memory(peak=peak)
-    return Memory(int(pages) * resource.getpagesize(), peak)
 
 
 def sample_of(stats: RunStats, memory: Memory, now: float) -> dict[str, Any]:

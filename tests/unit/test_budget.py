@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass
+from itertools import chain, repeat
 from random import Random
 
 import anyio
@@ -20,7 +21,7 @@ from support.fakes import Reply, Sent, answered, bench, page_body
 
 from bulkfetch.billing.sources import Walk
 from bulkfetch.billing.transfers import Transfer
-from bulkfetch.budget import Budget, Claim
+from bulkfetch.budget import Budget, Claim, Memory
 from bulkfetch.decoding.envelope import CONTINUATION_HEADER
 from bulkfetch.decoding.jsontext import Pairs
 from bulkfetch.decoding.pages import JsonDecoder, JsonPage
@@ -372,19 +373,37 @@ async def test_a_body_that_drips_is_cut_off_by_the_patience_of_its_request() -> 
     assert "the body did not end within 0.5 s (patience_s=)" in str(caught.value)
 
 
-@pytest.mark.parametrize(("writers", "expected"), [(1, 1), (2, 2), (8, 8), (100, 8), (0, 0)])
+def times_given_back(budget: Budget) -> int:
+    """Encode sixteen times the budget, and count how often memory should go back."""
+    times = 0
+    for _ in range(32):
+        with budget.encoding(budget.most_bytes // 2):
+            pass
+        times += budget.take_time_to_give_back()
+    return times
+
+
+@pytest.mark.parametrize(("writers", "expected"), [(1, 1), (2, 2), (16, 16), (100, 32), (0, 0)])
 def test_memory_is_given_back_more_often_the_more_writers_were_open_at_once(
     writers: int, expected: int
 ) -> None:
-    budget = Budget(64)
+    budget = Budget(64, Memory)
     for _ in range(writers):
         budget.open_writer()
     for _ in range(writers):
         budget.close_writer()
-    times = 0
-    for _ in range(8):
-        with budget.encoding(64):
-            pass
-        times += budget.take_time_to_give_back()
 
-    assert times == expected
+    assert times_given_back(budget) == expected
+
+
+@pytest.mark.parametrize(
+    ("at_start", "then", "expected"),
+    [(100, 100 + 208, 32), (100, 100 + 207, 0), (None, 1000, 0), (100, None, 0)],
+)
+def test_memory_is_given_back_while_the_process_is_larger_than_at_the_start(
+    at_start: int | None, then: int | None, expected: int
+) -> None:
+    sizes = chain([at_start], repeat(then))
+    budget = Budget(64, lambda: Memory(next(sizes)))
+
+    assert times_given_back(budget) == expected

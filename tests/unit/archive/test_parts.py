@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from bulkfetch.billing.details import DETAILS, schema_of
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.budget import Budget
+from bulkfetch.budget import Memory as Taken
 from bulkfetch.decoding.pages import PageDecoder
 from bulkfetch.errors import StorageError
 from bulkfetch.storage.disk import LocalStore
@@ -469,14 +471,17 @@ def test_what_is_given_up_no_longer_counts_as_waiting() -> None:
     assert budget.used == 0
 
 
-@pytest.mark.parametrize(("others", "released"), [(0, 1), (7, 8)])
-def test_what_row_groups_free_is_given_back_more_often_the_more_writers_there_are(
-    others: int, released: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("others", "grown", "released"), [(0, 0, 0), (1, 0, 1), (15, 0, 8), (0, 1 << 30, 8)]
+)
+def test_what_row_groups_free_is_given_back_more_often_with_more_writers_or_a_grown_process(
+    others: int, grown: int, released: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[None] = []
     monkeypatch.setattr(parts, "release_gaps", lambda: calls.append(None))
     group_bytes = sum(each.get_total_buffer_size() for each in cut(rows(300), [300]))
-    budget = Budget(group_bytes)
+    taken = itertools.chain([0], itertools.repeat(grown))
+    budget = Budget(group_bytes, lambda: Taken(next(taken)))
     writers = [
         PartWriter(cast(Any, Memory()), name_of, part_rows=9000, row_group_rows=300, budget=budget)
         for _ in range(others + 1)

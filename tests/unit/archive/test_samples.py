@@ -11,7 +11,8 @@ import pytest
 from support.stores.objects_in_memory import Memory as Bucket
 
 from bulkfetch.archive.layout import LOGS
-from bulkfetch.archive.samples import is_logged, open_run_log, read_memory
+from bulkfetch.archive.samples import is_logged, open_run_log
+from bulkfetch.budget import read_memory
 from bulkfetch.errors import StorageError
 from bulkfetch.stats import RunStats
 from bulkfetch.storage.disk import LocalStore
