@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.tables.tabled import OFFICE, claim, office, put
 
 from bulkfetch.archive.layout import compacted_folder, partition
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.storage.disk import LocalStore
 
 BULKFETCH = (sys.executable, "-m", "bulkfetch")

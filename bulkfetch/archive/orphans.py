@@ -22,9 +22,9 @@ from bulkfetch.archive.layout import (
     part_name,
     published_as,
 )
-from bulkfetch.archive.publishing import Publishing, hash_of
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.archive.reading import parquet_file
-from bulkfetch.archive.records import Record
+from bulkfetch.archive.records import Record, hash_of
 from bulkfetch.decoding.columns import exact_sum
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store

@@ -18,6 +18,8 @@ from bulkfetch.storage.store import Store
 
 R = TypeVar("R")
 
+_READ_BYTES = 1 << 20
+
 
 class FileFacts(Protocol):
     """A file that a record names."""
@@ -163,6 +165,15 @@ def read(
     if content is None:
         return None
     return parse_record(content, name)
+
+
+def hash_of(store: Store, name: PurePosixPath) -> str:
+    """Return the sha256 of a stored file, in hexadecimal digits. Raises StorageError."""
+    digest = hashlib.sha256()
+    with store.open(name) as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def check_file(file: FileFacts) -> None:

@@ -49,8 +49,7 @@ from bulkfetch.archive.layout import (
     waiting_name,
 )
 from bulkfetch.archive.parts import StagedPart
-from bulkfetch.archive.publishing import hash_of
-from bulkfetch.archive.records import amount_in, amount_text, sealed, unsealed
+from bulkfetch.archive.records import amount_in, amount_text, hash_of, sealed, unsealed
 from bulkfetch.archive.sweep import (
     piece_records,
     remove_attempt,

@@ -24,8 +24,8 @@ from bulkfetch.archive.layout import (
     superseded_name,
     unbilled_of_commit,
 )
-from bulkfetch.archive.publishing import hash_of, read_moment
-from bulkfetch.archive.records import Record
+from bulkfetch.archive.publishing.moments import read_moment
+from bulkfetch.archive.records import Record, hash_of
 from bulkfetch.billing.apis import exported
 from bulkfetch.billing.invoices import details_of
 from bulkfetch.billing.transfers import transfer_named

@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 
 from bulkfetch.archive.layout import probe_name
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.archive.staging import StagedPiece, describe_commit
 from bulkfetch.archive.sweep import remove_attempt
 from bulkfetch.billing.exports import ExportedBlob, ExportedData

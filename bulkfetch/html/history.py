@@ -13,7 +13,7 @@ import orjson
 
 from bulkfetch.archive.findings import Finding, look
 from bulkfetch.archive.layout import LOGS, RUNS
-from bulkfetch.archive.publishing import read_moment
+from bulkfetch.archive.publishing.moments import read_moment
 from bulkfetch.errors import StorageError
 from bulkfetch.maintenance.pastruns import LastRun, moment_of_log, parse_run
 from bulkfetch.storage.store import Store, side_by_side

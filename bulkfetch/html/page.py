@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from bulkfetch import __version__
 from bulkfetch.archive.findings import Finding
-from bulkfetch.archive.publishing import read_moment
+from bulkfetch.archive.publishing.moments import read_moment
 from bulkfetch.html.activity import end_of, lay_runs, write_moment
 from bulkfetch.html.amounts import choose_colours, lay_charges, lay_line_items, lay_unbilled
 from bulkfetch.html.figures import Compared, Figures

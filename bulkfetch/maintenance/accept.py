@@ -12,7 +12,7 @@ from bulkfetch.archive.commits import read_commit
 from bulkfetch.archive.headers import archived_headers
 from bulkfetch.archive.layout import LOCK
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.archive.witness import (
     Acceptance,
     Difference,

@@ -18,7 +18,7 @@ from bulkfetch.archive.layout import (
     transfer_name,
     unbilled_of_commit,
 )
-from bulkfetch.archive.publishing import open_records
+from bulkfetch.archive.publishing.settling import open_records
 from bulkfetch.archive.sweep import staged_transfers
 from bulkfetch.billing.apis import exported
 from bulkfetch.billing.details import GRAPH

@@ -13,7 +13,7 @@ import orjson
 
 from bulkfetch.archive.findings import NOT_TRIED, Finding
 from bulkfetch.archive.layout import LOGS, RUNS
-from bulkfetch.archive.publishing import read_moment
+from bulkfetch.archive.publishing.moments import read_moment
 from bulkfetch.errors import DamagedError, StorageError
 from bulkfetch.storage.store import Store
 

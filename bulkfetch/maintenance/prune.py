@@ -15,7 +15,9 @@ from bulkfetch.archive.inventory import (
 )
 from bulkfetch.archive.layout import LOCK, SUPERSEDED
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
-from bulkfetch.archive.publishing import Publishing, Settled, begin_run
+from bulkfetch.archive.publishing.moments import begin_run
+from bulkfetch.archive.publishing.publish import Publishing
+from bulkfetch.archive.publishing.settling import Settled
 from bulkfetch.archive.superseded import Generation, Pruned, size_of
 from bulkfetch.archive.superseded import prune as prune_generations
 from bulkfetch.errors import StorageError

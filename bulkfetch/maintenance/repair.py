@@ -27,7 +27,8 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.origin import read_archive
 from bulkfetch.archive.orphans import find_orphans
-from bulkfetch.archive.publishing import Publishing, Settled, open_records
+from bulkfetch.archive.publishing.publish import Publishing
+from bulkfetch.archive.publishing.settling import Settled, open_records
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.documents import Document
 from bulkfetch.billing.headers import header_of

@@ -27,7 +27,7 @@ from bulkfetch.archive.origin import (
     wanted_api,
 )
 from bulkfetch.archive.orphans import rebuild_records
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.sweep import sweep
 from bulkfetch.billing.apis import Wanted

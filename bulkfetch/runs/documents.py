@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from bulkfetch.archive.documents import CommittedDocument, Saving
 from bulkfetch.archive.layout import staged_document
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.billing.documents import Document
 from bulkfetch.storage.disk import LocalStore
 from bulkfetch.storage.store import Store, until_uploaded_async

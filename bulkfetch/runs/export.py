@@ -15,7 +15,8 @@ import anyio.to_thread
 from bulkfetch.archive.findings import Finding
 from bulkfetch.archive.inventory import take_inventory
 from bulkfetch.archive.layout import ARCHIVE, LOCK, TABLES
-from bulkfetch.archive.publishing import Publishing, begin_run
+from bulkfetch.archive.publishing.moments import begin_run
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.archive.samples import open_run_log
 from bulkfetch.archive.sweep import sweep
 from bulkfetch.archive.witness import remember_kinds

@@ -14,7 +14,7 @@ from bulkfetch.archive.headers import other_tables
 from bulkfetch.archive.inventory import count_records, write_run_report
 from bulkfetch.archive.layout import SUPERSEDED, published_as, transfer_name
 from bulkfetch.archive.origin import UNKNOWN_TENANT
-from bulkfetch.archive.publishing import Settled
+from bulkfetch.archive.publishing.settling import Settled
 from bulkfetch.archive.records import Record
 from bulkfetch.archive.superseded import remove_old_views, size_of
 from bulkfetch.archive.sweep import sweep_all_but

@@ -15,7 +15,7 @@ from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.digests import StoredRows
 from bulkfetch.archive.origin import UNKNOWN_TENANT
 from bulkfetch.archive.parts import StagedPart
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.archive.staging import Journals
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.parts import Part

@@ -23,7 +23,7 @@ from bulkfetch.archive.layout import (
     id_name,
     invoice_of_commit,
 )
-from bulkfetch.archive.publishing import Settled
+from bulkfetch.archive.publishing.settling import Settled
 from bulkfetch.archive.records import Record, read
 from bulkfetch.archive.witness import Mark, read_evidence, write_evidence
 from bulkfetch.billing.apis import Api, api_of

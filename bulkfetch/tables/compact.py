@@ -28,8 +28,7 @@ from bulkfetch.archive.layout import (
     is_compacted,
 )
 from bulkfetch.archive.parts import CHUNK_ROWS, PartWriter
-from bulkfetch.archive.publishing import hash_of
-from bulkfetch.archive.records import sealed, unsealed
+from bulkfetch.archive.records import hash_of, sealed, unsealed
 from bulkfetch.errors import StorageError, TableError
 from bulkfetch.storage.store import Store, side_by_side, until_uploaded
 from bulkfetch.tables.formats import Table, TableFormat, difference

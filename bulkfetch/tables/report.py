@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bulkfetch.archive.findings import Finding
-from bulkfetch.archive.publishing import Settled
+from bulkfetch.archive.publishing.settling import Settled
 from bulkfetch.words import WIDE, counted, encodable, lay_out, printable
 
 

@@ -14,7 +14,8 @@ from typing import Unpack
 from bulkfetch.archive.inventory import list_records, refuse_if_gone
 from bulkfetch.archive.layout import LOCK, RUNS, is_partition
 from bulkfetch.archive.origin import read_archive, refuse_no_archive
-from bulkfetch.archive.publishing import Publishing, Settled
+from bulkfetch.archive.publishing.publish import Publishing
+from bulkfetch.archive.publishing.settling import Settled
 from bulkfetch.errors import OutputError, StorageError, TableError
 from bulkfetch.settings.declared import Settings
 from bulkfetch.settings.keywords import SettingsKeywords

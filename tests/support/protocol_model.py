@@ -5,7 +5,7 @@
     python tests/support/protocol_model.py --syncs        leave out each sync in turn
     python tests/support/protocol_model.py --orders       try all 720 orders of the six steps
 
-`tests/unit/archive/test_publishing.py` holds the code of `archive/publishing.py` against it.
+`tests/unit/archive/test_publishing.py` holds the code of `archive/publishing/` against it.
 
 Several transfers, where some take the place of others, are modelled at the end (`Exchange`). Else there is one, T (a document, a snapshot, the table of headers are the same shape: files and one commit that names them).
 

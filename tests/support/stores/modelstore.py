@@ -27,7 +27,7 @@ from bulkfetch.archive.layout import (
     part_name,
     partition,
 )
-from bulkfetch.archive.publishing import Moments
+from bulkfetch.archive.publishing.moments import Moments
 from bulkfetch.archive.records import Record, Withdrawal, parse_withdrawal
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.errors import DamagedError, NameTakenError, StorageError

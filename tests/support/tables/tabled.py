@@ -27,7 +27,8 @@ from bulkfetch.archive.layout import (
 )
 from bulkfetch.archive.origin import claim_archive
 from bulkfetch.archive.parts import stage_table
-from bulkfetch.archive.publishing import Publishing, hash_of
+from bulkfetch.archive.publishing.publish import Publishing
+from bulkfetch.archive.records import hash_of
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.transfers import Transfer, unbilled_transfer
 from bulkfetch.decoding.fields import INVOICE_ID, LINE_NUMBER

@@ -43,7 +43,7 @@ from support.tables.tabled import (
 )
 
 from bulkfetch.archive.layout import COMPACTED, compacted_folder, partition
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.maintenance.verify import verify
 from bulkfetch.settings.declared import Settings

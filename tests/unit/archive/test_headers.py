@@ -10,7 +10,7 @@ from whole.durability.disks import Died, WatchedDisk, dying
 from bulkfetch.archive import headers
 from bulkfetch.archive.headers import HeadersCommit, read_headers, stage_headers
 from bulkfetch.archive.layout import HEADERS_COMMIT, INVOICES, STAGED_HEADERS
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.billing.invoices import Invoice
 from bulkfetch.billing.schemas import INVOICE_ARROW
 from bulkfetch.decoding.jsontext import Json, Number, Pairs, dumps

@@ -34,7 +34,8 @@ from support.stores.modelstore import (
 from bulkfetch.archive.commits import Commit
 from bulkfetch.archive.items import parse_record
 from bulkfetch.archive.layout import LINE_ITEMS, published_as
-from bulkfetch.archive.publishing import Publishing, open_records
+from bulkfetch.archive.publishing.publish import Publishing
+from bulkfetch.archive.publishing.settling import open_records
 from bulkfetch.archive.records import Withdrawal, parse_withdrawal
 from bulkfetch.archive.superseded import prune
 from bulkfetch.archive.sweep import sweep

@@ -17,7 +17,7 @@ from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.archive.headers import stage_headers
 from bulkfetch.archive.layout import STAGED_HEADERS, commit_name, part_name
 from bulkfetch.archive.origin import claim_archive
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.billing.invoices import invoice_of
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.decoding.jsontext import Pairs, loads

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.stores.objects_in_memory import Memory
 
 from bulkfetch.archive.layout import LOGS, RUNS
-from bulkfetch.archive.publishing import name_moment
+from bulkfetch.archive.publishing.moments import name_moment
 from bulkfetch.html.history import MOST_RUNS, read_history, samples_in, steps_of
 from bulkfetch.storage.disk import LocalStore
 

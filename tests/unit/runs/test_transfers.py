@@ -21,7 +21,8 @@ from whole.durability.disks import Died, WatchedDisk, dying
 
 from bulkfetch.archive.commits import Commit, read_commit
 from bulkfetch.archive.layout import STAGING, commit_name, journal_name, staged_name
-from bulkfetch.archive.publishing import Publishing, open_records
+from bulkfetch.archive.publishing.publish import Publishing
+from bulkfetch.archive.publishing.settling import open_records
 from bulkfetch.archive.superseded import superseded_bytes
 from bulkfetch.archive.sweep import sweep, sweep_transfers
 from bulkfetch.billing.transfers import Transfer

@@ -27,7 +27,7 @@ from support.tables.tabled import (
 
 from bulkfetch.archive.inventory import take_inventory
 from bulkfetch.archive.layout import LOCK, commit_name, next_name, partition
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.billing.transfers import Transfer
 from bulkfetch.cli.parser import TABLE_FORMATS
 from bulkfetch.errors import OutputError, OutputLockedError

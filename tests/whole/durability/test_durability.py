@@ -327,7 +327,7 @@ def test_no_other_module_asks_what_time_it_is() -> None:
     assert telling == {*_THAT_TELL_THE_TIME, *_THAT_KEEP_HOUSE, *asking}
 
 
-_THAT_TELL_THE_TIME = ("runs/run", "archive/publishing", "runlog", "wire/retry")
+_THAT_TELL_THE_TIME = ("runs/run", "archive/publishing/moments", "runlog", "wire/retry")
 _THAT_KEEP_HOUSE = ("maintenance/prune", "maintenance/accept", "maintenance/completeness")
 """These ask what is old enough to go, and note when something was accepted."""
 _THAT_ASK_GRAPH = ("graph/operations", "graph/exports", "client")

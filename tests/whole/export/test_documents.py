@@ -30,7 +30,8 @@ from bulkfetch.archive.layout import (
     document_commit_name,
     document_name,
 )
-from bulkfetch.archive.publishing import Publishing, open_records
+from bulkfetch.archive.publishing.publish import Publishing
+from bulkfetch.archive.publishing.settling import open_records
 from bulkfetch.archive.sweep import sweep
 from bulkfetch.billing.documents import Document, documents_of
 from bulkfetch.billing.invoices import Invoice, TaxReceipt

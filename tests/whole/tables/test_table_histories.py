@@ -29,7 +29,7 @@ from support.tables.tabled import (
 )
 
 from bulkfetch.archive.layout import partition
-from bulkfetch.archive.publishing import Publishing
+from bulkfetch.archive.publishing.publish import Publishing
 from bulkfetch.archive.superseded import prune
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.disk import LocalStore
