@@ -94,12 +94,14 @@ class Invoice:
 class OddInvoice:
     """An invoice of the list that cannot be read, and why.
 
-    `name` is its id, or says where it stands if it has none.
+    `name` is its id, or says where it stands if it has none. `is_contradicted` is one that could be
+    read, before the list gave it once more and differently.
     """
 
     name: str
     problem: str
     invoice_date: datetime | None = None
+    is_contradicted: bool = False
 
 
 def flatten(invoices: Sequence[Invoice]) -> Iterator[Invoice]:

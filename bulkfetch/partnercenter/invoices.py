@@ -202,10 +202,11 @@ async def walk_list(
     pages' `next` links.
 
     Modern invoices ignore size and offset and may come on every page, so each id is yielded once.
-    Invoices that cannot be read are added to `odd`, by their names. Raises MalformedBodyError if
-    none can be read, or, without `odd`, if one cannot, once all others were yielded. Raises
-    ContradictionError if the pages lead in circles, end before they have given as many invoices as
-    they report, or give one invoice twice and differently.
+    Invoices that cannot be read are added to `odd`, by their names, and so are those that come
+    twice and differently. Raises MalformedBodyError if none can be read, or, without `odd`, if one
+    cannot, or ContradictionError if one came twice and differently, once all others were yielded.
+    Raises ContradictionError if the pages lead in circles, or end before they have given as many
+    invoices as they report.
     """
     listed = _Listed({} if odd is None else odd)
     asked: set[_Place] = set()
@@ -228,7 +229,10 @@ async def walk_list(
     finally:
         ahead.close()
     if listed.unread and (odd is None or not listed.facts):
-        raise MalformedBodyError(next(iter(listed.unread.values())).problem)
+        first = next(iter(listed.unread.values()))
+        if first.is_contradicted:
+            raise ContradictionError(first.problem)
+        raise MalformedBodyError(first.problem)
 
 
 def _why_endless(place: _Place, asked: Collection[_Place], *, idle_pages: int) -> str:
@@ -257,8 +261,7 @@ class _Listed:
         self._total = 0
 
     def add(self, page: InvoicePage) -> Iterator[Invoice]:
-        """Yield the invoices of a page that no page before had. Raises ContradictionError if one
-        is not what it was."""
+        """Yield the invoices of a page that no page before had."""
         self.idle += 1
         if any(each.name not in self.unread for each in page.odd):
             self.idle = 0
@@ -271,9 +274,12 @@ class _Listed:
                 self.idle = 0
                 yield invoice
             elif facts != self.facts[invoice.id]:
-                raise ContradictionError(
+                problem = (
                     f"the invoice list has invoice {invoice.id!r} twice, with different details or "
-                    "totalCharges; it may have been changed just now: run the same command again"
+                    "totalCharges"
+                )
+                self.unread[invoice.id] = OddInvoice(
+                    invoice.id, problem, invoice.invoice_date, is_contradicted=True
                 )
 
     def check_end(self, envelope: Envelope, beyond: Iterable[InvoicePage]) -> None:
@@ -286,14 +292,15 @@ class _Listed:
             raise ContradictionError(
                 "the last page of the invoice list has a continuationToken, but no next link"
             )
-        seen = len(self.facts) + len(self.unread)
+        known = {*self.facts, *self.unread}
+        seen = len(known)
         if seen < self._total:
             raise ContradictionError(
                 f"the invoice list ends after {seen} invoices, but says there are {self._total}"
             )
         for page in beyond:
             names = [*(each.id for each in page.items), *(each.name for each in page.odd)]
-            if new := [each for each in names if each not in {*self.facts, *self.unread}]:
+            if new := [each for each in names if each not in known]:
                 raise ContradictionError(
                     f"the invoice list ends after {seen} invoices, but a page behind its end has "
                     f"invoice {new[0]!r}; it may have been changed just now: run the same command "

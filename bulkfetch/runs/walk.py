@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -13,7 +13,7 @@ from bulkfetch.archive.inventory import Inventory, recorded_owner
 from bulkfetch.archive.layout import invoice_of_commit
 from bulkfetch.billing.apis import ALL_V1, Routes
 from bulkfetch.billing.headers import header_of
-from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten_once
+from bulkfetch.billing.invoices import Invoice, OddInvoice, flatten, flatten_once
 from bulkfetch.errors import DeadlineError, NotFoundError
 from bulkfetch.partnercenter.ahead import Fetcher, open_fetcher
 from bulkfetch.partnercenter.connection import open_session
@@ -146,8 +146,26 @@ async def walk_and_plan(
             stats.invoices += len(page.invoices)
             if on_page is not None and not page.is_last:
                 await on_page(page)
+    walked = _drop_contradicted(walked, odd)
     routes = await anyio.to_thread.run_sync(find_routes, list(flatten_once(walked)))
     return plan_export(walked, selection, odd.values(), allow_empty=allow_empty, routes=routes)
+
+
+def _drop_contradicted(walked: Iterable[Invoice], odd: dict[str, OddInvoice]) -> list[Invoice]:
+    """Return the invoices without those that the list gave twice and differently. What amends one
+    of these, and is not listed itself, is odd as well."""
+    kept: list[Invoice] = []
+    dropped: list[Invoice] = []
+    for each in walked:
+        is_contradicted = each.id in odd and odd[each.id].is_contradicted
+        (dropped if is_contradicted else kept).append(each)
+    known = {each.id for each in flatten(kept)}
+    for each in dropped:
+        problem = f"it amends {each.id!r}, and {odd[each.id].problem}"
+        for note in flatten(each.amendments):
+            if note.id not in known:
+                odd.setdefault(note.id, OddInvoice(note.id, problem, note.invoice_date))
+    return kept
 
 
 async def _begin_early(run: Run, found: Found, fetching: Fetching, page: ListedInvoices) -> None:

@@ -20,7 +20,7 @@ ROW = '{"customerName":"x","totalForCustomer":1}'
 def made_up(*odd: Any) -> MadeUp:
     """A tenant with two sound invoices, and odd ones between them."""
     sound = [invoice(name, OFFICE, totalCharges=1) for name in ("A", "Z")]
-    rows = {(name, *OFFICE): [ROW] for name in ("A", "B", "Z")}
+    rows = {(name, *OFFICE): [ROW] for name in ("A", "B", "N", "Z")}
     return MadeUp([sound[0], *odd, sound[1]], rows)
 
 
@@ -68,6 +68,34 @@ async def test_an_invoice_that_cannot_be_read_fails_by_name_and_the_others_are_a
     (kept,) = failures_of(tmp_path)
     assert (kept["invoice_id"], kept["reason"]) == (name, "odd_invoice")
     assert verify(tmp_path).exit_code == 1
+
+
+@pytest.mark.parametrize("page_size", [1, 50])
+@pytest.mark.parametrize("again", [{"totalCharges": 2}, {"invoiceDetails": []}, {"amendments": []}])
+async def test_an_invoice_that_is_listed_twice_and_differently_fails_alone(
+    tmp_path: Path, page_size: int, again: dict[str, Any]
+) -> None:
+    note = invoice("N", OFFICE, totalCharges=1)
+    one = invoice("B", OFFICE, totalCharges=1, amendments=[note])
+    settings = {"invoice_page_size": page_size}
+    async with serving(made_up(one)) as server:
+        await export_async(tmp_path / "old", server.settings(**settings))
+    async with serving(made_up(one, one | again)) as server:
+        for folder in (tmp_path / "old", tmp_path / "new"):
+            report = await export_async(
+                folder, server.settings(**settings), source="a server on this machine"
+            )
+
+            assert [(each.transfer.invoice_id, each.reason) for each in report.failures] == [
+                ("B", "odd_invoice"),
+                ("N", "odd_invoice"),
+            ]
+            for failure in report.failures:
+                assert "'B' twice, with different details or totalCharges" in failure.message
+            assert (report.exit_code, report.no_longer_listed) == (1, ())
+            assert list((folder / "_bulkfetch" / "staging").glob("*B*")) == []
+    assert archived(tmp_path / "old") == ["A", "B", "N", "Z"]
+    assert archived(tmp_path / "new") == ["A", "Z"]
 
 
 async def test_the_next_run_reads_it_again(tmp_path: Path) -> None:
