@@ -24,6 +24,8 @@ _MOST_LOGS = 30
 """In so many of the newest logs a run is looked for that fetched line items."""
 _MOST_PIECES = 240
 """So many pieces of one log are read, which an object store has of two hours."""
+_SHORTEST_S = 0.001
+"""A run that says it took less says nothing of its pace."""
 _MOST_STEPS = 180
 """A chart has so many steps of time, however long the run was."""
 
@@ -42,8 +44,9 @@ class RunFacts:
 
     @property
     def rows_per_second(self) -> int | None:
-        """How many line items it fetched in a second, rounded."""
-        if self.fetched is None or not self.run.elapsed_s:
+        """How many line items it fetched in a second, rounded; None if it took no time to speak
+        of."""
+        if self.fetched is None or (self.run.elapsed_s or 0) < _SHORTEST_S:
             return None
         return round(self.fetched / self.run.elapsed_s)
 

@@ -48,6 +48,19 @@ def test_the_newest_runs_come_first_and_all_are_counted(tmp_path: Path) -> None:
     assert history.runs[0].rows_per_second == round((MOST_RUNS + 2) / 4)
 
 
+@pytest.mark.parametrize(
+    ("rows", "elapsed_s", "pace"),
+    [(10, 0.5, 20), (10, 0, None), (10, 2.3e-311, None), (10, -1, None), (1 << 63, 1e308, 0)],
+)
+def test_the_pace_of_a_run_is_a_number_or_nothing(
+    tmp_path: Path, rows: int, elapsed_s: float, pace: int | None
+) -> None:
+    facts = report(rows=rows, rows_resumed=0, elapsed_s=elapsed_s)
+    write(tmp_path, RUNS / f"{moment(1)}.json", facts)
+    history, _ = read_history(LocalStore(tmp_path))
+    assert [each.rows_per_second for each in history.runs] == [pace]
+
+
 def test_a_report_that_cannot_be_read_is_told_and_the_others_are_there(tmp_path: Path) -> None:
     write(tmp_path, RUNS / f"{moment(1)}.json", report(rows="many", requests=True, retries=3))
     write(tmp_path, RUNS / f"{moment(2)}.json", '{"complete": tr')
