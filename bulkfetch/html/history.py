@@ -46,9 +46,10 @@ class RunFacts:
     def rows_per_second(self) -> int | None:
         """How many line items it fetched in a second, rounded; None if it took no time to speak
         of."""
-        if self.fetched is None or (self.run.elapsed_s or 0) < _SHORTEST_S:
+        elapsed_s = self.run.elapsed_s or 0
+        if self.fetched is None or elapsed_s < _SHORTEST_S:
             return None
-        return round(self.fetched / self.run.elapsed_s)
+        return round(self.fetched / elapsed_s)
 
 
 @dataclass(frozen=True, slots=True)
