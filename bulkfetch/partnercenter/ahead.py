@@ -162,6 +162,11 @@ class PageTask(Generic[T]):
         if not self._scope.cancel_called:
             self._on_end()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the request ended without an answer that is a page."""
+        return self._error is not None
+
     def cancel(self) -> None:
         """Give the page up."""
         self._scope.cancel()

@@ -132,9 +132,11 @@ class _OffsetWalk(Generic[P]):
                 self._ask_ahead()
 
     def _ask_ahead(self) -> None:
-        """Ask for those pages of the window that were not requested yet."""
+        """Ask for those pages of the window that were not requested yet, up to where the rows seem
+        to end."""
         for offset in [offset for offset in self._tasks if not self._is_aligned(offset)]:
             self._discard(offset)
+        end = min((at for at, task in self._tasks.items() if _seems_last(task)), default=math.inf)
         for step in range(self._window()):
             offset = self._position + step * self._size
             if offset in self._tasks or (offset == self._position and self._has_page):
@@ -142,6 +144,8 @@ class _OffsetWalk(Generic[P]):
             if offset == self._position:
                 self._ask(offset)
                 continue
+            if offset > end:
+                return
             claim = None
             if not self._is_beyond(offset):
                 claim = self._fetcher.session.budget.claim_ahead(self._page_bytes)
@@ -197,10 +201,8 @@ class _OffsetWalk(Generic[P]):
         return response
 
     def _on_arrival(self) -> None:
-        """Ask for more in place of a page that came before its turn, unless the last page is
-        here."""
-        arrived = [task.arrived for task in self._tasks.values() if task.arrived is not None]
-        if not self._is_over and all(each.envelope.next_link is not None for each in arrived):
+        """Ask for more in place of a page that came before its turn."""
+        if not self._is_over:
             self._ask_ahead()
 
     def _discard(self, offset: int) -> None:
@@ -280,6 +282,14 @@ class _OffsetWalk(Generic[P]):
         self._confirmed, self._odd_rows = 0, rows
         if rows in (_size_in_links(envelope), odd_before):
             self._size, self._confirmed = rows, 1
+
+
+def _seems_last(task: PageTask[Response[P]]) -> bool:
+    """Return whether nothing seems to be behind a page that was asked for ahead: it names no other,
+    or did not come, as beyond the end."""
+    if task.arrived is None:
+        return task.has_failed
+    return task.arrived.envelope.next_link is None
 
 
 def contradiction_of(envelope: Envelope, rows: int, position: int) -> str | None:
