@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -157,17 +158,20 @@ class _PagesAhead:
     def _ask_ahead(self) -> None:
         session = self._fetcher.session
         affordable = max(session.limit // 2, len(self._tasks) + session.idle)
+        last = [place.offset for place, task in self._tasks.items() if _seems_last(task)]
+        end = min(last, default=math.inf)
         for number in range(pages_to_ask(self._confirmed, min(affordable, session.limit))):
             place = replace(self._next, offset=self._next.offset + number * self._step)
             if place in self._tasks or (number and 0 < self._total <= place.offset):
                 continue
+            if number and place.offset > end:
+                return
             self._tasks[place] = PageTask(
                 self._fetcher, place.request, place.read, on_end=self._on_arrival
             )
 
     def _on_arrival(self) -> None:
-        arrived = [task.arrived for task in self._tasks.values() if task.arrived is not None]
-        if not self._is_over and all(page.has_more for page in arrived):
+        if not self._is_over:
             self._ask_ahead()
 
     def _discard(self) -> None:
@@ -175,6 +179,11 @@ class _PagesAhead:
             task.cancel()
             self._fetcher.on_discard()
         self._tasks.clear()
+
+
+def _seems_last(task: PageTask[InvoicePage]) -> bool:
+    """Return whether nothing seems to be behind a page: it names no other, or did not come."""
+    return task.has_failed if task.arrived is None else not task.arrived.has_more
 
 
 @dataclass(frozen=True, slots=True)
