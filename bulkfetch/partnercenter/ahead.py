@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -122,6 +123,14 @@ def pages_to_ask(confirmed: int, most: int) -> int:
     return min(fourfold, max(1, most))
 
 
+def seeming_end(
+    tasks: Iterable[tuple[int, PageTask[T]]], names_another: Callable[[T], bool]
+) -> float:
+    """Return the first offset behind whose page nothing seems to be: it names no other, or did not
+    come, as beyond the end; infinite if there is none."""
+    return min((at for at, task in tasks if task.seems_last(names_another)), default=math.inf)
+
+
 class PageTask(Generic[T]):
     """The task of one page's request, and then what was read of the answer, or the error."""
 
@@ -162,10 +171,11 @@ class PageTask(Generic[T]):
         if not self._scope.cancel_called:
             self._on_end()
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether the request ended without an answer that is a page."""
-        return self._error is not None
+    def seems_last(self, names_another: Callable[[T], bool]) -> bool:
+        """Return whether the request has ended, with no page that names another."""
+        if self.arrived is None:
+            return self._error is not None
+        return not names_another(self.arrived)
 
     def cancel(self) -> None:
         """Give the page up."""

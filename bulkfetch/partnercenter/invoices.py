@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from bulkfetch.errors import (
     MisdirectedError,
     NotFoundError,
 )
-from bulkfetch.partnercenter.ahead import Fetcher, PageTask, pages_to_ask
+from bulkfetch.partnercenter.ahead import Fetcher, PageTask, pages_to_ask, seeming_end
 from bulkfetch.wire.messages import Request
 from bulkfetch.wire.session import Session
 
@@ -158,8 +157,8 @@ class _PagesAhead:
     def _ask_ahead(self) -> None:
         session = self._fetcher.session
         affordable = max(session.limit // 2, len(self._tasks) + session.idle)
-        last = [place.offset for place, task in self._tasks.items() if _seems_last(task)]
-        end = min(last, default=math.inf)
+        asked = ((place.offset, task) for place, task in self._tasks.items())
+        end = seeming_end(asked, lambda page: page.has_more)
         for number in range(pages_to_ask(self._confirmed, min(affordable, session.limit))):
             place = replace(self._next, offset=self._next.offset + number * self._step)
             if place in self._tasks or (number and 0 < self._total <= place.offset):
@@ -179,11 +178,6 @@ class _PagesAhead:
             task.cancel()
             self._fetcher.on_discard()
         self._tasks.clear()
-
-
-def _seems_last(task: PageTask[InvoicePage]) -> bool:
-    """Return whether nothing seems to be behind a page: it names no other, or did not come."""
-    return task.has_failed if task.arrived is None else not task.arrived.has_more
 
 
 @dataclass(frozen=True, slots=True)

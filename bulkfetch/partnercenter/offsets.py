@@ -18,6 +18,7 @@ from bulkfetch.partnercenter.ahead import (
     PageTask,
     may_shrink,
     pages_to_ask,
+    seeming_end,
     shrink,
 )
 from bulkfetch.partnercenter.belonging import check_self_link
@@ -136,7 +137,7 @@ class _OffsetWalk(Generic[P]):
         to end."""
         for offset in [offset for offset in self._tasks if not self._is_aligned(offset)]:
             self._discard(offset)
-        end = min((at for at, task in self._tasks.items() if _seems_last(task)), default=math.inf)
+        end = seeming_end(self._tasks.items(), _names_another)
         for step in range(self._window()):
             offset = self._position + step * self._size
             if offset in self._tasks or (offset == self._position and self._has_page):
@@ -284,12 +285,8 @@ class _OffsetWalk(Generic[P]):
             self._size, self._confirmed = rows, 1
 
 
-def _seems_last(task: PageTask[Response[P]]) -> bool:
-    """Return whether nothing seems to be behind a page that was asked for ahead: it names no other,
-    or did not come, as beyond the end."""
-    if task.arrived is None:
-        return task.has_failed
-    return task.arrived.envelope.next_link is None
+def _names_another(response: Response[P]) -> bool:
+    return response.envelope.next_link is not None
 
 
 def contradiction_of(envelope: Envelope, rows: int, position: int) -> str | None:
