@@ -26,17 +26,12 @@ UNKNOWN_TENANT = "unknown"
 """What stands for the tenant of a run whose settings and token do not name it."""
 
 
-def check_archive(store: Store, facts: Mapping[str, Any]) -> None:
-    """Check that an archive was made with the same `facts`; None is not known. Changes nothing.
-
-    Raises OutputError if it is of another format, or if what it was made from, or what shapes its
-    files, differs: one archive never mixes two.
-    """
-    check_facts(read_archive(store) or {}, facts)
-
-
 def check_facts(found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Check the `facts` of a run against those `found` in an archive. Raises OutputError."""
+    """Check the `facts` of a run against those `found` in an archive; None is not known.
+
+    Raises OutputError if what the archive was made from, or what shapes its files, differs: one
+    archive never mixes two.
+    """
     wanted = _wanted(facts)
     differing = [name for name in wanted if _differs(found.get(name), wanted[name])]
     if "part_rows" in differing and _follow(found) and _follow(wanted):
@@ -58,8 +53,8 @@ def claim_archive(
     """Mark an output directory as ours, and add what was `selected` to the selections before.
 
     It also keeps the `api` that is wanted for new commerce, which may change from run to run. With
-    `anew`, an archive file that is damaged is written again. Raises OutputError as `check_archive`
-    does.
+    `anew`, an archive file that is damaged is written again. Raises OutputError as `check_facts`
+    does, and for another format.
     """
     before = store.read(ARCHIVE)
     found: Mapping[str, Any] = {}

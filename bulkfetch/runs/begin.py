@@ -20,7 +20,6 @@ from bulkfetch.archive.inventory import (
 from bulkfetch.archive.layout import HEADERS_COMMIT, STAGED_HEADERS
 from bulkfetch.archive.origin import (
     UNKNOWN_TENANT,
-    check_archive,
     check_facts,
     claim_archive,
     read_archive,
@@ -62,7 +61,7 @@ def settle_archive(publishing: Publishing, options: ExportOptions, settings: Set
     if options.repair is None and HEADERS_COMMIT in settled.stuck:
         raise DamagedError(settled.stuck[HEADERS_COMMIT])
     if archive_file is not None:
-        check_archive(store, identity_of(settings, options.source))
+        check_facts(archive_file, identity_of(settings, options.source))
     inventory = take_inventory(store)
     if options.repair is None:
         refuse_if_gone(store, inventory.records)
@@ -110,9 +109,9 @@ def check_owner(store: Store, facts: Mapping[str, Any]) -> str:
         owner = read_archive(store)
     if owner is None:
         owner = recorded_owner(store)
-        check_facts(owner, facts)
     else:
-        check_archive(store, {"tenant": facts["tenant"]})
+        facts = {"tenant": facts["tenant"]}  # the rest was checked when the archive was settled
+    check_facts(owner, facts)
     return str(owner.get("tenant", UNKNOWN_TENANT))
 
 
