@@ -163,13 +163,14 @@ class PartWriter:
         """Let the rows that wait be read back when their row group is full: the first leave the
         memory until the budget has room for the others."""
         self._read_back = read_back
-        gone = most = self.held_bytes - self._budget.kept_bytes
+        too_many, gone = self.held_bytes - self._budget.kept_bytes, 0
         for each in self._waiting:
-            if gone <= 0:
+            if gone >= too_many:
                 break
             if each.rows is not None:
-                each.rows, gone = None, gone - each.size_bytes
-        self._budget.add_rows(min(0, gone - most))
+                each.rows = None
+                gone += each.size_bytes
+        self._budget.add_rows(-gone)
 
     def finish(self, schema: pa.Schema, *, is_last: bool = True) -> list[StagedPart]:
         """Write what waits, seal the last part and return all parts; without rows there is an empty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -151,16 +151,13 @@ async def walk_and_plan(
     return plan_export(walked, selection, odd.values(), allow_empty=allow_empty, routes=routes)
 
 
-def _drop_contradicted(walked: Iterable[Invoice], odd: dict[str, OddInvoice]) -> list[Invoice]:
+def _drop_contradicted(walked: Sequence[Invoice], odd: dict[str, OddInvoice]) -> list[Invoice]:
     """Return the invoices without those that the list gave twice and differently. What amends one
     of these, and is not listed itself, is odd as well."""
-    kept: list[Invoice] = []
-    dropped: list[Invoice] = []
-    for each in walked:
-        is_contradicted = each.id in odd and odd[each.id].is_contradicted
-        (dropped if is_contradicted else kept).append(each)
+    contradicted = {name for name, each in odd.items() if each.is_contradicted}
+    kept = [each for each in walked if each.id not in contradicted]
     known = {each.id for each in flatten(kept)}
-    for each in dropped:
+    for each in [each for each in walked if each.id in contradicted]:
         problem = f"it amends {each.id!r}, and {odd[each.id].problem}"
         for note in flatten(each.amendments):
             if note.id not in known:
