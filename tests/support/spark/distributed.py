@@ -34,6 +34,8 @@ from bulkfetch.wire.opening import adaptive_limit
 SPAWN = multiprocessing.get_context("spawn")
 NOTES = "BULKFETCH_TEST_NOTES"
 """The environment variable with the folder where tasks note what they met."""
+SMALL_PARTS: dict[str, Any] = {"part_rows": 400, "page_size": 100, "max_in_flight": 4}
+"""Settings with which each transfer of some 1,500 line items has several parts and pages."""
 _TRIES = 4
 
 
@@ -45,6 +47,13 @@ def tree(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and not any(part in own for part in path.relative_to(root).parts)
     }
+
+
+def check(output: Path, plain: dict[str, str]) -> None:
+    """Assert that an archive has the tree of one that one process made, and nothing besides."""
+    assert tree(output) == plain
+    assert list((output / "_bulkfetch" / "staging").iterdir()) == []
+    assert bulkfetch.verify(output, deep=True).exit_code == 0
 
 
 class Processes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import pytest
 from support.spark.distributed import (
     NOTES,
     SEVERAL_FILES,
+    SMALL_PARTS,
     SPAWN,
+    check,
     die_once,
     die_once_with_share,
     export_by_processes,
@@ -31,28 +33,6 @@ from bulkfetch.errors import EngineError, OutputError, SignInError
 from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 
 TENANT = ["--invoices", "4", "--line-items", "1500", "--graph-since", "2024-02"]
-SMALL_PARTS: dict[str, Any] = {"part_rows": 400, "page_size": 100, "max_in_flight": 4}
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SpawnedSandbox]:
-    with spawn(TENANT) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
-def plain(sandbox: SpawnedSandbox, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The tree of an export by one process."""
-    output = tmp_path_factory.mktemp("plain")
-    report = bulkfetch.export(output, **settings_at(sandbox, **SMALL_PARTS))
-    assert report.exit_code == 0
-    return tree(output)
-
-
-def check(output: Path, plain: dict[str, str]) -> None:
-    assert tree(output) == plain
-    assert list((output / "_bulkfetch" / "staging").iterdir()) == []
-    assert bulkfetch.verify(output, deep=True).exit_code == 0
 
 
 def test_the_archive_of_several_processes_is_that_of_one(

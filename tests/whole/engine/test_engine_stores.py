@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.spark.distributed import die_once, export_by_processes, settings_at
+from support.spark.distributed import SMALL_PARTS, die_once, export_by_processes, settings_at
 from support.stores.objectservers import ObjectServer, S3Server
 
 import bulkfetch
@@ -16,7 +16,6 @@ from bulkfetch.sandbox.process import spawn
 pytestmark = pytest.mark.slow
 
 TENANT = ["--invoices", "3", "--line-items", "1500"]
-SMALL_PARTS: dict[str, Any] = {"part_rows": 400, "page_size": 100, "max_in_flight": 4}
 
 
 def place_of(server: ObjectServer, container: str) -> tuple[str, dict[str, Any]]:

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.spark.distributed import NOTES, export_by_tasks, settings_at, tree
+from support.spark.distributed import NOTES, SMALL_PARTS, check, export_by_tasks, settings_at
 from support.spark.sparks import LONG, ROOT, Spark, open_cluster, open_spark
 
-import bulkfetch
-from bulkfetch.sandbox.process import SpawnedSandbox, spawn
+from bulkfetch.sandbox.process import SpawnedSandbox
 
 pytestmark = [pytest.mark.slow, LONG]
 
 TENANT = ["--invoices", "4", "--line-items", "1500", "--latency-ms", "50"]
-SMALL_PARTS: dict[str, Any] = {"part_rows": 400, "page_size": 100, "max_in_flight": 4}
 
 
 @dataclass(frozen=True)
@@ -72,24 +70,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield Cluster(session, events, notes)
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SpawnedSandbox]:
-    with spawn(TENANT) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
-def plain(sandbox: SpawnedSandbox, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    output = tmp_path_factory.mktemp("plain")
-    assert bulkfetch.export(output, **settings_at(sandbox, **SMALL_PARTS)).exit_code == 0
-    return tree(output)
-
-
-def check(report: dict[str, Any], output: Path, plain: dict[str, str]) -> None:
+def check_report(report: dict[str, Any], output: Path, plain: dict[str, str]) -> None:
     assert (report["failures"], report["held"]) == ([], 0)
-    assert tree(output) == plain
-    assert list((output / "_bulkfetch" / "staging").iterdir()) == []
-    assert bulkfetch.verify(output, deep=True).exit_code == 0
+    check(output, plain)
 
 
 def test_two_attempts_of_a_slow_task_stage_side_by_side_and_change_nothing(
@@ -101,7 +84,7 @@ def test_two_attempts_of_a_slow_task_stage_side_by_side_and_change_nothing(
     assert cluster.speculative_tasks() > 0
     noted = {each.name.rpartition("-")[0] for each in cluster.notes.iterdir()}
     assert noted >= {"staged-0", "staged-1"}
-    check(report, tmp_path, plain)
+    check_report(report, tmp_path, plain)
 
 
 def test_an_executor_that_is_killed_changes_nothing(
@@ -111,4 +94,4 @@ def test_an_executor_that_is_killed_changes_nothing(
     report = cluster.spark.run(export_by_tasks, str(tmp_path), "lose_executor", **given)
 
     assert any(each.name.startswith("kill-") for each in cluster.notes.iterdir())
-    check(report, tmp_path, plain)
+    check_report(report, tmp_path, plain)

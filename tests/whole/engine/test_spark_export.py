@@ -14,6 +14,8 @@ import pytest
 from support.spark.distributed import (
     NOTES,
     SEVERAL_FILES,
+    SMALL_PARTS,
+    check,
     export_by_dying_shares,
     export_by_shares,
     export_by_spark,
@@ -31,7 +33,6 @@ from bulkfetch.sandbox.process import SpawnedSandbox, spawn
 pytestmark = pytest.mark.slow
 
 TENANT = ["--invoices", "4", "--line-items", "1500", "--graph-since", "2024-02"]
-SMALL_PARTS: dict[str, Any] = {"part_rows": 400, "page_size": 100, "max_in_flight": 4}
 CONTROL = "a-word-that-stands-in-the-configuration"
 
 
@@ -66,25 +67,6 @@ def session(
         patch.setenv(NOTES, str(notes))
         with open_spark(folder, request.param, master="local[2,4]", conf=conf) as spark:
             yield Session(spark, events, notes)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[SpawnedSandbox]:
-    with spawn(TENANT) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
-def plain(sandbox: SpawnedSandbox, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    output = tmp_path_factory.mktemp("plain")
-    assert bulkfetch.export(output, **settings_at(sandbox, **SMALL_PARTS)).exit_code == 0
-    return tree(output)
-
-
-def check(output: Path, plain: dict[str, str]) -> None:
-    assert tree(output) == plain
-    assert list((output / "_bulkfetch" / "staging").iterdir()) == []
-    assert bulkfetch.verify(output, deep=True).exit_code == 0
 
 
 def test_the_archive_of_spark_is_that_of_one_process(

@@ -4,18 +4,18 @@ gcsstandin.py."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 import pytest
 from support.archived import plain
-from support.replay import Served, serving
+from support.replay import Served
 from support.stores.gcsstandin import StandIn, gcs_before
 from support.stores.objectservers import S3Server
 from whole.durability.lakes import Lake, run_killed
-from whole.durability.trial import CUT, proved, run_into, tenant
+from whole.durability.trial import CUT
 
 import bulkfetch
 from bulkfetch.errors import OutputError, SettingsError
@@ -44,20 +44,6 @@ def lake(google: StandIn, s3_server: S3Server) -> GcsLake:
     lake = GcsLake(s3_server)
     s3_server.create(lake.container)
     return lake
-
-
-@pytest.fixture
-async def invoices() -> AsyncIterator[Served]:
-    async with serving(tenant()) as served:
-        yield served
-
-
-@pytest.fixture
-async def clean(invoices: Served, tmp_path: Path) -> dict[str, bytes]:
-    root = tmp_path / "clean"
-    root.mkdir()
-    await run_into(root, invoices)
-    return proved(root)
 
 
 @pytest.mark.parametrize("piece_bytes", [1000, 8 << 20])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
@@ -18,7 +17,7 @@ from support.archived import plain
 from support.replay import Served, serving
 from support.stores.objectservers import ObjectServer
 from whole.durability.lakes import Lake, Trials
-from whole.durability.trial import CUT, proved, run_into, tenant
+from whole.durability.trial import CUT, proved, tenant
 
 import bulkfetch
 from bulkfetch.archive.layout import LOCK
@@ -27,26 +26,6 @@ from bulkfetch.sandbox import SandboxOptions, serve
 from bulkfetch.sandbox.options import PROVIDERS_AND_TYPES
 from bulkfetch.settings.declared import Settings
 from bulkfetch.storage.opening import prepare_output
-
-
-@pytest.fixture
-async def invoices() -> AsyncIterator[Served]:
-    async with serving(tenant()) as served:
-        yield served
-
-
-@pytest.fixture
-async def clean(invoices: Served, tmp_path: Path) -> dict[str, bytes]:
-    """The archive of an undisturbed run on a disk."""
-    root = tmp_path / "clean"
-    root.mkdir()
-    await run_into(root, invoices)
-    return proved(root)
-
-
-@pytest.fixture
-def lake(object_server: ObjectServer) -> Lake:
-    return Lake.of(object_server)
 
 
 def settings_of(lake: Lake, invoices: Served, **settings: Any) -> Settings:

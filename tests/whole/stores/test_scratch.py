@@ -35,11 +35,6 @@ def breaking_at(line: int) -> Callable[[Asked], web.Response | None]:
     return interrupt
 
 
-@pytest.fixture
-def lake(object_server: ObjectServer) -> Lake:
-    return Lake.of(object_server)
-
-
 async def exported(
     lake: Lake, made_up: MadeUp, scratch: Path | None, **given: Any
 ) -> tuple[bulkfetch.ExportReport, Served]:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import anyio.to_thread
 import pytest
 from support.archived import plain
-from support.replay import Served, serving
-from support.stores.objectservers import ObjectServer, S3Server
+from support.replay import Served
+from support.stores.objectservers import S3Server
 from support.stores.storeproxy import (
     CutAnswer,
     DropAnswer,
@@ -35,7 +34,7 @@ from support.stores.storeproxy import (
     throttle,
 )
 from whole.durability.lakes import Lake
-from whole.durability.trial import CUT, proved, run_into, tenant
+from whole.durability.trial import CUT
 
 import bulkfetch
 from bulkfetch.errors import BulkfetchError, StorageError
@@ -63,25 +62,6 @@ FAULTS: dict[str, tuple[Fault, float]] = {
 
 ALL = os.environ.get("BULKFETCH_TEST_STORAGE") == "all"
 SHORT = ("stored, then reset", "503")
-
-
-@pytest.fixture
-async def invoices() -> AsyncIterator[Served]:
-    async with serving(tenant()) as served:
-        yield served
-
-
-@pytest.fixture
-async def clean(invoices: Served, tmp_path: Path) -> dict[str, bytes]:
-    root = tmp_path / "clean"
-    root.mkdir()
-    await run_into(root, invoices)
-    return proved(root)
-
-
-@pytest.fixture
-def lake(object_server: ObjectServer) -> Lake:
-    return Lake.of(object_server)
 
 
 def once(fault: Fault, share: float, seed: int = 1) -> Callable[[Seen], Fault | None]:
