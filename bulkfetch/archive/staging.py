@@ -29,7 +29,6 @@ import pyarrow as pa
 
 from bulkfetch.archive.commits import Commit, CommittedPart
 from bulkfetch.archive.journal import (
-    Checksum,
     JournalFile,
     PackedRows,
     TakenPage,
@@ -478,7 +477,7 @@ class Journal:
         self, parts: Sequence[StagedPart], page: TakenPage, rows: PackedRows
     ) -> None:
         """Write to the archive what another machine can continue behind."""
-        head, checksum = encode_record(self._staging.head(parts), None, Checksum())
+        head, checksum = encode_record(self._staging.head(parts), None, 0)
         start, _ = encode_record(page.to_facts(), rows, checksum)
         content = b"".join((head, start, rows.content))
         self._archive.write(self._staging.name(self._side), content)

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from isal import isal_zlib
+import xxhash
 
 from bulkfetch.decoding.columns import Columns, columns_of
 from bulkfetch.decoding.envelope import ENVELOPE_KEYS, Envelope, envelope_of
@@ -248,10 +248,10 @@ def _whole_items(items: list[Json]) -> Columns:
 
 
 def digest_of(text: bytes, keys: int) -> bytes:
-    """Return a checksum of the rows of a page whose object has `keys` keys, wherever these stand.
+    """Return a hash of the rows of a page whose object has `keys` keys, wherever these stand.
 
-    Two checksums of 32 bits take a twentieth of the time of a cryptographic hash. They are enough
-    to distinguish the pages of a transfer, and no one gains from making two pages look alike.
+    It takes a thirtieth of the time of SHA-256. It distinguishes the pages of a
+    transfer, and no one gains from making two pages look alike.
     """
     start, before = _find_start(text)
     end = _find_end(text, start, keys - before) if before else None
@@ -261,7 +261,7 @@ def digest_of(text: bytes, keys: int) -> bytes:
 
 
 def _digest(rows: bytes | memoryview) -> bytes:
-    return isal_zlib.crc32(rows).to_bytes(4) + isal_zlib.adler32(rows).to_bytes(4)
+    return xxhash.xxh3_128_digest(rows)
 
 
 _ITEMS = b'"items"'
