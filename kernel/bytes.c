@@ -9,7 +9,7 @@
 #define LARGE ((size_t)1 << 14)
 #define GROWN(capacity) ((capacity) < LARGE ? (capacity) : (capacity) + (capacity) / 8)
 #else
-#define FIRST_CAPACITY 1024
+#define FIRST_CAPACITY 1024 /* of the texts of a column: those of a hundred rows */
 #define GROWN(capacity) ((capacity) * 2)
 #endif
 

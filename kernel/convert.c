@@ -119,9 +119,10 @@ static int days_in(int year, int month) {
 /* Return the days from 1970-01-01 to a day of the years 1 to 9999. */
 static int64_t days_since_1970(int year, int month, int day) {
     static const int BEFORE[12] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    enum { DAYS_TO_1970 = 719163 }; /* the number of 1970-01-01, where that of 0001-01-01 is 1 */
     int past = year - 1;
     int64_t ordinal = (int64_t)past * 365 + past / 4 - past / 100 + past / 400;
-    return ordinal + BEFORE[month - 1] + (month > 2 && is_leap(year)) + day - 719163;
+    return ordinal + BEFORE[month - 1] + (month > 2 && is_leap(year)) + day - DAYS_TO_1970;
 }
 
 static bool read_day(const uint8_t *at, int64_t *seconds) {

@@ -32,7 +32,7 @@
 /* Names of fields have at most 40 characters. */
 #define KERNEL_MAX_NAME 250
 /* A page has at most 2,000 line items, and each takes memory in all columns, however empty it is.
- */
+ * Texts with more rows take the exact way. */
 #define KERNEL_MAX_ROWS ((size_t)1 << 20)
 /* A decimal has 24 places: an exponent of more than 4 digits is never meant. */
 #define KERNEL_MAX_EXPONENT 9999
@@ -93,7 +93,8 @@ struct kernel_stranger {
 struct kernel_page {
     /* One struct array: a child for each field, then the rescued text. */
     struct ArrowArray array;
-    /* How often each field was rescued: room for as many counts as the schema has fields. */
+    /* How often each field was rescued is added here: room for as many counts as the schema has
+     * fields, zero before the call. */
     uint64_t *rescues;
     struct kernel_stranger *strangers; /* room for KERNEL_MAX_STRANGERS */
     uint64_t stranger_count;
@@ -129,7 +130,7 @@ KERNEL_API int32_t kernel_decode_page(const struct kernel_schema *schema, const 
 KERNEL_API int32_t kernel_decode_lines(const struct kernel_schema *schema, const uint8_t *text,
                                        uint64_t length, struct kernel_page *page);
 
-/* Find the items of a page without decoding them. */
+/* Find the items of a page without decoding them. Needs room neither for rescues nor strangers. */
 KERNEL_API int32_t kernel_find_items(const uint8_t *text, uint64_t length,
                                      struct kernel_page *page);
 

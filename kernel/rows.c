@@ -4,8 +4,11 @@
 
 #define STRANGER_SLOTS (sizeof((struct decoder *)0)->stranger_slots / sizeof(uint16_t))
 _Static_assert((STRANGER_SLOTS & (STRANGER_SLOTS - 1)) == 0, "a power of two, for the mask");
+_Static_assert(STRANGER_SLOTS > 2 * KERNEL_MAX_STRANGERS, "a search ends at a free slot, soon");
 _Static_assert(KERNEL_MAX_FIELDS + KERNEL_MAX_STRANGERS < NO_KEY, "keys are numbers of 16 bits");
 
+/* How many rows there is room for at first, which are enough to tell how long a row is, and by what
+ * this may grow at once: from 128 to more than a page of 2,000. */
 #if defined(KERNEL_TIGHT)
 #define FIRST_ROWS 1
 #define MOST_GROWTH 2
@@ -19,7 +22,8 @@ bool refuse(struct decoder *decoder, enum kernel_status status) {
     return false;
 }
 
-static bool is_whole(const struct decoder *decoder) { return decoder->schema->count == 0; }
+/* Whether items are kept as they are, each as one JSON text. */
+static bool keeps_items(const struct decoder *decoder) { return decoder->schema->count == 0; }
 
 /* ---- opening and closing ---- */
 
@@ -63,7 +67,8 @@ bool hand_over_rows(struct decoder *decoder) {
            refuse(decoder, KERNEL_NO_MEMORY);
 }
 
-/* Guess from the rows so far how many there are, within bounds that no text can stretch. */
+/* Guess from the rows so far how many there are, within bounds that no text can stretch. Of lines,
+ * only the one at hand is seen: then it is twice as many as now. */
 static size_t rows_expected(const struct decoder *decoder) {
     size_t least = 2 * decoder->capacity, most = MOST_GROWTH * decoder->capacity;
     if (!decoder->capacity)
@@ -71,8 +76,9 @@ static size_t rows_expected(const struct decoder *decoder) {
     size_t read = (size_t)(decoder->in.at - decoder->first_row);
     size_t left = (size_t)(decoder->in.end - decoder->in.at);
     size_t guess = decoder->row + left / (read / decoder->row + 1) + 1;
-    guess += guess / 16;
-    return guess < least ? least : guess > most ? most : guess;
+    guess += guess / 16; /* rows that follow may be a little shorter */
+    guess = guess < least ? least : guess > most ? most : guess;
+    return guess < KERNEL_MAX_ROWS ? guess : KERNEL_MAX_ROWS;
 }
 
 static bool make_room_for_row(struct decoder *decoder) {
@@ -547,7 +553,7 @@ static bool keep_variants(struct decoder *decoder) {
 
 static bool read_pairs(struct decoder *decoder) {
     struct cursor *in = &decoder->in;
-    size_t before = 0, key;
+    size_t before = 0, key = 0;
     for (;;) {
         if (!read_row_key(decoder, before, &key))
             return false;
@@ -577,7 +583,7 @@ bool read_item(struct decoder *decoder) {
         return false;
     if (next_byte(&decoder->in) != '{')
         return refuse(decoder, KERNEL_NOT_AN_OBJECT);
-    bool is_read = is_whole(decoder)
+    bool is_read = keeps_items(decoder)
                        ? append_json(decoder, &decoder->columns[0], ITEM_DEPTH) == HELD
                        : read_row(decoder);
     decoder->row += is_read;

@@ -41,7 +41,7 @@ struct decoder {
     size_t key_count;
     uint16_t *following; /* the key that last came behind each key; [0] begins a row */
     size_t *seen;        /* the number of the row that last had each key, counted from 1 */
-    uint16_t stranger_slots[2 * (KERNEL_MAX_STRANGERS + 6)];
+    uint16_t stranger_slots[512]; /* a power of two, more than twice KERNEL_MAX_STRANGERS */
     size_t stranger_fields[KERNEL_MAX_STRANGERS]; /* the field that differs in case only */
 
     struct bytes scratch;

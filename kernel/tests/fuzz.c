@@ -239,8 +239,8 @@ static void mutate(struct text *text, size_t most, const struct text *other) {
         break;
     }
     case 6: { /* a run of another text */
-        size_t from = (size_t)draw(other->length + 1);
-        splice(text, most, at, draw_run(left), other->start + from, draw_run(other->length - from));
+        size_t from = (size_t)draw(other->length + 1), gone = draw_run(left);
+        splice(text, most, at, gone, other->start + from, draw_run(other->length - from));
         break;
     }
     default:
@@ -294,6 +294,7 @@ int main(int argument_count, char **arguments) {
     for (size_t place = 0; place < file_count; place++)
         free(files[place].start);
     kernel_free(schema);
+    kernel_free(with_nulls);
     kernel_free(no_fields);
     printf("%ld rounds, %zu files, no finding\n", rounds, file_count);
     return 0;

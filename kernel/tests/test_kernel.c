@@ -368,7 +368,7 @@ static void test_refusals(void) {
         {"\xEF\xBB\xBF{\"items\":[]}", KERNEL_NOT_A_PAGE},
     };
     struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
-    uint64_t rescues[FIELDS];
+    uint64_t rescues[FIELDS] = {0};
     struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
     for (size_t place = 0; place < sizeof CASES / sizeof *CASES; place++) {
         struct kernel_page page = {.rescues = rescues, .strangers = strangers};
@@ -380,6 +380,42 @@ static void test_refusals(void) {
     CHECK(kernel_decode_page(schema, (const uint8_t *)"", KERNEL_MAX_BYTES + 1, &page) ==
           KERNEL_TOO_LARGE);
     kernel_free(schema);
+}
+
+/* Decode so many empty rows, each of them `length` bytes long: as a page, or as lines. */
+static int32_t decode_empty_rows(size_t rows, size_t length, bool as_page) {
+    static const char START[] = "{\"items\":[";
+    struct kernel_schema *schema = kernel_compile(NAMES, KINDS, 1, 0);
+    uint64_t rescues[1] = {0};
+    struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
+    struct kernel_page page = {.rescues = rescues, .strangers = strangers};
+    size_t start = as_page ? sizeof START - 1 : 0, size = start + rows * length + 1;
+    char *text = malloc(size + 1);
+    CHECK(text);
+    memset(text, ' ', size);
+    memcpy(text, START, start);
+    for (size_t row = 0; row < rows; row++) {
+        char *at = text + start + row * length;
+        memcpy(at, "{}", 2);
+        at[length - 1] = as_page ? ',' : '\n';
+    }
+    if (as_page)
+        memcpy(text + size - 2, "]}", 2); /* in place of the last comma */
+    int32_t status =
+        decode(schema, text, size, &page, as_page ? kernel_decode_page : kernel_decode_lines);
+    CHECK(status != KERNEL_OK || page.rows == rows);
+    kernel_release(&page.array);
+    free(text);
+    kernel_free(schema);
+    return status;
+}
+
+static void test_rows_are_bounded_however_long_they_are(void) {
+    for (size_t length = 3; length <= 17; length += 14)
+        for (int as_page = 0; as_page < 2; as_page++) {
+            CHECK(decode_empty_rows(KERNEL_MAX_ROWS, length, as_page) == KERNEL_OK);
+            CHECK(decode_empty_rows(KERNEL_MAX_ROWS + 1, length, as_page) == KERNEL_TOO_LARGE);
+        }
 }
 
 static void test_lines(void) {
@@ -537,6 +573,7 @@ int main(void) {
     test_nulls();
     test_a_page();
     test_refusals();
+    test_rows_are_bounded_however_long_they_are();
     test_lines();
     test_a_text_cut_anywhere_is_refused();
     test_every_refusal_of_memory_is_survived();
