@@ -35,7 +35,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # generic in it
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the kernel. Raises RuntimeError if it is required and cannot be built."""
-        wanted = os.environ.get("BULKFETCH_KERNEL", "")
+        wanted = os.environ.get("BULKFETCH_KERNEL", "").strip().lower()
         if self.target_name != "wheel":
             return
         if wanted not in ("", "require", "off"):
@@ -49,6 +49,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # generic in it
         library = self._folder / library_name(os.environ.get("BULKFETCH_WHEEL_PLATFORM", ""))
         sources = sorted((Path(self.root) / "kernel").glob("*.c"))
         if wrong := build(sources, library, self._folder):
+            shutil.rmtree(self._folder)
             if wanted == "require":
                 raise RuntimeError(f"the kernel is required (BULKFETCH_KERNEL): {wrong}")
             self.app.display_warning(f"bulkfetch is built without its kernel: {wrong}")
@@ -67,10 +68,13 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]  # generic in it
 
 
 def build(sources: list[Path], library: Path, folder: Path) -> str | None:
-    """Compile the kernel, or return what is wrong."""
-    compiler = shlex.split(os.environ.get("CC", ""))
+    """Compile the kernel in a folder, or return what is wrong."""
+    try:
+        compiler = shlex.split(os.environ.get("CC", ""), posix=os.name == "posix")
+    except ValueError as error:
+        return f"CC names no compiler: {error}"
     if not compiler:
-        compiler = [path for path in (shutil.which("cc"), shutil.which("gcc")) if path][:1]
+        compiler = [path for path in map(shutil.which, ("cc", "gcc", "clang")) if path][:1]
     if not compiler:
         return "no C compiler was found"
     (folder / "probe.c").write_text(PROBE)
@@ -93,7 +97,8 @@ def compile_library(
     if ended.returncode == 0 and library.exists():
         return None
     said = ended.stderr.strip().splitlines() or ["it made no library"]
-    return f"{compiler[0]} ended with {ended.returncode}: {said[0]}"
+    reason = next((line for line in said if "error" in line), said[0])
+    return f"{compiler[0]} ended with {ended.returncode}: {reason}"
 
 
 def library_name(platform: str) -> str:

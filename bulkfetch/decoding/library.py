@@ -89,7 +89,7 @@ class Refusal:
 @cache
 def load() -> Library | Refusal:
     """Load the library of this installation."""
-    if first_variable("BULKFETCH_KERNEL") == "off":
+    if (first_variable("BULKFETCH_KERNEL") or "").lower() == "off":
         return Refusal(SWITCHED_OFF)
     for name in _NAMES:
         if (path := _FOLDER / name).exists():

@@ -82,6 +82,7 @@ def test_a_source_distribution_has_the_sources_and_no_library(source: Path) -> N
     [
         ({"CC": "false"}, "the C compiler does not work: false ended with 1: it made no library"),
         ({"CC": "/nowhere/cc"}, "the C compiler does not work: "),
+        ({"CC": 'cc "'}, "CC names no compiler: No closing quotation"),
         ({"PATH": "/nowhere"}, "no C compiler was found"),
     ],
 )
@@ -99,6 +100,25 @@ def test_without_a_compiler_that_works_a_wheel_is_pure_and_the_build_says_so(
     ended, _ = build(source, BULKFETCH_KERNEL="require", **environment)
     assert ended.returncode != 0
     assert f"the kernel is required (BULKFETCH_KERNEL): {why}" in ended.stderr
+
+
+def write_compiler(folder: Path, name: str, text: str) -> str:
+    """Write a compiler, and return a PATH where it is the only one."""
+    folder.mkdir()
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def test_the_error_of_a_compiler_is_told_and_nothing_stays(source: Path, tmp_path: Path) -> None:
+    said = "echo In file included from probe.c:2: >&2; echo 'x.h: fatal error: no y.h' >&2; exit 1"
+    path = write_compiler(tmp_path / "bin", "clang", said)
+    left = tmp_path / "left"
+    left.mkdir()
+    ended, _ = build(source, PATH=path, CC="", TMPDIR=str(left), BULKFETCH_KERNEL="Require")
+    assert ended.returncode != 0
+    assert "clang ended with 1: x.h: fatal error: no y.h" in ended.stderr
+    assert not list(left.iterdir())
 
 
 def test_a_wheel_without_the_kernel_can_be_asked_for(source: Path) -> None:
