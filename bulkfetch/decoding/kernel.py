@@ -61,9 +61,12 @@ class Kernel:
 
     def __init__(self, library: Library, schema: LineItemSchema) -> None:
         fields = () if schema is UNDECLARED else schema.fields
+        self.schema = schema
         self._library = library
         self._names = tuple(field.name for field in fields)
-        self._handle = _compile(library, fields, null_fits=schema.null_fits)
+        self._handle = None
+        if _is_compilable(schema):
+            self._handle = _compile(library, fields, null_fits=schema.null_fits)
         self._arrow = _arrow_schema(fields)
 
     def __del__(self) -> None:
@@ -112,8 +115,6 @@ def find_items(text: bytes, start: int = 0) -> tuple[int, int] | Refusal:
     if isinstance(library, Refusal):
         return library
     buffer, page = pa.py_buffer(text), LibraryPage()
-    strangers = (Stranger * 1)()
-    page.strangers = ctypes.addressof(strangers)
     address, size = buffer.address + start, buffer.size - start
     if status := library.kernel_find_items(address, size, ctypes.byref(page)):
         return _refusal(library, status, start + page.stopped_at)
@@ -130,8 +131,8 @@ class Kernels:
         self.exact: Counter[str] = Counter() if exact is None else exact
         self._library = load()
         self._kernels: dict[LineItemSchema, Kernel] = {}
-        self._spelled: dict[LineItemSchema, LineItemSchema] = {}
-        """Schemas whose names are the same in any case, with the spelling that was seen last."""
+        """By the declared schema: where names are the same in any case, the kernel has the spelling
+        that was seen last."""
         self._lock = threading.Lock()
 
     @property
@@ -152,20 +153,20 @@ class Kernels:
         the kernel rescues any other."""
         if isinstance(self._library, Refusal):
             return self._library
-        spelled = self._spelled.get(schema, schema)
-        decoded = decode(self._of(self._library, spelled))
+        kernel = self._of(self._library, schema)
+        decoded = decode(kernel)
         if not schema.any_case or isinstance(decoded, Refusal):
             return decoded
-        if others := _find_other_spellings(spelled, decoded.columns.rescues):
-            spelled = _respell(spelled, others)
-            decoded = decode(self._of(self._library, spelled))
+        if others := _find_other_spellings(kernel.schema, decoded.columns.rescues):
+            kernel = Kernel(self._library, _respell(kernel.schema, others))
+            decoded = decode(kernel)
             if isinstance(decoded, Refusal):
                 return decoded
-            if _find_other_spellings(spelled, decoded.columns.rescues):
+            if _find_other_spellings(kernel.schema, decoded.columns.rescues):
                 return Refusal("a name has several spellings")
-            self._spelled[schema] = spelled
+            self._kernels[schema] = kernel
         columns = replace(
-            decoded.columns, rescues=_rename(decoded.columns.rescues, spelled, schema)
+            decoded.columns, rescues=_rename(decoded.columns.rescues, kernel.schema, schema)
         )
         return replace(decoded, columns=columns)
 
@@ -209,6 +210,15 @@ def _columns(batch: pa.RecordBatch, rescues: Counter[str], *, whole: bool) -> Co
     return Columns(arrays[:-1], arrays[-1], rescues)
 
 
+def _is_compilable(schema: LineItemSchema) -> bool:
+    """Return whether the kernel has such schemas: it takes names of ASCII, each up to its NUL, and
+    one without fields for items that are kept whole."""
+    if schema is UNDECLARED:
+        return True
+    names = [field.name for field in schema.fields]
+    return bool(names) and all(name.isascii() and "\0" not in name for name in names)
+
+
 def _compile(library: Library, fields: Sequence[Field], *, null_fits: bool) -> int | None:
     names = b"".join(field.name.encode() + b"\0" for field in fields)
     kinds = (ctypes.c_int32 * (len(fields) + 1))(*(KINDS[field.kind] for field in fields))
@@ -238,6 +248,6 @@ class _Handed:
         return self._schema.__arrow_c_schema__(), capsule
 
 
-_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule = ctypes.pythonapi["PyCapsule_New"]  # of our own: the attribute is everyone's
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)

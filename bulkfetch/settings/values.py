@@ -168,7 +168,7 @@ def _number_between(low: float, high: float, right: str) -> Callable[[object], f
 
 
 _UNITS = {"gib": 1 << 30, "mib": 1 << 20, "kib": 1 << 10}
-_LARGEST_PAGE_BYTES = 1 << 30  # pyarrow counts the bytes of a JSON block in 32 bits
+_LARGEST_PAGE_BYTES = 1 << 30  # as `KERNEL_MAX_BYTES` of kernel.h: ends of texts have 31 bits
 
 
 def _read_size(value: object) -> int:

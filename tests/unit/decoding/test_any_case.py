@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from support.reference import Num, Obj, items_of, plain, read, row_of, tagged
 from bulkfetch.billing.details import DETAILS
 from bulkfetch.billing.schemas import EXPORTED_USAGE, RECONCILIATION
 from bulkfetch.decoding.fields import RESCUED, Kind, LineItemSchema
-from bulkfetch.decoding.kernel import Kernels
+from bulkfetch.decoding.kernel import Kernel, Kernels
 from bulkfetch.decoding.pages import Page, PageDecoder
 from bulkfetch.errors import MalformedBodyError
 
@@ -145,6 +146,21 @@ def test_another_spelling_takes_the_fast_way_and_stays_known() -> None:
         assert batch.column(RESCUED).to_pylist() == ['{"quantity":"x"}'] * 3
         assert page.columns.rescues == {"Quantity": 3}
     assert not kernels.exact
+
+
+def test_spellings_that_change_take_no_memory() -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(isinstance(each, Kernel) for each in gc.get_objects())
+
+    kernel_of(EXPORTED_USAGE)
+    before, kernels = count(), Kernels()
+    decoder = PageDecoder("G1", EXPORTED_USAGE, kernels)
+    for number in range(2, 12):
+        name = "BenefitID"[:number].upper() + "BenefitID"[number:]
+        page = decoder.decode_lines(f'{{"{name}":"a"}}'.encode())
+        assert decoder.batch(page, 0).column("BenefitID").to_pylist() == ["a"]
+    assert count() == before + 1
 
 
 def test_rows_of_one_batch_may_differ_in_their_spelling() -> None:

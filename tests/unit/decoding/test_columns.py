@@ -184,7 +184,7 @@ def test_a_list_of_text_may_contain_null() -> None:
     "number", ["123456789012345678", "9223372036854775807", "-9223372036854775808", "1e18"]
 )
 def test_an_integer_may_have_all_of_64_bits(number: str) -> None:
-    """Once those of more than 14 digits were rescued, which the fast way did not do."""
+    """Once those of more than 14 digits were rescued."""
     assert one(f'{{"mpnId":{number}}}') == ({"mpnId": int(Decimal(number))}, None)
 
 

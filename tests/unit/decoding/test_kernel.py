@@ -273,7 +273,7 @@ def said(decode: Callable[[], Response[Page] | Page]) -> tuple[object, ...] | No
         array.validate(full=True)
     columns = page.columns
     envelope = found.envelope if isinstance(found, Response) else None
-    return page.rows, columns.arrays, columns.rescued, columns.rescues, envelope
+    return page.rows, page.digest, columns.arrays, columns.rescued, columns.rescues, envelope
 
 
 @pytest.mark.parametrize("schema", [*ALL_SCHEMAS, None], ids=name_of)
@@ -422,6 +422,23 @@ def test_a_library_of_another_version_is_refused(
     assert refused.reason.startswith(why)
 
 
+@pytest.mark.parametrize("blanks", [0, 1, 14, 40])
+def test_rows_are_bounded_however_long_they_are(blanks: int) -> None:
+    """Room for rows is made ahead, for as many as the first ones promise."""
+    most = 1 << 20
+    kernel = kernel_of(LineItemSchema("Small", (Field("a", Kind.BOOLEAN),)))
+    for rows in (most, most + 1):
+        body = b'{"items":[' + b"{}," + (b" " * blanks + b"{},") * (rows - 2) + b"{}]}"
+        lines = (b"{}" + b" " * blanks + b"\n") * rows
+        for decoded in (kernel.decode_page(body), kernel.decode_lines(lines)):
+            if rows > most:
+                assert isinstance(decoded, Refusal)
+                assert decoded.reason == "it is too large"
+            else:
+                assert isinstance(decoded, Decoded)
+                assert decoded.rows == rows
+
+
 def test_why_pages_take_the_exact_way_is_counted() -> None:
     kernel_of(ONE_TIME)
     exact = Kernels().exact
@@ -450,6 +467,33 @@ def test_the_exact_way_can_be_asked_for() -> None:
         env={"BULKFETCH_KERNEL": "off", "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert ended.stdout.strip() == "False {'BULKFETCH_KERNEL is off': 1}"
+
+
+@pytest.mark.parametrize("names", [("a\0b", "c"), ("é",), ()])
+def test_a_schema_that_the_kernel_cannot_have_is_refused(names: tuple[str, ...]) -> None:
+    """A field beyond the NUL of another would get its values, for example."""
+    schema = LineItemSchema("Odd", tuple(Field(name, Kind.TEXT) for name in names))
+    refused = kernel_of(schema).decode_page(b'{"items":[{"a":"q","c":"7"}]}')
+    assert refused == Refusal("the kernel cannot have this schema")
+
+
+def test_other_users_of_ctypes_may_declare_the_functions_of_python_otherwise() -> None:
+    program = (
+        "import ctypes\n"
+        "from bulkfetch.decoding.pages import PageDecoder\n"
+        "from bulkfetch.billing.schemas import ONE_TIME\n"
+        "shared = ctypes.pythonapi.PyCapsule_New\n"
+        "shared.restype, shared.argtypes = ctypes.c_int, (ctypes.c_int, ctypes.py_object)\n"
+        'print(PageDecoder("D1", ONE_TIME).decode(b\'{"items":[{},{}]}\').page.rows)'
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert (ended.returncode, ended.stdout.strip()) == (0, "2")
 
 
 # Memory
