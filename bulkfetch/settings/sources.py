@@ -27,6 +27,7 @@ from bulkfetch.settings.declared import (
 from bulkfetch.settings.environment import (
     PREFIX,
     cleaned,
+    first_variable,
     own_variables,
     user_folder,
     working_directory,
@@ -87,6 +88,7 @@ def load_settings(
     """
     variables = own_variables(environ)
     _refuse_unknown(variables)
+    _refuse_odd_kernel(environ)
     named = _named_file(flags, variables)
     file = _read_file(named, environ, cwd)
     given = _find_given(flags, variables, file, cwd)
@@ -307,6 +309,17 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
             raise SettingsError(
                 f"environment variable {variable!r}: no such setting; {_suggest(variable, known)}"
             )
+
+
+def _refuse_odd_kernel(environ: Mapping[str, str]) -> None:
+    """Raise SettingsError for a value of the variable that chooses how pages are decoded. It is no
+    setting, since an installation reads it as well."""
+    value = first_variable("BULKFETCH_KERNEL", environ=environ) or "require"
+    if value.lower() not in ("off", "require"):
+        raise SettingsError(
+            f"environment variable 'BULKFETCH_KERNEL' is {value!r}: say `off` to decode without "
+            f"the kernel, or nothing"
+        )
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -172,8 +172,15 @@ def test_the_folder_of_the_user_is_where_the_system_keeps_such_folders(
     assert user_folder(environ, platform) == folder
 
 
-def test_the_switch_of_the_compiled_decoder_is_no_setting(tmp_path: Path) -> None:
-    load_settings({}, {"BULKFETCH_KERNEL": "off"}, cwd=tmp_path)
+@pytest.mark.parametrize("value", ["off", "OFF", " 'off'\r", "require", "", " "])
+def test_the_switch_of_the_compiled_decoder_is_no_setting(tmp_path: Path, value: str) -> None:
+    load_settings({}, {"BULKFETCH_KERNEL": value}, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("value", ["0", "no", "false", "on"])
+def test_another_value_of_the_switch_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"'BULKFETCH_KERNEL' is '{value}': say `off`"):
+        load_settings({}, {"BULKFETCH_KERNEL": value}, cwd=tmp_path)
 
 
 def test_a_relative_home_is_none_as_it_would_be_the_working_directory() -> None:
