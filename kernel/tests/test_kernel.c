@@ -278,10 +278,11 @@ enum { FIELDS = sizeof KINDS / sizeof *KINDS };
     "{\"foreign\":{\"a\":[1]},\"Text\":\"b\",\"whole\":null,\"money\":\"\",\"is\":0,"              \
     "\"list\":[\"x\",5],\"kind\":{\"objectType\":\"y\",\"z\":1},\"json\":7}"
 
+typedef int32_t (*kernel_call)(const struct kernel_schema *, const uint8_t *, uint64_t,
+                               struct kernel_page *);
+
 static int32_t decode(const struct kernel_schema *schema, const char *text, size_t length,
-                      struct kernel_page *page,
-                      int32_t (*call)(const struct kernel_schema *, const uint8_t *, uint64_t,
-                                      struct kernel_page *)) {
+                      struct kernel_page *page, kernel_call call) {
     uint8_t *copy = exact_copy(text, length);
     int32_t status = call(schema, copy, length, page);
     free(copy);
@@ -449,9 +450,9 @@ static void test_a_text_cut_anywhere_is_refused(void) {
     kernel_free(schema);
 }
 
-/* Fail each request for memory in turn: nothing leaks, and the status says so. */
-static void test_every_refusal_of_memory_is_survived(void) {
-    static const char PAGE[] = "{\"items\":[" ROW "," ODD_ROW "," ROW "]}";
+/* Do a call with a schema of so many fields, and fail each request for memory in turn: nothing
+ * leaks, and the status says so. */
+static void refuse_memory(kernel_call call, const char *text, int32_t fields) {
     uint64_t rescues[FIELDS] = {0};
     struct kernel_stranger strangers[KERNEL_MAX_STRANGERS];
     long before = heap_live;
@@ -460,20 +461,32 @@ static void test_every_refusal_of_memory_is_survived(void) {
         struct kernel_page page = {.rescues = rescues, .strangers = strangers};
         heap_refused = 0;
         heap_left = requests;
-        struct kernel_schema *schema = kernel_compile(NAMES, KINDS, FIELDS, 0);
-        int32_t status =
-            schema ? kernel_decode_page(schema, (const uint8_t *)PAGE, sizeof PAGE - 1, &page)
-                   : KERNEL_NO_MEMORY;
+        struct kernel_schema *schema = kernel_compile(NAMES, KINDS, fields, 0);
+        int32_t status = schema ? call(schema, (const uint8_t *)text, strlen(text), &page)
+                                : KERNEL_NO_MEMORY;
         heap_left = -1;
         is_done = !heap_refused;
         CHECK(status == (is_done ? KERNEL_OK : KERNEL_NO_MEMORY));
-        if (status == KERNEL_OK)
-            check_rows(&page, KINDS, FIELDS);
-        if (schema && page.array.release)
-            kernel_release(&page.array);
+        if (page.array.release && fields)
+            check_rows(&page, KINDS, fields);
+        kernel_release(&page.array);
         kernel_free(schema);
         CHECK(heap_live == before && requests < 1000000);
     }
+}
+
+static int32_t find_items(const struct kernel_schema *schema, const uint8_t *text, uint64_t length,
+                          struct kernel_page *page) {
+    (void)schema;
+    return kernel_find_items(text, length, page);
+}
+
+static void test_every_refusal_of_memory_is_survived(void) {
+    static const char PAGE[] = "{\"items\":[" ROW "," ODD_ROW "," ROW "]}";
+    refuse_memory(kernel_decode_page, PAGE, FIELDS);
+    refuse_memory(kernel_decode_page, PAGE, 0); /* each item as one JSON text */
+    refuse_memory(kernel_decode_lines, ROW "\n" ODD_ROW, FIELDS);
+    refuse_memory(find_items, PAGE, FIELDS);
 }
 
 /* ---- threads ---- */
