@@ -60,13 +60,11 @@ class Kernel:
     """The kernel with the schema of one line-item type. Safe to share between threads."""
 
     def __init__(self, library: Library, schema: LineItemSchema) -> None:
-        fields = () if schema is UNDECLARED else schema.fields
+        fields = _fields_of(schema)
         self.schema = schema
         self._library = library
         self._names = tuple(field.name for field in fields)
-        self._handle = None
-        if _is_compilable(schema):
-            self._handle = _compile(library, fields, null_fits=schema.null_fits)
+        self._handle = _compile(library, schema)
         self._arrow = _arrow_schema(fields)
 
     def __del__(self) -> None:
@@ -210,19 +208,21 @@ def _columns(batch: pa.RecordBatch, rescues: Counter[str], *, whole: bool) -> Co
     return Columns(arrays[:-1], arrays[-1], rescues)
 
 
-def _is_compilable(schema: LineItemSchema) -> bool:
-    """Return whether the kernel has such schemas: it takes names of ASCII, each up to its NUL, and
-    one without fields for items that are kept whole."""
-    if schema is UNDECLARED:
-        return True
-    names = [field.name for field in schema.fields]
-    return bool(names) and all(name.isascii() and "\0" not in name for name in names)
+def _fields_of(schema: LineItemSchema) -> Sequence[Field]:
+    """Return the fields as the kernel has them: none where items are kept whole."""
+    return () if schema is UNDECLARED else schema.fields
 
 
-def _compile(library: Library, fields: Sequence[Field], *, null_fits: bool) -> int | None:
+def _compile(library: Library, schema: LineItemSchema) -> int | None:
+    """Compile a schema, or return None if the kernel cannot have it."""
+    fields = _fields_of(schema)
+    if not fields and schema is not UNDECLARED:
+        return None
+    if any("\0" in field.name for field in fields):  # the kernel would end the name there
+        return None
     names = b"".join(field.name.encode() + b"\0" for field in fields)
     kinds = (ctypes.c_int32 * (len(fields) + 1))(*(KINDS[field.kind] for field in fields))
-    return library.kernel_compile(names, kinds, len(fields), int(null_fits))
+    return library.kernel_compile(names, kinds, len(fields), int(schema.null_fits))
 
 
 def _arrow_schema(fields: Sequence[Field]) -> pa.Schema:

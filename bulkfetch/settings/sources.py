@@ -314,8 +314,8 @@ def _refuse_unknown(variables: Mapping[str, str]) -> None:
 def _refuse_odd_kernel(environ: Mapping[str, str]) -> None:
     """Raise SettingsError for a value of the variable that chooses how pages are decoded. It is no
     setting, since an installation reads it as well."""
-    value = first_variable("BULKFETCH_KERNEL", environ=environ) or "require"
-    if value.lower() not in ("off", "require"):
+    value = first_variable("BULKFETCH_KERNEL", environ=environ)
+    if value is not None and value.lower() not in ("off", "require"):
         raise SettingsError(
             f"environment variable 'BULKFETCH_KERNEL' is {value!r}: say `off` to decode without "
             f"the kernel, or nothing"

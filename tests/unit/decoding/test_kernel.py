@@ -450,6 +450,18 @@ def test_why_pages_take_the_exact_way_is_counted() -> None:
     assert exact == {"an unknown key has escapes or is not ASCII": 2}
 
 
+def run(program: str, **environment: str) -> tuple[int, str]:
+    """Run a program in a Python of its own, and return how it ended and what it printed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(Path(__file__).parents[3]), **environment},
+    )
+    return ended.returncode, ended.stdout.strip()
+
+
 def test_the_exact_way_can_be_asked_for() -> None:
     program = (
         "from bulkfetch.decoding.kernel import Kernels\n"
@@ -459,14 +471,7 @@ def test_the_exact_way_can_be_asked_for() -> None:
         'PageDecoder("D1", ONE_TIME, kernels).decode(b\'{"items":[{}]}\')\n'
         "print(kernels.are_here, dict(kernels.exact))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"BULKFETCH_KERNEL": "off", "PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert ended.stdout.strip() == "False {'BULKFETCH_KERNEL is off': 1}"
+    assert run(program, BULKFETCH_KERNEL="off") == (0, "False {'BULKFETCH_KERNEL is off': 1}")
 
 
 @pytest.mark.parametrize("names", [("a\0b", "c"), ("é",), ()])
@@ -486,14 +491,7 @@ def test_other_users_of_ctypes_may_declare_the_functions_of_python_otherwise() -
         "shared.restype, shared.argtypes = ctypes.c_int, (ctypes.c_int, ctypes.py_object)\n"
         'print(PageDecoder("D1", ONE_TIME).decode(b\'{"items":[{},{}]}\').page.rows)'
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert (ended.returncode, ended.stdout.strip()) == (0, "2")
+    assert run(program) == (0, "2")
 
 
 # Memory
